@@ -1,0 +1,6 @@
+//! Meteor Gateway: one inline gateway for AI traffic that is exact, durable and free.
+//!
+//! The list below is the layer diagram, bottom first: a module may name only modules that are
+//! declared above it (`tests/tidy.rs` proves it). ARCHITECTURE.md is the map.
+
+pub mod domain;

@@ -1,0 +1,3 @@
+//! The `meteor` binary.
+
+fn main() {}
