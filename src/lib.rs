@@ -4,3 +4,9 @@
 //! declared above it (`tests/tidy.rs` proves it). ARCHITECTURE.md is the map.
 
 pub mod domain;
+pub mod settings;
+pub mod clock;
+pub mod tasks;
+pub mod store;
+pub mod ledger;
+pub mod accounting;

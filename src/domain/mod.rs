@@ -1,2 +1,15 @@
 //! Pure: values in, decisions out. The standard library only; no clock, no I/O, no async.
 
+pub mod ids;
+pub mod time;
+pub mod money;
+pub mod usage;
+pub mod price;
+pub mod limit;
+pub mod quota;
+pub mod counter;
+pub mod wallet;
+pub mod record;
+pub mod catalog;
+pub mod access;
+pub mod settlement;

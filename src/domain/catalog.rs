@@ -1,0 +1,31 @@
+//! The catalog: which models there are, what they cost, and which upstreams serve them.
+
+use std::sync::Arc;
+
+use crate::domain::price::Prices;
+
+/// Where a model is served: an upstream, by its place in the catalog, and the name it has there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Index into the list of upstreams.
+    pub upstream: usize,
+    /// The model's name at that upstream; `None` when it is the public one.
+    pub upstream_model: Option<Arc<str>>,
+}
+
+/// A model that callers may name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Model {
+    /// The public name.
+    pub name: Arc<str>,
+    /// The most output tokens of one choice.
+    pub max_output_tokens: u64,
+    /// The context window, where known.
+    pub max_input_tokens: Option<u64>,
+    /// What it costs.
+    pub prices: Prices,
+    /// Which prices these are; written into every record.
+    pub price_version: Arc<str>,
+    /// Where it is served, first choice first.
+    pub targets: Vec<Target>,
+}

@@ -1,0 +1,314 @@
+//! Counters: where each window of one project (or key, or organization) stands.
+//!
+//! Kept per UTC day; a month is the sum of its days, so a change of the reset day is only another
+//! sum. A call is counted and settled in the windows of its admission.
+
+use std::collections::BTreeMap;
+
+use crate::domain::limit::{Amounts, Limit, Limits, Window};
+use crate::domain::time::{Day, Minute, Month, ResetDay, UnixMs};
+
+/// The windows that a call was admitted in. They never change afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Windows {
+    /// The UTC minute.
+    pub minute: Minute,
+    /// The UTC date.
+    pub day: Day,
+}
+
+/// What is settled and what is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Settled.
+    pub used: Amounts,
+    /// Held by open calls.
+    pub held: Amounts,
+}
+
+impl Tally {
+    fn add(&mut self, other: &Self) {
+        self.used += other.used;
+        self.held += other.held;
+    }
+}
+
+/// A limit that a call does not fit under, and by how much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exceeded {
+    /// The first limit, in the order of checks, that fails.
+    pub limit: Limit,
+    /// Its value.
+    pub value: i64,
+    /// What is settled in its window.
+    pub used: i64,
+    /// What open calls hold in its window.
+    pub held: i64,
+    /// What the call asked for.
+    pub requested: i64,
+    /// When the window begins anew.
+    pub reset_at: UnixMs,
+}
+
+impl Exceeded {
+    /// Whether the call would fit if open calls gave back all that they hold.
+    pub const fn transient(&self) -> bool {
+        self.used + self.requested <= self.value
+    }
+}
+
+/// The windows of one subject.
+#[derive(Debug, Clone)]
+pub struct Counters {
+    reset_day: ResetDay,
+    /// The latest instant seen: windows never step back with a wall clock.
+    latest: UnixMs,
+    minute: Tally,
+    open_calls: i64,
+    /// One tally a day; the days of the running month and those with open calls at least.
+    days: BTreeMap<Day, Tally>,
+    month: Month,
+    /// The month without its latest day.
+    month_before_today: Tally,
+    today: Tally,
+}
+
+/// How many days stay in memory: two months, the longest that a change of reset day can sum.
+const DAYS_KEPT: i64 = 62;
+
+impl Counters {
+    /// Counters that continue from durable sums: `days`, and the latest `minute` known.
+    pub fn restore(
+        reset_day: ResetDay,
+        now: UnixMs,
+        minute: (Minute, Amounts),
+        days: impl IntoIterator<Item = (Day, Amounts)>,
+    ) -> Self {
+        let days: BTreeMap<Day, Tally> = days
+            .into_iter()
+            .map(|(day, used)| (day, Tally { used, held: Amounts::default() }))
+            .collect();
+        let latest_day = days.last_key_value().map_or(now, |(day, _)| day.start());
+        let latest_minute = UnixMs(minute.0.end().0 - 60_000);
+        let latest = now.max(latest_day).max(latest_minute);
+        let used = if latest.minute() == minute.0 { minute.1 } else { Amounts::default() };
+        let mut counters = Self {
+            reset_day,
+            latest,
+            minute: Tally { used, held: Amounts::default() },
+            open_calls: 0,
+            days,
+            month: reset_day.month_of(latest.day()),
+            month_before_today: Tally::default(),
+            today: Tally::default(),
+        };
+        counters.today = counters.days.remove(&latest.day()).unwrap_or_default();
+        counters.sum_month();
+        counters
+    }
+
+    /// The windows of `now`, or the latest ones seen if the wall clock stepped back.
+    pub fn roll(&mut self, now: UnixMs) -> Windows {
+        if self.latest < now {
+            if self.latest.minute() != now.minute() {
+                self.minute = Tally::default();
+            }
+            if self.latest.day() != now.day() {
+                self.days.insert(self.latest.day(), std::mem::take(&mut self.today));
+                self.today = self.days.remove(&now.day()).unwrap_or_default();
+                let oldest = Day(now.day().0 - DAYS_KEPT);
+                self.days.retain(|day, tally| oldest <= *day || tally.held != Amounts::default());
+                self.latest = now;
+                self.sum_month();
+            }
+            self.latest = now;
+        }
+        Windows { minute: self.latest.minute(), day: self.latest.day() }
+    }
+
+    /// Begins the month on another day: another sum of the same days.
+    pub fn set_reset_day(&mut self, reset_day: ResetDay) {
+        if self.reset_day != reset_day {
+            self.reset_day = reset_day;
+            self.sum_month();
+        }
+    }
+
+    /// The first limit that `need` does not fit under, in the order of checks. Call after `roll`.
+    pub fn check(&self, limits: &Limits, need: &Amounts) -> Result<(), Exceeded> {
+        for (limit, value) in limits.set() {
+            let requested = need.of(limit.measure());
+            let (used, held) = self.standing(limit);
+            if value - used - held < requested {
+                let reset_at = self.reset_at(limit);
+                return Err(Exceeded { limit, value, used, held, requested, reset_at });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what `check` allowed.
+    pub fn hold(&mut self, windows: Windows, need: &Amounts) {
+        self.change(windows, |tally| tally.held += *need);
+        self.open_calls += 1;
+    }
+
+    /// Ends a hold: what was `held` comes back, what was `used` is counted instead.
+    pub fn settle(&mut self, windows: Windows, held: &Amounts, used: &Amounts) {
+        self.change(windows, |tally| {
+            tally.held -= *held;
+            tally.used += *used;
+        });
+        self.open_calls -= 1;
+    }
+
+    /// Settled and held of `limit` in its running window.
+    pub fn standing(&self, limit: Limit) -> (i64, i64) {
+        if limit == Limit::ConcurrentCalls {
+            return (0, self.open_calls);
+        }
+        let tally = self.tally(limit.window());
+        (tally.used.of(limit.measure()), tally.held.of(limit.measure()))
+    }
+
+    /// All that is settled and held in the running window of that kind.
+    pub fn tally(&self, window: Window) -> Tally {
+        match window {
+            Window::Minute | Window::Now => self.minute,
+            Window::Day => self.today,
+            Window::Month => {
+                let mut month = self.month_before_today;
+                month.add(&self.today);
+                month
+            }
+        }
+    }
+
+    /// When the running window of `limit` ends.
+    pub fn reset_at(&self, limit: Limit) -> UnixMs {
+        match limit.window() {
+            Window::Now => self.latest,
+            Window::Minute => self.latest.minute().end(),
+            Window::Day => self.latest.day().next().start(),
+            Window::Month => self.month.end.start(),
+        }
+    }
+
+    /// The running month.
+    pub const fn month(&self) -> Month {
+        self.month
+    }
+
+    /// Calls open now.
+    pub const fn open_calls(&self) -> i64 {
+        self.open_calls
+    }
+
+    fn change(&mut self, windows: Windows, change: impl Fn(&mut Tally)) {
+        if windows.minute == self.latest.minute() {
+            change(&mut self.minute);
+        }
+        if windows.day == self.latest.day() {
+            return change(&mut self.today);
+        }
+        change(self.days.entry(windows.day).or_default());
+        if self.month.holds(windows.day) {
+            change(&mut self.month_before_today);
+        }
+    }
+
+    fn sum_month(&mut self) {
+        let today = self.latest.day();
+        self.month = self.reset_day.month_of(today);
+        self.month_before_today = Tally::default();
+        for tally in self.days.range(self.month.first..today).map(|(_, tally)| tally) {
+            self.month_before_today.add(tally);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::money::Nano;
+
+    const CALL: Amounts = Amounts { requests: 1, tokens: 10, spend: Nano(5) };
+    const NOON: UnixMs = UnixMs(19_737 * 86_400_000 + 43_200_000); // 2024-01-15T12:00Z
+
+    fn counters() -> Counters {
+        Counters::restore(ResetDay::FIRST, NOON, (Minute(0), Amounts::default()), [])
+    }
+
+    fn limits(limit: Limit, value: i64) -> Limits {
+        Limits::default().with(limit, Some(value))
+    }
+
+    #[test]
+    fn exactly_the_limit_fits_and_a_refusal_moves_nothing() {
+        let mut counters = counters();
+        let windows = counters.roll(NOON);
+        let limits = limits(Limit::DailyTokens, 35);
+        for _ in 0..3 {
+            counters.check(&limits, &CALL).expect("fits");
+            counters.hold(windows, &CALL);
+        }
+        let refused = counters.check(&limits, &CALL).expect_err("31 of 35 would be 40");
+        assert_eq!((refused.used, refused.held, refused.requested), (0, 30, 10));
+        assert!(refused.transient());
+        counters.settle(windows, &CALL, &Amounts { tokens: 5, ..CALL });
+        counters.check(&limits, &CALL).expect("what came back fits again");
+        assert_eq!(counters.standing(Limit::DailyRequests), (1, 2));
+    }
+
+    #[test]
+    fn the_first_failing_limit_in_the_order_of_checks_names_itself() {
+        let limits = limits(Limit::RequestsPerMinute, 0)
+            .with(Limit::MonthlyTokens, Some(0))
+            .with(Limit::DailySpend, Some(0));
+        let refused = counters().check(&limits, &CALL).expect_err("all are 0");
+        assert_eq!(refused.limit, Limit::MonthlyTokens);
+    }
+
+    #[test]
+    fn a_call_is_settled_in_the_windows_of_its_admission() {
+        let mut counters = counters();
+        let windows = counters.roll(NOON);
+        counters.hold(windows, &CALL);
+        let tomorrow = UnixMs(NOON.0 + 86_400_000);
+        counters.roll(tomorrow);
+        assert_eq!(counters.standing(Limit::DailyRequests), (0, 0));
+        assert_eq!(counters.standing(Limit::MonthlyRequests), (0, 1));
+        counters.settle(windows, &CALL, &CALL);
+        assert_eq!(counters.standing(Limit::DailyRequests), (0, 0));
+        assert_eq!(counters.standing(Limit::MonthlyTokens), (10, 0));
+        assert_eq!(counters.standing(Limit::ConcurrentCalls), (0, 0));
+    }
+
+    #[test]
+    fn a_clock_that_steps_back_opens_no_old_window() {
+        let mut counters = counters();
+        let windows = counters.roll(NOON);
+        counters.hold(windows, &CALL);
+        let back = counters.roll(UnixMs(NOON.0 - 3_600_000));
+        assert_eq!(back, windows);
+        assert_eq!(counters.standing(Limit::RequestsPerMinute), (0, 1));
+    }
+
+    #[test]
+    fn toggling_the_reset_day_never_loses_usage() {
+        let day = NOON.day();
+        let used = |tokens| Amounts { requests: 1, tokens, spend: Nano(1) };
+        let days = [(Day(day.0 - 20), used(1)), (Day(day.0 - 3), used(2)), (day, used(4))];
+        let start = (NOON.minute(), used(9));
+        let mut counters = Counters::restore(ResetDay::FIRST, NOON, start, days);
+        let tokens = |counters: &Counters| counters.standing(Limit::MonthlyTokens).0;
+        assert_eq!(tokens(&counters), 6, "since the 1st: the 12th and the 15th");
+        counters.set_reset_day(ResetDay::new(15).expect("1..=28"));
+        assert_eq!(tokens(&counters), 4);
+        counters.set_reset_day(ResetDay::new(16).expect("1..=28"));
+        assert_eq!(tokens(&counters), 7);
+        counters.set_reset_day(ResetDay::FIRST);
+        assert_eq!(tokens(&counters), 6);
+        assert_eq!(counters.standing(Limit::RequestsPerMinute), (1, 0));
+    }
+}

@@ -1,0 +1,148 @@
+//! Names of things: 128-bit ids, each kind a type of its own, with the prefix the API shows.
+
+use std::fmt;
+
+/// Text that is not an id of the expected kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MalformedId;
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident $prefix:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(pub u128);
+
+        impl $name {
+            /// Reads what `Display` writes: the prefix and 32 lower-case hex digits.
+            pub fn parse(text: &str) -> Result<Self, MalformedId> {
+                let digits = text.strip_prefix($prefix).ok_or(MalformedId)?;
+                hex32(digits).map(Self)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($prefix, "{:032x}"), self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    )*};
+}
+
+macro_rules! plain_ids {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(pub u128);
+
+        impl $name {
+            /// Reads a UUID in its hyphenated form.
+            pub fn parse(text: &str) -> Result<Self, MalformedId> {
+                unhyphenated(text).map(Self)
+            }
+
+            /// The hyphenated form as 36 ASCII bytes, without an allocation.
+            pub fn hyphenated(self) -> [u8; 36] {
+                hyphenated(self.0)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(std::str::from_utf8(&self.hyphenated()).unwrap_or_default())
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    )*};
+}
+
+ids! {
+    /// An organization: it pays, and isolates from every other.
+    OrganizationId "org_";
+    /// A project: what is metered.
+    ProjectId "proj_";
+    /// An API key: it opens a project.
+    ApiKeyId "key_";
+    /// A wallet ledger line.
+    RecordId "rec_";
+    /// A bearer token of the admin API.
+    AdminTokenId "at_";
+    /// A running gateway process's home; made with the data folder.
+    NodeId "node_";
+    /// One line of the audit log.
+    AuditId "audit_";
+    /// A provider's endpoint.
+    UpstreamId "up_";
+}
+
+plain_ids! {
+    /// A call. Time-ordered (`UUIDv7`), so that its rows are appended, not scattered.
+    RequestLogId;
+    /// A person.
+    UserId;
+}
+
+fn hex32(digits: &str) -> Result<u128, MalformedId> {
+    let lower = digits.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'));
+    if digits.len() != 32 || !lower {
+        return Err(MalformedId);
+    }
+    u128::from_str_radix(digits, 16).map_err(|_| MalformedId)
+}
+
+const HYPHENS: [usize; 4] = [8, 13, 18, 23];
+
+fn unhyphenated(text: &str) -> Result<u128, MalformedId> {
+    let bytes = text.as_bytes();
+    if bytes.len() != 36 || !HYPHENS.iter().all(|at| bytes[*at] == b'-') {
+        return Err(MalformedId);
+    }
+    let digits: String = text.chars().filter(|letter| *letter != '-').collect();
+    hex32(&digits.to_ascii_lowercase())
+}
+
+fn hyphenated(id: u128) -> [u8; 36] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [b'-'; 36];
+    let mut nibbles =
+        id.to_be_bytes().into_iter().flat_map(|byte| [byte >> 4, byte & 15]).map(usize::from);
+    for (at, letter) in text.iter_mut().enumerate() {
+        if !HYPHENS.contains(&at) {
+            *letter = DIGITS[nibbles.next().unwrap_or_default()];
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_reads_what_it_writes() {
+        let id = ProjectId(0x0190_1234_5678_7abc_8def_0123_4567_89ab);
+        assert_eq!(id.to_string(), "proj_0190123456787abc8def0123456789ab");
+        assert_eq!(ProjectId::parse(&id.to_string()), Ok(id));
+        let call = RequestLogId(id.0);
+        assert_eq!(call.to_string(), "01901234-5678-7abc-8def-0123456789ab");
+        assert_eq!(RequestLogId::parse(&call.to_string()), Ok(call));
+    }
+
+    #[test]
+    fn another_kind_or_shape_is_not_an_id() {
+        for text in ["", "proj_", "org_0190123456787abc8def0123456789ab", "proj_+1", "proj_01901"] {
+            assert_eq!(ProjectId::parse(text), Err(MalformedId), "{text}");
+        }
+        assert_eq!(RequestLogId::parse("01901234567-7abc-8def-0123456789abcd"), Err(MalformedId));
+    }
+}

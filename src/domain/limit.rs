@@ -1,0 +1,185 @@
+//! Limits: the rules of a quota, each by name, in the order in which they are checked.
+
+use crate::domain::money::Nano;
+
+/// One rule of a quota. The order is the order of checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(usize)]
+pub enum Limit {
+    /// Calls a UTC day.
+    DailyRequests,
+    /// Input and output tokens a UTC day.
+    DailyTokens,
+    /// Calls a month of the project's reset day.
+    MonthlyRequests,
+    /// Input and output tokens a month.
+    MonthlyTokens,
+    /// Calls a UTC minute.
+    RequestsPerMinute,
+    /// Input and output tokens a UTC minute.
+    TokensPerMinute,
+    /// Calls open at once.
+    ConcurrentCalls,
+    /// Money a UTC day, in nano-units.
+    DailySpend,
+    /// Money a month, in nano-units.
+    MonthlySpend,
+}
+
+/// The stretch of time that a limit applies to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Window {
+    /// A UTC minute.
+    Minute,
+    /// A UTC date.
+    Day,
+    /// From one reset day to the next.
+    Month,
+    /// This very moment.
+    Now,
+}
+
+/// What a limit counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measure {
+    /// Calls.
+    Requests,
+    /// Input and output tokens.
+    Tokens,
+    /// Nano-units of money.
+    Spend,
+}
+
+impl Limit {
+    /// How many there are.
+    pub const COUNT: usize = 9;
+
+    /// Every limit, in the order of checks.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::DailyRequests,
+        Self::DailyTokens,
+        Self::MonthlyRequests,
+        Self::MonthlyTokens,
+        Self::RequestsPerMinute,
+        Self::TokensPerMinute,
+        Self::ConcurrentCalls,
+        Self::DailySpend,
+        Self::MonthlySpend,
+    ];
+
+    /// The field of a quota that sets it.
+    pub const fn field(self) -> &'static str {
+        match self {
+            Self::DailyRequests => "dailyRequestLimit",
+            Self::DailyTokens => "dailyTokenLimit",
+            Self::MonthlyRequests => "monthlyRequestLimit",
+            Self::MonthlyTokens => "monthlyTokenLimit",
+            Self::RequestsPerMinute => "requestsPerMinuteLimit",
+            Self::TokensPerMinute => "tokensPerMinuteLimit",
+            Self::ConcurrentCalls => "concurrentCallsLimit",
+            Self::DailySpend => "dailySpendLimit",
+            Self::MonthlySpend => "monthlySpendLimit",
+        }
+    }
+
+    /// The code of a refusal by it.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::DailyRequests => "daily_requests_exceeded",
+            Self::DailyTokens => "daily_tokens_exceeded",
+            Self::MonthlyRequests => "monthly_requests_exceeded",
+            Self::MonthlyTokens => "monthly_tokens_exceeded",
+            Self::RequestsPerMinute => "requests_per_minute_exceeded",
+            Self::TokensPerMinute => "tokens_per_minute_exceeded",
+            Self::ConcurrentCalls => "concurrent_calls_exceeded",
+            Self::DailySpend => "daily_spend_exceeded",
+            Self::MonthlySpend => "monthly_spend_exceeded",
+        }
+    }
+
+    /// When it begins anew.
+    pub const fn window(self) -> Window {
+        match self {
+            Self::DailyRequests | Self::DailyTokens | Self::DailySpend => Window::Day,
+            Self::MonthlyRequests | Self::MonthlyTokens | Self::MonthlySpend => Window::Month,
+            Self::RequestsPerMinute | Self::TokensPerMinute => Window::Minute,
+            Self::ConcurrentCalls => Window::Now,
+        }
+    }
+
+    /// What it counts.
+    pub const fn measure(self) -> Measure {
+        match self {
+            Self::DailyRequests
+            | Self::MonthlyRequests
+            | Self::RequestsPerMinute
+            | Self::ConcurrentCalls => Measure::Requests,
+            Self::DailyTokens | Self::MonthlyTokens | Self::TokensPerMinute => Measure::Tokens,
+            Self::DailySpend | Self::MonthlySpend => Measure::Spend,
+        }
+    }
+}
+
+/// A value for each limit; `None` is no limit, 0 blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits([Option<i64>; Limit::COUNT]);
+
+impl Limits {
+    /// The largest count a limit can have: 2⁵³ − 1, exact in every JSON reader.
+    pub const MAX: i64 = (1 << 53) - 1;
+
+    /// The value of `limit`, in its measure.
+    pub const fn get(&self, limit: Limit) -> Option<i64> {
+        self.0[limit as usize]
+    }
+
+    /// The same with `limit` at `value`.
+    #[must_use]
+    pub const fn with(mut self, limit: Limit, value: Option<i64>) -> Self {
+        self.0[limit as usize] = value;
+        self
+    }
+
+    /// The limits that are set, in the order of checks.
+    pub fn set(&self) -> impl Iterator<Item = (Limit, i64)> + '_ {
+        Limit::ALL.into_iter().filter_map(|limit| Some((limit, self.get(limit)?)))
+    }
+}
+
+/// An amount of each measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Amounts {
+    /// Calls.
+    pub requests: i64,
+    /// Input and output tokens.
+    pub tokens: i64,
+    /// Money.
+    pub spend: Nano,
+}
+
+impl Amounts {
+    /// The amount in `measure`.
+    pub const fn of(&self, measure: Measure) -> i64 {
+        match measure {
+            Measure::Requests => self.requests,
+            Measure::Tokens => self.tokens,
+            Measure::Spend => self.spend.0,
+        }
+    }
+}
+
+impl std::ops::AddAssign for Amounts {
+    fn add_assign(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.tokens += other.tokens;
+        self.spend += other.spend;
+    }
+}
+
+impl std::ops::SubAssign for Amounts {
+    fn sub_assign(&mut self, other: Self) {
+        self.requests -= other.requests;
+        self.tokens -= other.tokens;
+        self.spend -= other.spend;
+    }
+}

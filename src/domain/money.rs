@@ -1,0 +1,139 @@
+//! Money: whole nano-units of the one currency of a deployment. No floats, anywhere.
+
+use std::fmt;
+use std::iter::Sum;
+use std::ops::{Add, AddAssign, Neg, Sub, SubAssign};
+
+/// An amount in nano-units (1e-9) of the currency; ±9.2 billion units.
+///
+/// Sums panic when they leave that range, in release builds too: wrong books are worse than none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Nano(pub i64);
+
+/// Why a text is no amount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MalformedMoney {
+    /// Not plain decimal digits with at most one point; signs and exponents are refused.
+    NotDecimal,
+    /// More than nine decimals: finer than the unit of account.
+    TooFine,
+    /// More than 9,000,000,000.
+    TooLarge,
+}
+
+const ONE: i64 = 1_000_000_000;
+const UNITS_MAX: i64 = 9_000_000_000;
+
+impl Nano {
+    /// Nothing.
+    pub const ZERO: Self = Self(0);
+
+    /// Whole units of the currency.
+    pub const fn units(units: i64) -> Self {
+        Self(units * ONE)
+    }
+
+    /// Reads an amount ≥ 0 such as `1000.00` or `0.000000375`.
+    pub fn parse(text: &str) -> Result<Self, MalformedMoney> {
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+        let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        if !digits(whole) || !digits(fraction) {
+            return Err(MalformedMoney::NotDecimal);
+        }
+        if 9 < fraction.len() {
+            return Err(MalformedMoney::TooFine);
+        }
+        let units: i64 = whole.parse().map_err(|_| MalformedMoney::TooLarge)?;
+        let nanos: i64 =
+            format!("{fraction:0<9}").parse().map_err(|_| MalformedMoney::NotDecimal)?;
+        if UNITS_MAX < units || (units == UNITS_MAX && 0 < nanos) {
+            return Err(MalformedMoney::TooLarge);
+        }
+        Ok(Self(units * ONE + nanos))
+    }
+}
+
+/// Exact decimal text with 2 to 9 decimals: `1000.00`, `0.000000375`, `-0.50`.
+impl fmt::Display for Nano {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.0 < 0 { "-" } else { "" };
+        let one = ONE.unsigned_abs();
+        let (units, nanos) = (self.0.unsigned_abs() / one, self.0.unsigned_abs() % one);
+        let digits = format!("{nanos:09}");
+        let kept = digits.trim_end_matches('0').len().max(2);
+        write!(f, "{sign}{units}.{}", &digits[..kept])
+    }
+}
+
+impl Add for Nano {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self(self.0.checked_add(other.0).expect("a sum of money fits"))
+    }
+}
+
+impl Sub for Nano {
+    type Output = Self;
+    fn sub(self, other: Self) -> Self {
+        Self(self.0.checked_sub(other.0).expect("a difference of money fits"))
+    }
+}
+
+impl Neg for Nano {
+    type Output = Self;
+    fn neg(self) -> Self {
+        Self::ZERO - self
+    }
+}
+
+impl AddAssign for Nano {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+impl SubAssign for Nano {
+    fn sub_assign(&mut self, other: Self) {
+        *self = *self - other;
+    }
+}
+
+impl Sum for Nano {
+    fn sum<I: Iterator<Item = Self>>(amounts: I) -> Self {
+        amounts.fold(Self::ZERO, Add::add)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_amount_reads_what_it_writes() {
+        for (nano, text) in [
+            (0, "0.00"),
+            (375, "0.000000375"),
+            (1_000 * ONE, "1000.00"),
+            (989_500_000_000, "989.50"),
+            (ONE / 8, "0.125"),
+            (i64::MAX / ONE / 2 * ONE, "4611686018.00"),
+        ] {
+            assert_eq!(Nano(nano).to_string(), text);
+            assert_eq!(Nano::parse(text), Ok(Nano(nano)));
+        }
+        assert_eq!(Nano(-ONE / 2).to_string(), "-0.50");
+        assert_eq!(Nano::parse("10"), Ok(Nano::units(10)));
+    }
+
+    #[test]
+    fn what_is_not_an_exact_amount_is_refused() {
+        use MalformedMoney::{NotDecimal, TooFine, TooLarge};
+        for text in ["", ".", "1.", ".5", "-1", "+1", "1e3", " 1", "1,0", "1.0.0", "NaN"] {
+            assert_eq!(Nano::parse(text), Err(NotDecimal), "{text}");
+        }
+        assert_eq!(Nano::parse("0.0000000001"), Err(TooFine));
+        assert_eq!(Nano::parse("9000000000.000000001"), Err(TooLarge));
+        assert_eq!(Nano::parse("99999999999999999999"), Err(TooLarge));
+        assert_eq!(Nano::parse("9000000000"), Ok(Nano::units(9_000_000_000)));
+    }
+}

@@ -1,0 +1,163 @@
+//! Prices, and the one rounding of a call's cost.
+
+use crate::domain::money::Nano;
+use crate::domain::usage::{Unit, Usage};
+
+/// What each unit costs: nano-units per million of it. A part without a price of its own costs
+/// what its total costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Prices([Option<i64>; Unit::COUNT]);
+
+/// The most nano-units that one unit may cost per million: a thousand currency units a token.
+pub const PRICE_MAX: i64 = 1_000_000_000_000_000_000;
+
+const MILLION: i128 = 1_000_000;
+
+impl Prices {
+    /// The same with `unit` at `nano` per million (or per one, see [`Unit::priced_singly`]).
+    ///
+    /// `None` when the price is negative or above [`PRICE_MAX`] per million.
+    #[must_use]
+    pub fn with(mut self, unit: Unit, nano: i64) -> Option<Self> {
+        let per_million = if unit.priced_singly() { nano.checked_mul(1_000_000)? } else { nano };
+        if !(0..=PRICE_MAX).contains(&per_million) {
+            return None;
+        }
+        self.0[unit as usize] = Some(per_million);
+        Some(self)
+    }
+
+    /// Nano-units per million of `unit`; a part falls back to its total.
+    pub fn per_million(&self, unit: Unit) -> i64 {
+        match (self.0[unit as usize], unit.total()) {
+            (Some(price), _) => price,
+            (None, Some(total)) => self.per_million(total),
+            (None, None) => 0,
+        }
+    }
+
+    /// The price of a unit as given: per million, or per one where it is priced singly.
+    pub fn given(&self, unit: Unit) -> Option<Nano> {
+        let price = self.0[unit as usize]?;
+        Some(Nano(if unit.priced_singly() { price / 1_000_000 } else { price }))
+    }
+
+    /// The cost of `usage`: ⌈Σ units × price ÷ 10⁶⌉, rounded up once.
+    ///
+    /// A part with a price of its own is taken out of its total before the total is priced.
+    pub fn cost(&self, usage: &Usage) -> Nano {
+        let mut sum: i128 = 0;
+        for unit in Unit::ALL {
+            let Some(price) = self.0[unit as usize] else { continue };
+            sum += i128::from(self.remainder(usage, unit)) * i128::from(price);
+        }
+        nano_of(sum)
+    }
+
+    /// The most that `input` and `output` tokens can cost, whatever parts they turn out to be.
+    pub fn ceiling(&self, input: u64, output: u64) -> Nano {
+        let dearest = |total: Unit| {
+            let family = Unit::ALL.into_iter().filter(|unit| root(*unit) == total);
+            family.map(|unit| self.per_million(unit)).max().unwrap_or_default()
+        };
+        let sum = i128::from(input) * i128::from(dearest(Unit::InputTokens))
+            + i128::from(output) * i128::from(dearest(Unit::OutputTokens));
+        nano_of(sum)
+    }
+
+    /// What is left of `unit` after its own separately priced parts.
+    fn remainder(&self, usage: &Usage, unit: Unit) -> u64 {
+        let parts = Unit::ALL.into_iter().filter(|part| part.total() == Some(unit));
+        let taken: u64 = parts.map(|part| self.taken_out(usage, part)).sum();
+        usage.get(unit).saturating_sub(taken)
+    }
+
+    /// How much of `part` is priced apart from its total: all of it, or its own priced parts.
+    fn taken_out(&self, usage: &Usage, part: Unit) -> u64 {
+        if self.0[part as usize].is_some() {
+            return usage.get(part);
+        }
+        let parts = Unit::ALL.into_iter().filter(|inner| inner.total() == Some(part));
+        parts.map(|inner| self.taken_out(usage, inner)).sum()
+    }
+}
+
+fn root(unit: Unit) -> Unit {
+    unit.total().map_or(unit, root)
+}
+
+fn nano_of(millionths: i128) -> Nano {
+    let nano = (millionths + MILLION - 1).div_euclid(MILLION);
+    Nano(i64::try_from(nano).unwrap_or(i64::MAX / 4))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prices(list: &[(Unit, i64)]) -> Prices {
+        list.iter().fold(Prices::default(), |prices, (unit, nano)| {
+            prices.with(*unit, *nano).expect("a price in range")
+        })
+    }
+
+    #[test]
+    fn a_cost_is_rounded_up_once() {
+        let mini = prices(&[(Unit::InputTokens, 150_000_000), (Unit::OutputTokens, 600_000_000)]);
+        assert_eq!(mini.cost(&Usage::tokens_of(1, 0)), Nano(150));
+        let odd = prices(&[(Unit::InputTokens, 1), (Unit::OutputTokens, 1)]);
+        assert_eq!(odd.cost(&Usage::tokens_of(1, 1)), Nano(1));
+        assert_eq!(odd.cost(&Usage::default()), Nano(0));
+        assert_eq!(odd.cost(&Usage::tokens_of(1_000_000, 1)), Nano(2));
+    }
+
+    #[test]
+    fn a_part_with_its_own_price_leaves_its_total() {
+        let list = [(Unit::InputTokens, 1_000_000), (Unit::CachedInputTokens, 100_000)];
+        let usage = Usage::tokens_of(10, 0)
+            .with(Unit::CachedInputTokens, 4)
+            .with(Unit::InputAudioTokens, 3);
+        assert_eq!(prices(&list).cost(&usage), Nano(7));
+    }
+
+    #[test]
+    fn nested_parts_are_taken_out_once() {
+        let list = [(Unit::InputTokens, 1_000_000), (Unit::CacheWrite1hTokens, 2_000_000)];
+        let usage = Usage::tokens_of(10, 0)
+            .with(Unit::CacheWriteTokens, 6)
+            .with(Unit::CacheWrite5mTokens, 2)
+            .with(Unit::CacheWrite1hTokens, 4);
+        assert_eq!(prices(&list).cost(&usage), Nano(6 + 8));
+        let all = prices(&[
+            (Unit::InputTokens, 1_000_000),
+            (Unit::CacheWriteTokens, 1_250_000),
+            (Unit::CacheWrite1hTokens, 2_000_000),
+        ]);
+        assert_eq!(all.cost(&usage), Nano(4 + 3 + 8), "4 plain, 2 at 1.25 rounded up, 4 at 2");
+    }
+
+    #[test]
+    fn no_usage_within_the_bound_costs_more_than_the_ceiling() {
+        let list = prices(&[
+            (Unit::InputTokens, 3_000_000_000),
+            (Unit::CacheWriteTokens, 3_750_000_000),
+            (Unit::OutputTokens, 15_000_000_000),
+            (Unit::OutputAudioTokens, 80_000_000_000),
+        ]);
+        let worst = Usage::tokens_of(100, 50)
+            .with(Unit::CacheWriteTokens, 100)
+            .with(Unit::OutputAudioTokens, 50);
+        assert_eq!(list.ceiling(100, 50), list.cost(&worst));
+        let plain = prices(&[(Unit::InputTokens, 7), (Unit::OutputTokens, 9)]);
+        assert_eq!(plain.ceiling(11, 13), plain.cost(&Usage::tokens_of(11, 13)));
+    }
+
+    #[test]
+    fn single_prices_are_per_one() {
+        let list = prices(&[(Unit::Images, 40_000_000)]);
+        assert_eq!(list.cost(&Usage::default().with(Unit::Images, 2)), Nano(80_000_000));
+        assert_eq!(list.given(Unit::Images), Some(Nano(40_000_000)));
+        assert!(Prices::default().with(Unit::Images, i64::MAX).is_none());
+        assert!(Prices::default().with(Unit::InputTokens, -1).is_none());
+    }
+}

@@ -1,0 +1,146 @@
+//! Settlement: what a call is charged when it ends, however it ends.
+
+use crate::domain::money::Nano;
+use crate::domain::price::Prices;
+use crate::domain::usage::{Unit, Usage};
+
+/// The most that a call may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Bound {
+    /// Input tokens.
+    pub input_tokens: u64,
+    /// Output tokens, over all choices.
+    pub output_tokens: u64,
+}
+
+impl Bound {
+    /// Input and output.
+    pub const fn tokens(&self) -> u64 {
+        self.input_tokens + self.output_tokens
+    }
+}
+
+/// By which rule a call was settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SettledBy {
+    /// The usage that the provider reported.
+    Usage,
+    /// What was counted of input and output.
+    Estimate,
+    /// Nothing was charged.
+    Nothing,
+}
+
+impl SettledBy {
+    /// The word in records and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Usage => "usage",
+            Self::Estimate => "estimate",
+            Self::Nothing => "none",
+        }
+    }
+}
+
+/// What was learned of a call that an upstream answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Measured {
+    /// The last usage that the provider reported.
+    pub reported: Option<Usage>,
+    /// Input tokens by our own count.
+    pub counted_input: u64,
+    /// Output tokens by our own count of what came.
+    pub counted_output: u64,
+    /// Whether the answer came to its end.
+    pub complete: bool,
+}
+
+/// What a call is charged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Charge {
+    /// The usage charged.
+    pub usage: Usage,
+    /// Its cost.
+    pub cost: Nano,
+    /// By which rule.
+    pub settled_by: SettledBy,
+    /// Whether it passed what was held: posted in full all the same.
+    pub overage: bool,
+}
+
+impl Charge {
+    /// Nothing.
+    pub fn nothing() -> Self {
+        let (usage, cost) = (Usage::default(), Nano::ZERO);
+        Self { usage, cost, settled_by: SettledBy::Nothing, overage: false }
+    }
+
+    /// The charge for what was measured, against what was held.
+    ///
+    /// A complete answer with a report is charged by the report. Anything else is charged at
+    /// least the counted input, and the larger of the last report and our own count of the
+    /// output: leaving early is never cheaper than staying. An estimate stays within the bound.
+    pub fn of(measured: &Measured, bound: Bound, held: Nano, prices: &Prices) -> Self {
+        let (usage, settled_by) = match measured.reported {
+            Some(usage) if measured.complete => (usage, SettledBy::Usage),
+            reported => (estimate(reported, measured, bound), SettledBy::Estimate),
+        };
+        let cost = prices.cost(&usage);
+        let overage = held < cost || bound.tokens() < usage.tokens();
+        Self { usage, cost, settled_by, overage }
+    }
+}
+
+fn estimate(reported: Option<Usage>, measured: &Measured, bound: Bound) -> Usage {
+    let reported = reported.unwrap_or_default();
+    let larger = |unit: Unit, counted: u64, bound: u64| reported.get(unit).max(counted.min(bound));
+    let input = larger(Unit::InputTokens, measured.counted_input, bound.input_tokens);
+    let output = larger(Unit::OutputTokens, measured.counted_output, bound.output_tokens);
+    reported.with(Unit::InputTokens, input).with(Unit::OutputTokens, output)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUND: Bound = Bound { input_tokens: 100, output_tokens: 50 };
+
+    fn charge(measured: &Measured) -> Charge {
+        let prices = Prices::default()
+            .with(Unit::InputTokens, 1_000_000)
+            .and_then(|prices| prices.with(Unit::OutputTokens, 2_000_000))
+            .expect("prices in range");
+        Charge::of(measured, BOUND, prices.ceiling(100, 50), &prices)
+    }
+
+    #[test]
+    fn a_complete_answer_is_charged_by_its_report() {
+        let reported = Some(Usage::tokens_of(10, 20));
+        let measured = Measured { reported, complete: true, counted_input: 99, counted_output: 99 };
+        let charged = charge(&measured);
+        assert_eq!((charged.cost, charged.settled_by), (Nano(50), SettledBy::Usage));
+        assert!(!charged.overage);
+    }
+
+    #[test]
+    fn a_broken_answer_is_charged_at_least_what_was_counted() {
+        let mut measured = Measured { counted_input: 30, counted_output: 7, ..Measured::default() };
+        let charged = charge(&measured);
+        assert_eq!((charged.cost, charged.settled_by), (Nano(44), SettledBy::Estimate));
+        measured.reported = Some(Usage::tokens_of(12, 9));
+        assert_eq!(charge(&measured).usage, Usage::tokens_of(30, 9));
+        measured.counted_output = 1_000;
+        assert_eq!(charge(&measured).usage.get(Unit::OutputTokens), 50, "within the bound");
+        measured = Measured { complete: true, counted_input: 30, ..Measured::default() };
+        assert_eq!(charge(&measured).settled_by, SettledBy::Estimate);
+    }
+
+    #[test]
+    fn a_report_above_the_bound_is_posted_in_full_and_flagged() {
+        let reported = Some(Usage::tokens_of(100, 51));
+        let measured = Measured { reported, complete: true, ..Measured::default() };
+        let charged = charge(&measured);
+        assert!(charged.overage);
+        assert_eq!(charged.cost, Nano(202));
+    }
+}

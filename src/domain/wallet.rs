@@ -1,0 +1,112 @@
+//! The wallet in motion: what is funded, spent and held. Its durable side is the ledger.
+
+use crate::domain::money::Nano;
+
+/// Why a wallet does not cover an amount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Short {
+    /// It is switched off.
+    Inactive,
+    /// It would, but for what open calls hold.
+    OnHold,
+    /// It would not, even if all holds came back.
+    Insufficient,
+}
+
+/// Prepaid money of one organization, as far as this node may spend it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wallet {
+    active: bool,
+    /// What was given: the balance at start and every recharge and refund since.
+    funded: Nano,
+    /// What was settled. May pass `funded` by overage only.
+    spent: Nano,
+    held: Nano,
+}
+
+impl Wallet {
+    /// A wallet with that balance and nothing held.
+    pub const fn restore(balance: Nano, active: bool) -> Self {
+        Self { active, funded: balance, spent: Nano::ZERO, held: Nano::ZERO }
+    }
+
+    /// Whether calls may hold money.
+    pub const fn is_active(&self) -> bool {
+        self.active
+    }
+
+    /// Switches it on or off; open holds are honoured.
+    pub const fn set_active(&mut self, active: bool) {
+        self.active = active;
+    }
+
+    /// Adds a recharge or refund.
+    pub fn fund(&mut self, amount: Nano) {
+        assert!(Nano::ZERO <= amount, "only settling takes money out");
+        self.funded += amount;
+    }
+
+    /// Balance: held money is still in it.
+    pub fn balance(&self) -> Nano {
+        self.funded - self.spent
+    }
+
+    /// What open calls hold.
+    pub const fn held(&self) -> Nano {
+        self.held
+    }
+
+    /// Whether `amount` is covered. A call that costs nothing needs an active wallet only.
+    pub fn check(&self, amount: Nano) -> Result<(), Short> {
+        if !self.active {
+            return Err(Short::Inactive);
+        }
+        if amount == Nano::ZERO || amount <= self.balance() - self.held {
+            return Ok(());
+        }
+        Err(if amount <= self.balance() { Short::OnHold } else { Short::Insufficient })
+    }
+
+    /// Takes what `check` allowed.
+    pub fn hold(&mut self, amount: Nano) {
+        self.held += amount;
+    }
+
+    /// Ends a hold; what it cost is spent, whatever was held.
+    pub fn settle(&mut self, held: Nano, cost: Nano) {
+        self.held -= held;
+        assert!(Nano::ZERO <= self.held, "a hold is given back once");
+        self.spent += cost;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn money_is_covered_to_the_last_nano_unit() {
+        let mut wallet = Wallet::restore(Nano(100), true);
+        wallet.check(Nano(60)).expect("covered");
+        wallet.hold(Nano(60));
+        assert_eq!(wallet.check(Nano(41)), Err(Short::OnHold));
+        assert_eq!(wallet.check(Nano(101)), Err(Short::Insufficient));
+        wallet.check(Nano(40)).expect("the rest");
+        wallet.settle(Nano(60), Nano(50));
+        assert_eq!((wallet.balance(), wallet.held()), (Nano(50), Nano(0)));
+        wallet.fund(Nano(1));
+        wallet.check(Nano(51)).expect("a recharge counts at once");
+        wallet.set_active(false);
+        assert_eq!(wallet.check(Nano(0)), Err(Short::Inactive));
+    }
+
+    #[test]
+    fn only_overage_takes_a_balance_below_zero() {
+        let mut wallet = Wallet::restore(Nano(10), true);
+        wallet.hold(Nano(10));
+        wallet.settle(Nano(10), Nano(12));
+        assert_eq!(wallet.balance(), Nano(-2));
+        assert_eq!(wallet.check(Nano(1)), Err(Short::Insufficient));
+        wallet.check(Nano(0)).expect("what costs nothing is not refused by an empty wallet");
+    }
+}

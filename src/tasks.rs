@@ -1,0 +1,32 @@
+//! The one home of tasks: every task has a name that a log line can say.
+
+#![expect(clippy::disallowed_methods, reason = "this is where tasks are spawned")]
+
+use std::future::Future;
+
+use tokio::task::JoinHandle;
+
+/// Runs `work` beside the caller on a multi-threaded or current-thread runtime.
+pub fn spawn<F>(name: &'static str, work: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    tracing::trace!(task = name, "spawned");
+    tokio::spawn(work)
+}
+
+/// Runs `work` beside the caller on the caller's own thread: a worker's tasks never leave it.
+pub fn spawn_here<F>(work: F) -> JoinHandle<F::Output>
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    tokio::task::spawn_local(work)
+}
+
+/// Ends the process at once: for state that must not be trusted a moment longer.
+pub fn stop_process(reason: &str) -> ! {
+    tracing::error!(reason, "stopping: the state on disk is right, this process is not");
+    std::process::exit(70)
+}
