@@ -4,6 +4,7 @@
 //! declared above it (`tests/tidy.rs` proves it). ARCHITECTURE.md is the map.
 
 pub mod domain;
+pub mod dialect;
 pub mod settings;
 pub mod clock;
 pub mod tasks;

@@ -1,0 +1,355 @@
+//! A JSON scanner: checks the whole text against the grammar, yields the fields of the top level.
+//!
+//! Everything is skipped without being copied; only keys with escapes are rewritten.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+/// How deep a text may nest. What nests deeper is no request of any known client.
+pub const DEPTH_MAX: u32 = 128;
+
+/// Why a text is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The bytes are not UTF-8.
+    NotUtf8,
+    /// The text breaks the grammar at this byte.
+    Malformed(usize),
+    /// The text nests deeper than [`DEPTH_MAX`].
+    TooDeep,
+    /// The text is valid, but not an object.
+    NotAnObject,
+}
+
+/// A cursor over a text that is known to be UTF-8.
+struct Scanner<'a> {
+    text: &'a str,
+    bytes: &'a [u8],
+    at: usize,
+}
+
+/// Checks `bytes` and calls `visit` with every field of the outermost object: its key without
+/// escapes, and where its value stands.
+pub fn fields<'a>(
+    bytes: &'a [u8],
+    mut visit: impl FnMut(Cow<'a, str>, Range<usize>),
+) -> Result<(), Fault> {
+    let text = std::str::from_utf8(bytes).map_err(|_| Fault::NotUtf8)?;
+    let mut scanner = Scanner { text, bytes, at: 0 };
+    scanner.space();
+    if scanner.peek() != Some(b'{') {
+        scanner.value()?;
+        scanner.end()?;
+        return Err(Fault::NotAnObject);
+    }
+    scanner.at += 1;
+    scanner.space();
+    if scanner.peek() == Some(b'}') {
+        scanner.at += 1;
+        return scanner.end();
+    }
+    loop {
+        let key = scanner.key()?;
+        scanner.space();
+        let start = scanner.at;
+        scanner.value()?;
+        visit(key, start..scanner.at);
+        scanner.space();
+        match scanner.next() {
+            Some(b',') => scanner.space(),
+            Some(b'}') => return scanner.end(),
+            _ => return Err(Fault::Malformed(scanner.at)),
+        }
+    }
+}
+
+impl<'a> Scanner<'a> {
+    fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    fn next(&mut self) -> Option<u8> {
+        let byte = self.peek()?;
+        self.at += 1;
+        Some(byte)
+    }
+
+    fn malformed<T>(&self) -> Result<T, Fault> {
+        Err(Fault::Malformed(self.at))
+    }
+
+    fn space(&mut self) {
+        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    fn end(&mut self) -> Result<(), Fault> {
+        self.space();
+        if self.at == self.bytes.len() { Ok(()) } else { self.malformed() }
+    }
+
+    /// A key and its colon.
+    fn key(&mut self) -> Result<Cow<'a, str>, Fault> {
+        let start = self.at + 1;
+        self.string()?;
+        let key = &self.text[start..self.at - 1];
+        self.space();
+        if self.next() != Some(b':') {
+            return self.malformed();
+        }
+        Ok(if key.contains('\\') { Cow::Owned(unescape(key)) } else { Cow::Borrowed(key) })
+    }
+
+    /// One value of any depth, without recursion: a bit a level says whether it is an object.
+    fn value(&mut self) -> Result<(), Fault> {
+        let (mut objects, mut depth) = (0_u128, 0_u32);
+        loop {
+            self.space();
+            match self.peek() {
+                Some(open @ (b'{' | b'[')) => {
+                    if depth == DEPTH_MAX {
+                        return Err(Fault::TooDeep);
+                    }
+                    depth += 1;
+                    objects = objects << 1 | u128::from(open == b'{');
+                    self.at += 1;
+                    self.space();
+                    if self.peek() != Some(open + 2) {
+                        if open == b'{' {
+                            self.key()?;
+                        }
+                        continue;
+                    }
+                }
+                Some(b'"') => self.string()?,
+                Some(b't') => self.word("true")?,
+                Some(b'f') => self.word("false")?,
+                Some(b'n') => self.word("null")?,
+                _ => self.number()?,
+            }
+            loop {
+                if depth == 0 {
+                    return Ok(());
+                }
+                self.space();
+                match (self.next(), objects & 1 == 1) {
+                    (Some(b'}'), true) | (Some(b']'), false) => {
+                        objects >>= 1;
+                        depth -= 1;
+                    }
+                    (Some(b','), true) => {
+                        self.space();
+                        self.key()?;
+                        break;
+                    }
+                    (Some(b','), false) => break,
+                    _ => return self.malformed(),
+                }
+            }
+        }
+    }
+
+    fn string(&mut self) -> Result<(), Fault> {
+        if self.peek() != Some(b'"') {
+            return self.malformed();
+        }
+        self.at += 1;
+        loop {
+            let rest = &self.bytes[self.at..];
+            let Some(run) = memchr::memchr2(b'"', b'\\', rest) else { return self.malformed() };
+            if rest[..run].iter().any(|byte| *byte < 0x20) {
+                return self.malformed();
+            }
+            self.at += run + 1;
+            if rest[run] == b'"' {
+                return Ok(());
+            }
+            match self.next() {
+                Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {}
+                Some(b'u') => {
+                    let digits = self.bytes.get(self.at..self.at + 4);
+                    if !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
+                        return self.malformed();
+                    }
+                    self.at += 4;
+                }
+                _ => return self.malformed(),
+            }
+        }
+    }
+
+    fn word(&mut self, word: &str) -> Result<(), Fault> {
+        if !self.bytes[self.at..].starts_with(word.as_bytes()) {
+            return self.malformed();
+        }
+        self.at += word.len();
+        Ok(())
+    }
+
+    fn number(&mut self) -> Result<(), Fault> {
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        let start = self.at;
+        let whole = self.digits()?;
+        if whole > 1 && self.bytes[start] == b'0' {
+            return self.malformed();
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if let Some(b'e' | b'E') = self.peek() {
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.peek() {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Ok(())
+    }
+
+    /// One digit or more; how many.
+    fn digits(&mut self) -> Result<usize, Fault> {
+        let start = self.at;
+        while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
+            self.at += 1;
+        }
+        if start == self.at { self.malformed() } else { Ok(self.at - start) }
+    }
+}
+
+/// The text of a string's inside, escapes resolved. A lone surrogate becomes U+FFFD.
+pub fn unescape(inside: &str) -> String {
+    let mut text = String::with_capacity(inside.len());
+    let mut units: Vec<u16> = Vec::new();
+    let mut letters = inside.chars();
+    while let Some(letter) = letters.next() {
+        let plain = match letter {
+            '\\' => match letters.next() {
+                Some('u') => {
+                    let digits: String = letters.by_ref().take(4).collect();
+                    units.push(u16::from_str_radix(&digits, 16).unwrap_or(0xFFFD));
+                    continue;
+                }
+                Some('b') => '\u{8}',
+                Some('f') => '\u{c}',
+                Some('n') => '\n',
+                Some('r') => '\r',
+                Some('t') => '\t',
+                Some(other) => other,
+                None => break,
+            },
+            other => other,
+        };
+        flush(&mut units, &mut text);
+        text.push(plain);
+    }
+    flush(&mut units, &mut text);
+    text
+}
+
+fn flush(units: &mut Vec<u16>, text: &mut String) {
+    text.extend(char::decode_utf16(units.drain(..)).map(|unit| unit.unwrap_or('\u{FFFD}')));
+}
+
+/// A string value, without its quotes and escapes; `None` for another kind of value.
+pub fn string_of(value: &[u8]) -> Option<Cow<'_, str>> {
+    let inside = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    let inside = std::str::from_utf8(inside).ok()?;
+    Some(if inside.contains('\\') { Cow::Owned(unescape(inside)) } else { Cow::Borrowed(inside) })
+}
+
+/// A whole number ≥ 0; a fraction is cut, as some providers write counts as floats.
+pub fn count_of(value: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(value).ok()?;
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    whole.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(text: &str) -> Result<Vec<(String, String)>, Fault> {
+        let mut found = Vec::new();
+        fields(text.as_bytes(), |key, value| {
+            found.push((key.into_owned(), text[value].to_owned()));
+        })?;
+        Ok(found)
+    }
+
+    #[test]
+    fn the_fields_of_the_top_level_are_found() {
+        let found =
+            keys(r#" { "a" : [1,{"b":"}"}] , "\u0062":"\"x" ,"c":-1.5e+3, "d":{}, "e":[] } "#);
+        let pairs = found.expect("valid");
+        let names: Vec<&str> = pairs.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(names, ["a", "b", "c", "d", "e"]);
+        assert_eq!(pairs[0].1, r#"[1,{"b":"}"}]"#);
+        assert_eq!(pairs[1].1, r#""\"x""#);
+    }
+
+    #[test]
+    fn what_breaks_the_grammar_is_refused() {
+        for text in [
+            "",
+            "{",
+            "}",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1,}",
+            "{\"a\":1}x",
+            "{\"a\":[}",
+            "{'a':1}",
+            "{\"a\":01}",
+            "{\"a\":.5}",
+            "{\"a\":1.}",
+            "{\"a\":tru}",
+            "{\"a\":\"\\x\"}",
+            "{a:1}",
+            "{\"a\":\"\n\"}",
+            "{\"a\":[1,,2]}",
+            "{\"a\":{\"b\" 1}}",
+            "{\"a\":\"\\u12g4\"}",
+            "{\"a\":[1}",
+        ] {
+            assert!(matches!(keys(text), Err(Fault::Malformed(_))), "{text}");
+        }
+        assert_eq!(keys("[1]"), Err(Fault::NotAnObject));
+        assert_eq!(fields(b"{\"a\":\"\xff\"}", |_, _| ()), Err(Fault::NotUtf8));
+    }
+
+    #[test]
+    fn depth_is_bound() {
+        let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+        assert!(keys(&nested(128)).is_ok());
+        assert_eq!(keys(&nested(129)), Err(Fault::TooDeep));
+        assert_eq!(keys(&format!("{{\"a\":{}", "[".repeat(10_000_000))), Err(Fault::TooDeep));
+    }
+
+    #[test]
+    fn scanner_and_serde_agree_on_generated_texts() {
+        use proptest::prelude::*;
+        let letters = proptest::collection::vec(
+            proptest::sample::select(vec![
+                "{", "}", "[", "]", "\"", ":", ",", "1", "-", "a", "\\", "null", " ", "e", ".",
+            ]),
+            0..14,
+        );
+        proptest!(|(letters in letters)| {
+            let text = letters.concat();
+            let ours = fields(text.as_bytes(), |_, _| ());
+            let theirs: Result<serde_json::Value, _> = serde_json::from_str(&text);
+            prop_assert_eq!(
+                ours.is_ok() || ours == Err(Fault::NotAnObject),
+                theirs.is_ok(),
+                "{}", text
+            );
+        });
+    }
+}

@@ -1,0 +1,242 @@
+//! Meters: what an answer says of its usage, read as it passes, and where its end begins.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::dialect::capture::Capture;
+use crate::dialect::{openai, sse, usage};
+use crate::domain::usage::Usage;
+
+/// What one piece of an answer becomes for the client.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Passage {
+    /// To be sent at once, in order.
+    pub pass: Vec<Bytes>,
+    /// The terminator and what follows it: to be sent once the call is settled.
+    pub end: Vec<Bytes>,
+}
+
+/// What was learned so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reading {
+    /// The last usage that the provider reported.
+    pub reported: Option<Usage>,
+    /// Output tokens by our own count.
+    pub counted_output: u64,
+    /// Whether the terminator was seen.
+    pub terminated: bool,
+}
+
+/// The longest incomplete event that is held back or kept for metering. A longer one passes
+/// unread: no usage event is so long.
+const EVENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Meters a stream of events.
+#[derive(Debug)]
+pub struct StreamMeter {
+    /// Whether what only the gateway asked for is taken out again.
+    strips: bool,
+    /// The incomplete event at the end of what came.
+    partial: BytesMut,
+    /// How much of `partial` was searched for its end.
+    searched: usize,
+    reading: Reading,
+}
+
+impl StreamMeter {
+    /// A meter that lets every byte pass, or one that `strips` the usage the client did not want.
+    pub fn new(strips: bool) -> Self {
+        Self { strips, partial: BytesMut::new(), searched: 0, reading: Reading::default() }
+    }
+
+    /// What was learned so far.
+    pub const fn reading(&self) -> &Reading {
+        &self.reading
+    }
+
+    /// Reads what one read brought.
+    pub fn read(&mut self, chunk: Bytes) -> Passage {
+        let mut passage = Passage::default();
+        // Bytes of the partial event that went to the client with an earlier chunk.
+        let sent = if self.strips { 0 } else { self.partial.len() };
+        let whole = if self.partial.is_empty() {
+            chunk
+        } else {
+            self.partial.extend_from_slice(&chunk);
+            std::mem::take(&mut self.partial).freeze()
+        };
+        let mut at = 0;
+        let mut search_from = std::mem::take(&mut self.searched);
+        while let Some(length) = sse::event_end(&whole[at..], search_from) {
+            search_from = 0;
+            let event = at..at + length;
+            at = event.end;
+            self.event(&whole, event, sent, &mut passage);
+        }
+        let rest = whole.slice(at..);
+        if !self.strips {
+            self.push(&mut passage, whole.slice(at.max(sent)..));
+        }
+        if EVENT_BYTES_MAX < rest.len() {
+            if self.strips {
+                self.push(&mut passage, rest);
+            }
+        } else {
+            self.searched = rest.len();
+            self.partial = BytesMut::from(&rest[..]);
+        }
+        passage
+    }
+
+    /// What is left when the upstream ends without completing its last event.
+    pub fn finish(&mut self) -> Bytes {
+        let rest = std::mem::take(&mut self.partial).freeze();
+        if self.strips { rest } else { Bytes::new() }
+    }
+
+    fn event(
+        &mut self,
+        whole: &Bytes,
+        range: std::ops::Range<usize>,
+        sent: usize,
+        passage: &mut Passage,
+    ) {
+        let bytes = whole.slice(range.start.max(sent.min(range.end))..range.end);
+        let event = &whole[range.clone()];
+        let Some(data) = sse::data(event) else { return self.push(passage, bytes) };
+        let facts = openai::event(&data);
+        self.reading.reported = facts.usage.or(self.reading.reported);
+        self.reading.counted_output += facts.output_tokens;
+        if facts.terminator {
+            self.reading.terminated = true;
+        }
+        if self.strips && facts.only_usage {
+            return;
+        }
+        match facts.null_usage {
+            Some(null) if self.strips => {
+                // One data line in all streams seen; where there are more, the event passes whole.
+                let Some(start) = memchr::memmem::find(event, &data) else {
+                    return self.push(passage, bytes);
+                };
+                let cut = range.start + start + null.start..range.start + start + null.end;
+                self.push(passage, whole.slice(range.start..cut.start));
+                self.push(passage, whole.slice(cut.end..range.end));
+            }
+            _ => self.push(passage, bytes),
+        }
+    }
+
+    fn push(&self, passage: &mut Passage, bytes: Bytes) {
+        if !bytes.is_empty() {
+            let list = if self.reading.terminated { &mut passage.end } else { &mut passage.pass };
+            list.push(bytes);
+        }
+    }
+}
+
+/// Meters an answer that is one JSON document.
+#[derive(Debug)]
+pub struct BodyMeter {
+    capture: Capture,
+    reported: Option<Usage>,
+    bytes: u64,
+}
+
+impl Default for BodyMeter {
+    fn default() -> Self {
+        Self { capture: Capture::new(b"\"usage\""), reported: None, bytes: 0 }
+    }
+}
+
+impl BodyMeter {
+    /// Reads what one read brought.
+    pub fn read(&mut self, chunk: &[u8]) {
+        self.bytes += chunk.len() as u64;
+        let reported = &mut self.reported;
+        self.capture.read(chunk, |object| *reported = usage::read(object).or(*reported));
+    }
+
+    /// What was learned so far. Without a report a token is taken to be three bytes of body.
+    pub fn reading(&self) -> Reading {
+        Reading {
+            reported: self.reported,
+            counted_output: self.bytes.div_ceil(3),
+            terminated: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STREAM: &str = concat!(
+        "data: {\"choices\":[{\"delta\":{\"content\":\"one two\"}}],\"usage\":null}\n\n",
+        ": a comment\n\n",
+        "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}],\"usage\":null}\r\n\r\n",
+        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\n",
+        "data: [DONE]\n\n",
+    );
+    const STRIPPED: &str = concat!(
+        "data: {\"choices\":[{\"delta\":{\"content\":\"one two\"}}]}\n\n",
+        ": a comment\n\n",
+        "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\r\n\r\n",
+    );
+
+    fn run(strips: bool, pieces: &[&str]) -> (String, String, Reading) {
+        let mut meter = StreamMeter::new(strips);
+        let (mut pass, mut end) = (Vec::new(), Vec::new());
+        for piece in pieces {
+            let passage = meter.read(Bytes::copy_from_slice(piece.as_bytes()));
+            pass.extend(passage.pass.concat());
+            end.extend(passage.end.concat());
+        }
+        end.extend(meter.finish());
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        (text(pass), text(end), *meter.reading())
+    }
+
+    #[test]
+    fn cut_anywhere_the_client_sees_the_same_and_the_meter_reads_the_same() {
+        for cut in 0..STREAM.len() {
+            let pieces = [&STREAM[..cut], &STREAM[cut..]];
+            let (pass, end, reading) = run(true, &pieces);
+            assert_eq!((pass.as_str(), end.as_str()), (STRIPPED, "data: [DONE]\n\n"), "{cut}");
+            assert_eq!(reading.reported, Some(Usage::tokens_of(3, 2)));
+            assert_eq!(reading.counted_output, 2);
+            let (pass, end, reading) = run(false, &pieces);
+            assert_eq!(pass + &end, STREAM, "{cut}");
+            assert!(end.len() <= 14 && !end.is_empty() && reading.terminated, "{cut}");
+            assert_eq!(reading.reported, Some(Usage::tokens_of(3, 2)));
+        }
+    }
+
+    #[test]
+    fn byte_by_byte_is_no_different() {
+        let pieces: Vec<&str> = (0..STREAM.len()).map(|at| &STREAM[at..=at]).collect();
+        let (pass, end, reading) = run(true, &pieces);
+        assert_eq!((pass.as_str(), end.as_str()), (STRIPPED, "data: [DONE]\n\n"));
+        assert!(reading.terminated);
+        let (pass, end, _) = run(false, &pieces);
+        assert_eq!(pass + &end, STREAM);
+    }
+
+    #[test]
+    fn an_endless_event_passes_unread() {
+        let mut meter = StreamMeter::new(true);
+        let mut passed =
+            meter.read(Bytes::from_static(b"data: {\"choices\":\"")).pass.concat().len();
+        for _ in 0..80 {
+            passed += meter.read(Bytes::from(vec![b'x'; 64 * 1024])).pass.concat().len();
+        }
+        assert!(EVENT_BYTES_MAX < passed);
+    }
+
+    #[test]
+    fn a_body_reports_its_last_usage() {
+        let mut meter = BodyMeter::default();
+        meter.read(br#"{"choices":[{"message":{"content":"\"usage\":{}"}}],"usa"#);
+        meter.read(br#"ge":{"prompt_tokens":5,"completion_tokens":6}}"#);
+        assert_eq!(meter.reading().reported, Some(Usage::tokens_of(5, 6)));
+    }
+}

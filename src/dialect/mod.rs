@@ -1,0 +1,9 @@
+//! Pure: bytes in, facts out. What the providers' wire formats say, without building trees.
+
+pub mod json;
+pub mod estimate;
+pub mod capture;
+pub mod sse;
+pub mod openai;
+pub mod usage;
+pub mod meter;
