@@ -8,6 +8,8 @@ pub mod dialect;
 pub mod settings;
 pub mod clock;
 pub mod tasks;
+pub mod telemetry;
 pub mod store;
+pub mod journal;
 pub mod ledger;
 pub mod accounting;

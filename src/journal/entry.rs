@@ -1,0 +1,143 @@
+//! What the journal says of calls.
+
+use std::net::IpAddr;
+
+use crate::domain::counter::Windows;
+use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
+use crate::domain::money::Nano;
+use crate::domain::settlement::{Bound, Charge};
+use crate::domain::time::UnixMs;
+
+/// One entry. `T` is the text type: borrowed when written, owned when read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry<T> {
+    /// A call was admitted; it is not forwarded before this is written.
+    Hold(Hold<T>),
+    /// What an open call has cost so far, were it to end now.
+    Progress(Progress),
+    /// A call ended and is charged; it does not end for the client before this is written.
+    Settle(Ended<T>),
+    /// A call ended and costs nothing.
+    Void(Ended<T>),
+    /// Calls that were refused.
+    Refused(Refused<T>),
+}
+
+/// Who called for what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked<T> {
+    /// The call.
+    pub id: RequestLogId,
+    /// When it came.
+    pub at: UnixMs,
+    /// Who pays.
+    pub organization: OrganizationId,
+    /// What is metered.
+    pub project: ProjectId,
+    /// The key.
+    pub key: ApiKeyId,
+    /// The path's name, such as `chat.completions`.
+    pub endpoint: T,
+    /// The wire format, such as `openai`.
+    pub dialect: T,
+    /// The model asked for; empty when the call was refused before it was known.
+    pub model: T,
+    /// Whether a stream was asked for.
+    pub stream: bool,
+    /// Where the call came from.
+    pub address: IpAddr,
+}
+
+/// A call that was admitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold<T> {
+    /// Who and what.
+    pub asked: Asked<T>,
+    /// The windows in which it is counted.
+    pub windows: Windows,
+    /// The most it may use.
+    pub bound: Bound,
+    /// Money held.
+    pub amount: Nano,
+    /// The prices it will be settled by.
+    pub price_version: T,
+}
+
+/// What an open call has cost so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// The call.
+    pub id: RequestLogId,
+    /// What it would be charged.
+    pub charge: Charge,
+}
+
+/// How a call came out, for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The answer reached its end.
+    Completed,
+    /// A limit, the wallet or a check said no.
+    Refused,
+    /// An upstream failed, or the answer broke off.
+    Failed,
+    /// The client left.
+    Cancelled,
+}
+
+impl Outcome {
+    /// Every outcome, in the order of the journal's numbers.
+    pub const ALL: [Self; 4] = [Self::Completed, Self::Refused, Self::Failed, Self::Cancelled];
+
+    /// The word in SQL and the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Completed => "Completed",
+            Self::Refused => "Refused",
+            Self::Failed => "Failed",
+            Self::Cancelled => "Cancelled",
+        }
+    }
+}
+
+/// A call that ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended<T> {
+    /// The call.
+    pub id: RequestLogId,
+    /// What it is charged.
+    pub charge: Charge,
+    /// Whether it counts as a request: it reached an upstream.
+    pub counted: bool,
+    /// How it came out.
+    pub outcome: Outcome,
+    /// The status that the client saw; 0 when it saw none.
+    pub status: u16,
+    /// The code of the gateway's own error, or empty.
+    pub refusal: T,
+    /// The upstream that answered, or was tried last; empty when none was.
+    pub upstream: T,
+    /// The model's name there.
+    pub upstream_model: T,
+    /// How many upstreams were tried.
+    pub attempts: u16,
+    /// From arrival to being forwarded, in microseconds.
+    pub admitted_us: u32,
+    /// From arrival to the first byte of the answer, in microseconds; at most 71 minutes.
+    pub first_byte_us: Option<u32>,
+    /// From arrival to the end, in microseconds; at most 71 minutes.
+    pub duration_us: u32,
+}
+
+/// Calls that were refused for one reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused<T> {
+    /// Who and what; of several calls, the first.
+    pub asked: Asked<T>,
+    /// The status answered.
+    pub status: u16,
+    /// The code answered.
+    pub code: T,
+    /// How many calls this entry stands for.
+    pub count: u32,
+}

@@ -1,0 +1,346 @@
+//! The bytes of an entry: length, CRC-32, then kind and fields, little-endian, texts by length.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use crate::domain::counter::Windows;
+use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
+use crate::domain::money::Nano;
+use crate::domain::settlement::{Bound, Charge, SettledBy};
+use crate::domain::time::{Day, Minute, UnixMs};
+use crate::domain::usage::{Unit, Usage};
+use crate::journal::entry::{Asked, Ended, Entry, Hold, Outcome, Progress, Refused};
+
+/// Length and checksum before each entry.
+pub const HEADER_BYTES: usize = 8;
+
+/// The longest entry. Texts are cut to fit, so none is ever longer.
+pub const ENTRY_BYTES_MAX: usize = 4096;
+
+/// The longest text in an entry; longer ones are cut.
+const TEXT_BYTES_MAX: usize = 512;
+
+/// Appends an entry to `buffer`.
+pub fn write<T: AsRef<str>>(entry: &Entry<T>, buffer: &mut Vec<u8>) {
+    let start = buffer.len();
+    buffer.extend_from_slice(&[0; HEADER_BYTES]);
+    match entry {
+        Entry::Hold(hold) => {
+            buffer.push(1);
+            put_asked(buffer, &hold.asked);
+            put(buffer, &hold.windows.minute.0.to_le_bytes());
+            put(buffer, &hold.windows.day.0.to_le_bytes());
+            put(buffer, &hold.bound.input_tokens.to_le_bytes());
+            put(buffer, &hold.bound.output_tokens.to_le_bytes());
+            put(buffer, &hold.amount.0.to_le_bytes());
+            put_text(buffer, hold.price_version.as_ref());
+        }
+        Entry::Progress(progress) => {
+            buffer.push(2);
+            put(buffer, &progress.id.0.to_le_bytes());
+            put_charge(buffer, &progress.charge);
+        }
+        Entry::Settle(ended) => {
+            buffer.push(3);
+            put_ended(buffer, ended);
+        }
+        Entry::Void(ended) => {
+            buffer.push(4);
+            put_ended(buffer, ended);
+        }
+        Entry::Refused(refused) => {
+            buffer.push(5);
+            put_asked(buffer, &refused.asked);
+            put(buffer, &refused.status.to_le_bytes());
+            put_text(buffer, refused.code.as_ref());
+            put(buffer, &refused.count.to_le_bytes());
+        }
+    }
+    let body = start + HEADER_BYTES;
+    let length = u32::try_from(buffer.len() - body).unwrap_or(u32::MAX);
+    assert!(length as usize <= ENTRY_BYTES_MAX, "texts are cut, so an entry is short");
+    let checksum = crc32fast::hash(&buffer[body..]);
+    buffer[start..start + 4].copy_from_slice(&length.to_le_bytes());
+    buffer[start + 4..body].copy_from_slice(&checksum.to_le_bytes());
+}
+
+fn put(buffer: &mut Vec<u8>, bytes: &[u8]) {
+    buffer.extend_from_slice(bytes);
+}
+
+fn put_text(buffer: &mut Vec<u8>, text: &str) {
+    let mut end = text.len().min(TEXT_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    put(buffer, &u16::try_from(end).unwrap_or_default().to_le_bytes());
+    put(buffer, &text.as_bytes()[..end]);
+}
+
+fn put_asked<T: AsRef<str>>(buffer: &mut Vec<u8>, asked: &Asked<T>) {
+    put(buffer, &asked.id.0.to_le_bytes());
+    put(buffer, &asked.at.0.to_le_bytes());
+    put(buffer, &asked.organization.0.to_le_bytes());
+    put(buffer, &asked.project.0.to_le_bytes());
+    put(buffer, &asked.key.0.to_le_bytes());
+    let address = match asked.address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    };
+    put(buffer, &address.octets());
+    buffer.push(u8::from(asked.stream));
+    put_text(buffer, asked.endpoint.as_ref());
+    put_text(buffer, asked.dialect.as_ref());
+    put_text(buffer, asked.model.as_ref());
+}
+
+fn put_charge(buffer: &mut Vec<u8>, charge: &Charge) {
+    put(buffer, &charge.cost.0.to_le_bytes());
+    buffer.push(match charge.settled_by {
+        SettledBy::Usage => 0,
+        SettledBy::Estimate => 1,
+        SettledBy::Nothing => 2,
+    });
+    buffer.push(u8::from(charge.overage));
+    let at = buffer.len();
+    buffer.push(0);
+    for (unit, count) in charge.usage.counts() {
+        buffer[at] += 1;
+        buffer.push(u8::try_from(unit as usize).unwrap_or_default());
+        put(buffer, &count.to_le_bytes());
+    }
+}
+
+fn put_ended<T: AsRef<str>>(buffer: &mut Vec<u8>, ended: &Ended<T>) {
+    put(buffer, &ended.id.0.to_le_bytes());
+    put_charge(buffer, &ended.charge);
+    buffer.push(u8::from(ended.counted));
+    buffer.push(ended.outcome as u8);
+    put(buffer, &ended.status.to_le_bytes());
+    put(buffer, &ended.attempts.to_le_bytes());
+    put(buffer, &ended.admitted_us.to_le_bytes());
+    put(buffer, &ended.first_byte_us.unwrap_or(u32::MAX).to_le_bytes());
+    put(buffer, &ended.duration_us.to_le_bytes());
+    put_text(buffer, ended.refusal.as_ref());
+    put_text(buffer, ended.upstream.as_ref());
+    put_text(buffer, ended.upstream_model.as_ref());
+}
+
+/// The entry at the start of `bytes`, and how many bytes it takes; `None` where nothing was
+/// written, or not completely: the end of what counts.
+pub fn read(bytes: &[u8]) -> Option<(Entry<String>, usize)> {
+    let (header, rest) = bytes.split_at_checked(HEADER_BYTES)?;
+    let word =
+        |at: usize| header[at..at + 4].iter().rev().fold(0_u32, |n, b| n << 8 | u32::from(*b));
+    let length = word(0) as usize;
+    if length == 0 || ENTRY_BYTES_MAX < length {
+        return None;
+    }
+    let body = rest.get(..length)?;
+    if crc32fast::hash(body) != word(4) {
+        return None;
+    }
+    Some(((Fields { rest: body }).entry()?, HEADER_BYTES + length))
+}
+
+/// Fields still to be read.
+struct Fields<'a> {
+    rest: &'a [u8],
+}
+
+impl Fields<'_> {
+    fn entry(mut self) -> Option<Entry<String>> {
+        let entry = match self.byte()? {
+            1 => Entry::Hold(Hold {
+                asked: self.asked()?,
+                windows: Windows { minute: Minute(self.i64()?), day: Day(self.i64()?) },
+                bound: Bound { input_tokens: self.u64()?, output_tokens: self.u64()? },
+                amount: Nano(self.i64()?),
+                price_version: self.text()?,
+            }),
+            2 => {
+                Entry::Progress(Progress { id: RequestLogId(self.u128()?), charge: self.charge()? })
+            }
+            3 => Entry::Settle(self.ended()?),
+            4 => Entry::Void(self.ended()?),
+            5 => Entry::Refused(Refused {
+                asked: self.asked()?,
+                status: u16::from_le_bytes(self.array()?),
+                code: self.text()?,
+                count: u32::from_le_bytes(self.array()?),
+            }),
+            _ => return None,
+        };
+        self.rest.is_empty().then_some(entry)
+    }
+
+    fn asked(&mut self) -> Option<Asked<String>> {
+        Some(Asked {
+            id: RequestLogId(self.u128()?),
+            at: UnixMs(self.i64()?),
+            organization: OrganizationId(self.u128()?),
+            project: ProjectId(self.u128()?),
+            key: ApiKeyId(self.u128()?),
+            address: IpAddr::V6(Ipv6Addr::from(self.array()?)).to_canonical(),
+            stream: self.byte()? == 1,
+            endpoint: self.text()?,
+            dialect: self.text()?,
+            model: self.text()?,
+        })
+    }
+
+    fn charge(&mut self) -> Option<Charge> {
+        let cost = Nano(self.i64()?);
+        let settled_by = match self.byte()? {
+            0 => SettledBy::Usage,
+            1 => SettledBy::Estimate,
+            2 => SettledBy::Nothing,
+            _ => return None,
+        };
+        let overage = self.byte()? == 1;
+        let mut usage = Usage::default();
+        for _ in 0..self.byte()? {
+            let unit = *Unit::ALL.get(usize::from(self.byte()?))?;
+            usage = usage.with(unit, self.u64()?);
+        }
+        Some(Charge { usage, cost, settled_by, overage })
+    }
+
+    fn ended(&mut self) -> Option<Ended<String>> {
+        let (id, charge) = (RequestLogId(self.u128()?), self.charge()?);
+        let counted = self.byte()? == 1;
+        let outcome = *Outcome::ALL.get(usize::from(self.byte()?))?;
+        let (status, attempts) =
+            (u16::from_le_bytes(self.array()?), u16::from_le_bytes(self.array()?));
+        let admitted_us = u32::from_le_bytes(self.array()?);
+        let first_byte_us = Some(u32::from_le_bytes(self.array()?)).filter(|us| *us != u32::MAX);
+        let duration_us = u32::from_le_bytes(self.array()?);
+        let (refusal, upstream, upstream_model) = (self.text()?, self.text()?, self.text()?);
+        Some(Ended {
+            id,
+            charge,
+            counted,
+            outcome,
+            status,
+            refusal,
+            upstream,
+            upstream_model,
+            attempts,
+            admitted_us,
+            first_byte_us,
+            duration_us,
+        })
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(*first)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (array, rest) = self.rest.split_first_chunk()?;
+        self.rest = rest;
+        Some(*array)
+    }
+
+    fn i64(&mut self) -> Option<i64> {
+        self.array().map(i64::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn u128(&mut self) -> Option<u128> {
+        self.array().map(u128::from_le_bytes)
+    }
+
+    fn text(&mut self) -> Option<String> {
+        let length = usize::from(u16::from_le_bytes(self.array()?));
+        let (text, rest) = self.rest.split_at_checked(length)?;
+        self.rest = rest;
+        String::from_utf8(text.to_vec()).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples() -> Vec<Entry<String>> {
+        let asked = Asked {
+            id: RequestLogId(1),
+            at: UnixMs(2),
+            organization: OrganizationId(3),
+            project: ProjectId(4),
+            key: ApiKeyId(u128::MAX),
+            endpoint: "chat.completions".to_owned(),
+            dialect: "openai".to_owned(),
+            model: "gpt-4o".to_owned(),
+            stream: true,
+            address: "127.0.0.1".parse().expect("an address"),
+        };
+        let usage = Usage::tokens_of(7, 8).with(Unit::Characters, 9);
+        let charge =
+            Charge { usage, cost: Nano(-5), settled_by: SettledBy::Estimate, overage: true };
+        let ended = Ended {
+            id: RequestLogId(1),
+            charge,
+            counted: true,
+            outcome: Outcome::Cancelled,
+            status: 200,
+            refusal: String::new(),
+            upstream: "demo".to_owned(),
+            upstream_model: "é".repeat(300),
+            attempts: 2,
+            admitted_us: 11,
+            first_byte_us: None,
+            duration_us: 12,
+        };
+        let hold = Hold {
+            asked: asked.clone(),
+            windows: Windows { minute: Minute(-1), day: Day(5) },
+            bound: Bound { input_tokens: 6, output_tokens: 7 },
+            amount: Nano(8),
+            price_version: "v".to_owned(),
+        };
+        vec![
+            Entry::Hold(hold),
+            Entry::Progress(Progress { id: RequestLogId(1), charge }),
+            Entry::Settle(ended.clone()),
+            Entry::Void(Ended { first_byte_us: Some(3), ..ended }),
+            Entry::Refused(Refused { asked, status: 429, code: "x".to_owned(), count: 3 }),
+        ]
+    }
+
+    #[test]
+    fn entries_read_what_they_write() {
+        let mut buffer = Vec::new();
+        for entry in samples() {
+            write(&entry, &mut buffer);
+        }
+        let mut rest = buffer.as_slice();
+        for mut entry in samples() {
+            if let Entry::Settle(ended) | Entry::Void(ended) = &mut entry {
+                ended.upstream_model = "é".repeat(256);
+            }
+            let (read, length) = read(rest).expect("an entry");
+            assert_eq!(read, entry);
+            rest = &rest[length..];
+        }
+        assert_eq!(read(rest), None);
+    }
+
+    #[test]
+    fn a_torn_or_garbled_entry_is_the_end() {
+        let mut buffer = Vec::new();
+        write(&samples()[2], &mut buffer);
+        for cut in 0..buffer.len() {
+            assert_eq!(read(&buffer[..cut]), None);
+            let mut garbled = buffer.clone();
+            garbled[cut] ^= 0x10;
+            assert_eq!(read(&garbled), None, "{cut}");
+        }
+        assert_eq!(read(&[0; 64]), None);
+    }
+}

@@ -1,0 +1,319 @@
+//! The keeper: makes segments before they are needed, syncs them where power loss must not matter,
+//! and removes them once they are projected and old.
+//!
+//! It runs on a thread of its own; workers and projector share one [`ChainState`] a chain with it.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use crate::clock;
+use crate::journal::segment::{self, ChainName};
+use crate::journal::writer::Lost;
+use crate::tasks;
+
+/// What an entry that was waited for survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// The end of this process, however it comes.
+    Process,
+    /// The loss of power, too.
+    Power,
+}
+
+/// How a journal is kept.
+#[derive(Debug, Clone)]
+pub struct JournalSettings {
+    /// Where the segments lie.
+    pub folder: PathBuf,
+    /// What an entry survives.
+    pub durability: Durability,
+    /// The size of a segment.
+    pub segment_bytes: u64,
+    /// How long a segment stays after it was projected.
+    pub keep: Duration,
+    /// How far the projector may fall behind, a chain, before calls are refused.
+    pub backlog_bytes_max: u64,
+}
+
+/// How often the keeper looks for segments to make or to remove, besides being asked.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// What the threads that touch a chain tell each other.
+#[derive(Debug)]
+pub struct ChainState {
+    /// Which chain.
+    pub name: ChainName,
+    settings: JournalSettings,
+    spare: Mutex<Option<(File, u64)>>,
+    has_spare: AtomicBool,
+    next_number: AtomicU32,
+    /// The segment that is written, for the keeper's syncs.
+    current: Mutex<Option<Arc<File>>>,
+    published: AtomicU64,
+    synced: watch::Sender<u64>,
+    projected: AtomicU64,
+    projected_segment: AtomicU32,
+    lost: AtomicBool,
+    bells: Arc<Bells>,
+}
+
+/// How sleepers are woken.
+#[derive(Debug, Default)]
+struct Bells {
+    projector_sleeps: AtomicBool,
+    projector: Notify,
+    keeper_asked: Mutex<bool>,
+    keeper: Condvar,
+}
+
+impl Bells {
+    fn wake_keeper(&self) {
+        *lock(&self.keeper_asked) = true;
+        self.keeper.notify_one();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl ChainState {
+    /// What an entry survives.
+    pub const fn durability(&self) -> Durability {
+        self.settings.durability
+    }
+
+    /// Whether a new call's entries are sure to find room.
+    pub fn has_room(&self) -> bool {
+        self.has_spare.load(Ordering::Relaxed)
+            && self.backlog_bytes() < self.settings.backlog_bytes_max
+    }
+
+    /// How many bytes of entries are not projected yet.
+    pub fn backlog_bytes(&self) -> u64 {
+        self.published().saturating_sub(self.projected.load(Ordering::Acquire))
+    }
+
+    /// Whether writing failed for good.
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    /// The spare segment and its size; the keeper makes another.
+    pub fn take_spare(&self) -> Option<(File, u64)> {
+        let (file, bytes) = lock(&self.spare).take()?;
+        self.has_spare.store(false, Ordering::Relaxed);
+        if self.durability() == Durability::Power {
+            *lock(&self.current) = Some(Arc::new(file.try_clone().ok()?));
+        }
+        self.bells.wake_keeper();
+        Some((file, bytes))
+    }
+
+    /// The writer's word that everything before `position` is written.
+    pub fn publish(&self, position: u64) {
+        self.published.store(position, Ordering::Release);
+        if self.durability() == Durability::Power {
+            self.bells.wake_keeper();
+        }
+        if self.bells.projector_sleeps.load(Ordering::Acquire)
+            && self.bells.projector_sleeps.swap(false, Ordering::AcqRel)
+        {
+            self.bells.projector.notify_one();
+        }
+    }
+
+    /// How many bytes of entries are written.
+    pub fn published(&self) -> u64 {
+        self.published.load(Ordering::Acquire)
+    }
+
+    /// The writer's word that it cannot write any more.
+    pub fn report_lost(&self) {
+        tracing::error!(chain = ?self.name, "the journal cannot be written; calls are refused");
+        self.lost.store(true, Ordering::Release);
+    }
+
+    /// The projector's word that everything before `position` is in the database, and which
+    /// segment it reads.
+    pub fn report_projected(&self, position: u64, segment: u32) {
+        self.projected.store(position, Ordering::Release);
+        self.projected_segment.store(segment, Ordering::Release);
+    }
+
+    /// How many bytes of entries are in the database.
+    pub fn projected(&self) -> u64 {
+        self.projected.load(Ordering::Acquire)
+    }
+
+    /// Resolves when everything before `position` survives the loss of power.
+    pub async fn synced(&self, position: u64) -> Result<(), Lost> {
+        let mut synced = self.synced.subscribe();
+        synced.wait_for(|synced| position <= *synced).await.map(drop).map_err(|_| Lost)
+    }
+
+    fn make_spare(&self) -> io::Result<()> {
+        if self.has_spare.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let number = self.next_number.load(Ordering::Relaxed);
+        let bytes = self.settings.segment_bytes;
+        let file = self.name.segment(number).create(&self.settings.folder, bytes)?;
+        self.next_number.store(number + 1, Ordering::Relaxed);
+        *lock(&self.spare) = Some((file, bytes));
+        self.has_spare.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Syncs what is published. A failed sync ends the process: what it was about may be gone.
+    fn sync(&self) {
+        let target = self.published();
+        if *self.synced.borrow() == target {
+            return;
+        }
+        let current = lock(&self.current).clone();
+        if current.is_some_and(|file| file.sync_data().is_err()) {
+            tasks::stop_process("a sync of the journal failed");
+        }
+        self.synced.send_replace(target);
+    }
+}
+
+/// All chains of this run of the process.
+#[derive(Debug)]
+pub struct Journal {
+    settings: JournalSettings,
+    run: u32,
+    chains: Vec<Arc<ChainState>>,
+    bells: Arc<Bells>,
+}
+
+impl Journal {
+    /// Begins a chain for each of `workers`, each with its first segment ready.
+    pub fn open(settings: JournalSettings, run: u32, workers: u16) -> io::Result<Self> {
+        let bells = Arc::new(Bells::default());
+        let chain = |worker| {
+            let chain = ChainState {
+                name: ChainName { run, worker },
+                settings: settings.clone(),
+                spare: Mutex::new(None),
+                has_spare: AtomicBool::new(false),
+                next_number: AtomicU32::new(0),
+                current: Mutex::new(None),
+                published: AtomicU64::new(0),
+                synced: watch::Sender::new(0),
+                projected: AtomicU64::new(0),
+                projected_segment: AtomicU32::new(0),
+                lost: AtomicBool::new(false),
+                bells: Arc::clone(&bells),
+            };
+            chain.make_spare()?;
+            Ok(Arc::new(chain))
+        };
+        let chains = (0..workers).map(chain).collect::<io::Result<_>>()?;
+        Ok(Self { settings, run, chains, bells })
+    }
+
+    /// The chains, one a worker.
+    pub fn chains(&self) -> &[Arc<ChainState>] {
+        &self.chains
+    }
+
+    /// Where the segments lie.
+    pub fn folder(&self) -> &Path {
+        &self.settings.folder
+    }
+
+    /// What an entry survives.
+    pub const fn durability(&self) -> Durability {
+        self.settings.durability
+    }
+
+    /// Whether every chain can be written.
+    pub fn is_writable(&self) -> bool {
+        self.chains.iter().all(|chain| !chain.is_lost() && chain.has_room())
+    }
+
+    /// How many bytes of entries are not projected yet, over all chains.
+    pub fn backlog_bytes(&self) -> u64 {
+        self.chains.iter().map(|chain| chain.backlog_bytes()).sum()
+    }
+
+    /// Waits until some chain has more than is projected. The projector alone waits here.
+    pub async fn wait_for_entries(&self) {
+        let has_entries = || self.chains.iter().any(|chain| 0 < chain.backlog_bytes());
+        while !has_entries() {
+            self.bells.projector_sleeps.store(true, Ordering::SeqCst);
+            if has_entries() {
+                break;
+            }
+            self.bells.projector.notified().await;
+        }
+        self.bells.projector_sleeps.store(false, Ordering::SeqCst);
+    }
+
+    /// Starts the thread that makes, syncs and removes segments; it ends with the process.
+    pub fn start_keeper(self: &Arc<Self>) -> io::Result<()> {
+        let journal = Arc::clone(self);
+        let thread = thread::Builder::new().name("journal".to_owned());
+        thread.spawn(move || journal.keep_for_ever()).map(drop)
+    }
+
+    fn keep_for_ever(&self) {
+        let mut swept = clock::tick();
+        loop {
+            for chain in &self.chains {
+                if let Err(fault) = chain.make_spare() {
+                    tracing::error!(%fault, "no room for the next journal segment; calls are refused");
+                }
+                if self.durability() == Durability::Power {
+                    chain.sync();
+                }
+            }
+            if ROUND < clock::since(swept) {
+                swept = clock::tick();
+                if let Err(fault) = self.remove_old() {
+                    tracing::warn!(%fault, "old journal segments could not be removed");
+                }
+            }
+            let mut asked = lock(&self.bells.keeper_asked);
+            while !*asked {
+                let (guard, wait) = self
+                    .bells
+                    .keeper
+                    .wait_timeout(asked, ROUND)
+                    .unwrap_or_else(PoisonError::into_inner);
+                asked = guard;
+                if wait.timed_out() {
+                    break;
+                }
+            }
+            *asked = false;
+        }
+    }
+
+    /// Removes segments that are projected whole and have not been written for `keep`.
+    fn remove_old(&self) -> io::Result<()> {
+        for name in segment::list(self.folder())? {
+            let projected = name.run != self.run
+                || self.chains.iter().any(|chain| {
+                    chain.name == name.chain()
+                        && name.number < chain.projected_segment.load(Ordering::Acquire)
+                });
+            let path = name.path(self.folder());
+            if projected
+                && path.metadata()?.modified()?.elapsed().is_ok_and(|age| self.settings.keep < age)
+            {
+                std::fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+}

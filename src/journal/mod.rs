@@ -1,0 +1,9 @@
+//! The journal: the hot path's only durability. One chain of segments per worker, written once a
+//! turn of its loop, read by the projector.
+
+pub mod entry;
+pub mod format;
+pub mod segment;
+pub mod writer;
+pub mod reader;
+pub mod keeper;

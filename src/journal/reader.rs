@@ -1,0 +1,199 @@
+//! The reading end of a chain: the projector follows it while it grows, recovery reads it to its
+//! end.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::journal::entry::Entry;
+use crate::journal::format;
+use crate::journal::segment::ChainName;
+
+/// Reads a chain's entries in order.
+#[derive(Debug)]
+pub struct Reader {
+    folder: PathBuf,
+    chain: ChainName,
+    segment: u32,
+    offset: u64,
+    file: Option<File>,
+    /// Bytes of entries read since this reader began.
+    consumed: u64,
+    chunk: Vec<u8>,
+}
+
+/// How much is read at once. No entry is longer.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+impl Reader {
+    /// A reader that begins at that place.
+    pub fn new(folder: &Path, chain: ChainName, segment: u32, offset: u64) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            chain,
+            segment,
+            offset,
+            file: None,
+            consumed: 0,
+            chunk: Vec::new(),
+        }
+    }
+
+    /// The chain it reads.
+    pub const fn chain(&self) -> ChainName {
+        self.chain
+    }
+
+    /// The segment it reads, and how many bytes of it are read.
+    pub const fn place(&self) -> (u32, u64) {
+        (self.segment, self.offset)
+    }
+
+    /// Bytes of entries read since this reader began.
+    pub const fn consumed(&self) -> u64 {
+        self.consumed
+    }
+
+    /// Reads entries up to `end` bytes of entries, about `most` of them.
+    pub fn read(
+        &mut self,
+        end: u64,
+        most: usize,
+        mut take: impl FnMut(Entry<String>),
+    ) -> io::Result<()> {
+        let mut taken = 0;
+        while self.consumed < end && taken < most {
+            let read = self.read_chunk(end, &mut |entry| {
+                taken += 1;
+                take(entry);
+            })?;
+            if read == 0 && !self.next_segment()? {
+                let what = format!("{:?}: entries are missing at its end", self.chain);
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a chain that nobody writes any more to its end.
+    pub fn read_to_end(&mut self, mut take: impl FnMut(Entry<String>)) -> io::Result<()> {
+        loop {
+            if self.read_chunk(u64::MAX, &mut take)? == 0 && !self.next_segment()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes the entries of one chunk; how many bytes they were.
+    fn read_chunk(&mut self, end: u64, take: &mut impl FnMut(Entry<String>)) -> io::Result<usize> {
+        let file = match &self.file {
+            Some(file) => file,
+            None => match self.chain.segment(self.segment).open(&self.folder) {
+                Ok(file) => self.file.insert(file),
+                Err(fault) if fault.kind() == io::ErrorKind::NotFound => return Ok(0),
+                Err(fault) => return Err(fault),
+            },
+        };
+        let left = end - self.consumed;
+        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK_BYTES);
+        self.chunk.resize(wanted.max(format::ENTRY_BYTES_MAX + format::HEADER_BYTES), 0);
+        let filled = read_at(file, &mut self.chunk, self.offset)?;
+        let mut at = 0;
+        while (at as u64) < left
+            && let Some((entry, length)) = format::read(&self.chunk[at..filled])
+        {
+            at += length;
+            take(entry);
+        }
+        self.offset += at as u64;
+        self.consumed += at as u64;
+        Ok(at)
+    }
+
+    /// Goes on to the next segment, if there is one.
+    fn next_segment(&mut self) -> io::Result<bool> {
+        match self.chain.segment(self.segment + 1).open(&self.folder) {
+            Ok(file) => {
+                self.segment += 1;
+                self.offset = 0;
+                self.file = Some(file);
+                Ok(true)
+            }
+            Err(fault) if fault.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(fault) => Err(fault),
+        }
+    }
+}
+
+fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(fault) if fault.kind() == io::ErrorKind::Interrupted => {}
+            Err(fault) => return Err(fault),
+        }
+    }
+    Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::domain::ids::RequestLogId;
+    use crate::domain::settlement::Charge;
+    use crate::journal::entry::Progress;
+    use crate::journal::keeper::{Durability, Journal, JournalSettings};
+    use crate::journal::writer::Writer;
+
+    fn progress(id: u128) -> Entry<String> {
+        Entry::Progress(Progress { id: RequestLogId(id), charge: Charge::nothing() })
+    }
+
+    fn settings(folder: &Path) -> JournalSettings {
+        JournalSettings {
+            folder: folder.to_owned(),
+            durability: Durability::Process,
+            segment_bytes: 1000,
+            keep: Duration::from_mins(1),
+            backlog_bytes_max: 1 << 30,
+        }
+    }
+
+    #[test]
+    fn what_is_written_over_many_segments_is_read_in_order() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let journal = Arc::new(Journal::open(settings(folder.path()), 1, 1).expect("a journal"));
+        journal.start_keeper().expect("a thread");
+        let chain = Arc::clone(&journal.chains()[0]);
+        let writer = Writer::new(Arc::clone(&chain), Durability::Process).expect("a spare");
+        let mut reader = Reader::new(folder.path(), chain.name, 0, 0);
+        let mut read = Vec::new();
+        let mut position = writer.append(&progress(0));
+        for id in 1..200 {
+            writer.commit();
+            while !writer.has_room() {
+                std::thread::yield_now();
+            }
+            position = writer.append(&progress(id));
+        }
+        writer.commit();
+        assert_eq!(chain.published(), position.0);
+        while reader.consumed() < position.0 {
+            reader.read(chain.published(), 7, |entry| read.push(entry)).expect("entries");
+        }
+        assert!(5 < reader.place().0, "many segments");
+        let expected: Vec<_> = (0..200).map(progress).collect();
+        assert_eq!(read, expected);
+
+        let mut again = Reader::new(folder.path(), chain.name, 0, 0);
+        let mut count = 0;
+        again.read_to_end(|_| count += 1).expect("entries");
+        assert_eq!(count, 200);
+    }
+}
