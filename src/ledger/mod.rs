@@ -1,3 +1,9 @@
 //! The durable side of money: records, wallets, and the projection of the journal into them.
 
 pub mod freshness;
+pub mod call;
+pub mod batch;
+pub mod rows;
+pub mod projection;
+pub mod projector;
+pub mod recovery;

@@ -1,0 +1,155 @@
+//! A batch: what a stretch of the journal says, gathered for one transaction.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::domain::ids::{ProjectId, RequestLogId};
+use crate::domain::limit::Amounts;
+use crate::domain::time::{Day, Minute};
+use crate::journal::entry::{Entry, Hold, Progress};
+use crate::ledger::call::Call;
+
+/// A call that was admitted and has not ended.
+#[derive(Debug, Clone)]
+pub struct OpenCall {
+    /// As it was admitted.
+    pub hold: Box<Hold<String>>,
+    /// What it cost at the last word.
+    pub progress: Option<Progress>,
+    /// Whether the database knows it, in this very state.
+    saved: Saved,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Saved {
+    /// Not at all.
+    No,
+    /// Without its last progress.
+    Behind,
+    /// As it is.
+    Yes,
+}
+
+/// What was used in a window, tokens apart.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DayUsage {
+    /// Calls that reached an upstream.
+    pub requests: i64,
+    /// Input tokens.
+    pub input_tokens: i64,
+    /// Output tokens.
+    pub output_tokens: i64,
+    /// Money, in nano-units.
+    pub spend_nano: i64,
+}
+
+/// The open calls of all chains, and what has come since the last commit.
+#[derive(Debug, Default)]
+pub struct Batch {
+    open: HashMap<RequestLogId, OpenCall>,
+    /// Calls that are over, in the order of their ends.
+    pub calls: Vec<Call>,
+    /// Usage by project and day.
+    pub days: BTreeMap<(ProjectId, Day), DayUsage>,
+    /// Usage by project in the latest minute that it was used in.
+    pub minutes: BTreeMap<ProjectId, (Minute, Amounts)>,
+    /// Calls that ended and that the database still lists as open.
+    pub closed: Vec<RequestLogId>,
+    /// How many entries were taken.
+    pub entries: u64,
+}
+
+impl Batch {
+    /// A batch that begins with the calls that the database lists as open.
+    pub fn restore(open: impl IntoIterator<Item = (Hold<String>, Option<Progress>)>) -> Self {
+        let call = |(hold, progress): (Hold<String>, _)| {
+            let id = hold.asked.id;
+            (id, OpenCall { hold: Box::new(hold), progress, saved: Saved::Yes })
+        };
+        Self { open: open.into_iter().map(call).collect(), ..Self::default() }
+    }
+
+    /// Takes one entry, in the order of its chain.
+    pub fn take(&mut self, entry: Entry<String>) {
+        self.entries += 1;
+        match entry {
+            Entry::Hold(hold) => {
+                let id = hold.asked.id;
+                let open = OpenCall { hold: Box::new(hold), progress: None, saved: Saved::No };
+                self.open.insert(id, open);
+            }
+            Entry::Progress(progress) => {
+                if let Some(open) = self.open.get_mut(&progress.id) {
+                    open.progress = Some(progress);
+                    open.saved = if open.saved == Saved::No { Saved::No } else { Saved::Behind };
+                }
+            }
+            Entry::Settle(ended) => self.end(ended, true),
+            Entry::Void(ended) => self.end(ended, false),
+            Entry::Refused(refused) => self.calls.push(Call::Refused(Box::new(refused))),
+        }
+    }
+
+    fn end(&mut self, ended: crate::journal::entry::Ended<String>, charged: bool) {
+        let Some(open) = self.open.remove(&ended.id) else {
+            tracing::error!(call = %ended.id, "an end without a hold is left out of the ledger");
+            return;
+        };
+        if open.saved != Saved::No {
+            self.closed.push(ended.id);
+        }
+        let (project, windows) = (open.hold.asked.project, open.hold.windows);
+        let day = self.days.entry((project, windows.day)).or_default();
+        let tokens = |unit| i64::try_from(ended.charge.usage.get(unit)).unwrap_or(i64::MAX);
+        let used = DayUsage {
+            requests: i64::from(ended.counted),
+            input_tokens: tokens(crate::domain::usage::Unit::InputTokens),
+            output_tokens: tokens(crate::domain::usage::Unit::OutputTokens),
+            spend_nano: ended.charge.cost.0,
+        };
+        day.requests += used.requests;
+        day.input_tokens += used.input_tokens;
+        day.output_tokens += used.output_tokens;
+        day.spend_nano += used.spend_nano;
+        let minute = self.minutes.entry(project).or_insert((windows.minute, Amounts::default()));
+        if minute.0 < windows.minute {
+            *minute = (windows.minute, Amounts::default());
+        }
+        if minute.0 == windows.minute {
+            minute.1 += Amounts {
+                requests: used.requests,
+                tokens: used.input_tokens + used.output_tokens,
+                spend: ended.charge.cost,
+            };
+        }
+        self.calls.push(Call::Ended { hold: open.hold, ended: Box::new(ended), charged });
+    }
+
+    /// Open calls that the database does not know as they are.
+    pub fn unsaved(&self) -> impl Iterator<Item = &OpenCall> {
+        self.open.values().filter(|open| open.saved != Saved::Yes)
+    }
+
+    /// All open calls, oldest first.
+    pub fn open_calls(&self) -> Vec<OpenCall> {
+        let mut open: Vec<OpenCall> = self.open.values().cloned().collect();
+        open.sort_by_key(|open| open.hold.asked.id);
+        open
+    }
+
+    /// Whether there is nothing to commit.
+    pub fn is_empty(&self) -> bool {
+        self.entries == 0
+    }
+
+    /// Begins anew after a commit, with the same open calls.
+    pub fn committed(&mut self) {
+        for open in self.open.values_mut() {
+            open.saved = Saved::Yes;
+        }
+        self.calls.clear();
+        self.days.clear();
+        self.minutes.clear();
+        self.closed.clear();
+        self.entries = 0;
+    }
+}

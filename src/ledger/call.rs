@@ -1,0 +1,189 @@
+//! A finished call as the database, the call log and the metrics see it.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::domain::money::Nano;
+use crate::domain::settlement::Bound;
+use crate::journal::entry::{Asked, Ended, Hold, Outcome, Refused};
+
+/// A call that is over: it was admitted and ended, or it was refused.
+#[derive(Debug)]
+pub enum Call {
+    /// Admitted and ended.
+    Ended {
+        /// As it was admitted.
+        hold: Box<Hold<String>>,
+        /// As it ended.
+        ended: Box<Ended<String>>,
+        /// Whether it is charged: a void one has no record.
+        charged: bool,
+    },
+    /// Refused, once or more often.
+    Refused(Box<Refused<String>>),
+}
+
+impl Call {
+    /// Who asked for what.
+    pub const fn asked(&self) -> &Asked<String> {
+        match self {
+            Self::Ended { hold, .. } => &hold.asked,
+            Self::Refused(refused) => &refused.asked,
+        }
+    }
+
+    /// How it came out.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Ended { ended, .. } => ended.outcome,
+            Self::Refused(_) => Outcome::Refused,
+        }
+    }
+
+    /// The status that the client saw.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Ended { ended, .. } => ended.status,
+            Self::Refused(refused) => refused.status,
+        }
+    }
+
+    /// The code of the gateway's own error.
+    pub fn refusal(&self) -> Option<&str> {
+        let code = match self {
+            Self::Ended { ended, .. } => &ended.refusal,
+            Self::Refused(refused) => &refused.code,
+        };
+        (!code.is_empty()).then_some(code.as_str())
+    }
+
+    /// The upstream that was tried last.
+    pub fn upstream(&self) -> Option<&str> {
+        match self {
+            Self::Ended { ended, .. } if !ended.upstream.is_empty() => Some(&ended.upstream),
+            _ => None,
+        }
+    }
+
+    /// What it is charged.
+    pub fn cost(&self) -> Nano {
+        match self {
+            Self::Ended { ended, .. } => ended.charge.cost,
+            Self::Refused(_) => Nano::ZERO,
+        }
+    }
+
+    /// The fields that nothing filters by, as one JSON object.
+    pub fn detail(&self, node: &str) -> String {
+        let asked = self.asked();
+        let mut detail = Detail {
+            endpoint: &asked.endpoint,
+            dialect: &asked.dialect,
+            client_address: asked.address.to_string(),
+            node,
+            ..Detail::default()
+        };
+        match self {
+            Self::Ended { hold, ended, .. } => {
+                detail.ended(hold, ended);
+                detail.count = 1;
+            }
+            Self::Refused(refused) => detail.count = refused.count,
+        }
+        serde_json::to_string(&detail).unwrap_or_else(|_| "{}".to_owned())
+    }
+
+    /// One line of the call log.
+    pub fn write_line(&self, node: &str, line: &mut Vec<u8>) {
+        let asked = self.asked();
+        let bound = match self {
+            Self::Ended { hold, .. } => hold.bound,
+            Self::Refused(_) => Bound::default(),
+        };
+        let entry = Line {
+            log: "call",
+            time: asked.at.to_string(),
+            request_log_id: asked.id.to_string(),
+            organization_id: asked.organization.to_string(),
+            project_id: asked.project.to_string(),
+            api_key_id: asked.key.to_string(),
+            model: &asked.model,
+            stream: asked.stream,
+            status: self.status(),
+            outcome: self.outcome().name(),
+            refusal: self.refusal(),
+            upstream: self.upstream(),
+            cost: self.cost().to_string(),
+            bound_tokens: bound.tokens(),
+        };
+        // The detail is an object, too: its fields follow in the same one.
+        let detail = self.detail(node);
+        if serde_json::to_writer(&mut *line, &entry).is_ok() && 2 < detail.len() {
+            line.pop();
+            line.push(b',');
+            line.extend_from_slice(&detail.as_bytes()[1..]);
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Line<'a> {
+    log: &'static str,
+    time: String,
+    request_log_id: String,
+    organization_id: String,
+    project_id: String,
+    api_key_id: String,
+    model: &'a str,
+    stream: bool,
+    status: u16,
+    outcome: &'static str,
+    refusal: Option<&'a str>,
+    upstream: Option<&'a str>,
+    cost: String,
+    bound_tokens: u64,
+}
+
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Detail<'a> {
+    endpoint: &'a str,
+    dialect: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream_model: Option<&'a str>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    usage: BTreeMap<&'static str, u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    price_version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    settled_by: Option<&'static str>,
+    overage: bool,
+    late: bool,
+    attempts: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration_ms: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time_to_first_byte_ms: Option<u32>,
+    client_address: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hold_amount_nano: Option<i64>,
+    count: u32,
+    node: &'a str,
+}
+
+impl<'a> Detail<'a> {
+    fn ended(&mut self, hold: &'a Hold<String>, ended: &'a Ended<String>) {
+        self.upstream_model = Some(&*ended.upstream_model).filter(|name| !name.is_empty());
+        self.usage =
+            ended.charge.usage.counts().map(|(unit, count)| (unit.name(), count)).collect();
+        self.price_version = Some(&hold.price_version);
+        self.settled_by = Some(ended.charge.settled_by.name());
+        self.overage = ended.charge.overage;
+        self.attempts = ended.attempts;
+        self.duration_ms = Some(ended.duration_us / 1_000);
+        self.time_to_first_byte_ms = ended.first_byte_us.map(|us| us / 1_000);
+        self.hold_amount_nano = Some(hold.amount.0);
+    }
+}

@@ -1,0 +1,246 @@
+//! The projection: a batch of the journal as rows, in one transaction with its checkpoint.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use sqlx::{Row, SqliteConnection};
+use uuid::Uuid;
+
+use crate::domain::ids::OrganizationId;
+use crate::domain::money::Nano;
+use crate::domain::record::RecordKind;
+use crate::domain::settlement::SettledBy;
+use crate::domain::time::UnixMs;
+use crate::journal::entry::Entry;
+use crate::journal::format;
+use crate::ledger::batch::Batch;
+use crate::ledger::call::Call;
+use crate::ledger::rows::Insert;
+
+static RECORDS: LazyLock<Insert> = LazyLock::new(|| {
+    let head = "INSERT INTO wallet_records (organization_id, seq, id, kind, amount_nano,
+        previous_balance_nano, current_balance_nano, request_log_id, project_id, api_key_id,
+        model, settled_by, overage, late, price_version, created_at)";
+    Insert::new(head, 16, "")
+});
+
+static CALLS: LazyLock<Insert> = LazyLock::new(|| {
+    let head = "INSERT INTO request_logs (project_id, id, organization_id, api_key_id, created_at,
+        outcome, status, refusal, model, upstream, stream, cost_nano, detail)";
+    Insert::new(head, 13, "")
+});
+
+static DAYS: LazyLock<Insert> = LazyLock::new(|| {
+    let head = "INSERT INTO usage_days
+        (project_id, day, requests, input_tokens, output_tokens, spend_nano)";
+    let tail = "ON CONFLICT (project_id, day) DO UPDATE SET
+        requests = usage_days.requests + excluded.requests,
+        input_tokens = usage_days.input_tokens + excluded.input_tokens,
+        output_tokens = usage_days.output_tokens + excluded.output_tokens,
+        spend_nano = usage_days.spend_nano + excluded.spend_nano";
+    Insert::new(head, 6, tail)
+});
+
+static MINUTES: LazyLock<Insert> = LazyLock::new(|| {
+    let head = "INSERT INTO usage_minutes (project_id, minute, requests, tokens, spend_nano)";
+    let tail = "ON CONFLICT (project_id) DO UPDATE SET
+        requests = excluded.requests + CASE usage_minutes.minute WHEN excluded.minute
+            THEN usage_minutes.requests ELSE 0 END,
+        tokens = excluded.tokens + CASE usage_minutes.minute WHEN excluded.minute
+            THEN usage_minutes.tokens ELSE 0 END,
+        spend_nano = excluded.spend_nano + CASE usage_minutes.minute WHEN excluded.minute
+            THEN usage_minutes.spend_nano ELSE 0 END,
+        minute = excluded.minute
+        WHERE usage_minutes.minute <= excluded.minute";
+    Insert::new(head, 5, tail)
+});
+
+static OPEN: LazyLock<Insert> = LazyLock::new(|| {
+    let head = "INSERT INTO open_holds (request_log_id, entry)";
+    Insert::new(head, 2, "ON CONFLICT (request_log_id) DO UPDATE SET entry = excluded.entry")
+});
+
+static CHECKPOINTS: LazyLock<Insert> = LazyLock::new(|| {
+    let head = "INSERT INTO journal_checkpoints (chain, segment, position)";
+    let tail = "ON CONFLICT (chain) DO UPDATE SET
+        segment = excluded.segment, position = excluded.position";
+    Insert::new(head, 3, tail)
+});
+
+/// How far a chain is projected.
+#[derive(Debug, Clone, Copy)]
+pub struct Checkpoint {
+    /// The chain's number.
+    pub chain: i64,
+    /// The segment that is being read.
+    pub segment: u32,
+    /// How many bytes of it are read.
+    pub position: u64,
+}
+
+/// Writes everything that the batch holds.
+pub async fn write(
+    connection: &mut SqliteConnection,
+    batch: &Batch,
+    checkpoints: &[Checkpoint],
+    node: &str,
+    now: UnixMs,
+) -> Result<(), sqlx::Error> {
+    records(connection, &batch.calls, now).await?;
+    calls(connection, &batch.calls, node).await?;
+    let days: Vec<_> = batch.days.iter().collect();
+    DAYS.run(connection, &days, |query, ((project, day), used)| {
+        query
+            .bind(Uuid::from_u128(project.0))
+            .bind(day.0)
+            .bind(used.requests)
+            .bind(used.input_tokens)
+            .bind(used.output_tokens)
+            .bind(used.spend_nano)
+    })
+    .await?;
+    let minutes: Vec<_> = batch.minutes.iter().collect();
+    MINUTES
+        .run(connection, &minutes, |query, (project, (minute, used))| {
+            query
+                .bind(Uuid::from_u128(project.0))
+                .bind(minute.0)
+                .bind(used.requests)
+                .bind(used.tokens)
+                .bind(used.spend.0)
+        })
+        .await?;
+    open_holds(connection, batch).await?;
+    CHECKPOINTS
+        .run(connection, checkpoints, |query, checkpoint| {
+            query
+                .bind(checkpoint.chain)
+                .bind(i64::from(checkpoint.segment))
+                .bind(i64::try_from(checkpoint.position).unwrap_or(i64::MAX))
+        })
+        .await
+}
+
+/// A Consume as it stands in the chain.
+struct Consume<'a> {
+    call: &'a Call,
+    seq: i64,
+    previous: Nano,
+    current: Nano,
+}
+
+/// Chains a Consume for every call that is charged, organization by organization.
+async fn records(
+    connection: &mut SqliteConnection,
+    calls: &[Call],
+    now: UnixMs,
+) -> Result<(), sqlx::Error> {
+    let mut charged: BTreeMap<OrganizationId, Vec<&Call>> = BTreeMap::new();
+    for call in calls.iter().filter(|call| matches!(call, Call::Ended { charged: true, .. })) {
+        charged.entry(call.asked().organization).or_default().push(call);
+    }
+    let mut records = Vec::new();
+    for (organization, calls) in charged {
+        let id = Uuid::from_u128(organization.0);
+        let wallet =
+            sqlx::query("SELECT balance_nano, last_seq FROM wallets WHERE organization_id = $1")
+                .bind(id)
+                .fetch_one(&mut *connection)
+                .await?;
+        let (mut balance, mut seq) = (Nano(wallet.try_get(0)?), wallet.try_get::<i64, _>(1)?);
+        for call in calls {
+            let (previous, current) = (balance, RecordKind::Consume.apply(balance, call.cost()));
+            seq += 1;
+            balance = current;
+            records.push(Consume { call, seq, previous, current });
+        }
+        sqlx::query(
+            "UPDATE wallets SET balance_nano = $2, last_seq = $3, updated_at = $4
+             WHERE organization_id = $1",
+        )
+        .bind(id)
+        .bind(balance.0)
+        .bind(seq)
+        .bind(now.0)
+        .execute(&mut *connection)
+        .await?;
+    }
+    RECORDS
+        .run(connection, &records, |query, record| {
+            let asked = record.call.asked();
+            let (settled_by, overage, price_version) = match record.call {
+                Call::Ended { hold, ended, .. } => {
+                    let charge = &ended.charge;
+                    (charge.settled_by, charge.overage, hold.price_version.as_str())
+                }
+                Call::Refused(_) => (SettledBy::Nothing, false, ""),
+            };
+            query
+                .bind(Uuid::from_u128(asked.organization.0))
+                .bind(record.seq)
+                .bind(Uuid::now_v7())
+                .bind(RecordKind::Consume.name())
+                .bind(record.call.cost().0)
+                .bind(record.previous.0)
+                .bind(record.current.0)
+                .bind(Uuid::from_u128(asked.id.0))
+                .bind(Uuid::from_u128(asked.project.0))
+                .bind(Uuid::from_u128(asked.key.0))
+                .bind(asked.model.as_str())
+                .bind(settled_by.name())
+                .bind(overage)
+                .bind(false)
+                .bind(price_version)
+                .bind(now.0)
+        })
+        .await
+}
+
+async fn calls(
+    connection: &mut SqliteConnection,
+    calls: &[Call],
+    node: &str,
+) -> Result<(), sqlx::Error> {
+    CALLS
+        .run(connection, calls, |query, call| {
+            let asked = call.asked();
+            query
+                .bind(Uuid::from_u128(asked.project.0))
+                .bind(Uuid::from_u128(asked.id.0))
+                .bind(Uuid::from_u128(asked.organization.0))
+                .bind(Uuid::from_u128(asked.key.0))
+                .bind(asked.at.0)
+                .bind(call.outcome().name())
+                .bind(i64::from(call.status()))
+                .bind(call.refusal())
+                .bind(Some(asked.model.as_str()).filter(|model| !model.is_empty()))
+                .bind(call.upstream())
+                .bind(asked.stream)
+                .bind(call.cost().0)
+                .bind(call.detail(node))
+        })
+        .await
+}
+
+async fn open_holds(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
+    let open: Vec<(Uuid, Vec<u8>)> = batch
+        .unsaved()
+        .map(|open| {
+            let mut entry = Vec::new();
+            format::write(&Entry::Hold(open.hold.as_ref().clone()), &mut entry);
+            if let Some(progress) = open.progress {
+                format::write(&Entry::<String>::Progress(progress), &mut entry);
+            }
+            (Uuid::from_u128(open.hold.asked.id.0), entry)
+        })
+        .collect();
+    OPEN.run(connection, &open, |query, (id, entry)| query.bind(*id).bind(entry.as_slice()))
+        .await?;
+    for id in &batch.closed {
+        sqlx::query("DELETE FROM open_holds WHERE request_log_id = $1")
+            .bind(Uuid::from_u128(id.0))
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}

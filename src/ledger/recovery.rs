@@ -1,0 +1,135 @@
+//! Recovery: what the last run left behind is brought into the database before calls are taken.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use sqlx::Row;
+
+use crate::domain::settlement::Charge;
+use crate::domain::time::UnixMs;
+use crate::journal::entry::{Ended, Entry, Hold, Outcome, Progress};
+use crate::journal::format;
+use crate::journal::reader::Reader;
+use crate::journal::segment::{self, ChainName};
+use crate::ledger::batch::{Batch, OpenCall};
+use crate::ledger::projection::{self, Checkpoint};
+use crate::store::database::{Database, DatabaseError};
+
+/// Why the last run could not be recovered.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// The journal cannot be read.
+    #[error("journal: {0}")]
+    Journal(#[from] std::io::Error),
+    /// The database cannot be read or written.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+}
+
+/// What was found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// The number for the run that begins now.
+    pub next_run: u32,
+    /// Entries that were not projected yet.
+    pub entries: u64,
+    /// Calls that were open when the last run ended.
+    pub orphans: usize,
+}
+
+/// Projects the rest of every chain in `folder`, then ends the calls that were left open: each by
+/// its last progress, or for nothing. It reached an upstream, so it counts as a request.
+pub async fn recover(
+    database: &Database,
+    folder: &Path,
+    node: &str,
+    now: UnixMs,
+) -> Result<Recovered, RecoveryError> {
+    let segments = segment::list(folder)?;
+    let places = checkpoints(database).await?;
+    let mut batch = Batch::restore(open_holds(database).await?);
+    let mut chains: Vec<ChainName> = segments.iter().map(|name| name.chain()).collect();
+    chains.dedup();
+    let mut recovered = Recovered {
+        next_run: 1 + chains.iter().map(|chain| chain.run).max().unwrap_or_default(),
+        ..Recovered::default()
+    };
+    for chain in chains {
+        let oldest =
+            segments.iter().find(|name| name.chain() == chain).map_or(0, |name| name.number);
+        let (segment, position) = places.get(&chain.number()).copied().unwrap_or((oldest, 0));
+        let mut reader = Reader::new(folder, chain, segment, position);
+        reader.read_to_end(|entry| batch.take(entry))?;
+        recovered.entries += batch.entries;
+        let (segment, position) = reader.place();
+        let checkpoint = Checkpoint { chain: chain.number(), segment, position };
+        commit(database, &mut batch, &[checkpoint], node, now).await?;
+    }
+    for orphan in batch.open_calls() {
+        batch.take(end_of(&orphan, now));
+        recovered.orphans += 1;
+        commit(database, &mut batch, &[], node, now).await?;
+    }
+    Ok(recovered)
+}
+
+async fn commit(
+    database: &Database,
+    batch: &mut Batch,
+    checkpoints: &[Checkpoint],
+    node: &str,
+    now: UnixMs,
+) -> Result<(), DatabaseError> {
+    let mut tx = database.begin().await?;
+    projection::write(&mut tx, batch, checkpoints, node, now).await?;
+    tx.commit().await?;
+    batch.committed();
+    Ok(())
+}
+
+fn end_of(orphan: &OpenCall, now: UnixMs) -> Entry<String> {
+    let asked = &orphan.hold.asked;
+    let lived_us = now.0.saturating_sub(asked.at.0).saturating_mul(1_000);
+    let ended = Ended {
+        id: asked.id,
+        charge: orphan.progress.map_or_else(Charge::nothing, |progress| progress.charge),
+        counted: true,
+        outcome: Outcome::Failed,
+        status: 0,
+        refusal: "gateway_restarted".to_owned(),
+        upstream: String::new(),
+        upstream_model: String::new(),
+        attempts: 1,
+        admitted_us: 0,
+        first_byte_us: None,
+        duration_us: u32::try_from(lived_us).unwrap_or(u32::MAX),
+    };
+    if orphan.progress.is_some() { Entry::Settle(ended) } else { Entry::Void(ended) }
+}
+
+async fn checkpoints(database: &Database) -> Result<BTreeMap<i64, (u32, u64)>, DatabaseError> {
+    let rows = sqlx::query("SELECT chain, segment, position FROM journal_checkpoints")
+        .fetch_all(database.reader())
+        .await?;
+    let place = |row: &sqlx::sqlite::SqliteRow| -> Result<_, sqlx::Error> {
+        Ok((row.try_get(0)?, (row.try_get(1)?, row.try_get::<i64, _>(2)?.unsigned_abs())))
+    };
+    Ok(rows.iter().map(place).collect::<Result<_, _>>()?)
+}
+
+async fn open_holds(
+    database: &Database,
+) -> Result<Vec<(Hold<String>, Option<Progress>)>, DatabaseError> {
+    let rows: Vec<Vec<u8>> =
+        sqlx::query_scalar("SELECT entry FROM open_holds").fetch_all(database.reader()).await?;
+    let open = |bytes: &Vec<u8>| {
+        let Some((Entry::Hold(hold), length)) = format::read(bytes) else { return None };
+        let progress = match format::read(&bytes[length..]) {
+            Some((Entry::Progress(progress), _)) => Some(progress),
+            _ => None,
+        };
+        Some((hold, progress))
+    };
+    let read: Option<Vec<_>> = rows.iter().map(open).collect();
+    Ok(read.ok_or_else(|| sqlx::Error::Decode("open_holds holds no journal entries".into()))?)
+}
