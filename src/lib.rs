@@ -11,5 +11,7 @@ pub mod tasks;
 pub mod telemetry;
 pub mod store;
 pub mod journal;
+pub mod lender;
+pub mod counters;
 pub mod ledger;
 pub mod accounting;

@@ -2,3 +2,5 @@
 
 pub mod books;
 pub mod directory;
+pub mod permit;
+pub mod admit;

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use crate::dialect::capture::Capture;
-use crate::dialect::{openai, sse, usage};
+use crate::dialect::{estimate, openai, sse, usage};
 use crate::domain::usage::Usage;
 
 /// What one piece of an answer becomes for the client.
@@ -139,30 +139,26 @@ impl StreamMeter {
 pub struct BodyMeter {
     capture: Capture,
     reported: Option<Usage>,
-    bytes: u64,
+    counted: u64,
 }
 
 impl Default for BodyMeter {
     fn default() -> Self {
-        Self { capture: Capture::new(b"\"usage\""), reported: None, bytes: 0 }
+        Self { capture: Capture::new(b"\"usage\""), reported: None, counted: 0 }
     }
 }
 
 impl BodyMeter {
     /// Reads what one read brought.
     pub fn read(&mut self, chunk: &[u8]) {
-        self.bytes += chunk.len() as u64;
+        self.counted += estimate::tokens_of_bytes(chunk);
         let reported = &mut self.reported;
         self.capture.read(chunk, |object| *reported = usage::read(object).or(*reported));
     }
 
-    /// What was learned so far. Without a report a token is taken to be three bytes of body.
-    pub fn reading(&self) -> Reading {
-        Reading {
-            reported: self.reported,
-            counted_output: self.bytes.div_ceil(3),
-            terminated: false,
-        }
+    /// What was learned so far.
+    pub const fn reading(&self) -> Reading {
+        Reading { reported: self.reported, counted_output: self.counted, terminated: false }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Pure: bytes in, facts out. What the providers' wire formats say, without building trees.
 
+pub mod endpoint;
 pub mod json;
 pub mod estimate;
 pub mod capture;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::domain::limit::{Amounts, Limit, Limits, Window};
+use crate::domain::limit::{Amounts, Limit, Limits, Measure, Window};
 use crate::domain::time::{Day, Minute, Month, ResetDay, UnixMs};
 
 /// The windows that a call was admitted in. They never change afterwards.
@@ -55,6 +55,19 @@ impl Exceeded {
     pub const fn transient(&self) -> bool {
         self.used + self.requested <= self.value
     }
+}
+
+/// How much is left under a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Which limit.
+    pub limit: Limit,
+    /// Its value.
+    pub value: i64,
+    /// What is neither settled nor held; never below 0.
+    pub remaining: i64,
+    /// When its window begins anew.
+    pub reset_at: UnixMs,
 }
 
 /// The windows of one subject.
@@ -160,6 +173,19 @@ impl Counters {
             tally.used += *used;
         });
         self.open_calls -= 1;
+    }
+
+    /// The limit of that measure with the least room left.
+    pub fn tightest(&self, limits: &Limits, measure: Measure) -> Option<Room> {
+        let of_measure = limits
+            .set()
+            .filter(|(limit, _)| limit.measure() == measure && limit.window() != Window::Now);
+        let room = |(limit, value): (Limit, i64)| {
+            let (used, held) = self.standing(limit);
+            let remaining = (value - used - held).max(0);
+            Room { limit, value, remaining, reset_at: self.reset_at(limit) }
+        };
+        of_measure.map(room).min_by_key(|room| room.remaining)
     }
 
     /// Settled and held of `limit` in its running window.

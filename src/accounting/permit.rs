@@ -1,0 +1,200 @@
+//! The permit: what admission gives and settlement ends. Every hold has one, and ends with it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::accounting::directory::Caller;
+use crate::clock;
+use crate::counters::memory::Whole;
+use crate::dialect::endpoint::Endpoint;
+use crate::domain::catalog::Model;
+use crate::domain::counter::{Room, Windows};
+use crate::domain::ids::RequestLogId;
+use crate::domain::limit::Amounts;
+use crate::domain::money::Nano;
+use crate::domain::settlement::{Bound, Charge, Measured};
+use crate::journal::entry::{Ended, Entry, Outcome, Progress};
+use crate::journal::writer::{Position, Writer};
+
+/// Where a worker's calls are admitted and settled: its journal and its lender.
+#[derive(Debug)]
+pub struct Desk {
+    /// The worker's chain.
+    pub writer: Rc<Writer>,
+    /// Who lends what the books do not cover.
+    pub lender: Whole,
+}
+
+/// What happened to a call on its way, for its record.
+#[derive(Debug, Clone, Default)]
+pub struct Course {
+    /// Whether its request was given to an upstream.
+    pub forwarded: bool,
+    /// How many upstreams were tried.
+    pub attempts: u16,
+    /// The one that was tried last.
+    pub upstream: Option<Arc<str>>,
+    /// The model's name there.
+    pub upstream_model: Option<Arc<str>>,
+    /// The status that the client sees; 0 while it sees none.
+    pub status: u16,
+    /// The code of the gateway's own error.
+    pub refusal: &'static str,
+    /// From arrival to being forwarded.
+    pub admitted_us: u32,
+    /// From arrival to the first byte of the answer.
+    pub first_byte_us: Option<u32>,
+}
+
+/// An admitted call's hold on limits and wallet.
+///
+/// Ends by [`settle`](Self::settle) or [`release`](Self::release); dropped, it is settled by what
+/// was counted, as when the client leaves or the call panics.
+#[derive(Debug)]
+#[must_use = "a permit ends by being settled or released"]
+pub struct Permit {
+    pub(crate) id: RequestLogId,
+    pub(crate) desk: Rc<Desk>,
+    pub(crate) caller: Arc<Caller>,
+    pub(crate) model: Arc<Model>,
+    pub(crate) windows: Windows,
+    pub(crate) bound: Bound,
+    pub(crate) need: Amounts,
+    pub(crate) arrived: Instant,
+    pub(crate) held_at: Position,
+    pub(crate) rooms: [Option<Room>; 2],
+    pub(crate) is_open: bool,
+    /// What is known of its usage; kept up to date while the answer passes.
+    pub measured: Measured,
+    /// What happened to it.
+    pub course: Course,
+}
+
+/// What a call asks admission for.
+#[derive(Debug)]
+pub struct Demand {
+    /// The call.
+    pub id: RequestLogId,
+    /// When it came, by the wall clock.
+    pub at: crate::domain::time::UnixMs,
+    /// When it came, by the monotonic clock.
+    pub arrived: Instant,
+    /// What it asks for.
+    pub endpoint: Endpoint,
+    /// The model.
+    pub model: Arc<Model>,
+    /// The most it may use.
+    pub bound: Bound,
+    /// Input tokens by our own count.
+    pub counted_input: u64,
+    /// Whether a stream was asked for.
+    pub stream: bool,
+    /// Where it came from.
+    pub address: std::net::IpAddr,
+}
+
+impl Permit {
+    /// The call.
+    pub const fn id(&self) -> RequestLogId {
+        self.id
+    }
+
+    /// The journal position of its hold: not to be forwarded before it is written.
+    pub const fn held_at(&self) -> Position {
+        self.held_at
+    }
+
+    /// The tightest limits on requests and on tokens, this call's own hold included.
+    pub const fn rooms(&self) -> &[Option<Room>; 2] {
+        &self.rooms
+    }
+
+    /// The worker's chain.
+    pub fn writer(&self) -> &Rc<Writer> {
+        &self.desk.writer
+    }
+
+    /// Microseconds since the call came; at most 71 minutes.
+    pub fn elapsed_us(&self) -> u32 {
+        u32::try_from(clock::since(self.arrived).as_micros()).unwrap_or(u32::MAX)
+    }
+
+    /// Ends the call with a charge for what was measured. Not to be told to the client before the
+    /// position is durable.
+    pub fn settle(mut self, outcome: Outcome) -> Position {
+        self.settle_now(outcome)
+    }
+
+    /// Ends the call without a charge. It counts as a request if it was forwarded.
+    pub fn release(mut self, outcome: Outcome) -> Position {
+        self.release_now(outcome)
+    }
+
+    /// Writes down what the call has cost so far, for the case that this process dies.
+    pub fn progress(&self) {
+        let charge = self.charge();
+        self.desk.writer.append(&Entry::<&str>::Progress(Progress { id: self.id, charge }));
+    }
+
+    fn charge(&self) -> Charge {
+        Charge::of(&self.measured, self.bound, self.need.spend, &self.model.prices)
+    }
+
+    fn settle_now(&mut self, outcome: Outcome) -> Position {
+        let charge = self.charge();
+        let tokens = i64::try_from(charge.usage.tokens()).unwrap_or(i64::MAX / 4);
+        self.give_back(&Amounts { requests: 1, tokens, spend: charge.cost });
+        self.desk.writer.append(&Entry::Settle(self.ended(charge, true, outcome)))
+    }
+
+    fn release_now(&mut self, outcome: Outcome) -> Position {
+        let counted = self.course.forwarded;
+        self.give_back(&Amounts { requests: i64::from(counted), ..Amounts::default() });
+        self.desk.writer.append(&Entry::Void(self.ended(Charge::nothing(), counted, outcome)))
+    }
+
+    /// Exchanges the hold for what was used, in the windows of the admission.
+    fn give_back(&mut self, used: &Amounts) {
+        assert!(self.is_open, "a permit ends once");
+        self.is_open = false;
+        let mut project = self.caller.project.lock();
+        project.counters.settle(self.windows, &self.need, used);
+        let mut organization = self.caller.organization.lock();
+        organization.wallet.settle(self.need.spend, used.spend);
+        organization.open.remove(&self.id);
+    }
+
+    fn ended(&self, charge: Charge, counted: bool, outcome: Outcome) -> Ended<&str> {
+        let course = &self.course;
+        Ended {
+            id: self.id,
+            charge,
+            counted,
+            outcome,
+            status: course.status,
+            refusal: course.refusal,
+            upstream: course.upstream.as_deref().unwrap_or_default(),
+            upstream_model: course.upstream_model.as_deref().unwrap_or_default(),
+            attempts: course.attempts,
+            admitted_us: course.admitted_us,
+            first_byte_us: course.first_byte_us,
+            duration_us: self.elapsed_us(),
+        }
+    }
+
+    /// Money held.
+    pub const fn amount(&self) -> Nano {
+        self.need.spend
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if self.is_open && self.course.forwarded {
+            self.settle_now(Outcome::Cancelled);
+        } else if self.is_open {
+            self.release_now(Outcome::Cancelled);
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! The one trait of escrow: rights to spend are moved from a lender to a node, never copied.
+//!
+//! A node admits from the slice it holds. What its slice does not cover, it asks its lender for;
+//! only the lender's answer makes a refusal final.
+
+use crate::domain::counter::Exceeded;
+use crate::domain::ids::{OrganizationId, ProjectId};
+use crate::domain::money::Nano;
+use crate::domain::wallet::Short;
+
+/// What a slice did not cover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// Room under a limit of a project.
+    Limit {
+        /// Whose limit.
+        project: ProjectId,
+        /// Which limit, and by how much.
+        exceeded: Exceeded,
+    },
+    /// Money of an organization's wallet.
+    Money {
+        /// Whose wallet.
+        organization: OrganizationId,
+        /// How much the call needs.
+        amount: Nano,
+        /// Why the slice does not cover it.
+        short: Short,
+    },
+}
+
+/// A lender's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// The slice has grown: look again.
+    Granted,
+    /// Nobody holds what is missing: the refusal is final.
+    Exhausted,
+}
+
+/// Who gives slices.
+pub trait Lender {
+    /// Asks for what a slice did not cover. A granted right is the node's before this returns.
+    fn lend(&self, ask: &Ask) -> impl Future<Output = Answer>;
+}
