@@ -15,3 +15,4 @@ pub mod lender;
 pub mod counters;
 pub mod ledger;
 pub mod accounting;
+pub mod proxy;

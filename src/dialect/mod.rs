@@ -5,6 +5,6 @@ pub mod json;
 pub mod estimate;
 pub mod capture;
 pub mod sse;
-pub mod openai;
 pub mod usage;
+pub mod openai;
 pub mod meter;

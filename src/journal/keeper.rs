@@ -15,8 +15,12 @@ use tokio::sync::{Notify, watch};
 
 use crate::clock;
 use crate::journal::segment::{self, ChainName};
-use crate::journal::writer::Lost;
 use crate::tasks;
+
+/// The journal cannot be written. Nothing that depends on this entry may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the journal cannot be written")]
+pub struct Lost;
 
 /// What an entry that was waited for survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

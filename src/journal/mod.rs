@@ -4,6 +4,6 @@
 pub mod entry;
 pub mod format;
 pub mod segment;
+pub mod keeper;
 pub mod writer;
 pub mod reader;
-pub mod keeper;

@@ -13,16 +13,11 @@ use std::task::{Context, Poll, Waker};
 
 use crate::journal::entry::Entry;
 use crate::journal::format;
-use crate::journal::keeper::{ChainState, Durability};
+use crate::journal::keeper::{ChainState, Durability, Lost};
 
 /// A place in the stream of a chain's entries: how many bytes of entries come before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Position(pub u64);
-
-/// The journal cannot be written. Nothing that depends on this entry may go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the journal cannot be written")]
-pub struct Lost;
 
 /// Appends entries to one chain.
 #[derive(Debug)]

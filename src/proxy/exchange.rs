@@ -1,0 +1,111 @@
+//! Exchange: the path of a call, top to bottom. READ THIS FIRST.
+//!
+//! One line a stage, one file a stage. A stage takes what it needs and returns a small new value;
+//! it never calls the next one. What a stage refuses is told in one place, [`refuse`].
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use crate::accounting::directory::Caller;
+use crate::accounting::permit::Permit;
+use crate::dialect::endpoint::Endpoint;
+use crate::proxy::admit::admit;
+use crate::proxy::answer::Answer;
+use crate::proxy::arrival::Arrival;
+use crate::proxy::authenticate::authenticate;
+use crate::proxy::forward::forward;
+use crate::proxy::inform;
+use crate::proxy::receive::{Call, receive};
+use crate::proxy::refusals::RefusedCall;
+use crate::proxy::refuse::{self, Refusal, Told};
+use crate::proxy::relay::relay;
+use crate::proxy::route::{Route, route};
+use crate::proxy::worker::Worker;
+
+/// Answers one request.
+pub async fn exchange(
+    worker: Rc<Worker>,
+    request: Request<Incoming>,
+    address: IpAddr,
+) -> Response<Answer> {
+    let arrival = worker.ids.arrival(address);
+    let (parts, body) = request.into_parts();
+    let Some(endpoint) = Endpoint::of(parts.method.as_str(), parts.uri.path()) else {
+        return refuse::answer(&Refusal::UnknownPath, &arrival).map(Answer::from);
+    };
+    let caller = match authenticate(&worker.shared.directory, &parts, &arrival) {
+        Ok(caller) => caller,
+        Err(refusal) => return stranger(&worker, &refusal, &arrival),
+    };
+    let catalog = worker.shared.catalog.load();
+    match endpoint {
+        Endpoint::Models => return inform::models(&catalog, &caller, &arrival).map(Answer::from),
+        Endpoint::Limits => return inform::limits(&caller, &arrival).map(Answer::from),
+        Endpoint::ChatCompletions => {}
+    }
+    let bytes_max = worker.shared.settings.body_bytes_max;
+    match receive(endpoint, parts, body, bytes_max).await {
+        Ok(call) => govern(&worker, &arrival, &caller, call).await,
+        Err(refusal) => refused(&worker, &arrival, &caller, (endpoint, "", false), &refusal),
+    }
+}
+
+/// Takes a call that was understood through its stages.
+async fn govern(
+    worker: &Worker,
+    arrival: &Arrival,
+    caller: &Arc<Caller>,
+    call: Call,
+) -> Response<Answer> {
+    let (route, permit) = match enter(worker, arrival, caller, &call).await {
+        Ok(entered) => entered,
+        Err(refusal) => {
+            let asked = (call.endpoint, call.request.model.as_str(), call.request.stream);
+            return refused(worker, arrival, caller, asked, &refusal);
+        }
+    };
+    let strips = call.request.include_usage.is_some();
+    match forward(&worker.pool, call, &route, permit).await {
+        Ok(answered) => relay(answered, strips).map(Answer::from),
+        Err(refusal) => refuse::answer(&refusal, arrival).map(Answer::from),
+    }
+}
+
+/// Route and admit: from here on the call has a permit, which writes its own record.
+async fn enter(
+    worker: &Worker,
+    arrival: &Arrival,
+    caller: &Arc<Caller>,
+    call: &Call,
+) -> Result<(Route, Permit), Refusal> {
+    if worker.shared.is_draining() {
+        return Err(Refusal::Draining);
+    }
+    let route = route(&worker.shared.catalog.load(), caller, call)?;
+    let permit = admit(worker, arrival, caller, call, &route).await?;
+    Ok((route, permit))
+}
+
+/// Tells a caller no, and notes it in the log.
+fn refused(
+    worker: &Worker,
+    arrival: &Arrival,
+    caller: &Caller,
+    (endpoint, model, stream): (Endpoint, &str, bool),
+    refusal: &Refusal,
+) -> Response<Answer> {
+    let Told { status, code, .. } = refusal.told(arrival.at);
+    let call = RefusedCall { arrival, caller, endpoint, model, stream, status, code };
+    worker.refusals.note(&call);
+    refuse::answer(refusal, arrival).map(Answer::from)
+}
+
+/// Tells somebody without a valid key no. There is nobody to log it for.
+fn stranger(worker: &Worker, refusal: &Refusal, arrival: &Arrival) -> Response<Answer> {
+    worker.unauthenticated.increment(1);
+    refuse::answer(refusal, arrival).map(Answer::from)
+}

@@ -1,0 +1,154 @@
+//! Which headers pass, which stay, and which become others.
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::domain::ids::RequestLogId;
+
+/// The upstream's own id of the call, beside ours.
+pub const UPSTREAM_REQUEST_ID: HeaderName = HeaderName::from_static("x-upstream-request-id");
+/// Our id of the call.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Whose fault an error is: `gateway` or `upstream`.
+pub const ERROR_SOURCE: HeaderName = HeaderName::from_static("x-meteor-error-source");
+
+/// Whether a request header is not for the upstream: hop by hop, a credential, something that
+/// moves the bill, something about the client's way here, or something the gateway sets itself.
+fn stays_down(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "host"
+            | "content-length"
+            | "expect"
+            | "accept-encoding"
+            | "authorization"
+            | "x-api-key"
+            | "x-goog-api-key"
+            | "api-key"
+            | "openai-organization"
+            | "openai-project"
+            | "anthropic-workspace-id"
+            | "x-goog-user-project"
+            | "cookie"
+            | "forwarded"
+            | "x-request-id"
+            | "idempotency-key"
+    ) || name.starts_with("x-forwarded-")
+}
+
+/// Whether a response header is not for the client: hop by hop, or about the shared credential.
+fn stays_up(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "set-cookie"
+            | "alt-svc"
+            | "openai-organization"
+            | "openai-project"
+            | "anthropic-organization-id"
+            | "ratelimit"
+            | "ratelimit-policy"
+    ) || name.starts_with("x-ratelimit-")
+        || name.starts_with("anthropic-ratelimit-")
+}
+
+/// Turns a client's headers into those for the upstream.
+pub fn for_upstream(headers: &mut HeaderMap) {
+    remove(headers, stays_down);
+    headers.insert(http::header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+}
+
+/// Turns an upstream's headers into those for the client.
+pub fn for_client(headers: &mut HeaderMap) {
+    remove(headers, stays_up);
+    for name in [REQUEST_ID, HeaderName::from_static("request-id")] {
+        if let Some(id) = headers.remove(name) {
+            headers.insert(UPSTREAM_REQUEST_ID, id);
+        }
+    }
+}
+
+/// Removes what `stays` names, and what the `connection` header itself names.
+fn remove(headers: &mut HeaderMap, stays: fn(&str) -> bool) {
+    let named = headers.get(http::header::CONNECTION).and_then(|value| value.to_str().ok());
+    let mut removed: Vec<HeaderName> = named
+        .filter(|value| !value.eq_ignore_ascii_case("keep-alive"))
+        .map(|value| value.split(',').filter_map(|name| name.trim().parse().ok()).collect())
+        .unwrap_or_default();
+    removed.extend(headers.keys().filter(|name| stays(name.as_str())).cloned());
+    for name in removed {
+        headers.remove(name);
+    }
+}
+
+/// The value of [`REQUEST_ID`].
+pub fn request_id(id: RequestLogId) -> HeaderValue {
+    HeaderValue::from_bytes(&id.hyphenated()).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// Seconds as OpenAI writes them: `34s`.
+pub fn seconds(seconds: i64) -> HeaderValue {
+    HeaderValue::try_from(format!("{seconds}s")).unwrap_or(HeaderValue::from_static("0s"))
+}
+
+/// A header value of digits.
+pub fn number(value: i64) -> HeaderValue {
+    HeaderValue::from(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(mut headers: HeaderMap, turn: fn(&mut HeaderMap)) -> Vec<String> {
+        turn(&mut headers);
+        let mut names: Vec<String> = headers.keys().map(ToString::to_string).collect();
+        names.sort();
+        names
+    }
+
+    fn headers(list: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pair = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        list.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn credentials_and_hops_stay_and_the_rest_passes() {
+        let client = headers(&[
+            ("authorization", "Bearer x"),
+            ("x-api-key", "x"),
+            ("connection", "close, x-secret"),
+            ("x-secret", "1"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("anthropic-beta", "b"),
+            ("content-type", "application/json"),
+            ("x-demo", "1"),
+        ]);
+        assert_eq!(
+            names(client, for_upstream),
+            ["accept-encoding", "anthropic-beta", "content-type", "x-demo"]
+        );
+        let upstream = headers(&[
+            ("x-request-id", "theirs"),
+            ("set-cookie", "c"),
+            ("x-ratelimit-limit-requests", "1"),
+            ("openai-processing-ms", "5"),
+        ]);
+        assert_eq!(names(upstream, for_client), ["openai-processing-ms", "x-upstream-request-id"]);
+    }
+}

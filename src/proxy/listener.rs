@@ -1,0 +1,234 @@
+//! The listener: a worker's own socket on the shared port, and its connections until they end.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use metrics::gauge;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::Sleep;
+
+use crate::proxy::worker::ProxySettings;
+use crate::tasks;
+use crate::telemetry::metric;
+
+const BACKLOG: i32 = 4_096;
+/// How long to wait after the system refused a connection, as when it has no file left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Opens one worker's socket. Several share an address: the system spreads connections over them.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Accepts until `drain` says so, then lets open connections finish.
+///
+/// Each connection ends after the call that it is in; one that is in none ends at once.
+pub async fn serve<S, F, B>(
+    listener: std::net::TcpListener,
+    settings: Rc<ProxySettings>,
+    mut drain: watch::Receiver<bool>,
+    service: S,
+) -> io::Result<()>
+where
+    S: Fn(Request<Incoming>, IpAddr) -> F + Clone + 'static,
+    F: Future<Output = Response<B>> + 'static,
+    B: Body<Data = Bytes> + 'static,
+    B::Error: std::error::Error + Send + Sync + 'static,
+{
+    let listener = TcpListener::from_std(listener)?;
+    let open = Open::default();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = drain.wait_for(|drain| *drain) => break,
+            accepted = listener.accept(), if open.count() < settings.connections_max => accepted,
+            () = open.fewer(), if settings.connections_max <= open.count() => continue,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(fault) => {
+                tracing::warn!(%fault, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let connection =
+            connection(stream, peer, Rc::clone(&settings), drain.clone(), service.clone());
+        let guest = open.enter();
+        tasks::spawn_here(async move {
+            connection.await;
+            drop(guest);
+        });
+    }
+    drop(listener);
+    while 0 < open.count() {
+        open.fewer().await;
+    }
+    Ok(())
+}
+
+async fn connection<S, F, B>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    settings: Rc<ProxySettings>,
+    mut drain: watch::Receiver<bool>,
+    service: S,
+) where
+    S: Fn(Request<Incoming>, IpAddr) -> F + 'static,
+    F: Future<Output = Response<B>> + 'static,
+    B: Body<Data = Bytes> + 'static,
+    B::Error: std::error::Error + Send + Sync + 'static,
+{
+    if let Err(fault) = stream.set_nodelay(true) {
+        tracing::debug!(%fault, "a connection was gone before it was served");
+        return;
+    }
+    let address = peer.ip().to_canonical();
+    let stream = ClientStream { stream, idle: settings.client_idle, stalled: None };
+    let service = service_fn(move |request| {
+        let answer = service(request, address);
+        async move { Ok::<_, std::convert::Infallible>(answer.await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(settings.header_read_timeout)
+        .max_buf_size(settings.header_bytes_max.max(8_192))
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        _ = drain.wait_for(|drain| *drain) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(fault) = ended {
+        tracing::debug!(%peer, %fault, "a client connection broke off");
+    }
+}
+
+/// Counts the connections of a worker.
+#[derive(Debug, Clone, Default)]
+struct Open {
+    count: Rc<Cell<usize>>,
+    left: Rc<tokio::sync::Notify>,
+}
+
+/// One open connection.
+#[derive(Debug)]
+struct Guest(Open);
+
+impl Open {
+    fn count(&self) -> usize {
+        self.count.get()
+    }
+
+    fn enter(&self) -> Guest {
+        self.count.set(self.count.get() + 1);
+        gauge!(metric::CONNECTIONS).increment(1.0);
+        Guest(self.clone())
+    }
+
+    /// Resolves when a connection has ended.
+    async fn fewer(&self) {
+        self.left.notified().await;
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.0.count.set(self.0.count.get() - 1);
+        gauge!(metric::CONNECTIONS).decrement(1.0);
+        self.0.left.notify_one();
+    }
+}
+
+/// A client's bytes. A client that takes none for too long counts as gone: otherwise it would
+/// hold money for as long as it likes.
+#[derive(Debug)]
+struct ClientStream {
+    stream: TcpStream,
+    idle: Duration,
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl ClientStream {
+    fn watched<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let idle = self.idle;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+        stalled.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.watched(context, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
+        self.watched(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,90 @@
+//! Receive: from bytes to a call. The body is read whole, once, and never copied if it came whole.
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::request::Parts;
+use http_body::Body;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use crate::dialect::endpoint::Endpoint;
+use crate::dialect::openai::{self, ChatRequest};
+use crate::proxy::refuse::Refusal;
+
+/// A request understood.
+#[derive(Debug)]
+pub struct Call {
+    /// What it asks for.
+    pub endpoint: Endpoint,
+    /// Its head.
+    pub parts: Parts,
+    /// Its body, as it came.
+    pub body: Bytes,
+    /// What the gateway must know of it.
+    pub request: ChatRequest,
+}
+
+/// Reads the body and its policy fields.
+pub async fn receive(
+    endpoint: Endpoint,
+    parts: Parts,
+    body: Incoming,
+    bytes_max: usize,
+) -> Result<Call, Refusal> {
+    check_headers(&parts, bytes_max)?;
+    let body = whole(body, bytes_max).await?;
+    let request = openai::chat_request(&body)
+        .map_err(|fault| Refusal::Malformed { param: fault.param, message: fault.message })?;
+    Ok(Call { endpoint, parts, body, request })
+}
+
+fn check_headers(parts: &Parts, bytes_max: usize) -> Result<(), Refusal> {
+    let malformed =
+        |message: &str| Err(Refusal::Malformed { param: None, message: message.to_owned() });
+    let header = |name| parts.headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let media_type = header(&CONTENT_TYPE)
+        .and_then(|value| value.split(';').next())
+        .map(str::trim)
+        .unwrap_or_default();
+    if !media_type.eq_ignore_ascii_case("application/json") {
+        return malformed("the header `content-type` must be application/json");
+    }
+    if header(&CONTENT_ENCODING).is_some_and(|value| !value.eq_ignore_ascii_case("identity")) {
+        return malformed("compressed bodies are not understood; send it without content-encoding");
+    }
+    let declared = header(&CONTENT_LENGTH).and_then(|value| value.parse::<usize>().ok());
+    if declared.is_some_and(|length| bytes_max < length) {
+        return Err(Refusal::TooLarge(bytes_max));
+    }
+    Ok(())
+}
+
+async fn whole(mut body: Incoming, bytes_max: usize) -> Result<Bytes, Refusal> {
+    let broken = |_| Refusal::Malformed {
+        param: None,
+        message: "the body ended before all of it came".to_owned(),
+    };
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+        if bytes_max < first.len() + rest.len() + data.len() {
+            return Err(Refusal::TooLarge(bytes_max));
+        }
+        if first.is_empty() {
+            first = data;
+            if body.is_end_stream() {
+                return Ok(first);
+            }
+        } else {
+            rest.extend_from_slice(&data);
+        }
+    }
+    if rest.is_empty() {
+        return Ok(first);
+    }
+    let mut all = BytesMut::with_capacity(first.len() + rest.len());
+    all.extend_from_slice(&first);
+    all.extend_from_slice(&rest);
+    Ok(all.freeze())
+}

@@ -1,0 +1,337 @@
+//! Relay: an upstream's answer as it comes, metered on the way, its end held until it is settled.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::Response;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http_body::Body;
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use crate::accounting::permit::Permit;
+use crate::clock;
+use crate::dialect::meter::{BodyMeter, Passage, Reading, StreamMeter};
+use crate::domain::counter::Room;
+use crate::domain::time::UnixMs;
+use crate::journal::entry::Outcome;
+use crate::journal::keeper::Lost;
+use crate::journal::writer::{Position, Writer};
+use crate::proxy::forward::Answered;
+use crate::proxy::headers;
+use crate::proxy::pool::Lease;
+
+/// An answer that cannot go on: the client's connection is cut, so that it takes no part for all.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// The upstream broke off.
+    #[error("the upstream broke off: {0}")]
+    Upstream(hyper::Error),
+    /// The upstream was silent for too long.
+    #[error("the upstream was silent for too long")]
+    Silent,
+    /// The end may not be told, as it is not durable.
+    #[error("the settlement could not be written")]
+    Unsettled,
+}
+
+/// How often an open stream writes down what it has cost so far.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+const PROGRESS_TOKENS: u64 = 1_000;
+
+/// A body on its way from an upstream to a client.
+#[derive(Debug)]
+pub struct Relay {
+    upstream: Incoming,
+    lease: Option<Lease>,
+    meter: Meter,
+    /// Until the call is settled. An answer that is free never has one.
+    permit: Option<Permit>,
+    writer: Rc<Writer>,
+    ready: VecDeque<Bytes>,
+    /// What may not be sent before the settlement is durable.
+    end: Vec<Bytes>,
+    gate: Gate,
+    is_read: bool,
+    idle_timeout: Duration,
+    silence: Option<Pin<Box<Sleep>>>,
+    progress_at: Instant,
+    progress_tokens: u64,
+}
+
+#[derive(Debug)]
+enum Meter {
+    Stream(StreamMeter),
+    Body(BodyMeter),
+    Off,
+}
+
+/// What the end of the answer waits for.
+enum Gate {
+    Open,
+    Written(Position),
+    Durable(Pin<Box<dyn Future<Output = Result<(), Lost>>>>),
+}
+
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Open => "Open",
+            Self::Written(_) => "Written",
+            Self::Durable(_) => "Durable",
+        })
+    }
+}
+
+/// Turns an upstream's answer into the client's.
+///
+/// An error of the upstream is free and passes byte for byte; anything else is metered. `strips`
+/// says that usage was asked for by the gateway only.
+pub fn relay(answered: Answered, strips: bool) -> Response<Relay> {
+    let Answered { response, lease, mut permit, idle_timeout } = answered;
+    let (mut parts, upstream) = response.into_parts();
+    headers::for_client(&mut parts.headers);
+    add_own(&mut parts.headers, &permit);
+    permit.course.status = parts.status.as_u16();
+    let writer = Rc::clone(permit.writer());
+    let is_stream = parts.headers.get(CONTENT_TYPE).is_some_and(is_event_stream);
+    let (meter, permit) = if !parts.status.is_success() {
+        parts.headers.insert(headers::ERROR_SOURCE, HeaderValue::from_static("upstream"));
+        permit.release(Outcome::Failed);
+        (Meter::Off, None)
+    } else if is_stream {
+        if strips {
+            parts.headers.remove(CONTENT_LENGTH);
+        }
+        (Meter::Stream(StreamMeter::new(strips)), Some(permit))
+    } else {
+        (Meter::Body(BodyMeter::default()), Some(permit))
+    };
+    let relay = Relay {
+        upstream,
+        lease: Some(lease),
+        meter,
+        permit,
+        writer,
+        ready: VecDeque::new(),
+        end: Vec::new(),
+        gate: Gate::Open,
+        is_read: false,
+        idle_timeout,
+        silence: None,
+        progress_at: clock::tick(),
+        progress_tokens: 0,
+    };
+    Response::from_parts(parts, relay)
+}
+
+fn is_event_stream(value: &HeaderValue) -> bool {
+    let text = value.as_bytes();
+    text.len() >= 17 && text[..17].eq_ignore_ascii_case(b"text/event-stream")
+}
+
+impl Relay {
+    /// Whether everything was sent.
+    pub fn is_over(&self) -> bool {
+        self.is_read && self.ready.is_empty() && self.end.is_empty() && self.permit.is_none()
+    }
+
+    /// The next bytes for the client.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+        loop {
+            if let Some(bytes) = self.ready.pop_front() {
+                return Poll::Ready(Some(Ok(bytes)));
+            }
+            if !matches!(self.gate, Gate::Open) {
+                if ready!(self.poll_gate(context)).is_err() {
+                    return Poll::Ready(Some(Err(Broken::Unsettled)));
+                }
+                self.gate = Gate::Open;
+                self.ready.extend(self.end.drain(..));
+                continue;
+            }
+            if self.is_read {
+                return Poll::Ready(None);
+            }
+            match Pin::new(&mut self.upstream).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.silence = None;
+                    if let Ok(data) = frame.into_data() {
+                        self.take(data);
+                    }
+                }
+                Poll::Ready(Some(Err(fault))) => {
+                    self.break_off();
+                    return Poll::Ready(Some(Err(Broken::Upstream(fault))));
+                }
+                Poll::Ready(None) => self.finish(),
+                Poll::Pending => {
+                    ready!(self.poll_silence(context));
+                    self.break_off();
+                    return Poll::Ready(Some(Err(Broken::Silent)));
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, data: Bytes) {
+        let is_last = self.upstream.is_end_stream();
+        match &mut self.meter {
+            Meter::Stream(meter) => {
+                let Passage { pass, end } = meter.read(data);
+                self.ready.extend(pass);
+                self.end.extend(end);
+            }
+            Meter::Body(meter) => {
+                meter.read(&data);
+                if is_last { self.end.push(data) } else { self.ready.push_back(data) }
+            }
+            Meter::Off => self.ready.push_back(data),
+        }
+        self.measure();
+        if is_last {
+            self.finish();
+        } else if self.meter.reading().terminated {
+            self.settle(Outcome::Completed);
+        }
+    }
+
+    /// Keeps the permit's knowledge up to date, and the journal's now and then.
+    fn measure(&mut self) {
+        let Some(permit) = &mut self.permit else { return };
+        let reading = self.meter.reading();
+        permit.measured.reported = reading.reported;
+        permit.measured.counted_output = reading.counted_output;
+        permit.measured.complete = reading.terminated;
+        if let Meter::Stream(_) = self.meter {
+            let due = self.progress_tokens + PROGRESS_TOKENS <= reading.counted_output
+                || PROGRESS_EVERY <= clock::since(self.progress_at);
+            if due && !reading.terminated {
+                permit.progress();
+                self.progress_at = clock::tick();
+                self.progress_tokens = reading.counted_output;
+            }
+        }
+    }
+
+    /// The upstream's answer is complete.
+    fn finish(&mut self) {
+        self.is_read = true;
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+        if let Meter::Stream(meter) = &mut self.meter {
+            let rest = meter.finish();
+            if !rest.is_empty() {
+                self.end.push(rest);
+            }
+        }
+        if let Some(permit) = &mut self.permit {
+            permit.measured.complete = true;
+        }
+        self.settle(Outcome::Completed);
+    }
+
+    /// The upstream's answer will never be complete. What came of it is charged.
+    fn break_off(&mut self) {
+        self.is_read = true;
+        self.lease = None;
+        self.end.clear();
+        if let Some(permit) = self.permit.take() {
+            permit.settle(Outcome::Failed);
+        }
+    }
+
+    fn settle(&mut self, outcome: Outcome) {
+        let Some(permit) = self.permit.take() else {
+            // Already settled, or free: nothing holds the end back.
+            self.ready.extend(self.end.drain(..));
+            return;
+        };
+        let position = permit.settle(outcome);
+        self.gate = if self.writer.is_durable_when_written() {
+            Gate::Written(position)
+        } else {
+            let writer = Rc::clone(&self.writer);
+            Gate::Durable(Box::pin(async move { writer.durable(position).await }))
+        };
+    }
+
+    fn poll_gate(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Lost>> {
+        match &mut self.gate {
+            Gate::Open => Poll::Ready(Ok(())),
+            Gate::Written(position) => self.writer.poll_written(*position, context),
+            Gate::Durable(durable) => durable.as_mut().poll(context),
+        }
+    }
+
+    /// Resolves when the upstream has been silent for too long.
+    fn poll_silence(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let timeout = self.idle_timeout;
+        self.silence
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)))
+            .as_mut()
+            .poll(context)
+    }
+}
+
+impl Meter {
+    fn reading(&self) -> Reading {
+        match self {
+            Self::Stream(meter) => *meter.reading(),
+            Self::Body(meter) => meter.reading(),
+            Self::Off => Reading::default(),
+        }
+    }
+}
+
+/// The gateway's own headers of an answer: the call's id, and what is left of its limits.
+fn add_own(fields: &mut HeaderMap, permit: &Permit) {
+    fields.insert(headers::REQUEST_ID, headers::request_id(permit.id()));
+    let now = clock::now();
+    let [requests, tokens] = permit.rooms();
+    for (room, names) in [(requests, &REQUEST_HEADERS), (tokens, &TOKEN_HEADERS)] {
+        if let Some(room) = room {
+            let [limit, remaining, reset] = names.clone();
+            fields.insert(limit, headers::number(room.value));
+            fields.insert(remaining, headers::number(room.remaining));
+            fields.insert(reset, headers::seconds(seconds_until(room.reset_at, now)));
+        }
+    }
+    let tightest = [requests, tokens].into_iter().flatten().min_by_key(|room| share(room));
+    if let Some(room) = tightest {
+        let (name, seconds) = (room.limit.field(), seconds_until(room.reset_at, now));
+        let state = format!("\"{name}\";r={};t={seconds}", room.remaining);
+        let policy = format!("\"{name}\";q={}", room.value);
+        for (header, text) in [("ratelimit", state), ("ratelimit-policy", policy)] {
+            if let Ok(value) = HeaderValue::try_from(text) {
+                fields.insert(HeaderName::from_static(header), value);
+            }
+        }
+    }
+}
+
+/// How much of a limit is left, in millionths.
+fn share(room: &Room) -> i128 {
+    i128::from(room.remaining) * 1_000_000 / i128::from(room.value.max(1))
+}
+
+fn seconds_until(reset_at: UnixMs, now: UnixMs) -> i64 {
+    ((reset_at.0 - now.0).max(0) + 999) / 1_000
+}
+
+static REQUEST_HEADERS: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-limit-requests"),
+    HeaderName::from_static("x-ratelimit-remaining-requests"),
+    HeaderName::from_static("x-ratelimit-reset-requests"),
+];
+
+static TOKEN_HEADERS: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-limit-tokens"),
+    HeaderName::from_static("x-ratelimit-remaining-tokens"),
+    HeaderName::from_static("x-ratelimit-reset-tokens"),
+];

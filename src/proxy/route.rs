@@ -1,0 +1,74 @@
+//! Route: from a model's name to where it is served, and the most that the call can use there.
+
+use std::sync::Arc;
+
+use memchr::memmem;
+
+use crate::accounting::directory::Caller;
+use crate::domain::catalog::{Model, Target};
+use crate::domain::settlement::Bound;
+use crate::domain::usage::Usage;
+use crate::proxy::catalog::Catalog;
+use crate::proxy::receive::Call;
+use crate::proxy::refuse::Refusal;
+use crate::proxy::upstream::Upstream;
+
+/// Where a call goes.
+#[derive(Debug)]
+pub struct Route {
+    /// The model.
+    pub model: Arc<Model>,
+    /// Where it is served, first choice first.
+    pub stops: Vec<Stop>,
+    /// The most the call can use, wherever it is served.
+    pub bound: Bound,
+}
+
+/// One place where a model is served.
+#[derive(Debug)]
+pub struct Stop {
+    /// The upstream.
+    pub upstream: Arc<Upstream>,
+    /// Its lane in a worker's pool.
+    pub lane: usize,
+    /// The model's name there, if it is another.
+    pub model: Option<Arc<str>>,
+}
+
+/// What refers to content that is not in the body, and so is not bound by its length.
+const REFERENCES: [&[u8]; 4] =
+    [b"\"image_url\"", b"\"file_id\"", b"\"file_url\"", b"\"input_audio\""];
+
+/// What a context window is taken to be where the catalog does not say.
+const WINDOW_TOKENS_DEFAULT: u64 = 1_000_000;
+
+/// Finds the model, if this caller may use it.
+pub fn route(catalog: &Catalog, caller: &Caller, call: &Call) -> Result<Route, Refusal> {
+    let name = &call.request.model;
+    let model = catalog
+        .model(name)
+        .ok_or_else(|| Refusal::UnknownModel(name.chars().take(128).collect()))?;
+    if !caller.may_use_model(name) {
+        return Err(Refusal::Forbidden("this key may not use this model"));
+    }
+    let stop = |target: &Target| {
+        let upstream = Arc::clone(catalog.upstream(target.upstream)?);
+        Some(Stop { upstream, lane: target.upstream, model: target.upstream_model.clone() })
+    };
+    let stops: Vec<Stop> = model.targets.iter().filter_map(stop).collect();
+    let bound = bound(&model, call);
+    Ok(Route { model, stops, bound })
+}
+
+/// Input: no more tokens than bytes, for text in the body. Output: the client's own bound, else
+/// the model's, for each choice.
+fn bound(model: &Model, call: &Call) -> Bound {
+    let bytes = call.body.len() as u64;
+    let refers = REFERENCES.iter().any(|word| memmem::find(&call.body, word).is_some());
+    let window = model.max_input_tokens.unwrap_or(WINDOW_TOKENS_DEFAULT);
+    let output = call.request.output_tokens_max.unwrap_or(model.max_output_tokens);
+    Bound {
+        input_tokens: if refers { bytes.max(window) } else { bytes },
+        output_tokens: output.saturating_mul(call.request.choices).min(Usage::COUNT_MAX),
+    }
+}

@@ -1,0 +1,68 @@
+//! A worker: one thread's share of the data plane. A call never leaves it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use metrics::Counter;
+
+use crate::accounting::directory::Directory;
+use crate::accounting::permit::Desk;
+use crate::proxy::arrival::Ids;
+use crate::proxy::catalog::Catalog;
+use crate::proxy::pool::Pool;
+use crate::proxy::refusals::Refusals;
+
+/// How calls are received.
+#[derive(Debug, Clone)]
+pub struct ProxySettings {
+    /// The longest request body.
+    pub body_bytes_max: usize,
+    /// The longest head of a request: its line and all headers.
+    pub header_bytes_max: usize,
+    /// How long the head of a request may take.
+    pub header_read_timeout: Duration,
+    /// How long a client may take no byte before it counts as gone.
+    pub client_idle: Duration,
+    /// How many connections each worker serves at once.
+    pub connections_max: usize,
+}
+
+/// What all workers share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Who may call.
+    pub directory: Arc<Directory>,
+    /// What may be called.
+    pub catalog: ArcSwap<Catalog>,
+    /// How calls are received.
+    pub settings: ProxySettings,
+    /// Whether no new call is taken.
+    pub draining: AtomicBool,
+}
+
+impl Shared {
+    /// Whether no new call is taken.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}
+
+/// One thread's share.
+#[derive(Debug)]
+pub struct Worker {
+    /// What it shares with the others.
+    pub shared: Arc<Shared>,
+    /// Where its calls are admitted and settled.
+    pub desk: Rc<Desk>,
+    /// Its connections to upstreams.
+    pub pool: Pool,
+    /// Its ids of calls.
+    pub ids: Ids,
+    /// What it refused this second.
+    pub refusals: Refusals,
+    /// Requests without a valid key.
+    pub unauthenticated: Counter,
+}
