@@ -1,0 +1,300 @@
+//! The admin API: envelopes, money in and out, quotas replaced whole, nothing of others shown.
+
+use crate::client::Request;
+use crate::gateway::Gateway;
+use crate::json::{Json, money};
+use crate::openai::{Usage, chat, reply};
+use crate::tenant::Tenant;
+use crate::upstream::Upstream;
+
+async fn scene(funds: i128) -> (Gateway, Upstream, Tenant) {
+    let usage = Usage::of(10, 5);
+    let upstream = Upstream::start(move |seen| reply(seen, usage, std::time::Duration::ZERO)).await;
+    let gateway = Gateway::before(&upstream).await;
+    let tenant = Tenant::new(&gateway, funds, "{}").await;
+    (gateway, upstream, tenant)
+}
+
+/// The error of an answer in the envelope that every error has.
+async fn fails(tenant: &Tenant, request: Request, status: u16) -> Json {
+    envelope(tenant.ask(request).await, status).await
+}
+
+async fn envelope(answer: crate::client::Answer, status: u16) -> Json {
+    let told = answer.status;
+    let body = answer.json().await;
+    assert_eq!(told, status, "{body}");
+    assert_eq!(body.at("code").count(), u64::from(status), "{body}");
+    assert!(body.at("data").is_null(), "{body}");
+    let error = body.at("error");
+    for field in ["type", "reason", "message"] {
+        assert!(!error.at(field).text().is_empty(), "{field}: {error}");
+    }
+    error.at("param");
+    error.at("errors");
+    error
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_starts_funded_with_a_key_that_works() {
+    let (gateway, _upstream, _) = scene(0).await;
+    let demo = Tenant::of(&gateway);
+    let wallet = demo.wallet().await;
+    assert_eq!(wallet.at("balance").to_string(), "1000.00", "{wallet}");
+    assert_eq!(wallet.at("currency").text(), "USD");
+    assert!(wallet.at("isActive").is_true());
+    assert_eq!(wallet.at("organizationId").text(), gateway.organization);
+    let quota = demo.get(&format!("/api/projects/{}/quota", gateway.project)).await;
+    for (limit, value) in [
+        ("dailyRequestLimit", 10_000),
+        ("monthlyRequestLimit", 100_000),
+        ("dailyTokenLimit", 1_000_000),
+        ("monthlyTokenLimit", 10_000_000),
+        ("requestsPerMinuteLimit", 100),
+    ] {
+        assert_eq!(quota.at(limit).count(), value, "the Starter template: {quota}");
+    }
+    let request = Request::chat(&gateway.key, chat("gpt-4o-mini", 5, false));
+    assert_eq!(request.send(&gateway.proxy).await.status, 200);
+    demo.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn money_comes_in_exactly_and_its_records_chain() {
+    let (_gateway, _upstream, tenant) = scene(0).await;
+    let mut balance = 0;
+    for (text, nano) in [
+        ("100.00", 100_000_000_000),
+        ("0.000000001", 1),
+        ("\"0.1\"", 100_000_000),
+        ("7", 7_000_000_000),
+        ("123456789.123456789", 123_456_789_123_456_789),
+    ] {
+        let body = format!(r#"{{"amount":{text},"description":"by {nano}","reference":"r"}}"#);
+        let record = tenant.post("/api/organization/wallet/recharge", &body).await;
+        assert_eq!(record.at("type").text(), "Recharge");
+        assert_eq!(record.at("amount").nano(), nano);
+        assert_eq!(record.at("previousBalance").nano(), balance);
+        balance += nano;
+        assert_eq!(record.at("currentBalance").nano(), balance);
+        assert_eq!(record.at("description").text(), format!("by {nano}"));
+        assert!(record.at("requestLogId").is_null(), "null, not absent: {record}");
+        assert_eq!(tenant.wallet().await.at("balance").nano(), balance);
+    }
+    let plain = tenant.recharge(1).await;
+    assert_eq!(plain.at("description").text(), "User recharge");
+    let request = Request::chat(&tenant.key, chat("gpt-4o-mini", 5, false));
+    let call = request.send(&tenant.proxy).await;
+    let id = call.id();
+    call.text().await;
+    let debit = tenant.debit(&id).await;
+    assert_eq!(debit.at("description").text(), "API call consumption");
+    tenant.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn amounts_that_are_no_money_are_refused() {
+    let (_gateway, _upstream, tenant) = scene(0).await;
+    for amount in [
+        "0",
+        "-1",
+        "1e3",
+        "0.0000000001",
+        "9000000000.01",
+        "\"\"",
+        "\"1e3\"",
+        "\" 1\"",
+        "\"+1\"",
+        "\"1,5\"",
+        "\"NaN\"",
+        "null",
+        "true",
+        "[1]",
+        "99999999999999999999999999",
+    ] {
+        let body = format!(r#"{{"amount":{amount}}}"#);
+        let request = Request::post("/api/organization/wallet/recharge", &body);
+        let error = fails(&tenant, request, 400).await;
+        assert!(error.to_string().contains("amount"), "{amount}: {error}");
+    }
+    assert_eq!(tenant.wallet().await.at("lastSeq").count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_recharge_with_the_same_key_happens_once() {
+    let (_gateway, _upstream, tenant) = scene(0).await;
+    let keyed = |key: &str, amount: i128| {
+        let body = format!(r#"{{"amount":{}}}"#, money(amount));
+        Request::post("/api/organization/wallet/recharge", body).header("idempotency-key", key)
+    };
+    let first = tenant.ask(keyed("one", 5_000_000_000)).await.text().await;
+    for _ in 0..3 {
+        let answer = tenant.ask(keyed("one", 5_000_000_000)).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.text().await, first, "the first answer again");
+    }
+    fails(&tenant, keyed("one", 6_000_000_000), 422).await;
+    let abreast: Vec<_> = (0..16)
+        .map(|_| {
+            let (request, admin) = (tenant.signed(keyed("two", 1)), tenant.admin.clone());
+            tokio::spawn(async move { request.send(&admin).await.status })
+        })
+        .collect();
+    for answer in abreast {
+        let status = answer.await.expect("an answer");
+        assert!([200, 409].contains(&status), "done, or still running: {status}");
+    }
+    assert_eq!(tenant.wallet().await.at("balance").nano(), 5_000_000_001);
+    tenant.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_is_replaced_whole_and_its_usage_kept() {
+    let (_gateway, _upstream, tenant) = scene(1_000_000_000).await;
+    let call = Request::chat(&tenant.key, chat("gpt-4o-mini", 5, false));
+    call.send(&tenant.proxy).await.text().await;
+    let all = r#"{"dailyRequestLimit":10,"dailyTokenLimit":1000,"monthlyRequestLimit":20,"monthlyTokenLimit":2000,"requestsPerMinuteLimit":5,"enforceQuota":false,"customResetDay":28}"#;
+    let quota = tenant.quota(all).await;
+    assert_eq!(quota.at("projectId").text(), tenant.project);
+    for (limit, value) in [("dailyRequestLimit", 10), ("monthlyTokenLimit", 2_000)] {
+        assert_eq!(quota.at(limit).count(), value, "{quota}");
+    }
+    assert_eq!(quota.at("customResetDay").count(), 28);
+    assert_eq!(quota.at("enforceQuota").to_string(), "false");
+    tenant.quota(r#"{"dailyTokenLimit":500}"#).await;
+    let quota = tenant.get(&format!("/api/projects/{}/quota", tenant.project)).await;
+    for absent in
+        ["dailyRequestLimit", "monthlyRequestLimit", "monthlyTokenLimit", "requestsPerMinuteLimit"]
+    {
+        assert!(quota.at(absent).is_null(), "{absent} was not given: {quota}");
+    }
+    assert_eq!(quota.at("dailyTokenLimit").count(), 500);
+    assert!(quota.at("enforceQuota").is_true());
+    assert_eq!(quota.at("customResetDay").count(), 1);
+    let usage = tenant.usage().await;
+    assert_eq!(usage.at("period").text(), "month", "the default");
+    assert_eq!(usage.at("dailyUsage.requestCount").count(), 1, "usage is kept: {usage}");
+    assert_eq!(usage.at("dailyUsage.tokenCount").count(), 15);
+    assert_eq!(usage.at("monthlyUsage.tokenCount").count(), 15);
+    assert_eq!(usage.at("quotaLimitRemaining.dailyTokens").count(), 485);
+    assert!(usage.at("quotaLimitRemaining.dailyRequests").is_null(), "no limit, nothing remains");
+    let day = tenant.get(&format!("/api/projects/{}/quota-usage?period=day", tenant.project)).await;
+    assert_eq!(day.at("period").text(), "day");
+    day.at("monthlyUsage");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quotas_that_make_no_sense_are_refused_field_by_field() {
+    let (_gateway, _upstream, tenant) = scene(0).await;
+    let path = format!("/api/projects/{}/quota", tenant.project);
+    tenant.quota(r#"{"dailyRequestLimit":9}"#).await;
+    for (field, value) in [
+        ("dailyRequestLimit", "-1"),
+        ("dailyTokenLimit", "1.5"),
+        ("monthlyRequestLimit", "9007199254740992"),
+        ("monthlyTokenLimit", "\"5\""),
+        ("customResetDay", "0"),
+        ("customResetDay", "29"),
+        ("enforceQuota", "\"yes\""),
+        ("dailyRequestLimits", "5"),
+    ] {
+        let body = format!(r#"{{"{field}":{value}}}"#);
+        let error = fails(&tenant, Request::post(&path, &body), 400).await;
+        assert!(error.to_string().contains(field), "{field} is named: {error}");
+    }
+    assert_eq!(tenant.get(&path).await.at("dailyRequestLimit").count(), 9, "as it was");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_field_is_refused_by_name_wherever_a_body_is_taken() {
+    let (_gateway, _upstream, tenant) = scene(0).await;
+    let project = &tenant.project;
+    for (path, body) in [
+        ("/api/organizations".to_owned(), r#"{"name":"a","colour":1}"#),
+        ("/api/projects".to_owned(), r#"{"name":"a","colour":1}"#),
+        ("/api/organization/wallet/recharge".to_owned(), r#"{"amount":1,"colour":1}"#),
+        (format!("/api/projects/{project}/quota"), r#"{"colour":1}"#),
+        (format!("/api/projects/{project}/api-keys"), r#"{"name":"a","colour":1}"#),
+    ] {
+        let error = fails(&tenant, Request::post(&path, body), 400).await;
+        assert_eq!(error.at("type").text(), "invalid_request", "{path}: {error}");
+        assert!(error.to_string().contains("colour"), "{path}: {error}");
+        fails(&tenant, Request::post(&path, "{"), 400).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_belongs_to_others_or_to_nobody_is_404() {
+    let (gateway, _upstream, tenant) = scene(0).await;
+    let other = Tenant::new(&gateway, 0, "{}").await;
+    for id in [other.project.as_str(), "proj_00000000000000000000000000000000", "nonsense", "%00"] {
+        for part in ["quota", "quota-usage", "api-keys", "request-logs"] {
+            let request = Request::get(&format!("/api/projects/{id}/{part}"));
+            fails(&tenant, request, 404).await;
+        }
+        let request = Request::post(&format!("/api/projects/{id}/quota"), "{}");
+        fails(&tenant, request, 404).await;
+    }
+    fails(&tenant, Request::get("/api/nothing"), 404).await;
+    let listed = tenant.get("/api/projects").await;
+    assert_eq!(listed.at("total").count(), 1, "only its own: {listed}");
+    assert_eq!(listed.at("data").list()[0].at("id").text(), tenant.project);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_acts_without_a_token() {
+    let (gateway, _upstream, tenant) = scene(0).await;
+    let path = "/api/organization/wallet";
+    for token in ["", "at-mtr-", "nonsense", gateway.key.as_str(), tenant.key.as_str()] {
+        let answer = Request::get(path).bearer(token).send(&gateway.admin).await;
+        let error = envelope(answer, 401).await;
+        assert_eq!(error.at("type").text(), "unauthenticated");
+    }
+    envelope(Request::get(path).send(&gateway.admin).await, 401).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_shown_once_and_its_limits_of_use_hold() {
+    let (gateway, upstream, tenant) = scene(1_000_000_000).await;
+    let path = format!("/api/projects/{}/api-keys", tenant.project);
+    let key = tenant.new_key(&gateway, r#"{"name":"narrow","allowedModels":["gpt-4o*"]}"#).await;
+    let random = key.strip_prefix("sk-mtr-").expect("the prefix of keys");
+    assert!(random.len() == 49 && random.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+    let list = tenant.get(&path).await;
+    assert_eq!(list.at("total").count(), 2, "{list}");
+    assert!(!list.to_string().contains(random), "a secret is shown once");
+    let listed = &list.at("data").list()[0];
+    assert_eq!(listed.at("last4").text(), key[key.len() - 4..]);
+    for (model, status) in [("gpt-4o", 200), ("gpt-4o-mini", 200), ("o4-mini", 403)] {
+        let answer = Request::chat(&key, chat(model, 5, false)).send(&gateway.proxy).await;
+        assert_eq!(answer.status, status, "{model}");
+        let body = answer.json().await;
+        if status == 403 {
+            assert_eq!(body.at("error.type").text(), "permission_error", "{body}");
+        }
+    }
+    assert_eq!(upstream.count(), 2);
+    tenant.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_have_pages_and_say_what_is_wrong_with_a_page() {
+    let (_gateway, _upstream, tenant) = scene(0).await;
+    for nano in 1..=5 {
+        tenant.recharge(nano).await;
+    }
+    let path = "/api/organization/wallet/records";
+    let page = tenant.get(&format!("{path}?page=2&size=2")).await;
+    assert_eq!(page.at("page").count(), 2);
+    assert_eq!(page.at("size").count(), 2);
+    assert_eq!(page.at("total").count(), 5);
+    let amounts: Vec<_> =
+        page.at("data").list().iter().map(|row| row.at("amount").nano()).collect();
+    assert_eq!(amounts, [3, 2], "newest first");
+    assert!(tenant.get(&format!("{path}?page=9")).await.at("data").list().is_empty());
+    for wrong in ["page=0", "size=0", "size=101", "page=x", "size=-1"] {
+        let error = fails(&tenant, Request::get(&format!("{path}?{wrong}")), 400).await;
+        let (name, _) = wrong.split_once('=').expect("a pair");
+        assert!(error.to_string().contains(name), "{wrong}: {error}");
+    }
+}

@@ -1,0 +1,161 @@
+//! Killed at the worst moment, the gateway starts again with whole books.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::client::{Answer, Request};
+use crate::gateway::Gateway;
+use crate::openai::{Usage, WORDS, chat, events, reply};
+use crate::price::GPT_4O_MINI;
+use crate::tenant::{Tenant, debits};
+use crate::upstream::{Plan, Step, Upstream};
+
+const OPEN: usize = 50;
+const USAGE: Usage = Usage { prompt: 20, completion: 7, cached: 0, reasoning: 0 };
+
+/// Streams stall after their first words; other calls are answered at once.
+fn plan(stream: bool) -> Plan {
+    if stream {
+        Plan::stream(events(WORDS, Some(USAGE)), Duration::ZERO).but(3, Step::Stall)
+    } else {
+        Plan::json(200, crate::openai::completion(USAGE))
+    }
+}
+
+async fn finished(tenant: &Tenant) -> Option<String> {
+    let request = Request::chat(&tenant.key, chat(GPT_4O_MINI.model, 30, false));
+    let mut answer = request.try_send(&tenant.proxy).await.ok().filter(|a| a.status == 200)?;
+    answer.rest().await.1.then(|| answer.id())
+}
+
+async fn begun(tenant: &Tenant) -> Answer {
+    let request = Request::chat(&tenant.key, chat(GPT_4O_MINI.model, 30, true));
+    let mut answer = request.send(&tenant.proxy).await;
+    answer.piece().await.expect("a whole piece").expect("a first event");
+    answer
+}
+
+/// Calls without a pause until the gateway is gone; the ids of those whose end was seen.
+async fn caller(tenant: Tenant, stop: Arc<AtomicBool>) -> Vec<String> {
+    let mut ids = Vec::new();
+    while let Some(id) = finished(&tenant).await {
+        ids.push(id);
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+    }
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_under_50_open_streams_loses_no_debit_and_doubles_none() {
+    let upstream = Upstream::start(|seen| plan(seen.wants("stream"))).await;
+    let mut gateway = Gateway::before(&upstream).await;
+    let tenant = Tenant::new(&gateway, 1_000_000_000, r#"{"dailyRequestLimit":100000}"#).await;
+    let mut ended = Vec::new();
+    for _ in 0..20 {
+        ended.push(finished(&tenant).await.expect("a call before the kill"));
+    }
+    let mut open = Vec::new();
+    for _ in 0..OPEN {
+        open.push(begun(&tenant).await);
+    }
+    let before = tenant.usage().await;
+    assert_eq!(before.at("dailyUsage.heldRequests").count() + 20, 20 + OPEN as u64, "{before}");
+
+    // The kill strikes in the midst of calls that begin and end.
+    let stop = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> =
+        (0..8).map(|_| tokio::spawn(caller(tenant.clone(), Arc::clone(&stop)))).collect();
+    upstream.reached(20 + OPEN + 200).await;
+    gateway.kill();
+    stop.store(true, Ordering::Relaxed);
+    for caller in callers {
+        ended.extend(caller.await.expect("a caller ends"));
+    }
+    let forwarded = upstream.count() as u64;
+
+    let (key, token) = (gateway.key.clone(), gateway.token.clone());
+    let gateway = gateway.again().await;
+    assert_eq!((&gateway.key, &gateway.token), (&key, &token), "the same key and token");
+    let tenant = Tenant { proxy: gateway.proxy.clone(), admin: gateway.admin.clone(), ..tenant };
+    after_the_kill(&tenant, &ended, &open, forwarded).await;
+
+    // A second end and start change nothing: what was recovered is not recovered twice.
+    let usage = tenant.usage().await.at("dailyUsage");
+    let wallet = tenant.wallet().await;
+    let gateway = gateway.again().await;
+    let tenant = Tenant { proxy: gateway.proxy.clone(), admin: gateway.admin.clone(), ..tenant };
+    let again = tenant.usage().await.at("dailyUsage");
+    for count in ["requestCount", "tokenCount", "spend"] {
+        assert_eq!(again.at(count), usage.at(count), "{count}");
+    }
+    assert_eq!(tenant.wallet().await.at("balance"), wallet.at("balance"));
+    after_the_kill(&tenant, &ended, &open, forwarded).await;
+
+    // The limit stands where it stood.
+    let used = again.at("requestCount").count();
+    tenant.quota(&format!(r#"{{"dailyRequestLimit":{}}}"#, used + 3)).await;
+    for room in [true, true, true, false] {
+        assert_eq!(finished(&tenant).await.is_some(), room, "three calls fit, and no fourth");
+    }
+    tenant.at_rest().await;
+}
+
+async fn after_the_kill(tenant: &Tenant, ended: &[String], open: &[Answer], forwarded: u64) {
+    tenant.at_rest().await;
+    let records = tenant.records().await;
+    let cost = GPT_4O_MINI.cost(USAGE);
+    for id in ended {
+        let own: Vec<_> = records.iter().filter(|record| debits(record, id)).collect();
+        assert_eq!(own.len(), 1, "a call whose end was seen has one debit: {own:?}");
+        assert_eq!(own[0].at("amount").nano(), cost, "{own:?}");
+        assert_eq!(own[0].at("settledBy").text(), "usage", "{own:?}");
+    }
+    let orphans: HashSet<String> = open.iter().map(Answer::id).collect();
+    let settled = records.iter().filter(|record| record.at("type").text() == "Consume");
+    let settled = settled.filter(|record| orphans.contains(&record.at("requestLogId").text()));
+    let settled: Vec<_> = settled.collect();
+    assert_eq!(settled.len(), OPEN, "what an open stream had said is paid");
+    assert!(settled.iter().all(|record| record.at("settledBy").text() == "estimate"));
+
+    // Calls in flight at the kill may have been held and not yet forwarded: they count as well.
+    let usage = tenant.usage().await;
+    let requests = usage.at("dailyUsage.requestCount").count();
+    assert!(requests >= forwarded && requests <= forwarded + 8, "{forwarded} forwarded: {usage}");
+    assert_eq!(usage.at("monthlyUsage.requestCount").count(), requests);
+    let tokens = usage.at("dailyUsage.tokenCount").count();
+    assert!(tokens >= ended.len() as u64 * USAGE.total(), "{usage}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_on_the_same_folder_ends_and_the_first_goes_on() {
+    let upstream = Upstream::start(|seen| reply(seen, USAGE, Duration::ZERO)).await;
+    let gateway = Gateway::before(&upstream).await;
+    let status = gateway.second().await;
+    assert!(!status.success(), "two writers of one journal: {status}");
+    let tenant = Tenant::of(&gateway);
+    assert!(finished(&tenant).await.is_some());
+    tenant.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_end_and_start_keep_the_books_and_the_counters() {
+    let upstream = Upstream::start(|seen| reply(seen, USAGE, Duration::ZERO)).await;
+    let mut gateway = Gateway::before(&upstream).await;
+    let tenant = Tenant::of(&gateway);
+    for _ in 0..10 {
+        finished(&tenant).await.expect("a call");
+    }
+    let (usage, wallet) = (tenant.usage().await, tenant.wallet().await);
+    gateway.terminate();
+    assert_eq!(gateway.ended().await.code(), Some(0));
+    let gateway = gateway.again().await;
+    let tenant = Tenant::of(&gateway);
+    assert_eq!(tenant.usage().await.at("dailyUsage"), usage.at("dailyUsage"));
+    assert_eq!(tenant.usage().await.at("monthlyUsage"), usage.at("monthlyUsage"));
+    assert_eq!(tenant.wallet().await.at("balance"), wallet.at("balance"));
+    tenant.at_rest().await;
+}

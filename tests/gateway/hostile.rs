@@ -1,0 +1,267 @@
+//! Whatever is sent, the answer is a clear refusal: nothing is forwarded, held, counted or broken.
+
+use std::time::Duration;
+
+use crate::client::{Request, exchange};
+use crate::gateway::Gateway;
+use crate::openai::{Usage, chat, reply};
+use crate::tenant::Tenant;
+use crate::upstream::Upstream;
+
+const MIB: usize = 1 << 20;
+
+struct Scene {
+    gateway: Gateway,
+    upstream: Upstream,
+    tenant: Tenant,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let usage = Usage::of(1, 1);
+        let upstream = Upstream::start(move |seen| reply(seen, usage, Duration::ZERO)).await;
+        let gateway = Gateway::before(&upstream).await;
+        let tenant = Tenant::new(&gateway, 1_000_000_000, "{}").await;
+        Self { gateway, upstream, tenant }
+    }
+
+    /// One of `statuses`, with an error that a client can read.
+    async fn refuses(&self, name: &str, request: Request, statuses: &[u16]) {
+        let sent = request.try_send(&self.gateway.proxy).await;
+        let answer = sent.unwrap_or_else(|fault| panic!("{name}: {fault}"));
+        let status = answer.status;
+        assert_eq!(answer.header("x-meteor-error-source"), Some("gateway"), "{name}: {status}");
+        answer.id();
+        let body = answer.json().await;
+        assert!(statuses.contains(&status), "{name}: {status}, not {statuses:?}: {body}");
+        let error = body.at("error");
+        assert!(!error.at("message").text().is_empty(), "{name}: {error}");
+        assert_eq!(error.at("type").text(), "invalid_request_error", "{name}: {error}");
+    }
+
+    async fn refuses_body(&self, name: &str, body: impl AsRef<[u8]>) {
+        self.refuses(name, Request::chat(&self.tenant.key, body), &[400]).await;
+    }
+
+    /// As before the storm: alive, and no number moved.
+    async fn unharmed(mut self) {
+        assert!(self.gateway.alive(), "the process lives");
+        assert_eq!(self.upstream.count(), 0, "nothing was forwarded");
+        self.tenant.at_rest().await;
+        assert_eq!(self.tenant.wallet().await.at("lastSeq").count(), 1, "only the recharge");
+        let usage = self.tenant.usage().await;
+        assert_eq!(usage.at("dailyUsage.requestCount").count(), 0, "{usage}");
+        let request = Request::chat(&self.tenant.key, chat("gpt-4o-mini", 5, false));
+        assert_eq!(request.send(&self.gateway.proxy).await.status, 200, "and it still serves");
+        self.tenant.at_rest().await;
+    }
+}
+
+fn with(field: &str) -> String {
+    format!(r#"{{"model":"gpt-4o-mini","messages":[],{field}}}"#)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_are_not_one_json_object_are_refused() {
+    let scene = Scene::new().await;
+    let whole = chat("gpt-4o-mini", 5, false);
+    for (name, body) in [
+        ("empty", ""),
+        ("blank", " \n "),
+        ("words", "hello"),
+        ("a list", "[]"),
+        ("a number", "42"),
+        ("null", "null"),
+        ("a text", r#""model""#),
+        ("an empty object", "{}"),
+        ("single quotes", "{'model':'gpt-4o-mini'}"),
+        ("a trailing comma", r#"{"model":"gpt-4o-mini",}"#),
+        ("a comment", "{/* */\"model\":\"gpt-4o-mini\"}"),
+        ("two objects", r#"{"model":"gpt-4o-mini"}{"model":"gpt-4o"}"#),
+        ("unbalanced", r#"{"model":"gpt-4o-mini","messages":[}"#),
+        ("a bare control letter", "{\"model\":\"gpt-4o-mini\",\"a\":\"\n\"}"),
+        ("no colon", r#"{"model" "gpt-4o-mini"}"#),
+        ("no value", r#"{"model":"gpt-4o-mini","messages":}"#),
+        ("model is a number", r#"{"model":4,"messages":[]}"#),
+        ("model is empty", r#"{"model":"","messages":[]}"#),
+        ("no model", r#"{"messages":[]}"#),
+    ] {
+        scene.refuses_body(name, body).await;
+    }
+    for cut in (0..whole.len()).step_by(7) {
+        scene.refuses_body(&format!("truncated at {cut}"), &whole[..cut]).await;
+    }
+    scene.unharmed().await;
+}
+
+/// Else the gateway prices and bounds one call, and the provider runs another.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_decide_and_stand_twice_are_refused() {
+    let scene = Scene::new().await;
+    for (name, body) in [
+        ("model", with(r#""model":"gpt-4o""#)),
+        ("model, the same value", with(r#""model":"gpt-4o-mini""#)),
+        ("model, one letter escaped", with(r#""\u006dodel":"gpt-4o""#)),
+        ("model, escaped in capitals", with(r#""mode\u006C":"gpt-4o""#)),
+        ("model, all escaped", with(r#""\u006d\u006f\u0064\u0065\u006c":"gpt-4o""#)),
+        ("stream", with(r#""stream":false,"stream":true"#)),
+        ("max_tokens", with(r#""max_tokens":1,"max_tokens":100000"#)),
+        ("max_tokens, escaped", with(r#""max_tokens":1,"max\u005ftokens":100000"#)),
+        ("max_completion_tokens", with(r#""max_completion_tokens":1,"max_completion_tokens":9"#)),
+        ("n", with(r#""n":1,"n":128"#)),
+        ("stream_options", with(r#""stream":true,"stream_options":{},"stream_options":{}"#)),
+    ] {
+        scene.refuses_body(name, body).await;
+    }
+    scene.unharmed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bounds_that_are_no_counts_are_refused() {
+    let scene = Scene::new().await;
+    for bound in ["-1", "1.5", "\"10\"", "1e3", "99999999999999999999", "true", "[]", "{}"] {
+        for field in ["max_tokens", "max_completion_tokens", "n"] {
+            let body = with(&format!("\"{field}\":{bound}"));
+            scene.refuses_body(&format!("{field} {bound}"), body).await;
+        }
+    }
+    for stream in ["\"true\"", "1", "[]"] {
+        let body = with(&format!("\"stream\":{stream}"));
+        scene.refuses_body(&format!("stream {stream}"), body).await;
+    }
+    // A product that no integer holds must not wrap round to something small.
+    let huge = with(r#""max_tokens":9007199254740991,"n":9007199254740991"#);
+    let answer = Request::chat(&scene.tenant.key, huge).send(&scene.gateway.proxy).await;
+    assert!([400, 402, 429].contains(&answer.status), "{}", answer.status);
+    scene.unharmed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_megabytes_of_nesting_are_refused() {
+    let scene = Scene::new().await;
+    for (open, close) in [("[", "]"), ("{\"a\":", "}"), ("[{\"b\":", "}]")] {
+        let depth = 5 * MIB / open.len();
+        let deep = open.repeat(depth) + "1" + &close.repeat(depth);
+        scene.refuses_body(&format!("{open} in a field"), with(&format!("\"x\":{deep}"))).await;
+        scene.refuses_body(&format!("{open} alone"), &deep).await;
+        scene.refuses_body(&format!("{open} never closed"), with(&open.repeat(2 * depth))).await;
+    }
+    scene.unharmed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_and_missing_content_types_are_refused() {
+    let scene = Scene::new().await;
+    let plain = Request::chat(&scene.tenant.key, chat("gpt-4o-mini", 5, false));
+    let plain = plain.without("content-type");
+    scene.refuses("no content type", plain.clone(), &[400, 415]).await;
+    for wrong in
+        ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "json", ""]
+    {
+        let request = plain.clone().header("content-type", wrong);
+        scene.refuses(wrong, request, &[400, 415]).await;
+    }
+    // Bytes that are not read cannot be bounded.
+    let zipped =
+        plain.header("content-type", "application/json").header("content-encoding", "gzip");
+    scene.refuses("gzip", zipped, &[400, 415]).await;
+    scene.unharmed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_utf_8_is_refused() {
+    let scene = Scene::new().await;
+    for (name, bytes) in [
+        ("a lone byte", &b"\xff"[..]),
+        ("cut in two", b"\xc3"),
+        ("overlong", b"\xc0\xaf"),
+        ("a surrogate", b"\xed\xa0\x80"),
+        ("beyond the last", b"\xf4\x90\x80\x80"),
+    ] {
+        let text =
+            [br#"{"model":"gpt-4o-mini","messages":[{"role":"user","content":""#, bytes, b"\"}]}"];
+        scene.refuses_body(name, text.concat()).await;
+        let key = [br#"{"model":"gpt-4o-mini","messages":[],""#, bytes, b"\":1}"];
+        scene.refuses_body(&format!("{name} in a key"), key.concat()).await;
+    }
+    scene.unharmed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_and_heads_without_measure_are_refused() {
+    let scene = Scene::new().await;
+    let chat = Request::chat(&scene.tenant.key, "{");
+    let announced = chat.clone().header("content-length", "1099511627776");
+    scene.refuses("a terabyte announced", announced, &[413]).await;
+    // A chunk of a gigabyte, of which as much comes as is taken.
+    let chunked = chat.clone().header("transfer-encoding", "chunked").wire();
+    let chunked = [&chunked[..chunked.len() - 1], b"40000000\r\n", &vec![b' '; 256 * MIB]].concat();
+    let answer = exchange(&scene.gateway.proxy, &chunked).await.expect("an answer, not a cut");
+    assert_eq!(answer.status, 413, "a body that does not say how long it is");
+    let long = chat.clone().header("x-long", &"a".repeat(2 * MIB));
+    let many = (0..5_000).fold(chat, |many, index| many.header(&format!("x-{index}"), "a"));
+    for (name, request) in [("a long header", long), ("many headers", many)] {
+        let answer = request.try_send(&scene.gateway.proxy).await.expect(name);
+        assert!([400, 413, 431].contains(&answer.status), "{name}: {}", answer.status);
+    }
+    scene.unharmed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_not_http_harm_nobody() {
+    let scene = Scene::new().await;
+    let smuggled = b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 6\r\n\
+        transfer-encoding: chunked\r\n\r\n0\r\n\r\nG";
+    for wire in [
+        &b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03"[..],
+        b"hello\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: -1\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n{}",
+        b"GET /\0 HTTP/1.1\r\n\r\n",
+        b"GET /v1/models HTTP/1.1\r\nauthorization: Bearer \xff\xfe\r\n\r\n",
+        smuggled,
+    ] {
+        // Some of these are closed without a word, as no client could read one.
+        if let Ok(answer) = exchange(&scene.gateway.proxy, wire).await {
+            assert!((400..500).contains(&answer.status), "{wire:?}: {}", answer.status);
+        }
+    }
+    scene.unharmed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paths_and_methods_that_are_not_served_are_404() {
+    let scene = Scene::new().await;
+    let body = chat("gpt-4o-mini", 5, false);
+    for path in [
+        "/",
+        "/v1",
+        "/v1/chat",
+        "/v1/chat/completions/",
+        "/v1/chat/completions/x",
+        "/v1/files",
+        "/v1/batches",
+        "/v1/fine_tuning/jobs",
+        "//v1/chat/completions",
+        "/v1/../v1/chat/completions",
+        "/V1/chat/completions",
+        "/v1/chat%2fcompletions",
+        "/api/projects",
+        "/metrics",
+    ] {
+        let request = Request::post(path, &body).bearer(&scene.tenant.key);
+        let answer = request.send(&scene.gateway.proxy).await;
+        assert_eq!(answer.status, 404, "POST {path}");
+        assert!(!answer.json().await.at("error.message").text().is_empty(), "POST {path}");
+    }
+    for method in ["HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE", "BREW"] {
+        let request = Request::new(method, "/v1/chat/completions").bearer(&scene.tenant.key);
+        let answer = request.send(&scene.gateway.proxy).await;
+        assert_eq!(answer.status, 404, "{method}");
+        assert!(answer.header("access-control-allow-origin").is_none(), "{method}");
+    }
+    let answer = Request::get("/v1/chat/completions").bearer(&scene.tenant.key);
+    assert!([404, 405].contains(&answer.send(&scene.gateway.proxy).await.status), "GET");
+    scene.unharmed().await;
+}

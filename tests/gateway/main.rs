@@ -1,0 +1,29 @@
+//! The gateway seen from outside: the real binary, real sockets, a provider that misbehaves.
+//!
+//! Nothing here names the crate under test; what it must do is written down a second time, in the
+//! fake provider (`upstream`, `openai`), the price oracle (`price`) and the books (`tenant`).
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests stand outside the house: they read clocks and start tasks of their own"
+)]
+
+// What the topics are written with.
+mod wait;
+mod json;
+mod client;
+mod upstream;
+mod openai;
+mod price;
+mod gateway;
+mod tenant;
+mod rehearsal;
+// One topic a file.
+mod admin;
+mod crash;
+mod hostile;
+mod leave;
+mod life;
+mod limits;
+mod sdk;
+mod secrets;
+mod stream;

@@ -1,0 +1,154 @@
+//! A key opens its project and is told to nobody; the provider's secret is told to nobody at all.
+//!
+//! That no log holds a secret is checked at the end of every test here, where its gateway ends.
+
+use std::time::Duration;
+
+use crate::client::Request;
+use crate::gateway::Gateway;
+use crate::json::Json;
+use crate::openai::{Usage, chat, reply};
+use crate::tenant::Tenant;
+use crate::upstream::{Plan, Upstream};
+
+const MODEL: &str = "gpt-4o-mini";
+/// As a provider echoes it when it does not like it.
+const UPSTREAM_SECRET: &str = "sk-proj-Upstream0Secret1That2Nobody3May4See5";
+
+async fn answering() -> Upstream {
+    Upstream::start(|seen| reply(seen, Usage::of(9, 3), Duration::ZERO)).await
+}
+
+async fn refused(request: Request, gateway: &Gateway, status: u16) -> Json {
+    let answer = request.send(&gateway.proxy).await;
+    assert_eq!(answer.status, status);
+    assert_eq!(answer.header("x-meteor-error-source"), Some("gateway"));
+    let error = answer.json().await.at("error");
+    assert!(!error.at("message").text().is_empty(), "{error}");
+    error
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_key_is_401_and_moves_nothing() {
+    let upstream = answering().await;
+    let gateway = Gateway::before(&upstream).await;
+    let tenant = Tenant::new(&gateway, 1_000_000_000, "{}").await;
+    let body = chat(MODEL, 5, false);
+    let mut other = tenant.key.clone().into_bytes();
+    other[20] = if other[20] == b'a' { b'b' } else { b'a' };
+    let other = String::from_utf8(other).expect("a key is ASCII");
+    let unknown = format!("sk-mtr-{}", "0".repeat(49));
+    let long = "k".repeat(5_000);
+    let token = gateway.token.as_str();
+    for key in ["", "sk-", "sk-mtr-", "nonsense", &other, &unknown, &long, token] {
+        let error = refused(Request::chat(key, &body), &gateway, 401).await;
+        assert_eq!(error.at("type").text(), "authentication_error", "{key}: {error}");
+        assert_eq!(error.at("code").text(), "invalid_api_key", "{key}: {error}");
+        assert!(key.len() < 9 || !error.to_string().contains(key), "a key is not echoed: {error}");
+    }
+    refused(Request::post("/v1/chat/completions", &body), &gateway, 401).await;
+    let basic = Request::post("/v1/chat/completions", &body).header("authorization", "Basic YTpi");
+    refused(basic, &gateway, 401).await;
+    let two = Request::chat(&tenant.key, &body).header("x-api-key", &unknown);
+    refused(two, &gateway, 401).await;
+    // A key is no token: the admin listener does not know it.
+    let answer = Request::get("/api/projects").bearer(&tenant.key).send(&gateway.admin).await;
+    assert_eq!(answer.status, 401);
+    assert_eq!(upstream.count(), 0);
+    tenant.at_rest().await;
+    assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), 0);
+    assert!(tenant.logs().await.is_empty(), "a call without a key belongs to nobody's log");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_may_come_in_five_ways_and_reaches_the_provider_in_none() {
+    let upstream = answering().await;
+    let gateway = Gateway::talkative(&upstream).await;
+    let key = &gateway.key;
+    let path = "/v1/chat/completions";
+    let body = chat(MODEL, 5, false);
+    for request in [
+        Request::chat(key, &body),
+        Request::post(path, &body).header("authorization", &format!("bearer {key}")),
+        Request::post(path, &body).header("x-api-key", key),
+        Request::post(path, &body).header("x-goog-api-key", key),
+        Request::post(path, &body).header("api-key", key),
+        Request::post(&format!("{path}?key={key}"), &body),
+        Request::post(&format!("{path}?a=1&key={key}&b=2"), &body).header("cookie", "a=b"),
+    ] {
+        let request = request.header("openai-organization", "org-x").header("x-mine", "kept");
+        assert_eq!(request.send(&gateway.proxy).await.status, 200, "{request:?}");
+    }
+    let seen = upstream.seen();
+    assert_eq!(seen.len(), 7);
+    for seen in seen {
+        let head = seen.head.to_lowercase();
+        assert!(!seen.head.contains(key) && !seen.body.contains(key), "{head}");
+        for dropped in ["x-api-key:", "x-goog-api-key:", "cookie:", "openai-organization:", "key="]
+        {
+            assert!(!head.contains(dropped), "{dropped} is not the provider's: {head}");
+        }
+        assert!(head.contains("x-mine: kept"), "what is not ours passes: {head}");
+        assert_eq!(seen.target.split('?').next(), Some(path));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_providers_word_about_our_own_credential_is_a_502_without_its_body() {
+    for status in [401, 402, 403] {
+        let told = format!(
+            r#"{{"error":{{"message":"Incorrect API key provided: {UPSTREAM_SECRET}","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}}}"#
+        );
+        let upstream = Upstream::start(move |_| Plan::json(status, told.clone())).await;
+        let gateway = Gateway::talkative(&upstream).await;
+        gateway.hides(UPSTREAM_SECRET);
+        let tenant = Tenant::new(&gateway, 1_000_000_000, "{}").await;
+        for stream in [false, true] {
+            let request = Request::chat(&tenant.key, chat(MODEL, 5, stream));
+            let answer = request.send(&gateway.proxy).await;
+            let shut = stream && answer.status == 503; // The circuit may have opened by now.
+            assert!(answer.status == 502 || shut, "{status}: {}", answer.status);
+            assert_eq!(answer.header("x-meteor-error-source"), Some("gateway"));
+            let heads = format!("{:?}", answer.headers);
+            let body = answer.text().await;
+            assert!(!body.contains("Incorrect") && !body.contains(UPSTREAM_SECRET), "{body}");
+            assert!(!heads.contains(UPSTREAM_SECRET), "{heads}");
+            let kind = Json::new(&body).at("error.type").text();
+            assert!(kind == "upstream_error" || shut, "{body}");
+        }
+        tenant.at_rest().await;
+        assert_eq!(tenant.wallet().await.at("balance").nano(), 1_000_000_000, "it costs nothing");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_providers_other_errors_pass_byte_for_byte() {
+    let text = "{ \"error\" : {\"message\":\"tö many\", \"odd\":[1, 2]} }\n";
+    let upstream = Upstream::start(move |seen| {
+        let status = seen.json().at("seed").count();
+        let mut plan = Plan::json(u16::try_from(status).expect("a status"), text);
+        plan.headers.push(("x-request-id", "req_theirs".to_owned()));
+        plan.headers.push(("x-ratelimit-limit-requests", "31337".to_owned()));
+        plan.headers.push(("set-cookie", "theirs=1".to_owned()));
+        plan.headers.push(("openai-organization", "org-theirs".to_owned()));
+        plan
+    })
+    .await;
+    let gateway = Gateway::before(&upstream).await;
+    let tenant = Tenant::new(&gateway, 1_000_000_000, "{}").await;
+    for status in [400, 404, 409, 418, 422] {
+        let body = format!(r#"{{"model":"{MODEL}","messages":[],"max_tokens":5,"seed":{status}}}"#);
+        let answer = Request::chat(&tenant.key, body).send(&gateway.proxy).await;
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.header("x-meteor-error-source"), Some("upstream"));
+        assert_eq!(answer.header("x-upstream-request-id"), Some("req_theirs"));
+        assert_ne!(answer.header("x-request-id"), Some("req_theirs"));
+        assert_ne!(answer.header("x-ratelimit-limit-requests"), Some("31337"));
+        assert_eq!(answer.header("set-cookie"), None);
+        assert_eq!(answer.header("openai-organization"), None);
+        assert_eq!(answer.text().await, text);
+    }
+    tenant.at_rest().await;
+    assert_eq!(tenant.wallet().await.at("balance").nano(), 1_000_000_000, "an error costs nothing");
+    assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), 5, "but it counts");
+}

@@ -1,0 +1,305 @@
+//! A provider that does as it is told: waits, stalls, cuts, garbles; and notes what reached it.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::json::Json;
+use crate::wait::eventually;
+
+/// What the provider does with one request. Waits before the first `Send` hold back the head.
+#[derive(Clone)]
+pub struct Plan {
+    pub status: u16,
+    pub headers: Vec<(&'static str, String)>,
+    /// Chunked, one `Send` a chunk; else under one content-length.
+    pub chunked: bool,
+    pub steps: Vec<Step>,
+}
+
+#[derive(Clone)]
+pub enum Step {
+    Wait(Duration),
+    /// Waits until the test says `release`.
+    Stall,
+    Send(Vec<u8>),
+    /// Closes the connection in the midst of things.
+    Cut,
+}
+
+/// One request as it arrived.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub target: String,
+    pub head: String,
+    pub body: String,
+    /// When the peer closed the connection before the answer was complete.
+    pub left: Option<Instant>,
+}
+
+impl Seen {
+    pub fn json(&self) -> Json {
+        Json::new(&self.body)
+    }
+
+    pub fn wants(&self, path: &str) -> bool {
+        self.json().find(path).is_some_and(|value| value.is_true())
+    }
+}
+
+type Planner = dyn Fn(&Seen) -> Plan + Send + Sync;
+
+struct Desk {
+    seen: Mutex<Vec<Seen>>,
+    planner: Box<Planner>,
+    released: watch::Sender<bool>,
+}
+
+/// A running provider; it ends with the test.
+pub struct Upstream {
+    pub url: String,
+    desk: Arc<Desk>,
+}
+
+impl Upstream {
+    pub async fn start(planner: impl Fn(&Seen) -> Plan + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("a bound address"));
+        let desk = Arc::new(Desk {
+            seen: Mutex::default(),
+            planner: Box::new(planner),
+            released: watch::Sender::new(false),
+        });
+        let served = Arc::clone(&desk);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let desk = Arc::clone(&served);
+                tokio::spawn(async move {
+                    let _ = stream.set_nodelay(true);
+                    let mut line = Line { stream, unread: Vec::new() };
+                    while desk.serve(&mut line).await.is_some() {}
+                });
+            }
+        });
+        Self { url, desk }
+    }
+
+    pub fn seen(&self) -> Vec<Seen> {
+        self.desk.seen.lock().expect("no test panics while it notes").clone()
+    }
+
+    pub fn count(&self) -> usize {
+        self.seen().len()
+    }
+
+    /// Waits until this many requests have come.
+    pub async fn reached(&self, requests: usize) {
+        eventually(&format!("{requests} requests reach the provider"), async || {
+            (requests <= self.count()).then_some(())
+        })
+        .await;
+    }
+
+    /// When the peer closed the connection of request `index`.
+    pub async fn left(&self, index: usize) -> Instant {
+        eventually("the gateway leaves the provider", async || self.seen().get(index)?.left).await
+    }
+
+    pub fn release(&self) {
+        self.desk.released.send_replace(true);
+    }
+}
+
+impl Desk {
+    /// One request and its answer; nothing when the connection can serve no other.
+    async fn serve(&self, line: &mut Line) -> Option<()> {
+        let seen = line.request().await?;
+        let plan = (self.planner)(&seen);
+        let index = {
+            let mut all = self.seen.lock().expect("no test panics while it notes");
+            all.push(seen);
+            all.len() - 1
+        };
+        match self.answer(line, &plan).await {
+            Ended::Whole => Some(()),
+            Ended::Cut => None,
+            Ended::Left(at) => {
+                self.seen.lock().expect("no test panics while it notes")[index].left = Some(at);
+                None
+            }
+        }
+    }
+
+    async fn answer(&self, line: &mut Line, plan: &Plan) -> Ended {
+        let mut head = Some(plan.head());
+        for step in &plan.steps {
+            match step {
+                Step::Wait(time) => {
+                    if let Some(at) = line.left_during(tokio::time::sleep(*time)).await {
+                        return Ended::Left(at);
+                    }
+                }
+                Step::Stall => {
+                    let mut released = self.released.subscribe();
+                    let release = async { drop(released.wait_for(|released| *released).await) };
+                    if let Some(at) = line.left_during(release).await {
+                        return Ended::Left(at);
+                    }
+                }
+                Step::Cut => return Ended::Cut,
+                Step::Send(bytes) => {
+                    let mut wire = head.take().unwrap_or_default();
+                    if plan.chunked {
+                        wire.extend(format!("{:x}\r\n", bytes.len()).bytes());
+                        wire.extend(bytes);
+                        wire.extend(b"\r\n");
+                    } else {
+                        wire.extend(bytes);
+                    }
+                    if line.stream.write_all(&wire).await.is_err() {
+                        return Ended::Left(Instant::now());
+                    }
+                }
+            }
+        }
+        let mut wire = head.take().unwrap_or_default();
+        if plan.chunked {
+            wire.extend(b"0\r\n\r\n");
+        }
+        let written = line.stream.write_all(&wire).await;
+        if written.is_ok() { Ended::Whole } else { Ended::Left(Instant::now()) }
+    }
+}
+
+impl Plan {
+    pub fn json(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        let headers = vec![("content-type", "application/json".to_owned())];
+        Self { status, headers, chunked: false, steps: vec![Step::Send(body.into())] }
+    }
+
+    /// A stream that takes `pace` before each piece but the first.
+    pub fn stream(pieces: impl IntoIterator<Item: Into<Vec<u8>>>, pace: Duration) -> Self {
+        let pause = || (!pace.is_zero()).then_some(Step::Wait(pace));
+        let steps = pieces.into_iter().enumerate().flat_map(|(index, piece)| {
+            [pause().filter(|_| index > 0), Some(Step::Send(piece.into()))]
+        });
+        let headers = vec![("content-type", "text/event-stream; charset=utf-8".to_owned())];
+        Self { status: 200, headers, chunked: true, steps: steps.flatten().collect() }
+    }
+
+    /// The same after a time in which nothing is answered.
+    pub fn after(mut self, latency: Duration) -> Self {
+        if !latency.is_zero() {
+            self.steps.insert(0, Step::Wait(latency));
+        }
+        self
+    }
+
+    /// The same up to piece `sent`, then `step`, then the rest.
+    pub fn but(mut self, sent: usize, step: Step) -> Self {
+        let sends = self.steps.iter().enumerate().filter(|(_, s)| matches!(s, Step::Send(_)));
+        let at = sends.map(|(index, _)| index).nth(sent).unwrap_or(self.steps.len());
+        self.steps.insert(at, step);
+        self
+    }
+
+    fn head(&self) -> Vec<u8> {
+        let sizes = self.steps.iter().map(|step| match step {
+            Step::Send(bytes) => bytes.len(),
+            _ => 0,
+        });
+        let framing = if self.chunked {
+            "transfer-encoding: chunked".to_owned()
+        } else {
+            format!("content-length: {}", sizes.sum::<usize>())
+        };
+        let mut head = format!("HTTP/1.1 {} Planned\r\n{framing}\r\n", self.status);
+        for (name, value) in &self.headers {
+            head.extend([*name, ": ", value, "\r\n"]);
+        }
+        head.push_str("\r\n");
+        head.into_bytes()
+    }
+}
+
+enum Ended {
+    Whole,
+    Cut,
+    Left(Instant),
+}
+
+struct Line {
+    stream: TcpStream,
+    unread: Vec<u8>,
+}
+
+impl Line {
+    async fn request(&mut self) -> Option<Seen> {
+        let end = loop {
+            if let Some(end) = self.unread.windows(4).position(|four| four == b"\r\n\r\n") {
+                break end + 4;
+            }
+            self.more().await?;
+        };
+        let head = String::from_utf8_lossy(&self.unread[..end]).into_owned();
+        let field = |name: &str| {
+            let mut fields = head.lines().filter_map(|line| line.split_once(':'));
+            fields.find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+        };
+        let mut body = Vec::new();
+        let mut used = end;
+        if field("transfer-encoding").is_some() {
+            loop {
+                let line = loop {
+                    let rest = &self.unread[used..];
+                    if let Some(line) = rest.windows(2).position(|two| two == b"\r\n") {
+                        break line;
+                    }
+                    self.more().await?;
+                };
+                let size = std::str::from_utf8(&self.unread[used..used + line]).ok()?;
+                let size = usize::from_str_radix(size, 16).ok()?;
+                used += line + 2;
+                while self.unread.len() < used + size + 2 {
+                    self.more().await?;
+                }
+                body.extend_from_slice(&self.unread[used..used + size]);
+                used += size + 2;
+                if size == 0 {
+                    break;
+                }
+            }
+        } else {
+            let length: usize =
+                field("content-length").map_or(Some(0), |text| text.parse().ok())?;
+            used += length;
+            while self.unread.len() < used {
+                self.more().await?;
+            }
+            body.extend_from_slice(&self.unread[end..used]);
+        }
+        self.unread.drain(..used);
+        let target = head.split(' ').nth(1)?.to_owned();
+        let body = String::from_utf8_lossy(&body).into_owned();
+        Some(Seen { target, head, body, left: None })
+    }
+
+    async fn more(&mut self) -> Option<()> {
+        let read = self.stream.read_buf(&mut self.unread).await;
+        read.ok().filter(|bytes| *bytes > 0).map(drop)
+    }
+
+    /// Does `work`, and tells when the peer closed the connection meanwhile.
+    async fn left_during(&mut self, work: impl Future<Output = ()>) -> Option<Instant> {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                () = &mut work => return None,
+                more = self.more() => if more.is_none() { return Some(Instant::now()) },
+            }
+        }
+    }
+}
