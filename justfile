@@ -1,0 +1,31 @@
+# The tasks of this repository; each is one command that can be typed without `just` as well.
+
+# Lists the tasks.
+default:
+    @just --list
+
+# Starts the gateway with a built-in provider, a funded organization and a key.
+demo *flags:
+    cargo run --release -- demo {{ flags }}
+
+# Runs every test, or those that the arguments name.
+test *filter:
+    tests/run {{ filter }}
+
+# Runs what must hold before a change lands.
+ci:
+    .ci/run
+
+# Measures the gateway beside a bare proxy.
+bench *flags:
+    benches/run {{ flags }}
+
+# Checks layers, purity, names, file sizes and the map.
+tidy:
+    cargo test --quiet --test tidy
+
+fmt:
+    cargo fmt
+
+lint:
+    cargo clippy --all-targets -- -D warnings
