@@ -18,7 +18,7 @@ ci:
 
 # Measures the gateway beside a bare proxy.
 bench *flags:
-    benches/run {{ flags }}
+    cargo bench {{ flags }}
 
 # Checks layers, purity, names, file sizes and the map.
 tidy:

@@ -28,11 +28,14 @@ const STRANGERS: &[(&str, &str)] =
     &[("admin", "proxy"), ("console", "proxy"), ("ledger", "counters")];
 
 /// Modules of plain values, each with the only crates it may name beside `std`.
-const PURE: &[(&str, &[&str])] = &[("domain", &[]), ("dialect", &["memchr"])];
+const PURE: &[(&str, &[&str])] = &[("domain", &[]), ("dialect", &["bytes", "memchr"])];
 const IMPURE: &[&str] = &[
     "async ",
     ".await",
-    "std::net",
+    "TcpStream",
+    "TcpListener",
+    "UdpSocket",
+    "ToSocketAddrs",
     "std::fs",
     "std::env",
     "std::io",

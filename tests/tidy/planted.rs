@@ -31,7 +31,8 @@ fn clean() -> Tree {
         .plant("src/proxy/relay.rs", "//! Relays.\nuse crate::proxy::admit::Permit;\n")
         .plant("src/tests.rs", "//! Tests may reach up.\nuse super::*;\n");
     tree.manifest =
-        "[package]\n\n[dependencies]\nmemchr = \"2\"\nserde-json = \"1\"\n\n[lib]\n".into();
+        "[package]\n\n[dependencies]\nbytes = \"1\"\nmemchr = \"2\"\nserde-json = \"1\"\n\n[lib]\n"
+            .into();
     tree.map = "`domain/` decides, `proxy/` forwards.".into();
     tree
 }
@@ -104,6 +105,8 @@ fn impure_words_and_foreign_crates_in_pure_modules_are_caught() {
         ("pub async fn f() {}", "`async`"),
         ("use std::time::Instant;", "`Instant`"),
         ("use std::fs::File;", "`std::fs`"),
+        ("use std::net::{IpAddr, TcpStream};", "`TcpStream`"),
+        ("use bytes::Bytes;", "`bytes`"),
         ("use memchr::memmem;", "`memchr`"),
         ("#[derive(serde_json::S)]", "`serde_json`"),
     ] {
