@@ -142,9 +142,14 @@ async fn ten_megabytes_of_nesting_are_refused() {
     for (open, close) in [("[", "]"), ("{\"a\":", "}"), ("[{\"b\":", "}]")] {
         let depth = 5 * MIB / open.len();
         let deep = open.repeat(depth) + "1" + &close.repeat(depth);
-        scene.refuses_body(&format!("{open} in a field"), with(&format!("\"x\":{deep}"))).await;
-        scene.refuses_body(&format!("{open} alone"), &deep).await;
-        scene.refuses_body(&format!("{open} never closed"), with(&open.repeat(2 * depth))).await;
+        for (name, body) in [
+            ("in a field", with(&format!("\"x\":{deep}"))),
+            ("alone", deep),
+            ("never closed", with(&open.repeat(2 * depth))),
+        ] {
+            let request = Request::chat(&scene.tenant.key, body);
+            scene.refuses(&format!("{open} {name}"), request, &[400, 413]).await;
+        }
     }
     scene.unharmed().await;
 }

@@ -6,45 +6,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::client::Request;
 use crate::gateway::Gateway;
-use crate::json::Json;
 use crate::openai::{Usage, bound, chat, reply};
 use crate::price::GPT_4O_MINI;
+use crate::refusals::{DAY, LIMITS, Limit, MINUTE, Told};
 use crate::tenant::Tenant;
-use crate::upstream::{Plan, Step, Upstream};
+use crate::upstream::Upstream;
 use crate::wait::eventually;
 
 const CALLS: usize = 400;
 const ABREAST: usize = 64;
 const ROOM: u64 = 100;
 const MAX_TOKENS: u64 = 20;
-
-/// A limit of the quota, and the refusal that names it.
-struct Limit {
-    field: &'static str,
-    code: &'static str,
-    counts_tokens: bool,
-    /// The longest that its window lasts, in seconds.
-    window: u64,
-}
-
-const DAY: u64 = 86_400;
-const MINUTE: u64 = 60;
-
-const LIMITS: [Limit; 5] = [
-    requests("dailyRequestLimit", "daily_requests_exceeded", DAY),
-    tokens("dailyTokenLimit", "daily_tokens_exceeded", DAY),
-    requests("monthlyRequestLimit", "monthly_requests_exceeded", 31 * DAY),
-    tokens("monthlyTokenLimit", "monthly_tokens_exceeded", 31 * DAY),
-    requests("requestsPerMinuteLimit", "requests_per_minute_exceeded", MINUTE),
-];
-
-const fn requests(field: &'static str, code: &'static str, window: u64) -> Limit {
-    Limit { field, code, counts_tokens: false, window }
-}
-
-const fn tokens(field: &'static str, code: &'static str, window: u64) -> Limit {
-    Limit { field, code, counts_tokens: true, window }
-}
 
 /// A provider whose every call uses all it may, after a latency that the test turns.
 struct Scene {
@@ -75,7 +47,7 @@ impl Scene {
     }
 
     /// Sends them all; what was answered to each, after as many as there is room for got through.
-    async fn storm(&self, tenant: &Tenant, stream: bool) -> Vec<Refusal> {
+    async fn storm(&self, tenant: &Tenant, stream: bool) -> Vec<Told> {
         let before = self.upstream.count();
         let mut answers = storm(tenant, &chat(GPT_4O_MINI.model, MAX_TOKENS, stream)).await;
         assert_eq!(answers.len(), CALLS);
@@ -90,37 +62,7 @@ fn most(stream: bool) -> Usage {
     bound(&chat(GPT_4O_MINI.model, MAX_TOKENS, stream), MAX_TOKENS)
 }
 
-#[derive(Debug)]
-struct Refusal {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: String,
-}
-
-impl Refusal {
-    #[track_caller]
-    fn header(&self, name: &str) -> &str {
-        let found = self.headers.iter().find(|(own, _)| own == name);
-        found.map_or_else(|| panic!("no `{name}` on {self:?}"), |(_, value)| value)
-    }
-
-    fn retry_after(&self) -> u64 {
-        self.header("retry-after").parse().expect("Retry-After is whole seconds")
-    }
-
-    #[track_caller]
-    fn is(&self, status: u16, codes: &[&str]) -> Json {
-        assert_eq!(self.status, status, "{self:?}");
-        assert_eq!(self.header("x-meteor-error-source"), "gateway");
-        let error = Json::new(&self.body).at("error");
-        let code = error.at("code").text();
-        assert!(codes.contains(&code.as_str()), "{code} is none of {codes:?}: {error}");
-        assert!(!error.at("message").text().is_empty());
-        error
-    }
-}
-
-async fn storm(tenant: &Tenant, body: &str) -> Vec<Refusal> {
+async fn storm(tenant: &Tenant, body: &str) -> Vec<Told> {
     let tickets = Arc::new(AtomicUsize::new(0));
     let request = Request::chat(&tenant.key, body);
     let workers: Vec<_> = (0..ABREAST)
@@ -130,9 +72,7 @@ async fn storm(tenant: &Tenant, body: &str) -> Vec<Refusal> {
             tokio::spawn(async move {
                 let mut answers = Vec::new();
                 while tickets.fetch_add(1, Ordering::Relaxed) < CALLS {
-                    let answer = request.send(&proxy).await;
-                    let (status, headers) = (answer.status, answer.headers.clone());
-                    answers.push(Refusal { status, headers, body: answer.text().await });
+                    answers.push(Told::by(request.send(&proxy).await).await);
                 }
                 answers
             })
@@ -145,12 +85,12 @@ async fn storm(tenant: &Tenant, body: &str) -> Vec<Refusal> {
     answers
 }
 
-/// A minute in which a round fits as a whole.
-async fn early_in_a_minute() {
-    eventually("a minute begins", async || {
+/// Waits until a round fits into the window as a whole.
+async fn early_in(window: u64) {
+    eventually("a window begins", async || {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
-        let left = MINUTE - now.as_secs() % MINUTE;
-        (left >= 20).then_some(())
+        let window = window.min(DAY);
+        (window - now.as_secs() % window >= 20).then_some(())
     })
     .await;
 }
@@ -159,9 +99,7 @@ async fn lets_exactly_100_through(limit: &Limit) {
     let scene = Scene::new().await;
     scene
         .rounds(async |stream| {
-            if limit.window == MINUTE {
-                early_in_a_minute().await;
-            }
+            early_in(limit.window).await;
             let used = most(stream);
             let each = if limit.counts_tokens { used.total() } else { 1 };
             let quota = format!(r#"{{"{}":{}}}"#, limit.field, ROOM * each);
@@ -187,7 +125,7 @@ async fn lets_exactly_100_through(limit: &Limit) {
 }
 
 #[track_caller]
-fn refused_by(limit: &Limit, refusal: &Refusal, each: u64) {
+fn refused_by(limit: &Limit, refusal: &Told, each: u64) {
     let error = refusal.is(429, &[limit.code]);
     let told = error.at("limit");
     assert!(!told.at("name").text().is_empty(), "{told}");
@@ -255,7 +193,7 @@ async fn a_wallet_that_fits_exactly_100_lets_exactly_100_through() {
 
 /// Says what it needs, and never what there is: a key's holder need not know the balance.
 #[track_caller]
-fn refused_by_the_wallet(refusal: &Refusal) {
+fn refused_by_the_wallet(refusal: &Told) {
     let error = refusal.is(402, &["insufficient_balance", "balance_on_hold"]);
     assert_eq!(error.at("type").text(), "insufficient_quota");
     let told = error.find("limit").unwrap_or_else(|| error.clone());
@@ -267,62 +205,4 @@ fn refused_by_the_wallet(refusal: &Refusal) {
     for secret in ["balance\":", "available", "frozen"] {
         assert!(!refusal.body.contains(secret), "the balance is nobody's business: {error}");
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_call_in_flight_holds_its_bound_in_money_and_tokens() {
-    let upstream =
-        Upstream::start(|seen| reply(seen, most(true), Duration::ZERO).but(0, Step::Stall)).await;
-    let gateway = Gateway::before(&upstream).await;
-    let tenant = Tenant::new(&gateway, 1_000_000_000, r#"{"dailyTokenLimit":100000}"#).await;
-    let body = chat(GPT_4O_MINI.model, MAX_TOKENS, true);
-    let request = Request::chat(&tenant.key, &body);
-    let proxy = tenant.proxy.clone();
-    let call = tokio::spawn(async move { request.send(&proxy).await.text().await });
-    upstream.reached(1).await;
-    let used = bound(&body, MAX_TOKENS);
-    let holds = tenant.holds().await;
-    assert_eq!(holds.len(), 1, "{holds:?}");
-    let cost = GPT_4O_MINI.cost(used);
-    assert_eq!(holds[0].at("amount").nano(), cost, "{holds:?}");
-    assert_eq!(holds[0].at("tokens").count(), used.total(), "{holds:?}");
-    assert_eq!(holds[0].at("kind").text(), "Call");
-    let wallet = tenant.wallet().await;
-    assert_eq!(wallet.at("frozenAmount").nano(), cost, "{wallet}");
-    assert_eq!(wallet.at("availableAmount").nano(), 1_000_000_000 - cost, "{wallet}");
-    let usage = tenant.usage().await;
-    assert_eq!(usage.at("dailyUsage.heldTokens").count(), used.total(), "{usage}");
-    assert_eq!(usage.at("quotaLimitRemaining.dailyTokens").count(), 100_000 - used.total());
-    upstream.release();
-    call.await.expect("the call ends");
-    tenant.at_rest().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_first_limit_in_the_specified_order_names_itself() {
-    let upstream = Upstream::start(|_| Plan::json(500, "{}")).await;
-    let gateway = Gateway::before(&upstream).await;
-    let tenant = Tenant::new(&gateway, 0, "{}").await;
-    for first in 0..LIMITS.len() {
-        let zeros: Vec<String> =
-            LIMITS[first..].iter().map(|limit| format!(r#""{}":0"#, limit.field)).collect();
-        tenant.quota(&format!("{{{}}}", zeros.join(","))).await;
-        let answers = one(&tenant).await;
-        answers.is(429, &[LIMITS[first].code]);
-    }
-    tenant.quota("{}").await;
-    let error = one(&tenant).await.is(402, &["insufficient_balance"]);
-    assert_eq!(error.at("type").text(), "insufficient_quota");
-    let open = r#"{"dailyRequestLimit":0,"enforceQuota":false}"#;
-    tenant.quota(open).await;
-    one(&tenant).await.is(402, &["insufficient_balance"]);
-    assert_eq!(upstream.count(), 0, "nothing that was refused reached the provider");
-    assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), 0);
-}
-
-async fn one(tenant: &Tenant) -> Refusal {
-    let request = Request::chat(&tenant.key, chat(GPT_4O_MINI.model, MAX_TOKENS, false));
-    let answer = request.send(&tenant.proxy).await;
-    let (status, headers) = (answer.status, answer.headers.clone());
-    Refusal { status, headers, body: answer.text().await }
 }

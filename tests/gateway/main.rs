@@ -24,6 +24,7 @@ mod hostile;
 mod leave;
 mod life;
 mod limits;
+mod refusals;
 mod sdk;
 mod secrets;
 mod stream;

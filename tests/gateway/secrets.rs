@@ -2,10 +2,12 @@
 //!
 //! That no log holds a secret is checked at the end of every test here, where its gateway ends.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use crate::client::Request;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, holds_a_key};
 use crate::json::Json;
 use crate::openai::{Usage, chat, reply};
 use crate::tenant::Tenant;
@@ -151,4 +153,35 @@ async fn a_providers_other_errors_pass_byte_for_byte() {
     tenant.at_rest().await;
     assert_eq!(tenant.wallet().await.at("balance").nano(), 1_000_000_000, "an error costs nothing");
     assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), 5, "but it counts");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_kept_as_hashes_except_in_the_demos_own_private_file() {
+    let upstream = answering().await;
+    let mut gateway = Gateway::before(&upstream).await;
+    let tenant = Tenant::new(&gateway, 1_000_000_000, "{}").await;
+    for key in [&gateway.key, &tenant.key] {
+        let call = Request::chat(key, chat(MODEL, 5, true)).send(&gateway.proxy).await;
+        call.text().await;
+    }
+    gateway.terminate();
+    gateway.ended().await;
+    let (mut folders, mut files) = (vec![gateway.data()], 0);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry")) {
+            let meta = entry.metadata().expect("the facts of a file");
+            if meta.is_dir() {
+                folders.push(entry.path());
+            } else if entry.file_name() == "demo.json" {
+                assert_eq!(meta.permissions().mode() & 0o777, 0o600, "{:?}", entry.path());
+            } else {
+                let bytes = fs::read(entry.path()).expect("a readable file");
+                let text = String::from_utf8_lossy(&bytes);
+                let told = holds_a_key(&text) || text.contains(&tenant.key[7..]);
+                assert!(!told, "a secret stands in {:?}", entry.path());
+                files += 1;
+            }
+        }
+    }
+    assert!(files > 0, "the data folder holds something");
 }

@@ -1,10 +1,14 @@
 //! One organization, project and key, run through the admin API; and its books, checked.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::client::{Answer, Request};
 use crate::gateway::Gateway;
 use crate::json::{Json, money};
+
+/// Each organization has a name of its own.
+static MADE: AtomicU32 = AtomicU32::new(1);
 
 /// Who acts, through which listener.
 #[derive(Clone)]
@@ -33,12 +37,13 @@ impl Tenant {
     /// A new organization with this much money, one project with this quota, and a key to it.
     pub async fn new(gateway: &Gateway, funds: i128, quota: &str) -> Self {
         let mut own = Self { organization: String::new(), ..Self::of(gateway) };
-        let made = own.post("/api/organizations", r#"{"name":"Fresh"}"#).await;
+        let name = format!("Fresh {}", MADE.fetch_add(1, Ordering::Relaxed));
+        let made = own.post("/api/organizations", &format!(r#"{{"name":"{name}"}}"#)).await;
         own.organization = made.at("id").text();
         if funds > 0 {
             own.recharge(funds).await;
         }
-        let body = format!(r#"{{"name":"Fresh","organizationId":"{}"}}"#, own.organization);
+        let body = format!(r#"{{"name":"{name}","organizationId":"{}"}}"#, own.organization);
         own.project = own.post("/api/projects", &body).await.at("id").text();
         own.quota(quota).await;
         own.key = own.new_key(gateway, r#"{"name":"fresh"}"#).await;

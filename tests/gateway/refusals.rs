@@ -1,0 +1,171 @@
+//! What a refusal says, in which order limits are asked, and what a call in flight holds.
+
+use std::time::Duration;
+
+use crate::client::{Answer, Request};
+use crate::gateway::Gateway;
+use crate::json::Json;
+use crate::openai::{Usage, bound, chat, reply};
+use crate::price::GPT_4O_MINI;
+use crate::tenant::Tenant;
+use crate::upstream::{Plan, Step, Upstream};
+use crate::wait::eventually;
+
+const MAX_TOKENS: u64 = 20;
+
+/// A limit of the quota, and the refusal that names it.
+pub struct Limit {
+    pub field: &'static str,
+    pub code: &'static str,
+    pub counts_tokens: bool,
+    /// The longest that its window lasts, in seconds.
+    pub window: u64,
+}
+
+pub const DAY: u64 = 86_400;
+pub const MINUTE: u64 = 60;
+
+pub const LIMITS: [Limit; 5] = [
+    requests("dailyRequestLimit", "daily_requests_exceeded", DAY),
+    tokens("dailyTokenLimit", "daily_tokens_exceeded", DAY),
+    requests("monthlyRequestLimit", "monthly_requests_exceeded", 31 * DAY),
+    tokens("monthlyTokenLimit", "monthly_tokens_exceeded", 31 * DAY),
+    requests("requestsPerMinuteLimit", "requests_per_minute_exceeded", MINUTE),
+];
+
+const fn requests(field: &'static str, code: &'static str, window: u64) -> Limit {
+    Limit { field, code, counts_tokens: false, window }
+}
+
+const fn tokens(field: &'static str, code: &'static str, window: u64) -> Limit {
+    Limit { field, code, counts_tokens: true, window }
+}
+
+/// An answer as it was told, whole.
+#[derive(Debug)]
+pub struct Told {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+impl Told {
+    pub async fn by(answer: Answer) -> Self {
+        let (status, headers) = (answer.status, answer.headers.clone());
+        Self { status, headers, body: answer.text().await }
+    }
+
+    #[track_caller]
+    pub fn header(&self, name: &str) -> &str {
+        let found = self.headers.iter().find(|(own, _)| own == name);
+        found.map_or_else(|| panic!("no `{name}` on {self:?}"), |(_, value)| value)
+    }
+
+    pub fn retry_after(&self) -> u64 {
+        self.header("retry-after").parse().expect("Retry-After is whole seconds")
+    }
+
+    #[track_caller]
+    pub fn is(&self, status: u16, codes: &[&str]) -> Json {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.header("x-meteor-error-source"), "gateway");
+        let error = Json::new(&self.body).at("error");
+        let code = error.at("code").text();
+        assert!(codes.contains(&code.as_str()), "{code} is none of {codes:?}: {error}");
+        assert!(!error.at("message").text().is_empty());
+        error
+    }
+}
+
+fn used(stream: bool) -> Usage {
+    bound(&chat(GPT_4O_MINI.model, MAX_TOKENS, stream), MAX_TOKENS)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_in_flight_holds_its_bound_in_money_and_tokens() {
+    let upstream =
+        Upstream::start(|seen| reply(seen, used(true), Duration::ZERO).but(0, Step::Stall)).await;
+    let gateway = Gateway::before(&upstream).await;
+    let tenant = Tenant::new(&gateway, 1_000_000_000, r#"{"dailyTokenLimit":100000}"#).await;
+    let body = chat(GPT_4O_MINI.model, MAX_TOKENS, true);
+    let request = Request::chat(&tenant.key, &body);
+    let proxy = tenant.proxy.clone();
+    let call = tokio::spawn(async move { request.send(&proxy).await.text().await });
+    upstream.reached(1).await;
+    let used = used(true);
+    let holds = tenant.holds().await;
+    assert_eq!(holds.len(), 1, "{holds:?}");
+    let cost = GPT_4O_MINI.cost(used);
+    assert_eq!(holds[0].at("amount").nano(), cost, "{holds:?}");
+    assert_eq!(holds[0].at("tokens").count(), used.total(), "{holds:?}");
+    assert_eq!(holds[0].at("kind").text(), "Call");
+    let wallet = tenant.wallet().await;
+    assert_eq!(wallet.at("frozenAmount").nano(), cost, "{wallet}");
+    assert_eq!(wallet.at("availableAmount").nano(), 1_000_000_000 - cost, "{wallet}");
+    let usage = tenant.usage().await;
+    assert_eq!(usage.at("dailyUsage.heldTokens").count(), used.total(), "{usage}");
+    assert_eq!(usage.at("quotaLimitRemaining.dailyTokens").count(), 100_000 - used.total());
+    upstream.release();
+    call.await.expect("the call ends");
+    tenant.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_limit_in_the_specified_order_names_itself() {
+    let upstream = Upstream::start(|_| Plan::json(500, "{}")).await;
+    let gateway = Gateway::before(&upstream).await;
+    let tenant = Tenant::new(&gateway, 0, "{}").await;
+    for first in 0..LIMITS.len() {
+        let zeros: Vec<String> =
+            LIMITS[first..].iter().map(|limit| format!(r#""{}":0"#, limit.field)).collect();
+        tenant.quota(&format!("{{{}}}", zeros.join(","))).await;
+        one(&tenant).await.is(429, &[LIMITS[first].code]);
+    }
+    tenant.quota("{}").await;
+    let error = one(&tenant).await.is(402, &["insufficient_balance"]);
+    assert_eq!(error.at("type").text(), "insufficient_quota");
+    let open = r#"{"dailyRequestLimit":0,"enforceQuota":false}"#;
+    tenant.quota(open).await;
+    one(&tenant).await.is(402, &["insufficient_balance"]);
+    assert_eq!(upstream.count(), 0, "nothing that was refused reached the provider");
+    assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), 0);
+}
+
+async fn one(tenant: &Tenant) -> Told {
+    let request = Request::chat(&tenant.key, chat(GPT_4O_MINI.model, MAX_TOKENS, false));
+    Told::by(request.send(&tenant.proxy).await).await
+}
+
+/// A storm of refusals is no storm in the log, and yet none is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_beyond_ten_a_second_share_one_entry_that_counts_them() {
+    let upstream = Upstream::start(|_| Plan::json(500, "{}")).await;
+    let gateway = Gateway::before(&upstream).await;
+    let tenant = Tenant::new(&gateway, 0, r#"{"dailyRequestLimit":0}"#).await;
+    let abreast: Vec<_> = (0..10)
+        .map(|_| {
+            let tenant = tenant.clone();
+            tokio::spawn(async move {
+                for _ in 0..20 {
+                    one(&tenant).await.is(429, &["daily_requests_exceeded"]);
+                }
+            })
+        })
+        .collect();
+    for caller in abreast {
+        caller.await.expect("each is refused");
+    }
+    let logs = eventually("every refusal is counted in the log", async || {
+        let logs = tenant.logs().await;
+        let counted: u64 = logs.iter().map(|log| log.at("count").count()).sum();
+        (counted == 200).then_some(logs)
+    })
+    .await;
+    assert!(logs.iter().any(|log| log.at("count").count() > 1), "{} entries", logs.len());
+    for log in logs {
+        assert_eq!(log.at("outcome").text(), "Refused", "{log}");
+        assert_eq!(log.at("refusal").text(), "daily_requests_exceeded", "{log}");
+        assert_eq!(log.at("settledBy").text(), "none", "{log}");
+    }
+    tenant.at_rest().await;
+}
