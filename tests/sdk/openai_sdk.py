@@ -6,26 +6,25 @@ Run by tests/gateway/sdk.rs with the facts of its scene as one JSON argument.
 import json
 import sys
 
-import httpx
 import openai
 
 FACTS = json.loads(sys.argv[1])
 MESSAGES = [{"role": "user", "content": "Say hello."}]
 
 
-class Client(openai.OpenAI):
+class Client:
     """The package as it comes, with its own retries, and a count of what it sends."""
 
-    def __init__(self, key: str, url: str = FACTS["proxy"]) -> None:
+    def __init__(self, key: str, url: str = FACTS["proxy"], **more) -> None:
         self.attempts = 0
-        counting = httpx.Client(event_hooks={"request": [self._count]})
-        super().__init__(api_key=key, base_url=url, http_client=counting, timeout=30)
+        counting = openai.DefaultHttpxClient(event_hooks={"request": [self._count]})
+        self.api = openai.OpenAI(api_key=key, base_url=url, http_client=counting, timeout=30, **more)
 
-    def _count(self, _request: httpx.Request) -> None:
+    def _count(self, _request) -> None:
         self.attempts += 1
 
     def ask(self, model: str = "gpt-4o-mini", **more):
-        return self.chat.completions.create(model=model, messages=MESSAGES, max_tokens=20, **more)
+        return self.api.chat.completions.create(model=model, messages=MESSAGES, max_tokens=20, **more)
 
 
 def raises(kind: type, status: int, client: Client, model: str = "gpt-4o-mini") -> openai.APIStatusError:
@@ -58,7 +57,7 @@ def main() -> None:
     completes(Client(FACTS["funded"]))
     completes(Client(FACTS["builtInKey"], FACTS["builtIn"]))
 
-    listed = [model.id for model in Client(FACTS["funded"]).models.list()]
+    listed = [model.id for model in Client(FACTS["funded"]).api.models.list()]
     assert "gpt-4o-mini" in listed, listed
 
     error = raises(openai.AuthenticationError, 401, Client("sk-mtr-wrong"))
@@ -79,7 +78,7 @@ def main() -> None:
     assert error.body["limit"]["limit"] == 0, error.body
     assert spent.attempts == 1, f"a daily limit was asked {spent.attempts} times"
     # Waiting for a minute would help, so the package may; the test need not.
-    hurried = Client(FACTS["hurried"]).with_options(max_retries=0)
+    hurried = Client(FACTS["hurried"], max_retries=0)
     error = raises(openai.RateLimitError, 429, hurried)
     assert error.code == "requests_per_minute_exceeded", error.body
 
