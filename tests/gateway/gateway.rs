@@ -154,15 +154,15 @@ fn spawn(folder: &TempDir, upstream: Option<&str>, level: &str, log: &PathBuf) -
         command.args(["--upstream", url]);
     }
     let log = OpenOptions::new().append(true).open(log).expect("the log was made");
-    command.env("RUST_LOG", level).env("RUST_BACKTRACE", "1").env_remove("NO_COLOR");
+    command.env("RUST_LOG", level).env("RUST_BACKTRACE", "1").env("NO_COLOR", "1");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
     command.spawn().expect("the binary starts")
 }
 
 /// Reads the line of facts; all else that is said on standard output belongs to the log.
-async fn facts(child: &mut Child, log: &PathBuf) -> Json {
+async fn facts(child: &mut Child, log_file: &PathBuf) -> Json {
     let output = child.stdout.take().expect("standard output is a pipe");
-    let mut log = OpenOptions::new().append(true).open(log).expect("the log was made");
+    let mut log = OpenOptions::new().append(true).open(log_file).expect("the log was made");
     let (told, facts) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         let mut told = Some(told);
@@ -176,7 +176,11 @@ async fn facts(child: &mut Child, log: &PathBuf) -> Json {
             }
         }
     });
-    Json::new(&facts.await.expect("`meteor demo --json` prints one line of facts"))
+    let facts = facts.await.unwrap_or_else(|_| {
+        let said = fs::read_to_string(log_file).unwrap_or_default();
+        panic!("`meteor demo --json` ended without its line of facts: {said}")
+    });
+    Json::new(&facts)
 }
 
 async fn ended(child: &mut Child) -> ExitStatus {

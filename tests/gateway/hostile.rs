@@ -174,6 +174,18 @@ async fn wrong_and_missing_content_types_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn json_in_other_words_is_taken() {
+    let scene = Scene::new().await;
+    for right in
+        ["application/json; charset=utf-8", "Application/JSON", "application/json;charset=UTF-8"]
+    {
+        let request = Request::chat(&scene.tenant.key, chat("gpt-4o-mini", 5, false));
+        let request = request.without("content-type").header("content-type", right);
+        assert_eq!(request.send(&scene.gateway.proxy).await.status, 200, "{right}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bad_utf_8_is_refused() {
     let scene = Scene::new().await;
     for (name, bytes) in [
