@@ -1,0 +1,164 @@
+//! Just enough HTTP/1.1 to read requests and answers cheaply: heads, lengths and chunks.
+
+use anyhow::{Context, Result, bail, ensure};
+use memchr::{memchr, memmem};
+
+/// What `Reader::feed` tells, in this order for every message.
+pub enum Part<'a> {
+    /// The first line and the headers, with the blank line that ends them.
+    Head(&'a [u8]),
+    Body(&'a [u8]),
+    End,
+}
+
+/// Reads one message after another from the bytes of one connection.
+#[derive(Default)]
+pub struct Reader {
+    /// A head that has not come whole. Usually empty: then nothing is copied.
+    kept: Vec<u8>,
+    body: Option<Body>,
+}
+
+impl Reader {
+    pub fn feed(
+        &mut self,
+        mut bytes: &[u8],
+        mut tell: impl FnMut(Part) -> Result<()>,
+    ) -> Result<()> {
+        while !bytes.is_empty() {
+            let Some(body) = &mut self.body else {
+                let Some(rest) = self.feed_head(bytes, &mut tell)? else { return Ok(()) };
+                bytes = rest;
+                self.end_if_done(&mut tell)?;
+                continue;
+            };
+            let used = body.feed(bytes, &mut tell)?;
+            bytes = &bytes[used..];
+            self.end_if_done(&mut tell)?;
+        }
+        Ok(())
+    }
+
+    /// What follows the head, or nothing when the head is not complete.
+    fn feed_head<'a>(
+        &mut self,
+        bytes: &'a [u8],
+        tell: &mut impl FnMut(Part) -> Result<()>,
+    ) -> Result<Option<&'a [u8]>> {
+        let before = self.kept.len();
+        let seen = if before == 0 {
+            bytes
+        } else {
+            self.kept.extend_from_slice(bytes);
+            &self.kept
+        };
+        let Some(blank) = memmem::find(seen, b"\r\n\r\n") else {
+            ensure!(seen.len() < 64 * 1024, "a head of more than 64 KB");
+            if before == 0 {
+                self.kept.extend_from_slice(bytes);
+            }
+            return Ok(None);
+        };
+        let head = &seen[..blank + 4];
+        self.body = Some(Body::announced_by(head)?);
+        tell(Part::Head(head))?;
+        let rest = &bytes[head.len() - before..];
+        self.kept.clear();
+        Ok(Some(rest))
+    }
+
+    fn end_if_done(&mut self, tell: &mut impl FnMut(Part) -> Result<()>) -> Result<()> {
+        if self.body.as_ref().is_some_and(Body::is_done) {
+            self.body = None;
+            tell(Part::End)?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a body stands.
+enum Body {
+    Fixed {
+        left: usize,
+    },
+    Size {
+        value: usize,
+    },
+    Extension {
+        value: usize,
+    },
+    Data {
+        left: usize,
+    },
+    DataEnd,
+    /// After the last chunk: lines until an empty one.
+    Trailer {
+        line_bytes: usize,
+    },
+    Done,
+}
+
+impl Body {
+    fn announced_by(head: &[u8]) -> Result<Self> {
+        let mut length = None;
+        let mut lines = head;
+        while let Some(end) = memchr(b'\n', lines) {
+            let line = &lines[..end];
+            lines = &lines[end + 1..];
+            if let Some(value) = value_of(line, b"content-length:") {
+                length = Some(value.parse().context("content-length is not a number")?);
+            } else if value_of(line, b"transfer-encoding:").is_some_and(|v| v == "chunked") {
+                return Ok(Body::Size { value: 0 });
+            }
+        }
+        // An answer without both would end with the connection; no leg may do that here.
+        let is_answer = head.starts_with(b"HTTP/");
+        ensure!(length.is_some() || !is_answer, "an answer without a length");
+        Ok(Body::Fixed { left: length.unwrap_or(0) })
+    }
+
+    fn is_done(&self) -> bool {
+        matches!(self, Body::Done | Body::Fixed { left: 0 })
+    }
+
+    /// How many of the bytes belong to this body; stops after one step so that the caller loops.
+    fn feed(&mut self, bytes: &[u8], tell: &mut impl FnMut(Part) -> Result<()>) -> Result<usize> {
+        if let Body::Fixed { left } | Body::Data { left } = self {
+            let used = bytes.len().min(*left);
+            *left -= used;
+            if *left == 0 && matches!(self, Body::Data { .. }) {
+                *self = Body::DataEnd;
+            }
+            tell(Part::Body(&bytes[..used]))?;
+            return Ok(used);
+        }
+        let byte = bytes[0];
+        *self = match *self {
+            Body::Size { value } | Body::Extension { value } if byte == b'\n' => match value {
+                0 => Body::Trailer { line_bytes: 0 },
+                left => Body::Data { left },
+            },
+            Body::Size { value } => match char::from(byte).to_digit(16) {
+                Some(digit) => Body::Size { value: value * 16 + digit as usize },
+                None => Body::Extension { value },
+            },
+            Body::Extension { value } => Body::Extension { value },
+            Body::DataEnd if byte == b'\n' => Body::Size { value: 0 },
+            Body::DataEnd if byte == b'\r' => Body::DataEnd,
+            Body::Trailer { line_bytes: 0 } if byte == b'\n' => Body::Done,
+            Body::Trailer { .. } if byte == b'\n' => Body::Trailer { line_bytes: 0 },
+            Body::Trailer { line_bytes } if byte == b'\r' => Body::Trailer { line_bytes },
+            Body::Trailer { line_bytes } => Body::Trailer { line_bytes: line_bytes + 1 },
+            _ => bail!("a chunked body out of step"),
+        };
+        Ok(1)
+    }
+}
+
+fn value_of<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a str> {
+    let start = line.get(..name.len())?;
+    if !start.eq_ignore_ascii_case(name) {
+        return None;
+    }
+    std::str::from_utf8(&line[name.len()..]).ok().map(str::trim)
+}
