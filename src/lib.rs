@@ -16,3 +16,4 @@ pub mod counters;
 pub mod ledger;
 pub mod accounting;
 pub mod proxy;
+pub mod app;

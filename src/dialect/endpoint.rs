@@ -9,11 +9,13 @@ pub enum Endpoint {
     Models,
     /// `GET /v1/limits`
     Limits,
+    /// `GET /healthz`, for load balancers; without a key.
+    Health,
 }
 
 impl Endpoint {
     /// Every endpoint.
-    pub const ALL: [Self; 3] = [Self::ChatCompletions, Self::Models, Self::Limits];
+    pub const ALL: [Self; 4] = [Self::ChatCompletions, Self::Models, Self::Limits, Self::Health];
 
     /// The endpoint of a method and a path.
     pub fn of(method: &str, path: &str) -> Option<Self> {
@@ -29,6 +31,7 @@ impl Endpoint {
             Self::ChatCompletions => ("POST", "/v1/chat/completions"),
             Self::Models => ("GET", "/v1/models"),
             Self::Limits => ("GET", "/v1/limits"),
+            Self::Health => ("GET", "/healthz"),
         }
     }
 
@@ -38,6 +41,7 @@ impl Endpoint {
             Self::ChatCompletions => "chat.completions",
             Self::Models => "models",
             Self::Limits => "limits",
+            Self::Health => "health",
         }
     }
 

@@ -37,6 +37,9 @@ pub async fn exchange(
     let Some(endpoint) = Endpoint::of(parts.method.as_str(), parts.uri.path()) else {
         return refuse::answer(&Refusal::UnknownPath, &arrival).map(Answer::from);
     };
+    if endpoint == Endpoint::Health {
+        return inform::health(worker.shared.is_draining()).map(Answer::from);
+    }
     let caller = match authenticate(&worker.shared.directory, &parts, &arrival) {
         Ok(caller) => caller,
         Err(refusal) => return stranger(&worker, &refusal, &arrival),
@@ -45,7 +48,7 @@ pub async fn exchange(
     match endpoint {
         Endpoint::Models => return inform::models(&catalog, &caller, &arrival).map(Answer::from),
         Endpoint::Limits => return inform::limits(&caller, &arrival).map(Answer::from),
-        Endpoint::ChatCompletions => {}
+        Endpoint::ChatCompletions | Endpoint::Health => {}
     }
     let bytes_max = worker.shared.settings.body_bytes_max;
     match receive(endpoint, parts, body, bytes_max).await {

@@ -1,8 +1,8 @@
 //! Inform: what the gateway answers by itself, without an upstream and without being counted.
 
 use bytes::Bytes;
-use http::Response;
 use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::accounting::directory::Caller;
@@ -47,6 +47,18 @@ pub fn limits(caller: &Caller, arrival: &Arrival) -> Response<Bytes> {
         })
         .collect();
     answer(&json!({ "object": "list", "data": limits }), arrival)
+}
+
+/// Whether calls are taken here.
+pub fn health(is_draining: bool) -> Response<Bytes> {
+    let (status, text) = if is_draining {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+    } else {
+        (StatusCode::OK, "ok\n")
+    };
+    let mut response = Response::new(Bytes::from_static(text.as_bytes()));
+    *response.status_mut() = status;
+    response
 }
 
 /// A count, or money as exact text.

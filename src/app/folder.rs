@@ -1,0 +1,56 @@
+//! The data folder: where a node keeps everything, and the lock that keeps a second one out.
+
+use std::fs::{DirBuilder, File, TryLockError};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+/// A data folder that this process owns until it ends.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+/// Why a folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// It cannot be made, read or written.
+    #[error("the data folder {0} cannot be used: {1}")]
+    Io(PathBuf, io::Error),
+    /// Another process has it.
+    #[error("the data folder {0} is in use by another gateway; stop that one or name another")]
+    InUse(PathBuf),
+}
+
+impl Folder {
+    /// Makes the folder if it is not there, and locks it.
+    pub fn open(path: &Path) -> Result<Self, FolderError> {
+        let fault = |fault| FolderError::Io(path.to_owned(), fault);
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(path).map_err(fault)?;
+        builder.create(path.join("journal")).map_err(fault)?;
+        let lock = File::create(path.join("lock")).map_err(fault)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(FolderError::InUse(path.to_owned())),
+            Err(TryLockError::Error(error)) => Err(fault(error)),
+        }
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The database.
+    pub fn database(&self) -> PathBuf {
+        self.path.join("meteor.db")
+    }
+
+    /// The journal's segments.
+    pub fn journal(&self) -> PathBuf {
+        self.path.join("journal")
+    }
+}

@@ -1,0 +1,68 @@
+//! Whether the process lives, whether it is ready, and what it measures.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use metrics::gauge;
+use metrics_exporter_prometheus::PrometheusHandle;
+
+use crate::accounting::directory::Directory;
+use crate::journal::keeper::Journal;
+use crate::proxy::worker::Shared;
+use crate::telemetry::metric;
+
+/// What health is read from.
+#[derive(Clone)]
+pub struct Health {
+    /// The data plane.
+    pub shared: Arc<Shared>,
+    /// The books.
+    pub directory: Arc<Directory>,
+    /// The journal.
+    pub journal: Arc<Journal>,
+    /// Whether the node has started.
+    pub started: Arc<AtomicBool>,
+    /// Renders the metrics.
+    pub metrics: PrometheusHandle,
+}
+
+/// `/livez`, `/healthz`, `/readyz` and `/metrics`.
+pub fn routes(health: Health) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/healthz", get(ready))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(health)
+}
+
+async fn ready(State(health): State<Health>) -> (StatusCode, String) {
+    let checks = [
+        ("started", health.started.load(Ordering::Acquire)),
+        ("not draining", !health.shared.is_draining()),
+        ("journal", health.journal.is_writable()),
+    ];
+    let line =
+        |(name, good): &(&str, bool)| format!("{}: {name}\n", if *good { "ok" } else { "no" });
+    let status = if checks.iter().all(|(_, good)| *good) {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, checks.iter().map(line).collect())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus counts in floats")]
+async fn metrics(State(health): State<Health>) -> String {
+    let (open, held) = health.directory.books().open_holds();
+    gauge!(metric::OPEN_HOLDS).set(open as f64);
+    gauge!(metric::OPEN_HOLDS_NANO).set(held.0 as f64);
+    gauge!(metric::JOURNAL_BACKLOG_BYTES).set(health.journal.backlog_bytes() as f64);
+    gauge!(metric::JOURNAL_WRITABLE).set(if health.journal.is_writable() { 1.0 } else { 0.0 });
+    health.metrics.run_upkeep();
+    health.metrics.render()
+}

@@ -1,0 +1,230 @@
+//! A node: started in the order that makes its promises true, stopped in the reverse.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::watch;
+
+use crate::accounting::directory::Directory;
+use crate::app::folder::{Folder, FolderError};
+use crate::app::health::{self, Health};
+use crate::app::thread::{WorkerSetup, start_projector, start_worker};
+use crate::clock;
+use crate::domain::ids::NodeId;
+use crate::journal::keeper::{ChainState, Durability, Journal, JournalSettings};
+use crate::ledger::freshness::Freshness;
+use crate::ledger::projector::Projector;
+use crate::ledger::recovery::{RecoveryError, recover};
+use crate::proxy::catalog::Catalog;
+use crate::proxy::connect::{self, Roots};
+use crate::proxy::listener;
+use crate::proxy::worker::{ProxySettings, Shared};
+use crate::store::database::{Database, DatabaseError};
+use crate::store::facts;
+use crate::telemetry::call_log::CallLog;
+
+/// Everything a node is started with.
+#[derive(Debug, Clone)]
+pub struct NodeSettings {
+    /// Where it keeps everything.
+    pub data: PathBuf,
+    /// Where callers reach it.
+    pub proxy_listen: SocketAddr,
+    /// How many threads serve them.
+    pub workers: u16,
+    /// How calls are received.
+    pub proxy: ProxySettings,
+    /// What a journal entry survives.
+    pub durability: Durability,
+    /// The size of a journal segment.
+    pub segment_bytes: u64,
+    /// How long a segment stays after it was projected.
+    pub journal_keep: Duration,
+    /// How far a chain may be ahead of the database.
+    pub backlog_bytes_max: u64,
+    /// Which certificates are believed.
+    pub roots: Roots,
+    /// Whether each call is logged.
+    pub log_calls: bool,
+    /// From the signal to the moment when no call is taken any more.
+    pub drain_delay: Duration,
+    /// How long open calls may take to finish then.
+    pub drain_timeout: Duration,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data folder.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// What the last run left.
+    #[error("the last run cannot be recovered: {0}")]
+    Recovery(#[from] RecoveryError),
+    /// The journal, a socket or a thread.
+    #[error("{0}: {1}")]
+    Io(&'static str, io::Error),
+    /// The set-up of TLS.
+    #[error("tls: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// A node that takes calls.
+pub struct Node {
+    /// Where callers reach it.
+    pub proxy_address: SocketAddr,
+    /// Its database.
+    pub database: Database,
+    /// Its directory and books.
+    pub directory: Arc<Directory>,
+    /// How its admin side reads freshly.
+    pub freshness: Arc<Freshness>,
+    /// Its own id.
+    pub id: NodeId,
+    shared: Arc<Shared>,
+    journal: Arc<Journal>,
+    started: Arc<AtomicBool>,
+    settings: NodeSettings,
+    workers: Vec<JoinHandle<()>>,
+    projector: JoinHandle<()>,
+    drain: watch::Sender<bool>,
+    abort: watch::Sender<bool>,
+    stop_projector: watch::Sender<bool>,
+    _folder: Folder,
+}
+
+impl Node {
+    /// Recovers the last run, opens the books, and only then takes calls.
+    pub async fn start(settings: NodeSettings, catalog: Catalog) -> Result<Self, StartError> {
+        let io = |what| move |fault| StartError::Io(what, fault);
+        let folder = Folder::open(&settings.data)?;
+        let database = Database::open(&folder.database()).await?;
+        let now = clock::now();
+        let id = facts::node_id(&database).await?;
+        let recovered = recover(&database, &folder.journal(), &id.to_string(), now).await?;
+        tracing::info!(?recovered, node = %id, "recovered");
+        let directory = Arc::new(Directory::load(&database, now).await?);
+
+        let journal_settings = JournalSettings {
+            folder: folder.journal(),
+            durability: settings.durability,
+            segment_bytes: settings.segment_bytes,
+            keep: settings.journal_keep,
+            backlog_bytes_max: settings.backlog_bytes_max,
+        };
+        let journal = Journal::open(journal_settings, recovered.next_run, settings.workers)
+            .map_err(io("the journal cannot be begun"))?;
+        let journal = Arc::new(journal);
+        journal.start_keeper().map_err(io("the journal's thread"))?;
+
+        let freshness = Arc::new(Freshness::new(Arc::clone(&journal)));
+        let projector = Projector::new(
+            Arc::clone(&journal),
+            Arc::clone(&freshness),
+            database.clone(),
+            id.to_string(),
+            CallLog::new(settings.log_calls),
+        );
+        let (stop_projector, stopped) = watch::channel(false);
+        let projector =
+            start_projector(projector, stopped).map_err(io("the projector's thread"))?;
+
+        let shared = Arc::new(Shared {
+            directory: Arc::clone(&directory),
+            catalog: ArcSwap::from_pointee(catalog),
+            settings: settings.proxy.clone(),
+            draining: AtomicBool::new(false),
+        });
+        let tls = connect::tls(settings.roots)?;
+        let (drain, draining) = watch::channel(false);
+        let (abort, aborting) = watch::channel(false);
+        let setup = |chain: &Arc<ChainState>| WorkerSetup {
+            shared: Arc::clone(&shared),
+            chain: Arc::clone(chain),
+            tls: tls.clone(),
+            drain: draining.clone(),
+            abort: aborting.clone(),
+        };
+        let setups = journal.chains().iter().map(setup).collect();
+        let (proxy_address, workers) = start_workers(settings.proxy_listen, setups)?;
+        Ok(Self {
+            proxy_address,
+            database,
+            directory,
+            freshness,
+            id,
+            shared,
+            journal,
+            started: Arc::new(AtomicBool::new(true)),
+            settings,
+            workers,
+            projector,
+            drain,
+            abort,
+            stop_projector,
+            _folder: folder,
+        })
+    }
+
+    /// The routes that tell of its health.
+    pub fn health(&self, metrics: PrometheusHandle) -> Router {
+        health::routes(Health {
+            shared: Arc::clone(&self.shared),
+            directory: Arc::clone(&self.directory),
+            journal: Arc::clone(&self.journal),
+            started: Arc::clone(&self.started),
+            metrics,
+        })
+    }
+
+    /// Takes no more calls, lets open ones finish, and brings all of them into the database.
+    pub async fn stop(self) {
+        self.shared.draining.store(true, Ordering::Release);
+        tokio::time::sleep(self.settings.drain_delay).await;
+        self.drain.send_replace(true);
+        let workers = self.workers;
+        let mut joined = tokio::task::spawn_blocking(move || {
+            for worker in workers {
+                // A worker that panicked has told so; its calls are recovered at the next start.
+                let _ = worker.join();
+            }
+        });
+        if tokio::time::timeout(self.settings.drain_timeout, &mut joined).await.is_err() {
+            tracing::warn!("calls that are still open are ended now");
+            self.abort.send_replace(true);
+            let _ = joined.await;
+        }
+        self.stop_projector.send_replace(true);
+        let projector = self.projector;
+        let _ = tokio::task::spawn_blocking(move || projector.join()).await;
+        self.database.close().await;
+        tracing::info!("stopped");
+    }
+}
+
+/// Starts a worker for each set-up. The first socket chooses a free port, if asked to; the others
+/// share it.
+fn start_workers(
+    mut address: SocketAddr,
+    setups: Vec<WorkerSetup>,
+) -> Result<(SocketAddr, Vec<JoinHandle<()>>), StartError> {
+    let io = |what| move |fault| StartError::Io(what, fault);
+    let mut workers = Vec::new();
+    for setup in setups {
+        let socket = listener::bind(address).map_err(io("the proxy's address"))?;
+        address = socket.local_addr().map_err(io("the proxy's address"))?;
+        workers.push(start_worker(setup, socket).map_err(io("a worker's thread"))?);
+    }
+    Ok((address, workers))
+}
