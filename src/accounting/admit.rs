@@ -61,6 +61,7 @@ pub async fn admit(
         windows,
         bound,
         need,
+        at: demand.at,
         arrived: demand.arrived,
         held_at: Position::default(),
         rooms,

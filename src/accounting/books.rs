@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dashmap::DashMap;
+use foldhash::fast::RandomState as FastHash;
 
 use crate::domain::counter::{Counters, Tally};
 use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
@@ -145,7 +146,7 @@ pub struct OrganizationPage {
     /// The money in motion.
     pub wallet: Wallet,
     /// Who holds it: the sum of their amounts is what the wallet holds.
-    pub open: HashMap<RequestLogId, OpenHold>,
+    pub open: HashMap<RequestLogId, OpenHold, FastHash>,
 }
 
 /// Money and tokens set aside for one open call.

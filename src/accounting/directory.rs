@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use foldhash::fast::RandomState as FastHash;
 
 use crate::accounting::books::{Books, OrganizationBook, ProjectBook};
 use crate::domain::access::{Cidr, glob_matches};
@@ -56,7 +57,7 @@ impl Caller {
 
 /// The keys of one moment.
 #[derive(Debug, Default, Clone)]
-pub struct Keys(HashMap<SecretHash, Arc<Caller>>);
+pub struct Keys(HashMap<SecretHash, Arc<Caller>, FastHash>);
 
 impl Keys {
     /// Who calls with that secret.
@@ -129,7 +130,11 @@ impl Directory {
     }
 
     /// Opens the books that `rows` name, puts their limits in force, and joins keys to them.
-    fn callers(&self, rows: &CallerRows, now: UnixMs) -> HashMap<SecretHash, Arc<Caller>> {
+    fn callers(
+        &self,
+        rows: &CallerRows,
+        now: UnixMs,
+    ) -> HashMap<SecretHash, Arc<Caller>, FastHash> {
         let mut organizations = HashMap::new();
         for row in &rows.organizations {
             let open = || Wallet::restore(row.balance, row.wallet_active);
@@ -147,7 +152,7 @@ impl Directory {
             book.set_quota(row.quota);
             projects.insert(row.id, (row, book));
         }
-        let mut callers = HashMap::new();
+        let mut callers = HashMap::default();
         for key in &rows.keys {
             let Some((project, project_book)) = projects.get(&key.project) else { continue };
             let Some((organization, organization_book)) = organizations.get(&project.organization)

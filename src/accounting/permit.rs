@@ -14,6 +14,7 @@ use crate::domain::ids::RequestLogId;
 use crate::domain::limit::Amounts;
 use crate::domain::money::Nano;
 use crate::domain::settlement::{Bound, Charge, Measured};
+use crate::domain::time::UnixMs;
 use crate::journal::entry::{Ended, Entry, Outcome, Progress};
 use crate::journal::writer::{Position, Writer};
 
@@ -61,6 +62,7 @@ pub struct Permit {
     pub(crate) windows: Windows,
     pub(crate) bound: Bound,
     pub(crate) need: Amounts,
+    pub(crate) at: UnixMs,
     pub(crate) arrived: Instant,
     pub(crate) held_at: Position,
     pub(crate) rooms: [Option<Room>; 2],
@@ -77,7 +79,7 @@ pub struct Demand {
     /// The call.
     pub id: RequestLogId,
     /// When it came, by the wall clock.
-    pub at: crate::domain::time::UnixMs,
+    pub at: UnixMs,
     /// When it came, by the monotonic clock.
     pub arrived: Instant,
     /// What it asks for.
@@ -98,6 +100,11 @@ impl Permit {
     /// The call.
     pub const fn id(&self) -> RequestLogId {
         self.id
+    }
+
+    /// When it was admitted, by the wall clock.
+    pub const fn admitted_at(&self) -> UnixMs {
+        self.at
     }
 
     /// The journal position of its hold: not to be forwarded before it is written.

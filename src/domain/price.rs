@@ -6,7 +6,12 @@ use crate::domain::usage::{Unit, Usage};
 /// What each unit costs: nano-units per million of it. A part without a price of its own costs
 /// what its total costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Prices([Option<i64>; Unit::COUNT]);
+pub struct Prices {
+    given: [Option<i64>; Unit::COUNT],
+    /// The dearest unit of all input, and of all output.
+    dearest_input: i64,
+    dearest_output: i64,
+}
 
 /// The most nano-units that one unit may cost per million: a thousand currency units a token.
 pub const PRICE_MAX: i64 = 1_000_000_000_000_000_000;
@@ -23,13 +28,15 @@ impl Prices {
         if !(0..=PRICE_MAX).contains(&per_million) {
             return None;
         }
-        self.0[unit as usize] = Some(per_million);
+        self.given[unit as usize] = Some(per_million);
+        self.dearest_input = self.dearest(Unit::InputTokens);
+        self.dearest_output = self.dearest(Unit::OutputTokens);
         Some(self)
     }
 
     /// Nano-units per million of `unit`; a part falls back to its total.
     pub fn per_million(&self, unit: Unit) -> i64 {
-        match (self.0[unit as usize], unit.total()) {
+        match (self.given[unit as usize], unit.total()) {
             (Some(price), _) => price,
             (None, Some(total)) => self.per_million(total),
             (None, None) => 0,
@@ -38,7 +45,7 @@ impl Prices {
 
     /// The price of a unit as given: per million, or per one where it is priced singly.
     pub fn given(&self, unit: Unit) -> Option<Nano> {
-        let price = self.0[unit as usize]?;
+        let price = self.given[unit as usize]?;
         Some(Nano(if unit.priced_singly() { price / 1_000_000 } else { price }))
     }
 
@@ -48,7 +55,7 @@ impl Prices {
     pub fn cost(&self, usage: &Usage) -> Nano {
         let mut sum: i128 = 0;
         for unit in Unit::ALL {
-            let Some(price) = self.0[unit as usize] else { continue };
+            let Some(price) = self.given[unit as usize] else { continue };
             sum += i128::from(self.remainder(usage, unit)) * i128::from(price);
         }
         nano_of(sum)
@@ -56,29 +63,28 @@ impl Prices {
 
     /// The most that `input` and `output` tokens can cost, whatever parts they turn out to be.
     pub fn ceiling(&self, input: u64, output: u64) -> Nano {
-        let dearest = |total: Unit| {
-            let family = Unit::ALL.into_iter().filter(|unit| root(*unit) == total);
-            family.map(|unit| self.per_million(unit)).max().unwrap_or_default()
-        };
-        let sum = i128::from(input) * i128::from(dearest(Unit::InputTokens))
-            + i128::from(output) * i128::from(dearest(Unit::OutputTokens));
+        let sum = i128::from(input) * i128::from(self.dearest_input)
+            + i128::from(output) * i128::from(self.dearest_output);
         nano_of(sum)
+    }
+
+    fn dearest(&self, total: Unit) -> i64 {
+        let family = Unit::ALL.into_iter().filter(|unit| root(*unit) == total);
+        family.map(|unit| self.per_million(unit)).max().unwrap_or_default()
     }
 
     /// What is left of `unit` after its own separately priced parts.
     fn remainder(&self, usage: &Usage, unit: Unit) -> u64 {
-        let parts = Unit::ALL.into_iter().filter(|part| part.total() == Some(unit));
-        let taken: u64 = parts.map(|part| self.taken_out(usage, part)).sum();
+        let taken: u64 = unit.parts().iter().map(|part| self.taken_out(usage, *part)).sum();
         usage.get(unit).saturating_sub(taken)
     }
 
     /// How much of `part` is priced apart from its total: all of it, or its own priced parts.
     fn taken_out(&self, usage: &Usage, part: Unit) -> u64 {
-        if self.0[part as usize].is_some() {
+        if self.given[part as usize].is_some() {
             return usage.get(part);
         }
-        let parts = Unit::ALL.into_iter().filter(|inner| inner.total() == Some(part));
-        parts.map(|inner| self.taken_out(usage, inner)).sum()
+        part.parts().iter().map(|inner| self.taken_out(usage, *inner)).sum()
     }
 }
 

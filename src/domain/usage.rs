@@ -100,6 +100,24 @@ impl Unit {
         }
     }
 
+    /// The units that are parts of this one.
+    pub const fn parts(self) -> &'static [Self] {
+        match self {
+            Self::InputTokens => &[
+                Self::CachedInputTokens,
+                Self::CacheWriteTokens,
+                Self::InputAudioTokens,
+                Self::InputImageTokens,
+                Self::ToolUseInputTokens,
+            ],
+            Self::CacheWriteTokens => &[Self::CacheWrite5mTokens, Self::CacheWrite1hTokens],
+            Self::OutputTokens => {
+                &[Self::ReasoningTokens, Self::OutputAudioTokens, Self::OutputImageTokens]
+            }
+            _ => &[],
+        }
+    }
+
     /// Whether a price is named for one of it, not for a million.
     pub const fn priced_singly(self) -> bool {
         matches!(self, Self::WebSearches | Self::Images | Self::AudioSeconds)
@@ -150,6 +168,9 @@ mod tests {
     fn units_stand_at_their_own_place() {
         for (at, unit) in Unit::ALL.into_iter().enumerate() {
             assert_eq!(unit as usize, at);
+            for part in Unit::ALL {
+                assert_eq!(unit.parts().contains(&part), part.total() == Some(unit));
+            }
         }
     }
 }

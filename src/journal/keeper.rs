@@ -94,10 +94,14 @@ impl ChainState {
         self.settings.durability
     }
 
-    /// Whether a new call's entries are sure to find room.
-    pub fn has_room(&self) -> bool {
+    /// Whether the next segment is ready.
+    pub fn has_spare(&self) -> bool {
         self.has_spare.load(Ordering::Relaxed)
-            && self.backlog_bytes() < self.settings.backlog_bytes_max
+    }
+
+    /// Whether the projector is near enough for a new call to be admitted.
+    pub fn is_followed(&self) -> bool {
+        self.backlog_bytes() < self.settings.backlog_bytes_max
     }
 
     /// How many bytes of entries are not projected yet.
@@ -170,6 +174,9 @@ impl ChainState {
         let number = self.next_number.load(Ordering::Relaxed);
         let bytes = self.settings.segment_bytes;
         let file = self.name.segment(number).create(&self.settings.folder, bytes)?;
+        if self.durability() == Durability::Power {
+            file.sync_all()?;
+        }
         self.next_number.store(number + 1, Ordering::Relaxed);
         *lock(&self.spare) = Some((file, bytes));
         self.has_spare.store(true, Ordering::Relaxed);
@@ -242,7 +249,7 @@ impl Journal {
 
     /// Whether every chain can be written.
     pub fn is_writable(&self) -> bool {
-        self.chains.iter().all(|chain| !chain.is_lost() && chain.has_room())
+        self.chains.iter().all(|chain| !chain.is_lost() && chain.is_followed() && chain.has_spare())
     }
 
     /// How many bytes of entries are not projected yet, over all chains.

@@ -177,7 +177,7 @@ mod tests {
         let mut position = writer.append(&progress(0));
         for id in 1..200 {
             writer.commit();
-            while !writer.has_room() {
+            while !chain.has_spare() {
                 std::thread::yield_now();
             }
             position = writer.append(&progress(id));

@@ -63,12 +63,9 @@ impl SegmentName {
     pub fn create(self, folder: &Path, bytes: u64) -> io::Result<File> {
         let path = self.path(folder);
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-        let made = fallocate(&file, FallocateFlags::empty(), 0, bytes)
-            .map_err(io::Error::from)
-            .and_then(|()| file.sync_all());
-        if let Err(fault) = made {
+        if let Err(fault) = fallocate(&file, FallocateFlags::empty(), 0, bytes) {
             std::fs::remove_file(path)?;
-            return Err(fault);
+            return Err(fault.into());
         }
         Ok(file)
     }

@@ -58,9 +58,12 @@ impl Writer {
         Ok(Rc::new(Self { chain, durability, desk: RefCell::new(desk) }))
     }
 
-    /// Whether a call may be admitted: its entries are sure to find room.
+    /// Whether a call may be admitted: its entries, and those of all open calls, are sure to find
+    /// room in the next segment, or else in what is left of this one.
     pub fn has_room(&self) -> bool {
-        self.chain.has_room() && !self.desk.borrow().lost
+        let desk = self.desk.borrow();
+        let half_is_left = desk.filled < desk.segment_bytes / 2;
+        !desk.lost && self.chain.is_followed() && (half_is_left || self.chain.has_spare())
     }
 
     /// Appends an entry; the position is what to wait for.

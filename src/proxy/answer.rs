@@ -25,7 +25,10 @@ impl From<Bytes> for Answer {
 
 impl From<Relay> for Answer {
     fn from(relay: Relay) -> Self {
-        Self::Relayed(Box::new(relay))
+        match relay.into_whole() {
+            Ok(whole) => Self::Own(Some(whole)),
+            Err(relay) => Self::Relayed(relay),
+        }
     }
 }
 

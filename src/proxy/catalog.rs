@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState as FastHash;
+
 use crate::domain::catalog::Model;
 use crate::proxy::upstream::Upstream;
 
 /// Models and upstreams of one moment.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    models: HashMap<Arc<str>, Arc<Model>>,
+    models: HashMap<Arc<str>, Arc<Model>, FastHash>,
     /// Serves what is not listed, where unknown names are welcome (the demo with `--upstream`).
     fallback: Option<Arc<Model>>,
     upstreams: Vec<Arc<Upstream>>,

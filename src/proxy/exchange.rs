@@ -72,8 +72,12 @@ async fn govern(
         }
     };
     let strips = call.request.include_usage.is_some();
-    match forward(&worker.pool, call, &route, permit).await {
-        Ok(answered) => relay(answered, strips).map(Answer::from),
+    let relayed = match forward(&worker.pool, call, &route, permit).await {
+        Ok(answered) => relay(answered, strips).await,
+        Err(refusal) => Err(refusal),
+    };
+    match relayed {
+        Ok(response) => response.map(Answer::from),
         Err(refusal) => refuse::answer(&refusal, arrival).map(Answer::from),
     }
 }

@@ -4,9 +4,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
-use metrics::{counter, gauge};
 
 use crate::accounting::permit::Permit;
 use crate::dialect::openai::Edit;
@@ -18,7 +17,7 @@ use crate::proxy::pool::{CallError, Lease, Pool};
 use crate::proxy::receive::Call;
 use crate::proxy::refuse::Refusal;
 use crate::proxy::route::{Route, Stop};
-use crate::telemetry::metric;
+use crate::proxy::upstream::Try;
 
 /// The head of an upstream's answer, and the connection that its body comes on.
 #[derive(Debug)]
@@ -54,18 +53,21 @@ pub async fn forward(
             permit.course.forwarded = true;
             permit.course.admitted_us = permit.elapsed_us();
         }
-        let outgoing = outgoing(&call, stop)?;
-        match pool.call(&stop.upstream, stop.lane, || again(&outgoing)).await {
+        let uri = stop.upstream.uri(&call.parts.uri).map_err(|_| unforwardable())?;
+        match pool.call(&stop.upstream, stop.lane, || outgoing(&call, stop, &uri)).await {
             Ok((response, lease)) => {
                 let status = response.status();
-                tell(stop, if is_own_credential(status) { "credential" } else { "answered" });
                 if is_own_credential(status) {
+                    stop.upstream.tries.count(Try::Credential);
                     tracing::error!(
                         upstream = %stop.upstream.name,
                         status = status.as_u16(),
                         "the upstream refuses the gateway's own credential"
                     );
-                } else if is_last || !is_worth_another(status) {
+                    continue;
+                }
+                stop.upstream.tries.count(Try::Answered);
+                if is_last || !is_worth_another(status) {
                     permit.course.first_byte_us = Some(permit.elapsed_us());
                     let idle_timeout = stop.upstream.idle_timeout;
                     return Ok(Answered { response, lease, permit, idle_timeout });
@@ -77,9 +79,13 @@ pub async fn forward(
                     fault,
                     CallError::TimedOut | CallError::Connect(ConnectError::TimedOut)
                 );
-                tell(stop, if timed_out { "timed_out" } else { "unreachable" });
-                refusal =
-                    if timed_out { Refusal::UpstreamTimedOut } else { Refusal::UpstreamFailed };
+                let (result, told) = if timed_out {
+                    (Try::TimedOut, Refusal::UpstreamTimedOut)
+                } else {
+                    (Try::Unreachable, Refusal::UpstreamFailed)
+                };
+                stop.upstream.tries.count(result);
+                refusal = told;
             }
         }
     }
@@ -102,11 +108,12 @@ fn is_worth_another(status: StatusCode) -> bool {
     status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()
 }
 
-/// The request for one stop.
-fn outgoing(call: &Call, stop: &Stop) -> Result<Request<Outgoing>, Refusal> {
-    let malformed =
-        |_| Refusal::Malformed { param: None, message: "the path cannot be forwarded".to_owned() };
-    let asked = call.parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+fn unforwardable() -> Refusal {
+    Refusal::Malformed { param: None, message: "the path cannot be forwarded".to_owned() }
+}
+
+/// The request for one stop. Its body is shared with the call, not copied.
+fn outgoing(call: &Call, stop: &Stop, uri: &Uri) -> Request<Outgoing> {
     let mut edits: Vec<Edit> = call.request.include_usage.iter().cloned().collect();
     if let Some(model) = &stop.model {
         let text = Cow::Owned(serde_json::Value::from(&**model).to_string());
@@ -116,7 +123,7 @@ fn outgoing(call: &Call, stop: &Stop) -> Result<Request<Outgoing>, Refusal> {
     let mut request = Request::new(Outgoing::new(&call.body, &edits));
     *request.method_mut() = call.parts.method.clone();
     *request.version_mut() = Version::HTTP_11;
-    *request.uri_mut() = stop.upstream.uri(asked).map_err(malformed)?;
+    *request.uri_mut() = uri.clone();
     let fields = request.headers_mut();
     fields.clone_from(&call.parts.headers);
     fields.insert(http::header::HOST, stop.upstream.host_header.clone());
@@ -124,21 +131,5 @@ fn outgoing(call: &Call, stop: &Stop) -> Result<Request<Outgoing>, Refusal> {
     for (name, value) in own {
         fields.insert(name.clone(), value.clone());
     }
-    Ok(request)
-}
-
-/// The same request once more. Its body is shared, not copied.
-fn again(request: &Request<Outgoing>) -> Request<Outgoing> {
-    let mut same = Request::new(request.body().clone());
-    *same.method_mut() = request.method().clone();
-    *same.uri_mut() = request.uri().clone();
-    *same.headers_mut() = request.headers().clone();
-    same
-}
-
-fn tell(stop: &Stop, result: &'static str) {
-    let name = stop.upstream.name.to_string();
-    counter!(metric::UPSTREAM_TRIES, "upstream" => name.clone(), "result" => result).increment(1);
-    let up = if result == "answered" { 1.0 } else { 0.0 };
-    gauge!(metric::UPSTREAM_UP, "upstream" => name).set(up);
+    request
 }

@@ -1,7 +1,7 @@
 //! The listener: a worker's own socket on the shared port, and its connections until they end.
 
 use std::cell::Cell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
@@ -118,13 +118,21 @@ async fn connection<S, F, B>(
         .max_buf_size(settings.header_bytes_max.max(8_192))
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        _ = drain.wait_for(|drain| *drain) => {
+    let flag = drain.clone();
+    let mut drained = pin!(drain.wait_for(|drain| *drain));
+    let (mut asked, mut closing) = (false, false);
+    // The drain is asked once, which leaves our waker with it, and then only when it is on: a
+    // connection is polled too often to ask each time.
+    let ended = poll_fn(|context| {
+        let ask = !closing && (!asked || *flag.borrow());
+        asked = true;
+        if ask && drained.as_mut().poll(context).is_ready() {
+            closing = true;
             connection.as_mut().graceful_shutdown();
-            connection.await
         }
-    };
+        connection.as_mut().poll(context)
+    })
+    .await;
     if let Err(fault) = ended {
         tracing::debug!(%peer, %fault, "a client connection broke off");
     }

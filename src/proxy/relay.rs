@@ -1,6 +1,7 @@
 //! Relay: an upstream's answer as it comes, metered on the way, its end held until it is settled.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::Response;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use http_body::Body;
+use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
@@ -24,6 +25,7 @@ use crate::journal::writer::{Position, Writer};
 use crate::proxy::forward::Answered;
 use crate::proxy::headers;
 use crate::proxy::pool::Lease;
+use crate::proxy::refuse::Refusal;
 
 /// An answer that cannot go on: the client's connection is cut, so that it takes no part for all.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +61,7 @@ pub struct Relay {
     is_read: bool,
     idle_timeout: Duration,
     silence: Option<Pin<Box<Sleep>>>,
-    progress_at: Instant,
+    progress_at: Option<Instant>,
     progress_tokens: u64,
 }
 
@@ -91,7 +93,7 @@ impl std::fmt::Debug for Gate {
 ///
 /// An error of the upstream is free and passes byte for byte; anything else is metered. `strips`
 /// says that usage was asked for by the gateway only.
-pub fn relay(answered: Answered, strips: bool) -> Response<Relay> {
+pub async fn relay(answered: Answered, strips: bool) -> Result<Response<Relay>, Refusal> {
     let Answered { response, lease, mut permit, idle_timeout } = answered;
     let (mut parts, upstream) = response.into_parts();
     headers::for_client(&mut parts.headers);
@@ -111,7 +113,7 @@ pub fn relay(answered: Answered, strips: bool) -> Response<Relay> {
     } else {
         (Meter::Body(BodyMeter::default()), Some(permit))
     };
-    let relay = Relay {
+    let mut relay = Relay {
         upstream,
         lease: Some(lease),
         meter,
@@ -123,10 +125,11 @@ pub fn relay(answered: Answered, strips: bool) -> Response<Relay> {
         is_read: false,
         idle_timeout,
         silence: None,
-        progress_at: clock::tick(),
+        progress_at: None,
         progress_tokens: 0,
     };
-    Response::from_parts(parts, relay)
+    relay.take_what_is_there().await.map_err(|Lost| Refusal::JournalLost)?;
+    Ok(Response::from_parts(parts, relay))
 }
 
 fn is_event_stream(value: &HeaderValue) -> bool {
@@ -135,9 +138,38 @@ fn is_event_stream(value: &HeaderValue) -> bool {
 }
 
 impl Relay {
+    /// The answer, if all of it is here in one piece; else itself.
+    pub fn into_whole(mut self) -> Result<Bytes, Box<Self>> {
+        let is_whole = self.is_read && self.end.is_empty() && self.permit.is_none();
+        match self.ready.len() {
+            0 if is_whole => Ok(Bytes::new()),
+            1 if is_whole => Ok(self.ready.pop_front().unwrap_or_default()),
+            _ => Err(Box::new(self)),
+        }
+    }
+
     /// Whether everything was sent.
     pub fn is_over(&self) -> bool {
         self.is_read && self.ready.is_empty() && self.end.is_empty() && self.permit.is_none()
+    }
+
+    /// Takes what came with the head. If that is all, it waits for the settlement here, so that
+    /// head and body leave in one write.
+    async fn take_what_is_there(&mut self) -> Result<(), Lost> {
+        poll_fn(|context| {
+            while !self.is_read
+                && let Poll::Ready(Some(Ok(frame))) =
+                    Pin::new(&mut self.upstream).poll_frame(context)
+            {
+                self.take(frame);
+            }
+            Poll::Ready(())
+        })
+        .await;
+        if self.is_read {
+            poll_fn(|context| self.poll_gate(context)).await?;
+        }
+        Ok(())
     }
 
     /// The next bytes for the client.
@@ -150,8 +182,6 @@ impl Relay {
                 if ready!(self.poll_gate(context)).is_err() {
                     return Poll::Ready(Some(Err(Broken::Unsettled)));
                 }
-                self.gate = Gate::Open;
-                self.ready.extend(self.end.drain(..));
                 continue;
             }
             if self.is_read {
@@ -160,9 +190,7 @@ impl Relay {
             match Pin::new(&mut self.upstream).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
                     self.silence = None;
-                    if let Ok(data) = frame.into_data() {
-                        self.take(data);
-                    }
+                    self.take(frame);
                 }
                 Poll::Ready(Some(Err(fault))) => {
                     self.break_off();
@@ -178,7 +206,8 @@ impl Relay {
         }
     }
 
-    fn take(&mut self, data: Bytes) {
+    fn take(&mut self, frame: Frame<Bytes>) {
+        let Ok(data) = frame.into_data() else { return };
         let is_last = self.upstream.is_end_stream();
         match &mut self.meter {
             Meter::Stream(meter) => {
@@ -208,11 +237,12 @@ impl Relay {
         permit.measured.counted_output = reading.counted_output;
         permit.measured.complete = reading.terminated;
         if let Meter::Stream(_) = self.meter {
+            let last = *self.progress_at.get_or_insert_with(clock::tick);
             let due = self.progress_tokens + PROGRESS_TOKENS <= reading.counted_output
-                || PROGRESS_EVERY <= clock::since(self.progress_at);
+                || PROGRESS_EVERY <= clock::since(last);
             if due && !reading.terminated {
                 permit.progress();
-                self.progress_at = clock::tick();
+                self.progress_at = Some(clock::tick());
                 self.progress_tokens = reading.counted_output;
             }
         }
@@ -262,11 +292,14 @@ impl Relay {
     }
 
     fn poll_gate(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Lost>> {
-        match &mut self.gate {
-            Gate::Open => Poll::Ready(Ok(())),
+        ready!(match &mut self.gate {
+            Gate::Open => return Poll::Ready(Ok(())),
             Gate::Written(position) => self.writer.poll_written(*position, context),
             Gate::Durable(durable) => durable.as_mut().poll(context),
-        }
+        })?;
+        self.gate = Gate::Open;
+        self.ready.extend(self.end.drain(..));
+        Poll::Ready(Ok(()))
     }
 
     /// Resolves when the upstream has been silent for too long.
@@ -292,7 +325,7 @@ impl Meter {
 /// The gateway's own headers of an answer: the call's id, and what is left of its limits.
 fn add_own(fields: &mut HeaderMap, permit: &Permit) {
     fields.insert(headers::REQUEST_ID, headers::request_id(permit.id()));
-    let now = clock::now();
+    let now = permit.admitted_at();
     let [requests, tokens] = permit.rooms();
     for (room, names) in [(requests, &REQUEST_HEADERS), (tokens, &TOKEN_HEADERS)] {
         if let Some(room) = room {

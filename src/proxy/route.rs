@@ -1,8 +1,8 @@
 //! Route: from a model's name to where it is served, and the most that the call can use there.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use memchr::memmem;
+use memchr::memmem::Finder;
 
 use crate::accounting::directory::Caller;
 use crate::domain::catalog::{Model, Target};
@@ -36,8 +36,9 @@ pub struct Stop {
 }
 
 /// What refers to content that is not in the body, and so is not bound by its length.
-const REFERENCES: [&[u8]; 4] =
-    [b"\"image_url\"", b"\"file_id\"", b"\"file_url\"", b"\"input_audio\""];
+static REFERENCES: LazyLock<[Finder<'static>; 4]> = LazyLock::new(|| {
+    ["\"image_url\"", "\"file_id\"", "\"file_url\"", "\"input_audio\""].map(Finder::new)
+});
 
 /// What a context window is taken to be where the catalog does not say.
 const WINDOW_TOKENS_DEFAULT: u64 = 1_000_000;
@@ -64,7 +65,7 @@ pub fn route(catalog: &Catalog, caller: &Caller, call: &Call) -> Result<Route, R
 /// the model's, for each choice.
 fn bound(model: &Model, call: &Call) -> Bound {
     let bytes = call.body.len() as u64;
-    let refers = REFERENCES.iter().any(|word| memmem::find(&call.body, word).is_some());
+    let refers = REFERENCES.iter().any(|word| word.find(&call.body).is_some());
     let window = model.max_input_tokens.unwrap_or(WINDOW_TOKENS_DEFAULT);
     let output = call.request.output_tokens_max.unwrap_or(model.max_output_tokens);
     Bound {
