@@ -2,5 +2,19 @@
 
 pub mod database;
 pub mod facts;
+pub mod columns;
+pub mod paging;
 pub mod quotas;
 pub mod callers;
+pub mod users;
+pub mod members;
+pub mod sessions;
+pub mod setup_links;
+pub mod admin_tokens;
+pub mod organizations;
+pub mod projects;
+pub mod api_keys;
+pub mod request_logs;
+pub mod usage_days;
+pub mod idempotency;
+pub mod audit;

@@ -2,9 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use sqlx::{Row, SqliteConnection, SqliteExecutor};
+
+use crate::domain::ids::ProjectId;
 use crate::domain::limit::{Limit, Limits};
 use crate::domain::quota::Quota;
-use crate::domain::time::ResetDay;
+use crate::domain::time::{ResetDay, UnixMs};
+use crate::store::columns;
+use crate::store::database::DatabaseError;
 
 /// The quota of three columns; the default one where there is no row.
 pub fn quota_of(
@@ -35,4 +40,67 @@ pub fn json_of(limits: &Limits) -> String {
     let values: BTreeMap<&str, i64> =
         limits.set().map(|(limit, value)| (limit.field(), value)).collect();
     serde_json::to_string(&values).unwrap_or_else(|_| "{}".to_owned())
+}
+
+/// A project's quota as it was set.
+#[derive(Debug, Clone, Copy)]
+pub struct StoredQuota {
+    /// The limits.
+    pub quota: Quota,
+    /// When it was first set; `None`: never.
+    pub created_at: Option<UnixMs>,
+    /// When it was last set.
+    pub updated_at: Option<UnixMs>,
+    /// Counts how often it was set.
+    pub version: i64,
+}
+
+/// The quota of that project.
+pub async fn read(
+    executor: impl SqliteExecutor<'_>,
+    project: ProjectId,
+) -> Result<StoredQuota, DatabaseError> {
+    let row = sqlx::query("SELECT * FROM project_quotas WHERE project_id = $1")
+        .bind(columns::uuid(project.0))
+        .fetch_optional(executor)
+        .await?;
+    let Some(row) = row else {
+        let quota = Quota::default();
+        return Ok(StoredQuota { quota, created_at: None, updated_at: None, version: 0 });
+    };
+    Ok(StoredQuota {
+        quota: quota_of(
+            row.try_get("limits")?,
+            row.try_get("enforce_quota")?,
+            row.try_get("custom_reset_day")?,
+        )?,
+        created_at: Some(columns::at(&row, "created_at")?),
+        updated_at: Some(columns::at(&row, "updated_at")?),
+        version: row.try_get("version")?,
+    })
+}
+
+/// Puts a quota in the place of any other.
+pub async fn replace(
+    connection: &mut SqliteConnection,
+    project: ProjectId,
+    quota: &Quota,
+    now: UnixMs,
+) -> Result<(), DatabaseError> {
+    sqlx::query(
+        "INSERT INTO project_quotas (project_id, limits, enforce_quota, custom_reset_day,
+            created_at, updated_at, version)
+         VALUES ($1, $2, $3, $4, $5, $5, 1)
+         ON CONFLICT (project_id) DO UPDATE SET limits = excluded.limits,
+            enforce_quota = excluded.enforce_quota, custom_reset_day = excluded.custom_reset_day,
+            updated_at = excluded.updated_at, version = project_quotas.version + 1",
+    )
+    .bind(columns::uuid(project.0))
+    .bind(json_of(&quota.limits))
+    .bind(quota.enforce)
+    .bind(i64::from(quota.reset_day.get()))
+    .bind(now.0)
+    .execute(connection)
+    .await?;
+    Ok(())
 }

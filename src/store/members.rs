@@ -1,0 +1,123 @@
+//! Members: which people belong to which organizations and projects, in which role.
+
+use sqlx::{Row, SqliteConnection, SqliteExecutor, SqlitePool};
+
+use crate::domain::ids::{OrganizationId, ProjectId, UserId};
+use crate::domain::time::UnixMs;
+use crate::store::columns::{id, json, texts, uuid};
+use crate::store::database::DatabaseError;
+
+/// A person in an organization.
+#[derive(Debug, Clone)]
+pub struct Membership {
+    /// Where.
+    pub organization: OrganizationId,
+    /// Its name.
+    pub organization_name: String,
+    /// `Admin`, `Member` or `None`.
+    pub role: String,
+    /// What was granted beside the role.
+    pub permissions: Vec<String>,
+    /// Their roles in its projects, `Owner` or `Member`.
+    pub projects: Vec<(ProjectId, String)>,
+}
+
+/// Where a person is an active member, by name of the organization.
+pub async fn of_user(pool: &SqlitePool, who: UserId) -> Result<Vec<Membership>, DatabaseError> {
+    let rows = sqlx::query(
+        "SELECT m.organization_id, o.name, m.role, m.permissions
+         FROM organization_members m JOIN organizations o ON o.id = m.organization_id
+         WHERE m.user_id = $1 AND m.status = 'Active' ORDER BY o.name, o.id",
+    )
+    .bind(uuid(who.0))
+    .fetch_all(pool)
+    .await?;
+    let projects = sqlx::query(
+        "SELECT p.organization_id, m.project_id, m.role
+         FROM project_members m JOIN projects p ON p.id = m.project_id
+         WHERE m.user_id = $1 ORDER BY p.id",
+    )
+    .bind(uuid(who.0))
+    .fetch_all(pool)
+    .await?;
+    let mut memberships = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let organization = OrganizationId(id(row, "organization_id")?);
+        let mut own = Vec::new();
+        for project in &projects {
+            if OrganizationId(id(project, "organization_id")?) == organization {
+                own.push((ProjectId(id(project, "project_id")?), project.try_get("role")?));
+            }
+        }
+        memberships.push(Membership {
+            organization,
+            organization_name: row.try_get("name")?,
+            role: row.try_get("role")?,
+            permissions: texts(row, "permissions")?.unwrap_or_default(),
+            projects: own,
+        });
+    }
+    Ok(memberships)
+}
+
+/// Whether they are an active member there.
+pub async fn is_member(
+    executor: impl SqliteExecutor<'_>,
+    organization: OrganizationId,
+    who: UserId,
+) -> Result<bool, DatabaseError> {
+    let found = sqlx::query(
+        "SELECT 1 FROM organization_members
+         WHERE organization_id = $1 AND user_id = $2 AND status = 'Active' AND role <> 'None'",
+    )
+    .bind(uuid(organization.0))
+    .bind(uuid(who.0))
+    .fetch_optional(executor)
+    .await?;
+    Ok(found.is_some())
+}
+
+/// Adds a person to an organization.
+pub async fn insert(
+    connection: &mut SqliteConnection,
+    organization: OrganizationId,
+    who: UserId,
+    role: (&str, &[String]),
+    now: UnixMs,
+) -> Result<(), DatabaseError> {
+    sqlx::query(
+        "INSERT INTO organization_members
+            (organization_id, user_id, role, permissions, status, joined_at)
+         VALUES ($1, $2, $3, $4, 'Active', $5)",
+    )
+    .bind(uuid(organization.0))
+    .bind(uuid(who.0))
+    .bind(role.0)
+    .bind(json(role.1))
+    .bind(now.0)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Adds a person to a project.
+pub async fn insert_in_project(
+    connection: &mut SqliteConnection,
+    project: ProjectId,
+    who: UserId,
+    role: &str,
+    by: (UserId, UnixMs),
+) -> Result<(), DatabaseError> {
+    sqlx::query(
+        "INSERT INTO project_members (project_id, user_id, role, added_by, added_at)
+         VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(uuid(project.0))
+    .bind(uuid(who.0))
+    .bind(role)
+    .bind(uuid(by.0.0))
+    .bind(by.1.0)
+    .execute(connection)
+    .await?;
+    Ok(())
+}

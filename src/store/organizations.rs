@@ -1,0 +1,156 @@
+//! Organizations: who pays, and what is isolated from each other.
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection, SqliteExecutor, SqlitePool};
+
+use crate::domain::ids::OrganizationId;
+use crate::domain::time::UnixMs;
+use crate::store::columns::{at, id, json_or_null, texts, uuid};
+use crate::store::database::DatabaseError;
+use crate::store::paging::{self, Page, Shown, Sort};
+
+/// An organization.
+#[derive(Debug, Clone)]
+pub struct Organization {
+    /// Which.
+    pub id: OrganizationId,
+    /// What it is called.
+    pub name: String,
+    /// What it is for.
+    pub description: Option<String>,
+    /// `Active`, `Inactive` or `Closed`.
+    pub status: String,
+    /// Whether its own people may recharge its wallet.
+    pub self_funding: bool,
+    /// What becomes of a call whose client leaves: `cancel` or `drain`.
+    pub on_disconnect: String,
+    /// Globs of the models it may use; `None` is all.
+    pub allowed_models: Option<Vec<String>>,
+    /// Its active members.
+    pub member_count: i64,
+    /// Its projects, archived ones too.
+    pub project_count: i64,
+    /// When it was made.
+    pub created_at: UnixMs,
+    /// When it was last changed.
+    pub updated_at: UnixMs,
+    /// Counts its changes.
+    pub version: i64,
+}
+
+/// The fields by which organizations are sorted, and their columns.
+pub const SORTS: &[(&str, &str)] = &[("name", "name"), ("createdAt", "created_at")];
+
+const COLUMNS: &str = "*,
+    (SELECT count(*) FROM organization_members m
+        WHERE m.organization_id = organizations.id AND m.status = 'Active') AS member_count,
+    (SELECT count(*) FROM projects p WHERE p.organization_id = organizations.id) AS project_count";
+
+/// Adds an organization with its wallet: nothing in it, and switched on.
+pub async fn insert(
+    connection: &mut SqliteConnection,
+    organization: &Organization,
+) -> Result<(), DatabaseError> {
+    sqlx::query(
+        "INSERT INTO organizations (id, name, description, status, self_funding, on_disconnect,
+            allowed_models, created_at, updated_at, version)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+    )
+    .bind(uuid(organization.id.0))
+    .bind(&organization.name)
+    .bind(&organization.description)
+    .bind(&organization.status)
+    .bind(organization.self_funding)
+    .bind(&organization.on_disconnect)
+    .bind(json_or_null(organization.allowed_models.as_ref()))
+    .bind(organization.created_at.0)
+    .bind(organization.updated_at.0)
+    .bind(organization.version)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query(
+        "INSERT INTO wallets (organization_id, balance_nano, last_seq, is_active,
+            deactivated_by_operator, updated_at)
+         VALUES ($1, 0, 0, 1, 0, $2)",
+    )
+    .bind(uuid(organization.id.0))
+    .bind(organization.created_at.0)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Writes what can be changed of it.
+pub async fn update(
+    connection: &mut SqliteConnection,
+    organization: &Organization,
+) -> Result<(), DatabaseError> {
+    sqlx::query(
+        "UPDATE organizations SET name = $2, description = $3, status = $4, self_funding = $5,
+            on_disconnect = $6, allowed_models = $7, updated_at = $8, version = $9
+         WHERE id = $1",
+    )
+    .bind(uuid(organization.id.0))
+    .bind(&organization.name)
+    .bind(&organization.description)
+    .bind(&organization.status)
+    .bind(organization.self_funding)
+    .bind(&organization.on_disconnect)
+    .bind(json_or_null(organization.allowed_models.as_ref()))
+    .bind(organization.updated_at.0)
+    .bind(organization.version)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The organization with that id.
+pub async fn by_id(
+    executor: impl SqliteExecutor<'_>,
+    which: OrganizationId,
+) -> Result<Option<Organization>, DatabaseError> {
+    let query = format!("SELECT {COLUMNS} FROM organizations WHERE id = $1");
+    let row = sqlx::query(sqlx::AssertSqlSafe(query))
+        .bind(uuid(which.0))
+        .fetch_optional(executor)
+        .await?;
+    Ok(row.as_ref().map(organization).transpose()?)
+}
+
+/// A page of those whose name holds `part`, and how many there are.
+pub async fn list(
+    pool: &SqlitePool,
+    part: Option<&str>,
+    status: Option<&str>,
+    page: Page,
+    sort: Sort,
+) -> Result<(Vec<Organization>, i64), DatabaseError> {
+    let shown = Shown {
+        columns: COLUMNS,
+        from: "FROM organizations
+            WHERE ($3 IS NULL OR name LIKE $3 ESCAPE '\\') AND ($4 IS NULL OR status = $4)",
+    };
+    let (part, status) = (part.map(paging::pattern), status.map(ToOwned::to_owned));
+    let (rows, total) = paging::read(pool, shown, page, sort, |query| {
+        query.bind(part.clone()).bind(status.clone())
+    })
+    .await?;
+    Ok((rows.iter().map(organization).collect::<Result<_, _>>()?, total))
+}
+
+fn organization(row: &SqliteRow) -> Result<Organization, sqlx::Error> {
+    Ok(Organization {
+        id: OrganizationId(id(row, "id")?),
+        name: row.try_get("name")?,
+        description: row.try_get("description")?,
+        status: row.try_get("status")?,
+        self_funding: row.try_get("self_funding")?,
+        on_disconnect: row.try_get("on_disconnect")?,
+        allowed_models: texts(row, "allowed_models")?,
+        member_count: row.try_get("member_count")?,
+        project_count: row.try_get("project_count")?,
+        created_at: at(row, "created_at")?,
+        updated_at: at(row, "updated_at")?,
+        version: row.try_get("version")?,
+    })
+}

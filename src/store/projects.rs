@@ -1,0 +1,163 @@
+//! Projects: what is metered.
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection, SqliteExecutor, SqlitePool};
+
+use crate::domain::ids::{OrganizationId, ProjectId, UserId};
+use crate::domain::limit::Limits;
+use crate::domain::time::UnixMs;
+use crate::store::columns::{at, at_or_null, id, json_or_null, texts, uuid};
+use crate::store::database::DatabaseError;
+use crate::store::paging::{self, Page, Shown, Sort};
+use crate::store::quotas;
+
+/// A project.
+#[derive(Debug, Clone)]
+pub struct Project {
+    /// Which.
+    pub id: ProjectId,
+    /// Whose.
+    pub organization: OrganizationId,
+    /// What it is called.
+    pub name: String,
+    /// What it is for.
+    pub description: Option<String>,
+    /// Whether it is not archived.
+    pub active: bool,
+    /// The template it was made from.
+    pub template_id: Option<String>,
+    /// Globs of the models it may use; `None` is all.
+    pub allowed_models: Option<Vec<String>>,
+    /// The most that its Owners may set as limits.
+    pub ceiling: Option<Limits>,
+    /// Whether nobody owns it.
+    pub ownerless: bool,
+    /// Who made it.
+    pub created_by: UserId,
+    /// When it was made.
+    pub created_at: UnixMs,
+    /// When it was last changed.
+    pub updated_at: UnixMs,
+    /// When it was archived.
+    pub archived_at: Option<UnixMs>,
+    /// Counts its changes.
+    pub version: i64,
+}
+
+/// The fields by which projects are sorted, and their columns.
+pub const SORTS: &[(&str, &str)] =
+    &[("name", "name"), ("createdAt", "created_at"), ("updatedAt", "updated_at")];
+
+const COLUMNS: &str = "*, NOT EXISTS (SELECT 1 FROM project_members m
+    WHERE m.project_id = projects.id AND m.role = 'Owner') AS ownerless";
+
+/// Adds a project.
+pub async fn insert(
+    connection: &mut SqliteConnection,
+    project: &Project,
+) -> Result<(), DatabaseError> {
+    sqlx::query(
+        "INSERT INTO projects (id, organization_id, name, description, status, template_id,
+            allowed_models, ceiling, created_by, created_at, updated_at, version)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+    )
+    .bind(uuid(project.id.0))
+    .bind(uuid(project.organization.0))
+    .bind(&project.name)
+    .bind(&project.description)
+    .bind(status(project.active))
+    .bind(&project.template_id)
+    .bind(json_or_null(project.allowed_models.as_ref()))
+    .bind(project.ceiling.as_ref().map(quotas::json_of))
+    .bind(uuid(project.created_by.0))
+    .bind(project.created_at.0)
+    .bind(project.updated_at.0)
+    .bind(project.version)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Writes what can be changed of it.
+pub async fn update(
+    connection: &mut SqliteConnection,
+    project: &Project,
+) -> Result<(), DatabaseError> {
+    sqlx::query(
+        "UPDATE projects SET name = $2, description = $3, status = $4, allowed_models = $5,
+            ceiling = $6, updated_at = $7, archived_at = $8, version = $9
+         WHERE id = $1",
+    )
+    .bind(uuid(project.id.0))
+    .bind(&project.name)
+    .bind(&project.description)
+    .bind(status(project.active))
+    .bind(json_or_null(project.allowed_models.as_ref()))
+    .bind(project.ceiling.as_ref().map(quotas::json_of))
+    .bind(project.updated_at.0)
+    .bind(project.archived_at.map(|at| at.0))
+    .bind(project.version)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The project with that id, if that organization has it.
+pub async fn by_id(
+    executor: impl SqliteExecutor<'_>,
+    organization: OrganizationId,
+    which: ProjectId,
+) -> Result<Option<Project>, DatabaseError> {
+    let query = format!("SELECT {COLUMNS} FROM projects WHERE id = $1 AND organization_id = $2");
+    let row = sqlx::query(sqlx::AssertSqlSafe(query))
+        .bind(uuid(which.0))
+        .bind(uuid(organization.0))
+        .fetch_optional(executor)
+        .await?;
+    Ok(row.as_ref().map(project).transpose()?)
+}
+
+/// A page of an organization's projects, and how many there are.
+pub async fn list(
+    pool: &SqlitePool,
+    organization: OrganizationId,
+    filter: (Option<&str>, Option<&str>),
+    page: Page,
+    sort: Sort,
+) -> Result<(Vec<Project>, i64), DatabaseError> {
+    let shown = Shown {
+        columns: COLUMNS,
+        from: "FROM projects WHERE organization_id = $3
+            AND ($4 IS NULL OR name LIKE $4 ESCAPE '\\') AND ($5 IS NULL OR status = $5)",
+    };
+    let (part, status) = (filter.0.map(paging::pattern), filter.1.map(ToOwned::to_owned));
+    let (rows, total) = paging::read(pool, shown, page, sort, |query| {
+        query.bind(uuid(organization.0)).bind(part.clone()).bind(status.clone())
+    })
+    .await?;
+    Ok((rows.iter().map(project).collect::<Result<_, _>>()?, total))
+}
+
+const fn status(active: bool) -> &'static str {
+    if active { "Active" } else { "Archived" }
+}
+
+fn project(row: &SqliteRow) -> Result<Project, sqlx::Error> {
+    let ceiling: Option<&str> = row.try_get("ceiling")?;
+    Ok(Project {
+        id: ProjectId(id(row, "id")?),
+        organization: OrganizationId(id(row, "organization_id")?),
+        name: row.try_get("name")?,
+        description: row.try_get("description")?,
+        active: row.try_get::<&str, _>("status")? == "Active",
+        template_id: row.try_get("template_id")?,
+        allowed_models: texts(row, "allowed_models")?,
+        ceiling: ceiling.map(quotas::limits_of).transpose()?,
+        ownerless: row.try_get("ownerless")?,
+        created_by: UserId(id(row, "created_by")?),
+        created_at: at(row, "created_at")?,
+        updated_at: at(row, "updated_at")?,
+        archived_at: at_or_null(row, "archived_at")?,
+        version: row.try_get("version")?,
+    })
+}

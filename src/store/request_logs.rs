@@ -1,0 +1,219 @@
+//! The request log: one entry a call, refused ones too. The projector writes it.
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteExecutor, SqlitePool};
+
+use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RecordId, RequestLogId, UserId};
+use crate::domain::money::Nano;
+use crate::domain::time::UnixMs;
+use crate::store::columns::{at, id, id_or_null, uuid};
+use crate::store::database::DatabaseError;
+
+/// An entry, with the names that its ids have now.
+#[derive(Debug, Clone)]
+pub struct RequestLog {
+    /// The call.
+    pub id: RequestLogId,
+    /// When it came.
+    pub created_at: UnixMs,
+    /// Who pays.
+    pub organization: OrganizationId,
+    /// The project.
+    pub project: ProjectId,
+    /// Its name.
+    pub project_name: Option<String>,
+    /// The key.
+    pub key: ApiKeyId,
+    /// Its name.
+    pub key_name: Option<String>,
+    /// Whose key it is.
+    pub owner: Option<UserId>,
+    /// `Completed`, `Refused`, `Failed` or `Cancelled`.
+    pub outcome: String,
+    /// The status that was answered.
+    pub status: i64,
+    /// Why it was refused.
+    pub refusal: Option<String>,
+    /// The public name of the model.
+    pub model: Option<String>,
+    /// The upstream that was tried last.
+    pub upstream: Option<String>,
+    /// Whether the answer was streamed.
+    pub stream: bool,
+    /// What it cost.
+    pub cost: Nano,
+    /// The record that debits it.
+    pub record: Option<RecordId>,
+    /// The fields that nothing filters by, as a JSON object.
+    pub detail: String,
+}
+
+/// Which entries are shown.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// From that instant on.
+    pub from: Option<UnixMs>,
+    /// Before that instant.
+    pub to: Option<UnixMs>,
+    /// With that status.
+    pub status: Option<i64>,
+    /// With that outcome.
+    pub outcome: Option<&'static str>,
+    /// With that refusal.
+    pub refusal: Option<String>,
+    /// Of that model.
+    pub model: Option<String>,
+    /// Of that key.
+    pub key: Option<ApiKeyId>,
+    /// Of that upstream.
+    pub upstream: Option<String>,
+    /// Streamed, or not.
+    pub stream: Option<bool>,
+    /// That cost at least so much.
+    pub min_cost: Option<Nano>,
+    /// That call only.
+    pub call: Option<RequestLogId>,
+}
+
+impl Filter {
+    /// Whether it shows all.
+    pub fn is_empty(&self) -> bool {
+        let Self { from, to, status, outcome, refusal, model, key, upstream, stream, .. } = self;
+        from.is_none()
+            && to.is_none()
+            && status.is_none()
+            && outcome.is_none()
+            && refusal.is_none()
+            && model.is_none()
+            && key.is_none()
+            && upstream.is_none()
+            && stream.is_none()
+            && self.min_cost.is_none()
+            && self.call.is_none()
+    }
+}
+
+/// Whose entries are shown.
+#[derive(Debug, Clone, Copy)]
+pub struct Visible {
+    /// The project.
+    pub project: ProjectId,
+    /// Of this owner's keys only.
+    pub owner: Option<UserId>,
+}
+
+/// Which stretch of the list: newest first, after `before`.
+#[derive(Debug, Clone, Copy)]
+pub struct Stretch {
+    /// Older than this call.
+    pub before: Option<RequestLogId>,
+    /// Skipped, newest first.
+    pub offset: i64,
+    /// The most entries.
+    pub limit: i64,
+}
+
+const COLUMNS: &str = "SELECT l.*, p.name AS project_name, k.name AS key_name,
+    k.owner_user_id, (SELECT r.id FROM wallet_records r
+        WHERE r.request_log_id = l.id AND r.kind = 'Consume') AS record_id
+    FROM request_logs l
+    LEFT JOIN projects p ON p.id = l.project_id
+    LEFT JOIN api_keys k ON k.id = l.api_key_id";
+
+const SHOWN: &str = "l.project_id = $1
+    AND ($2 IS NULL OR l.api_key_id IN (SELECT o.id FROM api_keys o
+        WHERE o.project_id = $1 AND o.owner_user_id = $2))
+    AND ($3 IS NULL OR $3 <= l.created_at) AND ($4 IS NULL OR l.created_at < $4)
+    AND ($5 IS NULL OR l.status = $5) AND ($6 IS NULL OR l.outcome = $6)
+    AND ($7 IS NULL OR l.refusal = $7) AND ($8 IS NULL OR l.model = $8)
+    AND ($9 IS NULL OR l.api_key_id = $9) AND ($10 IS NULL OR l.upstream = $10)
+    AND ($11 IS NULL OR l.stream = $11) AND ($12 IS NULL OR $12 <= l.cost_nano)
+    AND ($13 IS NULL OR l.id = $13)";
+
+macro_rules! bound {
+    ($query:expr, $visible:expr, $filter:expr) => {
+        sqlx::query(sqlx::AssertSqlSafe($query))
+            .bind(uuid($visible.project.0))
+            .bind($visible.owner.map(|id| uuid(id.0)))
+            .bind($filter.from.map(|at| at.0))
+            .bind($filter.to.map(|at| at.0))
+            .bind($filter.status)
+            .bind($filter.outcome)
+            .bind($filter.refusal.clone())
+            .bind($filter.model.clone())
+            .bind($filter.key.map(|id| uuid(id.0)))
+            .bind($filter.upstream.clone())
+            .bind($filter.stream)
+            .bind($filter.min_cost.map(|nano| nano.0))
+            .bind($filter.call.map(|id| uuid(id.0)))
+    };
+}
+
+/// A stretch of a project's entries, newest first.
+pub async fn list(
+    pool: &SqlitePool,
+    visible: Visible,
+    filter: &Filter,
+    stretch: Stretch,
+) -> Result<Vec<RequestLog>, DatabaseError> {
+    let query = format!(
+        "{COLUMNS} WHERE {SHOWN} AND ($14 IS NULL OR l.id < $14)
+         ORDER BY l.id DESC LIMIT $15 OFFSET $16"
+    );
+    let rows = bound!(query, visible, filter)
+        .bind(stretch.before.map(|id| uuid(id.0)))
+        .bind(stretch.limit)
+        .bind(stretch.offset)
+        .fetch_all(pool)
+        .await?;
+    Ok(rows.iter().map(entry).collect::<Result<_, _>>()?)
+}
+
+/// How many of a project's entries there are, counted up to `most`.
+pub async fn count(
+    pool: &SqlitePool,
+    visible: Visible,
+    filter: &Filter,
+    most: i64,
+) -> Result<i64, DatabaseError> {
+    let query =
+        format!("SELECT count(*) FROM (SELECT 1 FROM request_logs l WHERE {SHOWN} LIMIT $14)");
+    Ok(bound!(query, visible, filter).bind(most).fetch_one(pool).await?.try_get(0)?)
+}
+
+/// One entry, if that project has it.
+pub async fn by_id(
+    executor: impl SqliteExecutor<'_>,
+    project: ProjectId,
+    call: RequestLogId,
+) -> Result<Option<RequestLog>, DatabaseError> {
+    let query = format!("{COLUMNS} WHERE l.project_id = $1 AND l.id = $2");
+    let row = sqlx::query(sqlx::AssertSqlSafe(query))
+        .bind(uuid(project.0))
+        .bind(uuid(call.0))
+        .fetch_optional(executor)
+        .await?;
+    Ok(row.as_ref().map(entry).transpose()?)
+}
+
+fn entry(row: &SqliteRow) -> Result<RequestLog, sqlx::Error> {
+    Ok(RequestLog {
+        id: RequestLogId(id(row, "id")?),
+        created_at: at(row, "created_at")?,
+        organization: OrganizationId(id(row, "organization_id")?),
+        project: ProjectId(id(row, "project_id")?),
+        project_name: row.try_get("project_name")?,
+        key: ApiKeyId(id(row, "api_key_id")?),
+        key_name: row.try_get("key_name")?,
+        owner: id_or_null(row, "owner_user_id")?.map(UserId),
+        outcome: row.try_get("outcome")?,
+        status: row.try_get("status")?,
+        refusal: row.try_get("refusal")?,
+        model: row.try_get("model")?,
+        upstream: row.try_get("upstream")?,
+        stream: row.try_get("stream")?,
+        cost: Nano(row.try_get("cost_nano")?),
+        record: id_or_null(row, "record_id")?.map(RecordId),
+        detail: row.try_get("detail")?,
+    })
+}

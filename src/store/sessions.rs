@@ -1,0 +1,93 @@
+//! Sessions: who is signed in. Only hashes of their secrets are kept.
+
+use sqlx::{Row, SqliteConnection, SqlitePool};
+
+use crate::domain::ids::UserId;
+use crate::domain::time::UnixMs;
+use crate::store::columns::{at, uuid};
+use crate::store::database::DatabaseError;
+use crate::store::users::{User, user};
+
+/// A session that was found, and whose it is.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// Whose.
+    pub user: User,
+    /// When it ends, whatever happens.
+    pub expires_at: UnixMs,
+    /// When it was last used, to the minute.
+    pub last_seen_at: UnixMs,
+}
+
+/// Begins a session.
+pub async fn insert(
+    connection: &mut SqliteConnection,
+    secret_hash: &[u8; 32],
+    who: UserId,
+    now: UnixMs,
+    expires_at: UnixMs,
+) -> Result<(), DatabaseError> {
+    sqlx::query(
+        "INSERT INTO sessions (secret_hash, user_id, created_at, expires_at, last_seen_at)
+         VALUES ($1, $2, $3, $4, $3)",
+    )
+    .bind(&secret_hash[..])
+    .bind(uuid(who.0))
+    .bind(now.0)
+    .bind(expires_at.0)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query("DELETE FROM sessions WHERE expires_at <= $1")
+        .bind(now.0)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// The session with that secret.
+pub async fn find(
+    pool: &SqlitePool,
+    secret_hash: &[u8; 32],
+) -> Result<Option<Session>, DatabaseError> {
+    let row = sqlx::query(
+        "SELECT u.*, s.expires_at, s.last_seen_at
+         FROM sessions s JOIN users u ON u.id = s.user_id WHERE s.secret_hash = $1",
+    )
+    .bind(&secret_hash[..])
+    .fetch_optional(pool)
+    .await?;
+    let session = |row: &_| -> Result<Session, sqlx::Error> {
+        Ok(Session {
+            user: user(row)?,
+            expires_at: at(row, "expires_at")?,
+            last_seen_at: at(row, "last_seen_at")?,
+        })
+    };
+    Ok(row.as_ref().map(session).transpose()?)
+}
+
+/// Notes that it was used.
+pub async fn note_use(
+    connection: &mut SqliteConnection,
+    secret_hash: &[u8; 32],
+    now: UnixMs,
+) -> Result<(), DatabaseError> {
+    sqlx::query("UPDATE sessions SET last_seen_at = $2 WHERE secret_hash = $1")
+        .bind(&secret_hash[..])
+        .bind(now.0)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Ends it; whether there was one.
+pub async fn delete(
+    connection: &mut SqliteConnection,
+    secret_hash: &[u8; 32],
+) -> Result<bool, DatabaseError> {
+    let done = sqlx::query("DELETE FROM sessions WHERE secret_hash = $1 RETURNING user_id")
+        .bind(&secret_hash[..])
+        .fetch_optional(connection)
+        .await?;
+    Ok(done.map(|row| row.try_get::<uuid::Uuid, _>(0)).transpose()?.is_some())
+}
