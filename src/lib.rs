@@ -15,5 +15,6 @@ pub mod lender;
 pub mod counters;
 pub mod ledger;
 pub mod accounting;
+pub mod organization;
 pub mod proxy;
 pub mod app;

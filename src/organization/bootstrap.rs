@@ -1,0 +1,137 @@
+//! Bootstrap: from an empty database to its first operator.
+
+use std::sync::Arc;
+
+use crate::domain::ids::UserId;
+use crate::domain::time::UnixMs;
+use crate::organization::access::Principal;
+use crate::organization::denied::Denied;
+use crate::organization::platform::Platform;
+use crate::organization::secrets::{self, SecretKind};
+use crate::organization::work::{Change, Origin, Work};
+use crate::settings::secret::Secret;
+use crate::store::columns::new_id;
+use crate::store::setup_links;
+use crate::store::users::{self, User};
+
+/// Who becomes the operator.
+#[derive(Debug)]
+pub struct NewOperator {
+    /// Their address, as typed.
+    pub email: String,
+    /// Their name.
+    pub name: String,
+    /// `None`: they sign in by no password.
+    pub password: Option<Secret>,
+}
+
+/// What the start of the process has to tell.
+#[derive(Debug)]
+pub enum FirstStart {
+    /// There is an operator.
+    Ready,
+    /// There is none yet: whoever shows this secret within the hour becomes it.
+    Link(Secret),
+}
+
+/// How long a set-up link works: an hour.
+const LINK_MS: i64 = 3_600_000;
+
+/// Sees to it that there is an operator, or a way to become it.
+pub async fn first_start(
+    platform: &Arc<Platform>,
+    given: Option<NewOperator>,
+) -> Result<FirstStart, Denied> {
+    if let Some(given) = given {
+        ensure_operator(platform, given).await?;
+        return Ok(FirstStart::Ready);
+    }
+    let mut work = Work::begin(platform, Origin::default()).await?;
+    if users::first_operator(work.connection()).await?.is_some() {
+        return Ok(FirstStart::Ready);
+    }
+    let minted = SecretKind::SetupLink.mint();
+    let expires_at = UnixMs(work.now().0 + LINK_MS);
+    setup_links::replace(work.connection(), &minted.hash, expires_at).await?;
+    work.commit().await?;
+    Ok(FirstStart::Link(minted.secret))
+}
+
+/// The set-up link as it is printed, for people to open.
+pub fn link(public_url: &str, secret: &Secret) -> String {
+    format!("{}/setup?token={}", public_url.trim_end_matches('/'), secret.expose())
+}
+
+/// The operator who is there, or else a new one.
+pub async fn ensure_operator(platform: &Arc<Platform>, given: NewOperator) -> Result<User, Denied> {
+    let there = users::first_operator(platform.database.reader()).await?;
+    if let Some(operator) = there {
+        return Ok(operator);
+    }
+    let hash = match given.password {
+        Some(password) => Some(platform.passwords.hash(password).await?),
+        None => None,
+    };
+    let mut work = Work::begin(platform, Origin::default()).await?;
+    if let Some(operator) = users::first_operator(work.connection()).await? {
+        return Ok(operator);
+    }
+    let operator = add_operator(&mut work, &given.email, given.name, hash).await?;
+    work.commit().await?;
+    Ok(operator)
+}
+
+/// Makes the first operator by the link, which works once.
+pub async fn set_up(
+    work: &mut Work,
+    token: &str,
+    new: NewOperator,
+    password_hash: String,
+) -> Result<User, Denied> {
+    let now = work.now();
+    let ends = setup_links::expiry(work.connection(), &secrets::hash(token)).await?;
+    let operator = users::first_operator(work.connection()).await?;
+    if operator.is_some() || ends.is_none_or(|ends| ends <= now) {
+        return Err(Denied::Unauthenticated("invalid_setup_link"));
+    }
+    add_operator(work, &new.email, new.name, Some(password_hash)).await
+}
+
+async fn add_operator(
+    work: &mut Work,
+    email: &str,
+    name: String,
+    password_hash: Option<String>,
+) -> Result<User, Denied> {
+    let now = work.now();
+    let user = User {
+        id: UserId(new_id(now)),
+        email: folded(email),
+        name,
+        password_hash,
+        is_operator: true,
+        email_verified: false,
+        created_at: now,
+        last_login_at: None,
+    };
+    if users::by_email(work.connection(), &user.email).await?.is_some() {
+        return Err(Denied::conflict("email_taken", "there is a user with this address"));
+    }
+    users::insert(work.connection(), &user).await?;
+    setup_links::clear(work.connection()).await?;
+    let actor = Principal::start(user.clone()).actor();
+    let change = Change {
+        organization: None,
+        action: "operator.create".into(),
+        target: ("user", user.id.to_string(), user.name.clone()),
+        before: None,
+        after: Some(serde_json::json!({"email": user.email, "isOperator": true})),
+    };
+    work.audit(&actor, change).await?;
+    Ok(user)
+}
+
+/// An address as it is compared: trimmed and case-folded.
+pub fn folded(email: &str) -> String {
+    email.trim().to_lowercase()
+}

@@ -1,0 +1,264 @@
+//! API keys: made, changed, rotated and revoked. A secret is shown once.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::domain::ids::{ApiKeyId, ProjectId, UserId};
+use crate::domain::money::Nano;
+use crate::domain::time::UnixMs;
+use crate::organization::access::Seat;
+use crate::organization::denied::Denied;
+use crate::organization::platform::Platform;
+use crate::organization::projects;
+use crate::organization::rights::{Missing, Reach, Right};
+use crate::organization::secrets::SecretKind;
+use crate::organization::work::{Change, Effect, Work};
+use crate::settings::secret::Secret;
+use crate::store::api_keys::{self, ApiKey};
+use crate::store::columns::new_id;
+use crate::store::members;
+use crate::store::paging::{Page, Sort};
+
+/// What can be said of a key. `None` leaves a field as it is, or at its default in a new one.
+#[derive(Debug, Default)]
+pub struct KeyChange {
+    /// What it is called.
+    pub name: Option<String>,
+    /// Whose it is; nobody's: the project's own.
+    pub owner: Option<Option<UserId>>,
+    /// Whether it is switched on.
+    pub enabled: Option<bool>,
+    /// When it ends.
+    pub expires_at: Option<Option<UnixMs>>,
+    /// Globs of the models it may use.
+    pub allowed_models: Option<Option<Vec<String>>>,
+    /// Where it may be used from.
+    pub allowed_cidrs: Option<Option<Vec<String>>>,
+    /// Its own calls a minute.
+    pub requests_per_minute: Option<Option<i64>>,
+    /// Its own money a month.
+    pub monthly_spend: Option<Option<Nano>>,
+    /// Whatever its makers note.
+    pub metadata: Option<BTreeMap<String, String>>,
+}
+
+impl KeyChange {
+    /// The key as it is after the change.
+    fn apply(self, key: ApiKey, now: UnixMs) -> ApiKey {
+        let old = key;
+        ApiKey {
+            name: self.name.unwrap_or(old.name),
+            owner: self.owner.unwrap_or(old.owner),
+            enabled: self.enabled.unwrap_or(old.enabled),
+            disabled_reason: if self.enabled.is_some() { None } else { old.disabled_reason },
+            expires_at: self.expires_at.unwrap_or(old.expires_at),
+            allowed_models: self.allowed_models.unwrap_or(old.allowed_models),
+            allowed_cidrs: self.allowed_cidrs.unwrap_or(old.allowed_cidrs),
+            requests_per_minute: self.requests_per_minute.unwrap_or(old.requests_per_minute),
+            monthly_spend: self.monthly_spend.unwrap_or(old.monthly_spend),
+            metadata: self.metadata.unwrap_or(old.metadata),
+            updated_at: now,
+            version: old.version + 1,
+            ..old
+        }
+    }
+}
+
+/// Makes a key.
+pub async fn create(
+    work: &mut Work,
+    seat: &Seat,
+    project: ProjectId,
+    mut new: KeyChange,
+) -> Result<(ApiKey, Secret), Denied> {
+    let (_, reach) = projects::open_to_change(work, seat, project, Right::ManageKeys).await?;
+    let maker = seat.principal.user.id;
+    if reach == Reach::Own && new.owner.is_none() {
+        new.owner = Some(Some(maker));
+    }
+    check_owner(work, seat, reach, &new).await?;
+    let now = work.now();
+    let minted = SecretKind::ApiKey.mint();
+    let blank = ApiKey {
+        id: ApiKeyId(new_id(now)),
+        project,
+        name: String::new(),
+        last4: minted.last4,
+        owner: None,
+        enabled: true,
+        disabled_reason: None,
+        expires_at: None,
+        allowed_models: None,
+        allowed_cidrs: None,
+        requests_per_minute: None,
+        monthly_spend: None,
+        metadata: BTreeMap::new(),
+        previous_expires_at: None,
+        created_by: maker,
+        created_at: now,
+        updated_at: now,
+        last_used_at: None,
+        revoked_at: None,
+        version: 0,
+    };
+    let key = new.apply(blank, now);
+    api_keys::insert(work.connection(), &key, &minted.hash).await?;
+    work.then(Effect::Project(project));
+    audit(work, seat, "key.create", (None, Some(&key))).await?;
+    Ok((key, minted.secret))
+}
+
+/// A page of a project's keys, or of one's own among them.
+pub async fn list(
+    platform: &Platform,
+    seat: &Seat,
+    project: ProjectId,
+    page: Page,
+    sort: Sort,
+) -> Result<(Vec<ApiKey>, i64), Denied> {
+    let (_, reach) = projects::open(platform, seat, project, Right::ViewKeys).await?;
+    let owner = (reach == Reach::Own).then_some(seat.principal.user.id);
+    Ok(api_keys::list(platform.database.reader(), project, owner, page, sort).await?)
+}
+
+/// Changes a key.
+pub async fn change(
+    work: &mut Work,
+    seat: &Seat,
+    which: (ProjectId, ApiKeyId),
+    change: KeyChange,
+) -> Result<ApiKey, Denied> {
+    let (before, reach) = open(work, seat, which).await?;
+    check_owner(work, seat, reach, &change).await?;
+    work.expects(before.version)?;
+    let after = change.apply(before.clone(), work.now());
+    api_keys::update(work.connection(), &after).await?;
+    work.then(Effect::Project(which.0));
+    audit(work, seat, "key.update", (Some(&before), Some(&after))).await?;
+    Ok(after)
+}
+
+/// Revokes a key for good.
+pub async fn revoke(
+    work: &mut Work,
+    seat: &Seat,
+    which: (ProjectId, ApiKeyId),
+) -> Result<(), Denied> {
+    let found = open(work, seat, which).await;
+    // To delete what is deleted is to find nothing.
+    let (before, _) = found.map_err(|denied| match denied {
+        Denied::Conflict("key_revoked", _) => Denied::NotFound,
+        other => other,
+    })?;
+    work.expects(before.version)?;
+    let now = work.now();
+    let after = ApiKey {
+        enabled: false,
+        revoked_at: Some(now),
+        updated_at: now,
+        version: before.version + 1,
+        ..before.clone()
+    };
+    api_keys::update(work.connection(), &after).await?;
+    work.then(Effect::Project(which.0));
+    audit(work, seat, "key.revoke", (Some(&before), Some(&after))).await
+}
+
+/// Gives a key another secret. The one it had works for `grace_seconds` more; the one before that
+/// ends now.
+pub async fn rotate(
+    work: &mut Work,
+    seat: &Seat,
+    which: (ProjectId, ApiKeyId),
+    grace_seconds: i64,
+) -> Result<(ApiKey, Secret), Denied> {
+    let (before, _) = open(work, seat, which).await?;
+    work.expects(before.version)?;
+    let now = work.now();
+    let minted = SecretKind::ApiKey.mint();
+    let grace = (0 < grace_seconds).then_some(UnixMs(now.0 + grace_seconds * 1_000));
+    let after = ApiKey {
+        last4: minted.last4,
+        previous_expires_at: grace,
+        updated_at: now,
+        version: before.version + 1,
+        ..before.clone()
+    };
+    api_keys::rotate(work.connection(), &after, &minted.hash).await?;
+    work.then(Effect::Project(which.0));
+    audit(work, seat, "key.rotate", (Some(&before), Some(&after))).await?;
+    Ok((after, minted.secret))
+}
+
+/// Finds a key that they may change.
+async fn open(
+    work: &mut Work,
+    seat: &Seat,
+    which: (ProjectId, ApiKeyId),
+) -> Result<(ApiKey, Reach), Denied> {
+    let (_, reach) = projects::open_to_change(work, seat, which.0, Right::ManageKeys).await?;
+    let key = api_keys::by_id(work.connection(), which.0, which.1).await?;
+    let own = Some(seat.principal.user.id);
+    let key = key.filter(|key| reach == Reach::All || key.owner == own).ok_or(Denied::NotFound)?;
+    if key.revoked_at.is_some() {
+        return Err(Denied::conflict("key_revoked", "the key is revoked: make another"));
+    }
+    Ok((key, reach))
+}
+
+/// Whoever may change only their own keys keeps them; an owner belongs to the organization.
+async fn check_owner(
+    work: &mut Work,
+    seat: &Seat,
+    reach: Reach,
+    change: &KeyChange,
+) -> Result<(), Denied> {
+    let Some(owner) = change.owner else { return Ok(()) };
+    if reach == Reach::Own && owner != Some(seat.principal.user.id) {
+        return Err(Missing::Permission("Owner").into());
+    }
+    let Some(owner) = owner else { return Ok(()) };
+    let organization = seat.organization.id;
+    if members::is_member(work.connection(), organization, owner).await? {
+        return Ok(());
+    }
+    let message = "the owner is no member of the organization";
+    Err(Denied::field("/ownerUserId", "not_a_member", message))
+}
+
+async fn audit(
+    work: &mut Work,
+    seat: &Seat,
+    action: &'static str,
+    states: (Option<&ApiKey>, Option<&ApiKey>),
+) -> Result<(), Denied> {
+    let target = states.1.or(states.0).map(|key| (key.id.to_string(), key.name.clone()));
+    let (id, name) = target.unwrap_or_default();
+    let change = Change {
+        organization: Some(seat.organization.id),
+        action: action.into(),
+        target: ("apiKey", id, name),
+        before: states.0.map(picture),
+        after: states.1.map(picture),
+    };
+    work.audit(&seat.principal.actor(), change).await
+}
+
+fn picture(key: &ApiKey) -> Value {
+    json!({
+        "name": key.name,
+        "key": "***",
+        "last4": key.last4,
+        "ownerUserId": key.owner.map(|id| id.to_string()),
+        "enabled": key.enabled,
+        "expiresAt": key.expires_at.map(|at| at.to_string()),
+        "allowedModels": key.allowed_models,
+        "allowedCidrs": key.allowed_cidrs,
+        "requestsPerMinuteLimit": key.requests_per_minute,
+        "monthlySpendLimit": key.monthly_spend.map(|nano| nano.to_string()),
+        "metadata": key.metadata,
+        "previousKeyExpiresAt": key.previous_expires_at.map(|at| at.to_string()),
+        "revokedAt": key.revoked_at.map(|at| at.to_string()),
+    })
+}

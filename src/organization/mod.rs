@@ -1,0 +1,22 @@
+//! What people may do: the use cases of the admin API, each with its right, checked here once.
+
+pub mod roles;
+pub mod rights;
+pub mod denied;
+pub mod secrets;
+pub mod passwords;
+pub mod throttle;
+pub mod platform;
+pub mod access;
+pub mod work;
+pub mod bootstrap;
+pub mod sign_in;
+pub mod tokens;
+pub mod organizations;
+pub mod members;
+pub mod projects;
+pub mod quotas;
+pub mod usage;
+pub mod keys;
+pub mod wallet;
+pub mod request_logs;

@@ -1,0 +1,161 @@
+//! Organizations: the operator makes them, their Admins run them.
+
+use serde_json::{Value, json};
+
+use crate::domain::ids::OrganizationId;
+use crate::organization::access::{Principal, Seat};
+use crate::organization::denied::Denied;
+use crate::organization::platform::Platform;
+use crate::organization::rights::{Missing, Right};
+use crate::organization::work::{Change, Effect, Work};
+use crate::store::columns::new_id;
+use crate::store::organizations::{self, Organization};
+use crate::store::paging::{Page, Sort};
+
+/// An organization to make.
+#[derive(Debug)]
+pub struct NewOrganization {
+    /// What it is called.
+    pub name: String,
+    /// What it is for.
+    pub description: Option<String>,
+    /// Whether its own people may recharge its wallet.
+    pub self_funding: bool,
+    /// What becomes of a call whose client leaves.
+    pub on_disconnect: String,
+    /// Globs of the models it may use; `None` is all.
+    pub allowed_models: Option<Vec<String>>,
+}
+
+/// What to change of one. `None` leaves a field as it is.
+#[derive(Debug, Default)]
+pub struct OrganizationChange {
+    /// What it is called.
+    pub name: Option<String>,
+    /// What it is for.
+    pub description: Option<Option<String>>,
+    /// The operator's to say.
+    pub status: Option<String>,
+    /// The operator's to say.
+    pub self_funding: Option<bool>,
+    /// What becomes of a call whose client leaves.
+    pub on_disconnect: Option<String>,
+    /// Globs of the models it may use.
+    pub allowed_models: Option<Option<Vec<String>>>,
+}
+
+/// Makes an organization, and its wallet with nothing in it.
+pub async fn create(
+    work: &mut Work,
+    principal: &Principal,
+    new: NewOrganization,
+) -> Result<Organization, Denied> {
+    principal.may(Right::ChangePlatform)?;
+    let now = work.now();
+    let organization = Organization {
+        id: OrganizationId(new_id(now)),
+        name: new.name,
+        description: new.description,
+        status: "Active".to_owned(),
+        self_funding: new.self_funding,
+        on_disconnect: new.on_disconnect,
+        allowed_models: new.allowed_models,
+        member_count: 0,
+        project_count: 0,
+        created_at: now,
+        updated_at: now,
+        version: 1,
+    };
+    organizations::insert(work.connection(), &organization).await?;
+    work.then(Effect::Organization(organization.id));
+    let change = Change {
+        organization: Some(organization.id),
+        action: "organization.create".into(),
+        target: target(&organization),
+        before: None,
+        after: Some(picture(&organization)),
+    };
+    work.audit(&principal.actor(), change).await?;
+    Ok(organization)
+}
+
+/// A page of the deployment's organizations.
+pub async fn list(
+    platform: &Platform,
+    principal: &Principal,
+    filter: (Option<&str>, Option<&str>),
+    page: Page,
+    sort: Sort,
+) -> Result<(Vec<Organization>, i64), Denied> {
+    principal.may(Right::ViewPlatform)?;
+    let reader = platform.database.reader();
+    Ok(organizations::list(reader, filter.0, filter.1, page, sort).await?)
+}
+
+/// The organization in which they sit.
+pub fn view(seat: &Seat) -> Result<&Organization, Denied> {
+    seat.may(Right::ViewOrganization)?;
+    Ok(&seat.organization)
+}
+
+/// Changes it.
+pub async fn change(
+    work: &mut Work,
+    seat: &Seat,
+    change: OrganizationChange,
+) -> Result<Organization, Denied> {
+    seat.may(Right::ChangeOrganization)?;
+    let for_operator = change.status.is_some() || change.self_funding.is_some();
+    if for_operator && !seat.is_operator() {
+        return Err(Missing::Permission("operator").into());
+    }
+    let found = organizations::by_id(work.connection(), seat.organization.id).await?;
+    let before = found.ok_or(Denied::NotFound)?;
+    work.expects(before.version)?;
+    if change.status.as_deref() == Some("Closed") {
+        let books = work.platform().directory.books();
+        if books.organization(before.id).is_some_and(|book| !book.holds().is_empty()) {
+            let message = "calls are open: make it Inactive, and close it when they have ended";
+            return Err(Denied::conflict("holds_open", message));
+        }
+    }
+    let now = work.now();
+    let old = before.clone();
+    let after = Organization {
+        name: change.name.unwrap_or(old.name),
+        description: change.description.unwrap_or(old.description),
+        status: change.status.unwrap_or(old.status),
+        self_funding: change.self_funding.unwrap_or(old.self_funding),
+        on_disconnect: change.on_disconnect.unwrap_or(old.on_disconnect),
+        allowed_models: change.allowed_models.unwrap_or(old.allowed_models),
+        updated_at: now,
+        version: old.version + 1,
+        ..old
+    };
+    organizations::update(work.connection(), &after).await?;
+    work.then(Effect::Organization(after.id));
+    let change = Change {
+        organization: Some(after.id),
+        action: "organization.update".into(),
+        target: target(&after),
+        before: Some(picture(&before)),
+        after: Some(picture(&after)),
+    };
+    work.audit(&seat.principal.actor(), change).await?;
+    Ok(after)
+}
+
+fn target(organization: &Organization) -> (&'static str, String, String) {
+    ("organization", organization.id.to_string(), organization.name.clone())
+}
+
+fn picture(organization: &Organization) -> Value {
+    json!({
+        "name": organization.name,
+        "description": organization.description,
+        "status": organization.status,
+        "selfFunding": organization.self_funding,
+        "onDisconnect": organization.on_disconnect,
+        "allowedModels": organization.allowed_models,
+    })
+}

@@ -1,0 +1,74 @@
+//! The platform: what every use case works on.
+
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, Semaphore};
+
+use crate::accounting::directory::Directory;
+use crate::domain::time::UnixMs;
+use crate::ledger::chain::ChainChecks;
+use crate::ledger::freshness::Freshness;
+use crate::organization::passwords::Passwords;
+use crate::organization::throttle::Throttle;
+use crate::store::database::Database;
+
+/// What is the same for the whole deployment.
+#[derive(Debug, Clone)]
+pub struct PlatformSettings {
+    /// The one currency.
+    pub currency: String,
+    /// The name of this node.
+    pub node: String,
+}
+
+/// The deployment, as seen by this node.
+#[derive(Debug)]
+pub struct Platform {
+    /// Where everything is kept.
+    pub database: Database,
+    /// What calls see of it.
+    pub directory: Arc<Directory>,
+    /// How far the database is behind the journal.
+    pub freshness: Arc<Freshness>,
+    /// What is the same everywhere.
+    pub settings: PlatformSettings,
+    /// Where passwords are hashed.
+    pub passwords: Passwords,
+    /// How often one address may try to sign in.
+    pub throttle: Throttle,
+    /// What is known of each ledger.
+    pub chains: ChainChecks,
+    /// Held from a commit until the directory has seen it: edits arrive in the order of commits.
+    pub landing: Mutex<()>,
+    /// One note of use is written at a time; those that would queue are dropped.
+    pub notes: Arc<Semaphore>,
+}
+
+impl Platform {
+    /// Puts the parts together.
+    pub fn new(
+        database: Database,
+        directory: Arc<Directory>,
+        freshness: Arc<Freshness>,
+        settings: PlatformSettings,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            database,
+            directory,
+            freshness,
+            settings,
+            passwords: Passwords::default(),
+            throttle: Throttle::default(),
+            chains: ChainChecks::default(),
+            landing: Mutex::new(()),
+            notes: Arc::new(Semaphore::new(1)),
+        })
+    }
+
+    /// Waits until reads see every call that has ended by now, a second at most.
+    ///
+    /// `None` when they do; else the moment up to which they may be behind.
+    pub async fn fresh(&self) -> Option<UnixMs> {
+        self.freshness.wait().await
+    }
+}

@@ -1,0 +1,127 @@
+//! Secrets that are shown once: made of 256 random bits, with a checksum, kept as a hash.
+
+use sha2::{Digest, Sha256};
+
+use crate::settings::secret::Secret;
+
+/// SHA-256 of a secret: all of it that is kept.
+pub type SecretHash = [u8; 32];
+
+/// What a secret opens; its first letters say so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecretKind {
+    /// The data plane.
+    ApiKey,
+    /// The admin API, for programs.
+    AdminToken,
+    /// The admin API, for one sign-in.
+    Session,
+    /// The set-up of the first operator.
+    SetupLink,
+}
+
+/// A secret just made.
+#[derive(Debug)]
+pub struct Minted {
+    /// To be shown, once.
+    pub secret: Secret,
+    /// To be kept.
+    pub hash: SecretHash,
+    /// To be shown later.
+    pub last4: String,
+}
+
+const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+const RANDOM_DIGITS: usize = 43;
+const CHECK_DIGITS: usize = 6;
+
+impl SecretKind {
+    /// Its first letters.
+    pub const fn prefix(self) -> &'static str {
+        match self {
+            Self::ApiKey => "sk-mtr-",
+            Self::AdminToken => "at-mtr-",
+            Self::Session => "ses-mtr-",
+            Self::SetupLink => "set-mtr-",
+        }
+    }
+
+    /// Makes a new one.
+    pub fn mint(self) -> Minted {
+        let mut text = String::with_capacity(64);
+        text.push_str(self.prefix());
+        push_random_digits(&mut text, RANDOM_DIGITS);
+        let check = checksum(&text);
+        text.push_str(&check);
+        let last4 = text[text.len() - 4..].to_owned();
+        Minted { hash: hash(&text), last4, secret: Secret::new(text) }
+    }
+
+    /// Whether `text` has its shape, checksum included: what is not need not be looked up.
+    pub fn fits(self, text: &str) -> bool {
+        let Some(digits) = text.strip_prefix(self.prefix()) else { return false };
+        digits.len() == RANDOM_DIGITS + CHECK_DIGITS
+            && digits.bytes().all(|digit| digit.is_ascii_alphanumeric())
+            && text.ends_with(&checksum(&text[..text.len() - CHECK_DIGITS]))
+    }
+}
+
+/// SHA-256 of a secret.
+pub fn hash(secret: &str) -> SecretHash {
+    Sha256::digest(secret.as_bytes()).into()
+}
+
+fn push_random_digits(text: &mut String, count: usize) {
+    let end = text.len() + count;
+    while text.len() < end {
+        let mut bytes = [0; 64];
+        getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
+        // 248 is the largest multiple of 62 in a byte: what is above would favour some digits.
+        let digits = bytes.into_iter().filter(|byte| *byte < 248).map(|byte| byte % 62);
+        let left = end - text.len();
+        text.extend(digits.take(left).map(|digit| char::from(DIGITS[usize::from(digit)])));
+    }
+}
+
+/// CRC-32 in base 62.
+fn checksum(text: &str) -> String {
+    let mut rest = crc32fast::hash(text.as_bytes());
+    let mut digits = [b'0'; CHECK_DIGITS];
+    for digit in digits.iter_mut().rev() {
+        *digit = DIGITS[usize::try_from(rest % 62).unwrap_or_default()];
+        rest /= 62;
+    }
+    digits.into_iter().map(char::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_has_its_shape_and_no_other() {
+        let minted = SecretKind::ApiKey.mint();
+        let text = minted.secret.expose();
+        assert_eq!(text.len(), 7 + 49);
+        assert!(SecretKind::ApiKey.fits(text) && !SecretKind::AdminToken.fits(text));
+        assert_eq!(minted.hash, hash(text));
+        assert!(text.ends_with(&minted.last4));
+        let mut other = text.to_owned();
+        other.replace_range(10..11, if &text[10..11] == "a" { "b" } else { "a" });
+        assert!(!SecretKind::ApiKey.fits(&other), "a typing error is found without a look-up");
+        assert_ne!(SecretKind::ApiKey.mint().secret, minted.secret);
+        for text in ["", "sk-mtr-", "sk-mtr-é", &format!("sk-mtr-{}", "é".repeat(24))] {
+            assert!(!SecretKind::ApiKey.fits(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_checksum_is_six_digits_of_what_precedes_it() {
+        assert_eq!(checksum(""), "000000");
+        assert_eq!(checksum("123456789").len(), 6, "CRC-32 is 0xcbf43926");
+        let value = checksum("123456789").bytes().fold(0_u64, |value, digit| {
+            value * 62 + DIGITS.iter().position(|known| *known == digit).expect("a digit") as u64
+        });
+        assert_eq!(value, 0xcbf4_3926);
+    }
+}

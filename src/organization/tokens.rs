@@ -1,0 +1,158 @@
+//! Admin tokens: how programs act, never with more than their maker's rights.
+
+use crate::domain::ids::{AdminTokenId, OrganizationId};
+use crate::domain::time::UnixMs;
+use crate::organization::access::{Principal, Seat};
+use crate::organization::denied::Denied;
+use crate::organization::platform::Platform;
+use crate::organization::rights::Right;
+use crate::organization::roles::{Scope, TokenKind};
+use crate::organization::secrets::SecretKind;
+use crate::organization::work::{Change, Work};
+use crate::settings::secret::Secret;
+use crate::store::admin_tokens::{self, AdminToken, Visible};
+use crate::store::columns::new_id;
+use crate::store::organizations;
+use crate::store::paging::{Page, Sort};
+
+/// A token to make.
+#[derive(Debug)]
+pub struct NewToken {
+    /// What it is called.
+    pub name: String,
+    /// What it acts as.
+    pub kind: TokenKind,
+    /// For a Platform token: where it acts by default.
+    pub organization: Option<OrganizationId>,
+    /// What it may do at most.
+    pub scopes: Vec<Scope>,
+    /// When it ends: `None`: in ninety days, `Some(None)`: never.
+    pub expires_at: Option<Option<UnixMs>>,
+}
+
+const LIFE_MS: i64 = 90 * 86_400_000;
+
+/// Makes a token; its secret is shown once. An Organization token needs a seat to make it from.
+pub async fn create(
+    work: &mut Work,
+    principal: &Principal,
+    seat: Option<&Seat>,
+    new: NewToken,
+) -> Result<(AdminToken, Secret), Denied> {
+    principal.may(Right::ChangeAccount)?;
+    let organization = match (new.kind, seat) {
+        (TokenKind::Personal, _) => None,
+        (TokenKind::Organization, Some(seat)) => {
+            seat.may(Right::ManageTokens)?;
+            Some(seat.organization.id)
+        }
+        (TokenKind::Organization, None) => return Err(Denied::NotFound),
+        (TokenKind::Platform, _) => {
+            principal.may(Right::ChangePlatform)?;
+            if let Some(id) = new.organization {
+                let there = organizations::by_id(work.connection(), id).await?;
+                there.ok_or(Denied::NotFound)?;
+            }
+            new.organization
+        }
+    };
+    grantable(principal, new.kind, &new.scopes)?;
+    let now = work.now();
+    let minted = SecretKind::AdminToken.mint();
+    let token = AdminToken {
+        id: AdminTokenId(new_id(now)),
+        name: new.name,
+        kind: new.kind.name().to_owned(),
+        organization,
+        scopes: new.scopes.iter().map(|scope| scope.name().to_owned()).collect(),
+        last4: minted.last4,
+        expires_at: new.expires_at.unwrap_or(Some(UnixMs(now.0 + LIFE_MS))),
+        created_by: principal.user.id,
+        created_at: now,
+        last_used_at: None,
+        revoked_at: None,
+    };
+    admin_tokens::insert(work.connection(), &token, &minted.hash).await?;
+    let after = serde_json::json!({
+        "name": token.name, "kind": token.kind, "scopes": token.scopes, "token": "***",
+        "expiresAt": token.expires_at.map(|at| at.to_string()),
+    });
+    audit(work, principal, &token, ("token.create", None, Some(after))).await?;
+    Ok((token, minted.secret))
+}
+
+/// A token makes no token that may more than itself.
+fn grantable(principal: &Principal, kind: TokenKind, scopes: &[Scope]) -> Result<(), Denied> {
+    let Some(own) = principal.scopes() else { return Ok(()) };
+    if let Some(scope) = scopes.iter().find(|scope| !own.contains(scope)) {
+        return Err(Denied::CannotGrant(scope.name().to_owned()));
+    }
+    match principal.token_kind() {
+        // It would act with its maker's rights, which are not the organization's.
+        Some(TokenKind::Organization) if kind != TokenKind::Organization => {
+            Err(Denied::CannotGrant(kind.name().to_owned()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An organization's token is its maker's in name only.
+fn acts_as_its_maker(principal: &Principal) -> bool {
+    principal.token_kind() != Some(TokenKind::Organization)
+}
+
+/// A page of one's own tokens and, for who manages them, of the organization's.
+pub async fn list(
+    platform: &Platform,
+    principal: &Principal,
+    seat: Option<&Seat>,
+    page: Page,
+    sort: Sort,
+) -> Result<(Vec<AdminToken>, i64), Denied> {
+    principal.may(Right::ViewAccount)?;
+    let manages = seat.filter(|seat| seat.may(Right::ManageTokens).is_ok());
+    let organization = manages.map(|seat| seat.organization.id);
+    let made_by = Some(principal.user.id).filter(|_| acts_as_its_maker(principal));
+    let visible = Visible { made_by, organization };
+    Ok(admin_tokens::list(platform.database.reader(), visible, page, sort).await?)
+}
+
+/// Revokes a token.
+pub async fn revoke(
+    work: &mut Work,
+    principal: &Principal,
+    seat: Option<&Seat>,
+    id: AdminTokenId,
+) -> Result<(), Denied> {
+    principal.may(Right::ChangeAccount)?;
+    let found = admin_tokens::by_id(work.connection(), id).await?;
+    let token = found.filter(|token| token.revoked_at.is_none()).ok_or(Denied::NotFound)?;
+    let allowed = if token.kind == TokenKind::Organization.name() {
+        let here = seat.filter(|seat| Some(seat.organization.id) == token.organization);
+        here.ok_or(Denied::NotFound)?.may(Right::ManageTokens)
+    } else if token.created_by == principal.user.id && acts_as_its_maker(principal) {
+        Ok(())
+    } else {
+        Err(Denied::NotFound)
+    };
+    allowed?;
+    let now = work.now();
+    admin_tokens::revoke(work.connection(), id, now).await?;
+    audit(work, principal, &token, ("token.revoke", None, None)).await
+}
+
+async fn audit(
+    work: &mut Work,
+    by: &Principal,
+    token: &AdminToken,
+    what: (&'static str, Option<serde_json::Value>, Option<serde_json::Value>),
+) -> Result<(), Denied> {
+    let change = Change {
+        organization: token.organization,
+        action: what.0.into(),
+        target: ("token", token.id.to_string(), token.name.clone()),
+        before: what.1,
+        after: what.2,
+    };
+    work.audit(&by.actor(), change).await
+}

@@ -1,0 +1,172 @@
+//! Work: one unit of change. All of it is committed, or nothing; then the directory sees it.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde_json::Value;
+use sqlx::{Sqlite, SqliteConnection, Transaction};
+
+use crate::clock;
+use crate::domain::ids::{OrganizationId, ProjectId};
+use crate::domain::money::Nano;
+use crate::domain::time::UnixMs;
+use crate::organization::access::Actor;
+use crate::organization::denied::Denied;
+use crate::organization::platform::Platform;
+use crate::store::audit::{self, AuditEntry};
+use crate::store::database::DatabaseError;
+use crate::tasks;
+
+/// Where a change comes from.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    /// The client's address.
+    pub address: Option<IpAddr>,
+    /// The id of the request.
+    pub request_id: String,
+    /// The version that the client has read and wants to change.
+    pub if_match: Option<i64>,
+}
+
+/// What the rest of the process must learn of a change.
+#[derive(Debug, Clone, Copy)]
+pub enum Effect {
+    /// Money came in.
+    Fund(OrganizationId, Nano),
+    /// A project, its quota or its keys changed.
+    Project(ProjectId),
+    /// An organization or its wallet changed.
+    Organization(OrganizationId),
+}
+
+/// A change, as the audit log tells it.
+#[derive(Debug)]
+pub struct Change {
+    /// Where; `None`: on the platform.
+    pub organization: Option<OrganizationId>,
+    /// What was done, such as `project.update`.
+    pub action: Cow<'static, str>,
+    /// To what: its kind, id and name.
+    pub target: (&'static str, String, String),
+    /// What it was.
+    pub before: Option<Value>,
+    /// What it became.
+    pub after: Option<Value>,
+}
+
+/// A unit of change that is under way.
+#[derive(Debug)]
+pub struct Work {
+    platform: Arc<Platform>,
+    tx: Transaction<'static, Sqlite>,
+    now: UnixMs,
+    origin: Origin,
+    effects: Vec<Effect>,
+}
+
+impl Work {
+    /// Begins; there is one at a time.
+    pub async fn begin(platform: &Arc<Platform>, origin: Origin) -> Result<Self, Denied> {
+        let tx = platform.database.begin().await?;
+        let platform = Arc::clone(platform);
+        Ok(Self { platform, tx, now: clock::now(), origin, effects: Vec::new() })
+    }
+
+    /// What it works on.
+    pub const fn platform(&self) -> &Arc<Platform> {
+        &self.platform
+    }
+
+    /// Where its statements run.
+    pub fn connection(&mut self) -> &mut SqliteConnection {
+        &mut self.tx
+    }
+
+    /// The moment of the change.
+    pub const fn now(&self) -> UnixMs {
+        self.now
+    }
+
+    /// Whether the client knows the state that it changes.
+    pub fn expects(&self, version: i64) -> Result<(), Denied> {
+        if self.origin.if_match.is_some_and(|known| known != version) {
+            return Err(Denied::Stale);
+        }
+        Ok(())
+    }
+
+    /// Has the rest of the process learn of it, after the commit.
+    pub fn then(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    /// Writes it into the audit log.
+    pub async fn audit(&mut self, by: &Actor, change: Change) -> Result<(), Denied> {
+        self.log(by, change, true).await
+    }
+
+    /// Writes into the audit log that it was denied.
+    pub async fn audit_denied(&mut self, by: &Actor, change: Change) -> Result<(), Denied> {
+        self.log(by, change, false).await
+    }
+
+    async fn log(&mut self, by: &Actor, change: Change, done: bool) -> Result<(), Denied> {
+        let (kind, id, name) = change.target;
+        let entry = AuditEntry {
+            at: self.now,
+            organization: change.organization,
+            actor: serde_json::to_string(by).unwrap_or_default(),
+            action: &change.action,
+            target: serde_json::json!({"type": kind, "id": id, "name": name}).to_string(),
+            before: change.before.map(|value| value.to_string()),
+            after: change.after.map(|value| value.to_string()),
+            done,
+            client_address: self.origin.address,
+            request_id: self.origin.request_id.clone(),
+        };
+        Ok(audit::insert(&mut self.tx, &entry).await?)
+    }
+
+    /// Commits, and then has the directory see it. Once begun this ends, whoever waits for it.
+    pub async fn commit(self) -> Result<(), Denied> {
+        let Self { platform, tx, now, effects, .. } = self;
+        let landed = tasks::spawn("commit", async move {
+            let _landing = platform.landing.lock().await;
+            tx.commit().await.map_err(DatabaseError::from)?;
+            land(&platform, &effects, now).await
+        });
+        landed.await.map_err(|fault| Denied::Failed(fault.to_string()))?.map_err(Denied::from)
+    }
+}
+
+/// Brings a commit into the books and the directory.
+///
+/// A wallet that is not in the books yet is read with its money in it: it is not funded again.
+async fn land(platform: &Platform, effects: &[Effect], now: UnixMs) -> Result<(), DatabaseError> {
+    let directory = &platform.directory;
+    let mut unread = Vec::new();
+    for effect in effects {
+        if let Effect::Fund(organization, amount) = effect {
+            match directory.books().organization(*organization) {
+                Some(book) => book.fund(*amount),
+                None => unread.push(*organization),
+            }
+        }
+    }
+    for effect in effects {
+        match effect {
+            Effect::Project(project) => {
+                directory.refresh_project(&platform.database, *project, now).await?;
+            }
+            Effect::Organization(organization) => {
+                directory.refresh_organization(&platform.database, *organization, now).await?;
+            }
+            Effect::Fund(organization, _) if unread.contains(organization) => {
+                directory.refresh_organization(&platform.database, *organization, now).await?;
+            }
+            Effect::Fund(..) => {}
+        }
+    }
+    Ok(())
+}
