@@ -17,4 +17,5 @@ pub mod ledger;
 pub mod accounting;
 pub mod organization;
 pub mod proxy;
+pub mod demo;
 pub mod app;

@@ -1,0 +1,3 @@
+//! The demo: a fake provider and an organization to call it with.
+
+pub mod seed;
