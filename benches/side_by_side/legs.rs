@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use tempfile::TempDir;
 
@@ -67,8 +67,7 @@ impl Running {
 pub fn start(leg: Leg, upstream: SocketAddr, options: &Options) -> Result<Running> {
     match leg {
         Leg::Direct => Ok(Running::new(upstream, None)),
-        Leg::Relay | Leg::Plain => start_role(&leg.name(), upstream, options),
-        Leg::Bare => start_bare(upstream, options),
+        Leg::Relay | Leg::Plain | Leg::Bare => start_role(&leg.name(), upstream, options),
         Leg::Nginx => start_nginx(upstream, options),
         Leg::Governed => start_governed(upstream, options),
     }
@@ -81,11 +80,6 @@ fn start_role(role: &str, upstream: SocketAddr, options: &Options) -> Result<Run
     let process = Process::start_role(options.leg_core(), &arguments)?;
     let port: u16 = process.read_line(START_MAX)?.parse().context("no port")?;
     Ok(Running::new(([127, 0, 0, 1], port).into(), Some(process)))
-}
-
-/// The one place that will start the gateway's own bare proxy, as the role `bare`.
-fn start_bare(_upstream: SocketAddr, _options: &Options) -> Result<Running> {
-    bail!("no bare leg yet")
 }
 
 fn start_nginx(upstream: SocketAddr, options: &Options) -> Result<Running> {

@@ -24,6 +24,7 @@ mod upstream;
 mod load;
 mod relay;
 mod plain;
+mod bare;
 mod processes;
 mod governed;
 mod legs;
@@ -143,6 +144,13 @@ enum Role {
         #[arg(long)]
         upstream: SocketAddr,
     },
+    /// The gateway's proxy without policy; says its port.
+    Bare {
+        #[arg(long)]
+        threads: usize,
+        #[arg(long)]
+        upstream: SocketAddr,
+    },
     /// Becomes another program that ends with its parent.
     Exec {
         #[arg(long)]
@@ -228,6 +236,7 @@ impl Role {
             }
             Role::Relay { threads, upstream } => relay::run(threads, upstream),
             Role::Plain { threads, upstream } => plain::run(threads, upstream),
+            Role::Bare { threads, upstream } => bare::run(threads, upstream),
             Role::Exec { core, command } => processes::exec(core, &command),
         }
     }

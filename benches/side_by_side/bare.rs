@@ -1,0 +1,112 @@
+//! The gateway's own listener and upstream pool with zero policy: what is left when governing is
+//! taken away.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use anyhow::Result;
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use meteor::proxy::connect::{Roots, tls};
+use meteor::proxy::listener;
+use meteor::proxy::outgoing::Outgoing;
+use meteor::proxy::pool::{Lease, Pool};
+use meteor::proxy::upstream::{Tries, Upstream};
+use meteor::proxy::worker::ProxySettings;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::watch;
+
+use crate::sockets;
+
+pub fn run(threads: usize, address: SocketAddr) -> Result<()> {
+    sockets::serve_on_threads(threads, move |socket| work(socket, address))
+}
+
+fn work(socket: TcpListener, address: SocketAddr) -> Result<()> {
+    let settings = Rc::new(ProxySettings {
+        body_bytes_max: 32 << 20,
+        header_bytes_max: 64 << 10,
+        header_read_timeout: Duration::from_secs(10),
+        client_idle: Duration::from_mins(1),
+        connections_max: 10_000,
+    });
+    let pool = Pool::new(tls(Roots::Bundled)?);
+    let upstream = Arc::new(upstream(address)?);
+    let (_drain, draining) = watch::channel(false);
+    let service = move |request, _: IpAddr| pass(pool.clone(), Arc::clone(&upstream), request);
+    socket.set_nonblocking(true)?;
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    Ok(runtime.block_on(listener::serve(socket, settings, draining, service))?)
+}
+
+fn upstream(address: SocketAddr) -> Result<Upstream> {
+    Ok(Upstream {
+        name: "bare".into(),
+        tls: false,
+        host: address.ip().to_string(),
+        port: address.port(),
+        host_header: HeaderValue::try_from(address.to_string())?,
+        path_prefix: String::new(),
+        credential: None,
+        headers: Vec::new(),
+        connect_timeout: Duration::from_secs(5),
+        first_byte_timeout: Duration::from_mins(10),
+        idle_timeout: Duration::from_mins(5),
+        idle_connections_max: 256,
+        tries: Tries::new("bare"),
+    })
+}
+
+async fn pass(pool: Pool, upstream: Arc<Upstream>, request: Request<Incoming>) -> Response<Passed> {
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.expect("the load sends whole bodies").to_bytes();
+    let request = || {
+        let mut again = Request::new(Outgoing::new(&body, &[]));
+        *again.method_mut() = parts.method.clone();
+        *again.uri_mut() = parts.uri.clone();
+        *again.headers_mut() = parts.headers.clone();
+        again
+    };
+    let answer = pool.call(&upstream, 0, request).await;
+    let (response, lease) = answer.expect("the fake provider answers");
+    response.map(|body| Passed { body, lease: Some(lease) })
+}
+
+/// A body that gives its connection back when it was read whole.
+struct Passed {
+    body: Incoming,
+    lease: Option<Lease>,
+}
+
+impl Body for Passed {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if (frame.is_none() || self.body.is_end_stream())
+            && let Some(lease) = self.lease.take()
+        {
+            lease.give_back();
+        }
+        Poll::Ready(frame.map(|frame| Ok(frame.expect("the fake provider breaks nothing off"))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
