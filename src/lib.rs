@@ -17,5 +17,6 @@ pub mod ledger;
 pub mod accounting;
 pub mod organization;
 pub mod proxy;
+pub mod config;
 pub mod demo;
 pub mod app;

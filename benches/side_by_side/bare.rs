@@ -11,15 +11,16 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response};
+use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use meteor::proxy::connect::{Roots, tls};
 use meteor::proxy::listener;
 use meteor::proxy::outgoing::Outgoing;
 use meteor::proxy::pool::{Lease, Pool};
-use meteor::proxy::upstream::{Tries, Upstream};
+use meteor::proxy::upstream::Upstream;
 use meteor::proxy::worker::ProxySettings;
+use meteor::settings::upstream::{Auth, BaseUrl, Dialect, UpstreamSettings};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
 
@@ -47,21 +48,18 @@ fn work(socket: TcpListener, address: SocketAddr) -> Result<()> {
 }
 
 fn upstream(address: SocketAddr) -> Result<Upstream> {
-    Ok(Upstream {
+    Ok(Upstream::new(UpstreamSettings {
         name: "bare".into(),
-        tls: false,
-        host: address.ip().to_string(),
-        port: address.port(),
-        host_header: HeaderValue::try_from(address.to_string())?,
-        path_prefix: String::new(),
-        credential: None,
+        address: BaseUrl::parse(&format!("http://{address}"))
+            .map_err(|fault| anyhow::anyhow!("{address}: {fault:?}"))?,
+        dialects: vec![Dialect::OpenAi],
+        auth: Auth::None,
         headers: Vec::new(),
         connect_timeout: Duration::from_secs(5),
         first_byte_timeout: Duration::from_mins(10),
         idle_timeout: Duration::from_mins(5),
         idle_connections_max: 256,
-        tries: Tries::new("bare"),
-    })
+    }))
 }
 
 async fn pass(pool: Pool, upstream: Arc<Upstream>, request: Request<Incoming>) -> Response<Passed> {

@@ -44,11 +44,6 @@ impl Folder {
         &self.path
     }
 
-    /// The database.
-    pub fn database(&self) -> PathBuf {
-        self.path.join("meteor.db")
-    }
-
     /// The journal's segments.
     pub fn journal(&self) -> PathBuf {
         self.path.join("journal")

@@ -2,11 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -18,47 +16,20 @@ use crate::app::folder::{Folder, FolderError};
 use crate::app::health::{self, Health};
 use crate::app::thread::{WorkerSetup, start_projector, start_worker};
 use crate::clock;
+use crate::config::check::Settings;
 use crate::domain::ids::NodeId;
-use crate::journal::keeper::{ChainState, Durability, Journal, JournalSettings};
+use crate::journal::keeper::{ChainState, Journal, JournalSettings};
 use crate::ledger::freshness::Freshness;
 use crate::ledger::projector::Projector;
 use crate::ledger::recovery::{RecoveryError, recover};
 use crate::proxy::catalog::Catalog;
-use crate::proxy::connect::{self, Roots};
+use crate::proxy::connect;
 use crate::proxy::listener;
-use crate::proxy::worker::{ProxySettings, Shared};
+use crate::proxy::upstream::Upstream;
+use crate::proxy::worker::Shared;
 use crate::store::database::{Database, DatabaseError};
 use crate::store::facts;
 use crate::telemetry::call_log::CallLog;
-
-/// Everything a node is started with.
-#[derive(Debug, Clone)]
-pub struct NodeSettings {
-    /// Where it keeps everything.
-    pub data: PathBuf,
-    /// Where callers reach it.
-    pub proxy_listen: SocketAddr,
-    /// How many threads serve them.
-    pub workers: u16,
-    /// How calls are received.
-    pub proxy: ProxySettings,
-    /// What a journal entry survives.
-    pub durability: Durability,
-    /// The size of a journal segment.
-    pub segment_bytes: u64,
-    /// How long a segment stays after it was projected.
-    pub journal_keep: Duration,
-    /// How far a chain may be ahead of the database.
-    pub backlog_bytes_max: u64,
-    /// Which certificates are believed.
-    pub roots: Roots,
-    /// Whether each call is logged.
-    pub log_calls: bool,
-    /// From the signal to the moment when no call is taken any more.
-    pub drain_delay: Duration,
-    /// How long open calls may take to finish then.
-    pub drain_timeout: Duration,
-}
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +66,7 @@ pub struct Node {
     shared: Arc<Shared>,
     journal: Arc<Journal>,
     started: Arc<AtomicBool>,
-    settings: NodeSettings,
+    settings: Settings,
     workers: Vec<JoinHandle<()>>,
     projector: JoinHandle<()>,
     drain: watch::Sender<bool>,
@@ -106,35 +77,31 @@ pub struct Node {
 
 impl Node {
     /// Recovers the last run, opens the books, and only then takes calls.
-    pub async fn start(settings: NodeSettings, catalog: Catalog) -> Result<Self, StartError> {
+    pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let io = |what| move |fault| StartError::Io(what, fault);
         let folder = Folder::open(&settings.data)?;
-        let database = Database::open(&folder.database()).await?;
+        let database = Database::open(&settings.database).await?;
         let now = clock::now();
         let id = facts::node_id(&database).await?;
         let recovered = recover(&database, &folder.journal(), &id.to_string(), now).await?;
         tracing::info!(?recovered, node = %id, "recovered");
         let directory = Arc::new(Directory::load(&database, now).await?);
 
-        let journal_settings = JournalSettings {
-            folder: folder.journal(),
-            durability: settings.durability,
-            segment_bytes: settings.segment_bytes,
-            keep: settings.journal_keep,
-            backlog_bytes_max: settings.backlog_bytes_max,
-        };
-        let journal = Journal::open(journal_settings, recovered.next_run, settings.workers)
+        let journal = begin_journal(&settings, &folder, recovered.next_run)
             .map_err(io("the journal cannot be begun"))?;
-        let journal = Arc::new(journal);
-        journal.start_keeper().map_err(io("the journal's thread"))?;
 
+        let call_log = if settings.log.calls {
+            CallLog::printing().map_err(io("the call log's thread"))?
+        } else {
+            CallLog::default()
+        };
         let freshness = Arc::new(Freshness::new(Arc::clone(&journal)));
         let projector = Projector::new(
             Arc::clone(&journal),
             Arc::clone(&freshness),
             database.clone(),
             id.to_string(),
-            CallLog::new(settings.log_calls),
+            call_log,
         );
         let (stop_projector, stopped) = watch::channel(false);
         let projector =
@@ -142,7 +109,7 @@ impl Node {
 
         let shared = Arc::new(Shared {
             directory: Arc::clone(&directory),
-            catalog: ArcSwap::from_pointee(catalog),
+            catalog: ArcSwap::from_pointee(catalog(&settings)),
             settings: settings.proxy.clone(),
             draining: AtomicBool::new(false),
         });
@@ -211,6 +178,26 @@ impl Node {
         self.database.close().await;
         tracing::info!("stopped");
     }
+}
+
+/// A journal with a chain for each worker, and the thread that keeps it.
+fn begin_journal(settings: &Settings, folder: &Folder, run: u32) -> io::Result<Arc<Journal>> {
+    let journal_settings = JournalSettings {
+        folder: folder.journal(),
+        durability: settings.durability,
+        segment_bytes: settings.segment_bytes,
+        keep: settings.journal_keep,
+        backlog_bytes_max: settings.backlog_bytes_max,
+    };
+    let journal = Arc::new(Journal::open(journal_settings, run, settings.workers)?);
+    journal.start_keeper()?;
+    Ok(journal)
+}
+
+/// The models and upstreams of the configuration.
+fn catalog(settings: &Settings) -> Catalog {
+    let upstreams = settings.upstreams.iter().cloned().map(Upstream::new).map(Arc::new);
+    Catalog::new(settings.models.iter().cloned(), settings.fallback.clone(), upstreams.collect())
 }
 
 /// Starts a worker for each set-up. The first socket chooses a free port, if asked to; the others

@@ -76,6 +76,7 @@ impl Projector {
         while 0 < self.journal.backlog_bytes() {
             self.project().await;
         }
+        self.call_log.close();
     }
 
     /// Commits one batch; tries again for as long as the database fails.

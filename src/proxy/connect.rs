@@ -64,10 +64,10 @@ pub async fn connect(
     upstream: &Upstream,
     tls: &TlsConnector,
 ) -> Result<SendRequest<Outgoing>, ConnectError> {
-    let connecting = tokio::time::timeout(upstream.connect_timeout, open(upstream, tls));
+    let connecting = tokio::time::timeout(upstream.settings.connect_timeout, open(upstream, tls));
     let stream = connecting.await.map_err(|_| ConnectError::TimedOut)??;
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let name = Arc::clone(&upstream.name);
+    let name = Arc::clone(upstream.name());
     tasks::spawn_here(async move {
         if let Err(fault) = connection.await {
             tracing::debug!(upstream = %name, %fault, "an upstream connection ended");
@@ -77,12 +77,13 @@ pub async fn connect(
 }
 
 async fn open(upstream: &Upstream, tls: &TlsConnector) -> io::Result<UpstreamStream> {
-    let tcp = TcpStream::connect((upstream.host.as_str(), upstream.port)).await?;
+    let address = &upstream.settings.address;
+    let tcp = TcpStream::connect((address.host.as_str(), address.port)).await?;
     tcp.set_nodelay(true)?;
-    if !upstream.tls {
+    if !address.tls {
         return Ok(UpstreamStream::Plain(tcp));
     }
-    let name = ServerName::try_from(upstream.host.clone()).map_err(io::Error::other)?;
+    let name = ServerName::try_from(address.host.clone()).map_err(io::Error::other)?;
     Ok(UpstreamStream::Tls(Box::new(tls.connect(name, tcp).await?)))
 }
 

@@ -47,7 +47,7 @@ pub async fn forward(
     for (place, stop) in route.stops.iter().enumerate() {
         let is_last = place + 1 == route.stops.len();
         permit.course.attempts += 1;
-        permit.course.upstream = Some(Arc::clone(&stop.upstream.name));
+        permit.course.upstream = Some(Arc::clone(stop.upstream.name()));
         permit.course.upstream_model = stop.model.clone();
         if !permit.course.forwarded {
             permit.course.forwarded = true;
@@ -60,7 +60,7 @@ pub async fn forward(
                 if is_own_credential(status) {
                     stop.upstream.tries.count(Try::Credential);
                     tracing::error!(
-                        upstream = %stop.upstream.name,
+                        upstream = %stop.upstream.name(),
                         status = status.as_u16(),
                         "the upstream refuses the gateway's own credential"
                     );
@@ -69,12 +69,12 @@ pub async fn forward(
                 stop.upstream.tries.count(Try::Answered);
                 if is_last || !is_worth_another(status) {
                     permit.course.first_byte_us = Some(permit.elapsed_us());
-                    let idle_timeout = stop.upstream.idle_timeout;
+                    let idle_timeout = stop.upstream.settings.idle_timeout;
                     return Ok(Answered { response, lease, permit, idle_timeout });
                 }
             }
             Err(fault) => {
-                tracing::warn!(upstream = %stop.upstream.name, %fault, "no answer");
+                tracing::warn!(upstream = %stop.upstream.name(), %fault, "no answer");
                 let timed_out = matches!(
                     fault,
                     CallError::TimedOut | CallError::Connect(ConnectError::TimedOut)
@@ -126,10 +126,6 @@ fn outgoing(call: &Call, stop: &Stop, uri: &Uri) -> Request<Outgoing> {
     *request.uri_mut() = uri.clone();
     let fields = request.headers_mut();
     fields.clone_from(&call.parts.headers);
-    fields.insert(http::header::HOST, stop.upstream.host_header.clone());
-    let own = stop.upstream.headers.iter().chain(&stop.upstream.credential);
-    for (name, value) in own {
-        fields.insert(name.clone(), value.clone());
-    }
+    stop.upstream.sign(fields);
     request
 }

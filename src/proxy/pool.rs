@@ -78,7 +78,7 @@ impl Pool {
         request: impl Fn() -> Request<Outgoing>,
     ) -> Result<(Response<Incoming>, Lease), CallError> {
         let answer = self.answer(upstream, lane, request);
-        let timed = tokio::time::timeout(upstream.first_byte_timeout, answer);
+        let timed = tokio::time::timeout(upstream.settings.first_byte_timeout, answer);
         timed.await.map_err(|_| CallError::TimedOut)?
     }
 
@@ -112,7 +112,7 @@ impl Pool {
     }
 
     fn lease(&self, sender: SendRequest<Outgoing>, upstream: &Upstream, lane: usize) -> Lease {
-        Lease { sender, pool: self.clone(), lane, idle_max: upstream.idle_connections_max }
+        Lease { sender, pool: self.clone(), lane, idle_max: upstream.settings.idle_connections_max }
     }
 }
 

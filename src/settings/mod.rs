@@ -1,3 +1,6 @@
-//! Typed values that every part's own settings are made of: units and secrets.
+//! Typed values that every part's own settings are made of: addresses, credentials and secrets.
 
 pub mod secret;
+pub mod upstream;
+pub mod admin;
+pub mod log;

@@ -38,6 +38,8 @@ pub const JOURNAL_BACKLOG_BYTES: &str = "meteor_journal_backlog_bytes";
 pub const PROJECTOR_LAG_SECONDS: &str = "meteor_projector_lag_seconds";
 /// Entries that the projector committed.
 pub const PROJECTED_ENTRIES: &str = "meteor_projected_entries_total";
+/// Calls whose log line was dropped, as nobody read the log.
+pub const CALL_LOG_DROPPED: &str = "meteor_call_log_dropped_total";
 /// Always 1; the `version` that runs.
 pub const BUILD: &str = "meteor_build_info";
 
@@ -74,6 +76,7 @@ fn describe() {
     describe_gauge!(JOURNAL_BACKLOG_BYTES, Bytes, "Journal bytes that are not projected yet.");
     describe_gauge!(PROJECTOR_LAG_SECONDS, Seconds, "Age of the oldest call projected last.");
     describe_counter!(PROJECTED_ENTRIES, Count, "Journal entries that were projected.");
+    describe_counter!(CALL_LOG_DROPPED, Count, "Calls whose log line was dropped.");
     describe_gauge!(BUILD, Count, "The version that runs.");
     metrics::gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
 }

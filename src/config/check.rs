@@ -1,0 +1,261 @@
+//! What it means: the whole file as checked values, or every fault of it.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::config::catalog::models;
+use crate::config::environment::Environment;
+use crate::config::file::typed;
+use crate::config::report::Report;
+use crate::config::section::{Reading, Section};
+use crate::config::upstreams::upstreams;
+use crate::domain::catalog::Model;
+use crate::journal::keeper::Durability;
+use crate::proxy::connect::Roots;
+use crate::proxy::worker::ProxySettings;
+use crate::settings::admin::{AdminSettings, Operator};
+use crate::settings::log::{LogFormat, LogLevel, LogSettings};
+use crate::settings::upstream::UpstreamSettings;
+
+/// A configuration without faults.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where everything is kept.
+    pub data: PathBuf,
+    /// The database's file.
+    pub database: PathBuf,
+    /// Where callers reach the gateway.
+    pub proxy_listen: SocketAddr,
+    /// How many threads serve them.
+    pub workers: u16,
+    /// How calls are received.
+    pub proxy: ProxySettings,
+    /// From the signal to the moment when no call is taken any more.
+    pub drain_delay: Duration,
+    /// How long open calls may take to finish then.
+    pub drain_timeout: Duration,
+    /// The admin listener.
+    pub admin: AdminSettings,
+    /// What a journal entry survives.
+    pub durability: Durability,
+    /// The size of a journal segment.
+    pub segment_bytes: u64,
+    /// How long a segment stays after it was projected.
+    pub journal_keep: Duration,
+    /// How far a chain may be ahead of the database.
+    pub backlog_bytes_max: u64,
+    /// The currency of all money: three capital letters.
+    pub currency: String,
+    /// The log.
+    pub log: LogSettings,
+    /// Which certificates of upstreams are believed.
+    pub roots: Roots,
+    /// Where calls go.
+    pub upstreams: Vec<UpstreamSettings>,
+    /// What may be called; their targets are places in `upstreams`.
+    pub models: Vec<Model>,
+    /// Serves every name that is not listed, where that was asked for.
+    pub fallback: Option<Model>,
+}
+
+/// Reads a file, or nothing but defaults, with the environment of this process laid over it.
+pub fn load(file: Option<&Path>) -> Result<Settings, Report> {
+    let text = match file {
+        None => String::new(),
+        Some(file) => fs::read_to_string(file).map_err(|fault| {
+            Report::of(file.display().to_string(), format!("cannot be read: {fault}; correct it"))
+        })?,
+    };
+    read(&text, &Environment::of_process())
+}
+
+/// Reads a text with `environment` laid over it.
+pub fn read(text: &str, environment: &Environment) -> Result<Settings, Report> {
+    let (reading, table) = Reading::begin(typed(text, environment)?, environment);
+    let mut root = Section::new(&reading, String::new(), table);
+    let (data, database) = folders(&mut root);
+    let proxy = proxy(&mut root);
+    let admin = admin(&mut root);
+    if proxy.listen == admin.listen && proxy.listen.port() != 0 {
+        reading.fault("admin.listen", "is the address of proxy.listen; give it another port");
+    }
+    let journal = journal(&mut root);
+    let currency = currency(&mut root);
+    let log = log(&mut root);
+    let roots = roots(&mut root);
+    let upstreams = upstreams(&mut root);
+    let models = models(&mut root, &upstreams.names);
+    root.end();
+    let settings = Settings {
+        data,
+        database,
+        proxy_listen: proxy.listen,
+        workers: proxy.workers,
+        proxy: proxy.settings,
+        drain_delay: proxy.drain_delay,
+        drain_timeout: proxy.drain_timeout,
+        admin,
+        durability: journal.durability,
+        segment_bytes: journal.segment_bytes,
+        journal_keep: journal.keep,
+        backlog_bytes_max: journal.backlog_bytes_max,
+        currency,
+        log,
+        roots,
+        upstreams: upstreams.settings,
+        models: models.listed,
+        fallback: models.fallback,
+    };
+    reading.end(settings)
+}
+
+/// `[data]` and `[store]`.
+fn folders(root: &mut Section<'_>) -> (PathBuf, PathBuf) {
+    let mut part = root.section("data");
+    let data = part.text("folder").map_or_else(|| PathBuf::from("./data"), PathBuf::from);
+    part.end();
+    let mut part = root.section("store");
+    let database = part.parsed("url", |url| {
+        let file = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:"));
+        match file {
+            Some(file) if !file.is_empty() && !file.starts_with(':') && !file.contains('?') => {
+                Ok(PathBuf::from(file))
+            }
+            _ => Err("is not sqlite: and the path of a file; write sqlite:./data/meteor.db".into()),
+        }
+    });
+    part.end();
+    let database = database.unwrap_or_else(|| data.join("meteor.db"));
+    (data, database)
+}
+
+struct Proxy {
+    listen: SocketAddr,
+    workers: u16,
+    settings: ProxySettings,
+    drain_delay: Duration,
+    drain_timeout: Duration,
+}
+
+fn proxy(root: &mut Section<'_>) -> Proxy {
+    let mut part = root.section("proxy");
+    let listen = listen(&mut part, 8080);
+    let workers = part.size("workers", 0, 0..=1_024);
+    let settings = ProxySettings {
+        body_bytes_max: part.size("body_bytes_max", 32 << 20, 1_024..=1 << 30),
+        header_bytes_max: part.size("header_bytes_max", 65_536, 8_192..=1 << 20),
+        header_read_timeout: part.time_ms("header_read_timeout_ms", 10_000, 1),
+        client_idle: part.time_ms("client_idle_ms", 60_000, 1),
+        connections_max: part.size("connections_max", 10_000, 1..=1_000_000),
+    };
+    let drain_timeout = part.time_ms("drain_timeout_ms", 600_000, 0);
+    let drain_delay = part.time_ms("drain_delay_ms", 0, 0);
+    part.end();
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = if workers == 0 { cores() } else { workers };
+    let workers = u16::try_from(workers).unwrap_or(u16::MAX);
+    Proxy { listen, workers, settings, drain_delay, drain_timeout }
+}
+
+/// An address on this machine only, unless the file names another.
+fn listen(part: &mut Section<'_>, default: u16) -> SocketAddr {
+    let address = part.parsed("listen", |text| {
+        text.parse().map_err(|_| "is no address and port; write 127.0.0.1:8080".to_owned())
+    });
+    address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], default)))
+}
+
+fn admin(root: &mut Section<'_>) -> AdminSettings {
+    let mut part = root.section("admin");
+    let listen = listen(&mut part, 8081);
+    let public_url = part.parsed("public_url", |text| {
+        let uri: Option<http::Uri> = text.parse().ok();
+        let plain = uri.filter(|uri| {
+            matches!(uri.scheme_str(), Some("http" | "https"))
+                && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+                && uri.query().is_none()
+        });
+        plain.ok_or("is no address; write https://gateway.example.com")?;
+        Ok(text.trim_end_matches('/').to_owned())
+    });
+    let operator = operator(&mut part);
+    part.end();
+    AdminSettings { listen, public_url, operator }
+}
+
+fn operator(part: &mut Section<'_>) -> Option<Operator> {
+    let (has_email, has_file) = (part.has("operator_email"), part.has("operator_password_file"));
+    let email = part.parsed("operator_email", |text| {
+        let whole = text.split_once('@').is_some_and(|(name, host)| {
+            !name.is_empty() && !host.is_empty() && !text.contains(char::is_whitespace)
+        });
+        if whole {
+            Ok(text.to_owned())
+        } else {
+            Err("is no address of a person; correct it".into())
+        }
+    });
+    let file = part.text("operator_password_file");
+    let password = file.and_then(|file| part.secret_of_file("operator_password_file", &file));
+    if has_email != has_file {
+        let missing = if has_email { "operator_password_file" } else { "operator_email" };
+        part.fault(missing, "is missing; set both, or none to be given a set-up link");
+    }
+    let (email, password) = (email?, password?);
+    if !(10..=128).contains(&password.expose().chars().count()) {
+        let message = "holds no password of 10 to 128 characters; choose another";
+        part.fault("operator_password_file", message);
+    }
+    Some(Operator { email, password })
+}
+
+struct Keeping {
+    durability: Durability,
+    segment_bytes: u64,
+    keep: Duration,
+    backlog_bytes_max: u64,
+}
+
+fn journal(root: &mut Section<'_>) -> Keeping {
+    const DURABILITIES: &[(&str, Durability)] =
+        &[("process", Durability::Process), ("power", Durability::Power)];
+    let mut part = root.section("journal");
+    let durability = part.choice("durability", DURABILITIES).unwrap_or(Durability::Process);
+    let segment_bytes = part.whole("segment_bytes", 1 << 20..=1 << 30).unwrap_or(64 << 20);
+    let keep = part.time_ms("keep_ms", 900_000, 0);
+    let backlog_bytes_max = part.whole("backlog_bytes_max", 1 << 20..=1 << 40).unwrap_or(1 << 30);
+    if backlog_bytes_max < segment_bytes {
+        part.fault("backlog_bytes_max", "is less than segment_bytes; make it several times that");
+    }
+    part.end();
+    Keeping { durability, segment_bytes, keep, backlog_bytes_max }
+}
+
+fn currency(root: &mut Section<'_>) -> String {
+    let mut part = root.section("money");
+    let currency = part.parsed("currency", |text| {
+        let code = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase());
+        if code { Ok(text.to_owned()) } else { Err("is no code such as USD; correct it".into()) }
+    });
+    part.end();
+    currency.unwrap_or_else(|| "USD".to_owned())
+}
+
+fn log(root: &mut Section<'_>) -> LogSettings {
+    let mut part = root.section("log");
+    let level = part.choice("level", LogLevel::NAMES).unwrap_or(LogLevel::Info);
+    let format = part.choice("format", LogFormat::NAMES).unwrap_or(LogFormat::Json);
+    let calls = part.flag("calls", true);
+    part.end();
+    LogSettings { level, format, calls }
+}
+
+fn roots(root: &mut Section<'_>) -> Roots {
+    const ROOTS: &[(&str, Roots)] = &[("platform", Roots::Platform), ("bundled", Roots::Bundled)];
+    let mut part = root.section("tls");
+    let roots = part.choice("roots", ROOTS).unwrap_or(Roots::Platform);
+    part.end();
+    roots
+}

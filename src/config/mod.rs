@@ -1,0 +1,13 @@
+//! Configuration: what was typed becomes checked values, and all faults come in one report.
+
+pub mod report;
+pub mod environment;
+pub mod file;
+pub mod section;
+pub mod upstreams;
+pub mod prices;
+pub mod catalog;
+pub mod check;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,193 @@
+//! `[[upstreams]]`: where calls go, and what they carry there.
+
+use http::header::{self, HeaderName, HeaderValue};
+use toml::Value;
+
+use crate::config::section::{Section, named};
+use crate::settings::secret::Secret;
+use crate::settings::upstream::{Auth, BaseUrl, Dialect, MalformedBaseUrl, UpstreamSettings};
+
+/// The upstreams of a file. The names stand at the places of all rows, those with faults included,
+/// so that a model that names such a row is not at fault too.
+#[derive(Debug, Default)]
+pub struct Upstreams {
+    /// The name of each row; empty where it has none.
+    pub names: Vec<String>,
+    /// The rows without faults.
+    pub settings: Vec<UpstreamSettings>,
+}
+
+/// Reads all rows.
+pub fn upstreams(root: &mut Section<'_>) -> Upstreams {
+    let mut found = Upstreams::default();
+    for mut row in root.rows("upstreams") {
+        let name = row.required("name").unwrap_or_default();
+        if !name.is_empty() && found.names.contains(&name) {
+            row.fault("name", format!("\"{name}\" is taken by another upstream; rename one"));
+        }
+        found.settings.extend(upstream(&mut row, &name));
+        found.names.push(name);
+        row.end();
+    }
+    found
+}
+
+fn upstream(row: &mut Section<'_>, name: &str) -> Option<UpstreamSettings> {
+    // Each is read before the first `?`, so that one fault does not hide the next.
+    let address = row.required("base_url").and_then(|text| {
+        BaseUrl::parse(&text).map_err(|fault| row.fault("base_url", base_url_fault(fault))).ok()
+    });
+    let dialects = dialects(row);
+    let auth = auth(row);
+    let headers = headers(row);
+    let connect_timeout = row.time_ms("connect_timeout_ms", 5_000, 1);
+    let first_byte_timeout = row.time_ms("first_byte_timeout_ms", 600_000, 1);
+    let idle_timeout = row.time_ms("idle_timeout_ms", 300_000, 1);
+    let idle_connections_max = row.size("connections_idle_max", 256, 0..=65_536);
+    Some(UpstreamSettings {
+        name: name.into(),
+        address: address?,
+        dialects: dialects?,
+        auth: auth?,
+        headers: headers?,
+        connect_timeout,
+        first_byte_timeout,
+        idle_timeout,
+        idle_connections_max,
+    })
+}
+
+fn base_url_fault(fault: MalformedBaseUrl) -> &'static str {
+    match fault {
+        MalformedBaseUrl::NotHttp => {
+            "is no address; write it as https://api.openai.com or http://127.0.0.1:8000"
+        }
+        MalformedBaseUrl::HoldsCredentials => {
+            "holds a user or a password; put the credential into auth"
+        }
+        MalformedBaseUrl::HasQuery => "has a query or a fragment; leave it out",
+        MalformedBaseUrl::HasVersion => {
+            "ends in the version; leave that out: it comes with the path of each call"
+        }
+    }
+}
+
+fn dialects(row: &mut Section<'_>) -> Option<Vec<Dialect>> {
+    let Some(names) = row.texts("dialects") else { return Some(vec![Dialect::OpenAi]) };
+    if names.is_empty() {
+        row.fault("dialects", "is empty; name what the upstream speaks, or leave the key out");
+    }
+    let known = |name: &String| {
+        named(name, Dialect::NAMES).map_err(|message| row.fault("dialects", message)).ok()
+    };
+    let dialects: Vec<_> = names.iter().map(known).collect();
+    dialects.into_iter().collect()
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Bearer,
+    Header,
+    Query,
+    None,
+}
+
+const KINDS: &[(&str, Kind)] = &[
+    ("bearer", Kind::Bearer),
+    ("header", Kind::Header),
+    ("query", Kind::Query),
+    ("none", Kind::None),
+];
+
+/// Without `auth` a call carries no credential; with it, one by `bearer` unless `kind` differs.
+fn auth(row: &mut Section<'_>) -> Option<Auth> {
+    let absent = !row.has("auth");
+    let mut part = row.section("auth");
+    if absent {
+        part.end();
+        return Some(Auth::None);
+    }
+    let kind = if part.has("kind") { part.choice("kind", KINDS)? } else { Kind::Bearer };
+    let auth = match kind {
+        Kind::None => Some(Auth::None),
+        Kind::Bearer => auth_header(&mut part, header::AUTHORIZATION, "Bearer "),
+        Kind::Header => {
+            let name = part.required("header").and_then(|text| {
+                let name = HeaderName::try_from(text.as_str());
+                name.map_err(|_| part.fault("header", "is no name of a header; correct it")).ok()
+            });
+            // With a stand-in, so that a wrong name does not hide a wrong secret.
+            let auth = auth_header(&mut part, name.clone().unwrap_or(header::AUTHORIZATION), "");
+            name.and(auth)
+        }
+        Kind::Query => auth_query(&mut part),
+    };
+    part.end();
+    auth
+}
+
+fn auth_header(part: &mut Section<'_>, name: HeaderName, before: &str) -> Option<Auth> {
+    let secret = required_secret(part)?;
+    let Ok(mut value) = HeaderValue::try_from(format!("{before}{}", secret.expose())) else {
+        part.fault("secret", "holds what no header can carry, such as a line end; correct it");
+        return None;
+    };
+    value.set_sensitive(true);
+    Some(Auth::Header { name, value })
+}
+
+fn auth_query(part: &mut Section<'_>) -> Option<Auth> {
+    let name = part.text("parameter").unwrap_or_else(|| "key".to_owned());
+    let secret = required_secret(part)?;
+    let plain = |text: &str| {
+        text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
+    };
+    if !plain(&name) {
+        part.fault("parameter", "holds more than letters, digits and -._~; correct it");
+    }
+    if !plain(secret.expose()) {
+        part.fault("secret", "holds more than letters, digits and -._~; send it as a header");
+    }
+    Some(Auth::Query { name, secret })
+}
+
+fn required_secret(part: &mut Section<'_>) -> Option<Secret> {
+    if !part.has("secret") {
+        part.fault("secret", "is missing; write { env = \"NAME\" } or { file = \"…\" }");
+    }
+    part.secret("secret")
+}
+
+/// Names that belong to `auth`, or that the gateway writes itself.
+const NOT_SETTABLE: &[&str] = &[
+    "authorization",
+    "x-api-key",
+    "x-goog-api-key",
+    "api-key",
+    "host",
+    "connection",
+    "content-length",
+    "transfer-encoding",
+    "accept-encoding",
+];
+
+fn headers(row: &mut Section<'_>) -> Option<Vec<(HeaderName, HeaderValue)>> {
+    let Some(table) = row.open_table("headers") else { return Some(Vec::new()) };
+    let header = |(name, value): (String, Value)| {
+        let key = format!("headers.{name}");
+        let Ok(parsed) = HeaderName::try_from(name.as_str()) else {
+            row.fault(&key, "is no name of a header; correct it");
+            return None;
+        };
+        if NOT_SETTABLE.contains(&parsed.as_str()) {
+            row.fault(&key, "is written by the gateway; use auth for a credential, else leave out");
+            return None;
+        }
+        let value = value.as_str().and_then(|text| HeaderValue::try_from(text).ok());
+        if value.is_none() {
+            row.fault(&key, "is not a text that a header can carry; correct it");
+        }
+        Some((parsed, value?))
+    };
+    table.into_iter().map(header).collect::<Vec<_>>().into_iter().collect()
+}

@@ -1,0 +1,193 @@
+//! How a provider's endpoint is reached: address, credential, patience.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Uri;
+use http::header::{HeaderName, HeaderValue};
+
+use crate::settings::secret::Secret;
+
+/// A provider's endpoint, as it was configured.
+#[derive(Debug, Clone)]
+pub struct UpstreamSettings {
+    /// Its name in logs, metrics and the API.
+    pub name: Arc<str>,
+    /// Where it is.
+    pub address: BaseUrl,
+    /// The wire formats that it speaks; at least one.
+    pub dialects: Vec<Dialect>,
+    /// How the gateway proves who it is.
+    pub auth: Auth,
+    /// Headers that every call carries besides.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// How long connecting may take, TLS included.
+    pub connect_timeout: Duration,
+    /// How long it may take from the request to the head of the answer.
+    pub first_byte_timeout: Duration,
+    /// How long an answer may be silent.
+    pub idle_timeout: Duration,
+    /// How many idle connections each worker keeps.
+    pub idle_connections_max: usize,
+}
+
+/// A wire format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// Chat completions and its siblings.
+    OpenAi,
+    /// Messages.
+    Anthropic,
+    /// `generateContent` and its siblings.
+    Gemini,
+}
+
+impl Dialect {
+    /// Every dialect by its name in a configuration.
+    pub const NAMES: &[(&str, Self)] =
+        &[("openai", Self::OpenAi), ("anthropic", Self::Anthropic), ("gemini", Self::Gemini)];
+}
+
+/// What a call carries to prove who the gateway is.
+#[derive(Debug, Clone)]
+pub enum Auth {
+    /// Nothing: the endpoint asks for nothing.
+    None,
+    /// A header; its value is marked as sensitive, so that no log prints it.
+    Header {
+        /// `authorization`, `x-api-key`, `api-key`, …
+        name: HeaderName,
+        /// The whole value, `Bearer ` included.
+        value: HeaderValue,
+    },
+    /// A parameter of the query.
+    Query {
+        /// The parameter.
+        name: String,
+        /// Its value; letters, digits and `-._~` only, so that it needs no escaping.
+        secret: Secret,
+    },
+}
+
+/// The address that the path of a call is appended to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseUrl {
+    /// Whether it is reached by TLS.
+    pub tls: bool,
+    /// Host name or address, without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// What the `host` header says: the port only where it is not the scheme's own.
+    pub authority: String,
+    /// Empty, or `/…` without a slash at its end.
+    pub path_prefix: String,
+}
+
+/// Why a text is no base address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MalformedBaseUrl {
+    /// No `http://` or `https://`, or nothing behind it.
+    NotHttp,
+    /// `user:password@`: a secret where it would be logged.
+    HoldsCredentials,
+    /// `?…` or `#…`, which cannot come before the path of a call.
+    HasQuery,
+    /// A path in `/v1` or `/v1beta`, which would stand twice.
+    HasVersion,
+}
+
+impl BaseUrl {
+    /// Reads an address such as `https://api.openai.com` or `http://localhost:11434/proxy`.
+    pub fn parse(text: &str) -> Result<Self, MalformedBaseUrl> {
+        if text.contains(['?', '#']) {
+            return Err(MalformedBaseUrl::HasQuery);
+        }
+        let uri: Uri = text.parse().map_err(|_| MalformedBaseUrl::NotHttp)?;
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(MalformedBaseUrl::NotHttp),
+        };
+        let authority = uri.authority().ok_or(MalformedBaseUrl::NotHttp)?;
+        if authority.as_str().contains('@') {
+            return Err(MalformedBaseUrl::HoldsCredentials);
+        }
+        let named = authority.as_str().rsplit_once(':').filter(|(_, port)| !port.contains(']'));
+        if authority.host().is_empty() || (named.is_some() && authority.port_u16().is_none()) {
+            return Err(MalformedBaseUrl::NotHttp);
+        }
+        let default = if tls { 443 } else { 80 };
+        let port = authority.port_u16().unwrap_or(default);
+        let host = authority.host();
+        let path_prefix = uri.path().trim_end_matches('/').to_owned();
+        if path_prefix.ends_with("/v1") || path_prefix.ends_with("/v1beta") {
+            return Err(MalformedBaseUrl::HasVersion);
+        }
+        let authority = if port == default { host.to_owned() } else { format!("{host}:{port}") };
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Ok(Self { tls, host, port, authority, path_prefix })
+    }
+}
+
+impl fmt::Display for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.authority, self.path_prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_reads_what_it_writes() {
+        for (text, tls, host, port, prefix) in [
+            ("https://api.openai.com", true, "api.openai.com", 443, ""),
+            ("http://127.0.0.1:11434", false, "127.0.0.1", 11434, ""),
+            ("http://[::1]:8000/a/b", false, "::1", 8000, "/a/b"),
+            ("https://x.example:8443/openai", true, "x.example", 8443, "/openai"),
+        ] {
+            let url = BaseUrl::parse(text).expect(text);
+            assert_eq!((url.tls, url.host.as_str(), url.port), (tls, host, port), "{text}");
+            assert_eq!(url.path_prefix, prefix);
+            assert_eq!(url.to_string(), text);
+        }
+        let slash = BaseUrl::parse("https://api.openai.com:443/").expect("a slash is no path");
+        assert_eq!(slash.to_string(), "https://api.openai.com");
+        assert_eq!(slash.authority, "api.openai.com");
+    }
+
+    #[test]
+    fn what_a_call_could_not_be_sent_to_is_refused() {
+        use MalformedBaseUrl::{HasQuery, HasVersion, HoldsCredentials, NotHttp};
+        for (text, fault) in [
+            ("", NotHttp),
+            ("api.openai.com", NotHttp),
+            ("ftp://x", NotHttp),
+            ("https://", NotHttp),
+            ("https://x:99999", NotHttp),
+            ("https://x:", NotHttp),
+            ("https://a b", NotHttp),
+            ("https://me:secret@x", HoldsCredentials),
+            ("https://x/?a=1", HasQuery),
+            ("https://x#a", HasQuery),
+            ("https://api.openai.com/v1/", HasVersion),
+            ("https://x/v1beta", HasVersion),
+        ] {
+            assert_eq!(BaseUrl::parse(text), Err(fault), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_credential_is_never_printed() {
+        let mut value = HeaderValue::from_static("Bearer sk-secret");
+        value.set_sensitive(true);
+        let header = Auth::Header { name: http::header::AUTHORIZATION, value };
+        let query = Auth::Query { name: "key".into(), secret: Secret::new("sk-secret".into()) };
+        let printed = format!("{header:?} {query:?}");
+        assert!(!printed.contains("sk-secret"), "{printed}");
+    }
+}
