@@ -16,6 +16,7 @@ pub mod counters;
 pub mod ledger;
 pub mod accounting;
 pub mod organization;
+pub mod admin;
 pub mod proxy;
 pub mod config;
 pub mod demo;

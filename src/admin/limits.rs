@@ -1,0 +1,109 @@
+//! The limit fields of quotas and ceilings.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::Schema;
+
+use crate::admin::fields::{Fields, Shape, read_within};
+use crate::admin::kind::{Amount, Kind, Whole, Wrong};
+use crate::admin::scalar::Money;
+use crate::domain::limit::{Limit, Limits, Measure};
+use crate::domain::money::Nano;
+use crate::organization::denied::Fault;
+
+/// A value for each limit; `null` is no limit, 0 blocks.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Limits)]
+#[expect(clippy::struct_field_names, reason = "the names are those of the specification")]
+pub struct LimitsShape {
+    #[schema(required)]
+    daily_request_limit: Option<i64>,
+    #[schema(required)]
+    daily_token_limit: Option<i64>,
+    #[schema(required)]
+    monthly_request_limit: Option<i64>,
+    #[schema(required)]
+    monthly_token_limit: Option<i64>,
+    #[schema(required)]
+    requests_per_minute_limit: Option<i64>,
+    #[schema(required)]
+    tokens_per_minute_limit: Option<i64>,
+    #[schema(required)]
+    concurrent_calls_limit: Option<i64>,
+    #[schema(required)]
+    daily_spend_limit: Option<Money>,
+    #[schema(required)]
+    monthly_spend_limit: Option<Money>,
+}
+
+/// An object of limits.
+#[derive(Debug, Clone, Copy)]
+pub struct Ceiling;
+
+const COUNT: Whole = Whole(0, Limits::MAX);
+
+impl LimitsShape {
+    /// On the wire.
+    pub fn of(limits: &Limits) -> Self {
+        let money = |limit| limits.get(limit).map(Nano).map(Money);
+        Self {
+            daily_request_limit: limits.get(Limit::DailyRequests),
+            daily_token_limit: limits.get(Limit::DailyTokens),
+            monthly_request_limit: limits.get(Limit::MonthlyRequests),
+            monthly_token_limit: limits.get(Limit::MonthlyTokens),
+            requests_per_minute_limit: limits.get(Limit::RequestsPerMinute),
+            tokens_per_minute_limit: limits.get(Limit::TokensPerMinute),
+            concurrent_calls_limit: limits.get(Limit::ConcurrentCalls),
+            daily_spend_limit: money(Limit::DailySpend),
+            monthly_spend_limit: money(Limit::MonthlySpend),
+        }
+    }
+}
+
+/// Takes the limit fields of an object; `None` only after a fault.
+pub fn read(fields: &mut Fields) -> Option<Limits> {
+    let mut limits = Some(Limits::default());
+    for limit in Limit::ALL {
+        let value = match limit.measure() {
+            Measure::Spend => {
+                fields.optional(limit.field(), Amount::Any).map(|money| money.map(|nano| nano.0))
+            }
+            Measure::Requests | Measure::Tokens => fields.optional(limit.field(), COUNT),
+        };
+        limits = limits.and_then(|limits| Some(limits.with(limit, value?)));
+    }
+    limits
+}
+
+/// Names the limit fields of an object.
+pub fn shape(shape: &mut Shape) {
+    for limit in Limit::ALL {
+        match limit.measure() {
+            Measure::Spend => shape.optional(limit.field(), Amount::Any),
+            Measure::Requests | Measure::Tokens => shape.optional(limit.field(), COUNT),
+        }
+    }
+}
+
+impl Kind for Ceiling {
+    type Value = Limits;
+    const QUOTED: bool = false;
+
+    fn read(&self, json: &RawValue) -> Result<Limits, Wrong> {
+        read_within(json, "", read)
+            .map_err(|_| ("not_limits", "give an object of limits".to_owned()))
+    }
+
+    fn read_at(&self, json: &RawValue, param: &str) -> Result<Limits, Vec<Fault>> {
+        read_within(json, param, read)
+    }
+
+    fn schema(&self) -> RefOr<Schema> {
+        let mut limits = Shape::default();
+        shape(&mut limits);
+        limits.build().into()
+    }
+}

@@ -1,0 +1,29 @@
+//! The admin API: one file a resource, its wire shapes first, then what answers.
+
+pub mod scalar;
+pub mod failure;
+pub mod answer;
+pub mod kind;
+pub mod fields;
+pub mod query;
+pub mod state;
+pub mod asked;
+pub mod idempotency;
+pub mod operation;
+pub mod account;
+pub mod tokens;
+pub mod organizations;
+pub mod limits;
+pub mod usage;
+pub mod projects;
+pub mod quotas;
+pub mod keys;
+pub mod records;
+pub mod wallet;
+pub mod export;
+pub mod request_logs;
+pub mod openapi;
+pub mod router;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+//! Projects.
+
+use axum::http::Method;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use crate::admin::answer::{Answer, Reply};
+use crate::admin::asked::Asked;
+use crate::admin::fields::body;
+use crate::admin::kind::{DESCRIPTION, GLOBS, NAME, Text, Word};
+use crate::admin::limits::{Ceiling, LimitsShape};
+use crate::admin::operation::{Doc, Operations};
+use crate::admin::scalar::At;
+use crate::admin::usage as usage_shapes;
+use crate::domain::ids::ProjectId;
+use crate::organization::access::Seat;
+use crate::organization::denied::Denied;
+use crate::organization::projects::{self, NewProject, ProjectChange};
+use crate::organization::rights::Right;
+use crate::organization::usage;
+use crate::store::projects::{Project, SORTS};
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Project)]
+struct ProjectShape {
+    id: String,
+    name: String,
+    #[schema(required)]
+    description: Option<String>,
+    organization_id: String,
+    status: &'static str,
+    #[schema(required)]
+    template_id: Option<String>,
+    #[schema(required)]
+    allowed_models: Option<Vec<String>>,
+    #[schema(required)]
+    ceiling: Option<LimitsShape>,
+    ownerless: bool,
+    /// The caller's own.
+    #[schema(required)]
+    role: Option<&'static str>,
+    created_by: String,
+    created_at: At,
+    updated_at: At,
+    #[schema(required)]
+    archived_at: Option<At>,
+    version: i64,
+    /// Only with `?include=quotaUsage`; `null` where the caller may not see it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<usage_shapes::UsageShape>)]
+    quota_usage: Option<Box<RawValue>>,
+}
+
+const STATUSES: &[&str] = &["Active", "Archived"];
+const IMMUTABLE: &str = "a project cannot move to another organization";
+const QUERY: &[(&str, &str)] = &[
+    ("page", "From 1."),
+    ("size", "Rows a page: 1 to 100, 20 by default."),
+    ("sort", "name, createdAt or updatedAt, or one with - before it."),
+    ("query", "A part of the name, upper or lower case."),
+    ("status", "Active or Archived."),
+    ("include", "`quotaUsage`: with where each one stands."),
+];
+
+body! { NewProject as "NewProject" {
+    name: required("name", NAME),
+    description: optional("description", DESCRIPTION),
+    organization: optional("organizationId", Text(1, 100)),
+    allowed_models: optional("allowedModels", GLOBS),
+    ceiling: optional("ceiling", Ceiling),
+}}
+
+struct ChangeBody {
+    change: ProjectChange,
+}
+
+impl crate::admin::fields::Body for ChangeBody {
+    const NAME: &'static str = "ProjectChange";
+
+    fn read(fields: &mut crate::admin::fields::Fields) -> Option<Self> {
+        let fixed = fields.refused("organizationId", "immutable_field", IMMUTABLE);
+        let change = ProjectChange::read(fields);
+        fixed.and(change).map(|change| Self { change })
+    }
+
+    fn shape(shape: &mut crate::admin::fields::Shape) {
+        ProjectChange::shape(shape);
+    }
+}
+
+body! { ProjectChange as "ProjectChange" {
+    name: change("name", NAME),
+    description: clearable("description", DESCRIPTION),
+    allowed_models: clearable("allowedModels", GLOBS),
+    ceiling: clearable("ceiling", Ceiling),
+}}
+
+/// What this file answers.
+pub fn operations(operations: Operations) -> Operations {
+    let (all, one) = ("/api/projects", "/api/projects/{id}");
+    let list_doc = Doc::of(Right::ListProjects, "Lists the organization's projects.");
+    let create_doc = Doc::of(Right::CreateProject, "Makes a project.");
+    let view_doc = Doc::of(Right::ListProjects, "Shows a project.");
+    let change_doc = Doc::of(Right::ChangeProject, "Changes a project.");
+    let change_doc = change_doc.takes::<ChangeBody>().one::<ProjectShape>();
+    let archive_doc = Doc::of(Right::ArchiveProject, "Archives a project; its keys die at once.");
+    operations
+        .add(&Method::GET, all, list, list_doc.query(QUERY).list::<ProjectShape>())
+        .add(&Method::POST, all, create, create_doc.takes::<NewProject>().one::<ProjectShape>())
+        .add(&Method::GET, one, view, view_doc.one::<ProjectShape>())
+        .add(&Method::PUT, one, change, change_doc)
+        .add(&Method::DELETE, one, archive, archive_doc)
+}
+
+async fn list(asked: Asked) -> Reply {
+    let seat = asked.seat().await?;
+    let mut query = asked.visit.query();
+    let (page, sort) = (query.page(), query.sort(SORTS));
+    let part = query.get("query", &Text(1, 200));
+    let status = query.get("status", &Word(STATUSES));
+    let include = query.get("include", &Word(&["quotaUsage"]));
+    query.finish()?;
+    let platform = &asked.visit.state.platform;
+    let as_of = match include {
+        Some(_) => platform.fresh().await,
+        None => None,
+    };
+    let filter = (part.as_deref(), status.as_deref());
+    let (rows, total) = projects::list(platform, &seat, filter, page, sort).await?;
+    let mut shapes = Vec::with_capacity(rows.len());
+    for row in rows {
+        let usage = match include {
+            Some(_) => Some(usage_of(&asked, &seat, row.id).await?),
+            None => None,
+        };
+        shapes.push(ProjectShape { quota_usage: usage, ..shape(row, &seat) });
+    }
+    let listed =
+        crate::admin::answer::Listed { total, page, next: None, total_is_minimum: false, as_of };
+    Ok(Answer::list(&shapes, listed))
+}
+
+/// Where a project stands, from the books in memory; `null` for who may not see it.
+async fn usage_of(asked: &Asked, seat: &Seat, id: ProjectId) -> Result<Box<RawValue>, Denied> {
+    let shape = match seat.reach(Right::ViewQuota, id) {
+        Ok(_) => {
+            let usage = usage::read(&asked.visit.state.platform, id, None).await?;
+            Some(usage_shapes::shape(id, "month".to_owned(), &usage))
+        }
+        Err(_) => None,
+    };
+    serde_json::value::to_raw_value(&shape).map_err(|fault| Denied::Failed(fault.to_string()))
+}
+
+async fn create(asked: Asked) -> Reply {
+    let new: NewProject = asked.visit.body()?;
+    let seat = asked.seat_in(new.organization.as_deref()).await?;
+    let mut begun = asked.begin(Some(&seat)).await?;
+    let done = projects::create(&mut begun.work, &seat, new).await;
+    let answer = done.map(|project| {
+        // Who makes a project owns it, if they belong to the organization.
+        let role = (!project.ownerless).then_some("Owner");
+        let version = project.version;
+        Answer::one(&ProjectShape { role, ..shape(project, &seat) }).versioned(version)
+    });
+    asked.finish(begun, answer).await
+}
+
+async fn view(asked: Asked) -> Reply {
+    let id = asked.visit.id("id", ProjectId::parse)?;
+    let seat = asked.seat().await?;
+    Ok(answer(projects::view(&asked.visit.state.platform, &seat, id).await?, &seat))
+}
+
+async fn change(asked: Asked) -> Reply {
+    let id = asked.visit.id("id", ProjectId::parse)?;
+    let body: ChangeBody = asked.visit.body()?;
+    let seat = asked.seat().await?;
+    let mut begun = asked.begin(Some(&seat)).await?;
+    let done = projects::change(&mut begun.work, &seat, id, body.change).await;
+    asked.finish(begun, done.map(|project| answer(project, &seat))).await
+}
+
+async fn archive(asked: Asked) -> Reply {
+    let id = asked.visit.id("id", ProjectId::parse)?;
+    let seat = asked.seat().await?;
+    let mut begun = asked.begin(Some(&seat)).await?;
+    let done = projects::archive(&mut begun.work, &seat, id).await;
+    asked.finish(begun, done.map(|()| Answer::message("Project archived"))).await
+}
+
+fn answer(project: Project, seat: &Seat) -> Answer {
+    let version = project.version;
+    Answer::one(&shape(project, seat)).versioned(version)
+}
+
+fn shape(project: Project, seat: &Seat) -> ProjectShape {
+    ProjectShape {
+        id: project.id.to_string(),
+        name: project.name,
+        description: project.description,
+        organization_id: project.organization.to_string(),
+        status: if project.active { "Active" } else { "Archived" },
+        template_id: project.template_id,
+        allowed_models: project.allowed_models,
+        ceiling: project.ceiling.as_ref().map(LimitsShape::of),
+        ownerless: project.ownerless,
+        role: seat.project_role(project.id).map(crate::organization::roles::ProjectRole::name),
+        created_by: project.created_by.to_string(),
+        created_at: At(project.created_at),
+        updated_at: At(project.updated_at),
+        archived_at: project.archived_at.map(At),
+        version: project.version,
+        quota_usage: None,
+    }
+}

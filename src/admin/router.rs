@@ -1,0 +1,112 @@
+//! The router of the admin listener: a table of contents.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Query, Request};
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use http_body_util::BodyExt;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::openapi::OpenApi;
+use uuid::Uuid;
+
+use crate::admin::asked::RequestId;
+use crate::admin::failure::Failure;
+use crate::admin::operation::Operations;
+use crate::admin::scalar::money_as_text;
+use crate::admin::state::AdminState;
+use crate::admin::{
+    account, export, keys, openapi, organizations, projects, quotas, records, request_logs, tokens,
+    usage, wallet,
+};
+use crate::clock;
+use crate::organization::denied::Fault;
+use crate::store::columns::new_id;
+
+fn operations() -> Operations {
+    let operations = account::operations(Operations::default());
+    let operations = tokens::operations(operations);
+    let operations = organizations::operations(operations);
+    let operations = projects::operations(operations);
+    let operations = quotas::operations(operations);
+    let operations = usage::operations(operations);
+    let operations = keys::operations(operations);
+    let operations = wallet::operations(operations);
+    let operations = records::operations(operations);
+    let operations = export::operations(operations);
+    request_logs::operations(operations)
+}
+
+/// All that the admin listener answers. What else it shall answer can be merged into it.
+pub fn router(state: AdminState) -> Router {
+    let (router, paths, components) = operations().build();
+    let json: Arc<str> = openapi::document(paths, components).to_json().unwrap_or_default().into();
+    let document = move || {
+        let json = json.to_string();
+        async move { ([(header::CONTENT_TYPE, "application/json")], json) }
+    };
+    router
+        .route("/openapi.json", get(document))
+        .fallback(async || Failure::unknown_path())
+        .method_not_allowed_fallback(async || Failure::method())
+        .with_state(state)
+        .layer(CatchPanicLayer::custom(|_| Failure::internal("a panic").into_response()))
+        .layer(middleware::from_fn(frame))
+}
+
+/// The OpenAPI document.
+pub fn document() -> OpenApi {
+    let (_, paths, components) = operations().build();
+    openapi::document(paths, components)
+}
+
+/// What surrounds every answer: its id, that it is not kept, and how money is written.
+async fn frame(mut request: Request, next: Next) -> Response {
+    let id = Uuid::from_u128(new_id(clock::now())).to_string();
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let mut response = match money_form(&request) {
+        Ok(as_text) => {
+            let response = next.run(request).await;
+            if as_text { with_money_as_text(response).await } else { response }
+        }
+        Err(failure) => failure.into_response(),
+    };
+    let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::try_from(id) {
+        headers.insert(HeaderName::from_static("x-request-id"), id);
+    }
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Whether `?money=string` is asked for.
+fn money_form(request: &Request) -> Result<bool, Failure> {
+    let pairs = Query::<Vec<(String, String)>>::try_from_uri(request.uri());
+    let pairs = pairs.map(|pairs| pairs.0).unwrap_or_default();
+    match pairs.iter().find(|(name, _)| name == "money").map(|(_, form)| form.as_str()) {
+        None | Some("number") => Ok(false),
+        Some("string") => Ok(true),
+        Some(_) => {
+            let message = "money: give number or string";
+            Err(Failure::invalid(vec![Fault::new("money", "unknown_word", message)]))
+        }
+    }
+}
+
+async fn with_money_as_text(response: Response) -> Response {
+    let is_json = response.headers().get(header::CONTENT_TYPE);
+    if is_json.is_none_or(|media| media != "application/json") {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let Ok(body) = body.collect().await else {
+        return Failure::internal("an answer in memory broke off").into_response();
+    };
+    let json = money_as_text(&String::from_utf8_lossy(&body.to_bytes()));
+    parts.headers.remove(header::CONTENT_LENGTH);
+    Response::from_parts(parts, Body::from(json))
+}
