@@ -19,5 +19,4 @@ pub mod organization;
 pub mod admin;
 pub mod proxy;
 pub mod config;
-pub mod demo;
 pub mod app;
