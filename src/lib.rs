@@ -19,4 +19,5 @@ pub mod organization;
 pub mod admin;
 pub mod proxy;
 pub mod config;
+pub mod demo;
 pub mod app;

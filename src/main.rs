@@ -1,3 +1,81 @@
-//! The `meteor` binary.
+//! The `meteor` binary: what the command line says, and the exit code.
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use meteor::app::demo::{DemoOptions, demo};
+use meteor::app::{log, run};
+use meteor::config::check;
+use meteor::settings::log::{LogFormat, LogLevel, LogSettings};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// An exact, durable AI gateway: keys, limits and a prepaid wallet at the cost of a bare proxy.
+#[derive(Debug, Parser)]
+#[command(name = "meteor", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Try it: a fake provider, a funded organization and a key, in one process.
+    Demo(DemoOptions),
+    /// Serve; without a file, everything is at its default.
+    Serve {
+        /// The configuration.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Tell every fault of a configuration at once.
+    Check {
+        /// The configuration.
+        file: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            eprintln!("meteor: {fault:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Demo(options) => {
+            let level = LogLevel::Warn;
+            log::begin(&LogSettings { level, format: LogFormat::Text, calls: true });
+            block_on(demo(options))
+        }
+        Command::Serve { config } => {
+            let settings =
+                check::load(config.as_deref()).map_err(|report| anyhow::anyhow!("{report}"))?;
+            log::begin(&settings.log);
+            block_on(run::serve(settings))
+        }
+        Command::Check { file } => {
+            check::load(Some(&file)).map_err(|report| anyhow::anyhow!("{report}"))?;
+            println!("{}: no faults", file.display());
+            Ok(())
+        }
+    }
+}
+
+/// The runtime of everything but the data plane, which has threads of its own.
+fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("admin")
+        .enable_all()
+        .build()
+        .context("the admin side's threads")?;
+    runtime.block_on(work)
+}

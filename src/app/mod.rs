@@ -1,6 +1,9 @@
 //! Wiring: sees every part, is seen by none.
 
+pub mod log;
 pub mod folder;
 pub mod thread;
 pub mod health;
 pub mod node;
+pub mod run;
+pub mod demo;

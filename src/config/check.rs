@@ -223,7 +223,7 @@ fn journal(root: &mut Section<'_>) -> Keeping {
         &[("process", Durability::Process), ("power", Durability::Power)];
     let mut part = root.section("journal");
     let durability = part.choice("durability", DURABILITIES).unwrap_or(Durability::Process);
-    let segment_bytes = part.whole("segment_bytes", 1 << 20..=1 << 30).unwrap_or(64 << 20);
+    let segment_bytes = part.whole("segment_bytes", 1 << 20..=1 << 30).unwrap_or(16 << 20);
     let keep = part.time_ms("keep_ms", 900_000, 0);
     let backlog_bytes_max = part.whole("backlog_bytes_max", 1 << 20..=1 << 40).unwrap_or(1 << 30);
     if backlog_bytes_max < segment_bytes {

@@ -25,7 +25,7 @@ pub fn prices(row: &mut Section<'_>, answers: bool) -> Option<Prices> {
     }
     let mut prices = Prices::default();
     for (name, value) in table {
-        match priced(prices, &name, &value) {
+        match priced(&prices, &name, &value) {
             Ok(with) => prices = with,
             Err(message) => row.fault(&format!("prices.{name}"), message),
         }
@@ -33,7 +33,7 @@ pub fn prices(row: &mut Section<'_>, answers: bool) -> Option<Prices> {
     Some(prices)
 }
 
-fn priced(prices: Prices, name: &str, value: &Value) -> Result<Prices, String> {
+fn priced(prices: &Prices, name: &str, value: &Value) -> Result<Prices, String> {
     let unit = Unit::ALL.into_iter().find(|unit| unit.name() == name).ok_or_else(|| {
         let known: Vec<_> = Unit::ALL.into_iter().map(Unit::name).collect();
         format!("is not a unit; the units are {}", known.join(", "))

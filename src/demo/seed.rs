@@ -6,10 +6,11 @@
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::domain::limit::{Limit, Limits};
 use crate::domain::money::Nano;
@@ -59,6 +60,32 @@ pub enum SeedError {
 impl From<Denied> for SeedError {
     fn from(denied: Denied) -> Self {
         Self::Denied(denied)
+    }
+}
+
+/// A data folder that goes with the process.
+#[derive(Debug)]
+pub struct Temporary(PathBuf);
+
+impl Temporary {
+    /// A new one, in the system's folder for such.
+    pub fn new() -> io::Result<Self> {
+        let path = std::env::temp_dir().join(format!("meteor-demo-{}", Uuid::now_v7().simple()));
+        std::fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Err(fault) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(%fault, "the temporary folder could not be removed");
+        }
     }
 }
 

@@ -1,0 +1,115 @@
+//! `meteor demo`: a node, a fake provider and an organization to call it with, in one process.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use tokio::net::TcpListener;
+
+use crate::app::run;
+use crate::demo::seed::Seeded;
+use crate::demo::{models, provider, seed};
+use crate::tasks;
+
+/// What the command line says.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DemoOptions {
+    /// Print one line of JSON with addresses and secrets, then serve.
+    #[arg(long)]
+    pub json: bool,
+    /// Keep everything in this folder, and go on from it at the next start [default: temporary].
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Where callers reach the proxy [default: a free port].
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub proxy_port: u16,
+    /// Where the admin API is reached [default: a free port].
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub admin_port: u16,
+    /// Send all calls there instead of to the built-in provider.
+    #[arg(long, value_name = "URL")]
+    pub upstream: Option<String>,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Printed<'a> {
+    proxy_url: String,
+    admin_url: String,
+    #[serde(flatten)]
+    seeded: &'a Seeded,
+    data_dir: String,
+}
+
+/// Runs the demo until it is stopped.
+pub async fn demo(options: DemoOptions) -> Result<()> {
+    let temporary = match options.data {
+        Some(_) => None,
+        None => Some(seed::Temporary::new().context("a temporary folder")?),
+    };
+    let data = match (&options.data, &temporary) {
+        (Some(data), _) => data.clone(),
+        (None, Some(temporary)) => temporary.path().to_owned(),
+        (None, None) => PathBuf::from("data"),
+    };
+    let upstream = match &options.upstream {
+        Some(upstream) => upstream.clone(),
+        None => start_provider().await?,
+    };
+    let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let mut settings = models::settings(&upstream, options.upstream.is_some())
+        .map_err(|report| anyhow::anyhow!("{report}"))?;
+    settings.database = data.join("meteor.db");
+    settings.data.clone_from(&data);
+    settings.proxy_listen = local(options.proxy_port);
+    settings.admin.listen = local(options.admin_port);
+    let running = run::start(settings).await?;
+    let seeded = seed::seed(&running.platform, &data).await?;
+    let printed = Printed {
+        proxy_url: format!("http://{}", running.node.proxy_address),
+        admin_url: format!("http://{}", running.admin_address),
+        seeded: &seeded,
+        data_dir: data.display().to_string(),
+    };
+    if options.json {
+        println!("{}", serde_json::to_string(&printed)?);
+    } else {
+        print_welcome(&printed);
+    }
+    running.until_stopped().await
+}
+
+async fn start_provider() -> Result<String> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let address = listener.local_addr()?;
+    tasks::spawn("provider", provider::serve(listener, std::future::pending()));
+    Ok(format!("http://{address}"))
+}
+
+fn print_welcome(printed: &Printed<'_>) {
+    let Printed { proxy_url, admin_url, seeded, data_dir } = printed;
+    println!(
+        "Meteor Gateway, demo
+
+  proxy    {proxy_url}
+  admin    {admin_url}   (metrics at {admin_url}/metrics)
+  data     {data_dir}
+  API key  {}
+
+A first call:
+
+  curl {proxy_url}/v1/chat/completions \\
+    -H 'Authorization: Bearer {}' -H 'Content-Type: application/json' \\
+    -d '{{\"model\":\"gpt-4o-mini\",\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'
+
+What it cost, and what is left:
+
+  curl {admin_url}/api/organization/wallet/records -H 'Authorization: Bearer {}'
+
+Begin a message with /slow 200ms, /tokens 50, /error 500 or /cut to see other answers.
+Ctrl-C stops it.",
+        seeded.api_key, seeded.api_key, seeded.admin_token
+    );
+}

@@ -1,0 +1,19 @@
+//! The log of the process: on standard error, as JSON or as text.
+
+use tracing_subscriber::EnvFilter;
+
+use crate::settings::log::{LogFormat, LogSettings};
+
+/// Begins the log. `RUST_LOG` wins over the settings, module by module.
+pub fn begin(settings: &LogSettings) {
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(settings.level.name()));
+    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
+    let begun = match settings.format {
+        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Text => builder.try_init(),
+    };
+    if let Err(fault) = begun {
+        eprintln!("the log was begun already: {fault}");
+    }
+}

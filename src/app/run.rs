@@ -1,0 +1,116 @@
+//! Running: a node and its admin listener, from the start to the signal that ends them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::admin::router::router;
+use crate::admin::state::{AdminSettings, AdminState};
+use crate::app::node::Node;
+use crate::config::check::Settings;
+use crate::organization::bootstrap::{self, FirstStart, NewOperator};
+use crate::organization::platform::{Platform, PlatformSettings};
+use crate::tasks;
+use crate::telemetry::metric;
+
+/// A node with its admin side, taking calls.
+pub struct Running {
+    /// Where the admin API is reached.
+    pub admin_address: SocketAddr,
+    /// What the use cases work on.
+    pub platform: Arc<Platform>,
+    /// The node.
+    pub node: Node,
+    stop_admin: oneshot::Sender<()>,
+}
+
+/// Starts a node and its admin listener.
+pub async fn start(settings: Settings) -> Result<Running> {
+    let metrics = metric::install().context("the metrics cannot be kept")?;
+    let listener = TcpListener::bind(settings.admin.listen)
+        .await
+        .with_context(|| format!("the admin address {} is not free", settings.admin.listen))?;
+    let admin_address = listener.local_addr().context("the admin address")?;
+    let admin_settings = AdminSettings {
+        public_url: public_url(&settings, admin_address),
+        trusted_proxies: Vec::new(),
+    };
+    let currency = settings.currency.clone();
+    let node = Node::start(settings).await?;
+    let platform = Platform::new(
+        node.database.clone(),
+        Arc::clone(&node.directory),
+        Arc::clone(&node.freshness),
+        PlatformSettings { currency, node: node.id.to_string() },
+    );
+    let state = AdminState::new(Arc::clone(&platform), admin_settings);
+    let routes = node.health(metrics).merge(router(state));
+    let (stop_admin, stopped) = oneshot::channel::<()>();
+    tasks::spawn("admin", serve_admin(listener, routes, stopped));
+    Ok(Running { admin_address, platform, node, stop_admin })
+}
+
+async fn serve_admin(listener: TcpListener, routes: Router, stopped: oneshot::Receiver<()>) {
+    let service = routes.into_make_service_with_connect_info::<SocketAddr>();
+    let served = axum::serve(listener, service).with_graceful_shutdown(async {
+        // A sender that is gone says the same as one that says stop.
+        let _ = stopped.await;
+    });
+    if let Err(fault) = served.await {
+        tracing::error!(%fault, "the admin listener ended");
+    }
+}
+
+impl Running {
+    /// Waits for SIGTERM or SIGINT, finishes what is open, and stops.
+    pub async fn until_stopped(self) -> Result<()> {
+        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping: open calls are finished first");
+        self.node.stop().await;
+        // The admin side goes last: it answers `/readyz` while calls finish.
+        let _ = self.stop_admin.send(());
+        Ok(())
+    }
+}
+
+/// `meteor serve`: the real thing.
+pub async fn serve(settings: Settings) -> Result<()> {
+    let operator = settings.admin.operator.as_ref().map(|operator| NewOperator {
+        email: operator.email.clone(),
+        name: operator.email.clone(),
+        password: Some(operator.password.clone()),
+    });
+    let data: PathBuf = settings.data.clone();
+    let given_url = settings.admin.public_url.clone();
+    let running = start(settings).await?;
+    let url = given_url.unwrap_or_else(|| format!("http://{}", running.admin_address));
+    tracing::info!(
+        proxy = %running.node.proxy_address,
+        admin = %running.admin_address,
+        data = %data.display(),
+        "taking calls"
+    );
+    let first = bootstrap::first_start(&running.platform, operator)
+        .await
+        .map_err(|denied| anyhow::anyhow!("the operator: {denied:?}"))?;
+    if let FirstStart::Link(secret) = first {
+        // To the terminal, not to the log: whoever has it becomes the operator.
+        println!("Set up the operator within an hour: {}", bootstrap::link(&url, &secret));
+    }
+    running.until_stopped().await
+}
+
+fn public_url(settings: &Settings, admin_address: SocketAddr) -> String {
+    settings.admin.public_url.clone().unwrap_or_else(|| format!("http://{admin_address}"))
+}
