@@ -142,7 +142,8 @@ fn push_row(text: &mut String, record: &Record, currency: &str) {
 
 /// A cell that no spreadsheet takes for a formula. Numbers stay numbers.
 fn push_cell(text: &mut String, cell: &str) {
-    let is_number = cell.parse::<f64>().is_ok();
+    let digits = cell.strip_prefix('-').unwrap_or(cell);
+    let is_number = digits.bytes().all(|letter| letter.is_ascii_digit() || letter == b'.');
     let formula = !is_number && cell.starts_with(['=', '+', '-', '@', '\t', '\r']);
     let guarded = if formula { format!("'{cell}") } else { cell.to_owned() };
     if guarded.contains(['"', ',', '\n', '\r']) {

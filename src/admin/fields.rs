@@ -268,6 +268,7 @@ mod tests {
     use crate::domain::money::Nano;
 
     #[derive(Debug)]
+    #[expect(clippy::option_option, reason = "absent, null and a text are three things")]
     struct Thing {
         name: String,
         note: Option<Option<String>>,

@@ -223,3 +223,72 @@ fn shape(key: ApiKey, secret: Option<String>) -> KeyShape {
         version: key.version,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::admin::tests::Scene;
+    use crate::organization::secrets::hash;
+
+    /// Whether the data plane knows that secret, and lets it in.
+    fn opens(scene: &Scene, secret: &str) -> bool {
+        let keys = scene.platform.directory.keys();
+        keys.find(&hash(secret)).is_some_and(|caller| caller.enabled)
+    }
+
+    #[tokio::test]
+    async fn a_key_is_shown_once_and_known_at_once() {
+        let scene = Scene::new().await;
+        let path = format!("/api/projects/{}/api-keys", scene.project().await);
+        let body = r#"{"name":"k","allowedModels":["gpt-4o*"],"allowedCidrs":["10.0.0.0/8"],
+            "monthlySpendLimit":"1.5","metadata":{"team":"a"},"expiresAt":"2100-01-01T00:00:00Z"}"#;
+        let mut request = scene.request("POST", &path, body);
+        request.headers_mut().insert("idempotency-key", "one".parse().expect("a header"));
+        let made = scene.send(request).await;
+        let secret = made.text_of("key");
+        assert!(opens(&scene, &secret), "before the answer");
+        assert_eq!(made.text_of("last4"), secret[secret.len() - 4..]);
+        assert_eq!(made.text_of("status"), "Active");
+        let mut request = scene.request("POST", &path, body);
+        request.headers_mut().insert("idempotency-key", "one".parse().expect("a header"));
+        let again = scene.send(request).await;
+        assert!(again.data("key").is_null() && !again.text.contains(&secret), "{}", again.text);
+        assert_eq!(again.data("id"), made.data("id"));
+        let listed = scene.get(&path).await;
+        assert!(!listed.text.contains("\"key\"") && !listed.text.contains(&secret));
+        let wrong = r#"{"allowedCidrs":["x"],"expiresAt":"2020-01-01","metadata":{"a":1}}"#;
+        let told = scene.post(&path, wrong).await;
+        assert_eq!(told.refused(400), "several_faults");
+        assert_eq!(told.json["error"]["errors"].as_array().expect("a list").len(), 4);
+        let stranger = r#"{"name":"k","ownerUserId":"01901234-5678-7abc-8def-0123456789ab"}"#;
+        assert_eq!(scene.post(&path, stranger).await.refused(400), "not_a_member");
+    }
+
+    #[tokio::test]
+    async fn a_rotated_key_keeps_its_grace_and_a_revoked_one_nothing() {
+        let scene = Scene::new().await;
+        let path = format!("/api/projects/{}/api-keys", scene.project().await);
+        let made = scene.post(&path, r#"{"name":"k"}"#).await;
+        let (first, one) = (made.text_of("key"), format!("{path}/{}", made.text_of("id")));
+        let rotated = scene.post(&format!("{one}/rotate"), "").await;
+        let second = rotated.text_of("key");
+        assert!(opens(&scene, &first) && opens(&scene, &second));
+        assert_eq!(rotated.data("id"), made.data("id"));
+        assert!(rotated.data("previousKeyExpiresAt").is_string());
+        let third = scene.post(&format!("{one}/rotate"), "{}").await.text_of("key");
+        assert!(!opens(&scene, &first), "a second rotation ends the first secret");
+        assert!(opens(&scene, &second) && opens(&scene, &third));
+        let body = r#"{"gracePeriodSeconds":0}"#;
+        let fourth = scene.post(&format!("{one}/rotate"), body).await.text_of("key");
+        assert!(!opens(&scene, &second) && !opens(&scene, &third) && opens(&scene, &fourth));
+        let body = r#"{"gracePeriodSeconds":604801}"#;
+        assert_eq!(scene.post(&format!("{one}/rotate"), body).await.refused(400), "not_in_range");
+        assert_eq!(scene.put(&one, r#"{"enabled":false}"#).await.text_of("status"), "Disabled");
+        assert!(!opens(&scene, &fourth));
+        assert_eq!(scene.put(&one, r#"{"enabled":true}"#).await.text_of("status"), "Active");
+        assert_eq!(scene.delete(&one).await.text_of("message"), "API key revoked");
+        assert!(!opens(&scene, &fourth));
+        assert_eq!(scene.delete(&one).await.refused(404), "not_found");
+        assert_eq!(scene.put(&one, r#"{"enabled":true}"#).await.refused(409), "key_revoked");
+        assert_eq!(scene.post(&format!("{one}/rotate"), "").await.refused(409), "key_revoked");
+    }
+}

@@ -14,6 +14,7 @@ use utoipa::openapi::path::{
 };
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, SchemaType, Type};
+use utoipa::openapi::security::SecurityRequirement;
 use utoipa::openapi::{
     Components, ComponentsBuilder, ContentBuilder, Ref, RefOr, Required, ResponseBuilder, Schema,
 };
@@ -148,6 +149,7 @@ impl Operations {
     }
 
     fn document(&mut self, method: &Method, path: &'static str, doc: Doc) {
+        let public = doc.access.get("public").is_some();
         let mut operation = OperationBuilder::new()
             .summary(Some(doc.summary))
             .operation_id(Some(format!("{} {path}", method.as_str())))
@@ -164,7 +166,10 @@ impl Operations {
             let header = parameter("X-Organization-Id", ParameterIn::Header, about);
             operation = operation.parameter(header);
         }
-        if *method == Method::POST {
+        if public {
+            operation = operation.securities(Some([SecurityRequirement::default()]));
+        }
+        if *method == Method::POST && !public {
             let about = "The same key with the same request is done once, within a day.";
             let header = parameter("Idempotency-Key", ParameterIn::Header, about);
             operation = operation.parameter(header);

@@ -216,3 +216,90 @@ fn shape(project: Project, seat: &Seat) -> ProjectShape {
         quota_usage: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Row;
+
+    use crate::admin::tests::Scene;
+
+    #[tokio::test]
+    async fn a_project_is_made_changed_and_archived() {
+        let scene = Scene::new().await;
+        let body = r#"{"name":"My Project","description":"A sample project"}"#;
+        let made = scene.post("/api/projects", body).await;
+        let path = format!("/api/projects/{}", made.text_of("id"));
+        assert_eq!(made.text_of("status"), "Active");
+        assert_eq!(made.headers["etag"], "\"1\"");
+        let change = r#"{"description":null,"allowedModels":["gpt-*"]}"#;
+        let changed = scene.put(&path, change).await;
+        assert!(changed.data("description").is_null());
+        assert_eq!(changed.text_of("name"), "My Project", "absent is unchanged");
+        let told = scene.put(&path, r#"{"organizationId":"org_1"}"#).await;
+        assert_eq!(told.refused(400), "immutable_field");
+        let mut stale = scene.request("PUT", &path, r#"{"name":"x"}"#);
+        stale.headers_mut().insert("if-match", "\"1\"".parse().expect("a header"));
+        assert_eq!(scene.send(stale).await.refused(412), "stale_version");
+        let mut fresh = scene.request("PUT", &path, r#"{"name":"x"}"#);
+        fresh.headers_mut().insert("if-match", "\"2\"".parse().expect("a header"));
+        assert_eq!(scene.send(fresh).await.data("version"), 3);
+        let listed = scene.get("/api/projects?include=quotaUsage&sort=name&query=FIRST").await;
+        assert_eq!(listed.json["total"], 1);
+        assert_eq!(listed.json["data"][0]["quotaUsage"]["period"], "month");
+        assert_eq!(scene.delete(&path).await.text_of("message"), "Project archived");
+        assert_eq!(scene.delete(&path).await.refused(404), "not_found");
+        assert_eq!(scene.put(&path, r#"{"name":"y"}"#).await.refused(409), "project_archived");
+        assert_eq!(scene.get(&path).await.text_of("status"), "Archived");
+        let audited = sqlx::query(
+            "SELECT action, before, after FROM audit_log WHERE action LIKE 'project.%' ORDER BY id",
+        )
+        .fetch_all(scene.platform.database.reader())
+        .await
+        .expect("rows");
+        let actions: Vec<String> = audited.iter().map(|row| row.get(0)).collect();
+        let update = "project.update";
+        assert_eq!(
+            actions,
+            ["project.create", "project.create", update, update, "project.archive"]
+        );
+        assert!(audited[4].get::<String, _>(2).contains("Archived"));
+    }
+
+    #[tokio::test]
+    async fn a_quota_is_replaced_whole_within_its_ceiling() {
+        let scene = Scene::new().await;
+        let project = scene.project().await;
+        let path = format!("/api/projects/{project}/quota");
+        let body = r#"{"dailyRequestLimit":10,"monthlySpendLimit":0.5,"customResetDay":28,
+            "enforceQuota":false}"#;
+        let quota = scene.post(&path, body).await;
+        assert!(quota.text.contains("\"monthlySpendLimit\":0.50"), "{}", quota.text);
+        assert_eq!(quota.text_of("projectId"), project);
+        let quota = scene.post(&path, r#"{"dailyTokenLimit":5}"#).await;
+        assert!(quota.data("dailyRequestLimit").is_null(), "an absent limit is none");
+        assert_eq!(quota.data("enforceQuota"), true);
+        assert_eq!(quota.data("customResetDay"), 1);
+        assert_eq!(quota.data("version"), 2);
+        let wrong = r#"{"dailyTokenLimit":1.5,"monthlyTokenLimit":-1,"customResetDay":29,"x":1}"#;
+        let told = scene.post(&path, wrong).await;
+        assert_eq!(told.refused(400), "several_faults");
+        assert_eq!(told.json["error"]["errors"].as_array().expect("a list").len(), 4);
+        let usage = scene.get(&format!("/api/projects/{project}/quota-usage?period=day")).await;
+        assert_eq!(usage.data("quotaLimitRemaining")["dailyTokens"], 5);
+        assert!(usage.data("quotaLimitRemaining")["dailyRequests"].is_null());
+        assert_eq!(usage.data("dailyUsage")["requestCount"], 0);
+        let then = scene.get(&format!("/api/projects/{project}/quota-usage?date=2024-01-15")).await;
+        assert_eq!(then.data("dailyUsage")["date"], "2024-01-15");
+        assert_eq!(then.data("monthlyUsage")["from"], "2024-01-01T00:00:00.000Z");
+        let ceiling = r#"{"ceiling":{"dailyRequestLimit":10,"colour":1}}"#;
+        let told = scene.put(&format!("/api/projects/{project}"), ceiling).await;
+        assert_eq!(told.refused(400), "unknown_field");
+        assert_eq!(told.json["error"]["param"], "/ceiling/colour");
+        let ceiling = r#"{"ceiling":{"dailyRequestLimit":10}}"#;
+        scene.put(&format!("/api/projects/{project}"), ceiling).await.data("ceiling");
+        let told = scene.post(&path, r#"{"dailyRequestLimit":11}"#).await;
+        assert_eq!(told.refused(400), "above_ceiling");
+        assert_eq!(told.json["error"]["param"], "/dailyRequestLimit");
+        assert_eq!(scene.post(&path, r#"{"dailyRequestLimit":10}"#).await.status, 200);
+    }
+}

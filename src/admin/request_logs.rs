@@ -231,3 +231,133 @@ fn shape(row: RequestLog, currency: &str) -> LogShape {
         limit: detail.limit,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::admin::tests::Scene;
+    use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId, UserId};
+    use crate::organization::sign_in;
+    use crate::organization::work::{Origin, Work};
+    use crate::store::columns::{new_id, uuid};
+    use crate::store::members;
+    use crate::store::users::{self, User};
+
+    /// Writes what the projector writes for a call; its id.
+    async fn call(scene: &Scene, key: &str, outcome: &str, detail: &str) -> String {
+        let now = crate::clock::now();
+        let id = new_id(now);
+        let project = ProjectId::parse(&scene.project().await).expect("an id");
+        let mut tx = scene.platform.database.begin().await.expect("a transaction");
+        sqlx::query(
+            "INSERT INTO request_logs (project_id, id, organization_id, api_key_id, created_at,
+                outcome, status, refusal, model, upstream, stream, cost_nano, detail)
+             VALUES ($1, $2, $3, $4, $5, $6, 200, NULL, 'gpt-4o', 'main', 1, 375, $7)",
+        )
+        .bind(uuid(project.0))
+        .bind(uuid(id))
+        .bind(uuid(OrganizationId::parse(&scene.organization).expect("an id").0))
+        .bind(uuid(ApiKeyId::parse(key).expect("an id").0))
+        .bind(now.0)
+        .bind(outcome)
+        .bind(detail)
+        .execute(&mut *tx)
+        .await
+        .expect("an entry");
+        tx.commit().await.expect("committed");
+        RequestLogId(id).to_string()
+    }
+
+    /// A Member of the organization and of the project, signed in.
+    async fn member(scene: &Scene) -> (Scene, String) {
+        let now = crate::clock::now();
+        let user = User {
+            id: UserId(new_id(now)),
+            email: "mia@example.com".into(),
+            name: "Mia".into(),
+            password_hash: None,
+            is_operator: false,
+            email_verified: false,
+            created_at: now,
+            last_login_at: None,
+        };
+        let id = user.id;
+        let organization = OrganizationId::parse(&scene.organization).expect("an id");
+        let project = ProjectId::parse(&scene.project().await).expect("an id");
+        let mut work = Work::begin(&scene.platform, Origin::default()).await.expect("work");
+        users::insert(work.connection(), &user).await.expect("a user");
+        let role = ("Member", &[][..]);
+        members::insert(work.connection(), organization, id, role, now).await.expect("a member");
+        let by = (id, now);
+        members::insert_in_project(work.connection(), project, id, "Member", by)
+            .await
+            .expect("a member");
+        let signed_in = sign_in::begin_session(&mut work, user).await.expect("a session");
+        work.commit().await.expect("committed");
+        (scene.with_token(signed_in.secret.expose()), id.to_string())
+    }
+
+    #[tokio::test]
+    async fn an_entry_has_every_field_and_filters_find_it() {
+        let scene = Scene::new().await;
+        let base = format!("/api/projects/{}", scene.project().await);
+        let key = scene.post(&format!("{base}/api-keys"), r#"{"name":"k"}"#).await;
+        let detail = r#"{"endpoint":"chat","usage":{"inputTokens":10},"settledBy":"usage",
+            "attempts":1,"holdAmountNano":1000,"clientAddress":"10.0.0.1","count":1}"#;
+        let id = call(&scene, &key.text_of("id"), "Completed", detail).await;
+        call(&scene, &key.text_of("id"), "Refused", r#"{"limit":{"name":"dailyRequests"}}"#).await;
+        let path = format!("{base}/request-logs");
+        let one = scene.get(&format!("{path}/{id}")).await;
+        assert_eq!(one.text_of("settledBy"), "usage");
+        assert_eq!(one.text_of("projectName"), "First");
+        assert_eq!(one.text_of("apiKeyName"), "k");
+        assert_eq!(one.data("usage")["inputTokens"], 10);
+        assert!(
+            one.text.contains("\"cost\":0.000000375") && one.text.contains("holdAmount\":0.00")
+        );
+        assert!(one.data("walletRecordId").is_null() && one.text.contains("\"finishReason\":null"));
+        let total =
+            async |query: &str| scene.get(&format!("{path}?{query}")).await.json["total"].clone();
+        assert_eq!(total("").await, 2);
+        assert_eq!(total("outcome=Refused&stream=true&status=200").await, 1);
+        assert_eq!(total(&format!("requestLogId={id}&minCost=0.000000375")).await, 1);
+        assert_eq!(total("model=o3").await, 0);
+        let listed = scene.get(&format!("{path}?size=1")).await;
+        assert_eq!(listed.json["data"][0]["limit"]["name"], "dailyRequests", "newest first");
+        let cursor = listed.json["nextCursor"].as_str().expect("more");
+        let next = scene.get(&format!("{path}?size=1&cursor={cursor}")).await;
+        assert_eq!(next.json["data"][0]["requestLogId"], id.as_str());
+        assert!(next.json["nextCursor"].is_null());
+    }
+
+    #[tokio::test]
+    async fn a_member_of_a_project_sees_and_makes_their_own_and_no_more() {
+        let scene = Scene::new().await;
+        let base = format!("/api/projects/{}", scene.project().await);
+        let (keys, logs) = (format!("{base}/api-keys"), format!("{base}/request-logs"));
+        let foreign = scene.post(&keys, r#"{"name":"theirs"}"#).await.text_of("id");
+        let (mia, id) = member(&scene).await;
+        let own = mia.post(&keys, r#"{"name":"own"}"#).await;
+        assert_eq!(own.text_of("ownerUserId"), id);
+        assert_eq!(mia.get(&keys).await.json["total"], 1);
+        assert_eq!(scene.get(&keys).await.json["total"], 2);
+        mia.put(&format!("{keys}/{foreign}"), "{}").await.refused(404);
+        let given = mia.post(&keys, r#"{"name":"p","ownerUserId":null}"#).await;
+        assert_eq!(given.refused(403), "missing_permission");
+        let theirs = call(&scene, &foreign, "Completed", "{}").await;
+        call(&scene, &own.text_of("id"), "Completed", "{}").await;
+        assert_eq!(mia.get(&logs).await.json["total"], 1);
+        mia.get(&format!("{logs}/{theirs}")).await.refused(404);
+        assert_eq!(mia.get(&format!("{base}/quota-usage")).await.status, 200);
+        let told = mia.post(&format!("{base}/quota"), "{}").await;
+        assert_eq!(told.json["error"]["param"], "quota.configure", "{}", told.text);
+        assert_eq!(mia.get("/api/organization/wallet").await.refused(403), "missing_permission");
+        assert_eq!(mia.post("/api/projects", r#"{"name":"x"}"#).await.status, 403);
+        assert_eq!(mia.get("/api/projects").await.json["data"][0]["role"], "Member");
+        let denied = "SELECT count(*) FROM audit_log WHERE outcome = 'Denied'";
+        let denied: i64 = sqlx::query_scalar(denied)
+            .fetch_one(scene.platform.database.reader())
+            .await
+            .expect("a count");
+        assert_eq!(denied, 3, "what was denied is in the audit log");
+    }
+}

@@ -346,9 +346,13 @@ fn the_document_is_what_is_kept() {
         panic!("docs/openapi.json was out of date and is written anew: look at it and commit it");
     }
     let document: Value = serde_json::from_str(&json).expect("JSON");
+    let prose = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/admin-api.md");
+    let prose = std::fs::read_to_string(prose).expect("docs/admin-api.md");
     for (path, item) in document["paths"].as_object().expect("paths") {
         for (method, operation) in item.as_object().expect("operations") {
             assert!(operation["x-access"].is_object(), "{method} {path} says who may");
+            let line = format!("`{} {path}`", method.to_uppercase());
+            assert!(prose.contains(&line), "docs/admin-api.md: say what {line} does");
         }
     }
 }
