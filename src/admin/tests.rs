@@ -20,12 +20,14 @@ use crate::journal::keeper::{Durability, Journal, JournalSettings};
 use crate::ledger::freshness::Freshness;
 use crate::organization::access::{Principal, Seat};
 use crate::organization::bootstrap::{self, FirstStart, NewOperator};
+use crate::organization::denied::Denied;
 use crate::organization::organizations::{self, NewOrganization};
 use crate::organization::platform::{Platform, PlatformSettings};
 use crate::organization::roles::{Scope, TokenKind};
 use crate::organization::tokens::{self, NewToken};
 use crate::organization::work::{Origin, Work};
 use crate::organization::{members, projects, wallet};
+use crate::settings::secret::Secret;
 use crate::store::database::Database;
 
 /// A platform with nothing in it.
@@ -212,6 +214,24 @@ async fn the_first_operator_comes_by_a_link_that_works_once() {
     assert_eq!(own.get("/api/projects").await.refused(400), "organization_required");
     assert_eq!(own.post("/api/auth/logout", "").await.status, 200);
     assert_eq!(own.get("/api/auth/me").await.refused(401), "invalid_credential");
+}
+
+#[tokio::test]
+async fn an_operator_can_be_given_and_signs_in() {
+    let scene = Scene::empty().await;
+    let given = |password: &str| NewOperator {
+        email: "Op@example.com".into(),
+        name: "Op".into(),
+        password: Some(Secret::new(password.into())),
+    };
+    let short = bootstrap::first_start(&scene.platform, Some(given("short"))).await;
+    assert!(matches!(short, Err(Denied::Invalid(_))));
+    for password in ["long enough", "another one, too late"] {
+        let first = bootstrap::first_start(&scene.platform, Some(given(password))).await;
+        assert!(matches!(first, Ok(FirstStart::Ready)));
+    }
+    let body = r#"{"email":"op@example.com","password":"long enough"}"#;
+    assert_eq!(scene.post("/api/auth/login", body).await.data("user")["isOperator"], true);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use crate::domain::ids::UserId;
 use crate::domain::time::UnixMs;
 use crate::organization::access::Principal;
 use crate::organization::denied::Denied;
+use crate::organization::passwords::LENGTHS;
 use crate::organization::platform::Platform;
 use crate::organization::secrets::{self, SecretKind};
 use crate::organization::work::{Change, Origin, Work};
@@ -67,6 +68,11 @@ pub async fn ensure_operator(platform: &Arc<Platform>, given: NewOperator) -> Re
     let there = users::first_operator(platform.database.reader()).await?;
     if let Some(operator) = there {
         return Ok(operator);
+    }
+    let length = given.password.as_ref().map(|password| password.expose().chars().count());
+    if length.is_some_and(|length| !LENGTHS.contains(&length)) {
+        let message = "the operator's password must have 10 to 128 characters";
+        return Err(Denied::field("password", "wrong_length", message));
     }
     let hash = match given.password {
         Some(password) => Some(platform.passwords.hash(password).await?),
