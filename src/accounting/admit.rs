@@ -3,11 +3,11 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::accounting::books::OpenHold;
+use crate::accounting::books::{OpenHold, Rooms};
 use crate::accounting::directory::Caller;
 use crate::accounting::permit::{Course, Demand, Desk, Permit};
-use crate::domain::counter::{Exceeded, Room, Windows};
-use crate::domain::limit::{Amounts, Measure};
+use crate::domain::counter::{Exceeded, Windows};
+use crate::domain::limit::Amounts;
 use crate::domain::money::Nano;
 use crate::domain::settlement::Measured;
 use crate::domain::wallet::Short;
@@ -83,10 +83,8 @@ impl From<Ask> for Denial {
     }
 }
 
-type Taken = (Windows, [Option<Room>; 2]);
-
 /// Checks all, then takes all, under the project's lock and then the organization's.
-fn take(caller: &Caller, demand: &Demand, need: &Amounts) -> Result<Taken, Ask> {
+fn take(caller: &Caller, demand: &Demand, need: &Amounts) -> Result<(Windows, Rooms), Ask> {
     let page = &mut *caller.project.lock();
     let windows = page.counters.roll(demand.at);
     let limits = page.quota.limits;
@@ -110,8 +108,7 @@ fn take(caller: &Caller, demand: &Demand, need: &Amounts) -> Result<Taken, Ask> 
     };
     organization.open.insert(demand.id, hold);
     page.counters.hold(windows, need);
-    let room = |measure| page.counters.tightest(&limits, measure);
-    Ok((windows, [room(Measure::Requests), room(Measure::Tokens)]))
+    Ok((windows, page.rooms()))
 }
 
 fn hold<'a>(caller: &Caller, demand: &'a Demand, permit: &Permit) -> Hold<&'a str> {

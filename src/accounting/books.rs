@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use dashmap::DashMap;
 use foldhash::fast::RandomState as FastHash;
 
-use crate::domain::counter::{Counters, Tally};
+use crate::domain::counter::{Counters, Room, Tally};
 use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
-use crate::domain::limit::Window;
+use crate::domain::limit::{Measure, Window};
 use crate::domain::money::Nano;
 use crate::domain::quota::Quota;
 use crate::domain::time::{Month, UnixMs};
@@ -86,6 +86,9 @@ pub struct ProjectPage {
     pub counters: Counters,
 }
 
+/// The tightest limit on requests, and the tightest on tokens.
+pub type Rooms = [Option<Room>; 2];
+
 /// Where a project stands, all windows at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Standing {
@@ -103,6 +106,14 @@ pub struct Standing {
     pub open_calls: i64,
 }
 
+impl ProjectPage {
+    /// The tightest limits on requests and on tokens, as the counters stand.
+    pub fn rooms(&self) -> Rooms {
+        let room = |measure| self.counters.tightest(&self.quota.limits, measure);
+        [room(Measure::Requests), room(Measure::Tokens)]
+    }
+}
+
 impl ProjectBook {
     /// Its lock, for the few lines of an admission or a settlement.
     pub fn lock(&self) -> MutexGuard<'_, ProjectPage> {
@@ -114,6 +125,13 @@ impl ProjectBook {
         let mut page = self.lock();
         page.quota = quota;
         page.counters.set_reset_day(quota.reset_day);
+    }
+
+    /// The tightest limits at `now`.
+    pub fn rooms(&self, now: UnixMs) -> Rooms {
+        let mut page = self.lock();
+        page.counters.roll(now);
+        page.rooms()
     }
 
     /// Where every window stands at `now`.

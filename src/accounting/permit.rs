@@ -4,12 +4,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::accounting::books::Rooms;
 use crate::accounting::directory::Caller;
 use crate::clock;
 use crate::counters::memory::Whole;
 use crate::dialect::endpoint::Endpoint;
 use crate::domain::catalog::Model;
-use crate::domain::counter::{Room, Windows};
+use crate::domain::counter::Windows;
 use crate::domain::ids::RequestLogId;
 use crate::domain::limit::Amounts;
 use crate::domain::money::Nano;
@@ -65,7 +66,7 @@ pub struct Permit {
     pub(crate) at: UnixMs,
     pub(crate) arrived: Instant,
     pub(crate) held_at: Position,
-    pub(crate) rooms: [Option<Room>; 2],
+    pub(crate) rooms: Rooms,
     pub(crate) is_open: bool,
     /// What is known of its usage; kept up to date while the answer passes.
     pub measured: Measured,
@@ -113,7 +114,7 @@ impl Permit {
     }
 
     /// The tightest limits on requests and on tokens, this call's own hold included.
-    pub const fn rooms(&self) -> &[Option<Room>; 2] {
+    pub const fn rooms(&self) -> &Rooms {
         &self.rooms
     }
 

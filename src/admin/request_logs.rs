@@ -15,6 +15,7 @@ use crate::admin::scalar::{At, Money};
 use crate::domain::ids::{ApiKeyId, ProjectId, RequestLogId};
 use crate::domain::money::Nano;
 use crate::domain::time::UnixMs;
+use crate::domain::usage::Unit;
 use crate::organization::request_logs;
 use crate::organization::rights::Right;
 use crate::organization::wallet::COUNTED_MAX;
@@ -51,8 +52,8 @@ struct LogShape {
     status: i64,
     #[schema(required)]
     refusal: Option<String>,
-    /// Counts by unit; a unit that was not used is absent.
-    usage: BTreeMap<String, u64>,
+    /// Counts by unit, all of them.
+    usage: BTreeMap<&'static str, u64>,
     cost: Money,
     currency: String,
     #[schema(required)]
@@ -80,9 +81,6 @@ struct LogShape {
     count: u64,
     #[schema(required)]
     node: Option<String>,
-    /// For a refusal by a limit: which, and where it stood.
-    #[schema(required, value_type = Option<Object>)]
-    limit: Option<Box<serde_json::value::RawValue>>,
 }
 
 /// What the projector writes beside the columns.
@@ -107,7 +105,6 @@ struct Detail {
     finish_reason: Option<String>,
     count: Option<u64>,
     node: Option<String>,
-    limit: Option<Box<serde_json::value::RawValue>>,
 }
 
 const OUTCOMES: &[&str] = &["Completed", "Refused", "Failed", "Cancelled"];
@@ -190,6 +187,12 @@ fn filter(query: &mut Query) -> Filter {
     }
 }
 
+/// Every unit, also those that were not used.
+fn all_units(used: &BTreeMap<String, u64>) -> BTreeMap<&'static str, u64> {
+    let count = |unit: Unit| (unit.name(), used.get(unit.name()).copied().unwrap_or_default());
+    Unit::ALL.into_iter().map(count).collect()
+}
+
 fn shape(row: RequestLog, currency: &str) -> LogShape {
     let detail: Detail = serde_json::from_str(&row.detail).unwrap_or_default();
     LogShape {
@@ -210,7 +213,7 @@ fn shape(row: RequestLog, currency: &str) -> LogShape {
         outcome: row.outcome,
         status: row.status,
         refusal: row.refusal,
-        usage: detail.usage,
+        usage: all_units(&detail.usage),
         cost: Money(row.cost),
         currency: currency.to_owned(),
         price_version: detail.price_version,
@@ -228,7 +231,6 @@ fn shape(row: RequestLog, currency: &str) -> LogShape {
         finish_reason: detail.finish_reason,
         count: detail.count.unwrap_or(1),
         node: detail.node,
-        limit: detail.limit,
     }
 }
 
@@ -304,7 +306,7 @@ mod tests {
         let detail = r#"{"endpoint":"chat","usage":{"inputTokens":10},"settledBy":"usage",
             "attempts":1,"holdAmountNano":1000,"clientAddress":"10.0.0.1","count":1}"#;
         let id = call(&scene, &key.text_of("id"), "Completed", detail).await;
-        call(&scene, &key.text_of("id"), "Refused", r#"{"limit":{"name":"dailyRequests"}}"#).await;
+        call(&scene, &key.text_of("id"), "Refused", r#"{"count":7}"#).await;
         let path = format!("{base}/request-logs");
         let one = scene.get(&format!("{path}/{id}")).await;
         assert_eq!(one.text_of("settledBy"), "usage");
@@ -322,7 +324,7 @@ mod tests {
         assert_eq!(total(&format!("requestLogId={id}&minCost=0.000000375")).await, 1);
         assert_eq!(total("model=o3").await, 0);
         let listed = scene.get(&format!("{path}?size=1")).await;
-        assert_eq!(listed.json["data"][0]["limit"]["name"], "dailyRequests", "newest first");
+        assert_eq!(listed.json["data"][0]["count"], 7, "newest first");
         let cursor = listed.json["nextCursor"].as_str().expect("more");
         let next = scene.get(&format!("{path}?size=1&cursor={cursor}")).await;
         assert_eq!(next.json["data"][0]["requestLogId"], id.as_str());

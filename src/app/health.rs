@@ -12,6 +12,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::accounting::directory::Directory;
 use crate::journal::keeper::Journal;
+use crate::ledger::freshness::Freshness;
 use crate::proxy::worker::Shared;
 use crate::telemetry::metric;
 
@@ -24,6 +25,8 @@ pub struct Health {
     pub directory: Arc<Directory>,
     /// The journal.
     pub journal: Arc<Journal>,
+    /// How far the projector is.
+    pub freshness: Arc<Freshness>,
     /// Whether the node has started.
     pub started: Arc<AtomicBool>,
     /// Renders the metrics.
@@ -58,6 +61,8 @@ async fn ready(State(health): State<Health>) -> (StatusCode, String) {
 
 #[expect(clippy::cast_precision_loss, reason = "Prometheus counts in floats")]
 async fn metrics(State(health): State<Health>) -> String {
+    // Calls are counted when they are projected: whoever saw an answer sees it counted.
+    health.freshness.wait().await;
     let (open, held) = health.directory.books().open_holds();
     gauge!(metric::OPEN_HOLDS).set(open as f64);
     gauge!(metric::OPEN_HOLDS_NANO).set(held.0 as f64);

@@ -150,6 +150,7 @@ impl Node {
             shared: Arc::clone(&self.shared),
             directory: Arc::clone(&self.directory),
             journal: Arc::clone(&self.journal),
+            freshness: Arc::clone(&self.freshness),
             started: Arc::clone(&self.started),
             metrics,
         })

@@ -102,7 +102,7 @@ impl Counters {
             .map(|(day, used)| (day, Tally { used, held: Amounts::default() }))
             .collect();
         let latest_day = days.last_key_value().map_or(now, |(day, _)| day.start());
-        let latest_minute = UnixMs(minute.0.end().0 - 60_000);
+        let latest_minute = minute.0.start();
         let latest = now.max(latest_day).max(latest_minute);
         let used = if latest.minute() == minute.0 { minute.1 } else { Amounts::default() };
         let mut counters = Self {

@@ -53,6 +53,11 @@ impl fmt::Display for UnixMs {
 }
 
 impl Minute {
+    /// The first instant of this minute.
+    pub const fn start(self) -> UnixMs {
+        UnixMs(self.0 * MINUTE_MS)
+    }
+
     /// The first instant of the next minute.
     pub const fn end(self) -> UnixMs {
         UnixMs((self.0 + 1) * MINUTE_MS)

@@ -1,4 +1,4 @@
-//! The wallet in motion: what is funded, spent and held. Its durable side is the ledger.
+//! The wallet in motion: what it has, and what of it is held. Its durable side is the ledger.
 
 use crate::domain::money::Nano;
 
@@ -17,17 +17,15 @@ pub enum Short {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wallet {
     active: bool,
-    /// What was given: the balance at start and every recharge and refund since.
-    funded: Nano,
-    /// What was settled. May pass `funded` by overage only.
-    spent: Nano,
+    /// What is held is still in it. Below zero by overage only.
+    balance: Nano,
     held: Nano,
 }
 
 impl Wallet {
     /// A wallet with that balance and nothing held.
     pub const fn restore(balance: Nano, active: bool) -> Self {
-        Self { active, funded: balance, spent: Nano::ZERO, held: Nano::ZERO }
+        Self { active, balance, held: Nano::ZERO }
     }
 
     /// Whether calls may hold money.
@@ -43,12 +41,12 @@ impl Wallet {
     /// Adds a recharge or refund.
     pub fn fund(&mut self, amount: Nano) {
         assert!(Nano::ZERO <= amount, "only settling takes money out");
-        self.funded += amount;
+        self.balance += amount;
     }
 
     /// Balance: held money is still in it.
-    pub fn balance(&self) -> Nano {
-        self.funded - self.spent
+    pub const fn balance(&self) -> Nano {
+        self.balance
     }
 
     /// What open calls hold.
@@ -61,10 +59,10 @@ impl Wallet {
         if !self.active {
             return Err(Short::Inactive);
         }
-        if amount == Nano::ZERO || amount <= self.balance() - self.held {
+        if amount == Nano::ZERO || amount <= self.balance - self.held {
             return Ok(());
         }
-        Err(if amount <= self.balance() { Short::OnHold } else { Short::Insufficient })
+        Err(if amount <= self.balance { Short::OnHold } else { Short::Insufficient })
     }
 
     /// Takes what `check` allowed.
@@ -76,7 +74,7 @@ impl Wallet {
     pub fn settle(&mut self, held: Nano, cost: Nano) {
         self.held -= held;
         assert!(Nano::ZERO <= self.held, "a hold is given back once");
-        self.spent += cost;
+        self.balance -= cost;
     }
 }
 

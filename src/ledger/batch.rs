@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::domain::ids::{ProjectId, RequestLogId};
+use crate::domain::ids::{ApiKeyId, ProjectId, RequestLogId};
 use crate::domain::limit::Amounts;
 use crate::domain::time::{Day, Minute};
-use crate::journal::entry::{Entry, Hold, Progress};
+use crate::domain::usage::Unit;
+use crate::journal::entry::{Ended, Entry, Hold, Progress};
 use crate::ledger::call::Call;
 
 /// A call that was admitted and has not ended.
@@ -52,6 +53,9 @@ pub struct Batch {
     pub days: BTreeMap<(ProjectId, Day), DayUsage>,
     /// Usage by project in the latest minute that it was used in.
     pub minutes: BTreeMap<ProjectId, (Minute, Amounts)>,
+    /// The minute that each key was last used in, as far as it is news.
+    pub keys_used: BTreeMap<ApiKeyId, Minute>,
+    keys_known: HashMap<ApiKeyId, Minute>,
     /// Calls that ended and that the database still lists as open.
     pub closed: Vec<RequestLogId>,
     /// How many entries were taken.
@@ -74,6 +78,10 @@ impl Batch {
         match entry {
             Entry::Hold(hold) => {
                 let id = hold.asked.id;
+                let (key, minute) = (hold.asked.key, hold.windows.minute);
+                if self.keys_known.insert(key, minute) != Some(minute) {
+                    self.keys_used.insert(key, minute);
+                }
                 let open = OpenCall { hold: Box::new(hold), progress: None, saved: Saved::No };
                 self.open.insert(id, open);
             }
@@ -89,7 +97,7 @@ impl Batch {
         }
     }
 
-    fn end(&mut self, ended: crate::journal::entry::Ended<String>, charged: bool) {
+    fn end(&mut self, ended: Ended<String>, charged: bool) {
         let Some(open) = self.open.remove(&ended.id) else {
             tracing::error!(call = %ended.id, "an end without a hold is left out of the ledger");
             return;
@@ -102,8 +110,8 @@ impl Batch {
         let tokens = |unit| i64::try_from(ended.charge.usage.get(unit)).unwrap_or(i64::MAX);
         let used = DayUsage {
             requests: i64::from(ended.counted),
-            input_tokens: tokens(crate::domain::usage::Unit::InputTokens),
-            output_tokens: tokens(crate::domain::usage::Unit::OutputTokens),
+            input_tokens: tokens(Unit::InputTokens),
+            output_tokens: tokens(Unit::OutputTokens),
             spend_nano: ended.charge.cost.0,
         };
         day.requests += used.requests;
@@ -149,6 +157,7 @@ impl Batch {
         self.calls.clear();
         self.days.clear();
         self.minutes.clear();
+        self.keys_used.clear();
         self.closed.clear();
         self.entries = 0;
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::domain::money::Nano;
-use crate::domain::settlement::Bound;
+use crate::domain::settlement::{Bound, SettledBy};
 use crate::journal::entry::{Asked, Ended, Hold, Outcome, Refused};
 
 /// A call that is over: it was admitted and ended, or it was refused.
@@ -89,7 +89,10 @@ impl Call {
                 detail.ended(hold, ended);
                 detail.count = 1;
             }
-            Self::Refused(refused) => detail.count = refused.count,
+            Self::Refused(refused) => {
+                detail.count = refused.count;
+                detail.settled_by = Some(SettledBy::Nothing.name());
+            }
         }
         serde_json::to_string(&detail).unwrap_or_else(|_| "{}".to_owned())
     }

@@ -110,6 +110,13 @@ pub async fn write(
                 .bind(used.spend.0)
         })
         .await?;
+    for (key, minute) in &batch.keys_used {
+        sqlx::query("UPDATE api_keys SET last_used_at = $2 WHERE id = $1")
+            .bind(Uuid::from_u128(key.0))
+            .bind(minute.start().0)
+            .execute(&mut *connection)
+            .await?;
+    }
     open_holds(connection, batch).await?;
     CHECKPOINTS
         .run(connection, checkpoints, |query, checkpoint| {

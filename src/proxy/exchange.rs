@@ -18,13 +18,13 @@ use crate::proxy::answer::Answer;
 use crate::proxy::arrival::Arrival;
 use crate::proxy::authenticate::authenticate;
 use crate::proxy::forward::forward;
-use crate::proxy::inform;
 use crate::proxy::receive::{Call, receive};
 use crate::proxy::refusals::RefusedCall;
 use crate::proxy::refuse::{self, Refusal, Told};
 use crate::proxy::relay::relay;
 use crate::proxy::route::{Route, route};
 use crate::proxy::worker::Worker;
+use crate::proxy::{headers, inform};
 
 /// Answers one request.
 pub async fn exchange(
@@ -108,7 +108,9 @@ fn refused(
     let Told { status, code, .. } = refusal.told(arrival.at);
     let call = RefusedCall { arrival, caller, endpoint, model, stream, status, code };
     worker.refusals.note(&call);
-    refuse::answer(refusal, arrival).map(Answer::from)
+    let mut response = refuse::answer(refusal, arrival).map(Answer::from);
+    headers::add_rooms(response.headers_mut(), &caller.project.rooms(arrival.at), arrival.at);
+    response
 }
 
 /// Tells somebody without a valid key no. There is nobody to log it for.

@@ -59,6 +59,7 @@ pub async fn forward(
                 let status = response.status();
                 if is_own_credential(status) {
                     stop.upstream.tries.count(Try::Credential);
+                    refusal = Refusal::CredentialRefused;
                     tracing::error!(
                         upstream = %stop.upstream.name(),
                         status = status.as_u16(),

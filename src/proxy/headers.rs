@@ -2,7 +2,10 @@
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::accounting::books::Rooms;
+use crate::domain::counter::Room;
 use crate::domain::ids::RequestLogId;
+use crate::domain::time::UnixMs;
 
 /// The upstream's own id of the call, beside ours.
 pub const UPSTREAM_REQUEST_ID: HeaderName = HeaderName::from_static("x-upstream-request-id");
@@ -108,6 +111,52 @@ pub fn seconds(seconds: i64) -> HeaderValue {
 pub fn number(value: i64) -> HeaderValue {
     HeaderValue::from(value)
 }
+
+/// Tells what is left of the tightest limits.
+pub fn add_rooms(fields: &mut HeaderMap, rooms: &Rooms, now: UnixMs) {
+    let [requests, tokens] = rooms;
+    for (room, names) in [(requests, &REQUEST_HEADERS), (tokens, &TOKEN_HEADERS)] {
+        if let Some(room) = room {
+            let [limit, remaining, reset] = names.clone();
+            fields.insert(limit, number(room.value));
+            fields.insert(remaining, number(room.remaining));
+            fields.insert(reset, seconds(seconds_until(room.reset_at, now)));
+        }
+    }
+    let tightest = [requests, tokens].into_iter().flatten().min_by_key(|room| share(room));
+    if let Some(room) = tightest {
+        let (name, seconds) = (room.limit.field(), seconds_until(room.reset_at, now));
+        let state = format!("\"{name}\";r={};t={seconds}", room.remaining);
+        let policy = format!("\"{name}\";q={}", room.value);
+        for (header, text) in [("ratelimit", state), ("ratelimit-policy", policy)] {
+            if let Ok(value) = HeaderValue::try_from(text) {
+                fields.insert(HeaderName::from_static(header), value);
+            }
+        }
+    }
+}
+
+/// How much of a limit is left, in millionths.
+fn share(room: &Room) -> i128 {
+    i128::from(room.remaining) * 1_000_000 / i128::from(room.value.max(1))
+}
+
+/// Whole seconds until then, begun ones counted.
+fn seconds_until(reset_at: UnixMs, now: UnixMs) -> i64 {
+    ((reset_at.0 - now.0).max(0) + 999) / 1_000
+}
+
+static REQUEST_HEADERS: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-limit-requests"),
+    HeaderName::from_static("x-ratelimit-remaining-requests"),
+    HeaderName::from_static("x-ratelimit-reset-requests"),
+];
+
+static TOKEN_HEADERS: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-limit-tokens"),
+    HeaderName::from_static("x-ratelimit-remaining-tokens"),
+    HeaderName::from_static("x-ratelimit-reset-tokens"),
+];
 
 #[cfg(test)]
 mod tests {

@@ -40,8 +40,10 @@ pub enum Refusal {
     Draining,
     /// The journal failed under the call.
     JournalLost,
-    /// No upstream answered, or each refused the gateway's own credential.
+    /// No upstream answered.
     UpstreamFailed,
+    /// The upstream refused the gateway's own credential.
+    CredentialRefused,
     /// The upstream took too long.
     UpstreamTimedOut,
 }
@@ -95,7 +97,9 @@ impl Refusal {
                 retry_after_s: Some(OVERLOADED_RETRY_S),
                 ..told(503, "overloaded_error", "overloaded")
             },
-            Self::UpstreamFailed => told(502, "upstream_error", "upstream_error"),
+            Self::UpstreamFailed | Self::CredentialRefused => {
+                told(502, "upstream_error", "upstream_error")
+            }
             Self::UpstreamTimedOut => told(504, "upstream_error", "upstream_timeout"),
         }
     }
@@ -131,6 +135,9 @@ impl Refusal {
                 "the gateway cannot take calls at the moment; try again".to_owned()
             }
             Self::UpstreamFailed => "the upstream could not be reached".to_owned(),
+            Self::CredentialRefused => "the upstream does not accept the gateway's own \
+                                        credential; tell the gateway's operator"
+                .to_owned(),
             Self::UpstreamTimedOut => "the upstream took too long to answer".to_owned(),
         }
     }

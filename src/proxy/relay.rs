@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Response;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
@@ -17,8 +17,6 @@ use tokio::time::Sleep;
 use crate::accounting::permit::Permit;
 use crate::clock;
 use crate::dialect::meter::{BodyMeter, Passage, Reading, StreamMeter};
-use crate::domain::counter::Room;
-use crate::domain::time::UnixMs;
 use crate::journal::entry::Outcome;
 use crate::journal::keeper::Lost;
 use crate::journal::writer::{Position, Writer};
@@ -97,7 +95,8 @@ pub async fn relay(answered: Answered, strips: bool) -> Result<Response<Relay>, 
     let Answered { response, lease, mut permit, idle_timeout } = answered;
     let (mut parts, upstream) = response.into_parts();
     headers::for_client(&mut parts.headers);
-    add_own(&mut parts.headers, &permit);
+    parts.headers.insert(headers::REQUEST_ID, headers::request_id(permit.id()));
+    headers::add_rooms(&mut parts.headers, permit.rooms(), permit.admitted_at());
     permit.course.status = parts.status.as_u16();
     let writer = Rc::clone(permit.writer());
     let is_stream = parts.headers.get(CONTENT_TYPE).is_some_and(is_event_stream);
@@ -321,50 +320,3 @@ impl Meter {
         }
     }
 }
-
-/// The gateway's own headers of an answer: the call's id, and what is left of its limits.
-fn add_own(fields: &mut HeaderMap, permit: &Permit) {
-    fields.insert(headers::REQUEST_ID, headers::request_id(permit.id()));
-    let now = permit.admitted_at();
-    let [requests, tokens] = permit.rooms();
-    for (room, names) in [(requests, &REQUEST_HEADERS), (tokens, &TOKEN_HEADERS)] {
-        if let Some(room) = room {
-            let [limit, remaining, reset] = names.clone();
-            fields.insert(limit, headers::number(room.value));
-            fields.insert(remaining, headers::number(room.remaining));
-            fields.insert(reset, headers::seconds(seconds_until(room.reset_at, now)));
-        }
-    }
-    let tightest = [requests, tokens].into_iter().flatten().min_by_key(|room| share(room));
-    if let Some(room) = tightest {
-        let (name, seconds) = (room.limit.field(), seconds_until(room.reset_at, now));
-        let state = format!("\"{name}\";r={};t={seconds}", room.remaining);
-        let policy = format!("\"{name}\";q={}", room.value);
-        for (header, text) in [("ratelimit", state), ("ratelimit-policy", policy)] {
-            if let Ok(value) = HeaderValue::try_from(text) {
-                fields.insert(HeaderName::from_static(header), value);
-            }
-        }
-    }
-}
-
-/// How much of a limit is left, in millionths.
-fn share(room: &Room) -> i128 {
-    i128::from(room.remaining) * 1_000_000 / i128::from(room.value.max(1))
-}
-
-fn seconds_until(reset_at: UnixMs, now: UnixMs) -> i64 {
-    ((reset_at.0 - now.0).max(0) + 999) / 1_000
-}
-
-static REQUEST_HEADERS: [HeaderName; 3] = [
-    HeaderName::from_static("x-ratelimit-limit-requests"),
-    HeaderName::from_static("x-ratelimit-remaining-requests"),
-    HeaderName::from_static("x-ratelimit-reset-requests"),
-];
-
-static TOKEN_HEADERS: [HeaderName; 3] = [
-    HeaderName::from_static("x-ratelimit-limit-tokens"),
-    HeaderName::from_static("x-ratelimit-remaining-tokens"),
-    HeaderName::from_static("x-ratelimit-reset-tokens"),
-];
