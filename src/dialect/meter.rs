@@ -108,6 +108,9 @@ impl StreamMeter {
         self.reading.counted_output += facts.output_tokens;
         if facts.terminator {
             self.reading.terminated = true;
+        } else {
+            // An answer that has begun was generated, though it may have said nothing yet.
+            self.reading.counted_output = self.reading.counted_output.max(1);
         }
         if self.strips && facts.only_usage {
             return;

@@ -96,12 +96,12 @@ impl Projector {
             tracing::error!(%fault, "the projection could not be committed; it is tried again");
             tokio::time::sleep(RETRY).await;
         }
+        self.tell();
+        self.batch.committed();
         for (reader, chain) in self.readers.iter().zip(self.journal.chains()) {
             chain.report_projected(reader.consumed(), reader.place().0);
         }
         self.freshness.batch_committed();
-        self.tell();
-        self.batch.committed();
     }
 
     async fn commit(&self) -> Result<(), DatabaseError> {

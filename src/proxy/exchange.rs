@@ -53,7 +53,7 @@ pub async fn exchange(
     let bytes_max = worker.shared.settings.body_bytes_max;
     match receive(endpoint, parts, body, bytes_max).await {
         Ok(call) => govern(&worker, &arrival, &caller, call).await,
-        Err(refusal) => refused(&worker, &arrival, &caller, (endpoint, "", false), &refusal),
+        Err(refusal) => refused(&worker, &arrival, &caller, (endpoint, "", false), &refusal).await,
     }
 }
 
@@ -68,7 +68,7 @@ async fn govern(
         Ok(entered) => entered,
         Err(refusal) => {
             let asked = (call.endpoint, call.request.model.as_str(), call.request.stream);
-            return refused(worker, arrival, caller, asked, &refusal);
+            return refused(worker, arrival, caller, asked, &refusal).await;
         }
     };
     let strips = call.request.include_usage.is_some();
@@ -97,8 +97,8 @@ async fn enter(
     Ok((route, permit))
 }
 
-/// Tells a caller no, and notes it in the log.
-fn refused(
+/// Tells a caller no, and notes it in the log: whoever saw the answer finds it there.
+async fn refused(
     worker: &Worker,
     arrival: &Arrival,
     caller: &Caller,
@@ -107,7 +107,10 @@ fn refused(
 ) -> Response<Answer> {
     let Told { status, code, .. } = refusal.told(arrival.at);
     let call = RefusedCall { arrival, caller, endpoint, model, stream, status, code };
-    worker.refusals.note(&call);
+    if let Some(noted) = worker.refusals.note(&call) {
+        // A journal that is lost refuses calls; it is no reason to keep this answer back.
+        let _ = worker.desk.writer.written(noted).await;
+    }
     let mut response = refuse::answer(refusal, arrival).map(Answer::from);
     headers::add_rooms(response.headers_mut(), &caller.project.rooms(arrival.at), arrival.at);
     response

@@ -10,7 +10,7 @@ use crate::accounting::directory::Caller;
 use crate::dialect::endpoint::Endpoint;
 use crate::domain::ids::ApiKeyId;
 use crate::journal::entry::{Asked, Entry, Refused};
-use crate::journal::writer::Writer;
+use crate::journal::writer::{Position, Writer};
 use crate::proxy::arrival::Arrival;
 
 /// How many refusals of one key and code a worker logs singly in a second.
@@ -57,8 +57,8 @@ impl Refusals {
         Self { writer, seconds: RefCell::default() }
     }
 
-    /// Notes a refused call.
-    pub fn note(&self, call: &RefusedCall<'_>) {
+    /// Notes a refused call; where its own entry stands, if it has one.
+    pub fn note(&self, call: &RefusedCall<'_>) -> Option<Position> {
         let number = call.arrival.at.0.div_euclid(1_000);
         let mut seconds = self.seconds.borrow_mut();
         let second = seconds.entry((call.caller.key, call.code)).or_insert(Second {
@@ -72,13 +72,13 @@ impl Refusals {
         }
         if second.logged < SINGLE_MAX {
             second.logged += 1;
-            self.writer.append(&Entry::Refused(entry(call)));
-            return;
+            return Some(self.writer.append(&Entry::Refused(entry(call))));
         }
         match &mut second.pending {
             Some(pending) => pending.count = pending.count.saturating_add(1),
             None => second.pending = Some(owned(&entry(call))),
         }
+        None
     }
 
     /// Writes what is pending and forgets keys that are quiet; the worker does so every second.

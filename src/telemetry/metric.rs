@@ -79,4 +79,11 @@ fn describe() {
     describe_counter!(CALL_LOG_DROPPED, Count, "Calls whose log line was dropped.");
     describe_gauge!(BUILD, Count, "The version that runs.");
     metrics::gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    // What has no labels is there from the start, at 0: an absence of trouble can be seen.
+    for name in [UNAUTHENTICATED, SPEND_NANO, OVERAGES, PROJECTED_ENTRIES, CALL_LOG_DROPPED] {
+        metrics::counter!(name).absolute(0);
+    }
+    for name in [CONNECTIONS, PROJECTOR_LAG_SECONDS] {
+        metrics::gauge!(name).set(0.0);
+    }
 }

@@ -1,5 +1,6 @@
 //! From the first probe to the last byte after SIGTERM.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::client::Request;
@@ -47,9 +48,18 @@ async fn metrics_tell_of_calls_tokens_money_and_refusals_but_never_of_keys() {
         assert!(value.parse::<f64>().is_ok(), "{line}");
     }
     assert!(text.contains("daily_requests_exceeded"), "refusals by reason:\n{text}");
+    let served: BTreeSet<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    assert_eq!(served, listed_metrics(), "docs/metrics.md lists what is served, and only that");
     for hidden in [&tenant.key, &gateway.token, &tenant.project, &tenant.organization] {
         assert!(!text.contains(hidden.as_str()), "no label without bound");
     }
+}
+
+/// The first column of the table in the documentation.
+fn listed_metrics() -> BTreeSet<&'static str> {
+    let text = include_str!("../../docs/metrics.md");
+    text.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
