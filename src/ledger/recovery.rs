@@ -14,6 +14,7 @@ use crate::journal::segment::{self, ChainName};
 use crate::ledger::batch::{Batch, OpenCall};
 use crate::ledger::projection::{self, Checkpoint};
 use crate::store::database::{Database, DatabaseError};
+use crate::store::facts;
 
 /// Why the last run could not be recovered.
 #[derive(Debug, thiserror::Error)]
@@ -50,10 +51,10 @@ pub async fn recover(
     let mut batch = Batch::restore(open_holds(database).await?);
     let mut chains: Vec<ChainName> = segments.iter().map(|name| name.chain()).collect();
     chains.dedup();
-    let mut recovered = Recovered {
-        next_run: 1 + chains.iter().map(|chain| chain.run).max().unwrap_or_default(),
-        ..Recovered::default()
-    };
+    let latest = chains.iter().map(|chain| chain.run).max().unwrap_or_default();
+    let mut recovered =
+        Recovered { next_run: facts::next_run(database, latest).await?, ..Recovered::default() };
+    forget_removed(database, &places, &chains).await?;
     for chain in chains {
         let oldest =
             segments.iter().find(|name| name.chain() == chain).map_or(0, |name| name.number);
@@ -105,6 +106,25 @@ fn end_of(orphan: &OpenCall, now: UnixMs) -> Entry<String> {
         duration_us: u32::try_from(lived_us).unwrap_or(u32::MAX),
     };
     if orphan.progress.is_some() { Entry::Settle(ended) } else { Entry::Void(ended) }
+}
+
+/// Forgets the checkpoints of chains whose segments are gone: nobody will ask for them again.
+async fn forget_removed(
+    database: &Database,
+    places: &BTreeMap<i64, (u32, u64)>,
+    chains: &[ChainName],
+) -> Result<(), DatabaseError> {
+    let mut tx = database.begin().await?;
+    for chain in places.keys() {
+        if !chains.iter().any(|there| there.number() == *chain) {
+            sqlx::query("DELETE FROM journal_checkpoints WHERE chain = $1")
+                .bind(chain)
+                .execute(&mut *tx)
+                .await?;
+        }
+    }
+    tx.commit().await?;
+    Ok(())
 }
 
 async fn checkpoints(database: &Database) -> Result<BTreeMap<i64, (u32, u64)>, DatabaseError> {

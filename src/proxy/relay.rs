@@ -99,6 +99,9 @@ pub async fn relay(answered: Answered, strips: bool) -> Result<Response<Relay>, 
     headers::add_rooms(&mut parts.headers, permit.rooms(), permit.admitted_at());
     permit.course.status = parts.status.as_u16();
     let writer = Rc::clone(permit.writer());
+    if !writer.is_durable_when_written() {
+        writer.durable(permit.held_at()).await.map_err(|Lost| Refusal::JournalLost)?;
+    }
     let is_stream = parts.headers.get(CONTENT_TYPE).is_some_and(is_event_stream);
     let (meter, permit) = if !parts.status.is_success() {
         parts.headers.insert(headers::ERROR_SOURCE, HeaderValue::from_static("upstream"));
