@@ -5,7 +5,7 @@ use toml::Value;
 
 use crate::config::section::{Section, named};
 use crate::settings::secret::Secret;
-use crate::settings::upstream::{Auth, BaseUrl, Dialect, MalformedBaseUrl, UpstreamSettings};
+use crate::settings::upstream::{Auth, BaseUrl, Dialect, UpstreamSettings};
 
 /// The upstreams of a file. The names stand at the places of all rows, those with faults included,
 /// so that a model that names such a row is not at fault too.
@@ -35,7 +35,7 @@ pub fn upstreams(root: &mut Section<'_>) -> Upstreams {
 fn upstream(row: &mut Section<'_>, name: &str) -> Option<UpstreamSettings> {
     // Each is read before the first `?`, so that one fault does not hide the next.
     let address = row.required("base_url").and_then(|text| {
-        BaseUrl::parse(&text).map_err(|fault| row.fault("base_url", base_url_fault(fault))).ok()
+        BaseUrl::parse(&text).map_err(|fault| row.fault("base_url", fault.says())).ok()
     });
     let dialects = dialects(row);
     let auth = auth(row);
@@ -55,21 +55,6 @@ fn upstream(row: &mut Section<'_>, name: &str) -> Option<UpstreamSettings> {
         idle_timeout,
         idle_connections_max,
     })
-}
-
-fn base_url_fault(fault: MalformedBaseUrl) -> &'static str {
-    match fault {
-        MalformedBaseUrl::NotHttp => {
-            "is no address; write it as https://api.openai.com or http://127.0.0.1:8000"
-        }
-        MalformedBaseUrl::HoldsCredentials => {
-            "holds a user or a password; put the credential into auth"
-        }
-        MalformedBaseUrl::HasQuery => "has a query or a fragment; leave it out",
-        MalformedBaseUrl::HasVersion => {
-            "ends in the version; leave that out: it comes with the path of each call"
-        }
-    }
 }
 
 fn dialects(row: &mut Section<'_>) -> Option<Vec<Dialect>> {

@@ -98,6 +98,24 @@ pub enum MalformedBaseUrl {
     HasVersion,
 }
 
+impl MalformedBaseUrl {
+    /// What is wrong and what to do, to come after the name of the key.
+    pub const fn says(self) -> &'static str {
+        match self {
+            Self::NotHttp => {
+                "is no address; write it as https://api.openai.com or http://127.0.0.1:8000"
+            }
+            Self::HoldsCredentials => {
+                "holds a user or a password; a credential has a place of its own, `auth`"
+            }
+            Self::HasQuery => "has a query or a fragment; leave it out",
+            Self::HasVersion => {
+                "ends in the version; leave that out: it comes with the path of each call"
+            }
+        }
+    }
+}
+
 impl BaseUrl {
     /// Reads an address such as `https://api.openai.com` or `http://localhost:11434/proxy`.
     pub fn parse(text: &str) -> Result<Self, MalformedBaseUrl> {
