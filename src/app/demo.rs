@@ -8,8 +8,10 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 
 use crate::app::run;
+use crate::config::environment::Environment;
+use crate::demo::catalog::{Provider, Stage};
 use crate::demo::seed::Seeded;
-use crate::demo::{models, provider, seed};
+use crate::demo::{catalog, provider, seed};
 use crate::tasks;
 
 /// What the command line says.
@@ -54,17 +56,14 @@ pub async fn demo(options: DemoOptions) -> Result<()> {
         (None, Some(temporary)) => temporary.path().to_owned(),
         (None, None) => PathBuf::from("data"),
     };
-    let upstream = match &options.upstream {
-        Some(upstream) => upstream.clone(),
-        None => start_provider().await?,
+    let provider = match options.upstream {
+        Some(url) => Provider::At(url),
+        None => Provider::BuiltIn(start_provider().await?),
     };
-    let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let mut settings = models::settings(&upstream, options.upstream.is_some())
+    let (proxy_port, admin_port) = (options.proxy_port, options.admin_port);
+    let stage = Stage { data: data.clone(), proxy_port, admin_port, provider };
+    let settings = catalog::settings(stage, &Environment::of_process())
         .map_err(|report| anyhow::anyhow!("{report}"))?;
-    settings.database = data.join("meteor.db");
-    settings.data.clone_from(&data);
-    settings.proxy_listen = local(options.proxy_port);
-    settings.admin.listen = local(options.admin_port);
     let running = run::start(settings).await?;
     let seeded = seed::seed(&running.platform, &data).await?;
     let printed = Printed {
@@ -81,11 +80,11 @@ pub async fn demo(options: DemoOptions) -> Result<()> {
     running.until_stopped().await
 }
 
-async fn start_provider() -> Result<String> {
+async fn start_provider() -> Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
-    tasks::spawn("provider", provider::serve(listener, std::future::pending()));
-    Ok(format!("http://{address}"))
+    tasks::spawn("provider", provider::serve(listener, std::future::pending::<()>()));
+    Ok(address)
 }
 
 fn print_welcome(printed: &Printed<'_>) {

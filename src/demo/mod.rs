@@ -1,5 +1,16 @@
-//! The demo: a fake provider and an organization to call it with.
+//! `meteor demo`: its catalog, a provider that is built in and an organization with money, so that
+//! the first call needs no account anywhere.
+//!
+//! Each wire format of the provider is a file like `openai`; what an answer says and how it
+//! misbehaves is the same for all.
 
-pub mod models;
+pub mod catalog;
+pub mod prose;
+pub mod script;
+pub mod reply;
+pub mod openai;
 pub mod provider;
 pub mod seed;
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,82 @@
-//! temp
-/// temp
-pub async fn serve(_listener: tokio::net::TcpListener, stop: impl Future<Output = ()>) {
-    stop.await;
+//! The built-in provider: a server that answers as the real ones do, or misbehaves as asked.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::TcpListener;
+
+use crate::demo::openai::routes as openai;
+use crate::demo::reply::Paced;
+use crate::demo::script::{Ending, Script};
+use crate::tasks;
+
+const BODY_BYTES_MAX: usize = 64 << 20;
+const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long open connections may take to finish after `stop`.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+/// Answers on `listener` until `stop` comes.
+pub async fn serve(listener: TcpListener, stop: impl Future) {
+    let connections = GracefulShutdown::new();
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEADER_READ_TIMEOUT);
+    let mut stop = pin!(stop);
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                // The client is gone before it was greeted, or there are too many files.
+                Err(fault) => {
+                    tracing::warn!(%fault, "the built-in provider could not accept");
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    continue;
+                }
+            },
+            _ = &mut stop => break,
+        };
+        if stream.set_nodelay(true).is_err() {
+            continue;
+        }
+        let connection = server.serve_connection(TokioIo::new(stream), service_fn(answer));
+        let connection = connections.watch(connection);
+        tasks::spawn("demo-provider", async move {
+            if let Err(fault) = connection.await {
+                tracing::debug!(%fault, "a connection to the built-in provider ended");
+            }
+        });
+    }
+    // Whoever is still there is stalled or slow; the process ends with the demo anyway.
+    let _ = tokio::time::timeout(FAREWELL, connections.shutdown()).await;
+}
+
+async fn answer(request: Request<Incoming>) -> Result<Response<Paced>, Infallible> {
+    let (parts, body) = request.into_parts();
+    let Ok(body) = Limited::new(body, BODY_BYTES_MAX).collect().await else {
+        return Ok(openai::unreadable().play(&Script::default()));
+    };
+    let body = body.to_bytes();
+    let path = parts.uri.path();
+    let (reply, script) = match (&parts.method, path) {
+        (&Method::POST, "/v1/chat/completions") => openai::chat(&parts.headers, &body),
+        (&Method::GET, "/v1/models") => (openai::models(None), Script::default()),
+        (method, _) => match path.strip_prefix("/v1/models/") {
+            Some(name) if method == Method::GET => (openai::models(Some(name)), Script::default()),
+            _ => (openai::unknown(method, path), Script::default()),
+        },
+    };
+    tokio::time::sleep(script.latency).await;
+    // Without a stream, the head comes when all is said: a stalled answer has none.
+    if script.ending == Ending::Stall && reply.pieces.len() == 1 && reply.status.is_success() {
+        std::future::pending::<()>().await;
+    }
+    Ok(reply.play(&script))
 }

@@ -1,0 +1,88 @@
+//! Errors in the words of the real provider, which clients match.
+
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+
+use crate::demo::reply::{Reply, json, opaque_id};
+
+/// Why the provider does not answer.
+#[derive(Debug, Serialize)]
+pub struct Complaint {
+    #[serde(skip)]
+    status: StatusCode,
+    message: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    param: Option<&'static str>,
+    code: Option<&'static str>,
+}
+
+impl Complaint {
+    /// About a request that cannot be understood.
+    pub fn about(
+        message: impl Into<String>,
+        param: Option<&'static str>,
+        code: Option<&'static str>,
+    ) -> Self {
+        let status = StatusCode::BAD_REQUEST;
+        Self { status, message: message.into(), kind: "invalid_request_error", param, code }
+    }
+
+    /// The same with another status.
+    #[must_use]
+    pub fn but(self, status: StatusCode) -> Self {
+        Self { status, ..self }
+    }
+
+    /// What the real provider says with that status.
+    pub fn of_status(status: u16, model: &str) -> Self {
+        let (kind, code, message) = match status {
+            401 => (
+                "invalid_request_error",
+                Some("invalid_api_key"),
+                "Incorrect API key provided: demo. Find yours in your account.".to_owned(),
+            ),
+            404 => (
+                "invalid_request_error",
+                Some("model_not_found"),
+                format!("The model `{model}` does not exist or you do not have access to it."),
+            ),
+            429 => (
+                "requests",
+                Some("rate_limit_exceeded"),
+                format!(
+                    "Rate limit reached for {model} on requests per min (RPM): Limit 500, \
+                     Used 500, Requested 1. Please try again in 1s."
+                ),
+            ),
+            503 => (
+                "service_unavailable",
+                None,
+                "The engine is currently overloaded, please try again later.".to_owned(),
+            ),
+            500.. => (
+                "server_error",
+                None,
+                "The server had an error while processing your request. Sorry about that!"
+                    .to_owned(),
+            ),
+            _ => ("invalid_request_error", None, "This request asked to be refused.".to_owned()),
+        };
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Self { status, message, kind, param: None, code }
+    }
+
+    /// As it is sent.
+    pub fn reply(&self) -> Reply {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            error: &'a Complaint,
+        }
+        let reply = Reply::json(self.status, json(&Body { error: self }));
+        let reply = reply.with("x-request-id", opaque_id("req_"));
+        if self.status == StatusCode::TOO_MANY_REQUESTS {
+            return reply.with("retry-after", HeaderValue::from_static("1"));
+        }
+        reply
+    }
+}

@@ -1,0 +1,7 @@
+//! The built-in provider in the OpenAI dialect.
+
+pub mod complaint;
+pub mod ask;
+pub mod length;
+pub mod completion;
+pub mod routes;
