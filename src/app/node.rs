@@ -100,7 +100,7 @@ impl Node {
             Arc::clone(&journal),
             Arc::clone(&freshness),
             database.clone(),
-            id.to_string(),
+            &id.to_string(),
             call_log,
         );
         let (stop_projector, stopped) = watch::channel(false);

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use foldhash::fast::RandomState as FastHash;
+
 use crate::domain::ids::{ApiKeyId, ProjectId, RequestLogId};
 use crate::domain::limit::Amounts;
 use crate::domain::time::{Day, Minute};
 use crate::domain::usage::Unit;
 use crate::journal::entry::{Ended, Entry, Hold, Progress};
-use crate::ledger::call::Call;
+use crate::ledger::call::{Call, End};
 
 /// A call that was admitted and has not ended.
 #[derive(Debug, Clone)]
@@ -46,7 +48,8 @@ pub struct DayUsage {
 /// The open calls of all chains, and what has come since the last commit.
 #[derive(Debug, Default)]
 pub struct Batch {
-    open: HashMap<RequestLogId, OpenCall>,
+    node: String,
+    open: HashMap<RequestLogId, OpenCall, FastHash>,
     /// Calls that are over, in the order of their ends.
     pub calls: Vec<Call>,
     /// Usage by project and day.
@@ -55,7 +58,7 @@ pub struct Batch {
     pub minutes: BTreeMap<ProjectId, (Minute, Amounts)>,
     /// The minute that each key was last used in, as far as it is news.
     pub keys_used: BTreeMap<ApiKeyId, Minute>,
-    keys_known: HashMap<ApiKeyId, Minute>,
+    keys_known: HashMap<ApiKeyId, Minute, FastHash>,
     /// Calls that ended and that the database still lists as open.
     pub closed: Vec<RequestLogId>,
     /// How many entries were taken.
@@ -63,13 +66,17 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// A batch that begins with the calls that the database lists as open.
-    pub fn restore(open: impl IntoIterator<Item = (Hold<String>, Option<Progress>)>) -> Self {
+    /// A batch of that node, which begins with the calls that the database lists as open.
+    pub fn restore(
+        node: &str,
+        open: impl IntoIterator<Item = (Hold<String>, Option<Progress>)>,
+    ) -> Self {
         let call = |(hold, progress): (Hold<String>, _)| {
             let id = hold.asked.id;
             (id, OpenCall { hold: Box::new(hold), progress, saved: Saved::Yes })
         };
-        Self { open: open.into_iter().map(call).collect(), ..Self::default() }
+        let open = open.into_iter().map(call).collect();
+        Self { node: node.to_owned(), open, ..Self::default() }
     }
 
     /// Takes one entry, in the order of its chain.
@@ -93,7 +100,10 @@ impl Batch {
             }
             Entry::Settle(ended) => self.end(ended, true),
             Entry::Void(ended) => self.end(ended, false),
-            Entry::Refused(refused) => self.calls.push(Call::Refused(Box::new(refused))),
+            Entry::Refused(refused) => {
+                let end = End::Refused(Box::new(refused));
+                self.calls.push(Call::new(end, &self.node));
+            }
         }
     }
 
@@ -129,7 +139,8 @@ impl Batch {
                 spend: ended.charge.cost,
             };
         }
-        self.calls.push(Call::Ended { hold: open.hold, ended: Box::new(ended), charged });
+        let end = End::Ended { hold: open.hold, ended: Box::new(ended), charged };
+        self.calls.push(Call::new(end, &self.node));
     }
 
     /// Open calls that the database does not know as they are.

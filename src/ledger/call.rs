@@ -8,9 +8,18 @@ use crate::domain::money::Nano;
 use crate::domain::settlement::{Bound, SettledBy};
 use crate::journal::entry::{Asked, Ended, Hold, Outcome, Refused};
 
-/// A call that is over: it was admitted and ended, or it was refused.
+/// A call that is over.
 #[derive(Debug)]
-pub enum Call {
+pub struct Call {
+    /// How it came to its end.
+    pub end: End,
+    /// The fields that nothing filters by, as one JSON object.
+    pub detail: String,
+}
+
+/// A call's end: it was admitted and ended, or it was refused.
+#[derive(Debug)]
+pub enum End {
     /// Admitted and ended.
     Ended {
         /// As it was admitted.
@@ -25,84 +34,67 @@ pub enum Call {
 }
 
 impl Call {
+    /// The call, as `node` saw it end.
+    pub fn new(end: End, node: &str) -> Self {
+        let detail = detail(&end, node);
+        Self { end, detail }
+    }
+
     /// Who asked for what.
     pub const fn asked(&self) -> &Asked<String> {
-        match self {
-            Self::Ended { hold, .. } => &hold.asked,
-            Self::Refused(refused) => &refused.asked,
+        match &self.end {
+            End::Ended { hold, .. } => &hold.asked,
+            End::Refused(refused) => &refused.asked,
         }
     }
 
     /// How it came out.
     pub fn outcome(&self) -> Outcome {
-        match self {
-            Self::Ended { ended, .. } => ended.outcome,
-            Self::Refused(_) => Outcome::Refused,
+        match &self.end {
+            End::Ended { ended, .. } => ended.outcome,
+            End::Refused(_) => Outcome::Refused,
         }
     }
 
     /// The status that the client saw.
     pub fn status(&self) -> u16 {
-        match self {
-            Self::Ended { ended, .. } => ended.status,
-            Self::Refused(refused) => refused.status,
+        match &self.end {
+            End::Ended { ended, .. } => ended.status,
+            End::Refused(refused) => refused.status,
         }
     }
 
     /// The code of the gateway's own error.
     pub fn refusal(&self) -> Option<&str> {
-        let code = match self {
-            Self::Ended { ended, .. } => &ended.refusal,
-            Self::Refused(refused) => &refused.code,
+        let code = match &self.end {
+            End::Ended { ended, .. } => &ended.refusal,
+            End::Refused(refused) => &refused.code,
         };
         (!code.is_empty()).then_some(code.as_str())
     }
 
     /// The upstream that was tried last.
     pub fn upstream(&self) -> Option<&str> {
-        match self {
-            Self::Ended { ended, .. } if !ended.upstream.is_empty() => Some(&ended.upstream),
+        match &self.end {
+            End::Ended { ended, .. } if !ended.upstream.is_empty() => Some(&ended.upstream),
             _ => None,
         }
     }
 
     /// What it is charged.
     pub fn cost(&self) -> Nano {
-        match self {
-            Self::Ended { ended, .. } => ended.charge.cost,
-            Self::Refused(_) => Nano::ZERO,
+        match &self.end {
+            End::Ended { ended, .. } => ended.charge.cost,
+            End::Refused(_) => Nano::ZERO,
         }
-    }
-
-    /// The fields that nothing filters by, as one JSON object.
-    pub fn detail(&self, node: &str) -> String {
-        let asked = self.asked();
-        let mut detail = Detail {
-            endpoint: &asked.endpoint,
-            dialect: &asked.dialect,
-            client_address: asked.address.to_string(),
-            node,
-            ..Detail::default()
-        };
-        match self {
-            Self::Ended { hold, ended, .. } => {
-                detail.ended(hold, ended);
-                detail.count = 1;
-            }
-            Self::Refused(refused) => {
-                detail.count = refused.count;
-                detail.settled_by = Some(SettledBy::Nothing.name());
-            }
-        }
-        serde_json::to_string(&detail).unwrap_or_else(|_| "{}".to_owned())
     }
 
     /// One line of the call log.
-    pub fn write_line(&self, node: &str, line: &mut Vec<u8>) {
+    pub fn write_line(&self, line: &mut Vec<u8>) {
         let asked = self.asked();
-        let bound = match self {
-            Self::Ended { hold, .. } => hold.bound,
-            Self::Refused(_) => Bound::default(),
+        let bound = match &self.end {
+            End::Ended { hold, .. } => hold.bound,
+            End::Refused(_) => Bound::default(),
         };
         let entry = Line {
             log: "call",
@@ -121,13 +113,34 @@ impl Call {
             bound_tokens: bound.tokens(),
         };
         // The detail is an object, too: its fields follow in the same one.
-        let detail = self.detail(node);
-        if serde_json::to_writer(&mut *line, &entry).is_ok() && 2 < detail.len() {
+        if serde_json::to_writer(&mut *line, &entry).is_ok() {
             line.pop();
             line.push(b',');
-            line.extend_from_slice(&detail.as_bytes()[1..]);
+            line.extend_from_slice(&self.detail.as_bytes()[1..]);
         }
     }
+}
+
+fn detail(end: &End, node: &str) -> String {
+    let asked = match end {
+        End::Ended { hold, .. } => &hold.asked,
+        End::Refused(refused) => &refused.asked,
+    };
+    let mut detail = Detail {
+        endpoint: &asked.endpoint,
+        dialect: &asked.dialect,
+        client_address: asked.address.to_string(),
+        node,
+        ..Detail::default()
+    };
+    match end {
+        End::Ended { hold, ended, .. } => detail.ended(hold, ended),
+        End::Refused(refused) => {
+            detail.count = Some(refused.count);
+            detail.settled_by = Some(SettledBy::Nothing.name());
+        }
+    }
+    serde_json::to_string(&detail).unwrap_or_else(|_| "{}".to_owned())
 }
 
 #[derive(Serialize)]
@@ -149,6 +162,7 @@ struct Line<'a> {
     bound_tokens: u64,
 }
 
+/// What is absent is at its default: null, false, or a count of 1.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Detail<'a> {
@@ -162,8 +176,8 @@ struct Detail<'a> {
     price_version: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     settled_by: Option<&'static str>,
-    overage: bool,
-    late: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    overage: Option<bool>,
     attempts: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     duration_ms: Option<u32>,
@@ -172,7 +186,8 @@ struct Detail<'a> {
     client_address: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     hold_amount_nano: Option<i64>,
-    count: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u32>,
     node: &'a str,
 }
 
@@ -183,7 +198,7 @@ impl<'a> Detail<'a> {
             ended.charge.usage.counts().map(|(unit, count)| (unit.name(), count)).collect();
         self.price_version = Some(&hold.price_version);
         self.settled_by = Some(ended.charge.settled_by.name());
-        self.overage = ended.charge.overage;
+        self.overage = ended.charge.overage.then_some(true);
         self.attempts = ended.attempts;
         self.duration_ms = Some(ended.duration_us / 1_000);
         self.time_to_first_byte_ms = ended.first_byte_us.map(|us| us / 1_000);

@@ -14,7 +14,7 @@ use crate::domain::time::UnixMs;
 use crate::journal::entry::Entry;
 use crate::journal::format;
 use crate::ledger::batch::Batch;
-use crate::ledger::call::Call;
+use crate::ledger::call::{Call, End};
 use crate::ledger::rows::Insert;
 
 static RECORDS: LazyLock<Insert> = LazyLock::new(|| {
@@ -83,11 +83,10 @@ pub async fn write(
     connection: &mut SqliteConnection,
     batch: &Batch,
     checkpoints: &[Checkpoint],
-    node: &str,
     now: UnixMs,
 ) -> Result<(), sqlx::Error> {
     records(connection, &batch.calls, now).await?;
-    calls(connection, &batch.calls, node).await?;
+    calls(connection, &batch.calls).await?;
     let days: Vec<_> = batch.days.iter().collect();
     DAYS.run(connection, &days, |query, ((project, day), used)| {
         query
@@ -143,7 +142,7 @@ async fn records(
     now: UnixMs,
 ) -> Result<(), sqlx::Error> {
     let mut charged: BTreeMap<OrganizationId, Vec<&Call>> = BTreeMap::new();
-    for call in calls.iter().filter(|call| matches!(call, Call::Ended { charged: true, .. })) {
+    for call in calls.iter().filter(|call| matches!(call.end, End::Ended { charged: true, .. })) {
         charged.entry(call.asked().organization).or_default().push(call);
     }
     let mut records = Vec::new();
@@ -175,12 +174,12 @@ async fn records(
     RECORDS
         .run(connection, &records, |query, record| {
             let asked = record.call.asked();
-            let (settled_by, overage, price_version) = match record.call {
-                Call::Ended { hold, ended, .. } => {
+            let (settled_by, overage, price_version) = match &record.call.end {
+                End::Ended { hold, ended, .. } => {
                     let charge = &ended.charge;
                     (charge.settled_by, charge.overage, hold.price_version.as_str())
                 }
-                Call::Refused(_) => (SettledBy::Nothing, false, ""),
+                End::Refused(_) => (SettledBy::Nothing, false, ""),
             };
             query
                 .bind(Uuid::from_u128(asked.organization.0))
@@ -203,11 +202,7 @@ async fn records(
         .await
 }
 
-async fn calls(
-    connection: &mut SqliteConnection,
-    calls: &[Call],
-    node: &str,
-) -> Result<(), sqlx::Error> {
+async fn calls(connection: &mut SqliteConnection, calls: &[Call]) -> Result<(), sqlx::Error> {
     CALLS
         .run(connection, calls, |query, call| {
             let asked = call.asked();
@@ -224,7 +219,7 @@ async fn calls(
                 .bind(call.upstream())
                 .bind(asked.stream)
                 .bind(call.cost().0)
-                .bind(call.detail(node))
+                .bind(call.detail.as_str())
         })
         .await
 }

@@ -10,7 +10,7 @@ use crate::clock;
 use crate::journal::keeper::Journal;
 use crate::journal::reader::Reader;
 use crate::ledger::batch::Batch;
-use crate::ledger::call::Call;
+use crate::ledger::call::{Call, End};
 use crate::ledger::freshness::Freshness;
 use crate::ledger::projection::{self, Checkpoint};
 use crate::store::database::{Database, DatabaseError};
@@ -35,7 +35,6 @@ pub struct Projector {
     database: Database,
     readers: Vec<Reader>,
     batch: Batch,
-    node: String,
     call_log: CallLog,
 }
 
@@ -45,7 +44,7 @@ impl Projector {
         journal: Arc<Journal>,
         freshness: Arc<Freshness>,
         database: Database,
-        node: String,
+        node: &str,
         call_log: CallLog,
     ) -> Self {
         let readers = journal
@@ -53,7 +52,8 @@ impl Projector {
             .iter()
             .map(|chain| Reader::new(journal.folder(), chain.name, 0, 0))
             .collect();
-        Self { journal, freshness, database, readers, batch: Batch::default(), node, call_log }
+        let batch = Batch::restore(node, []);
+        Self { journal, freshness, database, readers, batch, call_log }
     }
 
     /// Projects until `stop` resolves, and then all that is written by then.
@@ -114,7 +114,7 @@ impl Projector {
             })
             .collect();
         let mut tx = self.database.begin().await?;
-        projection::write(&mut tx, &self.batch, &checkpoints, &self.node, clock::now()).await?;
+        projection::write(&mut tx, &self.batch, &checkpoints, clock::now()).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -122,7 +122,7 @@ impl Projector {
     /// Writes the call log and counts what was committed.
     fn tell(&mut self) {
         for call in &self.batch.calls {
-            self.call_log.add(|line| call.write_line(&self.node, line));
+            self.call_log.add(|line| call.write_line(line));
         }
         self.call_log.flush();
         count(&self.batch.calls);
@@ -143,12 +143,13 @@ fn count(calls: &[Call]) {
     let stage = |name| histogram!(metric::STAGE_SECONDS, "stage" => name);
     let (admit, forward, relay) = (stage("admit"), stage("forward"), stage("relay"));
     for call in calls {
-        let times = if let Call::Refused(refused) = call { u64::from(refused.count) } else { 1 };
+        let times =
+            if let End::Refused(refused) = &call.end { u64::from(refused.count) } else { 1 };
         *outcomes.entry((&call.asked().endpoint, call.outcome().name())).or_default() += times;
         if let Some(code) = call.refusal() {
             *refusals.entry(code).or_default() += times;
         }
-        let Call::Ended { ended, .. } = call else { continue };
+        let End::Ended { ended, .. } = &call.end else { continue };
         *rules.entry(ended.charge.settled_by.name()).or_default() += 1;
         for (unit, count) in ended.charge.usage.counts() {
             *usage.entry(unit.name()).or_default() += count;

@@ -48,7 +48,7 @@ pub async fn recover(
 ) -> Result<Recovered, RecoveryError> {
     let segments = segment::list(folder)?;
     let places = checkpoints(database).await?;
-    let mut batch = Batch::restore(open_holds(database).await?);
+    let mut batch = Batch::restore(node, open_holds(database).await?);
     let mut chains: Vec<ChainName> = segments.iter().map(|name| name.chain()).collect();
     chains.dedup();
     let latest = chains.iter().map(|chain| chain.run).max().unwrap_or_default();
@@ -64,12 +64,12 @@ pub async fn recover(
         recovered.entries += batch.entries;
         let (segment, position) = reader.place();
         let checkpoint = Checkpoint { chain: chain.number(), segment, position };
-        commit(database, &mut batch, &[checkpoint], node, now).await?;
+        commit(database, &mut batch, &[checkpoint], now).await?;
     }
     for orphan in batch.open_calls() {
         batch.take(end_of(&orphan, now));
         recovered.orphans += 1;
-        commit(database, &mut batch, &[], node, now).await?;
+        commit(database, &mut batch, &[], now).await?;
     }
     Ok(recovered)
 }
@@ -78,11 +78,10 @@ async fn commit(
     database: &Database,
     batch: &mut Batch,
     checkpoints: &[Checkpoint],
-    node: &str,
     now: UnixMs,
 ) -> Result<(), DatabaseError> {
     let mut tx = database.begin().await?;
-    projection::write(&mut tx, batch, checkpoints, node, now).await?;
+    projection::write(&mut tx, batch, checkpoints, now).await?;
     tx.commit().await?;
     batch.committed();
     Ok(())
