@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
@@ -34,30 +35,33 @@ pub async fn exchange(
 ) -> Response<Answer> {
     let arrival = worker.ids.arrival(address);
     let (parts, body) = request.into_parts();
-    let Some(endpoint) = Endpoint::of(parts.method.as_str(), parts.uri.path()) else {
-        return refuse::answer(&Refusal::UnknownPath, &arrival).map(Answer::from);
+    let endpoint = match Endpoint::of(parts.method.as_str(), parts.uri.path()) {
+        Some(Endpoint::Health) => return own(inform::health(worker.shared.is_draining())),
+        Some(endpoint) => endpoint,
+        None => return own(refuse::answer(&Refusal::UnknownPath, &arrival)),
     };
-    if endpoint == Endpoint::Health {
-        return inform::health(worker.shared.is_draining()).map(Answer::from);
-    }
     let caller = match authenticate(&worker.shared.directory, &parts, &arrival) {
         Ok(caller) => caller,
-        Err(refusal) => return stranger(&worker, &refusal, &arrival),
+        Err(refusal) => {
+            worker.unauthenticated.increment(1);
+            return own(refuse::answer(&refusal, &arrival));
+        }
     };
-    let catalog = worker.shared.catalog.load();
-    match endpoint {
-        Endpoint::Models => return inform::models(&catalog, &caller, &arrival).map(Answer::from),
-        Endpoint::Limits => return inform::limits(&caller, &arrival).map(Answer::from),
-        Endpoint::ChatCompletions | Endpoint::Health => {}
-    }
-    let bytes_max = worker.shared.settings.body_bytes_max;
-    match receive(endpoint, parts, body, bytes_max).await {
-        Ok(call) => govern(&worker, &arrival, &caller, call).await,
-        Err(refusal) => refused(&worker, &arrival, &caller, (endpoint, "", false), &refusal).await,
-    }
+    let answer = match endpoint {
+        Endpoint::Models => own(inform::models(&worker.shared.catalog.load(), &caller, &arrival)),
+        Endpoint::Limits => own(inform::limits(&caller, &arrival)),
+        Endpoint::ChatCompletions | Endpoint::Health => {
+            let bytes_max = worker.shared.settings.body_bytes_max;
+            match receive(endpoint, parts, body, bytes_max).await {
+                Ok(call) => return govern(&worker, &arrival, &caller, call).await,
+                Err(no) => refused(&worker, &arrival, &caller, (endpoint, "", false), &no).await,
+            }
+        }
+    };
+    with_limits(answer, &caller, &arrival)
 }
 
-/// Takes a call that was understood through its stages.
+/// Takes a call that was understood through its other stages.
 async fn govern(
     worker: &Worker,
     arrival: &Arrival,
@@ -68,7 +72,8 @@ async fn govern(
         Ok(entered) => entered,
         Err(refusal) => {
             let asked = (call.endpoint, call.request.model.as_str(), call.request.stream);
-            return refused(worker, arrival, caller, asked, &refusal).await;
+            let answer = refused(worker, arrival, caller, asked, &refusal).await;
+            return with_limits(answer, caller, arrival);
         }
     };
     let strips = call.request.include_usage.is_some();
@@ -78,7 +83,7 @@ async fn govern(
     };
     match relayed {
         Ok(response) => response.map(Answer::from),
-        Err(refusal) => refuse::answer(&refusal, arrival).map(Answer::from),
+        Err(refusal) => with_limits(own(refuse::answer(&refusal, arrival)), caller, arrival),
     }
 }
 
@@ -111,13 +116,20 @@ async fn refused(
         // A journal that is lost refuses calls; it is no reason to keep this answer back.
         let _ = worker.desk.writer.written(noted).await;
     }
-    let mut response = refuse::answer(refusal, arrival).map(Answer::from);
-    headers::add_rooms(response.headers_mut(), &caller.project.rooms(arrival.at), arrival.at);
-    response
+    own(refuse::answer(refusal, arrival))
 }
 
-/// Tells somebody without a valid key no. There is nobody to log it for.
-fn stranger(worker: &Worker, refusal: &Refusal, arrival: &Arrival) -> Response<Answer> {
-    worker.unauthenticated.increment(1);
-    refuse::answer(refusal, arrival).map(Answer::from)
+/// The gateway's own words.
+fn own(response: Response<Bytes>) -> Response<Answer> {
+    response.map(Answer::from)
+}
+
+/// Tells a caller where the tightest limits stand, beside whatever else it is told.
+fn with_limits(
+    mut response: Response<Answer>,
+    caller: &Caller,
+    arrival: &Arrival,
+) -> Response<Answer> {
+    headers::add_rooms(response.headers_mut(), &caller.project.rooms(arrival.at), arrival.at);
+    response
 }
