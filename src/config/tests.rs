@@ -12,6 +12,7 @@ use crate::settings::upstream::{Auth, Dialect};
 const GATEWAY: &str = include_str!("../../config/gateway.toml");
 const DEVELOPMENT: &str = include_str!("../../config/development.toml");
 const PRODUCTION: &str = include_str!("../../config/production.toml");
+const README: &str = include_str!("../../README.md");
 
 fn environment(variables: &[(&str, &str)]) -> Environment {
     variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
@@ -98,6 +99,9 @@ fn the_other_files_have_no_faults() {
     let production = settings(PRODUCTION);
     assert_eq!(production.database, production.data.join("meteor.db"));
     assert!(production.admin.listen.ip().is_loopback());
+    let (_, rest) = README.split_once("```toml\n").expect("the readme shows a configuration");
+    let (example, _) = rest.split_once("```").expect("and ends it");
+    assert_eq!(settings(example).models.len(), 1);
 }
 
 /// Lines of a file, each beside the path of the fault in it; `""` where there is none.
