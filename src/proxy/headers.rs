@@ -1,5 +1,6 @@
 //! Which headers pass, which stay, and which become others.
 
+use bytes::BytesMut;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::accounting::books::Rooms;
@@ -7,6 +8,8 @@ use crate::domain::counter::Room;
 use crate::domain::ids::RequestLogId;
 use crate::domain::time::UnixMs;
 
+/// How many headers of its own the gateway adds to an answer, at most.
+pub const OWN_MAX: usize = 10;
 /// The upstream's own id of the call, beside ours.
 pub const UPSTREAM_REQUEST_ID: HeaderName = HeaderName::from_static("x-upstream-request-id");
 /// Our id of the call.
@@ -104,7 +107,7 @@ pub fn request_id(id: RequestLogId) -> HeaderValue {
 
 /// Seconds as OpenAI writes them: `34s`.
 pub fn seconds(seconds: i64) -> HeaderValue {
-    HeaderValue::try_from(format!("{seconds}s")).unwrap_or(HeaderValue::from_static("0s"))
+    text(&[], &[(seconds, "s")])
 }
 
 /// A header value of digits.
@@ -125,15 +128,28 @@ pub fn add_rooms(fields: &mut HeaderMap, rooms: &Rooms, now: UnixMs) {
     }
     let tightest = [requests, tokens].into_iter().flatten().min_by_key(|room| share(room));
     if let Some(room) = tightest {
-        let (name, seconds) = (room.limit.field(), seconds_until(room.reset_at, now));
-        let state = format!("\"{name}\";r={};t={seconds}", room.remaining);
-        let policy = format!("\"{name}\";q={}", room.value);
-        for (header, text) in [("ratelimit", state), ("ratelimit-policy", policy)] {
-            if let Ok(value) = HeaderValue::try_from(text) {
-                fields.insert(HeaderName::from_static(header), value);
-            }
-        }
+        let name = room.limit.field();
+        let seconds = seconds_until(room.reset_at, now);
+        fields.insert(
+            RATE_LIMIT,
+            text(&["\"", name, "\";r="], &[(room.remaining, ";t="), (seconds, "")]),
+        );
+        fields.insert(RATE_LIMIT_POLICY, text(&["\"", name, "\";q="], &[(room.value, "")]));
     }
+}
+
+/// A header value: these words, then numbers, each with what follows it. Written without `format!`,
+/// as every answer carries a few.
+fn text(words: &[&str], numbers: &[(i64, &str)]) -> HeaderValue {
+    let mut value = BytesMut::with_capacity(64);
+    for word in words {
+        value.extend_from_slice(word.as_bytes());
+    }
+    for (number, then) in numbers {
+        value.extend_from_slice(HeaderValue::from(*number).as_bytes());
+        value.extend_from_slice(then.as_bytes());
+    }
+    HeaderValue::from_maybe_shared(value.freeze()).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// How much of a limit is left, in millionths.
@@ -145,6 +161,9 @@ fn share(room: &Room) -> i128 {
 fn seconds_until(reset_at: UnixMs, now: UnixMs) -> i64 {
     ((reset_at.0 - now.0).max(0) + 999) / 1_000
 }
+
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 static REQUEST_HEADERS: [HeaderName; 3] = [
     HeaderName::from_static("x-ratelimit-limit-requests"),

@@ -95,6 +95,7 @@ pub async fn relay(answered: Answered, strips: bool) -> Result<Response<Relay>, 
     let Answered { response, lease, mut permit, idle_timeout } = answered;
     let (mut parts, upstream) = response.into_parts();
     headers::for_client(&mut parts.headers);
+    parts.headers.reserve(headers::OWN_MAX);
     parts.headers.insert(headers::REQUEST_ID, headers::request_id(permit.id()));
     headers::add_rooms(&mut parts.headers, permit.rooms(), permit.admitted_at());
     permit.course.status = parts.status.as_u16();
