@@ -34,7 +34,6 @@ ENV METEOR__DATA__FOLDER=/data \
 EXPOSE 8080 8081
 # SIGTERM lets open calls finish; give it as long as proxy.drain_timeout_ms.
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD \
-    ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8081 && printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n' >&3 && read -r -t 2 line <&3 && [[ $line == *' 200 '* ]]"]
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["meteor", "health"]
 ENTRYPOINT ["meteor"]
 CMD ["serve"]

@@ -1,12 +1,13 @@
 //! The `meteor` binary: what the command line says, and the exit code.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use meteor::app::demo::{DemoOptions, demo};
-use meteor::app::{log, run};
+use meteor::app::{health, log, run};
 use meteor::config::check;
 use meteor::settings::log::{LogFormat, LogLevel, LogSettings};
 
@@ -35,6 +36,12 @@ enum Command {
     Check {
         /// The configuration.
         file: PathBuf,
+    },
+    /// Ask a gateway on this machine whether it is ready; for containers and scripts.
+    Health {
+        /// Its admin listener.
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
+        admin: SocketAddr,
     },
 }
 
@@ -66,6 +73,7 @@ fn run(command: Command) -> Result<()> {
             println!("{}: no faults", file.display());
             Ok(())
         }
+        Command::Health { admin } => health::ask(admin),
     }
 }
 

@@ -1,8 +1,12 @@
 //! Whether the process lives, whether it is ready, and what it measures.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use anyhow::{Context, Result, ensure};
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -15,6 +19,23 @@ use crate::journal::keeper::Journal;
 use crate::ledger::freshness::Freshness;
 use crate::proxy::worker::Shared;
 use crate::telemetry::metric;
+
+/// How long the answer to [`ask`] may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Asks a gateway's admin listener whether it is ready, and prints what it says.
+pub fn ask(admin: SocketAddr) -> Result<()> {
+    let mut stream = TcpStream::connect_timeout(&admin, PATIENCE)
+        .with_context(|| format!("nobody answers at {admin}"))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(format!("GET /readyz HTTP/1.0\r\nhost: {admin}\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).context("the answer broke off")?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    print!("{body}");
+    ensure!(head.split(' ').nth(1) == Some("200"), "{admin} is not ready");
+    Ok(())
+}
 
 /// What health is read from.
 #[derive(Clone)]
