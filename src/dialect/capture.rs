@@ -78,7 +78,7 @@ impl Capture {
     /// Reads the value on; returns what follows it, or nothing while it is not complete.
     fn value<'a>(&mut self, bytes: &'a [u8], found: &mut impl FnMut(&[u8])) -> &'a [u8] {
         let Some(depth) = &mut self.reading else { return bytes };
-        let end = bytes.iter().position(|byte| depth.closes(*byte));
+        let end = depth.end(bytes);
         let (value, rest) = bytes.split_at(end.map_or(bytes.len(), |end| end + 1));
         if self.kept.len() + value.len() <= VALUE_BYTES_MAX {
             self.kept.extend_from_slice(value);
@@ -97,20 +97,32 @@ impl Capture {
 }
 
 impl Depth {
-    /// Steps over one byte; whether it closes the outermost object.
-    fn closes(&mut self, byte: u8) -> bool {
-        match (self.in_string, byte) {
-            (true, _) if self.escaped => self.escaped = false,
-            (true, b'\\') => self.escaped = true,
-            (_, b'"') => self.in_string = !self.in_string,
-            (false, b'{' | b'[') => self.level += 1,
-            (false, b'}' | b']') => {
-                self.level -= 1;
-                return self.level == 0;
+    /// Where the outermost object closes, if it does in `bytes`.
+    fn end(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut at = 0;
+        while at < bytes.len() {
+            if self.escaped {
+                self.escaped = false;
+            } else if self.in_string {
+                at += memchr::memchr2(b'"', b'\\', &bytes[at..])?;
+                self.escaped = bytes[at] == b'\\';
+                self.in_string = self.escaped;
+            } else {
+                match bytes[at] {
+                    b'"' => self.in_string = true,
+                    b'{' | b'[' => self.level += 1,
+                    b'}' | b']' => {
+                        self.level -= 1;
+                        if self.level == 0 {
+                            return Some(at);
+                        }
+                    }
+                    _ => {}
+                }
             }
-            _ => {}
+            at += 1;
         }
-        false
+        None
     }
 }
 

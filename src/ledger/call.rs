@@ -1,6 +1,7 @@
 //! A finished call as the database, the call log and the metrics see it.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 
 use serde::Serialize;
 
@@ -89,33 +90,35 @@ impl Call {
         }
     }
 
-    /// One line of the call log.
+    /// One line of the call log: its fields, and then those of the detail, in one object.
     pub fn write_line(&self, line: &mut Vec<u8>) {
         let asked = self.asked();
         let bound = match &self.end {
             End::Ended { hold, .. } => hold.bound,
             End::Refused(_) => Bound::default(),
         };
-        let entry = Line {
-            log: "call",
-            time: asked.at.to_string(),
-            request_log_id: asked.id.to_string(),
-            organization_id: asked.organization.to_string(),
-            project_id: asked.project.to_string(),
-            api_key_id: asked.key.to_string(),
-            model: &asked.model,
-            stream: asked.stream,
-            status: self.status(),
-            outcome: self.outcome().name(),
-            refusal: self.refusal(),
-            upstream: self.upstream(),
-            cost: self.cost().to_string(),
-            bound_tokens: bound.tokens(),
-        };
-        // The detail is an object, too: its fields follow in the same one.
-        if serde_json::to_writer(&mut *line, &entry).is_ok() {
-            line.pop();
-            line.push(b',');
+        // Ids, times and words of our own need no escaping.
+        let escaped = |text: Option<&str>| serde_json::to_string(&text).unwrap_or_default();
+        let model = escaped(Some(&asked.model));
+        let written = write!(
+            line,
+            "{{\"log\":\"call\",\"time\":\"{}\",\"requestLogId\":\"{}\",\"organizationId\":\"{}\",\
+             \"projectId\":\"{}\",\"apiKeyId\":\"{}\",\"model\":{model},\"stream\":{},\"status\":{},\
+             \"outcome\":\"{}\",\"refusal\":{},\"upstream\":{},\"cost\":\"{}\",\"boundTokens\":{},",
+            asked.at,
+            asked.id,
+            asked.organization,
+            asked.project,
+            asked.key,
+            asked.stream,
+            self.status(),
+            self.outcome().name(),
+            escaped(self.refusal()),
+            escaped(self.upstream()),
+            self.cost(),
+            bound.tokens(),
+        );
+        if written.is_ok() {
             line.extend_from_slice(&self.detail.as_bytes()[1..]);
         }
     }
@@ -140,26 +143,11 @@ fn detail(end: &End, node: &str) -> String {
             detail.settled_by = Some(SettledBy::Nothing.name());
         }
     }
-    serde_json::to_string(&detail).unwrap_or_else(|_| "{}".to_owned())
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Line<'a> {
-    log: &'static str,
-    time: String,
-    request_log_id: String,
-    organization_id: String,
-    project_id: String,
-    api_key_id: String,
-    model: &'a str,
-    stream: bool,
-    status: u16,
-    outcome: &'static str,
-    refusal: Option<&'a str>,
-    upstream: Option<&'a str>,
-    cost: String,
-    bound_tokens: u64,
+    let mut json = Vec::with_capacity(512);
+    match serde_json::to_writer(&mut json, &detail) {
+        Ok(()) => String::from_utf8(json).unwrap_or_else(|_| "{}".to_owned()),
+        Err(_) => "{}".to_owned(),
+    }
 }
 
 /// What is absent is at its default: null, false, or a count of 1.
@@ -203,5 +191,36 @@ impl<'a> Detail<'a> {
         self.duration_ms = Some(ended.duration_us / 1_000);
         self.time_to_first_byte_ms = ended.first_byte_us.map(|us| us / 1_000);
         self.hold_amount_nano = Some(hold.amount.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
+    use crate::domain::time::UnixMs;
+
+    #[test]
+    fn a_line_is_json_whatever_a_caller_names_the_model() {
+        let asked = Asked {
+            id: RequestLogId(1),
+            at: UnixMs(2),
+            organization: OrganizationId(3),
+            project: ProjectId(4),
+            key: ApiKeyId(5),
+            endpoint: "chat.completions".to_owned(),
+            dialect: "openai".to_owned(),
+            model: "a\"\n\u{7}b".to_owned(),
+            stream: true,
+            address: "::1".parse().expect("an address"),
+        };
+        let refused = Refused { asked, status: 429, code: "x".to_owned(), count: 3 };
+        let call = Call::new(End::Refused(Box::new(refused)), "node_1");
+        let mut line = Vec::new();
+        call.write_line(&mut line);
+        let json: serde_json::Value = serde_json::from_slice(&line).expect("JSON");
+        assert_eq!(json["model"], "a\"\n\u{7}b");
+        assert_eq!((&json["count"], &json["refusal"]), (&3.into(), &"x".into()));
+        assert!(json["upstream"].is_null() && !line.contains(&b'\n'));
     }
 }

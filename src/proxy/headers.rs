@@ -105,11 +105,6 @@ pub fn request_id(id: RequestLogId) -> HeaderValue {
     HeaderValue::from_bytes(&id.hyphenated()).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// Seconds as OpenAI writes them: `34s`.
-pub fn seconds(seconds: i64) -> HeaderValue {
-    text(&[], &[(seconds, "s")])
-}
-
 /// A header value of digits.
 pub fn number(value: i64) -> HeaderValue {
     HeaderValue::from(value)
@@ -118,38 +113,66 @@ pub fn number(value: i64) -> HeaderValue {
 /// Tells what is left of the tightest limits.
 pub fn add_rooms(fields: &mut HeaderMap, rooms: &Rooms, now: UnixMs) {
     let [requests, tokens] = rooms;
-    for (room, names) in [(requests, &REQUEST_HEADERS), (tokens, &TOKEN_HEADERS)] {
-        if let Some(room) = room {
-            let [limit, remaining, reset] = names.clone();
-            fields.insert(limit, number(room.value));
-            fields.insert(remaining, number(room.remaining));
-            fields.insert(reset, seconds(seconds_until(room.reset_at, now)));
-        }
+    let mut pen = Pen::default();
+    for (room, [limit, remaining, reset]) in
+        [(requests, &REQUEST_HEADERS), (tokens, &TOKEN_HEADERS)]
+    {
+        let Some(room) = room else { continue };
+        fields.insert(limit, pen.number(room.value).value());
+        fields.insert(remaining, pen.number(room.remaining).value());
+        // Seconds as OpenAI writes them: `34s`.
+        fields.insert(reset, pen.number(seconds_until(room.reset_at, now)).text("s").value());
     }
     let tightest = [requests, tokens].into_iter().flatten().min_by_key(|room| share(room));
     if let Some(room) = tightest {
-        let name = room.limit.field();
         let seconds = seconds_until(room.reset_at, now);
-        fields.insert(
-            RATE_LIMIT,
-            text(&["\"", name, "\";r="], &[(room.remaining, ";t="), (seconds, "")]),
-        );
-        fields.insert(RATE_LIMIT_POLICY, text(&["\"", name, "\";q="], &[(room.value, "")]));
+        let name = room.limit.field();
+        pen.text("\"").text(name).text("\";r=").number(room.remaining);
+        fields.insert(&RATE_LIMIT, pen.text(";t=").number(seconds).value());
+        pen.text("\"").text(name).text("\";q=").number(room.value);
+        fields.insert(&RATE_LIMIT_POLICY, pen.value());
     }
 }
 
-/// A header value: these words, then numbers, each with what follows it. Written without `format!`,
-/// as every answer carries a few.
-fn text(words: &[&str], numbers: &[(i64, &str)]) -> HeaderValue {
-    let mut value = BytesMut::with_capacity(64);
-    for word in words {
-        value.extend_from_slice(word.as_bytes());
+/// Writes header values, all into one buffer: every answer carries a few.
+struct Pen(BytesMut);
+
+impl Default for Pen {
+    fn default() -> Self {
+        Self(BytesMut::with_capacity(256))
     }
-    for (number, then) in numbers {
-        value.extend_from_slice(HeaderValue::from(*number).as_bytes());
-        value.extend_from_slice(then.as_bytes());
+}
+
+impl Pen {
+    fn text(&mut self, text: &str) -> &mut Self {
+        self.0.extend_from_slice(text.as_bytes());
+        self
     }
-    HeaderValue::from_maybe_shared(value.freeze()).unwrap_or(HeaderValue::from_static(""))
+
+    fn number(&mut self, number: i64) -> &mut Self {
+        let mut digits = [0; 20];
+        let mut rest = number.unsigned_abs();
+        let mut at = digits.len();
+        loop {
+            at -= 1;
+            digits[at] = b'0' + u8::try_from(rest % 10).unwrap_or_default();
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        if number < 0 {
+            self.text("-");
+        }
+        self.0.extend_from_slice(&digits[at..]);
+        self
+    }
+
+    /// The value written since the last one.
+    fn value(&mut self) -> HeaderValue {
+        let bytes = self.0.split().freeze();
+        HeaderValue::from_maybe_shared(bytes).unwrap_or(HeaderValue::from_static(""))
+    }
 }
 
 /// How much of a limit is left, in millionths.
@@ -162,8 +185,8 @@ fn seconds_until(reset_at: UnixMs, now: UnixMs) -> i64 {
     ((reset_at.0 - now.0).max(0) + 999) / 1_000
 }
 
-const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
-const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+static RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+static RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 static REQUEST_HEADERS: [HeaderName; 3] = [
     HeaderName::from_static("x-ratelimit-limit-requests"),
@@ -193,6 +216,14 @@ mod tests {
             (HeaderName::from_static(name), HeaderValue::from_static(value))
         };
         list.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn numbers_are_written_as_they_are() {
+        let mut pen = Pen::default();
+        for number in [0, 7, 10, -3, i64::MAX, i64::MIN] {
+            assert_eq!(pen.number(number).value(), number.to_string());
+        }
     }
 
     #[test]
