@@ -61,7 +61,7 @@ pub async fn admit(
         windows,
         bound,
         need,
-        at: demand.at,
+        at: demand.now,
         arrived: demand.arrived,
         held_at: Position::default(),
         rooms,
@@ -86,7 +86,7 @@ impl From<Ask> for Denial {
 /// Checks all, then takes all, under the project's lock and then the organization's.
 fn take(caller: &Caller, demand: &Demand, need: &Amounts) -> Result<(Windows, Rooms), Ask> {
     let page = &mut *caller.project.lock();
-    let windows = page.counters.roll(demand.at);
+    let windows = page.counters.roll(demand.now);
     let limits = page.quota.limits;
     if page.quota.enforce {
         let project = caller.project.id;
@@ -104,7 +104,7 @@ fn take(caller: &Caller, demand: &Demand, need: &Amounts) -> Result<(Windows, Ro
         model: Arc::clone(&demand.model.name),
         amount: need.spend,
         tokens: need.tokens,
-        since: demand.at,
+        since: demand.now,
     };
     organization.open.insert(demand.id, hold);
     page.counters.hold(windows, need);

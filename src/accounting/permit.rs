@@ -83,6 +83,8 @@ pub struct Demand {
     pub at: UnixMs,
     /// When it came, by the monotonic clock.
     pub arrived: Instant,
+    /// What time it is now that it is understood: its windows are those of this moment.
+    pub now: UnixMs,
     /// What it asks for.
     pub endpoint: Endpoint,
     /// The model.
@@ -141,6 +143,9 @@ impl Permit {
 
     /// Writes down what the call has cost so far, for the case that this process dies.
     pub fn progress(&self) {
+        if !self.desk.writer.has_room() {
+            return;
+        }
         let charge = self.charge();
         self.desk.writer.append(&Entry::<&str>::Progress(Progress { id: self.id, charge }));
     }

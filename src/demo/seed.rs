@@ -3,9 +3,9 @@
 //! The two secrets lie in `demo.json` of the data folder, so that a later start shows them again.
 //! Nowhere else does the gateway keep a secret in clear.
 
-use std::fs::OpenOptions;
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -71,7 +71,7 @@ impl Temporary {
     /// A new one, in the system's folder for such.
     pub fn new() -> io::Result<Self> {
         let path = std::env::temp_dir().join(format!("meteor-demo-{}", Uuid::now_v7().simple()));
-        std::fs::create_dir(&path)?;
+        DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Self(path))
     }
 
@@ -112,9 +112,13 @@ pub async fn seed(platform: &Arc<Platform>, folder: &Path) -> Result<Seeded, See
         Err(fault) => return Err(fault.into()),
     }
     let seeded = make(platform).await?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file)?;
-    file.write_all(&serde_json::to_vec_pretty(&seeded)?)?;
-    file.sync_all()?;
+    // Whole or not at all: a start that is cut off here leaves nothing that the next stumbles over.
+    let draft = folder.join("demo.json.new");
+    let mut open = OpenOptions::new();
+    let mut writing = open.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    writing.write_all(&serde_json::to_vec_pretty(&seeded)?)?;
+    writing.sync_all()?;
+    std::fs::rename(&draft, &file)?;
     Ok(seeded)
 }
 

@@ -3,6 +3,9 @@
 /// The longest value that is kept; a usage object has some hundred bytes.
 const VALUE_BYTES_MAX: usize = 64 * 1024;
 
+/// The most white space between a key and its value.
+const SPACE_BYTES_MAX: usize = 1024;
+
 /// Watches for `"key": {…}` and keeps each such object until the next.
 ///
 /// A quote inside a string is escaped in JSON, so the bytes `"key"` before a colon are a key, at
@@ -59,6 +62,7 @@ impl Capture {
             let after = &bytes[at + self.quoted.len()..];
             match start_of(after) {
                 Start::Elsewhere => bytes = after,
+                Start::Unknown if SPACE_BYTES_MAX < after.len() => bytes = after,
                 Start::Unknown => {
                     self.kept = bytes[at..].to_vec();
                     return;

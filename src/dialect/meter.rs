@@ -39,13 +39,15 @@ pub struct StreamMeter {
     partial: BytesMut,
     /// How much of `partial` was searched for its end.
     searched: usize,
+    /// How much of `partial` went to the client.
+    sent: usize,
     reading: Reading,
 }
 
 impl StreamMeter {
     /// A meter that lets every byte pass, or one that `strips` the usage the client did not want.
     pub fn new(strips: bool) -> Self {
-        Self { strips, partial: BytesMut::new(), searched: 0, reading: Reading::default() }
+        Self { strips, partial: BytesMut::new(), searched: 0, sent: 0, reading: Reading::default() }
     }
 
     /// What was learned so far.
@@ -57,7 +59,7 @@ impl StreamMeter {
     pub fn read(&mut self, chunk: Bytes) -> Passage {
         let mut passage = Passage::default();
         // Bytes of the partial event that went to the client with an earlier chunk.
-        let sent = if self.strips { 0 } else { self.partial.len() };
+        let sent = std::mem::take(&mut self.sent);
         let whole = if self.partial.is_empty() {
             chunk
         } else {
@@ -73,13 +75,13 @@ impl StreamMeter {
             self.event(&whole, event, sent, &mut passage);
         }
         let rest = whole.slice(at..);
-        if !self.strips {
+        let is_too_long = EVENT_BYTES_MAX < rest.len();
+        if is_too_long || !(self.strips || may_be_terminator(&rest)) {
             self.push(&mut passage, whole.slice(at.max(sent)..));
+            self.sent = rest.len();
         }
-        if EVENT_BYTES_MAX < rest.len() {
-            if self.strips {
-                self.push(&mut passage, rest);
-            }
+        if is_too_long {
+            self.sent = 0;
         } else {
             self.searched = rest.len();
             self.partial = BytesMut::from(&rest[..]);
@@ -90,7 +92,7 @@ impl StreamMeter {
     /// What is left when the upstream ends without completing its last event.
     pub fn finish(&mut self) -> Bytes {
         let rest = std::mem::take(&mut self.partial).freeze();
-        if self.strips { rest } else { Bytes::new() }
+        rest.slice(self.sent.min(rest.len())..)
     }
 
     fn event(
@@ -135,6 +137,14 @@ impl StreamMeter {
             list.push(bytes);
         }
     }
+}
+
+/// Whether an incomplete event is, or may become, the terminator: clients that read lines stop at
+/// its first one.
+fn may_be_terminator(event: &[u8]) -> bool {
+    [&b"data: [DONE]"[..], b"data:[DONE]"].iter().any(|terminator| {
+        !event.is_empty() && event.starts_with(&terminator[..terminator.len().min(event.len())])
+    })
 }
 
 /// Meters an answer that is one JSON document.
@@ -205,7 +215,8 @@ mod tests {
             assert_eq!(reading.counted_output, 2);
             let (pass, end, reading) = run(false, &pieces);
             assert_eq!(pass + &end, STREAM, "{cut}");
-            assert!(end.len() <= 14 && !end.is_empty() && reading.terminated, "{cut}");
+            assert_eq!(end, "data: [DONE]\n\n", "{cut}");
+            assert!(reading.terminated);
             assert_eq!(reading.reported, Some(Usage::tokens_of(3, 2)));
         }
     }
@@ -229,6 +240,14 @@ mod tests {
             passed += meter.read(Bytes::from(vec![b'x'; 64 * 1024])).pass.concat().len();
         }
         assert!(EVENT_BYTES_MAX < passed);
+    }
+
+    #[test]
+    fn a_terminator_without_its_blank_line_is_held_back_too() {
+        for strips in [false, true] {
+            let (pass, end, _) = run(strips, &["data: {}\n\nda", "ta: [DO", "NE]\n"]);
+            assert_eq!((pass.as_str(), end.as_str()), ("data: {}\n\n", "data: [DONE]\n"));
+        }
     }
 
     #[test]

@@ -168,18 +168,19 @@ impl Amounts {
     }
 }
 
+/// Sums stop at the ends of their range: a provider's absurd report ends no settlement halfway.
 impl std::ops::AddAssign for Amounts {
     fn add_assign(&mut self, other: Self) {
-        self.requests += other.requests;
-        self.tokens += other.tokens;
-        self.spend += other.spend;
+        self.requests = self.requests.saturating_add(other.requests);
+        self.tokens = self.tokens.saturating_add(other.tokens);
+        self.spend = Nano(self.spend.0.saturating_add(other.spend.0));
     }
 }
 
 impl std::ops::SubAssign for Amounts {
     fn sub_assign(&mut self, other: Self) {
-        self.requests -= other.requests;
-        self.tokens -= other.tokens;
-        self.spend -= other.spend;
+        self.requests = self.requests.saturating_sub(other.requests);
+        self.tokens = self.tokens.saturating_sub(other.tokens);
+        self.spend = Nano(self.spend.0.saturating_sub(other.spend.0));
     }
 }

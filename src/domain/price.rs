@@ -16,6 +16,10 @@ pub struct Prices {
 /// The most nano-units that one unit may cost per million: a thousand currency units a token.
 pub const PRICE_MAX: i64 = 1_000_000_000_000_000_000;
 
+/// The most that one call is taken to cost: a million currency units. Whatever a provider reports
+/// beyond is a fault of the report, and books stay far from the end of their range.
+const COST_MAX: i64 = 1_000_000_000_000_000;
+
 const MILLION: i128 = 1_000_000;
 
 impl Prices {
@@ -94,7 +98,7 @@ fn root(unit: Unit) -> Unit {
 
 fn nano_of(millionths: i128) -> Nano {
     let nano = (millionths + MILLION - 1).div_euclid(MILLION);
-    Nano(i64::try_from(nano).unwrap_or(i64::MAX / 4))
+    Nano(i64::try_from(nano).unwrap_or(COST_MAX).min(COST_MAX))
 }
 
 #[cfg(test)]

@@ -17,11 +17,6 @@ use crate::clock;
 use crate::journal::segment::{self, ChainName};
 use crate::tasks;
 
-/// The journal cannot be written. Nothing that depends on this entry may go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the journal cannot be written")]
-pub struct Lost;
-
 /// What an entry that was waited for survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
@@ -64,7 +59,6 @@ pub struct ChainState {
     synced: watch::Sender<u64>,
     projected: AtomicU64,
     projected_segment: AtomicU32,
-    lost: AtomicBool,
     bells: Arc<Bells>,
 }
 
@@ -109,11 +103,6 @@ impl ChainState {
         self.published().saturating_sub(self.projected.load(Ordering::Acquire))
     }
 
-    /// Whether writing failed for good.
-    pub fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Acquire)
-    }
-
     /// The spare segment and its size; the keeper makes another.
     pub fn take_spare(&self) -> Option<(File, u64)> {
         let (file, bytes) = lock(&self.spare).take()?;
@@ -127,12 +116,13 @@ impl ChainState {
 
     /// The writer's word that everything before `position` is written.
     pub fn publish(&self, position: u64) {
-        self.published.store(position, Ordering::Release);
+        // In one order with the sleeper's own store and load: a wake-up is never lost.
+        self.published.store(position, Ordering::SeqCst);
         if self.durability() == Durability::Power {
             self.bells.wake_keeper();
         }
-        if self.bells.projector_sleeps.load(Ordering::Acquire)
-            && self.bells.projector_sleeps.swap(false, Ordering::AcqRel)
+        if self.bells.projector_sleeps.load(Ordering::SeqCst)
+            && self.bells.projector_sleeps.swap(false, Ordering::SeqCst)
         {
             self.bells.projector.notify_one();
         }
@@ -140,13 +130,14 @@ impl ChainState {
 
     /// How many bytes of entries are written.
     pub fn published(&self) -> u64 {
-        self.published.load(Ordering::Acquire)
+        self.published.load(Ordering::SeqCst)
     }
 
-    /// The writer's word that it cannot write any more.
-    pub fn report_lost(&self) {
-        tracing::error!(chain = ?self.name, "the journal cannot be written; calls are refused");
-        self.lost.store(true, Ordering::Release);
+    /// The writer's word that it cannot write any more. What it could not write is in memory only:
+    /// the process ends, and the next one recovers what was written.
+    pub fn report_lost(&self, fault: &io::Error) -> ! {
+        tracing::error!(chain = ?self.name, %fault, "the journal cannot be written");
+        tasks::stop_process("the journal cannot be written")
     }
 
     /// The projector's word that everything before `position` is in the database, and which
@@ -162,9 +153,10 @@ impl ChainState {
     }
 
     /// Resolves when everything before `position` survives the loss of power.
-    pub async fn synced(&self, position: u64) -> Result<(), Lost> {
+    pub async fn synced(&self, position: u64) {
         let mut synced = self.synced.subscribe();
-        synced.wait_for(|synced| position <= *synced).await.map(drop).map_err(|_| Lost)
+        // The sender lives as long as `self`.
+        let _ = synced.wait_for(|synced| position <= *synced).await;
     }
 
     fn make_spare(&self) -> io::Result<()> {
@@ -174,10 +166,11 @@ impl ChainState {
         let number = self.next_number.load(Ordering::Relaxed);
         let bytes = self.settings.segment_bytes;
         let file = self.name.segment(number).create(&self.settings.folder, bytes)?;
+        self.next_number.store(number + 1, Ordering::Relaxed);
         if self.durability() == Durability::Power {
             file.sync_all()?;
+            File::open(&self.settings.folder)?.sync_all()?;
         }
-        self.next_number.store(number + 1, Ordering::Relaxed);
         *lock(&self.spare) = Some((file, bytes));
         self.has_spare.store(true, Ordering::Relaxed);
         Ok(())
@@ -222,7 +215,6 @@ impl Journal {
                 synced: watch::Sender::new(0),
                 projected: AtomicU64::new(0),
                 projected_segment: AtomicU32::new(0),
-                lost: AtomicBool::new(false),
                 bells: Arc::clone(&bells),
             };
             chain.make_spare()?;
@@ -249,7 +241,7 @@ impl Journal {
 
     /// Whether every chain can be written.
     pub fn is_writable(&self) -> bool {
-        self.chains.iter().all(|chain| !chain.is_lost() && chain.is_followed() && chain.has_spare())
+        self.chains.iter().all(|chain| chain.is_followed() && chain.has_spare())
     }
 
     /// How many bytes of entries are not projected yet, over all chains.

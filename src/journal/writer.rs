@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use crate::journal::entry::Entry;
 use crate::journal::format;
-use crate::journal::keeper::{ChainState, Durability, Lost};
+use crate::journal::keeper::{ChainState, Durability};
 
 /// A place in the stream of a chain's entries: how many bytes of entries come before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -36,26 +36,26 @@ struct Desk {
     /// Entries of this turn.
     buffer: Vec<u8>,
     written: Position,
-    lost: bool,
     committer: Option<Waker>,
     waiting: Vec<Waker>,
 }
 
 impl Writer {
     /// A writer that begins with the spare segment that the keeper has made.
-    pub fn new(chain: Arc<ChainState>, durability: Durability) -> Result<Rc<Self>, Lost> {
-        let (segment, segment_bytes) = chain.take_spare().ok_or(Lost)?;
+    ///
+    /// `None` when there is none.
+    pub fn new(chain: Arc<ChainState>, durability: Durability) -> Option<Rc<Self>> {
+        let (segment, segment_bytes) = chain.take_spare()?;
         let desk = Desk {
             segment,
             filled: 0,
             segment_bytes,
             buffer: Vec::with_capacity(16 * 1024),
             written: Position::default(),
-            lost: false,
             committer: None,
             waiting: Vec::new(),
         };
-        Ok(Rc::new(Self { chain, durability, desk: RefCell::new(desk) }))
+        Some(Rc::new(Self { chain, durability, desk: RefCell::new(desk) }))
     }
 
     /// Whether a call may be admitted: its entries, and those of all open calls, are sure to find
@@ -63,7 +63,7 @@ impl Writer {
     pub fn has_room(&self) -> bool {
         let desk = self.desk.borrow();
         let half_is_left = desk.filled < desk.segment_bytes / 2;
-        !desk.lost && self.chain.is_followed() && (half_is_left || self.chain.has_spare())
+        self.chain.is_followed() && (half_is_left || self.chain.has_spare())
     }
 
     /// Appends an entry; the position is what to wait for.
@@ -77,33 +77,25 @@ impl Writer {
     }
 
     /// Resolves when everything before `position` is written: it survives this process.
-    pub fn written(&self, position: Position) -> impl Future<Output = Result<(), Lost>> + '_ {
+    pub fn written(&self, position: Position) -> impl Future<Output = ()> + '_ {
         poll_fn(move |context| self.poll_written(position, context))
     }
 
     /// The same, to be polled.
-    pub fn poll_written(
-        &self,
-        position: Position,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<(), Lost>> {
+    pub fn poll_written(&self, position: Position, context: &mut Context<'_>) -> Poll<()> {
         let desk = &mut *self.desk.borrow_mut();
-        if desk.lost {
-            return Poll::Ready(Err(Lost));
-        }
         if position <= desk.written {
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(());
         }
         desk.waiting.push(context.waker().clone());
         Poll::Pending
     }
 
     /// Resolves when everything before `position` is as durable as the journal promises.
-    pub async fn durable(&self, position: Position) -> Result<(), Lost> {
-        self.written(position).await?;
-        match self.durability {
-            Durability::Process => Ok(()),
-            Durability::Power => self.chain.synced(position.0).await,
+    pub async fn durable(&self, position: Position) {
+        self.written(position).await;
+        if self.durability == Durability::Power {
+            self.chain.synced(position.0).await;
         }
     }
 
@@ -122,20 +114,17 @@ impl Writer {
         .await;
     }
 
-    /// Writes what was appended. An error is final: what it was about is not durable.
+    /// Writes what was appended. An error is final, and ends the process.
     pub fn commit(&self) {
         let desk = &mut *self.desk.borrow_mut();
         if desk.buffer.is_empty() {
             return;
         }
-        if !desk.lost && desk.write(&self.chain).is_err() {
-            desk.lost = true;
-            self.chain.report_lost();
+        if let Err(fault) = desk.write(&self.chain) {
+            self.chain.report_lost(&fault);
         }
-        if !desk.lost {
-            desk.written.0 += desk.buffer.len() as u64;
-            self.chain.publish(desk.written.0);
-        }
+        desk.written.0 += desk.buffer.len() as u64;
+        self.chain.publish(desk.written.0);
         desk.buffer.clear();
         for waker in desk.waiting.drain(..) {
             waker.wake();
@@ -151,11 +140,13 @@ impl Desk {
             let room = usize::try_from(self.segment_bytes - self.filled).unwrap_or(usize::MAX);
             let fits = entries_within(&self.buffer[done..], room);
             if fits == 0 {
-                let (next, bytes) =
-                    chain.take_spare().ok_or_else(|| std::io::Error::other("no segment"))?;
+                // First the sync, then the next segment: from then on the keeper syncs only that.
                 if matches!(chain.durability(), Durability::Power) {
                     self.segment.sync_data()?;
                 }
+                let (next, bytes) = chain
+                    .take_spare()
+                    .ok_or_else(|| std::io::Error::other("there is no room for a segment"))?;
                 self.segment = next;
                 self.segment_bytes = bytes;
                 self.filled = 0;

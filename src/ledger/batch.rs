@@ -124,10 +124,10 @@ impl Batch {
             output_tokens: tokens(Unit::OutputTokens),
             spend_nano: ended.charge.cost.0,
         };
-        day.requests += used.requests;
-        day.input_tokens += used.input_tokens;
-        day.output_tokens += used.output_tokens;
-        day.spend_nano += used.spend_nano;
+        day.requests = day.requests.saturating_add(used.requests);
+        day.input_tokens = day.input_tokens.saturating_add(used.input_tokens);
+        day.output_tokens = day.output_tokens.saturating_add(used.output_tokens);
+        day.spend_nano = day.spend_nano.saturating_add(used.spend_nano);
         let minute = self.minutes.entry(project).or_insert((windows.minute, Amounts::default()));
         if minute.0 < windows.minute {
             *minute = (windows.minute, Amounts::default());

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 use sqlx::{Sqlite, SqliteConnection, Transaction};
@@ -134,16 +135,20 @@ impl Work {
         let landed = tasks::spawn("commit", async move {
             let _landing = platform.landing.lock().await;
             tx.commit().await.map_err(DatabaseError::from)?;
-            land(&platform, &effects, now).await
+            land(&platform, &effects, now).await;
+            Ok::<(), DatabaseError>(())
         });
         landed.await.map_err(|fault| Denied::Failed(fault.to_string()))?.map_err(Denied::from)
     }
 }
 
+/// How long to wait before an edit is read again.
+const REFRESH_PAUSE: Duration = Duration::from_millis(200);
+
 /// Brings a commit into the books and the directory.
 ///
 /// A wallet that is not in the books yet is read with its money in it: it is not funded again.
-async fn land(platform: &Platform, effects: &[Effect], now: UnixMs) -> Result<(), DatabaseError> {
+async fn land(platform: &Platform, effects: &[Effect], now: UnixMs) {
     let directory = &platform.directory;
     let mut unread = Vec::new();
     for effect in effects {
@@ -155,18 +160,29 @@ async fn land(platform: &Platform, effects: &[Effect], now: UnixMs) -> Result<()
         }
     }
     for effect in effects {
-        match effect {
-            Effect::Project(project) => {
-                directory.refresh_project(&platform.database, *project, now).await?;
-            }
-            Effect::Organization(organization) => {
-                directory.refresh_organization(&platform.database, *organization, now).await?;
-            }
-            Effect::Fund(organization, _) if unread.contains(organization) => {
-                directory.refresh_organization(&platform.database, *organization, now).await?;
-            }
-            Effect::Fund(..) => {}
+        // What is committed is in force: the directory must learn of it, however often it takes.
+        while let Err(fault) = refresh(platform, effect, &unread, now).await {
+            tracing::error!(%fault, ?effect, "an edit is not in force yet; it is read again");
+            tokio::time::sleep(REFRESH_PAUSE).await;
         }
     }
-    Ok(())
+}
+
+async fn refresh(
+    platform: &Platform,
+    effect: &Effect,
+    unread: &[OrganizationId],
+    now: UnixMs,
+) -> Result<(), DatabaseError> {
+    let (directory, database) = (&platform.directory, &platform.database);
+    match effect {
+        Effect::Project(project) => directory.refresh_project(database, *project, now).await,
+        Effect::Organization(organization) => {
+            directory.refresh_organization(database, *organization, now).await
+        }
+        Effect::Fund(organization, _) if unread.contains(organization) => {
+            directory.refresh_organization(database, *organization, now).await
+        }
+        Effect::Fund(..) => Ok(()),
+    }
 }

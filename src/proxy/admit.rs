@@ -6,6 +6,7 @@ use crate::accounting::admit::admit as hold;
 use crate::accounting::directory::Caller;
 use crate::accounting::permit::{Demand, Permit};
 use crate::dialect::estimate;
+use crate::domain::time::UnixMs;
 use crate::proxy::arrival::Arrival;
 use crate::proxy::receive::Call;
 use crate::proxy::refuse::Refusal;
@@ -15,7 +16,7 @@ use crate::proxy::worker::Worker;
 /// Holds what the call may use, and waits until the hold is written.
 pub async fn admit(
     worker: &Worker,
-    arrival: &Arrival,
+    (arrival, now): (&Arrival, UnixMs),
     caller: &Arc<Caller>,
     call: &Call,
     route: &Route,
@@ -23,6 +24,7 @@ pub async fn admit(
     let demand = Demand {
         id: arrival.id,
         at: arrival.at,
+        now,
         arrived: arrival.tick,
         endpoint: call.endpoint,
         model: Arc::clone(&route.model),
@@ -32,6 +34,6 @@ pub async fn admit(
         address: arrival.address,
     };
     let permit = hold(&worker.desk, caller, demand).await.map_err(Refusal::Denied)?;
-    permit.writer().written(permit.held_at()).await.map_err(|_| Refusal::JournalLost)?;
+    permit.writer().written(permit.held_at()).await;
     Ok(permit)
 }

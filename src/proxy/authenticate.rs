@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::request::Parts;
 use sha2::{Digest, Sha256};
 
-use crate::accounting::directory::{Caller, Directory};
+use crate::accounting::directory::{Caller, Directory, SecretHash};
 use crate::domain::time::UnixMs;
 use crate::proxy::arrival::Arrival;
 use crate::proxy::refuse::Refusal;
@@ -15,21 +15,48 @@ use crate::proxy::refuse::Refusal;
 const KEY_PREFIX: &str = "sk-mtr-";
 const KEY_BYTES: usize = KEY_PREFIX.len() + 49;
 
+/// Somebody who is known, and the key that says so.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// Who calls.
+    pub caller: Arc<Caller>,
+    secret: SecretHash,
+}
+
 /// Finds who calls, by the key in any of the places where clients put it.
 pub fn authenticate(
     directory: &Directory,
     parts: &Parts,
     arrival: &Arrival,
-) -> Result<Arc<Caller>, Refusal> {
+) -> Result<Known, Refusal> {
     let key = credential(parts).ok_or(Refusal::Unauthenticated)?;
     if key.len() != KEY_BYTES || !key.starts_with(KEY_PREFIX) {
         return Err(Refusal::Unauthenticated);
     }
-    let hash = Sha256::digest(key.as_bytes());
+    look_up(directory, Sha256::digest(key.as_bytes()).into(), arrival.at, arrival.address)
+}
+
+/// The same once more: reading a body takes as long as its sender likes, and the key may have been
+/// revoked meanwhile.
+pub fn again(
+    directory: &Directory,
+    known: &Known,
+    now: UnixMs,
+    address: IpAddr,
+) -> Result<Known, Refusal> {
+    look_up(directory, known.secret, now, address)
+}
+
+fn look_up(
+    directory: &Directory,
+    secret: SecretHash,
+    now: UnixMs,
+    address: IpAddr,
+) -> Result<Known, Refusal> {
     let keys = directory.keys();
-    let caller = keys.find(&hash.into()).ok_or(Refusal::Unauthenticated)?;
-    allow(caller, arrival.at, arrival.address)?;
-    Ok(Arc::clone(caller))
+    let caller = keys.find(&secret).ok_or(Refusal::Unauthenticated)?;
+    allow(caller, now, address)?;
+    Ok(Known { caller: Arc::clone(caller), secret })
 }
 
 /// Whether the key is good, here and now.

@@ -5,7 +5,6 @@
 
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -13,11 +12,12 @@ use hyper::body::Incoming;
 
 use crate::accounting::directory::Caller;
 use crate::accounting::permit::Permit;
+use crate::clock;
 use crate::dialect::endpoint::Endpoint;
 use crate::proxy::admit::admit;
 use crate::proxy::answer::Answer;
 use crate::proxy::arrival::Arrival;
-use crate::proxy::authenticate::authenticate;
+use crate::proxy::authenticate::{Known, again, authenticate};
 use crate::proxy::forward::forward;
 use crate::proxy::receive::{Call, receive};
 use crate::proxy::refusals::RefusedCall;
@@ -40,35 +40,31 @@ pub async fn exchange(
         Some(endpoint) => endpoint,
         None => return own(refuse::answer(&Refusal::UnknownPath, &arrival)),
     };
-    let caller = match authenticate(&worker.shared.directory, &parts, &arrival) {
-        Ok(caller) => caller,
+    let known = match authenticate(&worker.shared.directory, &parts, &arrival) {
+        Ok(known) => known,
         Err(refusal) => {
             worker.unauthenticated.increment(1);
             return own(refuse::answer(&refusal, &arrival));
         }
     };
+    let caller = &known.caller;
     let answer = match endpoint {
-        Endpoint::Models => own(inform::models(&worker.shared.catalog.load(), &caller, &arrival)),
-        Endpoint::Limits => own(inform::limits(&caller, &arrival)),
+        Endpoint::Models => own(inform::models(&worker.shared.catalog.load(), caller, &arrival)),
+        Endpoint::Limits => own(inform::limits(caller, &arrival)),
         Endpoint::ChatCompletions | Endpoint::Health => {
-            let bytes_max = worker.shared.settings.body_bytes_max;
-            match receive(endpoint, parts, body, bytes_max).await {
-                Ok(call) => return govern(&worker, &arrival, &caller, call).await,
-                Err(no) => refused(&worker, &arrival, &caller, (endpoint, "", false), &no).await,
+            match receive(endpoint, parts, body, &worker.shared.settings).await {
+                Ok(call) => return govern(&worker, &arrival, &known, call).await,
+                Err(no) => refused(&worker, &arrival, caller, (endpoint, "", false), &no).await,
             }
         }
     };
-    with_limits(answer, &caller, &arrival)
+    with_limits(answer, caller, &arrival)
 }
 
 /// Takes a call that was understood through its other stages.
-async fn govern(
-    worker: &Worker,
-    arrival: &Arrival,
-    caller: &Arc<Caller>,
-    call: Call,
-) -> Response<Answer> {
-    let (route, permit) = match enter(worker, arrival, caller, &call).await {
+async fn govern(worker: &Worker, arrival: &Arrival, known: &Known, call: Call) -> Response<Answer> {
+    let caller = &known.caller;
+    let (route, permit) = match enter(worker, arrival, known, &call).await {
         Ok(entered) => entered,
         Err(refusal) => {
             let asked = (call.endpoint, call.request.model.as_str(), call.request.stream);
@@ -77,28 +73,27 @@ async fn govern(
         }
     };
     let strips = call.request.include_usage.is_some();
-    let relayed = match forward(&worker.pool, call, &route, permit).await {
-        Ok(answered) => relay(answered, strips).await,
-        Err(refusal) => Err(refusal),
-    };
-    match relayed {
-        Ok(response) => response.map(Answer::from),
+    match forward(&worker.pool, call, &route, permit).await {
+        Ok(answered) => relay(answered, strips).await.map(Answer::from),
         Err(refusal) => with_limits(own(refuse::answer(&refusal, arrival)), caller, arrival),
     }
 }
 
-/// Route and admit: from here on the call has a permit, which writes its own record.
+/// Route and admit, as things are now that the body is here. From here on the call has a permit,
+/// which writes its own record.
 async fn enter(
     worker: &Worker,
     arrival: &Arrival,
-    caller: &Arc<Caller>,
+    known: &Known,
     call: &Call,
 ) -> Result<(Route, Permit), Refusal> {
     if worker.shared.is_draining() {
         return Err(Refusal::Draining);
     }
-    let route = route(&worker.shared.catalog.load(), caller, call)?;
-    let permit = admit(worker, arrival, caller, call, &route).await?;
+    let now = clock::now();
+    let known = again(&worker.shared.directory, known, now, arrival.address)?;
+    let route = route(&worker.shared.catalog.load(), &known.caller, call)?;
+    let permit = admit(worker, (arrival, now), &known.caller, call, &route).await?;
     Ok((route, permit))
 }
 
@@ -113,8 +108,7 @@ async fn refused(
     let Told { status, code, .. } = refusal.told(arrival.at);
     let call = RefusedCall { arrival, caller, endpoint, model, stream, status, code };
     if let Some(noted) = worker.refusals.note(&call) {
-        // A journal that is lost refuses calls; it is no reason to keep this answer back.
-        let _ = worker.desk.writer.written(noted).await;
+        worker.desk.writer.written(noted).await;
     }
     own(refuse::answer(refusal, arrival))
 }

@@ -46,15 +46,14 @@ pub async fn forward(
     let mut refusal = Refusal::UpstreamFailed;
     for (place, stop) in route.stops.iter().enumerate() {
         let is_last = place + 1 == route.stops.len();
+        let Ok(uri) = stop.upstream.uri(&call.parts.uri) else { continue };
         permit.course.attempts += 1;
         permit.course.upstream = Some(Arc::clone(stop.upstream.name()));
         permit.course.upstream_model = stop.model.clone();
-        if !permit.course.forwarded {
-            permit.course.forwarded = true;
-            permit.course.admitted_us = permit.elapsed_us();
-        }
-        let uri = stop.upstream.uri(&call.parts.uri).map_err(|_| unforwardable())?;
-        match pool.call(&stop.upstream, stop.lane, || outgoing(&call, stop, &uri)).await {
+        let request = outgoing(&call, stop, uri);
+        let timeout = stop.upstream.settings.first_byte_timeout;
+        let tried = tokio::time::timeout(timeout, send(pool, stop, request, &mut permit));
+        match tried.await.unwrap_or(Err(CallError::TimedOut)) {
             Ok((response, lease)) => {
                 let status = response.status();
                 if is_own_credential(status) {
@@ -109,12 +108,34 @@ fn is_worth_another(status: StatusCode) -> bool {
     status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()
 }
 
-fn unforwardable() -> Refusal {
-    Refusal::Malformed { param: None, message: "the path cannot be forwarded".to_owned() }
+/// Sends a request to one stop. One that met a connection which was closed meanwhile, and so was
+/// not sent, goes out on another.
+async fn send(
+    pool: &Pool,
+    stop: &Stop,
+    mut request: Request<Outgoing>,
+    permit: &mut Permit,
+) -> Result<(Response<Incoming>, Lease), CallError> {
+    loop {
+        let lease = pool.lease(&stop.upstream, stop.lane).await?;
+        let was_forwarded = permit.course.forwarded;
+        if !was_forwarded {
+            // From here on the upstream may act on the call, whatever becomes of us.
+            permit.course.forwarded = true;
+            permit.course.admitted_us = permit.elapsed_us();
+        }
+        match lease.send(request).await {
+            Err(CallError::Stale(unsent)) => {
+                permit.course.forwarded = was_forwarded;
+                request = *unsent;
+            }
+            tried => return tried,
+        }
+    }
 }
 
 /// The request for one stop. Its body is shared with the call, not copied.
-fn outgoing(call: &Call, stop: &Stop, uri: &Uri) -> Request<Outgoing> {
+fn outgoing(call: &Call, stop: &Stop, uri: Uri) -> Request<Outgoing> {
     let mut edits: Vec<Edit> = call.request.include_usage.iter().cloned().collect();
     if let Some(model) = &stop.model {
         let text = Cow::Owned(serde_json::Value::from(&**model).to_string());
@@ -124,7 +145,7 @@ fn outgoing(call: &Call, stop: &Stop, uri: &Uri) -> Request<Outgoing> {
     let mut request = Request::new(Outgoing::new(&call.body, &edits));
     *request.method_mut() = call.parts.method.clone();
     *request.version_mut() = Version::HTTP_11;
-    *request.uri_mut() = uri.clone();
+    *request.uri_mut() = uri;
     let fields = request.headers_mut();
     fields.clone_from(&call.parts.headers);
     stop.upstream.sign(fields);

@@ -89,11 +89,12 @@ pub fn for_client(headers: &mut HeaderMap) {
 
 /// Removes what `stays` names, and what the `connection` header itself names.
 fn remove(headers: &mut HeaderMap, stays: fn(&str) -> bool) {
-    let named = headers.get(http::header::CONNECTION).and_then(|value| value.to_str().ok());
-    let mut removed: Vec<HeaderName> = named
+    let lines = headers.get_all(http::header::CONNECTION).iter();
+    let mut removed: Vec<HeaderName> = lines
+        .filter_map(|value| value.to_str().ok())
         .filter(|value| !value.eq_ignore_ascii_case("keep-alive"))
-        .map(|value| value.split(',').filter_map(|name| name.trim().parse().ok()).collect())
-        .unwrap_or_default();
+        .flat_map(|value| value.split(',').filter_map(|name| name.trim().parse().ok()))
+        .collect();
     removed.extend(headers.keys().filter(|name| stays(name.as_str())).cloned());
     for name in removed {
         headers.remove(name);

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -18,13 +19,20 @@ pub enum CallError {
     /// No connection.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// The connection broke before the head of an answer came.
+    /// The connection broke after the request was begun: the upstream may have acted on it.
     #[error("no answer came: {0}")]
     Broken(hyper::Error),
+    /// The connection was closed before a byte of the request was sent: here it is again.
+    #[error("the connection was stale")]
+    Stale(Box<Request<Outgoing>>),
     /// The head of the answer took too long.
     #[error("the first byte took too long")]
     TimedOut,
 }
+
+/// How long a connection whose last answer was read may take to be ready again. One that is not
+/// has something left to write, and is left alone.
+const READY_WAIT: Duration = Duration::from_millis(50);
 
 /// The idle connections of one worker.
 #[derive(Clone)]
@@ -51,6 +59,20 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Sends a request. It goes out once: whoever wants it sent again decides so.
+    pub async fn send(
+        mut self,
+        request: Request<Outgoing>,
+    ) -> Result<(Response<Incoming>, Self), CallError> {
+        match self.sender.try_send_request(request).await {
+            Ok(response) => Ok((response, self)),
+            Err(mut unsent) => Err(match unsent.take_message() {
+                Some(request) => CallError::Stale(Box::new(request)),
+                None => CallError::Broken(unsent.into_error()),
+            }),
+        }
+    }
+
     /// Makes the connection ready for another call.
     pub fn give_back(self) {
         let lanes = &mut *self.pool.lanes.borrow_mut();
@@ -69,38 +91,16 @@ impl Pool {
         Self { lanes: Rc::default(), tls }
     }
 
-    /// Sends a request to the upstream at `lane`. A request that met a stale connection goes out
-    /// again on another: `request` makes it anew.
-    pub async fn call(
-        &self,
-        upstream: &Upstream,
-        lane: usize,
-        request: impl Fn() -> Request<Outgoing>,
-    ) -> Result<(Response<Incoming>, Lease), CallError> {
-        let answer = self.answer(upstream, lane, request);
-        let timed = tokio::time::timeout(upstream.settings.first_byte_timeout, answer);
-        timed.await.map_err(|_| CallError::TimedOut)?
-    }
-
-    async fn answer(
-        &self,
-        upstream: &Upstream,
-        lane: usize,
-        request: impl Fn() -> Request<Outgoing>,
-    ) -> Result<(Response<Incoming>, Lease), CallError> {
+    /// A connection to the upstream at `lane`: the one that was used last, or a new one.
+    pub async fn lease(&self, upstream: &Upstream, lane: usize) -> Result<Lease, ConnectError> {
+        let idle_max = upstream.settings.idle_connections_max;
         while let Some(mut sender) = self.take(lane) {
-            if sender.ready().await.is_err() {
-                continue;
-            }
-            match sender.send_request(request()).await {
-                Ok(response) => return Ok((response, self.lease(sender, upstream, lane))),
-                Err(fault) if is_stale(&fault) => {}
-                Err(fault) => return Err(CallError::Broken(fault)),
+            if let Ok(Ok(())) = tokio::time::timeout(READY_WAIT, sender.ready()).await {
+                return Ok(Lease { sender, pool: self.clone(), lane, idle_max });
             }
         }
-        let mut sender = connect(upstream, &self.tls).await?;
-        let response = sender.send_request(request()).await.map_err(CallError::Broken)?;
-        Ok((response, self.lease(sender, upstream, lane)))
+        let sender = connect(upstream, &self.tls).await?;
+        Ok(Lease { sender, pool: self.clone(), lane, idle_max })
     }
 
     fn take(&self, lane: usize) -> Option<SendRequest<Outgoing>> {
@@ -110,18 +110,4 @@ impl Pool {
         }
         lanes[lane].pop()
     }
-
-    fn lease(&self, sender: SendRequest<Outgoing>, upstream: &Upstream, lane: usize) -> Lease {
-        Lease { sender, pool: self.clone(), lane, idle_max: upstream.settings.idle_connections_max }
-    }
-}
-
-/// Whether a reused connection turned out to be closed by the other side.
-fn is_stale(fault: &hyper::Error) -> bool {
-    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
-    let cause = std::error::Error::source(fault).and_then(|cause| cause.downcast_ref());
-    let broken = cause.is_some_and(|io: &std::io::Error| {
-        matches!(io.kind(), BrokenPipe | ConnectionAborted | ConnectionReset)
-    });
-    fault.is_canceled() || fault.is_closed() || fault.is_incomplete_message() || broken
 }

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use crate::dialect::endpoint::Endpoint;
 use crate::dialect::openai::{self, ChatRequest};
 use crate::proxy::refuse::Refusal;
+use crate::proxy::worker::ProxySettings;
 
 /// A request understood.
 #[derive(Debug)]
@@ -29,10 +30,10 @@ pub async fn receive(
     endpoint: Endpoint,
     parts: Parts,
     body: Incoming,
-    bytes_max: usize,
+    settings: &ProxySettings,
 ) -> Result<Call, Refusal> {
-    check_headers(&parts, bytes_max)?;
-    let body = whole(body, bytes_max).await?;
+    check_headers(&parts, settings.body_bytes_max)?;
+    let body = whole(body, settings).await?;
     let request = openai::chat_request(&body)
         .map_err(|fault| Refusal::Malformed { param: fault.param, message: fault.message })?;
     Ok(Call { endpoint, parts, body, request })
@@ -59,15 +60,18 @@ fn check_headers(parts: &Parts, bytes_max: usize) -> Result<(), Refusal> {
     Ok(())
 }
 
-async fn whole(mut body: Incoming, bytes_max: usize) -> Result<Bytes, Refusal> {
-    let broken = |_| Refusal::Malformed {
-        param: None,
-        message: "the body ended before all of it came".to_owned(),
-    };
+async fn whole(mut body: Incoming, settings: &ProxySettings) -> Result<Bytes, Refusal> {
+    let malformed = |message: &str| Refusal::Malformed { param: None, message: message.to_owned() };
+    let bytes_max = settings.body_bytes_max;
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+    loop {
+        let next = tokio::time::timeout(settings.client_idle, body.frame()).await;
+        let Some(frame) = next.map_err(|_| malformed("the body did not come in time"))? else {
+            break;
+        };
+        let frame = frame.map_err(|_| malformed("the body ended before all of it came"))?;
+        let Ok(data) = frame.into_data() else { continue };
         if bytes_max < first.len() + rest.len() + data.len() {
             return Err(Refusal::TooLarge(bytes_max));
         }

@@ -70,7 +70,7 @@ impl Refusals {
             self.write(second.pending.take());
             (second.number, second.logged) = (number, 0);
         }
-        if second.logged < SINGLE_MAX {
+        if second.logged < SINGLE_MAX && self.writer.has_room() {
             second.logged += 1;
             return Some(self.writer.append(&Entry::Refused(entry(call))));
         }
@@ -89,7 +89,10 @@ impl Refusals {
     }
 
     fn write(&self, pending: Option<Refused<String>>) {
-        if let Some(refused) = pending {
+        // What room there is belongs to the calls that are open.
+        if let Some(refused) = pending
+            && self.writer.has_room()
+        {
             self.writer.append(&Entry::Refused(refused));
         }
     }

@@ -38,8 +38,6 @@ pub enum Refusal {
     Denied(Denial),
     /// The gateway is about to stop.
     Draining,
-    /// The journal failed under the call.
-    JournalLost,
     /// No upstream answered.
     UpstreamFailed,
     /// The upstream refused the gateway's own credential.
@@ -93,7 +91,7 @@ impl Refusal {
                 should_retry: Some(false),
                 ..told(402, "insufficient_quota", "insufficient_balance")
             },
-            Self::Draining | Self::JournalLost | Self::Denied(Denial::JournalFull) => Told {
+            Self::Draining | Self::Denied(Denial::JournalFull) => Told {
                 retry_after_s: Some(OVERLOADED_RETRY_S),
                 ..told(503, "overloaded_error", "overloaded")
             },
@@ -131,7 +129,7 @@ impl Refusal {
             }
             .to_owned(),
             Self::Draining => "the gateway is about to stop; try again".to_owned(),
-            Self::JournalLost | Self::Denied(Denial::JournalFull) => {
+            Self::Denied(Denial::JournalFull) => {
                 "the gateway cannot take calls at the moment; try again".to_owned()
             }
             Self::UpstreamFailed => "the upstream could not be reached".to_owned(),

@@ -18,12 +18,10 @@ use crate::accounting::permit::Permit;
 use crate::clock;
 use crate::dialect::meter::{BodyMeter, Passage, Reading, StreamMeter};
 use crate::journal::entry::Outcome;
-use crate::journal::keeper::Lost;
 use crate::journal::writer::{Position, Writer};
 use crate::proxy::forward::Answered;
 use crate::proxy::headers;
 use crate::proxy::pool::Lease;
-use crate::proxy::refuse::Refusal;
 
 /// An answer that cannot go on: the client's connection is cut, so that it takes no part for all.
 #[derive(Debug, thiserror::Error)]
@@ -34,9 +32,6 @@ pub enum Broken {
     /// The upstream was silent for too long.
     #[error("the upstream was silent for too long")]
     Silent,
-    /// The end may not be told, as it is not durable.
-    #[error("the settlement could not be written")]
-    Unsettled,
 }
 
 /// How often an open stream writes down what it has cost so far.
@@ -56,6 +51,7 @@ pub struct Relay {
     /// What may not be sent before the settlement is durable.
     end: Vec<Bytes>,
     gate: Gate,
+    broken: Option<Broken>,
     is_read: bool,
     idle_timeout: Duration,
     silence: Option<Pin<Box<Sleep>>>,
@@ -74,7 +70,7 @@ enum Meter {
 enum Gate {
     Open,
     Written(Position),
-    Durable(Pin<Box<dyn Future<Output = Result<(), Lost>>>>),
+    Durable(Pin<Box<dyn Future<Output = ()>>>),
 }
 
 impl std::fmt::Debug for Gate {
@@ -91,7 +87,7 @@ impl std::fmt::Debug for Gate {
 ///
 /// An error of the upstream is free and passes byte for byte; anything else is metered. `strips`
 /// says that usage was asked for by the gateway only.
-pub async fn relay(answered: Answered, strips: bool) -> Result<Response<Relay>, Refusal> {
+pub async fn relay(answered: Answered, strips: bool) -> Response<Relay> {
     let Answered { response, lease, mut permit, idle_timeout } = answered;
     let (mut parts, upstream) = response.into_parts();
     headers::for_client(&mut parts.headers);
@@ -101,7 +97,7 @@ pub async fn relay(answered: Answered, strips: bool) -> Result<Response<Relay>, 
     permit.course.status = parts.status.as_u16();
     let writer = Rc::clone(permit.writer());
     if !writer.is_durable_when_written() {
-        writer.durable(permit.held_at()).await.map_err(|Lost| Refusal::JournalLost)?;
+        writer.durable(permit.held_at()).await;
     }
     let is_stream = parts.headers.get(CONTENT_TYPE).is_some_and(is_event_stream);
     let (meter, permit) = if !parts.status.is_success() {
@@ -125,14 +121,15 @@ pub async fn relay(answered: Answered, strips: bool) -> Result<Response<Relay>, 
         ready: VecDeque::new(),
         end: Vec::new(),
         gate: Gate::Open,
+        broken: None,
         is_read: false,
         idle_timeout,
         silence: None,
         progress_at: None,
         progress_tokens: 0,
     };
-    relay.take_what_is_there().await.map_err(|Lost| Refusal::JournalLost)?;
-    Ok(Response::from_parts(parts, relay))
+    relay.take_what_is_there().await;
+    Response::from_parts(parts, relay)
 }
 
 fn is_event_stream(value: &HeaderValue) -> bool {
@@ -143,7 +140,7 @@ fn is_event_stream(value: &HeaderValue) -> bool {
 impl Relay {
     /// The answer, if all of it is here in one piece; else itself.
     pub fn into_whole(mut self) -> Result<Bytes, Box<Self>> {
-        let is_whole = self.is_read && self.end.is_empty() && self.permit.is_none();
+        let is_whole = self.is_read && self.is_open() && self.broken.is_none();
         match self.ready.len() {
             0 if is_whole => Ok(Bytes::new()),
             1 if is_whole => Ok(self.ready.pop_front().unwrap_or_default()),
@@ -153,26 +150,29 @@ impl Relay {
 
     /// Whether everything was sent.
     pub fn is_over(&self) -> bool {
-        self.is_read && self.ready.is_empty() && self.end.is_empty() && self.permit.is_none()
+        self.is_read && self.ready.is_empty() && self.is_open() && self.broken.is_none()
+    }
+
+    /// Whether nothing waits for the settlement.
+    const fn is_open(&self) -> bool {
+        matches!(self.gate, Gate::Open)
     }
 
     /// Takes what came with the head. If that is all, it waits for the settlement here, so that
     /// head and body leave in one write.
-    async fn take_what_is_there(&mut self) -> Result<(), Lost> {
+    async fn take_what_is_there(&mut self) {
+        if self.upstream.is_end_stream() {
+            // There is no body: the head is the end.
+            self.finish();
+        }
         poll_fn(|context| {
-            while !self.is_read
-                && let Poll::Ready(Some(Ok(frame))) =
-                    Pin::new(&mut self.upstream).poll_frame(context)
-            {
-                self.take(frame);
-            }
+            while !self.is_read && self.poll_upstream(context).is_ready() {}
             Poll::Ready(())
         })
         .await;
         if self.is_read {
-            poll_fn(|context| self.poll_gate(context)).await?;
+            poll_fn(|context| self.poll_gate(context)).await;
         }
-        Ok(())
     }
 
     /// The next bytes for the client.
@@ -181,37 +181,36 @@ impl Relay {
             if let Some(bytes) = self.ready.pop_front() {
                 return Poll::Ready(Some(Ok(bytes)));
             }
-            if !matches!(self.gate, Gate::Open) {
-                if ready!(self.poll_gate(context)).is_err() {
-                    return Poll::Ready(Some(Err(Broken::Unsettled)));
-                }
+            ready!(self.poll_gate(context));
+            if !self.ready.is_empty() {
                 continue;
+            }
+            if let Some(broken) = self.broken.take() {
+                return Poll::Ready(Some(Err(broken)));
             }
             if self.is_read {
                 return Poll::Ready(None);
             }
-            match Pin::new(&mut self.upstream).poll_frame(context) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    self.silence = None;
-                    self.take(frame);
-                }
-                Poll::Ready(Some(Err(fault))) => {
-                    self.break_off();
-                    return Poll::Ready(Some(Err(Broken::Upstream(fault))));
-                }
-                Poll::Ready(None) => self.finish(),
-                Poll::Pending => {
-                    ready!(self.poll_silence(context));
-                    self.break_off();
-                    return Poll::Ready(Some(Err(Broken::Silent)));
-                }
+            if self.poll_upstream(context).is_pending() {
+                ready!(self.poll_silence(context));
+                self.break_off(Broken::Silent);
             }
         }
     }
 
+    /// Takes one frame of the upstream's, or its end, whatever kind of end it is.
+    fn poll_upstream(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match ready!(Pin::new(&mut self.upstream).poll_frame(context)) {
+            Some(Ok(frame)) => self.take(frame),
+            Some(Err(fault)) => self.break_off(Broken::Upstream(fault)),
+            None => self.finish(),
+        }
+        self.silence = None;
+        Poll::Ready(())
+    }
+
     fn take(&mut self, frame: Frame<Bytes>) {
         let Ok(data) = frame.into_data() else { return };
-        let is_last = self.upstream.is_end_stream();
         match &mut self.meter {
             Meter::Stream(meter) => {
                 let Passage { pass, end } = meter.read(data);
@@ -220,15 +219,33 @@ impl Relay {
             }
             Meter::Body(meter) => {
                 meter.read(&data);
-                if is_last { self.end.push(data) } else { self.ready.push_back(data) }
+                self.hold_last_byte(data);
             }
             Meter::Off => self.ready.push_back(data),
         }
         self.measure();
-        if is_last {
+        if self.upstream.is_end_stream() {
+            // A client that counts bytes knows the end with the last of them.
+            if self.permit.is_some() && self.end.is_empty() {
+                self.end.extend(self.ready.pop_back());
+            }
             self.finish();
         } else if self.meter.reading().terminated {
             self.settle(Outcome::Completed);
+        }
+    }
+
+    /// Lets all pass but the last byte, which waits to see whether it is the last of all.
+    fn hold_last_byte(&mut self, mut data: Bytes) {
+        if data.is_empty() {
+            return;
+        }
+        self.ready.extend(self.end.drain(..));
+        if self.upstream.is_end_stream() {
+            self.end.push(data);
+        } else {
+            self.end.push(data.split_off(data.len() - 1));
+            self.ready.push_back(data);
         }
     }
 
@@ -270,8 +287,9 @@ impl Relay {
     }
 
     /// The upstream's answer will never be complete. What came of it is charged.
-    fn break_off(&mut self) {
+    fn break_off(&mut self, broken: Broken) {
         self.is_read = true;
+        self.broken = Some(broken);
         self.lease = None;
         self.end.clear();
         if let Some(permit) = self.permit.take() {
@@ -281,8 +299,10 @@ impl Relay {
 
     fn settle(&mut self, outcome: Outcome) {
         let Some(permit) = self.permit.take() else {
-            // Already settled, or free: nothing holds the end back.
-            self.ready.extend(self.end.drain(..));
+            // Free, or settled already: then the gate that is shut opens for this end, too.
+            if self.is_open() {
+                self.ready.extend(self.end.drain(..));
+            }
             return;
         };
         let position = permit.settle(outcome);
@@ -294,15 +314,15 @@ impl Relay {
         };
     }
 
-    fn poll_gate(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Lost>> {
+    fn poll_gate(&mut self, context: &mut Context<'_>) -> Poll<()> {
         ready!(match &mut self.gate {
-            Gate::Open => return Poll::Ready(Ok(())),
+            Gate::Open => return Poll::Ready(()),
             Gate::Written(position) => self.writer.poll_written(*position, context),
             Gate::Durable(durable) => durable.as_mut().poll(context),
-        })?;
+        });
         self.gate = Gate::Open;
         self.ready.extend(self.end.drain(..));
-        Poll::Ready(Ok(()))
+        Poll::Ready(())
     }
 
     /// Resolves when the upstream has been silent for too long.

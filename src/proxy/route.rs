@@ -36,9 +36,26 @@ pub struct Stop {
 }
 
 /// What refers to content that is not in the body, and so is not bound by its length.
-static REFERENCES: LazyLock<[Finder<'static>; 4]> = LazyLock::new(|| {
-    ["\"image_url\"", "\"file_id\"", "\"file_url\"", "\"input_audio\""].map(Finder::new)
+static REFERENCES: LazyLock<[Finder<'static>; 6]> = LazyLock::new(|| {
+    [
+        "\"image_url\"",
+        "\"file_id\"",
+        "\"file_url\"",
+        "\"file_data\"",
+        "\"input_audio\"",
+        "\"web_search_options\"",
+    ]
+    .map(Finder::new)
 });
+
+static ESCAPE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\\u00"));
+
+/// Whether the body refers to content outside of it. A letter that is written as an escape might
+/// hide the word that says so; no client writes letters so without a purpose.
+fn refers(body: &[u8]) -> bool {
+    let escapes = |at: usize| matches!(body.get(at + 4), Some(b'4'..=b'7'));
+    REFERENCES.iter().any(|word| word.find(body).is_some()) || ESCAPE.find_iter(body).any(escapes)
+}
 
 /// What a context window is taken to be where the catalog does not say.
 const WINDOW_TOKENS_DEFAULT: u64 = 1_000_000;
@@ -65,11 +82,25 @@ pub fn route(catalog: &Catalog, caller: &Caller, call: &Call) -> Result<Route, R
 /// the model's, for each choice.
 fn bound(model: &Model, call: &Call) -> Bound {
     let bytes = call.body.len() as u64;
-    let refers = REFERENCES.iter().any(|word| word.find(&call.body).is_some());
     let window = model.max_input_tokens.unwrap_or(WINDOW_TOKENS_DEFAULT);
     let output = call.request.output_tokens_max.unwrap_or(model.max_output_tokens);
     Bound {
-        input_tokens: if refers { bytes.max(window) } else { bytes },
+        input_tokens: if refers(&call.body) { bytes.max(window) } else { bytes },
         output_tokens: output.saturating_mul(call.request.choices).min(Usage::COUNT_MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_that_is_elsewhere_is_seen_however_it_is_written() {
+        for body in [r#"{"image_url":1}"#, r#"{"image\u005furl":1}"#, r#"{"fil\u0065_id":1}"#] {
+            assert!(refers(body.as_bytes()), "{body}");
+        }
+        for body in [r#"{"content":"caf\u00e9 \u0022image_url\u0022"}"#, r#"{"a":"\u00"}"#] {
+            assert!(!refers(body.as_bytes()), "{body}");
+        }
     }
 }
