@@ -20,6 +20,7 @@ mod rehearsal;
 // One topic a file.
 mod admin;
 mod crash;
+mod faults;
 mod hostile;
 mod leave;
 mod life;
