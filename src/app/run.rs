@@ -95,15 +95,16 @@ pub async fn serve(settings: Settings) -> Result<()> {
     let given_url = settings.admin.public_url.clone();
     let running = start(settings).await?;
     let url = given_url.unwrap_or_else(|| format!("http://{}", running.admin_address));
+    let first = bootstrap::first_start(&running.platform, operator)
+        .await
+        .map_err(|denied| anyhow::anyhow!("the operator: {denied:?}"))?;
+    // Only now: whoever reads it may sign in as the operator that the configuration names.
     tracing::info!(
         proxy = %running.node.proxy_address,
         admin = %running.admin_address,
         data = %data.display(),
         "taking calls"
     );
-    let first = bootstrap::first_start(&running.platform, operator)
-        .await
-        .map_err(|denied| anyhow::anyhow!("the operator: {denied:?}"))?;
     if let FirstStart::Link(secret) = first {
         // To the terminal, not to the log: whoever has it becomes the operator.
         println!("Set up the operator within an hour: {}", bootstrap::link(&url, &secret));
