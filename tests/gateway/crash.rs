@@ -24,7 +24,8 @@ fn plan(stream: bool) -> Plan {
     }
 }
 
-async fn finished(tenant: &Tenant) -> Option<String> {
+/// A call to its end; its id if that was seen.
+pub async fn finished(tenant: &Tenant) -> Option<String> {
     let request = Request::chat(&tenant.key, chat(GPT_4O_MINI.model, 30, false));
     let mut answer = request.try_send(&tenant.proxy).await.ok().filter(|a| a.status == 200)?;
     answer.rest().await.1.then(|| answer.id())
@@ -38,7 +39,7 @@ async fn begun(tenant: &Tenant) -> Answer {
 }
 
 /// Calls without a pause until the gateway is gone; the ids of those whose end was seen.
-async fn caller(tenant: Tenant, stop: Arc<AtomicBool>) -> Vec<String> {
+pub async fn caller(tenant: Tenant, stop: Arc<AtomicBool>) -> Vec<String> {
     let mut ids = Vec::new();
     while let Some(id) = finished(&tenant).await {
         ids.push(id);

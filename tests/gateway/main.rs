@@ -14,8 +14,10 @@ mod client;
 mod upstream;
 mod openai;
 mod price;
+mod process;
 mod gateway;
 mod tenant;
+mod served;
 mod rehearsal;
 // One topic a file.
 mod admin;
@@ -28,4 +30,5 @@ mod limits;
 mod refusals;
 mod sdk;
 mod secrets;
+mod serve;
 mod stream;

@@ -7,9 +7,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use crate::client::Request;
-use crate::gateway::{Gateway, holds_a_key};
+use crate::gateway::Gateway;
 use crate::json::Json;
 use crate::openai::{Usage, chat, reply};
+use crate::process::holds_a_key;
 use crate::tenant::Tenant;
 use crate::upstream::{Plan, Upstream};
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::client::{Answer, Request};
 use crate::gateway::Gateway;
 use crate::json::{Json, money};
+use crate::process::Process;
 
 /// Each organization has a name of its own.
 static MADE: AtomicU32 = AtomicU32::new(1);
@@ -36,7 +37,12 @@ impl Tenant {
 
     /// A new organization with this much money, one project with this quota, and a key to it.
     pub async fn new(gateway: &Gateway, funds: i128, quota: &str) -> Self {
-        let mut own = Self { organization: String::new(), ..Self::of(gateway) };
+        Self::of(gateway).found(gateway, funds, quota).await
+    }
+
+    /// The same, made by whoever acts here; `process` hides the key.
+    pub async fn found(&self, process: &Process, funds: i128, quota: &str) -> Self {
+        let mut own = Self { organization: String::new(), ..self.clone() };
         let name = format!("Fresh {}", MADE.fetch_add(1, Ordering::Relaxed));
         let made = own.post("/api/organizations", &format!(r#"{{"name":"{name}"}}"#)).await;
         own.organization = made.at("id").text();
@@ -46,15 +52,15 @@ impl Tenant {
         let body = format!(r#"{{"name":"{name}","organizationId":"{}"}}"#, own.organization);
         own.project = own.post("/api/projects", &body).await.at("id").text();
         own.quota(quota).await;
-        own.key = own.new_key(gateway, r#"{"name":"fresh"}"#).await;
+        own.key = own.new_key(process, r#"{"name":"fresh"}"#).await;
         own
     }
 
     /// The secret of a further key to this project.
-    pub async fn new_key(&self, gateway: &Gateway, body: &str) -> String {
+    pub async fn new_key(&self, process: &Process, body: &str) -> String {
         let path = format!("/api/projects/{}/api-keys", self.project);
         let key = self.post(&path, body).await.at("key").text();
-        gateway.hides(&key);
+        process.hides(&key);
         key
     }
 

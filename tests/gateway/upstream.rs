@@ -3,9 +3,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 use crate::json::Json;
 use crate::wait::eventually;
@@ -36,6 +37,8 @@ pub struct Seen {
     pub target: String,
     pub head: String,
     pub body: String,
+    /// Which connection it came by, counted from 0.
+    pub connection: usize,
     /// When the peer closed the connection before the answer was complete.
     pub left: Option<Instant>,
 }
@@ -43,6 +46,12 @@ pub struct Seen {
 impl Seen {
     pub fn json(&self) -> Json {
         Json::new(&self.body)
+    }
+
+    /// The value of a header, if it came.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut fields = self.head.lines().filter_map(|line| line.split_once(':'));
+        fields.find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
     }
 
     pub fn wants(&self, path: &str) -> bool {
@@ -56,6 +65,8 @@ struct Desk {
     seen: Mutex<Vec<Seen>>,
     planner: Box<Planner>,
     released: watch::Sender<bool>,
+    /// How often it has hung up.
+    hung_up: watch::Sender<usize>,
 }
 
 /// A running provider; it ends with the test.
@@ -66,22 +77,37 @@ pub struct Upstream {
 
 impl Upstream {
     pub async fn start(planner: impl Fn(&Seen) -> Plan + Send + Sync + 'static) -> Self {
+        Self::behind(None, Box::new(planner)).await
+    }
+
+    /// By HTTPS, under the name `localhost`.
+    pub async fn start_tls(
+        acceptor: TlsAcceptor,
+        planner: impl Fn(&Seen) -> Plan + Send + Sync + 'static,
+    ) -> Self {
+        Self::behind(Some(acceptor), Box::new(planner)).await
+    }
+
+    async fn behind(acceptor: Option<TlsAcceptor>, planner: Box<Planner>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let url = format!("http://{}", listener.local_addr().expect("a bound address"));
+        let address = listener.local_addr().expect("a bound address");
+        let url = match acceptor {
+            Some(_) => format!("https://localhost:{}", address.port()),
+            None => format!("http://{address}"),
+        };
         let desk = Arc::new(Desk {
             seen: Mutex::default(),
-            planner: Box::new(planner),
+            planner,
             released: watch::Sender::new(false),
+            hung_up: watch::Sender::new(0),
         });
         let served = Arc::clone(&desk);
         tokio::spawn(async move {
+            let mut number = 0;
             while let Ok((stream, _)) = listener.accept().await {
-                let desk = Arc::clone(&served);
-                tokio::spawn(async move {
-                    let _ = stream.set_nodelay(true);
-                    let mut line = Line { stream, unread: Vec::new() };
-                    while desk.serve(&mut line).await.is_some() {}
-                });
+                let _ = stream.set_nodelay(true);
+                tokio::spawn(Arc::clone(&served).connection(number, stream, acceptor.clone()));
+                number += 1;
             }
         });
         Self { url, desk }
@@ -111,9 +137,43 @@ impl Upstream {
     pub fn release(&self) {
         self.desk.released.send_replace(true);
     }
+
+    /// Closes every connection as soon as nothing is asked on it, and waits until that is done.
+    pub async fn hang_up(&self) {
+        self.desk.hung_up.send_modify(|times| *times += 1);
+        eventually("every connection is closed", async || {
+            (self.desk.hung_up.receiver_count() == 0).then_some(())
+        })
+        .await;
+    }
 }
 
 impl Desk {
+    async fn connection(self: Arc<Self>, number: usize, tcp: TcpStream, tls: Option<TlsAcceptor>) {
+        let stream: Box<dyn Stream> = match tls {
+            None => Box::new(tcp),
+            // A peer that does not believe the certificate has seen nothing of what follows.
+            Some(acceptor) => match acceptor.accept(tcp).await {
+                Ok(stream) => Box::new(stream),
+                Err(_) => return,
+            },
+        };
+        let mut line = Line { stream, unread: Vec::new(), number };
+        let mut hung_up = self.hung_up.subscribe();
+        loop {
+            // A request that has begun to come is no idle connection.
+            let begun = !line.unread.is_empty()
+                || tokio::select! {
+                    biased;
+                    more = line.more() => more.is_some(),
+                    _ = hung_up.changed() => false,
+                };
+            if !begun || self.serve(&mut line).await.is_none() {
+                return;
+            }
+        }
+    }
+
     /// One request and its answer; nothing when the connection can serve no other.
     async fn serve(&self, line: &mut Line) -> Option<()> {
         let seen = line.request().await?;
@@ -159,7 +219,7 @@ impl Desk {
                     } else {
                         wire.extend(bytes);
                     }
-                    if line.stream.write_all(&wire).await.is_err() {
+                    if line.send(&wire).await.is_err() {
                         return Ended::Left(Instant::now());
                     }
                 }
@@ -169,7 +229,7 @@ impl Desk {
         if plan.chunked {
             wire.extend(b"0\r\n\r\n");
         }
-        let written = line.stream.write_all(&wire).await;
+        let written = line.send(&wire).await;
         if written.is_ok() { Ended::Whole } else { Ended::Left(Instant::now()) }
     }
 }
@@ -231,9 +291,14 @@ enum Ended {
     Left(Instant),
 }
 
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
 struct Line {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     unread: Vec<u8>,
+    number: usize,
 }
 
 impl Line {
@@ -284,7 +349,13 @@ impl Line {
         self.unread.drain(..used);
         let target = head.split(' ').nth(1)?.to_owned();
         let body = String::from_utf8_lossy(&body).into_owned();
-        Some(Seen { target, head, body, left: None })
+        Some(Seen { target, head, body, connection: self.number, left: None })
+    }
+
+    /// TLS may hold bytes back until it is told to flush.
+    async fn send(&mut self, wire: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(wire).await?;
+        self.stream.flush().await
     }
 
     async fn more(&mut self) -> Option<()> {

@@ -1,0 +1,220 @@
+//! The real thing as a newcomer runs it: a file, a set-up link, and from there HTTP only.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::client::Request;
+use crate::crash::{caller, finished};
+use crate::json::Json;
+use crate::openai::{Usage, chat, reply};
+use crate::price::GPT_4O_MINI;
+use crate::served::{PASSWORD, Place, Served, holds_a_link, model, upstream};
+use crate::tenant::{Tenant, debits};
+use crate::upstream::Upstream;
+
+const USAGE: Usage = Usage { prompt: 21, completion: 6, cached: 4, reasoning: 0 };
+const FUNDS: i128 = 1_000_000_000;
+
+async fn answering() -> Upstream {
+    Upstream::start(|seen| reply(seen, USAGE, Duration::ZERO)).await
+}
+
+/// One upstream and two models of it.
+fn rows(provider: &Upstream) -> String {
+    let served = "upstream = \"fake\"";
+    upstream("fake", &provider.url)
+        + &model("gpt-4o-mini", served)
+        + &model("gpt-4o-mini-long", served)
+}
+
+/// A call of each kind, completed, paid to the nano and recorded.
+async fn calls_are_governed(tenant: &Tenant, provider: &Upstream) {
+    let (before, seen) = (tenant.wallet().await.at("balance").nano(), provider.count());
+    for (paid, (model, stream)) in (1..).zip([("gpt-4o-mini", false), ("gpt-4o-mini-long", true)]) {
+        let request = Request::chat(&tenant.key, chat(model, 50, stream));
+        let answer = request.send(&tenant.proxy).await;
+        assert_eq!(answer.status, 200);
+        let id = answer.id();
+        assert!(answer.text().await.contains("Hello"));
+        let debit = tenant.debit(&id).await;
+        let cost = GPT_4O_MINI.cost(USAGE);
+        assert_eq!(debit.at("amount").nano(), cost, "{debit}");
+        assert_eq!(debit.at("settledBy").text(), "usage", "{debit}");
+        assert_eq!(tenant.wallet().await.at("balance").nano(), before - paid * cost);
+        let log = tenant.log(&id).await;
+        assert_eq!(log.at("outcome").text(), "Completed", "{log}");
+        assert_eq!(log.at("model").text(), model, "{log}");
+        assert_eq!(log.at("upstream").text(), "fake", "{log}");
+    }
+    assert_eq!(provider.count() - seen, 2, "each call reached the provider once");
+    tenant.at_rest().await;
+}
+
+/// How many links were printed; besides them there is only a line for each call.
+fn links(said: Vec<String>) -> usize {
+    let (links, others): (Vec<_>, Vec<_>) = said.into_iter().partition(|line| holds_a_link(line));
+    for line in others {
+        assert_eq!(Json::new(&line).at("log").text(), "call", "{line}");
+    }
+    links.len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_without_faults_passes_the_check() {
+    let place = Place::new(&rows(&answering().await));
+    let checked = place.run(&["check"]);
+    let said = String::from_utf8_lossy(&checked.stdout);
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    assert_eq!(said.trim_end(), format!("{}: no faults", place.path("gateway.toml").display()));
+    assert!(!place.path("data").exists(), "a check makes nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_with_five_faults_is_told_all_five_by_check_and_by_serve() {
+    let place = Place::new(
+        "colour = \"red\"\n[journal]\ndurability = \"paper\"\n[[upstreams]]\nname = \"a\"\n\
+         base_url = \"ftp://a.example\"\nauth = { secret = \"hunter2\" }\n[[models]]\nid = \"m\"\n\
+         upstream = \"b\"\nmax_output_tokens = 9\n\
+         prices = { inputTokens = \"1\", outputTokens = \"2\" }\n",
+    );
+    let expected = BTreeSet::from([
+        "log.colour",
+        "journal.durability",
+        "upstreams.0.base_url",
+        "upstreams.0.auth.secret",
+        "models.0.upstream",
+    ]);
+    for words in [&["check"][..], &["serve", "--config"]] {
+        let ran = place.run(words);
+        let told = String::from_utf8_lossy(&ran.stderr);
+        assert!(!ran.status.success(), "{words:?}: {told}");
+        let told = told.strip_prefix("meteor: ").expect("the name of who speaks");
+        let paths: Vec<&str> =
+            told.lines().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
+        assert_eq!(paths.len(), 5, "one line a fault: {told}");
+        assert_eq!(paths.into_iter().collect::<BTreeSet<_>>(), expected, "{told}");
+        assert!(!told.contains("hunter2"), "a secret is not told: {told}");
+        assert!(ran.stdout.is_empty(), "{words:?}");
+    }
+    assert!(!place.path("data").exists(), "nothing was begun");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_not_there_is_told_by_its_name() {
+    let place = Place::new("");
+    std::fs::remove_file(place.path("gateway.toml")).expect("it was made");
+    let ran = place.run(&["check"]);
+    assert!(!ran.status.success());
+    assert!(String::from_utf8_lossy(&ran.stderr).contains("gateway.toml"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_an_empty_folder_to_a_governed_call_over_http_only() {
+    let provider = answering().await;
+    let served = Served::start(Place::new(&rows(&provider))).await;
+    let link = served.link().await;
+    let wrong = served.become_operator(&link.chars().rev().collect::<String>()).await;
+    assert_eq!(wrong.status, 401, "another link opens nothing");
+    let made = served.become_operator(&link).await;
+    assert_eq!(made.status, 200);
+    let made = made.json().await.at("data");
+    assert!(made.at("user.isOperator").is_true(), "{made}");
+    assert_eq!(made.at("user.email").text(), "op@example.com");
+    assert_eq!(served.become_operator(&link).await.status, 401, "a link works once");
+    let operator = served.operator(&made.at("token").text()).await;
+    let tenant = operator.found(&served, FUNDS, r#"{"dailyRequestLimit":4}"#).await;
+    calls_are_governed(&tenant, &provider).await;
+
+    // The second start finds all of it, and nobody needs a link any more.
+    served.terminate();
+    let mut served = served;
+    assert_eq!(links(served.lines().await), 1, "the link is printed once");
+    let served = served.again().await;
+    let tenant = served.home(tenant);
+    calls_are_governed(&tenant, &provider).await;
+    let refused = Request::chat(&tenant.key, chat("gpt-4o-mini", 50, false));
+    let refused = refused.send(&tenant.proxy).await;
+    assert_eq!(refused.status, 429, "the quota is kept: four calls fit, and no fifth");
+    let body = format!(r#"{{"email":"Op@Example.com","password":"{PASSWORD}"}}"#);
+    let signed_in = Request::post("/api/auth/login", body).send(&served.admin).await;
+    assert_eq!(signed_in.status, 200);
+    served.terminate();
+    let mut served = served;
+    assert_eq!(links(served.lines().await), 0, "a second start prints no link");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_was_not_used_is_replaced_at_the_next_start() {
+    let served = Served::start(Place::new("")).await;
+    let first = served.link().await;
+    let served = served.again().await;
+    let second = served.link().await;
+    assert_ne!(first, second);
+    assert_eq!(served.become_operator(&first).await.status, 401, "the first link is void");
+    assert_eq!(served.become_operator(&second).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_named_by_the_environment_signs_in_and_no_link_is_printed() {
+    let provider = answering().await;
+    let place = Place::new(&rows(&provider));
+    let file = place.write("password", &format!("{PASSWORD}\n"));
+    let place = place
+        .with("METEOR__ADMIN__OPERATOR_EMAIL", "boss@example.com")
+        .with("METEOR__ADMIN__OPERATOR_PASSWORD_FILE", file.display().to_string());
+    let served = Served::start(place).await;
+    served.hides(PASSWORD);
+    let sign_in = |email: &str, password: &str| {
+        let body = format!(r#"{{"email":"{email}","password":"{password}"}}"#);
+        Request::post("/api/auth/login", body)
+    };
+    let wrong = sign_in("boss@example.com", "wrong horse battery staple").send(&served.admin).await;
+    assert_eq!(wrong.status, 401);
+    let signed_in = sign_in("boss@example.com", PASSWORD).send(&served.admin).await;
+    assert_eq!(signed_in.status, 200);
+    let session = signed_in.json().await.at("data.token").text();
+    let tenant = served.operator(&session).await.found(&served, FUNDS, "{}").await;
+    calls_are_governed(&tenant, &provider).await;
+
+    // The password is the first one only: a later file changes nobody's.
+    std::fs::write(&file, "another horse battery staple\n").expect("the folder can be written");
+    let served = served.again().await;
+    assert_eq!(sign_in("boss@example.com", PASSWORD).send(&served.admin).await.status, 200);
+    served.terminate();
+    let mut served = served;
+    assert_eq!(links(served.lines().await), 0, "nobody needs one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_must_survive_the_loss_of_power_survives_a_kill() {
+    let provider = answering().await;
+    let place = Place::new(&format!("[journal]\ndurability = \"power\"\n{}", rows(&provider)));
+    let mut served = Served::start(place).await;
+    let tenant = served.tenant(FUNDS, r#"{"dailyRequestLimit":100000}"#).await;
+    calls_are_governed(&tenant, &provider).await;
+    let mut ended = Vec::new();
+    let stop = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> =
+        (0..8).map(|_| tokio::spawn(caller(tenant.clone(), Arc::clone(&stop)))).collect();
+    provider.reached(102).await;
+    served.kill();
+    stop.store(true, Ordering::Relaxed);
+    for caller in callers {
+        ended.extend(caller.await.expect("a caller ends"));
+    }
+    assert!(ended.len() >= 80, "most of what reached the provider had ended: {}", ended.len());
+
+    let served = served.again().await;
+    let tenant = served.home(tenant);
+    tenant.at_rest().await;
+    let records = tenant.records().await;
+    for id in &ended {
+        let own: Vec<_> = records.iter().filter(|record| debits(record, id)).collect();
+        assert_eq!(own.len(), 1, "a call whose end was seen has one debit: {own:?}");
+        assert_eq!(own[0].at("settledBy").text(), "usage", "{own:?}");
+    }
+    assert!(finished(&tenant).await.is_some(), "it goes on");
+    calls_are_governed(&tenant, &provider).await;
+}
