@@ -32,3 +32,4 @@ mod sdk;
 mod secrets;
 mod serve;
 mod stream;
+mod tls;

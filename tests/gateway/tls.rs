@@ -1,0 +1,132 @@
+//! Upstreams by HTTPS: who is believed, and that a call to anybody else costs nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::ServerConfig;
+use tokio_rustls::TlsAcceptor;
+
+use crate::client::Request;
+use crate::openai::{Usage, WORDS, chat, completion, events, reply};
+use crate::price::GPT_4O_MINI;
+use crate::served::{Place, Served, model, upstream};
+use crate::tenant::Tenant;
+use crate::upstream::{Plan, Upstream};
+
+const USAGE: Usage = Usage { prompt: 12, completion: 5, cached: 0, reasoning: 0 };
+const FUNDS: i128 = 1_000_000_000;
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+/// Somebody whose word on certificates can be taken.
+fn authority() -> Authority {
+    let mut params = CertificateParams::new([]).expect("no names");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, "an authority of the tests");
+    let key = KeyPair::generate().expect("a key");
+    CertifiedIssuer::self_signed(params, key).expect("a certificate of its own")
+}
+
+/// Shows a certificate for `name`, given by `authority`.
+fn acceptor(authority: &Authority, name: &str) -> TlsAcceptor {
+    let key = KeyPair::generate().expect("a key");
+    let params = CertificateParams::new([name.to_owned()]).expect("a name");
+    let certificate = params.signed_by(&key, authority).expect("a certificate");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the versions of this build")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.into()], key.into())
+        .expect("a key that fits");
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// A gateway that believes `believed`, before this provider.
+async fn scene(provider: &Upstream, believed: &Authority) -> (Served, Tenant) {
+    let rows = upstream("secure", &provider.url) + &model("gpt-4o-mini", "upstream = \"secure\"");
+    let place = Place::new(&rows);
+    let roots = place.write("roots.pem", &believed.pem());
+    let served = Served::start(place.with("SSL_CERT_FILE", roots.display().to_string())).await;
+    let tenant = served.tenant(FUNDS, "{}").await;
+    (served, tenant)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_by_https_complete_on_one_connection() {
+    let authority = authority();
+    let plan = |seen: &_| reply(seen, USAGE, Duration::from_millis(1));
+    let provider = Upstream::start_tls(acceptor(&authority, "localhost"), plan).await;
+    let (_served, tenant) = scene(&provider, &authority).await;
+    for turn in 0..6 {
+        let stream = turn % 2 == 1;
+        let request = Request::chat(&tenant.key, chat("gpt-4o-mini", 50, stream));
+        let answer = request.send(&tenant.proxy).await;
+        assert_eq!(answer.status, 200);
+        let id = answer.id();
+        let said = if stream { events(WORDS, None).concat() } else { completion(USAGE) };
+        assert_eq!(answer.text().await, said);
+        let debit = tenant.debit(&id).await;
+        assert_eq!(debit.at("amount").nano(), GPT_4O_MINI.cost(USAGE), "{debit}");
+    }
+    let seen = provider.seen();
+    assert!(seen.iter().all(|seen| seen.connection == 0), "it is kept: {seen:?}");
+    let port = provider.url.rsplit(':').next().expect("a port");
+    assert_eq!(seen[0].header("host"), Some(&*format!("localhost:{port}")));
+    tenant.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_larger_than_a_record_of_tls_comes_whole() {
+    let authority = authority();
+    let long = "wörd ".repeat(100_000);
+    let text = completion(USAGE).replace("Hello", &long);
+    let told = text.clone();
+    let plan = move |_: &_| Plan::json(200, told.clone());
+    let provider = Upstream::start_tls(acceptor(&authority, "localhost"), plan).await;
+    let (_served, tenant) = scene(&provider, &authority).await;
+    let body = chat("gpt-4o-mini", 50, false).replace("hello", &long);
+    let answer = Request::chat(&tenant.key, &body).send(&tenant.proxy).await;
+    assert_eq!(answer.text().await, text);
+    assert_eq!(provider.seen()[0].body, body);
+    tenant.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_with_a_certificate_of_another_name_gets_no_call() {
+    let authority = authority();
+    let acceptor = acceptor(&authority, "elsewhere.example");
+    is_not_believed(acceptor, &authority).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_with_a_certificate_of_another_authority_gets_no_call() {
+    let acceptor = acceptor(&authority(), "localhost");
+    is_not_believed(acceptor, &authority()).await;
+}
+
+/// 502, no money, and the request counts.
+async fn is_not_believed(acceptor: TlsAcceptor, believed: &Authority) {
+    let plan = |seen: &_| reply(seen, USAGE, Duration::ZERO);
+    let provider = Upstream::start_tls(acceptor, plan).await;
+    let (_served, tenant) = scene(&provider, believed).await;
+    for (stream, requests) in [(false, 1), (true, 2)] {
+        let request = Request::chat(&tenant.key, chat("gpt-4o-mini", 50, stream));
+        let answer = request.send(&tenant.proxy).await;
+        assert_eq!(answer.status, 502);
+        assert_eq!(answer.header("x-meteor-error-source"), Some("upstream"), "whose fault it is");
+        let id = answer.id();
+        let error = answer.json().await.at("error");
+        assert_eq!(error.at("type").text(), "upstream_error", "{error}");
+        assert!(!error.to_string().contains("ertificate"), "the cause is for the log: {error}");
+        let log = tenant.log(&id).await;
+        assert_eq!(log.at("outcome").text(), "Failed", "{log}");
+        assert_eq!(log.at("settledBy").text(), "none", "{log}");
+        assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), requests);
+    }
+    assert_eq!(provider.count(), 0, "nothing was said to it");
+    assert_eq!(tenant.usage().await.at("dailyUsage.tokenCount").count(), 0);
+    assert_eq!(tenant.wallet().await.at("balance").nano(), FUNDS);
+    tenant.at_rest().await;
+}
