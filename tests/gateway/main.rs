@@ -33,3 +33,4 @@ mod secrets;
 mod serve;
 mod stream;
 mod tls;
+mod upstreams;
