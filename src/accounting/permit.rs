@@ -141,6 +141,14 @@ impl Permit {
         self.release_now(outcome)
     }
 
+    /// The same, and waits until it is written: whoever is told of it then finds it in the log.
+    pub async fn release_and_note(self, outcome: Outcome) {
+        let writer = Rc::clone(self.writer());
+        let noted = self.release(outcome);
+        // A journal that is lost refuses calls; it is no reason to keep this answer back.
+        let _ = writer.written(noted).await;
+    }
+
     /// Writes down what the call has cost so far, for the case that this process dies.
     pub fn progress(&self) {
         if !self.desk.writer.has_room() {
