@@ -106,6 +106,27 @@ async fn an_upstream_with_a_certificate_of_another_authority_gets_no_call() {
     is_not_believed(acceptor, &authority()).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_without_certificates_serves_upstreams_by_http_and_none_by_https() {
+    let plan = |seen: &_| reply(seen, USAGE, Duration::ZERO);
+    let secure = Upstream::start_tls(acceptor(&authority(), "localhost"), plan).await;
+    let unsecured = Upstream::start(plan).await;
+    let rows = upstream("secure", &secure.url)
+        + &upstream("unsecured", &unsecured.url)
+        + &model("by-https", "upstream = \"secure\"")
+        + &model("by-http", "upstream = \"unsecured\"");
+    let place = Place::new(&rows);
+    let nowhere = place.path("no-such-file").display().to_string();
+    let served = Served::start(place.with("SSL_CERT_FILE", nowhere)).await;
+    let tenant = served.tenant(FUNDS, "{}").await;
+    for (name, status) in [("by-http", 200), ("by-https", 502), ("by-http", 200)] {
+        let request = Request::chat(&tenant.key, chat(name, 50, false));
+        assert_eq!(request.send(&tenant.proxy).await.status, status, "{name}");
+    }
+    assert_eq!((unsecured.count(), secure.count()), (2, 0));
+    assert!(served.log().contains("tls.roots"), "the log says what to look at");
+}
+
 /// 502, no money, and the request counts.
 async fn is_not_believed(acceptor: TlsAcceptor, believed: &Authority) {
     let plan = |seen: &_| reply(seen, USAGE, Duration::ZERO);
