@@ -7,6 +7,7 @@ use crate::client::{Answer, Request};
 use crate::gateway::Gateway;
 use crate::json::{Json, money};
 use crate::process::Process;
+use crate::wait::eventually;
 
 /// Each organization has a name of its own.
 static MADE: AtomicU32 = AtomicU32::new(1);
@@ -117,21 +118,24 @@ impl Tenant {
         self.get(&format!("/api/projects/{}/quota-usage", self.project)).await
     }
 
-    /// All rows of a list, newest first.
+    /// All rows of a list, newest first; read again where it has grown between two pages.
     async fn all(&self, path: &str) -> Vec<Json> {
-        let mut rows = Vec::new();
-        for page in 1.. {
-            let list = self.get(&format!("{path}?size=100&page={page}")).await;
-            let total = list.at("total").count();
-            let more = list.at("data").list();
-            let ended = more.is_empty() || total <= (rows.len() + more.len()) as u64;
-            rows.extend(more);
-            if ended {
-                assert_eq!(rows.len() as u64, total, "the pages of {path} hold what they count");
-                break;
+        let what = format!("the pages of {path} hold what they count");
+        eventually(&what, async || {
+            let mut rows = Vec::new();
+            for page in 1.. {
+                let list = self.get(&format!("{path}?size=100&page={page}")).await;
+                let total = list.at("total").count();
+                let more = list.at("data").list();
+                let ended = more.is_empty() || total <= (rows.len() + more.len()) as u64;
+                rows.extend(more);
+                if ended {
+                    return (rows.len() as u64 == total).then_some(rows);
+                }
             }
-        }
-        rows
+            None
+        })
+        .await
     }
 
     pub async fn records(&self) -> Vec<Json> {
