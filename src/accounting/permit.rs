@@ -136,17 +136,11 @@ impl Permit {
         self.settle_now(outcome)
     }
 
-    /// Ends the call without a charge. It counts as a request if it was forwarded.
-    pub fn release(mut self, outcome: Outcome) -> Position {
-        self.release_now(outcome)
-    }
-
-    /// The same, and waits until it is written: whoever is told of it then finds it in the log.
-    pub async fn release_and_note(self, outcome: Outcome) {
-        let writer = Rc::clone(self.writer());
-        let noted = self.release(outcome);
-        // A journal that is lost refuses calls; it is no reason to keep this answer back.
-        let _ = writer.written(noted).await;
+    /// Ends the call without a charge, and waits until that is written: whoever is told of it then
+    /// finds it in the log. It counts as a request if it was forwarded.
+    pub async fn release(mut self, outcome: Outcome) {
+        let noted = self.release_now(outcome);
+        self.desk.writer.written(noted).await;
     }
 
     /// Writes down what the call has cost so far, for the case that this process dies.

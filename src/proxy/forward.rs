@@ -92,7 +92,7 @@ pub async fn forward(
     let told = refusal.told(crate::clock::now());
     permit.course.status = told.status;
     permit.course.refusal = told.code;
-    permit.release_and_note(Outcome::Failed).await;
+    permit.release(Outcome::Failed).await;
     Err(refusal)
 }
 

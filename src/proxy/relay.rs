@@ -102,7 +102,7 @@ pub async fn relay(answered: Answered, strips: bool) -> Response<Relay> {
     let is_stream = parts.headers.get(CONTENT_TYPE).is_some_and(is_event_stream);
     let (meter, permit) = if !parts.status.is_success() {
         parts.headers.insert(headers::ERROR_SOURCE, HeaderValue::from_static("upstream"));
-        permit.release_and_note(Outcome::Failed).await;
+        permit.release(Outcome::Failed).await;
         (Meter::Off, None)
     } else if is_stream {
         if strips {

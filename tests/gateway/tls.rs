@@ -127,12 +127,12 @@ async fn a_machine_without_certificates_serves_upstreams_by_http_and_none_by_htt
     assert!(served.log().contains("tls.roots"), "the log says what to look at");
 }
 
-/// 502, no money, and the request counts.
+/// 502, no money, and no request either: nothing was sent.
 async fn is_not_believed(acceptor: TlsAcceptor, believed: &Authority) {
     let plan = |seen: &_| reply(seen, USAGE, Duration::ZERO);
     let provider = Upstream::start_tls(acceptor, plan).await;
     let (_served, tenant) = scene(&provider, believed).await;
-    for (stream, requests) in [(false, 1), (true, 2)] {
+    for stream in [false, true] {
         let request = Request::chat(&tenant.key, chat("gpt-4o-mini", 50, stream));
         let answer = request.send(&tenant.proxy).await;
         assert_eq!(answer.status, 502);
@@ -144,7 +144,7 @@ async fn is_not_believed(acceptor: TlsAcceptor, believed: &Authority) {
         let log = tenant.log(&id).await;
         assert_eq!(log.at("outcome").text(), "Failed", "{log}");
         assert_eq!(log.at("settledBy").text(), "none", "{log}");
-        assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), requests);
+        assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), 0);
     }
     assert_eq!(provider.count(), 0, "nothing was said to it");
     assert_eq!(tenant.usage().await.at("dailyUsage.tokenCount").count(), 0);
