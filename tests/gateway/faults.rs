@@ -11,7 +11,7 @@ use crate::client::Request;
 use crate::gateway::Gateway;
 use crate::openai::{Usage, chat, completion, events, reply};
 use crate::tenant::Tenant;
-use crate::upstream::{Plan, Seen, Step, Upstream};
+use crate::upstream::{Plan, Seen, Step, Upstream, closed_port};
 use crate::wait::eventually;
 
 const MODEL: &str = "gpt-4o-mini";
@@ -132,9 +132,8 @@ async fn a_terminator_that_comes_in_two_is_told_whole_and_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_nobody_can_connect_to_costs_nothing_not_even_the_request() {
     let mut upstream = Upstream::start(|_| Plan::json(200, "")).await;
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    upstream.url = format!("http://{}", free.local_addr().expect("an address"));
-    drop(free);
+    let (_closed, url) = closed_port();
+    upstream.url = url;
     let gateway = Gateway::before(&upstream).await;
     let tenant = Tenant::new(&gateway, 1_000_000_000, r#"{"dailyRequestLimit":1}"#).await;
     for _ in 0..3 {

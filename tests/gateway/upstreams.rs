@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use tokio::net::TcpSocket;
-
 use crate::client::Request;
 use crate::json::Json;
 use crate::openai::{Usage, WORDS, bound, chat, completion, events, reply};
 use crate::price::GPT_4O_MINI;
 use crate::served::{Place, Served, model, upstream};
 use crate::tenant::Tenant;
-use crate::upstream::{Plan, Step, Upstream};
+use crate::upstream::{Plan, Step, Upstream, closed_port};
+use crate::wait::eventually;
 
 const USAGE: Usage = Usage { prompt: 14, completion: 6, cached: 2, reasoning: 0 };
 const FUNDS: i128 = 1_000_000_000;
@@ -106,10 +105,7 @@ async fn an_alias_and_the_wish_for_usage_are_both_put_into_a_stream() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_second_target_serves_what_the_first_does_not() {
     let second = answering().await;
-    // Bound and not listening: nobody can take the port, and it refuses connections.
-    let closed = TcpSocket::new_v4().expect("a socket");
-    closed.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
-    let closed_url = format!("http://{}", closed.local_addr().expect("a bound address"));
+    let (_closed, closed_url) = closed_port();
     let cutting = Upstream::start(|_| Plan::json(200, "").but(0, Step::Cut)).await;
     let silent = Upstream::start(|_| Plan::json(200, "{}").but(0, Step::Stall)).await;
     let mut firsts =
@@ -242,6 +238,40 @@ async fn a_connection_is_kept_and_replaced_when_the_upstream_has_closed_it() {
         provider.hang_up().await;
     }
     assert_eq!(provider.count(), 20, "no call came twice");
+    tenant.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_is_silent_for_too_long_is_left() {
+    let provider = Upstream::start(|seen| {
+        let sent = if seen.wants("stream") { 3 } else { 0 };
+        reply(seen, USAGE, Duration::ZERO).but(sent, Step::Stall)
+    })
+    .await;
+    let times = "first_byte_timeout_ms = 300\nidle_timeout_ms = 300\n";
+    let rows = upstream("fake", &provider.url) + times + &model("plain", "upstream = \"fake\"");
+    let (_served, tenant) = scene(&rows).await;
+    let answer = Request::chat(&tenant.key, chat("plain", 40, false)).send(&tenant.proxy).await;
+    assert_eq!(answer.status, 504);
+    let log = tenant.log(&answer.id()).await;
+    assert_eq!(log.at("outcome").text(), "Failed", "{log}");
+    assert_eq!(answer.json().await.at("error.type").text(), "upstream_error");
+    assert_eq!(tenant.wallet().await.at("balance").nano(), FUNDS);
+    provider.left(0).await;
+
+    let request = Request::chat(&tenant.key, chat("plain", 40, true));
+    let mut answer = request.send(&tenant.proxy).await;
+    assert_eq!(answer.status, 200, "it had begun");
+    let (rest, whole) = answer.rest().await;
+    assert!(!whole, "a broken answer is never a clean end: {rest:?}");
+    provider.left(1).await;
+    let id = answer.id();
+    let logged = eventually("the end is noted", async || {
+        let logs = tenant.logs().await;
+        logs.into_iter().find(|log| log.at("requestLogId").text() == id)
+    })
+    .await;
+    assert_eq!(logged.at("settledBy").text(), "estimate", "{logged}");
     tenant.at_rest().await;
 }
 
