@@ -8,8 +8,8 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::Response;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::{Response, Version};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
@@ -91,6 +91,8 @@ pub async fn relay(answered: Answered, strips: bool) -> Response<Relay> {
     let Answered { response, lease, mut permit, idle_timeout } = answered;
     let (mut parts, upstream) = response.into_parts();
     headers::for_client(&mut parts.headers);
+    // Ours is the connection to the client, whatever the upstream's was.
+    parts.version = Version::HTTP_11;
     parts.headers.reserve(headers::OWN_MAX);
     parts.headers.insert(headers::REQUEST_ID, headers::request_id(permit.id()));
     headers::add_rooms(&mut parts.headers, permit.rooms(), permit.admitted_at());

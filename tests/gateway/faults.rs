@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::client::Request;
 use crate::gateway::Gateway;
@@ -165,4 +165,31 @@ async fn a_key_that_is_revoked_while_its_body_comes_opens_nothing() {
     stream.read_exact(&mut told).await.expect("an answer");
     assert_eq!(&told, b"HTTP/1.1 401");
     assert_eq!(upstream.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_of_http_1_0_is_told_in_http_1_1() {
+    let mut upstream = Upstream::start(|_| Plan::json(200, "")).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    upstream.url = format!("http://{}", listener.local_addr().expect("an address"));
+    let stream = events(&["a", "b"], Some(USAGE)).concat();
+    let wire = format!("HTTP/1.0 200 OK\r\ncontent-type: text/event-stream\r\n\r\n{stream}");
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut request = [0; 4096];
+            let read = socket.read(&mut request).await.unwrap_or_default();
+            assert_ne!(read, 0, "a request");
+            // The end of such an answer is the end of its connection.
+            socket.write_all(wire.as_bytes()).await.expect("sent");
+        }
+    });
+    let gateway = Gateway::before(&upstream).await;
+    let tenant = Tenant::new(&gateway, 1_000_000_000, "{}").await;
+    let body = chat(MODEL, 9, true);
+    let asking = body.replacen('{', r#"{"stream_options":{"include_usage":true},"#, 1);
+    let answer = Request::chat(&tenant.key, asking).send(&gateway.proxy).await;
+    assert_eq!(answer.header("transfer-encoding"), Some("chunked"));
+    let id = answer.id();
+    assert_eq!(answer.text().await, stream);
+    assert_eq!(tenant.debit(&id).await.at("settledBy").text(), "usage");
 }
