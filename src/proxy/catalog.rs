@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState as FastHash;
 
-use crate::domain::catalog::Model;
+use crate::domain::catalog::{Model, Target};
 use crate::proxy::upstream::Upstream;
+use crate::settings::upstream::Dialect;
 
 /// Models and upstreams of one moment.
 #[derive(Debug, Default)]
@@ -36,15 +37,23 @@ impl Catalog {
         })
     }
 
-    /// All listed names, in order.
-    pub fn names(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self.models.keys().map(AsRef::as_ref).collect();
+    /// All listed names that can be called in that dialect, in order.
+    pub fn names(&self, dialect: Dialect) -> Vec<&str> {
+        let served = |model: &&Arc<Model>| self.targets(model, dialect).next().is_some();
+        let mut names: Vec<&str> =
+            self.models.values().filter(served).map(|model| &*model.name).collect();
         names.sort_unstable();
         names
     }
 
-    /// The upstream at that place.
-    pub fn upstream(&self, place: usize) -> Option<&Arc<Upstream>> {
-        self.upstreams.get(place)
+    /// Where a model is served in that dialect, first choice first.
+    pub fn targets<'a>(
+        &'a self,
+        model: &'a Model,
+        dialect: Dialect,
+    ) -> impl Iterator<Item = (&'a Target, &'a Arc<Upstream>)> {
+        let upstream = |target: &'a Target| Some((target, self.upstreams.get(target.upstream)?));
+        let speaks = move |(_, upstream): &(_, &Arc<Upstream>)| upstream.speaks(dialect);
+        model.targets.iter().filter_map(upstream).filter(speaks)
     }
 }

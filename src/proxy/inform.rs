@@ -12,11 +12,12 @@ use crate::domain::time::UnixMs;
 use crate::proxy::arrival::Arrival;
 use crate::proxy::catalog::Catalog;
 use crate::proxy::headers;
+use crate::settings::upstream::Dialect;
 
 /// The models that this key may use.
 pub fn models(catalog: &Catalog, caller: &Caller, arrival: &Arrival) -> Response<Bytes> {
     let models: Vec<Value> = catalog
-        .names()
+        .names(Dialect::OpenAi)
         .into_iter()
         .filter(|name| caller.may_use_model(name))
         .map(|name| json!({ "id": name, "object": "model", "created": 0, "owned_by": "meteor" }))

@@ -12,6 +12,7 @@ use crate::proxy::catalog::Catalog;
 use crate::proxy::receive::Call;
 use crate::proxy::refuse::Refusal;
 use crate::proxy::upstream::Upstream;
+use crate::settings::upstream::Dialect;
 
 /// Where a call goes.
 #[derive(Debug)]
@@ -60,20 +61,23 @@ fn refers(body: &[u8]) -> bool {
 /// What a context window is taken to be where the catalog does not say.
 const WINDOW_TOKENS_DEFAULT: u64 = 1_000_000;
 
-/// Finds the model, if this caller may use it.
+/// Finds the model, if this caller may use it and some upstream serves it in the call's dialect.
 pub fn route(catalog: &Catalog, caller: &Caller, call: &Call) -> Result<Route, Refusal> {
     let name = &call.request.model;
-    let model = catalog
-        .model(name)
-        .ok_or_else(|| Refusal::UnknownModel(name.chars().take(128).collect()))?;
+    let unknown = || Refusal::UnknownModel(name.chars().take(128).collect());
+    let model = catalog.model(name).ok_or_else(unknown)?;
+    let stop = |(target, upstream): (&Target, &Arc<Upstream>)| Stop {
+        upstream: Arc::clone(upstream),
+        lane: target.upstream,
+        model: target.upstream_model.clone(),
+    };
+    let stops: Vec<Stop> = catalog.targets(&model, Dialect::OpenAi).map(stop).collect();
+    if stops.is_empty() {
+        return Err(unknown());
+    }
     if !caller.may_use_model(name) {
         return Err(Refusal::Forbidden("this key may not use this model"));
     }
-    let stop = |target: &Target| {
-        let upstream = Arc::clone(catalog.upstream(target.upstream)?);
-        Some(Stop { upstream, lane: target.upstream, model: target.upstream_model.clone() })
-    };
-    let stops: Vec<Stop> = model.targets.iter().filter_map(stop).collect();
     let bound = bound(&model, call);
     Ok(Route { model, stops, bound })
 }

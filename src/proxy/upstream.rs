@@ -7,7 +7,7 @@ use http::header::{HOST, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
 use metrics::{Counter, Gauge, counter, gauge};
 
-use crate::settings::upstream::{Auth, UpstreamSettings};
+use crate::settings::upstream::{Auth, Dialect, UpstreamSettings};
 use crate::telemetry::metric;
 
 /// A provider's endpoint. Built when the catalog is, so that a call builds nothing.
@@ -83,6 +83,11 @@ impl Upstream {
         &self.settings.name
     }
 
+    /// Whether calls of that dialect can be forwarded to it.
+    pub fn speaks(&self, dialect: Dialect) -> bool {
+        self.settings.dialects.contains(&dialect)
+    }
+
     /// The target of a call that came for `asked`. The caller's `?key=` is left out, the
     /// gateway's own credential is added where it belongs there.
     pub fn uri(&self, asked: &Uri) -> Result<Uri, http::uri::InvalidUri> {
@@ -121,7 +126,7 @@ mod tests {
 
     use super::*;
     use crate::settings::secret::Secret;
-    use crate::settings::upstream::{BaseUrl, Dialect};
+    use crate::settings::upstream::BaseUrl;
 
     fn target(base: &str, auth: Auth, asked: &str) -> String {
         let settings = UpstreamSettings {

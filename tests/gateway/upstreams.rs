@@ -326,3 +326,22 @@ async fn the_upstreams_own_credential_reaches_it_and_the_clients_does_not() {
     }
     tenant.at_rest().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_is_served_in_another_dialect_only_is_unknown_in_this_one() {
+    let provider = answering().await;
+    let rows = upstream("elsewhere", &provider.url)
+        + "dialects = [\"anthropic\"]\n"
+        + &upstream("here", &provider.url)
+        + &model("claude", "upstream = \"elsewhere\"")
+        + &model("gpt", "upstream = \"here\"");
+    let (_served, tenant) = scene(&rows).await;
+    let call = Request::chat(&tenant.key, r#"{"model":"claude","messages":[],"max_tokens":9}"#);
+    let answer = call.send(&tenant.proxy).await;
+    assert_eq!(answer.status, 404);
+    assert_eq!(answer.json().await.at("error").at("code").text(), "model_not_found");
+    assert_eq!(provider.count(), 0);
+    let listed = Request::get("/v1/models").bearer(&tenant.key).send(&tenant.proxy).await;
+    let listed = listed.json().await.at("data").list();
+    assert_eq!(listed.iter().map(|model| model.at("id").text()).collect::<Vec<_>>(), ["gpt"]);
+}
