@@ -1,7 +1,7 @@
 //! Records: the lines of a wallet's ledger, as they are read.
 
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection, SqliteExecutor, SqlitePool};
+use sqlx::{Row, SqliteConnection, SqliteExecutor};
 
 use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RecordId, RequestLogId};
 use crate::domain::money::Nano;
@@ -107,7 +107,7 @@ macro_rules! bound {
 
 /// A stretch of an organization's records, newest first.
 pub async fn list(
-    pool: &SqlitePool,
+    connection: &mut SqliteConnection,
     organization: OrganizationId,
     filter: &Filter,
     stretch: Stretch,
@@ -120,7 +120,7 @@ pub async fn list(
         .bind(stretch.before)
         .bind(stretch.limit)
         .bind(stretch.offset)
-        .fetch_all(pool)
+        .fetch_all(&mut *connection)
         .await?;
     Ok(rows.iter().map(record).collect::<Result<_, _>>()?)
 }
@@ -129,19 +129,23 @@ pub async fn list(
 ///
 /// Without a filter the chain itself knows: its last place is its length.
 pub async fn count(
-    pool: &SqlitePool,
+    connection: &mut SqliteConnection,
     organization: OrganizationId,
     filter: &Filter,
     most: i64,
 ) -> Result<i64, DatabaseError> {
     if *filter == Filter::default() {
         let query = "SELECT last_seq FROM wallets WHERE organization_id = $1";
-        let row = sqlx::query(query).bind(uuid(organization.0)).fetch_one(pool).await?;
+        let row = sqlx::query(query).bind(uuid(organization.0)).fetch_one(&mut *connection).await?;
         return Ok(row.try_get(0)?);
     }
     let query =
         format!("SELECT count(*) FROM (SELECT 1 FROM wallet_records r WHERE {SHOWN} LIMIT $8)");
-    Ok(bound!(query, organization, filter).bind(most).fetch_one(pool).await?.try_get(0)?)
+    Ok(bound!(query, organization, filter)
+        .bind(most)
+        .fetch_one(&mut *connection)
+        .await?
+        .try_get(0)?)
 }
 
 /// The record at that place in the chain.

@@ -19,10 +19,10 @@ pub async fn list(
 ) -> Result<(Vec<RequestLog>, i64), Denied> {
     let (_, reach) = projects::open(platform, seat, project, Right::ViewRequestLogs).await?;
     let owner = (reach == Reach::Own).then_some(seat.principal.user.id);
-    let (reader, visible) = (platform.database.reader(), Visible { project, owner });
-    let rows = request_logs::list(reader, visible, filter, stretch).await?;
+    let (mut picture, visible) = (platform.database.picture().await?, Visible { project, owner });
+    let rows = request_logs::list(&mut picture, visible, filter, stretch).await?;
     let most = if filter.is_empty() { i64::MAX } else { COUNTED_MAX + 1 };
-    let total = request_logs::count(reader, visible, filter, most).await?;
+    let total = request_logs::count(&mut picture, visible, filter, most).await?;
     Ok((rows, total))
 }
 

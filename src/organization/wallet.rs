@@ -174,9 +174,9 @@ pub async fn records(
     stretch: Stretch,
 ) -> Result<(Vec<Record>, i64), Denied> {
     seat.may(Right::ViewRecords)?;
-    let (reader, organization) = (platform.database.reader(), seat.organization.id);
-    let rows = records::list(reader, organization, filter, stretch).await?;
-    let total = records::count(reader, organization, filter, COUNTED_MAX + 1).await?;
+    let (mut picture, organization) = (platform.database.picture().await?, seat.organization.id);
+    let rows = records::list(&mut picture, organization, filter, stretch).await?;
+    let total = records::count(&mut picture, organization, filter, COUNTED_MAX + 1).await?;
     Ok((rows, total))
 }
 

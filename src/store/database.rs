@@ -47,6 +47,11 @@ impl Database {
         &self.reader
     }
 
+    /// Begins a stretch of reads that see one picture, however much is written meanwhile.
+    pub async fn picture(&self) -> Result<Transaction<'static, Sqlite>, DatabaseError> {
+        Ok(self.reader.begin().await?)
+    }
+
     /// Begins a unit of work that writes. There is one at a time.
     pub async fn begin(&self) -> Result<Transaction<'static, Sqlite>, DatabaseError> {
         Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)

@@ -1,7 +1,7 @@
 //! The request log: one entry a call, refused ones too. The projector writes it.
 
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteExecutor, SqlitePool};
+use sqlx::{Row, SqliteConnection, SqliteExecutor};
 
 use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RecordId, RequestLogId, UserId};
 use crate::domain::money::Nano;
@@ -151,7 +151,7 @@ macro_rules! bound {
 
 /// A stretch of a project's entries, newest first.
 pub async fn list(
-    pool: &SqlitePool,
+    connection: &mut SqliteConnection,
     visible: Visible,
     filter: &Filter,
     stretch: Stretch,
@@ -164,21 +164,21 @@ pub async fn list(
         .bind(stretch.before.map(|id| uuid(id.0)))
         .bind(stretch.limit)
         .bind(stretch.offset)
-        .fetch_all(pool)
+        .fetch_all(&mut *connection)
         .await?;
     Ok(rows.iter().map(entry).collect::<Result<_, _>>()?)
 }
 
 /// How many of a project's entries there are, counted up to `most`.
 pub async fn count(
-    pool: &SqlitePool,
+    connection: &mut SqliteConnection,
     visible: Visible,
     filter: &Filter,
     most: i64,
 ) -> Result<i64, DatabaseError> {
     let query =
         format!("SELECT count(*) FROM (SELECT 1 FROM request_logs l WHERE {SHOWN} LIMIT $14)");
-    Ok(bound!(query, visible, filter).bind(most).fetch_one(pool).await?.try_get(0)?)
+    Ok(bound!(query, visible, filter).bind(most).fetch_one(&mut *connection).await?.try_get(0)?)
 }
 
 /// One entry, if that project has it.
