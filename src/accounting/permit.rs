@@ -13,7 +13,6 @@ use crate::domain::catalog::Model;
 use crate::domain::counter::Windows;
 use crate::domain::ids::RequestLogId;
 use crate::domain::limit::Amounts;
-use crate::domain::money::Nano;
 use crate::domain::settlement::{Bound, Charge, Measured};
 use crate::domain::time::UnixMs;
 use crate::journal::entry::{Ended, Entry, Outcome, Progress};
@@ -196,11 +195,6 @@ impl Permit {
             first_byte_us: course.first_byte_us,
             duration_us: self.elapsed_us(),
         }
-    }
-
-    /// Money held.
-    pub const fn amount(&self) -> Nano {
-        self.need.spend
     }
 }
 

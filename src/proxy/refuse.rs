@@ -268,7 +268,6 @@ fn error_source(refusal: &Refusal) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::limit::Limits;
 
     #[test]
     fn a_daily_limit_is_not_to_be_retried_and_a_minute_is_short() {
@@ -294,7 +293,6 @@ mod tests {
         )));
         assert_eq!(minute.told(now).retry_after_s, Some(60));
         assert_eq!(minute.told(now).kind, "rate_limit_error");
-        let _ = Limits::default();
     }
 
     #[test]
