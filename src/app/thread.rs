@@ -57,8 +57,7 @@ pub fn start_worker(setup: WorkerSetup, socket: TcpListener) -> io::Result<JoinH
 
 fn work(setup: WorkerSetup, socket: TcpListener) -> io::Result<()> {
     let WorkerSetup { shared, chain, tls, drain, mut abort } = setup;
-    let durability = chain.durability();
-    let writer = Writer::new(chain, durability)
+    let writer = Writer::new(chain)
         .ok_or_else(|| io::Error::other("the journal has no segment to begin with"))?;
     let settings = Rc::new(shared.settings.clone());
     let worker = Rc::new(Worker {

@@ -171,7 +171,7 @@ mod tests {
         let journal = Arc::new(Journal::open(settings(folder.path()), 1, 1).expect("a journal"));
         journal.start_keeper().expect("a thread");
         let chain = Arc::clone(&journal.chains()[0]);
-        let writer = Writer::new(Arc::clone(&chain), Durability::Process).expect("a spare");
+        let writer = Writer::new(Arc::clone(&chain)).expect("a spare");
         let mut reader = Reader::new(folder.path(), chain.name, 0, 0);
         let mut read = Vec::new();
         let mut position = writer.append(&progress(0));

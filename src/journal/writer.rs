@@ -23,7 +23,6 @@ pub struct Position(pub u64);
 #[derive(Debug)]
 pub struct Writer {
     chain: Arc<ChainState>,
-    durability: Durability,
     desk: RefCell<Desk>,
 }
 
@@ -44,7 +43,7 @@ impl Writer {
     /// A writer that begins with the spare segment that the keeper has made.
     ///
     /// `None` when there is none.
-    pub fn new(chain: Arc<ChainState>, durability: Durability) -> Option<Rc<Self>> {
+    pub fn new(chain: Arc<ChainState>) -> Option<Rc<Self>> {
         let (segment, segment_bytes) = chain.take_spare()?;
         let desk = Desk {
             segment,
@@ -55,7 +54,7 @@ impl Writer {
             committer: None,
             waiting: Vec::new(),
         };
-        Some(Rc::new(Self { chain, durability, desk: RefCell::new(desk) }))
+        Some(Rc::new(Self { chain, desk: RefCell::new(desk) }))
     }
 
     /// Whether a call may be admitted: its entries, and those of all open calls, are sure to find
@@ -94,14 +93,14 @@ impl Writer {
     /// Resolves when everything before `position` is as durable as the journal promises.
     pub async fn durable(&self, position: Position) {
         self.written(position).await;
-        if self.durability == Durability::Power {
+        if self.chain.durability() == Durability::Power {
             self.chain.synced(position.0).await;
         }
     }
 
     /// Whether entries survive this process only, and are so as soon as they are written.
-    pub const fn is_durable_when_written(&self) -> bool {
-        matches!(self.durability, Durability::Process)
+    pub fn is_durable_when_written(&self) -> bool {
+        matches!(self.chain.durability(), Durability::Process)
     }
 
     /// Writes what each turn of the loop brought; the worker runs it beside its calls.
