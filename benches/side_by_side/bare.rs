@@ -14,13 +14,14 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use meteor::dialect::endpoint::Dialect;
 use meteor::proxy::connect::{Roots, tls};
 use meteor::proxy::listener;
 use meteor::proxy::outgoing::Outgoing;
 use meteor::proxy::pool::{Lease, Pool};
 use meteor::proxy::upstream::Upstream;
 use meteor::proxy::worker::ProxySettings;
-use meteor::settings::upstream::{Auth, BaseUrl, Dialect, UpstreamSettings};
+use meteor::settings::upstream::{Auth, BaseUrl, UpstreamSettings};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
 

@@ -7,7 +7,7 @@ use crate::accounting::books::{OpenHold, Rooms};
 use crate::accounting::directory::Caller;
 use crate::accounting::permit::{Course, Demand, Desk, Permit};
 use crate::domain::counter::{Exceeded, Windows};
-use crate::domain::limit::Amounts;
+use crate::domain::limit::{Amounts, Level};
 use crate::domain::money::Nano;
 use crate::domain::settlement::Measured;
 use crate::domain::wallet::Short;
@@ -18,8 +18,13 @@ use crate::lender::{Answer, Ask, Lender};
 /// Why a call is not admitted. Nothing was moved for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Denial {
-    /// A limit of its project leaves no room.
-    Limit(Exceeded),
+    /// A limit leaves no room.
+    Limit {
+        /// Whose limit.
+        level: Level,
+        /// Which, and by how much.
+        exceeded: Exceeded,
+    },
     /// The wallet does not cover what it may cost.
     Wallet {
         /// Why.
@@ -77,7 +82,7 @@ impl From<Ask> for Denial {
     /// What a lender had no answer to is in the way.
     fn from(ask: Ask) -> Self {
         match ask {
-            Ask::Limit { exceeded, .. } => Self::Limit(exceeded),
+            Ask::Limit { exceeded, .. } => Self::Limit { level: Level::Project, exceeded },
             Ask::Money { short, amount, .. } => Self::Wallet { short, required: amount },
         }
     }
@@ -120,7 +125,7 @@ fn hold<'a>(caller: &Caller, demand: &'a Demand, permit: &Permit) -> Hold<&'a st
             project: caller.project.id,
             key: caller.key,
             endpoint: demand.endpoint.name(),
-            dialect: demand.endpoint.dialect(),
+            dialect: demand.endpoint.dialect().name(),
             model: &demand.model.name,
             stream: demand.stream,
             address: demand.address,

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use crate::config::check::{Settings, load, read};
 use crate::config::environment::Environment;
+use crate::dialect::endpoint::Dialect;
 use crate::domain::money::Nano;
 use crate::domain::usage::Unit;
-use crate::settings::upstream::{Auth, Dialect};
+use crate::settings::upstream::Auth;
 
 const GATEWAY: &str = include_str!("../../config/gateway.toml");
 const DEVELOPMENT: &str = include_str!("../../config/development.toml");

@@ -4,8 +4,9 @@ use http::header::{self, HeaderName, HeaderValue};
 use toml::Value;
 
 use crate::config::section::{Section, named};
+use crate::dialect::endpoint::Dialect;
 use crate::settings::secret::Secret;
-use crate::settings::upstream::{Auth, BaseUrl, Dialect, UpstreamSettings};
+use crate::settings::upstream::{Auth, BaseUrl, UpstreamSettings};
 
 /// The upstreams of a file. The names stand at the places of all rows, those with faults included,
 /// so that a model that names such a row is not at fault too.
@@ -57,13 +58,19 @@ fn upstream(row: &mut Section<'_>, name: &str) -> Option<UpstreamSettings> {
     })
 }
 
+const DIALECTS: [(&str, Dialect); 3] = [
+    (Dialect::OpenAi.name(), Dialect::OpenAi),
+    (Dialect::Anthropic.name(), Dialect::Anthropic),
+    (Dialect::Gemini.name(), Dialect::Gemini),
+];
+
 fn dialects(row: &mut Section<'_>) -> Option<Vec<Dialect>> {
     let Some(names) = row.texts("dialects") else { return Some(vec![Dialect::OpenAi]) };
     if names.is_empty() {
         row.fault("dialects", "is empty; name what the upstream speaks, or leave the key out");
     }
     let known = |name: &String| {
-        named(name, Dialect::NAMES).map_err(|message| row.fault("dialects", message)).ok()
+        named(name, &DIALECTS).map_err(|message| row.fault("dialects", message)).ok()
     };
     let dialects: Vec<_> = names.iter().map(known).collect();
     dialects.into_iter().collect()

@@ -1,37 +1,135 @@
-//! The endpoints of the data plane: which path is which, and what each is called.
+//! The endpoints of the data plane: which path is which, what each is called, which wire format it
+//! speaks, and what a call to it uses.
+
+/// A wire format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    /// Chat completions and its siblings.
+    OpenAi,
+    /// Messages.
+    Anthropic,
+    /// `generateContent` and its siblings.
+    Gemini,
+}
+
+impl Dialect {
+    /// Every dialect.
+    pub const ALL: [Self; 3] = [Self::OpenAi, Self::Anthropic, Self::Gemini];
+
+    /// Its name in configurations, logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai",
+            Self::Anthropic => "anthropic",
+            Self::Gemini => "gemini",
+        }
+    }
+}
 
 /// What a path asks for. What is not in this list is 404, never passed through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Endpoint {
     /// `POST /v1/chat/completions`
     ChatCompletions,
-    /// `GET /v1/models`
+    /// `POST /v1/embeddings`
+    Embeddings,
+    /// `POST /v1/messages`
+    Messages,
+    /// `POST /v1/messages/count_tokens`
+    CountMessageTokens,
+    /// `POST /v1beta/models/{model}:generateContent`
+    GenerateContent,
+    /// `POST /v1beta/models/{model}:streamGenerateContent`
+    StreamGenerateContent,
+    /// `POST /v1beta/models/{model}:countTokens`
+    CountTokens,
+    /// `POST /v1beta/models/{model}:embedContent`
+    EmbedContent,
+    /// `POST /v1beta/models/{model}:batchEmbedContents`
+    BatchEmbedContents,
+    /// `GET /v1/models`, in the shape of whoever asks.
     Models,
+    /// `GET /v1beta/models`
+    GeminiModels,
     /// `GET /v1/limits`
     Limits,
     /// `GET /healthz`, for load balancers; without a key.
     Health,
 }
 
+/// Where an endpoint is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// A method and a whole path.
+    Path(&'static str, &'static str),
+    /// `POST` to a model, which the path names, and this verb behind a colon.
+    Verb(&'static str),
+}
+
+/// What a call to an endpoint uses up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metering {
+    /// A request, tokens and money.
+    Full,
+    /// A request, and nothing else: the provider only counts.
+    Request,
+    /// Nothing: the gateway answers by itself.
+    Nothing,
+}
+
+/// The folders below which a path names a model; newer Gemini SDKs use the first.
+const MODEL_FOLDERS: [&str; 2] = ["/v1/models/", "/v1beta/models/"];
+
 impl Endpoint {
     /// Every endpoint.
-    pub const ALL: [Self; 4] = [Self::ChatCompletions, Self::Models, Self::Limits, Self::Health];
+    pub const ALL: [Self; 13] = [
+        Self::ChatCompletions,
+        Self::Embeddings,
+        Self::Messages,
+        Self::CountMessageTokens,
+        Self::GenerateContent,
+        Self::StreamGenerateContent,
+        Self::CountTokens,
+        Self::EmbedContent,
+        Self::BatchEmbedContents,
+        Self::Models,
+        Self::GeminiModels,
+        Self::Limits,
+        Self::Health,
+    ];
 
-    /// The endpoint of a method and a path.
-    pub fn of(method: &str, path: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|endpoint| {
-            let (its_method, its_path) = endpoint.route();
-            its_path == path && its_method == method
+    /// The endpoint of a method and a path, and the model that the path names, escapes included.
+    pub fn of<'a>(method: &str, path: &'a str) -> Option<(Self, Option<&'a str>)> {
+        let in_folder = MODEL_FOLDERS.iter().find_map(|folder| path.strip_prefix(folder));
+        let to_model = in_folder.and_then(|rest| rest.rsplit_once(':'));
+        Self::ALL.into_iter().find_map(|endpoint| match (endpoint.route(), to_model) {
+            (Route::Path(its_method, its_path), _) => {
+                (its_path == path && its_method == method).then_some((endpoint, None))
+            }
+            (Route::Verb(its_verb), Some((model, verb))) => {
+                let is_it = method == "POST" && its_verb == verb && !model.contains('/');
+                (is_it && !model.is_empty()).then_some((endpoint, Some(model)))
+            }
+            (Route::Verb(_), None) => None,
         })
     }
 
-    /// Its method and path.
-    pub const fn route(self) -> (&'static str, &'static str) {
+    /// Where it is.
+    pub const fn route(self) -> Route {
         match self {
-            Self::ChatCompletions => ("POST", "/v1/chat/completions"),
-            Self::Models => ("GET", "/v1/models"),
-            Self::Limits => ("GET", "/v1/limits"),
-            Self::Health => ("GET", "/healthz"),
+            Self::ChatCompletions => Route::Path("POST", "/v1/chat/completions"),
+            Self::Embeddings => Route::Path("POST", "/v1/embeddings"),
+            Self::Messages => Route::Path("POST", "/v1/messages"),
+            Self::CountMessageTokens => Route::Path("POST", "/v1/messages/count_tokens"),
+            Self::GenerateContent => Route::Verb("generateContent"),
+            Self::StreamGenerateContent => Route::Verb("streamGenerateContent"),
+            Self::CountTokens => Route::Verb("countTokens"),
+            Self::EmbedContent => Route::Verb("embedContent"),
+            Self::BatchEmbedContents => Route::Verb("batchEmbedContents"),
+            Self::Models => Route::Path("GET", "/v1/models"),
+            Self::GeminiModels => Route::Path("GET", "/v1beta/models"),
+            Self::Limits => Route::Path("GET", "/v1/limits"),
+            Self::Health => Route::Path("GET", "/healthz"),
         }
     }
 
@@ -39,14 +137,77 @@ impl Endpoint {
     pub const fn name(self) -> &'static str {
         match self {
             Self::ChatCompletions => "chat.completions",
-            Self::Models => "models",
+            Self::Embeddings => "embeddings",
+            Self::Messages => "messages",
+            Self::CountMessageTokens => "messages.count_tokens",
+            Self::GenerateContent => "generateContent",
+            Self::StreamGenerateContent => "streamGenerateContent",
+            Self::CountTokens => "countTokens",
+            Self::EmbedContent => "embedContent",
+            Self::BatchEmbedContents => "batchEmbedContents",
+            Self::Models | Self::GeminiModels => "models",
             Self::Limits => "limits",
             Self::Health => "health",
         }
     }
 
-    /// The wire format that its callers speak.
-    pub const fn dialect(self) -> &'static str {
-        "openai"
+    /// The wire format that its callers speak. Those of `/v1/models` may speak any.
+    pub const fn dialect(self) -> Dialect {
+        match self {
+            Self::Messages | Self::CountMessageTokens => Dialect::Anthropic,
+            Self::GenerateContent
+            | Self::StreamGenerateContent
+            | Self::CountTokens
+            | Self::EmbedContent
+            | Self::BatchEmbedContents
+            | Self::GeminiModels => Dialect::Gemini,
+            Self::ChatCompletions
+            | Self::Embeddings
+            | Self::Models
+            | Self::Limits
+            | Self::Health => Dialect::OpenAi,
+        }
+    }
+
+    /// What a call to it uses up.
+    pub const fn metering(self) -> Metering {
+        match self {
+            Self::ChatCompletions
+            | Self::Embeddings
+            | Self::Messages
+            | Self::GenerateContent
+            | Self::StreamGenerateContent
+            | Self::EmbedContent
+            | Self::BatchEmbedContents => Metering::Full,
+            Self::CountMessageTokens | Self::CountTokens => Metering::Request,
+            Self::Models | Self::GeminiModels | Self::Limits | Self::Health => Metering::Nothing,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_found_with_its_model_and_nothing_else_is() {
+        for (method, path, found) in [
+            ("POST", "/v1/chat/completions", Some((Endpoint::ChatCompletions, None))),
+            ("GET", "/v1/chat/completions", None),
+            ("POST", "/v1/messages/", None),
+            ("GET", "/v1/models", Some((Endpoint::Models, None))),
+            (
+                "POST",
+                "/v1beta/models/gemini-2.5-flash:generateContent",
+                Some((Endpoint::GenerateContent, Some("gemini-2.5-flash"))),
+            ),
+            ("POST", "/v1/models/a:b:countTokens", Some((Endpoint::CountTokens, Some("a:b")))),
+            ("GET", "/v1beta/models/a:generateContent", None),
+            ("POST", "/v1beta/models/a:predict", None),
+            ("POST", "/v1beta/models/:generateContent", None),
+            ("POST", "/v1beta/models/a/b:generateContent", None),
+        ] {
+            assert_eq!(Endpoint::of(method, path), found, "{method} {path}");
+        }
     }
 }

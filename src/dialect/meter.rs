@@ -3,6 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use crate::dialect::capture::Capture;
+use crate::dialect::endpoint::Dialect;
 use crate::dialect::{estimate, openai, sse, usage};
 use crate::domain::usage::Usage;
 
@@ -22,8 +23,10 @@ pub struct Reading {
     pub reported: Option<Usage>,
     /// Output tokens by our own count.
     pub counted_output: u64,
-    /// Whether the terminator was seen.
+    /// Whether the terminator was seen: the call can be settled.
     pub terminated: bool,
+    /// Whether the provider said all it has to say, though its terminator may be still to come.
+    pub finished: bool,
 }
 
 /// The longest incomplete event that is held back or kept for metering. A longer one passes
@@ -33,6 +36,7 @@ const EVENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Meters a stream of events.
 #[derive(Debug)]
 pub struct StreamMeter {
+    dialect: Dialect,
     /// Whether what only the gateway asked for is taken out again.
     strips: bool,
     /// The incomplete event at the end of what came.
@@ -46,8 +50,15 @@ pub struct StreamMeter {
 
 impl StreamMeter {
     /// A meter that lets every byte pass, or one that `strips` the usage the client did not want.
-    pub fn new(strips: bool) -> Self {
-        Self { strips, partial: BytesMut::new(), searched: 0, sent: 0, reading: Reading::default() }
+    pub fn new(dialect: Dialect, strips: bool) -> Self {
+        Self {
+            dialect,
+            strips,
+            partial: BytesMut::new(),
+            searched: 0,
+            sent: 0,
+            reading: Reading::default(),
+        }
     }
 
     /// What was learned so far.
@@ -105,7 +116,9 @@ impl StreamMeter {
         let bytes = whole.slice(range.start.max(sent.min(range.end))..range.end);
         let event = &whole[range.clone()];
         let Some(data) = sse::data(event) else { return self.push(passage, bytes) };
-        let facts = openai::event(&data);
+        let facts = match self.dialect {
+            Dialect::OpenAi | Dialect::Anthropic | Dialect::Gemini => openai::event(&data),
+        };
         self.reading.reported = facts.usage.or(self.reading.reported);
         self.reading.counted_output += facts.output_tokens;
         if facts.terminator {
@@ -155,13 +168,16 @@ pub struct BodyMeter {
     counted: u64,
 }
 
-impl Default for BodyMeter {
-    fn default() -> Self {
-        Self { capture: Capture::new(b"\"usage\""), reported: None, counted: 0 }
-    }
-}
-
 impl BodyMeter {
+    /// A meter for an answer in that dialect.
+    pub const fn new(dialect: Dialect) -> Self {
+        let key: &[u8] = match dialect {
+            Dialect::OpenAi | Dialect::Anthropic => b"\"usage\"",
+            Dialect::Gemini => b"\"usageMetadata\"",
+        };
+        Self { capture: Capture::new(key), reported: None, counted: 0 }
+    }
+
     /// Reads what one read brought.
     pub fn read(&mut self, chunk: &[u8]) {
         self.counted += estimate::tokens_of_bytes(chunk);
@@ -171,7 +187,12 @@ impl BodyMeter {
 
     /// What was learned so far.
     pub const fn reading(&self) -> Reading {
-        Reading { reported: self.reported, counted_output: self.counted, terminated: false }
+        Reading {
+            reported: self.reported,
+            counted_output: self.counted,
+            terminated: false,
+            finished: false,
+        }
     }
 }
 
@@ -193,7 +214,7 @@ mod tests {
     );
 
     fn run(strips: bool, pieces: &[&str]) -> (String, String, Reading) {
-        let mut meter = StreamMeter::new(strips);
+        let mut meter = StreamMeter::new(Dialect::OpenAi, strips);
         let (mut pass, mut end) = (Vec::new(), Vec::new());
         for piece in pieces {
             let passage = meter.read(Bytes::copy_from_slice(piece.as_bytes()));
@@ -233,7 +254,7 @@ mod tests {
 
     #[test]
     fn an_endless_event_passes_unread() {
-        let mut meter = StreamMeter::new(true);
+        let mut meter = StreamMeter::new(Dialect::OpenAi, true);
         let mut passed =
             meter.read(Bytes::from_static(b"data: {\"choices\":\"")).pass.concat().len();
         for _ in 0..80 {
@@ -252,7 +273,7 @@ mod tests {
 
     #[test]
     fn a_body_reports_its_last_usage() {
-        let mut meter = BodyMeter::default();
+        let mut meter = BodyMeter::new(Dialect::OpenAi);
         meter.read(br#"{"choices":[{"message":{"content":"\"usage\":{}"}}],"usa"#);
         meter.read(br#"ge":{"prompt_tokens":5,"completion_tokens":6}}"#);
         assert_eq!(meter.reading().reported, Some(Usage::tokens_of(5, 6)));

@@ -3,43 +3,9 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use crate::dialect::request::{Edit, Fields, Request, RequestFault};
 use crate::dialect::{estimate, json, usage};
 use crate::domain::usage::Usage;
-
-/// A change to a body: these bytes are replaced by that text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Edit {
-    /// Where, in the client's body.
-    pub range: Range<usize>,
-    /// What stands there instead.
-    pub text: Cow<'static, str>,
-}
-
-/// What the gateway must know of a chat completion request. The rest is the upstream's business.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChatRequest {
-    /// The model asked for.
-    pub model: String,
-    /// Where its name stands, quotes included.
-    pub model_at: Range<usize>,
-    /// Whether the answer is to be streamed.
-    pub stream: bool,
-    /// The most output tokens of one choice, where the client names a bound.
-    pub output_tokens_max: Option<u64>,
-    /// How many choices: `n`.
-    pub choices: u64,
-    /// What makes the upstream report usage at the end of a stream, if the client did not ask.
-    pub include_usage: Option<Edit>,
-}
-
-/// What is wrong with a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequestFault {
-    /// The field, where one is to blame.
-    pub param: Option<&'static str>,
-    /// What is wrong and what to do.
-    pub message: String,
-}
 
 /// The most choices that a request may ask for.
 const CHOICES_MAX: u64 = 128;
@@ -48,53 +14,39 @@ const POLICY_FIELDS: [&str; 6] =
     ["model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n"];
 
 /// Reads the policy fields of a chat completion request, and checks that the body is JSON.
-///
-/// A policy field that stands twice is refused: the gateway would price one and the upstream
-/// might run the other.
-pub fn chat_request(body: &[u8]) -> Result<ChatRequest, RequestFault> {
-    let mut places: [Option<Range<usize>>; POLICY_FIELDS.len()] = Default::default();
-    let mut twice = None;
-    json::fields(body, |key, value| {
-        if let Some(at) = POLICY_FIELDS.iter().position(|field| *field == key)
-            && places[at].replace(value).is_some()
-        {
-            twice = Some(POLICY_FIELDS[at]);
-        }
-    })
-    .map_err(fault)?;
-    if let Some(field) = twice {
-        let message = format!("`{field}` stands more than once in the body; send it once");
-        return Err(RequestFault { param: Some(field), message });
-    }
-    let value =
-        |at: usize| places[at].clone().map(|range| &body[range]).filter(|value| *value != b"null");
-    let Some(model) = value(0).and_then(json::string_of).filter(|model| !model.is_empty()) else {
-        return Err(wrong("model", "must be the name of a model, a string"));
-    };
-    let stream = match value(1) {
-        None | Some(b"false") => false,
-        Some(b"true") => true,
-        Some(_) => return Err(wrong("stream", "must be true or false")),
-    };
-    let count = |at: usize| match value(at) {
-        None => Ok(None),
-        Some(value) => match json::count_of(value) {
-            Some(count) if !value.contains(&b'.') => Ok(Some(count.min(Usage::COUNT_MAX))),
-            _ => Err(wrong(POLICY_FIELDS[at], "must be a whole number, 0 or more")),
-        },
-    };
-    let choices = count(5)?.unwrap_or(1);
+pub fn chat_request(body: &[u8]) -> Result<Request, RequestFault> {
+    let fields = Fields::read(body, POLICY_FIELDS)?;
+    let model = fields.text(0, "must be the name of a model, a string")?;
+    let stream = fields.flag(1)?;
+    let choices = fields.count(5)?.unwrap_or(1);
     if !(1..=CHOICES_MAX).contains(&choices) {
-        return Err(wrong("n", "must be from 1 to 128"));
+        return Err(RequestFault::about("n", "must be from 1 to 128"));
     }
-    let include_usage = if stream { include_usage(body, places[2].clone())? } else { None };
-    Ok(ChatRequest {
-        model: model.into_owned(),
-        model_at: places[0].clone().unwrap_or_default(),
+    let include_usage = if stream { include_usage(body, fields.place(2))? } else { None };
+    Ok(Request {
+        model,
+        model_at: fields.place(0),
         stream,
-        output_tokens_max: count(3)?.max(count(4)?),
+        output_tokens_max: fields.count(3)?.max(fields.count(4)?),
         choices,
         include_usage,
+        refers: false,
+        state: None,
+    })
+}
+
+/// Reads the policy fields of an embeddings request: there is no output to bound.
+pub fn embeddings_request(body: &[u8]) -> Result<Request, RequestFault> {
+    let fields = Fields::read(body, ["model"])?;
+    Ok(Request {
+        model: fields.text(0, "must be the name of a model, a string")?,
+        model_at: fields.place(0),
+        stream: false,
+        output_tokens_max: Some(0),
+        choices: 1,
+        include_usage: None,
+        refers: false,
+        state: None,
     })
 }
 
@@ -118,31 +70,16 @@ fn include_usage(body: &[u8], options: Option<Range<usize>>) -> Result<Option<Ed
     });
     let inside = options.start + 1;
     match (read, asked.as_slice()) {
-        (Err(_), _) => Err(wrong("stream_options", "must be an object")),
+        (Err(_), _) => Err(RequestFault::about("stream_options", "must be an object")),
         (Ok(()), []) if fields == 0 => edit(inside..inside, r#""include_usage":true"#),
         (Ok(()), []) => edit(inside..inside, r#""include_usage":true,"#),
         (Ok(()), [one]) if &object[one.clone()] == b"true" => Ok(None),
         (Ok(()), [one]) => edit(options.start + one.start..options.start + one.end, "true"),
-        (Ok(()), _) => {
-            Err(wrong("stream_options", "names `include_usage` more than once; send it once"))
-        }
+        (Ok(()), _) => Err(RequestFault::about(
+            "stream_options",
+            "names `include_usage` more than once; send it once",
+        )),
     }
-}
-
-fn wrong(param: &'static str, what: &str) -> RequestFault {
-    RequestFault { param: Some(param), message: format!("`{param}` {what}") }
-}
-
-fn fault(fault: json::Fault) -> RequestFault {
-    let message = match fault {
-        json::Fault::NotUtf8 => "the body is not valid UTF-8".to_owned(),
-        json::Fault::Malformed(at) => format!("the body is not valid JSON: see byte {at}"),
-        json::Fault::TooDeep => {
-            format!("the body nests deeper than {} levels; flatten it", json::DEPTH_MAX)
-        }
-        json::Fault::NotAnObject => "the body must be a JSON object".to_owned(),
-    };
-    RequestFault { param: None, message }
 }
 
 /// What one event of a chat stream says.
@@ -259,7 +196,7 @@ fn string_end(bytes: &[u8], mut at: usize) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn read(body: &str) -> Result<ChatRequest, RequestFault> {
+    fn read(body: &str) -> Result<Request, RequestFault> {
         chat_request(body.as_bytes())
     }
 

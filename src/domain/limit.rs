@@ -26,6 +26,28 @@ pub enum Limit {
     MonthlySpend,
 }
 
+/// Whose limit it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// The project's.
+    Project,
+    /// The API key's own.
+    Key,
+    /// The organization's, over all its projects.
+    Organization,
+}
+
+impl Level {
+    /// The word in refusals and in the list of limits.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Project => "project",
+            Self::Key => "key",
+            Self::Organization => "organization",
+        }
+    }
+}
+
 /// The stretch of time that a limit applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Window {

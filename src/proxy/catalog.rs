@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState as FastHash;
 
+use crate::dialect::endpoint::Dialect;
 use crate::domain::catalog::{Model, Target};
 use crate::proxy::upstream::Upstream;
-use crate::settings::upstream::Dialect;
 
 /// Models and upstreams of one moment.
 #[derive(Debug, Default)]

@@ -36,8 +36,8 @@ pub async fn exchange(
     let arrival = worker.ids.arrival(address);
     let (parts, body) = request.into_parts();
     let endpoint = match Endpoint::of(parts.method.as_str(), parts.uri.path()) {
-        Some(Endpoint::Health) => return own(inform::health(worker.shared.is_draining())),
-        Some(endpoint) => endpoint,
+        Some((Endpoint::Health, _)) => return own(inform::health(worker.shared.is_draining())),
+        Some((endpoint, _)) => endpoint,
         None => return own(refuse::answer(&Refusal::UnknownPath, &arrival)),
     };
     let known = match authenticate(&worker.shared.directory, &parts, &arrival) {
@@ -51,12 +51,10 @@ pub async fn exchange(
     let answer = match endpoint {
         Endpoint::Models => own(inform::models(&worker.shared.catalog.load(), caller, &arrival)),
         Endpoint::Limits => own(inform::limits(caller, &arrival)),
-        Endpoint::ChatCompletions | Endpoint::Health => {
-            match receive(endpoint, parts, body, &worker.shared.settings).await {
-                Ok(call) => return govern(&worker, &arrival, &known, call).await,
-                Err(no) => refused(&worker, &arrival, caller, (endpoint, "", false), &no).await,
-            }
-        }
+        _ => match receive(endpoint, parts, body, &worker.shared.settings).await {
+            Ok(call) => return govern(&worker, &arrival, &known, call).await,
+            Err(no) => refused(&worker, &arrival, caller, (endpoint, "", false), &no).await,
+        },
     };
     with_limits(answer, caller, &arrival)
 }

@@ -8,7 +8,7 @@ use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 
 use crate::accounting::permit::Permit;
-use crate::dialect::openai::Edit;
+use crate::dialect::request::Edit;
 use crate::journal::entry::Outcome;
 use crate::proxy::connect::ConnectError;
 use crate::proxy::headers;
@@ -137,9 +137,9 @@ async fn send(
 /// The request for one stop. Its body is shared with the call, not copied.
 fn outgoing(call: &Call, stop: &Stop, uri: Uri) -> Request<Outgoing> {
     let mut edits: Vec<Edit> = call.request.include_usage.iter().cloned().collect();
-    if let Some(model) = &stop.model {
+    if let (Some(model), Some(range)) = (&stop.model, call.request.model_at.clone()) {
         let text = Cow::Owned(serde_json::Value::from(&**model).to_string());
-        edits.push(Edit { range: call.request.model_at.clone(), text });
+        edits.push(Edit { range, text });
         edits.sort_by_key(|edit| edit.range.start);
     }
     let mut request = Request::new(Outgoing::new(&call.body, &edits));

@@ -6,13 +6,13 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::accounting::directory::Caller;
+use crate::dialect::endpoint::Dialect;
 use crate::domain::limit::{Limit, Measure};
 use crate::domain::money::Nano;
 use crate::domain::time::UnixMs;
 use crate::proxy::arrival::Arrival;
 use crate::proxy::catalog::Catalog;
 use crate::proxy::headers;
-use crate::settings::upstream::Dialect;
 
 /// The models that this key may use.
 pub fn models(catalog: &Catalog, caller: &Caller, arrival: &Arrival) -> Response<Bytes> {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::dialect::openai::Edit;
+use crate::dialect::request::Edit;
 
 /// A request body for an upstream: the client's own bytes, with edits between them.
 #[derive(Debug, Clone, Default)]

@@ -8,7 +8,8 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use crate::dialect::endpoint::Endpoint;
-use crate::dialect::openai::{self, ChatRequest};
+use crate::dialect::read;
+use crate::dialect::request::Request;
 use crate::proxy::refuse::Refusal;
 use crate::proxy::worker::ProxySettings;
 
@@ -22,7 +23,7 @@ pub struct Call {
     /// Its body, as it came.
     pub body: Bytes,
     /// What the gateway must know of it.
-    pub request: ChatRequest,
+    pub request: Request,
 }
 
 /// Reads the body and its policy fields.
@@ -34,7 +35,7 @@ pub async fn receive(
 ) -> Result<Call, Refusal> {
     check_headers(&parts, settings.body_bytes_max)?;
     let body = whole(body, settings).await?;
-    let request = openai::chat_request(&body)
+    let request = read::request(endpoint, None, &body)
         .map_err(|fault| Refusal::Malformed { param: fault.param, message: fault.message })?;
     Ok(Call { endpoint, parts, body, request })
 }

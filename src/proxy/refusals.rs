@@ -108,7 +108,7 @@ fn entry<'a>(call: &RefusedCall<'a>) -> Refused<&'a str> {
             project: call.caller.project.id,
             key: call.caller.key,
             endpoint: call.endpoint.name(),
-            dialect: call.endpoint.dialect(),
+            dialect: call.endpoint.dialect().name(),
             model: call.model,
             stream: call.stream,
             address,

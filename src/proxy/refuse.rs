@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::accounting::admit::Denial;
 use crate::domain::counter::Exceeded;
-use crate::domain::limit::{Limit, Limits, Measure, Window};
+use crate::domain::limit::{Level, Limit, Limits, Measure, Window};
 use crate::domain::money::Nano;
 use crate::domain::time::UnixMs;
 use crate::domain::wallet::Short;
@@ -81,7 +81,7 @@ impl Refusal {
             Self::UnknownModel(_) => told(404, "invalid_request_error", "model_not_found"),
             Self::Malformed { .. } => told(400, "invalid_request_error", "invalid_request"),
             Self::TooLarge(_) => told(413, "invalid_request_error", "request_too_large"),
-            Self::Denied(Denial::Limit(exceeded)) => by_limit(exceeded, now),
+            Self::Denied(Denial::Limit { exceeded, .. }) => by_limit(exceeded, now),
             Self::Denied(Denial::Wallet { short: Short::OnHold, .. }) => Told {
                 retry_after_s: Some(ON_HOLD_RETRY_S),
                 should_retry: Some(true),
@@ -116,7 +116,7 @@ impl Refusal {
             ),
             Self::Malformed { message, .. } => message.clone(),
             Self::TooLarge(bytes) => format!("the body is larger than {bytes} bytes; send less"),
-            Self::Denied(Denial::Limit(exceeded)) => limit_message(exceeded),
+            Self::Denied(Denial::Limit { exceeded, .. }) => limit_message(exceeded),
             Self::Denied(Denial::Wallet { short, .. }) => match short {
                 Short::Inactive => "the organization's wallet is switched off",
                 Short::OnHold => {
@@ -151,7 +151,7 @@ impl Refusal {
     /// The object that says which limit, or what the wallet was asked for.
     fn limit(&self) -> Option<Value> {
         match self {
-            Self::Denied(Denial::Limit(exceeded)) => Some(limit_object(exceeded)),
+            Self::Denied(Denial::Limit { level, exceeded }) => Some(limit_object(*level, exceeded)),
             Self::Denied(Denial::Wallet { short, required }) => Some(json!({
                 "name": "wallet",
                 "level": "organization",
@@ -201,7 +201,7 @@ fn amount(limit: Limit, value: i64) -> String {
     }
 }
 
-fn limit_object(exceeded: &Exceeded) -> Value {
+fn limit_object(level: Level, exceeded: &Exceeded) -> Value {
     let value = |value: i64| match exceeded.limit.measure() {
         Measure::Spend => Value::from(Nano(value).to_string()),
         Measure::Requests | Measure::Tokens => Value::from(value.min(Limits::MAX)),
@@ -211,7 +211,7 @@ fn limit_object(exceeded: &Exceeded) -> Value {
         exceeded.limit.measure() != Measure::Requests || exceeded.limit.window() == Window::Now;
     json!({
         "name": exceeded.limit.field(),
-        "level": "project",
+        "level": level.name(),
         "limit": value(exceeded.value),
         "used": value(exceeded.used),
         "held": value(exceeded.held),
@@ -280,17 +280,15 @@ mod tests {
             requested: 1,
             reset_at: UnixMs(reset_at),
         };
-        let day = Refusal::Denied(Denial::Limit(exceeded(
-            Limit::DailyRequests,
-            now.day().next().start().0,
-        )));
+        let denied = |limit, reset_at| {
+            let exceeded = exceeded(limit, reset_at);
+            Refusal::Denied(Denial::Limit { level: Level::Project, exceeded })
+        };
+        let day = denied(Limit::DailyRequests, now.day().next().start().0);
         let told = day.told(now);
         assert_eq!((told.status, told.code), (429, "daily_requests_exceeded"));
         assert_eq!((told.retry_after_s, told.should_retry), (Some(48_601), Some(false)));
-        let minute = Refusal::Denied(Denial::Limit(exceeded(
-            Limit::RequestsPerMinute,
-            now.minute().end().0,
-        )));
+        let minute = denied(Limit::RequestsPerMinute, now.minute().end().0);
         assert_eq!(minute.told(now).retry_after_s, Some(60));
         assert_eq!(minute.told(now).kind, "rate_limit_error");
     }

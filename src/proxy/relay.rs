@@ -16,6 +16,7 @@ use tokio::time::Sleep;
 
 use crate::accounting::permit::Permit;
 use crate::clock;
+use crate::dialect::endpoint::Dialect;
 use crate::dialect::meter::{BodyMeter, Passage, Reading, StreamMeter};
 use crate::journal::entry::Outcome;
 use crate::journal::writer::{Position, Writer};
@@ -110,9 +111,9 @@ pub async fn relay(answered: Answered, strips: bool) -> Response<Relay> {
         if strips {
             parts.headers.remove(CONTENT_LENGTH);
         }
-        (Meter::Stream(StreamMeter::new(strips)), Some(permit))
+        (Meter::Stream(StreamMeter::new(Dialect::OpenAi, strips)), Some(permit))
     } else {
-        (Meter::Body(BodyMeter::default()), Some(permit))
+        (Meter::Body(BodyMeter::new(Dialect::OpenAi)), Some(permit))
     };
     let mut relay = Relay {
         upstream,

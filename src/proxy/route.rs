@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 use memchr::memmem::Finder;
 
 use crate::accounting::directory::Caller;
+use crate::dialect::endpoint::Dialect;
 use crate::domain::catalog::{Model, Target};
 use crate::domain::settlement::Bound;
 use crate::domain::usage::Usage;
@@ -12,7 +13,6 @@ use crate::proxy::catalog::Catalog;
 use crate::proxy::receive::Call;
 use crate::proxy::refuse::Refusal;
 use crate::proxy::upstream::Upstream;
-use crate::settings::upstream::Dialect;
 
 /// Where a call goes.
 #[derive(Debug)]

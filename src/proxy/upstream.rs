@@ -7,7 +7,8 @@ use http::header::{HOST, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
 use metrics::{Counter, Gauge, counter, gauge};
 
-use crate::settings::upstream::{Auth, Dialect, UpstreamSettings};
+use crate::dialect::endpoint::Dialect;
+use crate::settings::upstream::{Auth, UpstreamSettings};
 use crate::telemetry::metric;
 
 /// A provider's endpoint. Built when the catalog is, so that a call builds nothing.

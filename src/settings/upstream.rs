@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::Uri;
 use http::header::{HeaderName, HeaderValue};
 
+use crate::dialect::endpoint::Dialect;
 use crate::settings::secret::Secret;
 
 /// A provider's endpoint, as it was configured.
@@ -30,23 +31,6 @@ pub struct UpstreamSettings {
     pub idle_timeout: Duration,
     /// How many idle connections each worker keeps.
     pub idle_connections_max: usize,
-}
-
-/// A wire format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dialect {
-    /// Chat completions and its siblings.
-    OpenAi,
-    /// Messages.
-    Anthropic,
-    /// `generateContent` and its siblings.
-    Gemini,
-}
-
-impl Dialect {
-    /// Every dialect by its name in a configuration.
-    pub const NAMES: &[(&str, Self)] =
-        &[("openai", Self::OpenAi), ("anthropic", Self::Anthropic), ("gemini", Self::Gemini)];
 }
 
 /// What a call carries to prove who the gateway is.

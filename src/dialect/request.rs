@@ -1,0 +1,136 @@
+//! A request as the gateway must know it: the few fields that policy depends on.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use crate::dialect::json;
+use crate::domain::usage::Usage;
+
+/// A change to a body: these bytes are replaced by that text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edit {
+    /// Where, in the client's body.
+    pub range: Range<usize>,
+    /// What stands there instead.
+    pub text: Cow<'static, str>,
+}
+
+/// What the gateway must know of a request. The rest is the upstream's business.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The model asked for.
+    pub model: String,
+    /// Where its name stands in the body, quotes included; `None` when the path names it.
+    pub model_at: Option<Range<usize>>,
+    /// Whether the answer is to be streamed.
+    pub stream: bool,
+    /// The most output tokens of one choice, where the client names a bound.
+    pub output_tokens_max: Option<u64>,
+    /// How many choices.
+    pub choices: u64,
+    /// What makes the upstream report usage at the end of a stream, if the client did not ask.
+    pub include_usage: Option<Edit>,
+    /// Whether the body refers to content that is elsewhere, and so is not bound by its length.
+    pub refers: bool,
+    /// The field that names state kept at the provider, where one does: that state may be
+    /// another tenant's.
+    pub state: Option<&'static str>,
+}
+
+/// What is wrong with a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestFault {
+    /// The field, where one is to blame.
+    pub param: Option<&'static str>,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl RequestFault {
+    /// That field is wrong in that way.
+    pub fn about(param: &'static str, what: &str) -> Self {
+        Self { param: Some(param), message: format!("`{param}` {what}") }
+    }
+}
+
+/// The policy fields of an object.
+#[derive(Debug)]
+pub struct Fields<'a, const N: usize> {
+    body: &'a [u8],
+    names: [&'static str; N],
+    places: [Option<Range<usize>>; N],
+}
+
+impl<'a, const N: usize> Fields<'a, N> {
+    /// Finds the fields of those names, and checks that the body is one JSON object.
+    ///
+    /// A policy field that stands twice is refused: the gateway would price one and the upstream
+    /// might run the other.
+    pub fn read(body: &'a [u8], names: [&'static str; N]) -> Result<Self, RequestFault> {
+        let mut places = [const { None }; N];
+        let mut twice = None;
+        json::fields(body, |key, value| {
+            if let Some(at) = names.iter().position(|name| *name == key)
+                && places[at].replace(value).is_some()
+            {
+                twice = Some(names[at]);
+            }
+        })
+        .map_err(fault)?;
+        match twice {
+            None => Ok(Self { body, names, places }),
+            Some(name) => {
+                Err(RequestFault::about(name, "stands more than once in the body; send it once"))
+            }
+        }
+    }
+
+    /// Where the value of field `at` stands, `null` included.
+    pub fn place(&self, at: usize) -> Option<Range<usize>> {
+        self.places[at].clone()
+    }
+
+    /// The value of field `at`; `null` is none.
+    pub fn value(&self, at: usize) -> Option<&'a [u8]> {
+        self.place(at).map(|range| &self.body[range]).filter(|value| *value != b"null")
+    }
+
+    /// A text that must be there and not be empty.
+    pub fn text(&self, at: usize, what: &str) -> Result<String, RequestFault> {
+        let text = self.value(at).and_then(json::string_of).filter(|text| !text.is_empty());
+        text.map(Cow::into_owned).ok_or_else(|| RequestFault::about(self.names[at], what))
+    }
+
+    /// True or false; absent is false.
+    pub fn flag(&self, at: usize) -> Result<bool, RequestFault> {
+        match self.value(at) {
+            None | Some(b"false") => Ok(false),
+            Some(b"true") => Ok(true),
+            Some(_) => Err(RequestFault::about(self.names[at], "must be true or false")),
+        }
+    }
+
+    /// A whole number, 0 or more, if there is one.
+    pub fn count(&self, at: usize) -> Result<Option<u64>, RequestFault> {
+        match self.value(at) {
+            None => Ok(None),
+            Some(value) => match json::count_of(value) {
+                Some(count) if !value.contains(&b'.') => Ok(Some(count.min(Usage::COUNT_MAX))),
+                _ => Err(RequestFault::about(self.names[at], "must be a whole number, 0 or more")),
+            },
+        }
+    }
+}
+
+/// How a text that is no JSON object is told.
+pub fn fault(fault: json::Fault) -> RequestFault {
+    let message = match fault {
+        json::Fault::NotUtf8 => "the body is not valid UTF-8".to_owned(),
+        json::Fault::Malformed(at) => format!("the body is not valid JSON: see byte {at}"),
+        json::Fault::TooDeep => {
+            format!("the body nests deeper than {} levels; flatten it", json::DEPTH_MAX)
+        }
+        json::Fault::NotAnObject => "the body must be a JSON object".to_owned(),
+    };
+    RequestFault { param: None, message }
+}
