@@ -26,6 +26,7 @@ struct OrganizationShape<'a> {
     currency: &'a str,
     self_funding: bool,
     on_disconnect: &'a str,
+    output_clamp: bool,
     #[schema(required)]
     allowed_models: Option<&'a [String]>,
     member_count: i64,
@@ -43,6 +44,7 @@ body! { NewOrganization as "NewOrganization" {
     description: optional("description", DESCRIPTION),
     self_funding: defaulted("selfFunding", Flag, true),
     on_disconnect: defaulted("onDisconnect", Word(ON_DISCONNECT), "cancel".to_owned()),
+    output_clamp: defaulted("outputClamp", Flag, true),
     allowed_models: optional("allowedModels", GLOBS),
 }}
 
@@ -52,6 +54,7 @@ body! { OrganizationChange as "OrganizationChange" {
     status: change("status", Word(STATUSES)),
     self_funding: change("selfFunding", Flag),
     on_disconnect: change("onDisconnect", Word(ON_DISCONNECT)),
+    output_clamp: change("outputClamp", Flag),
     allowed_models: clearable("allowedModels", GLOBS),
 }}
 
@@ -120,6 +123,7 @@ fn shape<'a>(row: &'a Organization, currency: &'a str) -> OrganizationShape<'a> 
         currency,
         self_funding: row.self_funding,
         on_disconnect: &row.on_disconnect,
+        output_clamp: row.output_clamp,
         allowed_models: row.allowed_models.as_deref(),
         member_count: row.member_count,
         project_count: row.project_count,

@@ -105,6 +105,7 @@ impl Scene {
             description: None,
             self_funding: true,
             on_disconnect: "cancel".into(),
+            output_clamp: true,
             allowed_models: None,
         };
         let organization = organizations::create(&mut work, &principal, new).await.expect("one");

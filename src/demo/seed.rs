@@ -133,6 +133,7 @@ async fn make(platform: &Arc<Platform>) -> Result<Seeded, Denied> {
         description: Some("To try the gateway with".to_owned()),
         self_funding: true,
         on_disconnect: "cancel".to_owned(),
+        output_clamp: true,
         allowed_models: None,
     };
     let organization = organizations::create(&mut work, &operator, new).await?;

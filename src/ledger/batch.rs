@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 
 use foldhash::fast::RandomState as FastHash;
 
-use crate::domain::ids::{ApiKeyId, ProjectId, RequestLogId};
+use crate::domain::counter::Windows;
+use crate::domain::ids::{ApiKeyId, RequestLogId};
 use crate::domain::limit::Amounts;
+use crate::domain::money::Nano;
 use crate::domain::time::{Day, Minute};
 use crate::domain::usage::Unit;
 use crate::journal::entry::{Ended, Entry, Hold, Progress};
 use crate::ledger::call::{Call, End};
+use crate::store::columns::Subject;
 
 /// A call that was admitted and has not ended.
 #[derive(Debug, Clone)]
@@ -52,10 +55,10 @@ pub struct Batch {
     open: HashMap<RequestLogId, OpenCall, FastHash>,
     /// Calls that are over, in the order of their ends.
     pub calls: Vec<Call>,
-    /// Usage by project and day.
-    pub days: BTreeMap<(ProjectId, Day), DayUsage>,
-    /// Usage by project in the latest minute that it was used in.
-    pub minutes: BTreeMap<ProjectId, (Minute, Amounts)>,
+    /// Usage by subject and day.
+    pub days: BTreeMap<(Subject, Day), DayUsage>,
+    /// Usage by subject in the latest minute that it was used in.
+    pub minutes: BTreeMap<Subject, (Minute, Amounts)>,
     /// The minute that each key was last used in, as far as it is news.
     pub keys_used: BTreeMap<ApiKeyId, Minute>,
     keys_known: HashMap<ApiKeyId, Minute, FastHash>,
@@ -115,8 +118,6 @@ impl Batch {
         if open.saved != Saved::No {
             self.closed.push(ended.id);
         }
-        let (project, windows) = (open.hold.asked.project, open.hold.windows);
-        let day = self.days.entry((project, windows.day)).or_default();
         let tokens = |unit| i64::try_from(ended.charge.usage.get(unit)).unwrap_or(i64::MAX);
         let used = DayUsage {
             requests: i64::from(ended.counted),
@@ -124,23 +125,32 @@ impl Batch {
             output_tokens: tokens(Unit::OutputTokens),
             spend_nano: ended.charge.cost.0,
         };
+        let asked = &open.hold.asked;
+        for subject in [asked.project.0, asked.key.0, asked.organization.0] {
+            self.count(subject, open.hold.windows, &used);
+        }
+        let end = End::Ended { hold: open.hold, ended: Box::new(ended), charged };
+        self.calls.push(Call::new(end, &self.node));
+    }
+
+    /// Adds to the windows of one of those whose usage the call is.
+    fn count(&mut self, subject: Subject, windows: Windows, used: &DayUsage) {
+        let day = self.days.entry((subject, windows.day)).or_default();
         day.requests = day.requests.saturating_add(used.requests);
         day.input_tokens = day.input_tokens.saturating_add(used.input_tokens);
         day.output_tokens = day.output_tokens.saturating_add(used.output_tokens);
         day.spend_nano = day.spend_nano.saturating_add(used.spend_nano);
-        let minute = self.minutes.entry(project).or_insert((windows.minute, Amounts::default()));
+        let minute = self.minutes.entry(subject).or_insert((windows.minute, Amounts::default()));
         if minute.0 < windows.minute {
             *minute = (windows.minute, Amounts::default());
         }
         if minute.0 == windows.minute {
             minute.1 += Amounts {
                 requests: used.requests,
-                tokens: used.input_tokens + used.output_tokens,
-                spend: ended.charge.cost,
+                tokens: used.input_tokens.saturating_add(used.output_tokens),
+                spend: Nano(used.spend_nano),
             };
         }
-        let end = End::Ended { hold: open.hold, ended: Box::new(ended), charged };
-        self.calls.push(Call::new(end, &self.node));
     }
 
     /// Open calls that the database does not know as they are.

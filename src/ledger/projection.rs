@@ -32,8 +32,8 @@ static CALLS: LazyLock<Insert> = LazyLock::new(|| {
 
 static DAYS: LazyLock<Insert> = LazyLock::new(|| {
     let head = "INSERT INTO usage_days
-        (project_id, day, requests, input_tokens, output_tokens, spend_nano)";
-    let tail = "ON CONFLICT (project_id, day) DO UPDATE SET
+        (subject_id, day, requests, input_tokens, output_tokens, spend_nano)";
+    let tail = "ON CONFLICT (subject_id, day) DO UPDATE SET
         requests = usage_days.requests + excluded.requests,
         input_tokens = usage_days.input_tokens + excluded.input_tokens,
         output_tokens = usage_days.output_tokens + excluded.output_tokens,
@@ -42,8 +42,8 @@ static DAYS: LazyLock<Insert> = LazyLock::new(|| {
 });
 
 static MINUTES: LazyLock<Insert> = LazyLock::new(|| {
-    let head = "INSERT INTO usage_minutes (project_id, minute, requests, tokens, spend_nano)";
-    let tail = "ON CONFLICT (project_id) DO UPDATE SET
+    let head = "INSERT INTO usage_minutes (subject_id, minute, requests, tokens, spend_nano)";
+    let tail = "ON CONFLICT (subject_id) DO UPDATE SET
         requests = excluded.requests + CASE usage_minutes.minute WHEN excluded.minute
             THEN usage_minutes.requests ELSE 0 END,
         tokens = excluded.tokens + CASE usage_minutes.minute WHEN excluded.minute
@@ -88,9 +88,9 @@ pub async fn write(
     records(connection, &batch.calls, now).await?;
     calls(connection, &batch.calls).await?;
     let days: Vec<_> = batch.days.iter().collect();
-    DAYS.run(connection, &days, |query, ((project, day), used)| {
+    DAYS.run(connection, &days, |query, ((subject, day), used)| {
         query
-            .bind(Uuid::from_u128(project.0))
+            .bind(Uuid::from_u128(*subject))
             .bind(day.0)
             .bind(used.requests)
             .bind(used.input_tokens)
@@ -100,9 +100,9 @@ pub async fn write(
     .await?;
     let minutes: Vec<_> = batch.minutes.iter().collect();
     MINUTES
-        .run(connection, &minutes, |query, (project, (minute, used))| {
+        .run(connection, &minutes, |query, (subject, (minute, used))| {
             query
-                .bind(Uuid::from_u128(project.0))
+                .bind(Uuid::from_u128(**subject))
                 .bind(minute.0)
                 .bind(used.requests)
                 .bind(used.tokens)

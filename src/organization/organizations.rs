@@ -23,6 +23,8 @@ pub struct NewOrganization {
     pub self_funding: bool,
     /// What becomes of a call whose client leaves.
     pub on_disconnect: String,
+    /// Whether the output of its calls is cut to what limits and wallet leave.
+    pub output_clamp: bool,
     /// Globs of the models it may use; `None` is all.
     pub allowed_models: Option<Vec<String>>,
 }
@@ -40,6 +42,8 @@ pub struct OrganizationChange {
     pub self_funding: Option<bool>,
     /// What becomes of a call whose client leaves.
     pub on_disconnect: Option<String>,
+    /// Whether the output of its calls is cut to what limits and wallet leave.
+    pub output_clamp: Option<bool>,
     /// Globs of the models it may use.
     pub allowed_models: Option<Option<Vec<String>>>,
 }
@@ -59,6 +63,7 @@ pub async fn create(
         status: "Active".to_owned(),
         self_funding: new.self_funding,
         on_disconnect: new.on_disconnect,
+        output_clamp: new.output_clamp,
         allowed_models: new.allowed_models,
         member_count: 0,
         project_count: 0,
@@ -127,6 +132,7 @@ pub async fn change(
         status: change.status.unwrap_or(old.status),
         self_funding: change.self_funding.unwrap_or(old.self_funding),
         on_disconnect: change.on_disconnect.unwrap_or(old.on_disconnect),
+        output_clamp: change.output_clamp.unwrap_or(old.output_clamp),
         allowed_models: change.allowed_models.unwrap_or(old.allowed_models),
         updated_at: now,
         version: old.version + 1,
@@ -156,6 +162,7 @@ fn picture(organization: &Organization) -> Value {
         "status": organization.status,
         "selfFunding": organization.self_funding,
         "onDisconnect": organization.on_disconnect,
+        "outputClamp": organization.output_clamp,
         "allowedModels": organization.allowed_models,
     })
 }

@@ -16,7 +16,7 @@ use crate::store::quotas::{self, StoredQuota};
 /// The quota of a project.
 pub async fn view(platform: &Platform, seat: &Seat, id: ProjectId) -> Result<StoredQuota, Denied> {
     projects::open(platform, seat, id, Right::ViewQuota).await?;
-    Ok(quotas::read(platform.database.reader(), id).await?)
+    Ok(quotas::read(platform.database.reader(), id.0).await?)
 }
 
 /// Puts a quota in the place of the one there is. Open calls are honoured.
@@ -28,12 +28,12 @@ pub async fn replace(
 ) -> Result<StoredQuota, Denied> {
     let (project, _) = projects::open_to_change(work, seat, id, Right::SetQuota).await?;
     within(&quota.limits, project.ceiling.as_ref())?;
-    let before = quotas::read(work.connection(), id).await?;
+    let before = quotas::read(work.connection(), id.0).await?;
     work.expects(before.version)?;
     let now = work.now();
-    quotas::replace(work.connection(), id, &quota, now).await?;
+    quotas::replace(work.connection(), id.0, &quota, now).await?;
     work.then(Effect::Project(id));
-    let after = quotas::read(work.connection(), id).await?;
+    let after = quotas::read(work.connection(), id.0).await?;
     let change = Change {
         organization: Some(seat.organization.id),
         action: "quota.replace".into(),

@@ -11,7 +11,7 @@ use crate::organization::denied::Denied;
 use crate::organization::platform::Platform;
 use crate::organization::projects;
 use crate::organization::rights::Right;
-use crate::store::{quotas, usage_days};
+use crate::store::{quotas, usage};
 
 /// Where a project stands, all windows at one moment.
 #[derive(Debug, Clone, Copy)]
@@ -95,7 +95,7 @@ async fn durable(
     now: UnixMs,
 ) -> Result<Usage, Denied> {
     let reader = platform.database.reader();
-    let quota = quotas::read(reader, id).await?.quota;
+    let quota = quotas::read(reader, id.0).await?.quota;
     let month_window = quota.reset_day.month_of(date);
     let settled = |used| Tally { used, held: Amounts::default() };
     Ok(Usage {
@@ -103,9 +103,9 @@ async fn durable(
         quota,
         minute: Tally::default(),
         minute_reset_at: Minute(date.next().start().minute().0 - 1).end(),
-        day: settled(usage_days::sum(reader, id, date, date.next()).await?),
+        day: settled(usage::sum(reader, id.0, date, date.next()).await?),
         date,
-        month: settled(usage_days::sum(reader, id, month_window.first, date.next()).await?),
+        month: settled(usage::sum(reader, id.0, month_window.first, date.next()).await?),
         month_window,
         open_calls: 0,
     })

@@ -6,6 +6,9 @@ use uuid::Uuid;
 
 use crate::domain::time::UnixMs;
 
+/// What usage and limits are kept of, by its id: a project, a key or an organization.
+pub type Subject = u128;
+
 /// An id as a column.
 pub const fn uuid(id: u128) -> Uuid {
     Uuid::from_u128(id)

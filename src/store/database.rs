@@ -63,3 +63,89 @@ impl Database {
         self.writer.close().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Row;
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// What the first schema held: one organization with two projects and a key that called.
+    const BEFORE: &[&str] = &[
+        "INSERT INTO organizations VALUES
+            (x'0000000000000000000000000000000A', 'O', NULL, 'Active', 1, 'cancel', NULL, 0, 0, 1)",
+        "INSERT INTO projects VALUES
+            (x'0000000000000000000000000000000B', x'0000000000000000000000000000000A', 'P', NULL,
+             'Active', NULL, NULL, NULL, x'00', 0, 0, NULL, 1),
+            (x'0000000000000000000000000000000C', x'0000000000000000000000000000000A', 'Q', NULL,
+             'Archived', NULL, NULL, NULL, x'00', 0, 0, 0, 1)",
+        "INSERT INTO project_quotas VALUES
+            (x'0000000000000000000000000000000B', '{\"dailyRequestLimit\":7}', 0, 28, 3, 4, 5)",
+        "INSERT INTO usage_days VALUES
+            (x'0000000000000000000000000000000B', 1, 2, 30, 4, 500),
+            (x'0000000000000000000000000000000B', 2, 1, 10, 1, 100),
+            (x'0000000000000000000000000000000C', 2, 5, 50, 5, 900)",
+        "INSERT INTO usage_minutes VALUES
+            (x'0000000000000000000000000000000B', 2890, 1, 11, 100),
+            (x'0000000000000000000000000000000C', 2891, 3, 33, 300)",
+        "INSERT INTO request_logs VALUES
+            (x'0B', x'01', x'0A', x'0000000000000000000000000000000D', 86400000, 'Completed', 200,
+             NULL, 'm', 'u', 0, 300, '{\"attempts\":1,\"usage\":{\"inputTokens\":20,\"outputTokens\":4}}'),
+            (x'0B', x'02', x'0A', x'0000000000000000000000000000000D', 172799999, 'Cancelled', 0,
+             NULL, 'm', 'u', 1, 200, '{\"attempts\":2,\"usage\":{\"inputTokens\":10}}'),
+            (x'0B', x'03', x'0A', x'0000000000000000000000000000000D', 172800000, 'Cancelled', 0,
+             NULL, 'm', NULL, 1, 0, '{\"attempts\":0}'),
+            (x'0B', x'04', x'0A', x'0000000000000000000000000000000D', 172800001, 'Refused', 429,
+             'x', 'm', NULL, 1, 0, '{\"attempts\":0,\"count\":9}')",
+    ];
+
+    #[tokio::test]
+    async fn a_folder_of_the_first_schema_keeps_its_usage_and_its_quotas() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("gateway.db");
+        let options = SqliteConnectOptions::new().filename(&file).create_if_missing(true);
+        let old = SqlitePool::connect_with(options).await.expect("a database");
+        sqlx::migrate!("migrations/sqlite").run_to(1, &old).await.expect("the first schema");
+        for query in BEFORE {
+            sqlx::query(*query).execute(&old).await.expect(query);
+        }
+        old.close().await;
+
+        let database = Database::open(&file).await.expect("migrated");
+        let rows = async |query: &'static str| {
+            sqlx::query(query).fetch_all(database.reader()).await.expect(query)
+        };
+        let numbers = |row: &sqlx::sqlite::SqliteRow| -> Vec<i64> {
+            (1..row.len()).map(|column| row.get(column)).collect()
+        };
+        let days: Vec<(u128, Vec<i64>)> = rows("SELECT * FROM usage_days ORDER BY subject_id, day")
+            .await
+            .iter()
+            .map(|row| (row.get::<Uuid, _>(0).as_u128(), numbers(row)))
+            .collect();
+        let expected = [
+            (0xA, vec![1, 2, 30, 4, 500]),
+            (0xA, vec![2, 6, 60, 6, 1_000]),
+            (0xB, vec![1, 2, 30, 4, 500]),
+            (0xB, vec![2, 1, 10, 1, 100]),
+            (0xC, vec![2, 5, 50, 5, 900]),
+            (0xD, vec![1, 2, 30, 4, 500]),
+            (0xD, vec![2, 0, 0, 0, 0]),
+        ];
+        assert_eq!(days, expected);
+        let minutes = rows("SELECT * FROM usage_minutes ORDER BY subject_id").await;
+        let minutes: Vec<_> = minutes.iter().map(numbers).collect();
+        assert_eq!(minutes[0], [2_891, 3, 33, 300], "the organization's latest only");
+        assert_eq!(minutes[1..], [[2_890, 1, 11, 100], [2_891, 3, 33, 300]]);
+        let quota = rows(
+            "SELECT limits, enforce_quota, custom_reset_day, created_at, updated_at, version
+             FROM quotas WHERE subject_id = x'0000000000000000000000000000000B'",
+        )
+        .await;
+        assert_eq!(quota[0].get::<String, _>(0), r#"{"dailyRequestLimit":7}"#);
+        assert_eq!(numbers(&quota[0]), [0, 28, 3, 4, 5]);
+        let clamp = &rows("SELECT output_clamp FROM organizations").await[0];
+        assert!(clamp.get::<bool, _>(0), "as a new one");
+    }
+}

@@ -24,6 +24,8 @@ pub struct Organization {
     pub self_funding: bool,
     /// What becomes of a call whose client leaves: `cancel` or `drain`.
     pub on_disconnect: String,
+    /// Whether the output of its calls is cut to what limits and wallet leave.
+    pub output_clamp: bool,
     /// Globs of the models it may use; `None` is all.
     pub allowed_models: Option<Vec<String>>,
     /// Its active members.
@@ -53,8 +55,8 @@ pub async fn insert(
 ) -> Result<(), DatabaseError> {
     sqlx::query(
         "INSERT INTO organizations (id, name, description, status, self_funding, on_disconnect,
-            allowed_models, created_at, updated_at, version)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            output_clamp, allowed_models, created_at, updated_at, version)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     )
     .bind(uuid(organization.id.0))
     .bind(&organization.name)
@@ -62,6 +64,7 @@ pub async fn insert(
     .bind(&organization.status)
     .bind(organization.self_funding)
     .bind(&organization.on_disconnect)
+    .bind(organization.output_clamp)
     .bind(json_or_null(organization.allowed_models.as_ref()))
     .bind(organization.created_at.0)
     .bind(organization.updated_at.0)
@@ -87,7 +90,8 @@ pub async fn update(
 ) -> Result<(), DatabaseError> {
     sqlx::query(
         "UPDATE organizations SET name = $2, description = $3, status = $4, self_funding = $5,
-            on_disconnect = $6, allowed_models = $7, updated_at = $8, version = $9
+            on_disconnect = $6, output_clamp = $7, allowed_models = $8, updated_at = $9,
+            version = $10
          WHERE id = $1",
     )
     .bind(uuid(organization.id.0))
@@ -96,6 +100,7 @@ pub async fn update(
     .bind(&organization.status)
     .bind(organization.self_funding)
     .bind(&organization.on_disconnect)
+    .bind(organization.output_clamp)
     .bind(json_or_null(organization.allowed_models.as_ref()))
     .bind(organization.updated_at.0)
     .bind(organization.version)
@@ -146,6 +151,7 @@ fn organization(row: &SqliteRow) -> Result<Organization, sqlx::Error> {
         status: row.try_get("status")?,
         self_funding: row.try_get("self_funding")?,
         on_disconnect: row.try_get("on_disconnect")?,
+        output_clamp: row.try_get("output_clamp")?,
         allowed_models: texts(row, "allowed_models")?,
         member_count: row.try_get("member_count")?,
         project_count: row.try_get("project_count")?,

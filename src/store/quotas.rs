@@ -1,14 +1,13 @@
-//! A quota as a row: its limits are one JSON object by field name, money in nano-units.
+//! The quota of a project or an organization as a row: its limits are one JSON object by field name, money in nano-units.
 
 use std::collections::BTreeMap;
 
 use sqlx::{Row, SqliteConnection, SqliteExecutor};
 
-use crate::domain::ids::ProjectId;
 use crate::domain::limit::{Limit, Limits};
 use crate::domain::quota::Quota;
 use crate::domain::time::{ResetDay, UnixMs};
-use crate::store::columns;
+use crate::store::columns::{self, Subject};
 use crate::store::database::DatabaseError;
 
 /// The quota of three columns; the default one where there is no row.
@@ -42,7 +41,7 @@ pub fn json_of(limits: &Limits) -> String {
     serde_json::to_string(&values).unwrap_or_else(|_| "{}".to_owned())
 }
 
-/// A project's quota as it was set.
+/// A quota as it was set.
 #[derive(Debug, Clone, Copy)]
 pub struct StoredQuota {
     /// The limits.
@@ -55,13 +54,13 @@ pub struct StoredQuota {
     pub version: i64,
 }
 
-/// The quota of that project.
+/// The quota of that project or organization.
 pub async fn read(
     executor: impl SqliteExecutor<'_>,
-    project: ProjectId,
+    subject: Subject,
 ) -> Result<StoredQuota, DatabaseError> {
-    let row = sqlx::query("SELECT * FROM project_quotas WHERE project_id = $1")
-        .bind(columns::uuid(project.0))
+    let row = sqlx::query("SELECT * FROM quotas WHERE subject_id = $1")
+        .bind(columns::uuid(subject))
         .fetch_optional(executor)
         .await?;
     let Some(row) = row else {
@@ -83,19 +82,19 @@ pub async fn read(
 /// Puts a quota in the place of any other.
 pub async fn replace(
     connection: &mut SqliteConnection,
-    project: ProjectId,
+    subject: Subject,
     quota: &Quota,
     now: UnixMs,
 ) -> Result<(), DatabaseError> {
     sqlx::query(
-        "INSERT INTO project_quotas (project_id, limits, enforce_quota, custom_reset_day,
+        "INSERT INTO quotas (subject_id, limits, enforce_quota, custom_reset_day,
             created_at, updated_at, version)
          VALUES ($1, $2, $3, $4, $5, $5, 1)
-         ON CONFLICT (project_id) DO UPDATE SET limits = excluded.limits,
+         ON CONFLICT (subject_id) DO UPDATE SET limits = excluded.limits,
             enforce_quota = excluded.enforce_quota, custom_reset_day = excluded.custom_reset_day,
-            updated_at = excluded.updated_at, version = project_quotas.version + 1",
+            updated_at = excluded.updated_at, version = quotas.version + 1",
     )
-    .bind(columns::uuid(project.0))
+    .bind(columns::uuid(subject))
     .bind(json_of(&quota.limits))
     .bind(quota.enforce)
     .bind(i64::from(quota.reset_day.get()))

@@ -1,0 +1,57 @@
+-- What is metered is a subject: a project, a key or an organization. Their ids are UUIDs, so that
+-- one column holds any of them.
+
+ALTER TABLE organizations ADD COLUMN output_clamp INTEGER NOT NULL DEFAULT 1
+    CHECK (output_clamp IN (0, 1)); -- whether a call's output is cut to what its limits leave
+
+-- The quota of a project, or of an organization: all its projects together.
+CREATE TABLE quotas (
+    subject_id BLOB PRIMARY KEY,
+    limits TEXT NOT NULL, -- JSON object by field name; spend limits in nano-units
+    enforce_quota INTEGER NOT NULL CHECK (enforce_quota IN (0, 1)),
+    custom_reset_day INTEGER NOT NULL CHECK (custom_reset_day BETWEEN 1 AND 28),
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    version INTEGER NOT NULL
+) STRICT;
+
+INSERT INTO quotas
+    (subject_id, limits, enforce_quota, custom_reset_day, created_at, updated_at, version)
+SELECT project_id, limits, enforce_quota, custom_reset_day, created_at, updated_at, version
+FROM project_quotas;
+
+DROP TABLE project_quotas;
+
+ALTER TABLE usage_days RENAME COLUMN project_id TO subject_id;
+
+-- An organization used what its projects used.
+INSERT INTO usage_days (subject_id, day, requests, input_tokens, output_tokens, spend_nano)
+SELECT p.organization_id, u.day, sum(u.requests), sum(u.input_tokens), sum(u.output_tokens),
+    sum(u.spend_nano)
+FROM usage_days u JOIN projects p ON p.id = u.subject_id
+GROUP BY p.organization_id, u.day;
+
+-- A key used what the log says of its calls: on the day on which they came, and counted where an
+-- upstream was tried. Its money is exact.
+INSERT INTO usage_days (subject_id, day, requests, input_tokens, output_tokens, spend_nano)
+SELECT api_key_id, created_at / 86400000,
+    sum(coalesce(json_extract(detail, '$.attempts'), 0) > 0),
+    sum(coalesce(json_extract(detail, '$.usage.inputTokens'), 0)),
+    sum(coalesce(json_extract(detail, '$.usage.outputTokens'), 0)),
+    sum(cost_nano)
+FROM request_logs
+WHERE outcome <> 'Refused'
+GROUP BY api_key_id, created_at / 86400000;
+
+ALTER TABLE usage_minutes RENAME COLUMN project_id TO subject_id;
+
+-- An organization used what its projects used in the latest minute of any. Of keys no minute is
+-- known; theirs begin with the next call.
+INSERT INTO usage_minutes (subject_id, minute, requests, tokens, spend_nano)
+SELECT p.organization_id, m.minute, sum(m.requests), sum(m.tokens), sum(m.spend_nano)
+FROM usage_minutes m JOIN projects p ON p.id = m.subject_id
+WHERE m.minute = (
+    SELECT max(n.minute) FROM usage_minutes n JOIN projects q ON q.id = n.subject_id
+    WHERE q.organization_id = p.organization_id
+)
+GROUP BY p.organization_id, m.minute;

@@ -1,0 +1,95 @@
+//! Durable usage: what a project, a key or an organization used on each UTC day, and in the latest
+//! minute.
+
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState as FastHash;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection, SqliteExecutor};
+use uuid::Uuid;
+
+use crate::domain::limit::Amounts;
+use crate::domain::money::Nano;
+use crate::domain::time::{Day, Minute};
+use crate::store::columns::{Subject, uuid};
+use crate::store::database::DatabaseError;
+
+/// What one of them used.
+#[derive(Debug, Clone, Default)]
+pub struct Used {
+    /// In the latest minute known.
+    pub minute: (Minute, Amounts),
+    /// A day.
+    pub days: Vec<(Day, Amounts)>,
+}
+
+/// What several of them used.
+#[derive(Debug, Default)]
+pub struct Windows(HashMap<Subject, Used, FastHash>);
+
+impl Windows {
+    /// What that one used.
+    pub fn of(&self, subject: Subject) -> Used {
+        self.0.get(&subject).cloned().unwrap_or_default()
+    }
+}
+
+/// What those that `subjects`, a query with `id` as its $1, names used: the latest minute, and the
+/// days from `since` on.
+pub async fn windows(
+    connection: &mut SqliteConnection,
+    subjects: &str,
+    id: Option<Uuid>,
+    since: Day,
+) -> Result<Windows, DatabaseError> {
+    // CROSS: each subject is looked up in the usage, not each usage among the subjects.
+    let minutes = format!(
+        "SELECT u.subject_id, u.requests, u.tokens, u.spend_nano, u.minute
+         FROM ({subjects}) s CROSS JOIN usage_minutes u ON u.subject_id = s.id"
+    );
+    let days = format!(
+        "SELECT u.subject_id, u.requests, u.input_tokens + u.output_tokens, u.spend_nano, u.day
+         FROM ({subjects}) s CROSS JOIN usage_days u ON u.subject_id = s.id AND $2 <= u.day"
+    );
+    let minutes = sqlx::query(sqlx::AssertSqlSafe(minutes)).bind(id).fetch_all(&mut *connection);
+    let mut windows = Windows::default();
+    for row in minutes.await? {
+        let used = windows.0.entry(row.try_get::<Uuid, _>(0)?.as_u128()).or_default();
+        used.minute = (Minute(row.try_get(4)?), amounts(&row, 1)?);
+    }
+    let days = sqlx::query(sqlx::AssertSqlSafe(days)).bind(id).bind(since.0).fetch_all(connection);
+    for row in days.await? {
+        let used = windows.0.entry(row.try_get::<Uuid, _>(0)?.as_u128()).or_default();
+        used.days.push((Day(row.try_get(4)?), amounts(&row, 1)?));
+    }
+    Ok(windows)
+}
+
+/// The sum of the days from `first` up to, and without, `end`.
+pub async fn sum(
+    executor: impl SqliteExecutor<'_>,
+    subject: Subject,
+    first: Day,
+    end: Day,
+) -> Result<Amounts, DatabaseError> {
+    let row = sqlx::query(
+        "SELECT coalesce(sum(requests), 0), coalesce(sum(input_tokens + output_tokens), 0),
+            coalesce(sum(spend_nano), 0)
+         FROM usage_days WHERE subject_id = $1 AND $2 <= day AND day < $3",
+    )
+    .bind(uuid(subject))
+    .bind(first.0)
+    .bind(end.0)
+    .fetch_one(executor)
+    .await?;
+    Ok(amounts(&row, 0)?)
+}
+
+/// The amounts in three columns.
+fn amounts(row: &SqliteRow, first: usize) -> Result<Amounts, sqlx::Error> {
+    Ok(Amounts {
+        requests: row.try_get(first)?,
+        tokens: row.try_get(first + 1)?,
+        spend: Nano(row.try_get(first + 2)?),
+    })
+}
