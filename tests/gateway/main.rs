@@ -1,7 +1,8 @@
 //! The gateway seen from outside: the real binary, real sockets, a provider that misbehaves.
 //!
 //! Nothing here names the crate under test; what it must do is written down a second time, in the
-//! fake provider (`upstream`, `openai`), the price oracle (`price`) and the books (`tenant`).
+//! fake provider (`upstream`, and a file for what each dialect says), the price oracle (`price`) and
+//! the books (`tenant`).
 #![expect(
     clippy::disallowed_methods,
     reason = "tests stand outside the house: they read clocks and start tasks of their own"
@@ -13,6 +14,8 @@ mod json;
 mod client;
 mod upstream;
 mod openai;
+mod anthropic;
+mod gemini;
 mod price;
 mod process;
 mod gateway;
