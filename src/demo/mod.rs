@@ -1,14 +1,19 @@
 //! `meteor demo`: its catalog, a provider that is built in and an organization with money, so that
 //! the first call needs no account anywhere.
 //!
-//! Each wire format of the provider is a file like `openai`; what an answer says and how it
+//! Each wire format of the provider is a folder like `openai`; what an answer says and how it
 //! misbehaves is the same for all.
 
 pub mod catalog;
 pub mod prose;
 pub mod script;
 pub mod reply;
+pub mod ask;
+pub mod answer;
+pub mod vector;
 pub mod openai;
+pub mod anthropic;
+pub mod gemini;
 pub mod provider;
 pub mod seed;
 

@@ -28,6 +28,12 @@ pub fn tokens_of(text: &str) -> u64 {
     (text.len() as u64).div_ceil(4)
 }
 
+/// A text of somebody else's, a token at a time.
+pub fn cut_up(text: &str) -> Vec<String> {
+    let letters: Vec<char> = text.chars().collect();
+    letters.chunks(4).map(|token| token.iter().collect()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,5 +51,6 @@ mod tests {
     #[test]
     fn a_text_never_counts_more_tokens_than_bytes() {
         assert_eq!((tokens_of(""), tokens_of("a"), tokens_of("Say hello.")), (0, 1, 3));
+        assert_eq!(cut_up(r#"{"city":1}"#), [r#"{"ci"#, r#"ty":"#, "1}"]);
     }
 }

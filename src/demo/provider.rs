@@ -5,7 +5,8 @@ use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
-use http::{Method, Request, Response};
+use bytes::Bytes;
+use http::{Request, Response};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -14,8 +15,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 
+use crate::demo::anthropic::routes as anthropic;
+use crate::demo::gemini::routes as gemini;
 use crate::demo::openai::routes as openai;
-use crate::demo::reply::Paced;
+use crate::demo::reply::{Paced, Reply};
 use crate::demo::script::{Ending, Script};
 use crate::tasks;
 
@@ -63,20 +66,40 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Paced>, Infallibl
     let Ok(body) = Limited::new(body, BODY_BYTES_MAX).collect().await else {
         return Ok(openai::unreadable().play(&Script::default()));
     };
-    let body = body.to_bytes();
-    let path = parts.uri.path();
-    let (reply, script) = match (&parts.method, path) {
-        (&Method::POST, "/v1/chat/completions") => openai::chat(&parts.headers, &body),
-        (&Method::GET, "/v1/models") => (openai::models(None), Script::default()),
-        (method, _) => match path.strip_prefix("/v1/models/") {
-            Some(name) if method == Method::GET => (openai::models(Some(name)), Script::default()),
-            _ => (openai::unknown(method, path), Script::default()),
-        },
-    };
+    let (reply, script) = route(&Request::from_parts(parts, body.to_bytes()));
     tokio::time::sleep(script.latency).await;
     // Without a stream, the head comes when all is said: a stalled answer has none.
-    if script.ending == Ending::Stall && reply.pieces.len() == 1 && reply.status.is_success() {
+    if script.ending == Ending::Stall && reply.breakoff.is_none() && reply.status.is_success() {
         std::future::pending::<()>().await;
     }
     Ok(reply.play(&script))
+}
+
+fn route(request: &Request<Bytes>) -> (Reply, Script) {
+    let path = request.uri().path();
+    match (request.method().as_str(), path) {
+        ("POST", "/v1/chat/completions") => openai::chat(request),
+        ("POST", "/v1/completions") => openai::text(request),
+        ("POST", "/v1/embeddings") => openai::embed(request),
+        ("POST", "/v1/messages") => anthropic::message(request),
+        ("POST", "/v1/messages/count_tokens") => anthropic::count(request),
+        ("GET", "/v1/models") => openai::models(None),
+        ("GET", "/v1beta/models") => gemini::models(None),
+        (method, _) => match (method, model_of(path)) {
+            ("POST", Some((_, model, Some(verb)))) => gemini::call(model, verb, request),
+            ("GET", Some(("v1", model, None))) => openai::models(Some(model)),
+            ("GET", Some(("v1beta", model, None))) => gemini::models(Some(model)),
+            _ => openai::unknown(request.method(), path),
+        },
+    }
+}
+
+/// Version, model and verb of `/{version}/models/{model}:{verb}`.
+fn model_of(path: &str) -> Option<(&str, &str, Option<&str>)> {
+    let (version, rest) = path.strip_prefix('/')?.split_once("/models/")?;
+    let (model, verb) = match rest.split_once(':') {
+        Some((model, verb)) => (model, Some(verb)),
+        None => (rest, None),
+    };
+    matches!(version, "v1" | "v1beta").then_some((version, model, verb))
 }

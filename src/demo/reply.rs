@@ -24,10 +24,14 @@ pub struct Reply {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The body, piece by piece.
     pub pieces: Vec<Bytes>,
+    /// The error that a stream can break off with; none where all comes at once.
+    pub breakoff: Option<Bytes>,
 }
 
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
+/// The type of one JSON text, as most write it.
+pub const JSON: &str = "application/json";
+/// The type of a stream of events, as most write it.
+pub const EVENTS: &str = "text/event-stream; charset=utf-8";
 
 /// The JSON text of one of the provider's own shapes.
 pub fn json(shape: &impl Serialize) -> String {
@@ -48,14 +52,16 @@ pub fn opaque_id(kind: &str) -> HeaderValue {
 }
 
 impl Reply {
-    /// A JSON text with its status.
-    pub fn json(status: StatusCode, text: String) -> Self {
-        Self { status, headers: vec![(CONTENT_TYPE, JSON)], pieces: vec![text.into()] }
+    /// A text of that type, with its status.
+    pub fn whole(kind: &'static str, status: StatusCode, text: String) -> Self {
+        let headers = vec![(CONTENT_TYPE, HeaderValue::from_static(kind))];
+        Self { status, headers, pieces: vec![text.into()], breakoff: None }
     }
 
-    /// A stream of events.
-    pub fn events(pieces: Vec<Bytes>) -> Self {
-        Self { status: StatusCode::OK, headers: vec![(CONTENT_TYPE, EVENTS)], pieces }
+    /// A stream of that type, and the error that it can break off with.
+    pub fn stream(kind: &'static str, pieces: Vec<Bytes>, breakoff: Bytes) -> Self {
+        let headers = vec![(CONTENT_TYPE, HeaderValue::from_static(kind))];
+        Self { status: StatusCode::OK, headers, pieces, breakoff: Some(breakoff) }
     }
 
     /// The same with one more header.
@@ -68,8 +74,10 @@ impl Reply {
     /// The response, played as the script says. An error is always played whole.
     pub fn play(mut self, script: &Script) -> Response<Paced> {
         let ending = if self.status.is_success() { script.ending } else { Ending::Whole };
-        if ending != Ending::Whole {
-            self.halve();
+        match ending {
+            Ending::Whole => {}
+            Ending::Cut | Ending::Stall => self.halve(),
+            Ending::BreakOff => self.break_off(),
         }
         let body = Paced {
             bytes: self.pieces.iter().map(|piece| piece.len() as u64).sum(),
@@ -92,6 +100,14 @@ impl Reply {
             self.pieces.truncate(self.pieces.len() / 2);
         }
     }
+
+    /// Leaves the first half of a stream, and ends it with its error.
+    fn break_off(&mut self) {
+        if let Some(error) = self.breakoff.take() {
+            self.pieces.truncate(self.pieces.len() / 2);
+            self.pieces.push(error);
+        }
+    }
 }
 
 /// The body of a reply.
@@ -105,6 +121,12 @@ pub struct Paced {
 }
 
 const BEFORE_CUT: Duration = Duration::from_millis(5);
+
+impl Paced {
+    const fn comes_to_its_end(&self) -> bool {
+        matches!(self.ending, Ending::Whole | Ending::BreakOff)
+    }
+}
 
 impl Body for Paced {
     type Data = Bytes;
@@ -120,7 +142,7 @@ impl Body for Paced {
         }
         let Some(piece) = self.pieces.pop_front() else {
             return match self.ending {
-                Ending::Whole => Poll::Ready(None),
+                Ending::Whole | Ending::BreakOff => Poll::Ready(None),
                 Ending::Cut => Poll::Ready(Some(Err(io::ErrorKind::ConnectionReset.into()))),
                 // Nobody wakes this: it ends when the client leaves.
                 Ending::Stall => Poll::Pending,
@@ -139,12 +161,12 @@ impl Body for Paced {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.pieces.is_empty() && self.ending == Ending::Whole
+        self.pieces.is_empty() && self.comes_to_its_end()
     }
 
     /// Exact for a single piece that comes whole, so that it goes out under its length.
     fn size_hint(&self) -> SizeHint {
-        if self.pieces.len() == 1 && self.ending == Ending::Whole {
+        if self.pieces.len() == 1 && self.comes_to_its_end() {
             SizeHint::with_exact(self.bytes)
         } else {
             SizeHint::default()

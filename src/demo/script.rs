@@ -19,6 +19,8 @@ pub struct Script {
     pub cached_tokens: u64,
     /// How many hidden tokens come before the text.
     pub reasoning_tokens: Option<u64>,
+    /// Whether a tool is called, if there is one, although none must be.
+    pub calls_tool: bool,
     /// An error instead of an answer.
     pub status: Option<u16>,
     /// How the answer ends.
@@ -36,6 +38,8 @@ pub enum Ending {
     Cut,
     /// Nothing more comes after half of it.
     Stall,
+    /// Halfway, a stream ends with an error. What comes whole comes as it should.
+    BreakOff,
 }
 
 /// A word that the provider knows, with a value that it does not.
@@ -48,16 +52,18 @@ const INPUT_TOKENS_MAX: u64 = 10_000_000;
 const WAIT_MAX: Duration = Duration::from_hours(1);
 
 /// Each command: its word in a prompt, its header, whether it takes a value.
-const COMMANDS: [(&str, &str, bool); 10] = [
+const COMMANDS: [(&str, &str, bool); 12] = [
     ("/slow", "x-demo-latency-ms", true),
     ("/chunk", "x-demo-chunk-ms", true),
     ("/tokens", "x-demo-tokens", true),
     ("/input", "x-demo-input-tokens", true),
     ("/cached", "x-demo-cached-tokens", true),
     ("/think", "x-demo-reasoning-tokens", true),
+    ("/tool", "x-demo-tool", false),
     ("/error", "x-demo-status", true),
     ("/cut", "x-demo-cut", false),
     ("/stall", "x-demo-stall", false),
+    ("/breakoff", "x-demo-breakoff", false),
     ("/nousage", "x-demo-no-usage", false),
 ];
 
@@ -70,6 +76,7 @@ impl Default for Script {
             input_tokens: None,
             cached_tokens: 0,
             reasoning_tokens: None,
+            calls_tool: false,
             status: None,
             ending: Ending::Whole,
             reports_usage: true,
@@ -113,12 +120,14 @@ impl Script {
             "/input" => self.input_tokens = Some(tokens(INPUT_TOKENS_MAX)?),
             "/cached" => self.cached_tokens = tokens(INPUT_TOKENS_MAX)?,
             "/think" => self.reasoning_tokens = Some(tokens(TOKENS_MAX)?),
+            "/tool" => self.calls_tool = true,
             "/error" => {
                 let status = value.parse().ok().filter(|status| (400..=599).contains(status));
                 self.status = Some(status?);
             }
             "/cut" => self.ending = Ending::Cut,
             "/stall" => self.ending = Ending::Stall,
+            "/breakoff" => self.ending = Ending::BreakOff,
             "/nousage" => self.reports_usage = false,
             _ => return None,
         }
@@ -139,7 +148,7 @@ fn wait(text: &str) -> Option<Duration> {
 fn misunderstood(word: &str, value: &str) -> Misunderstood {
     Misunderstood(format!(
         "'{word}' cannot be '{value}'. Write /slow 200ms, /chunk 20ms, /tokens 50, /input 1000, \
-         /cached 500, /think 64, /error 400 to 599, /cut, /stall or /nousage."
+         /cached 500, /think 64, /tool, /error 400 to 599, /cut, /stall, /breakoff or /nousage."
     ))
 }
 
@@ -164,6 +173,8 @@ mod tests {
         assert_eq!(of_words("/chunk 2s").map(|script| script.pause), Ok(Duration::from_secs(2)));
         assert_eq!(of_words("/slow 7").map(|script| script.latency), Ok(Duration::from_millis(7)));
         assert_eq!(of_words("/cut").map(|script| script.ending), Ok(Ending::Cut));
+        let broken = of_words("/tool /breakoff").expect("understood");
+        assert_eq!((broken.calls_tool, broken.ending), (true, Ending::BreakOff));
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! Errors in the words of the real provider, which clients match.
 
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
-use crate::demo::reply::{Reply, json, opaque_id};
+use crate::demo::ask::{Complain, OutOfRange};
+use crate::demo::reply::{JSON, Reply, json, opaque_id};
+use crate::demo::script::Misunderstood;
 
 /// Why the provider does not answer.
 #[derive(Debug, Serialize)]
@@ -34,8 +37,23 @@ impl Complaint {
         Self { status, ..self }
     }
 
-    /// What the real provider says with that status.
-    pub fn of_status(status: u16, model: &str) -> Self {
+    /// The event with which a stream breaks off.
+    pub fn breakoff() -> Bytes {
+        let text = Self::of_status(503, "").text();
+        Bytes::from(format!("data: {text}\n\n"))
+    }
+
+    fn text(&self) -> String {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            error: &'a Complaint,
+        }
+        json(&Body { error: self })
+    }
+}
+
+impl Complain for Complaint {
+    fn of_status(status: u16, model: &str) -> Self {
         let (kind, code, message) = match status {
             401 => (
                 "invalid_request_error",
@@ -72,17 +90,24 @@ impl Complaint {
         Self { status, message, kind, param: None, code }
     }
 
-    /// As it is sent.
-    pub fn reply(&self) -> Reply {
-        #[derive(Serialize)]
-        struct Body<'a> {
-            error: &'a Complaint,
-        }
-        let reply = Reply::json(self.status, json(&Body { error: self }));
+    fn reply(&self) -> Reply {
+        let reply = Reply::whole(JSON, self.status, self.text());
         let reply = reply.with("x-request-id", opaque_id("req_"));
         if self.status == StatusCode::TOO_MANY_REQUESTS {
             return reply.with("retry-after", HeaderValue::from_static("1"));
         }
         reply
+    }
+}
+
+impl From<OutOfRange> for Complaint {
+    fn from(OutOfRange { name, message }: OutOfRange) -> Self {
+        Self::about(message, Some(name), Some("invalid_value"))
+    }
+}
+
+impl From<Misunderstood> for Complaint {
+    fn from(Misunderstood(message): Misunderstood) -> Self {
+        Self::about(message, None, Some("invalid_demo_command"))
     }
 }

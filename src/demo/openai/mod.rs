@@ -2,6 +2,8 @@
 
 pub mod complaint;
 pub mod ask;
-pub mod length;
-pub mod completion;
+pub mod usage;
+pub mod chat;
+pub mod text;
+pub mod embedding;
 pub mod routes;

@@ -1,30 +1,40 @@
 //! What the provider is asked in the OpenAI dialect, and who answers it.
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, StatusCode};
 
+use crate::demo::answer::Answer;
+use crate::demo::ask::{Asked, Complain, Talk, respond};
 use crate::demo::catalog::MODELS;
-use crate::demo::openai::ask::{Ask, understand};
 use crate::demo::openai::complaint::Complaint;
-use crate::demo::openai::completion::{stream, whole};
-use crate::demo::openai::length::{Length, Usage};
-use crate::demo::reply::{Reply, opaque_id};
+use crate::demo::openai::{ask, chat, embedding, text};
+use crate::demo::reply::{JSON, Reply, opaque_id};
 use crate::demo::script::Script;
 
 /// `POST /v1/chat/completions`.
-pub fn chat(headers: &HeaderMap, body: &[u8]) -> (Reply, Script) {
-    match understand(headers, body) {
-        Ok((ask, script)) => match script.status {
-            Some(status) => (Complaint::of_status(status, &ask.model).reply(), script),
-            None => (answer(&ask, &script), script),
-        },
-        Err(complaint) => (complaint.reply(), Script::default()),
-    }
+pub fn chat(request: &Request<Bytes>) -> (Reply, Script) {
+    respond(ask::chat(request), |asked| said(asked, chat::whole, chat::stream))
 }
 
-fn answer(ask: &Ask, script: &Script) -> Reply {
-    let length = Length::of(ask, script);
-    let usage = script.reports_usage.then(|| Usage::of(ask, script, length));
-    let reply = if ask.streams { stream(ask, length, usage) } else { whole(ask, length, usage) };
+/// `POST /v1/completions`.
+pub fn text(request: &Request<Bytes>) -> (Reply, Script) {
+    respond(ask::text(request), |asked| said(asked, text::whole, text::stream))
+}
+
+/// `POST /v1/embeddings`.
+pub fn embed(request: &Request<Bytes>) -> (Reply, Script) {
+    respond(ask::embedding(request), |asked| signed(embedding::list(asked), &asked.script))
+}
+
+type Say = fn(&Asked<Talk>, &Answer) -> Reply;
+
+fn said(asked: &Asked<Talk>, whole: Say, stream: Say) -> Reply {
+    let say = if asked.wish.streams { stream } else { whole };
+    signed(say(asked, &Answer::to(asked)), &asked.script)
+}
+
+/// With the headers of the real one.
+fn signed(reply: Reply, script: &Script) -> Reply {
     let latency = u64::try_from(script.latency.as_millis()).unwrap_or(u64::MAX);
     reply
         .with("openai-processing-ms", latency.max(1).into())
@@ -35,25 +45,27 @@ fn answer(ask: &Ask, script: &Script) -> Reply {
 }
 
 /// `GET /v1/models`, or one of them.
-pub fn models(name: Option<&str>) -> Reply {
+pub fn models(name: Option<&str>) -> (Reply, Script) {
     let entry = |name: &str| {
         format!(r#"{{"id":"{name}","object":"model","created":1715367049,"owned_by":"demo"}}"#)
     };
-    match name {
+    let reply = match name {
         None => {
             let entries: Vec<String> = MODELS.into_iter().map(entry).collect();
             let list = format!(r#"{{"object":"list","data":[{}]}}"#, entries.join(","));
-            Reply::json(StatusCode::OK, list)
+            Reply::whole(JSON, StatusCode::OK, list)
         }
-        Some(name) if MODELS.contains(&name) => Reply::json(StatusCode::OK, entry(name)),
+        Some(name) if MODELS.contains(&name) => Reply::whole(JSON, StatusCode::OK, entry(name)),
         Some(name) => Complaint::of_status(404, name).reply(),
-    }
+    };
+    (reply, Script::default())
 }
 
 /// Any other path.
-pub fn unknown(method: &Method, path: &str) -> Reply {
+pub fn unknown(method: &Method, path: &str) -> (Reply, Script) {
     let message = format!("Unknown request URL: {method} {path}.");
-    Complaint::about(message, None, None).but(StatusCode::NOT_FOUND).reply()
+    let complaint = Complaint::about(message, None, None).but(StatusCode::NOT_FOUND);
+    (complaint.reply(), Script::default())
 }
 
 /// A body that is too long, or whose end did not come.

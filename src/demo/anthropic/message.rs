@@ -1,0 +1,241 @@
+//! A message on the wire: all at once, or a stream of its events.
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::demo::answer::{Answer, Used};
+use crate::demo::anthropic::complaint::Complaint;
+use crate::demo::ask::{Asked, Talk};
+use crate::demo::reply::{EVENTS, JSON, Reply, json, opaque};
+
+#[derive(Debug, Serialize)]
+struct Message<'a> {
+    model: &'a str,
+    id: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    role: &'static str,
+    content: Vec<Block<'a>>,
+    #[serde(flatten)]
+    stop: Stop,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
+}
+
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+struct Stop {
+    stop_reason: Option<&'static str>,
+    stop_sequence: Option<()>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Block<'a> {
+    Thinking { thinking: &'static str, signature: &'static str },
+    Text { text: String },
+    ToolUse { id: String, name: &'a str, input: Value },
+}
+
+/// What is told at the start and at the end. Input tokens are those that no cache had.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Usage {
+    input_tokens: u64,
+    cache_creation_input_tokens: u64,
+    cache_read_input_tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_creation: Option<CacheCreation>,
+    output_tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_tokens_details: Option<OutputParts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_tier: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inference_geo: Option<&'static str>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+struct CacheCreation {
+    ephemeral_5m_input_tokens: u64,
+    ephemeral_1h_input_tokens: u64,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+struct OutputParts {
+    thinking_tokens: u64,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Event<'a> {
+    MessageStart {
+        message: Message<'a>,
+    },
+    ContentBlockStart {
+        index: usize,
+        content_block: Block<'a>,
+    },
+    Ping,
+    ContentBlockDelta {
+        index: usize,
+        delta: Delta,
+    },
+    ContentBlockStop {
+        index: usize,
+    },
+    MessageDelta {
+        delta: Stop,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        usage: Option<Usage>,
+    },
+    MessageStop,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Delta {
+    #[serde(rename = "thinking_delta")]
+    Thinking { thinking: &'static str },
+    #[serde(rename = "signature_delta")]
+    Signature { signature: &'static str },
+    #[serde(rename = "text_delta")]
+    Text { text: String },
+    #[serde(rename = "input_json_delta")]
+    Input { partial_json: String },
+}
+
+const THINKING: &str = "Whatever I am asked, I know what I shall say.";
+const SIGNATURE: &str = "bWV0ZW9y";
+
+impl Event<'_> {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::MessageStart { .. } => "message_start",
+            Self::ContentBlockStart { .. } => "content_block_start",
+            Self::Ping => "ping",
+            Self::ContentBlockDelta { .. } => "content_block_delta",
+            Self::ContentBlockStop { .. } => "content_block_stop",
+            Self::MessageDelta { .. } => "message_delta",
+            Self::MessageStop => "message_stop",
+        }
+    }
+
+    fn piece(&self) -> Bytes {
+        Bytes::from(format!("event: {}\ndata: {}\n\n", self.name(), json(self)))
+    }
+}
+
+impl Usage {
+    fn of(used: Used) -> Self {
+        let parts = OutputParts { thinking_tokens: used.thought };
+        Self {
+            input_tokens: used.input - used.cached,
+            cache_creation_input_tokens: 0,
+            cache_read_input_tokens: used.cached,
+            cache_creation: Some(CacheCreation {
+                ephemeral_5m_input_tokens: 0,
+                ephemeral_1h_input_tokens: 0,
+            }),
+            output_tokens: used.output(),
+            output_tokens_details: (0 < used.thought).then_some(parts),
+            service_tier: Some("standard"),
+            inference_geo: Some("not_available"),
+        }
+    }
+
+    /// Before anything was said, of which one token is told all the same.
+    fn at_start(used: Used) -> Self {
+        let output_tokens = used.output().min(1);
+        Self { output_tokens, output_tokens_details: None, ..Self::of(used) }
+    }
+
+    /// When all was said: what was used since the beginning.
+    fn at_end(used: Used) -> Self {
+        Self { cache_creation: None, service_tier: None, inference_geo: None, ..Self::of(used) }
+    }
+}
+
+fn message(asked: &Asked<Talk>) -> Message<'_> {
+    Message {
+        model: &asked.model,
+        id: format!("msg_{}", opaque()),
+        kind: "message",
+        role: "assistant",
+        content: Vec::new(),
+        stop: Stop::default(),
+        usage: None,
+    }
+}
+
+const fn stop(talk: &Talk, answer: &Answer) -> Stop {
+    let reason = match talk.tool {
+        _ if answer.is_short => "max_tokens",
+        Some(_) => "tool_use",
+        None => "end_turn",
+    };
+    Stop { stop_reason: Some(reason), stop_sequence: None }
+}
+
+/// What is said after any thought: a text, or the use of a tool with that input.
+fn block(asked: &Asked<Talk>, text: String, input: Value) -> Block<'_> {
+    match &asked.wish.tool {
+        Some(tool) => Block::ToolUse { id: format!("toolu_{}", opaque()), name: &tool.name, input },
+        None => Block::Text { text },
+    }
+}
+
+/// All at once. Input that a bound cut short is no JSON, and left out.
+pub fn whole(asked: &Asked<Talk>, answer: &Answer) -> Reply {
+    let thought = Block::Thinking { thinking: THINKING, signature: SIGNATURE };
+    let mut content: Vec<Block<'_>> = (0 < answer.thought).then_some(thought).into_iter().collect();
+    if !answer.tokens.is_empty() {
+        let input = serde_json::from_str(&answer.text()).unwrap_or_else(|_| no_input());
+        content.push(block(asked, answer.text(), input));
+    }
+    let (stop, usage) = (stop(&asked.wish, answer), Used::of(asked, answer).map(Usage::of));
+    let message = Message { content, stop, usage, ..message(asked) };
+    Reply::whole(JSON, StatusCode::OK, json(&message))
+}
+
+/// A few tokens at a time, with usage at the start and at the end.
+pub fn stream(asked: &Asked<Talk>, answer: &Answer) -> Reply {
+    let used = Used::of(asked, answer);
+    let message = Message { usage: used.map(Usage::at_start), ..message(asked) };
+    let mut events = vec![Event::MessageStart { message }];
+    if 0 < answer.thought {
+        let content_block = Block::Thinking { thinking: "", signature: "" };
+        let said = Delta::Thinking { thinking: THINKING };
+        add_block(
+            &mut events,
+            content_block,
+            vec![said, Delta::Signature { signature: SIGNATURE }],
+        );
+    }
+    if !answer.tokens.is_empty() {
+        let said = answer.portions().into_iter().map(|portion| match asked.wish.tool {
+            Some(_) => Delta::Input { partial_json: portion.text },
+            None => Delta::Text { text: portion.text },
+        });
+        add_block(&mut events, block(asked, String::new(), no_input()), said.collect());
+    }
+    let delta = stop(&asked.wish, answer);
+    events.push(Event::MessageDelta { delta, usage: used.map(Usage::at_end) });
+    events.push(Event::MessageStop);
+    let pieces = events.iter().map(Event::piece).collect();
+    Reply::stream(EVENTS, pieces, Complaint::breakoff())
+}
+
+fn no_input() -> Value {
+    Value::Object(Map::new())
+}
+
+/// A block with its deltas; the first has a ping in it.
+fn add_block<'a>(events: &mut Vec<Event<'a>>, content_block: Block<'a>, deltas: Vec<Delta>) {
+    let stops = |event: &&Event<'_>| matches!(event, Event::ContentBlockStop { .. });
+    let index = events.iter().filter(stops).count();
+    events.push(Event::ContentBlockStart { index, content_block });
+    events.extend((index == 0).then_some(Event::Ping));
+    events.extend(deltas.into_iter().map(|delta| Event::ContentBlockDelta { index, delta }));
+    events.push(Event::ContentBlockStop { index });
+}

@@ -1,0 +1,6 @@
+//! The built-in provider in the Anthropic dialect.
+
+pub mod complaint;
+pub mod ask;
+pub mod message;
+pub mod routes;

@@ -1,0 +1,259 @@
+//! Contents in the Gemini dialect.
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::demo::prose;
+use crate::demo::tests::stand::{Answer, Provider, data, numbers, provider};
+
+const FLASH: &str = "/v1beta/models/gemini-2.5-flash";
+
+fn asked(prompt: &str) -> Value {
+    json!({"systemInstruction": {"parts": [{"text": "Be brief."}]},
+        "contents": [{"role": "user", "parts": [{"text": prompt}]}]})
+}
+
+async fn call(provider: &Provider, verb: &str, body: &Value) -> Answer {
+    provider.post(&format!("{FLASH}:{verb}"), body).await
+}
+
+/// The parts of a stream of events.
+fn events(answer: &Answer) -> Vec<Value> {
+    answer.events("text/event-stream", "\r\n\r\n").into_iter().map(data).collect()
+}
+
+fn text_of(responses: &[Value]) -> String {
+    let parts = responses.iter().map(|one| &one["candidates"][0]["content"]["parts"][0]);
+    parts.filter_map(|part| part["text"].as_str()).collect()
+}
+
+fn error(answer: &Answer) -> (u16, Value) {
+    let error = answer.json()["error"].clone();
+    assert_eq!(error["code"], answer.status.as_u16());
+    (answer.status.as_u16(), error)
+}
+
+#[tokio::test]
+async fn contents_look_like_real_ones() {
+    let provider = provider().await;
+    let answer = call(&provider, "generateContent", &asked("Say hello.")).await;
+    assert_eq!((answer.status, answer.whole), (StatusCode::OK, true));
+    assert_eq!(answer.headers["content-type"], "application/json; charset=UTF-8");
+    let body = answer.json();
+    let said = prose::usual_tokens();
+    let text: String = prose::tokens(said).collect();
+    let candidate = json!({"content": {"parts": [{"text": text}], "role": "model"},
+        "finishReason": "STOP", "index": 0});
+    assert_eq!(body["candidates"], json!([candidate]));
+    assert_eq!(body["modelVersion"], "gemini-2.5-flash");
+    assert!(body["responseId"].is_string());
+    let usage = json!({"promptTokenCount": 17, "candidatesTokenCount": said,
+        "thoughtsTokenCount": 32, "totalTokenCount": 49 + said,
+        "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 17}]});
+    assert_eq!(body["usageMetadata"], usage);
+    let under_v1 = provider.post("/v1/models/gemini-2.5-flash:generateContent", &asked("x")).await;
+    assert_eq!(under_v1.json()["modelVersion"], "gemini-2.5-flash");
+}
+
+#[tokio::test]
+async fn a_stream_counts_up_in_each_event() {
+    let provider = provider().await;
+    let answer =
+        call(&provider, "streamGenerateContent?alt=sse", &asked("/tokens 9 /cached 3")).await;
+    let events = events(&answer);
+    assert_eq!(text_of(&events), prose::tokens(9).collect::<String>());
+    let counts: Vec<u64> = events
+        .iter()
+        .filter_map(|event| event["usageMetadata"]["candidatesTokenCount"].as_u64())
+        .collect();
+    assert_eq!(counts, [1, 3, 6, 8, 9, 9]);
+    for event in &events {
+        let usage = &event["usageMetadata"];
+        assert_eq!(
+            (&usage["thoughtsTokenCount"], &usage["cachedContentTokenCount"]),
+            (&json!(32), &json!(3))
+        );
+    }
+    let (last, others) = events.split_last().expect("events");
+    assert_eq!(last["candidates"][0]["finishReason"], "STOP");
+    assert!(others.iter().all(|event| event["candidates"][0].get("finishReason").is_none()));
+}
+
+#[tokio::test]
+async fn without_events_a_stream_is_a_list() {
+    let provider = provider().await;
+    let answer = call(&provider, "streamGenerateContent", &asked("/tokens 9")).await;
+    assert_eq!(answer.headers["content-type"], "application/json; charset=UTF-8");
+    assert!(answer.text.contains("}\n,\r\n{") && answer.text.ends_with("}\n]"), "{}", answer.text);
+    let list: Vec<Value> = serde_json::from_str(&answer.text).expect("a list");
+    assert_eq!(text_of(&list), prose::tokens(9).collect::<String>());
+    let refused = call(&provider, "streamGenerateContent", &asked("/error 503")).await;
+    assert_eq!(
+        (refused.status.as_u16(), &refused.json()[0]["error"]["status"]),
+        (503, &json!("UNAVAILABLE"))
+    );
+}
+
+#[tokio::test]
+async fn bounds_and_candidates_are_kept_however_they_are_spelled() {
+    let provider = provider().await;
+    for config in [
+        json!({"generationConfig": {"maxOutputTokens": 20, "candidateCount": 2}}),
+        json!({"generation_config": {"max_output_tokens": 20, "candidate_count": 2}}),
+    ] {
+        let mut body = asked("x");
+        body.as_object_mut().expect("an object").extend(config.as_object().cloned().expect("one"));
+        let answer = call(&provider, "generateContent", &body).await.json();
+        assert_eq!(answer["candidates"].as_array().map(Vec::len), Some(2));
+        assert_eq!(answer["candidates"][1]["finishReason"], "MAX_TOKENS");
+        let usage = &answer["usageMetadata"];
+        assert_eq!(
+            (&usage["candidatesTokenCount"], &usage["thoughtsTokenCount"]),
+            (&json!(20), &json!(20))
+        );
+        let events = events(&call(&provider, "streamGenerateContent?alt=sse", &body).await);
+        let last = events.last().expect("a last event");
+        assert_eq!((&last["candidates"][0]["index"], &last["usageMetadata"]), (&json!(1), usage));
+    }
+    let mut body = asked("/tokens 9");
+    body["generationConfig"] = json!({"thinkingConfig": {"thinking_budget": 0}});
+    let answer = call(&provider, "generateContent", &body).await.json();
+    assert!(answer["usageMetadata"].get("thoughtsTokenCount").is_none());
+}
+
+#[tokio::test]
+async fn a_function_is_called_where_one_must_be() {
+    let provider = provider().await;
+    let schema = json!({"type": "OBJECT", "properties": {"city": {"type": "STRING"}}});
+    let mut body = asked("x");
+    body["tools"] = json!([{"functionDeclarations": [{"name": "weather", "parameters": schema},
+        {"name": "time", "parametersJsonSchema": schema}]}]);
+    let free = call(&provider, "generateContent", &body).await.json();
+    assert!(free["candidates"][0]["content"]["parts"][0]["text"].is_string());
+    for (config, name) in [
+        (json!({"mode": "ANY"}), "weather"),
+        (json!({"mode": "ANY", "allowedFunctionNames": ["time"]}), "time"),
+    ] {
+        body["toolConfig"] = json!({"functionCallingConfig": config});
+        let called = json!({"functionCall": {"name": name, "args": {"city": "demo"}}});
+        let whole = call(&provider, "generateContent", &body).await.json();
+        assert_eq!(whole["candidates"][0]["content"]["parts"], json!([called]));
+        assert_eq!(whole["candidates"][0]["finishReason"], "STOP");
+        assert_eq!(whole["usageMetadata"]["candidatesTokenCount"], 4);
+        let events = events(&call(&provider, "streamGenerateContent?alt=sse", &body).await);
+        assert_eq!(events[0]["candidates"][0]["content"]["parts"], json!([called]));
+        let last = events.last().expect("a last event");
+        assert_eq!(last["usageMetadata"], whole["usageMetadata"]);
+    }
+    body["generationConfig"] = json!({"maxOutputTokens": 2});
+    let short = call(&provider, "generateContent", &body).await.json();
+    assert_eq!(short["candidates"][0]["content"], json!({"role": "model"}));
+    assert_eq!(short["candidates"][0]["finishReason"], "MAX_TOKENS");
+}
+
+#[tokio::test]
+async fn a_stream_breaks_off_with_an_error() {
+    let provider = provider().await;
+    let broken = call(&provider, "streamGenerateContent?alt=sse", &asked("/breakoff")).await;
+    let events = events(&broken);
+    assert!(broken.whole && 2 < events.len() && !broken.text.contains("finishReason"));
+    assert_eq!(events.last().expect("an error")["error"]["code"], 503);
+    for prompt in ["/breakoff", "/breakoff /tokens 0"] {
+        let list = call(&provider, "streamGenerateContent", &asked(prompt)).await;
+        let list: Vec<Value> = serde_json::from_str(&list.text).expect("a list");
+        assert_eq!(list.last().expect("an error")["error"]["status"], "UNAVAILABLE");
+    }
+    let whole = call(&provider, "generateContent", &asked("/breakoff")).await.json();
+    assert_eq!(whole["candidates"][0]["finishReason"], "STOP");
+}
+
+#[tokio::test]
+async fn usage_can_be_left_out() {
+    let provider = provider().await;
+    let body = asked("/nousage");
+    for verb in ["generateContent", "streamGenerateContent", "streamGenerateContent?alt=sse"] {
+        let answer = call(&provider, verb, &body).await;
+        assert!(answer.text.contains("STOP") && !answer.text.contains("usageMetadata"), "{verb}");
+    }
+}
+
+#[tokio::test]
+async fn tokens_are_counted_as_contents_count_them() {
+    let provider = provider().await;
+    let expected = json!({"totalTokens": 17,
+        "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 17}]});
+    let wrapped = json!({"generateContentRequest": asked("Say hello.")});
+    for body in [asked("Say hello."), wrapped] {
+        assert_eq!(call(&provider, "countTokens", &body).await.json(), expected);
+    }
+}
+
+#[tokio::test]
+async fn texts_become_numbers() {
+    let provider = provider().await;
+    let of = async |verb: &str, body: Value| {
+        let path = format!("/v1beta/models/gemini-embedding-001:{verb}");
+        provider.post(&path, &body).await
+    };
+    let content = |text: &str| json!({"parts": [{"text": text}]});
+    let one = of("embedContent", json!({"content": content("Say hello.")})).await.json();
+    assert_eq!(one["embedding"]["values"].as_array().map(Vec::len), Some(3072));
+    let requests = json!({"requests": [
+        {"content": content("Say hello."), "outputDimensionality": 4},
+        {"content": content("abcd"), "outputDimensionality": 4}]});
+    let answer = of("batchEmbedContents", requests).await;
+    let (first, second) = (numbers("Say hello.", 4), numbers("abcd", 4));
+    let start = format!(r#"{{"embeddings":[{{"values":{first}}},{{"values":{second}}}]"#);
+    assert!(answer.text.starts_with(&start), "{}", answer.text);
+    let usage = json!({"promptTokenCount": 4,
+        "promptTokenDetails": [{"modality": "TEXT", "tokenCount": 4}]});
+    assert_eq!(answer.json()["usageMetadata"], usage);
+    let bad =
+        of("embedContent", json!({"content": content("x"), "outputDimensionality": 5000})).await;
+    assert_eq!(error(&bad).0, 400);
+    assert_eq!(error(&of("embedContent", json!({})).await).0, 400);
+    assert_eq!(error(&of("batchEmbedContents", json!({"requests": []})).await).0, 400);
+    assert_eq!(
+        error(
+            &of("batchEmbedContents", json!({"requests": [{"content": content("/error 429")}]}))
+                .await
+        )
+        .0,
+        429
+    );
+}
+
+#[tokio::test]
+async fn errors_are_told_in_the_words_of_the_real_one() {
+    let provider = provider().await;
+    for (code, status) in [
+        (400_u16, "INVALID_ARGUMENT"),
+        (403, "PERMISSION_DENIED"),
+        (404, "NOT_FOUND"),
+        (429, "RESOURCE_EXHAUSTED"),
+        (500, "INTERNAL"),
+        (503, "UNAVAILABLE"),
+    ] {
+        let body = asked(&format!("/error {code}"));
+        let (told, error) = error(&call(&provider, "generateContent", &body).await);
+        assert_eq!((told, &error["status"]), (code, &json!(status)));
+        let delay = error["details"][0]["retryDelay"].as_str();
+        assert_eq!(delay, (code == 429).then_some("1s"));
+    }
+    for body in [json!({}), json!({"contents": []}), asked("/tokens many")] {
+        assert_eq!(error(&call(&provider, "generateContent", &body).await).0, 400);
+    }
+    assert_eq!(error(&call(&provider, "sing", &asked("x")).await).0, 404);
+}
+
+#[tokio::test]
+async fn models_are_listed() {
+    let provider = provider().await;
+    let list = provider.get("/v1beta/models").await.json();
+    let names: Vec<&Value> =
+        list["models"].as_array().into_iter().flatten().map(|model| &model["name"]).collect();
+    assert_eq!(names, ["models/gemini-2.5-flash", "models/gemini-embedding-001"]);
+    let one = provider.get(FLASH).await.json();
+    assert_eq!(one["supportedGenerationMethods"], json!(["generateContent", "countTokens"]));
+    assert_eq!(error(&provider.get("/v1beta/models/none").await).0, 404);
+}

@@ -1,0 +1,136 @@
+//! Chats in the OpenAI dialect.
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::demo::prose;
+use crate::demo::tests::stand::{Answer, CHAT, provider, request, said};
+
+fn error(answer: &Answer) -> (u16, Value) {
+    assert!(answer.whole && answer.headers.contains_key("x-request-id"));
+    (answer.status.as_u16(), answer.json()["error"].clone())
+}
+
+fn text_of(chunks: &[Value]) -> String {
+    chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_completion_looks_like_a_real_one() {
+    let answer = provider().await.say("Say hello.", false).await;
+    assert_eq!((answer.status, answer.whole), (StatusCode::OK, true));
+    assert_eq!(answer.headers["content-type"], "application/json");
+    assert_eq!(answer.headers["content-length"], answer.text.len().to_string().as_str());
+    assert!(answer.text.starts_with(r#"{"id":"chatcmpl-"#), "{}", answer.text);
+    let body = answer.json();
+    assert_eq!(
+        (&body["object"], &body["model"]),
+        (&json!("chat.completion"), &json!("gpt-4o-mini"))
+    );
+    assert!(1_700_000_000 < body["created"].as_i64().expect("a time"));
+    let choice = &body["choices"][0];
+    assert_eq!(choice["finish_reason"], "stop");
+    let text: String = prose::tokens(prose::usual_tokens()).collect();
+    assert_eq!(choice["message"]["content"], text);
+    // 3 for the prompt, 4 a message, 3 for each of the two texts.
+    assert_eq!(body["usage"]["prompt_tokens"], 17);
+    assert_eq!(body["usage"]["completion_tokens"], prose::usual_tokens());
+    assert_eq!(body["usage"]["total_tokens"], 17 + prose::usual_tokens());
+}
+
+#[tokio::test]
+async fn a_stream_says_the_same_a_few_tokens_at_a_time() {
+    let provider = provider().await;
+    let whole = provider.say("Say hello.", false).await.json();
+    let chunks = provider.say("Say hello.", true).await.chunks();
+    assert_eq!(text_of(&chunks), whole["choices"][0]["message"]["content"]);
+    let first = &chunks[0];
+    assert_eq!(
+        first["choices"][0]["delta"],
+        json!({"role":"assistant","content":"","refusal":null})
+    );
+    assert!(chunks.iter().all(|chunk| chunk["id"] == first["id"]));
+    assert!(chunks.iter().all(|chunk| chunk["object"] == "chat.completion.chunk"));
+    assert!(chunks.iter().all(|chunk| chunk.get("usage").is_none()), "nobody asked");
+    let last = chunks.last().expect("a last chunk");
+    assert_eq!(last["choices"][0]["finish_reason"], "stop");
+    assert_eq!(last["choices"][0]["delta"], json!({}));
+}
+
+#[tokio::test]
+async fn a_stream_tells_its_usage_when_asked_to() {
+    let provider = provider().await;
+    let body = json!({"model": "gpt-4o", "messages": said("x"), "stream": true,
+        "stream_options": {"include_usage": true}, "max_completion_tokens": 5});
+    let chunks = provider.post(CHAT, &body).await.chunks();
+    let (last, others) = chunks.split_last().expect("chunks");
+    assert_eq!(last["choices"], json!([]));
+    assert_eq!(last["usage"]["completion_tokens"], 5);
+    for other in others {
+        assert_eq!(other.get("usage"), Some(&Value::Null));
+    }
+    assert_eq!(others.last().expect("a finish")["choices"][0]["finish_reason"], "length");
+}
+
+#[tokio::test]
+async fn bounds_and_choices_are_kept_and_counted() {
+    let provider = provider().await;
+    for (bound, model, thought) in
+        [("max_tokens", "gpt-4o", 0), ("max_completion_tokens", "o4-mini", 10)]
+    {
+        let body = json!({"model": model, "messages": said("/tokens 50"), bound: 20, "n": 3});
+        let answer = provider.post(CHAT, &body).await.json();
+        assert_eq!(answer["choices"].as_array().map(Vec::len), Some(3));
+        assert_eq!(answer["choices"][2]["finish_reason"], "length");
+        assert_eq!(answer["usage"]["completion_tokens"], 60);
+        let parts = &answer["usage"]["completion_tokens_details"];
+        assert_eq!(parts["reasoning_tokens"], 3 * thought);
+    }
+    let asked = provider.say("/tokens 100 /input 1000 /cached 400 /think 7", false).await.json();
+    assert_eq!(asked["usage"]["prompt_tokens"], 1000);
+    assert_eq!(asked["usage"]["prompt_tokens_details"]["cached_tokens"], 400);
+    assert_eq!(asked["usage"]["completion_tokens"], 107);
+    assert_eq!(asked["choices"][0]["finish_reason"], "stop");
+}
+
+#[tokio::test]
+async fn usage_can_be_left_out() {
+    let provider = provider().await;
+    assert!(provider.say("/nousage", false).await.json().get("usage").is_none());
+    let body = json!({"model": "m", "messages": said("/nousage"), "stream": true,
+        "stream_options": {"include_usage": true}});
+    let chunks = provider.post(CHAT, &body).await.chunks();
+    assert!(chunks.iter().all(|chunk| chunk.get("usage").is_none()));
+}
+
+#[tokio::test]
+async fn errors_are_told_in_the_words_of_the_real_one() {
+    let provider = provider().await;
+    let answer = provider.say("/error 429 please", true).await;
+    assert_eq!(answer.headers["retry-after"], "1");
+    assert_eq!(error(&answer).1["code"], "rate_limit_exceeded");
+    for status in [400_u16, 401, 403, 404, 500, 503, 529] {
+        let answer = provider.say(&format!("/error {status}"), false).await;
+        assert_eq!(error(&answer).0, status);
+    }
+    let of = async |body: &str| error(&provider.send(request(CHAT, body)).await);
+    assert_eq!(of("{").await.0, 400);
+    assert_eq!(of(r#"{"messages":[]}"#).await.1["message"], "you must provide a model parameter");
+    assert_eq!(of(r#"{"model":"m"}"#).await.1["param"], "messages");
+    assert_eq!(of(r#"{"model":"m","messages":[]}"#).await.1["code"], "empty_array");
+    let bad = json!({"model": "m", "messages": said("x"), "max_tokens": 0}).to_string();
+    assert_eq!(of(&bad).await.1["param"], "max_tokens");
+    let unknown = json!({"model": "m", "messages": said("/tokens many")}).to_string();
+    assert_eq!(of(&unknown).await.1["code"], "invalid_demo_command");
+    assert_eq!(error(&provider.send(request("/v1/nothing", "{}")).await).0, 404);
+}
+
+#[tokio::test]
+async fn models_are_listed() {
+    let provider = provider().await;
+    let list = provider.get("/v1/models").await.json();
+    assert_eq!(list["data"].as_array().map(Vec::len), Some(10));
+    let one = provider.get("/v1/models/gpt-4o").await.json();
+    assert_eq!(one["id"], "gpt-4o");
+    assert_eq!(error(&provider.get("/v1/models/none").await).0, 404);
+}

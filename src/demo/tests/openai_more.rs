@@ -1,0 +1,178 @@
+//! Tools, older completions and embeddings in the OpenAI dialect.
+
+use serde_json::{Value, json};
+
+use crate::demo::prose;
+use crate::demo::tests::stand::{CHAT, data, numbers, provider, said};
+use crate::demo::vector;
+
+const TEXT: &str = "/v1/completions";
+const EMBED: &str = "/v1/embeddings";
+
+fn with_tools(prompt: &str, choice: &Value, stream: bool) -> Value {
+    let city = json!({"type": "object", "properties": {"city": {"type": "string"}}});
+    let function = |name: &str| {
+        json!({"type": "function", "function": {"name": name,
+        "parameters": city}})
+    };
+    json!({"model": "gpt-4o", "messages": said(prompt), "stream": stream, "tool_choice": choice,
+        "tools": [function("weather"), function("time")]})
+}
+
+#[tokio::test]
+async fn a_tool_is_called_where_one_must_be() {
+    let provider = provider().await;
+    let named = json!({"type": "function", "function": {"name": "time"}});
+    for (prompt, choice, name, finish) in [
+        ("x", json!("required"), "weather", "tool_calls"),
+        ("/tool", json!("auto"), "weather", "tool_calls"),
+        ("x", named, "time", "stop"),
+    ] {
+        let whole = provider.post(CHAT, &with_tools(prompt, &choice, false)).await.json();
+        let choice_of_whole = &whole["choices"][0];
+        assert_eq!(choice_of_whole["message"]["content"], Value::Null);
+        let call = &choice_of_whole["message"]["tool_calls"][0];
+        assert_eq!((&call["type"], &call["function"]["name"]), (&json!("function"), &json!(name)));
+        assert_eq!(call["function"]["arguments"], r#"{"city":"demo"}"#);
+        assert_eq!(choice_of_whole["finish_reason"], finish);
+        assert_eq!(whole["usage"]["completion_tokens"], 4);
+
+        let chunks = provider.post(CHAT, &with_tools(prompt, &choice, true)).await.chunks();
+        let calls = chunks.iter().map(|chunk| &chunk["choices"][0]["delta"]["tool_calls"][0]);
+        let calls: Vec<&Value> = calls.filter(|call| !call.is_null()).collect();
+        assert_eq!((&calls[0]["index"], &calls[0]["function"]["name"]), (&json!(0), &json!(name)));
+        let arguments = calls.iter().filter_map(|call| call["function"]["arguments"].as_str());
+        assert_eq!(arguments.collect::<String>(), r#"{"city":"demo"}"#);
+        let last = chunks.last().expect("a last chunk");
+        assert_eq!(last["choices"][0]["finish_reason"], finish);
+    }
+}
+
+#[tokio::test]
+async fn no_tool_is_called_where_none_must_be() {
+    let provider = provider().await;
+    let free = provider.post(CHAT, &with_tools("x", &json!("auto"), false)).await.json();
+    assert!(free["choices"][0]["message"].get("tool_calls").is_none());
+    let without = provider.say("/tool", false).await.json();
+    assert_eq!(without["choices"][0]["finish_reason"], "stop");
+    let mut short = with_tools("x", &json!("required"), false);
+    short["max_tokens"] = json!(2);
+    let short = provider.post(CHAT, &short).await.json();
+    assert_eq!(short["usage"]["completion_tokens"], 2);
+    assert_eq!(short["choices"][0]["finish_reason"], "length");
+}
+
+#[tokio::test]
+async fn a_stream_breaks_off_with_an_error() {
+    let provider = provider().await;
+    let broken = provider.say("/breakoff", true).await;
+    let events = broken.events("text/event-stream; charset=utf-8", "\n\n");
+    assert!(broken.whole && 2 < events.len() && !broken.text.contains("[DONE]"));
+    let (last, others) = events.split_last().expect("events");
+    assert_eq!(data(last)["error"]["type"], "service_unavailable");
+    assert!(others.iter().all(|event| data(event).get("error").is_none()));
+    assert!(others.iter().all(|event| data(event)["choices"][0]["finish_reason"].is_null()));
+    let whole = provider.say("/breakoff", false).await;
+    assert_eq!(whole.json()["choices"][0]["finish_reason"], "stop");
+}
+
+#[tokio::test]
+async fn an_older_completion_has_a_bound_even_if_none_was_asked_for() {
+    let provider = provider().await;
+    let body = json!({"model": "gpt-3.5-turbo-instruct", "prompt": "Say hello."});
+    let whole = provider.post(TEXT, &body).await.json();
+    assert!(whole["id"].as_str().is_some_and(|id| id.starts_with("cmpl-")));
+    assert_eq!(whole["object"], "text_completion");
+    let text: String = prose::tokens(16).collect();
+    assert_eq!(whole["choices"][0]["text"], text);
+    assert_eq!(whole["choices"][0]["finish_reason"], "length");
+    let usage = json!({"prompt_tokens": 3, "completion_tokens": 16, "total_tokens": 19});
+    assert_eq!(whole["usage"], usage);
+}
+
+#[tokio::test]
+async fn an_older_completion_answers_each_prompt_and_counts_all_drafts() {
+    let provider = provider().await;
+    let body = json!({"model": "m", "prompt": [[1, 2, 3], [4, 5]], "n": 2, "best_of": 3,
+        "max_tokens": 5});
+    let answer = provider.post(TEXT, &body).await.json();
+    assert_eq!(answer["choices"].as_array().map(Vec::len), Some(4));
+    assert_eq!(answer["choices"][3]["index"], 3);
+    assert_eq!(answer["usage"]["prompt_tokens"], 5);
+    assert_eq!(answer["usage"]["completion_tokens"], 30);
+    for prompt in [json!(null), json!([]), json!([1, "a"]), json!({}), json!(vec!["a"; 40])] {
+        let answer = provider.post(TEXT, &json!({"model": "m", "prompt": prompt})).await;
+        assert_eq!(answer.status, 400, "{prompt}");
+        assert_eq!(answer.json()["error"]["param"], "prompt");
+    }
+}
+
+#[tokio::test]
+async fn an_older_completion_streams_its_text() {
+    let provider = provider().await;
+    let mut body = json!({"model": "m", "prompt": "/tokens 9", "max_tokens": 50, "stream": true});
+    let chunks = provider.post(TEXT, &body).await.chunks();
+    let text = chunks.iter().filter_map(|chunk| chunk["choices"][0]["text"].as_str());
+    assert_eq!(text.collect::<String>(), prose::tokens(9).collect::<String>());
+    assert!(chunks.iter().all(|chunk| chunk.get("usage").is_none()), "nobody asked");
+    assert_eq!(chunks.last().expect("an end")["choices"][0]["finish_reason"], "stop");
+    body["stream_options"] = json!({"include_usage": true});
+    let chunks = provider.post(TEXT, &body).await.chunks();
+    let (last, others) = chunks.split_last().expect("chunks");
+    assert_eq!((&last["choices"], &last["usage"]["completion_tokens"]), (&json!([]), &json!(9)));
+    assert!(others.iter().all(|chunk| chunk["usage"].is_null()));
+    body["prompt"] = json!("/breakoff");
+    let broken = provider.post(TEXT, &body).await.text;
+    assert!(broken.trim_end().ends_with(r#""code":null}}"#), "{broken}");
+}
+
+#[tokio::test]
+async fn a_text_becomes_numbers_or_their_bytes() {
+    let provider = provider().await;
+    let mut body = json!({"model": "text-embedding-3-small", "input": "Say hello."});
+    let list = provider.post(EMBED, &body).await.json();
+    assert_eq!(
+        (&list["object"], &list["data"][0]["object"]),
+        (&json!("list"), &json!("embedding"))
+    );
+    assert_eq!(list["data"][0]["embedding"].as_array().map(Vec::len), Some(1536));
+    assert_eq!(list["usage"], json!({"prompt_tokens": 3, "total_tokens": 3}));
+    body["dimensions"] = json!(4);
+    let short = provider.post(EMBED, &body).await.text;
+    let entry = format!(r#""embedding":{}"#, numbers("Say hello.", 4));
+    assert!(short.contains(&entry), "{short}");
+    body["encoding_format"] = json!("base64");
+    let bytes = provider.post(EMBED, &body).await.json();
+    let base64 = vector::base64(&vector::vector("Say hello.", 4));
+    assert_eq!(bytes["data"][0]["embedding"], base64);
+}
+
+#[tokio::test]
+async fn every_input_of_an_embedding_counts() {
+    let provider = provider().await;
+    for (input, vectors, tokens) in [
+        (json!(["Say hello.", "abcd"]), 2, 4),
+        (json!([1, 2, 3]), 1, 3),
+        (json!([[1, 2, 3], [4]]), 2, 4),
+        (json!(""), 1, 1),
+        (json!("/input 77"), 1, 77),
+    ] {
+        let body = json!({"model": "text-embedding-3-small", "input": input, "dimensions": 2});
+        let list = provider.post(EMBED, &body).await.json();
+        assert_eq!(list["data"].as_array().map(Vec::len), Some(vectors), "{input}");
+        assert_eq!(list["usage"]["prompt_tokens"], tokens, "{input}");
+    }
+    for (name, value) in [
+        ("input", json!([])),
+        ("input", json!(7)),
+        ("dimensions", json!(4000)),
+        ("encoding_format", json!("text")),
+    ] {
+        let mut body = json!({"model": "text-embedding-3-small", "input": "x"});
+        body[name] = value;
+        let answer = provider.post(EMBED, &body).await;
+        assert_eq!((answer.status.as_u16(), &answer.json()["error"]["param"]), (400, &json!(name)));
+    }
+    let body = json!({"model": "m", "input": "/nousage", "dimensions": 2});
+    assert!(provider.post(EMBED, &body).await.json().get("usage").is_none());
+}

@@ -1,0 +1,97 @@
+//! Embeddings: numbers that depend on nothing but the text.
+
+use crate::demo::ask::{Asked, OutOfRange, whole};
+use crate::demo::prose;
+
+/// The wish for the vectors of some texts.
+#[derive(Debug)]
+pub struct Texts {
+    /// The texts.
+    pub texts: Vec<String>,
+    /// How many input tokens they come to, at least 1.
+    pub input_tokens: u64,
+    /// How many numbers a vector has.
+    pub dimensions: u64,
+    /// Whether its numbers come as their bytes, in base64.
+    pub in_base64: bool,
+}
+
+const SMALL: u64 = 1536;
+const LARGE: u64 = 3072;
+
+/// How many numbers the vectors of a model have, if they may not have as many as `asked`.
+pub fn dimensions(
+    model: &str,
+    asked: &serde_json::Value,
+    name: &'static str,
+) -> Result<u64, OutOfRange> {
+    let most = if model.contains("-small") || model.contains("ada") { SMALL } else { LARGE };
+    Ok(whole(asked, name, most)?.unwrap_or(most))
+}
+
+/// What the provider says that was used; none if the script says that it is not told.
+pub fn used(asked: &Asked<Texts>) -> Option<u64> {
+    let used = asked.script.input_tokens.unwrap_or(asked.wish.input_tokens);
+    asked.script.reports_usage.then_some(used)
+}
+
+/// How many tokens the texts come to, at least 1.
+pub fn tokens_of(texts: &[String]) -> u64 {
+    texts.iter().map(|text| prose::tokens_of(text)).sum::<u64>().max(1)
+}
+
+/// The numbers of a text: each from 1/64 to 1/32, above or below zero.
+pub fn vector(text: &str, dimensions: u64) -> Vec<f32> {
+    const EXPONENT: u32 = 121 << 23;
+    const SIGN_AND_FRACTION: u32 = 0x807f_ffff;
+    let mut state = text.bytes().fold(0xcbf2_9ce4_8422_2325, |state: u64, byte| {
+        (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let number = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let high = u32::try_from(state >> 32).unwrap_or_default();
+        f32::from_bits(high & SIGN_AND_FRACTION | EXPONENT)
+    };
+    (0..dimensions).map(number).collect()
+}
+
+/// The bytes of the numbers, least first, in base64.
+pub fn base64(numbers: &[f32]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+    let mut text = String::new();
+    for three in bytes.chunks(3) {
+        let byte = |at: usize| three.get(at).copied().map_or(0, usize::from);
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for at in 0..4 {
+            let letter = LETTERS[bits >> (18 - 6 * at) & 63];
+            text.push(if at <= three.len() { char::from(letter) } else { '=' });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vector_depends_on_its_text_alone() {
+        let numbers = vector("hello", 64);
+        assert_eq!(numbers, vector("hello", 64));
+        assert_ne!(numbers, vector("hallo", 64));
+        assert_eq!(numbers[..8], vector("hello", 8));
+        let in_range = |number: &f32| (0.015_625..=0.031_25).contains(&number.abs());
+        assert!(numbers.iter().all(in_range), "{numbers:?}");
+        assert!(numbers.iter().any(|number| number.is_sign_negative()));
+    }
+
+    #[test]
+    fn base64_is_that_of_everybody() {
+        // 1.0 is the bytes 00 00 80 3f.
+        assert_eq!(base64(&[]), "");
+        assert_eq!(base64(&[1.0]), "AACAPw==");
+        assert_eq!(base64(&[1.0, 1.0]), "AACAPwAAgD8=");
+        assert_eq!(base64(&[1.0, 1.0, 1.0]), "AACAPwAAgD8AAIA/");
+    }
+}
