@@ -89,26 +89,38 @@ async fn start_provider() -> Result<SocketAddr> {
 
 fn print_welcome(printed: &Printed<'_>) {
     let Printed { proxy_url, admin_url, seeded, data_dir } = printed;
+    let Seeded { api_key, admin_token, .. } = seeded;
     println!(
-        "Meteor Gateway, demo
+        r#"Meteor Gateway, demo
 
   proxy    {proxy_url}
   admin    {admin_url}   (metrics at {admin_url}/metrics)
   data     {data_dir}
-  API key  {}
+  API key  {api_key}
 
-A first call:
+A first call, in the dialect of OpenAI:
 
-  curl {proxy_url}/v1/chat/completions \\
-    -H 'Authorization: Bearer {}' -H 'Content-Type: application/json' \\
-    -d '{{\"model\":\"gpt-4o-mini\",\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'
+  curl {proxy_url}/v1/chat/completions \
+    -H 'Authorization: Bearer {api_key}' -H 'Content-Type: application/json' \
+    -d '{{"model":"gpt-4o-mini","messages":[{{"role":"user","content":"Hello"}}]}}'
 
-What it cost, and what is left:
+Of Anthropic:
 
-  curl {admin_url}/api/organization/wallet/records -H 'Authorization: Bearer {}'
+  curl {proxy_url}/v1/messages -H 'x-api-key: {api_key}' \
+    -H 'anthropic-version: 2023-06-01' -H 'Content-Type: application/json' \
+    -d '{{"model":"claude-haiku-4-5","max_tokens":200,"messages":[{{"role":"user","content":"Hello"}}]}}'
+
+Of Gemini:
+
+  curl {proxy_url}/v1beta/models/gemini-2.5-flash:generateContent \
+    -H 'x-goog-api-key: {api_key}' -H 'Content-Type: application/json' \
+    -d '{{"contents":[{{"parts":[{{"text":"Hello"}}]}}]}}'
+
+What they cost, and what is left:
+
+  curl {admin_url}/api/organization/wallet/records -H 'Authorization: Bearer {admin_token}'
 
 Begin a message with /slow 200ms, /tokens 50, /error 500 or /cut to see other answers.
-Ctrl-C stops it.",
-        seeded.api_key, seeded.api_key, seeded.admin_token
+Ctrl-C stops it."#
     );
 }
