@@ -34,30 +34,67 @@ pub fn fields<'a>(
     bytes: &'a [u8],
     mut visit: impl FnMut(Cow<'a, str>, Range<usize>),
 ) -> Result<(), Fault> {
+    outermost(bytes, b'{', |scanner| {
+        let key = scanner.key()?;
+        scanner.space();
+        let start = scanner.at;
+        scanner.value()?;
+        visit(key, start..scanner.at);
+        Ok(())
+    })
+}
+
+/// Calls `visit` with every element of an array. Another value is taken as an array of itself
+/// alone, as the providers do; what is not valid has no further elements.
+pub fn elements<'a>(bytes: &'a [u8], mut visit: impl FnMut(&'a [u8])) {
+    let read = outermost(bytes, b'[', |scanner| {
+        let start = scanner.at;
+        scanner.value()?;
+        visit(&bytes[start..scanner.at]);
+        Ok(())
+    });
+    if read == Err(Fault::NotAnObject) {
+        visit(bytes);
+    }
+}
+
+/// Calls `visit` with the value of every field of those names; what is no object has none.
+pub fn each<'a>(bytes: &'a [u8], names: &[&str], mut visit: impl FnMut(&'a [u8])) {
+    // A fault ends the fields: callers look into texts that were checked, or that may be broken.
+    let _ = fields(bytes, |key, value| {
+        if names.contains(&&*key) {
+            visit(&bytes[value]);
+        }
+    });
+}
+
+/// Reads the parts of the outermost object or array, whichever `open` begins, with `part`.
+fn outermost<'a>(
+    bytes: &'a [u8],
+    open: u8,
+    mut part: impl FnMut(&mut Scanner<'a>) -> Result<(), Fault>,
+) -> Result<(), Fault> {
     let text = std::str::from_utf8(bytes).map_err(|_| Fault::NotUtf8)?;
     let mut scanner = Scanner { text, bytes, at: 0 };
     scanner.space();
-    if scanner.peek() != Some(b'{') {
+    if scanner.peek() != Some(open) {
         scanner.value()?;
         scanner.end()?;
         return Err(Fault::NotAnObject);
     }
     scanner.at += 1;
     scanner.space();
-    if scanner.peek() == Some(b'}') {
+    let close = open + 2;
+    if scanner.peek() == Some(close) {
         scanner.at += 1;
         return scanner.end();
     }
     loop {
-        let key = scanner.key()?;
-        scanner.space();
-        let start = scanner.at;
-        scanner.value()?;
-        visit(key, start..scanner.at);
+        part(&mut scanner)?;
         scanner.space();
         match scanner.next() {
             Some(b',') => scanner.space(),
-            Some(b'}') => return scanner.end(),
+            Some(byte) if byte == close => return scanner.end(),
             _ => return Err(Fault::Malformed(scanner.at)),
         }
     }

@@ -4,7 +4,8 @@ use bytes::{Bytes, BytesMut};
 
 use crate::dialect::capture::Capture;
 use crate::dialect::endpoint::Dialect;
-use crate::dialect::{estimate, openai, sse, usage};
+use crate::dialect::openai::{event, usage};
+use crate::dialect::{estimate, sse};
 use crate::domain::usage::Usage;
 
 /// What one piece of an answer becomes for the client.
@@ -117,7 +118,7 @@ impl StreamMeter {
         let event = &whole[range.clone()];
         let Some(data) = sse::data(event) else { return self.push(passage, bytes) };
         let facts = match self.dialect {
-            Dialect::OpenAi | Dialect::Anthropic | Dialect::Gemini => openai::event(&data),
+            Dialect::OpenAi | Dialect::Anthropic | Dialect::Gemini => event::event(&data),
         };
         self.reading.reported = facts.usage.or(self.reading.reported);
         self.reading.counted_output += facts.output_tokens;

@@ -5,7 +5,6 @@ pub mod json;
 pub mod estimate;
 pub mod capture;
 pub mod sse;
-pub mod usage;
 pub mod request;
 pub mod openai;
 pub mod anthropic;

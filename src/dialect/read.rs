@@ -1,7 +1,7 @@
 //! Reads a request of any endpoint.
 
 use crate::dialect::endpoint::Endpoint;
-use crate::dialect::request::{Request, RequestFault};
+use crate::dialect::request::{Edit, Request, RequestFault};
 use crate::dialect::{anthropic, gemini, openai};
 
 /// Reads what the gateway must know of a request; `model` is the one that the path names.
@@ -12,17 +12,147 @@ pub fn request(
 ) -> Result<Request, RequestFault> {
     let model = model.unwrap_or_default();
     match endpoint {
-        Endpoint::Embeddings => openai::embeddings_request(body),
-        Endpoint::Messages | Endpoint::CountMessageTokens => anthropic::message_request(body),
-        Endpoint::StreamGenerateContent => gemini::content_request(model, body, true),
-        Endpoint::GenerateContent
-        | Endpoint::CountTokens
-        | Endpoint::EmbedContent
-        | Endpoint::BatchEmbedContents => gemini::content_request(model, body, false),
+        Endpoint::Embeddings => openai::request::embeddings(body),
+        Endpoint::Messages => anthropic::request::message(body),
+        Endpoint::CountMessageTokens => anthropic::request::count(body),
+        Endpoint::StreamGenerateContent => gemini::request::content(model, body, true),
+        Endpoint::GenerateContent => gemini::request::content(model, body, false),
+        Endpoint::CountTokens | Endpoint::EmbedContent | Endpoint::BatchEmbedContents => {
+            gemini::request::input_only(model, body)
+        }
         Endpoint::ChatCompletions
         | Endpoint::Models
         | Endpoint::GeminiModels
         | Endpoint::Limits
-        | Endpoint::Health => openai::chat_request(body),
+        | Endpoint::Health => openai::request::chat(body),
+    }
+}
+
+/// The smallest edit that bounds the output of one choice to `tokens`, in a body that names no
+/// bound; `field` is what the model calls the bound in the OpenAI dialect.
+///
+/// `None` where there is no output, where a bound is named, and where no single edit would do.
+pub fn clamp_edit(
+    endpoint: Endpoint,
+    field: &'static str,
+    body: &[u8],
+    tokens: u64,
+) -> Option<Edit> {
+    match endpoint {
+        Endpoint::ChatCompletions => openai::request::clamp(body, field, tokens),
+        // Both have the same name for it.
+        Endpoint::Messages => openai::request::clamp(body, "max_tokens", tokens),
+        Endpoint::GenerateContent | Endpoint::StreamGenerateContent => {
+            gemini::request::clamp(body, tokens)
+        }
+        Endpoint::Embeddings
+        | Endpoint::CountMessageTokens
+        | Endpoint::CountTokens
+        | Endpoint::EmbedContent
+        | Endpoint::BatchEmbedContents
+        | Endpoint::Models
+        | Endpoint::GeminiModels
+        | Endpoint::Limits
+        | Endpoint::Health => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clamped(endpoint: Endpoint, field: &'static str, body: &str) -> Option<String> {
+        let edit = clamp_edit(endpoint, field, body.as_bytes(), 64)?;
+        Some(format!("{}{}{}", &body[..edit.range.start], edit.text, &body[edit.range.end..]))
+    }
+
+    #[test]
+    fn a_bound_is_put_where_none_is() {
+        for (endpoint, field, body, expected) in [
+            (
+                Endpoint::ChatCompletions,
+                "max_completion_tokens",
+                r#" {"model":"a"}"#,
+                r#" {"max_completion_tokens":64,"model":"a"}"#,
+            ),
+            (
+                Endpoint::ChatCompletions,
+                "max_tokens",
+                r#"{"model":"a","max_tokens": null}"#,
+                r#"{"model":"a","max_tokens": 64}"#,
+            ),
+            (Endpoint::Messages, "other", r#"{"model":"a"}"#, r#"{"max_tokens":64,"model":"a"}"#),
+            (
+                Endpoint::GenerateContent,
+                "other",
+                "{}",
+                r#"{"generationConfig":{"maxOutputTokens":64}}"#,
+            ),
+            (
+                Endpoint::GenerateContent,
+                "other",
+                r#"{"contents":[]}"#,
+                r#"{"generationConfig":{"maxOutputTokens":64},"contents":[]}"#,
+            ),
+            (
+                Endpoint::StreamGenerateContent,
+                "other",
+                r#"{"generation_config": { }}"#,
+                r#"{"generation_config": {"maxOutputTokens":64 }}"#,
+            ),
+            (
+                Endpoint::StreamGenerateContent,
+                "other",
+                r#"{"a":1,"generationConfig":{"topK":1}}"#,
+                r#"{"a":1,"generationConfig":{"maxOutputTokens":64,"topK":1}}"#,
+            ),
+            (
+                Endpoint::GenerateContent,
+                "other",
+                r#"{"generationConfig":{"max_output_tokens":null}}"#,
+                r#"{"generationConfig":{"max_output_tokens":64}}"#,
+            ),
+            (
+                Endpoint::GenerateContent,
+                "other",
+                r#"{"generation_config":null}"#,
+                r#"{"generation_config":{"maxOutputTokens":64}}"#,
+            ),
+        ] {
+            let edited = clamped(endpoint, field, body).expect(body);
+            assert_eq!(edited, expected);
+            let read = request(endpoint, Some("m"), edited.as_bytes()).expect("still valid");
+            assert_eq!(read.output_tokens_max, Some(64), "{edited}");
+        }
+    }
+
+    #[test]
+    fn no_bound_is_put_where_one_is_or_where_nothing_comes_out() {
+        for (endpoint, body) in [
+            (Endpoint::ChatCompletions, r#"{"max_tokens":1}"#),
+            (Endpoint::GenerateContent, r#"{"generationConfig":{"maxOutputTokens":1}}"#),
+            (Endpoint::GenerateContent, r#"{"generationConfig":{},"generation_config":{}}"#),
+            (Endpoint::Embeddings, r#"{"model":"a"}"#),
+            (Endpoint::CountMessageTokens, r#"{"model":"a"}"#),
+            (Endpoint::CountTokens, "{}"),
+            (Endpoint::BatchEmbedContents, "{}"),
+        ] {
+            assert_eq!(clamped(endpoint, "max_tokens", body), None, "{body}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_output_is_bound_by_nothing() {
+        let body = br#"{"model":"a","input":"x"}"#;
+        for endpoint in [
+            Endpoint::Embeddings,
+            Endpoint::CountMessageTokens,
+            Endpoint::CountTokens,
+            Endpoint::EmbedContent,
+            Endpoint::BatchEmbedContents,
+        ] {
+            let read = request(endpoint, Some("m"), body).expect("valid");
+            assert_eq!((read.output_tokens_max, read.choices, read.stream), (Some(0), 1, false));
+        }
     }
 }

@@ -2,6 +2,9 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 
 use crate::dialect::json;
 use crate::domain::usage::Usage;
@@ -35,6 +38,22 @@ pub struct Request {
     /// The field that names state kept at the provider, where one does: that state may be
     /// another tenant's.
     pub state: Option<&'static str>,
+}
+
+/// What a body refers to that is not in it: [`Request::refers`] and [`Request::state`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Outside {
+    /// Content that is elsewhere.
+    pub refers: bool,
+    /// The field that names state kept at the provider.
+    pub state: Option<&'static str>,
+}
+
+impl Outside {
+    /// That field names state kept at the provider.
+    pub fn names_state(&mut self, field: &'static str) {
+        *self = Self { refers: true, state: Some(field) };
+    }
 }
 
 /// What is wrong with a request.
@@ -110,6 +129,15 @@ impl<'a, const N: usize> Fields<'a, N> {
         }
     }
 
+    /// Refuses a call that is to go on in the background, where nobody would meter it.
+    pub fn in_foreground(&self, at: usize) -> Result<(), RequestFault> {
+        if self.flag(at)? {
+            let what = "is not served, as nobody would meter the answer; send the call without it";
+            return Err(RequestFault::about(self.names[at], what));
+        }
+        Ok(())
+    }
+
     /// A whole number, 0 or more, if there is one.
     pub fn count(&self, at: usize) -> Result<Option<u64>, RequestFault> {
         match self.value(at) {
@@ -120,6 +148,34 @@ impl<'a, const N: usize> Fields<'a, N> {
             },
         }
     }
+}
+
+/// The edit that puts `field` in front of the fields of `object`, which stands at `start` of the
+/// body; `None` for what is no object.
+pub fn put_first(object: &[u8], start: usize, field: String) -> Option<Edit> {
+    let mut fields = 0;
+    json::fields(object, |_, _| fields += 1).ok()?;
+    let inside = start + object.iter().position(|byte| *byte == b'{')? + 1;
+    let text = if fields == 0 { field } else { field + "," };
+    Some(Edit { range: inside..inside, text: Cow::Owned(text) })
+}
+
+static ESCAPE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\\u00"));
+
+/// Whether one of those words may be in the body. A letter that is written as an escape might hide
+/// it; no client writes letters so without a purpose.
+pub fn mentions(body: &[u8], words: &[Finder<'_>]) -> bool {
+    hides_letters(body) || words.iter().any(|word| word.find(body).is_some())
+}
+
+/// Whether one of those words may be a value in the body, or the beginning of one.
+pub fn mentions_value(body: &[u8], words: &[Finder<'_>]) -> bool {
+    let is_value = |at: usize| body[..at].trim_ascii_end().ends_with(b":");
+    hides_letters(body) || words.iter().any(|word| word.find_iter(body).any(is_value))
+}
+
+fn hides_letters(body: &[u8]) -> bool {
+    ESCAPE.find_iter(body).any(|at| matches!(body.get(at + 4), Some(b'4'..=b'7')))
 }
 
 /// How a text that is no JSON object is told.
@@ -133,4 +189,43 @@ pub fn fault(fault: json::Fault) -> RequestFault {
         json::Fault::NotAnObject => "the body must be a JSON object".to_owned(),
     };
     RequestFault { param: None, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_seen_however_it_is_written() {
+        let words = [Finder::new("\"file_id\"")];
+        for body in [r#"{"file_id":1}"#, r#"{"fil\u0065_id":1}"#, r#"{"file\u005fid":1}"#] {
+            assert!(mentions(body.as_bytes(), &words), "{body}");
+        }
+        for body in [r#"{"content":"caf\u00e9 \u0022file_id\u0022"}"#, r#"{"a":"\u00"}"#] {
+            assert!(!mentions(body.as_bytes(), &words), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_told_from_a_key_and_an_element() {
+        let words = [Finder::new("\"url\"")];
+        assert!(mentions_value(br#"{"type" : "url"}"#, &words));
+        assert!(!mentions_value(br#"{"url":{"required":["url"]}}"#, &words));
+    }
+
+    #[test]
+    fn a_field_is_put_first_with_the_commas_it_needs() {
+        let put = |object: &str| {
+            let edit = put_first(object.as_bytes(), 0, r#""a":1"#.to_owned())?;
+            Some(format!(
+                "{}{}{}",
+                &object[..edit.range.start],
+                edit.text,
+                &object[edit.range.end..]
+            ))
+        };
+        assert_eq!(put("{ }").as_deref(), Some(r#"{"a":1 }"#));
+        assert_eq!(put(r#" {"b":2}"#).as_deref(), Some(r#" {"a":1,"b":2}"#));
+        assert_eq!(put("[]"), None);
+    }
 }

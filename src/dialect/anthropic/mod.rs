@@ -1,0 +1,4 @@
+//! The Anthropic dialect: messages.
+
+pub mod outside;
+pub mod request;

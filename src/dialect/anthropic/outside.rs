@@ -1,0 +1,164 @@
+//! What an Anthropic request refers to that is not in its body.
+
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
+
+use crate::dialect::json;
+use crate::dialect::request::{Outside, mentions_value};
+
+/// What the tools that the provider runs begin their type with: each brings in content of its own.
+const HOSTED_TOOLS: [&str; 4] = ["web_search_", "web_fetch_", "code_execution_", "advisor_"];
+
+/// The values without which nothing in the body is elsewhere.
+static VALUES: LazyLock<[Finder<'static>; 7]> = LazyLock::new(|| {
+    [
+        "\"url\"",
+        "\"file\"",
+        "\"container_upload\"",
+        "\"web_search_",
+        "\"web_fetch_",
+        "\"code_execution_",
+        "\"advisor_",
+    ]
+    .map(Finder::new)
+});
+
+/// How deep blocks stand in blocks: a result of a tool, in it a document, in it an image.
+const BLOCK_LEVELS_MAX: u32 = 4;
+
+/// Finds what the body refers to; `container` and `servers` are its own fields for those.
+///
+/// A file is state only where the provider would look for it: as the source of a block. A schema
+/// or a text may use the word.
+pub fn find(body: &[u8], container: Option<&[u8]>, servers: Option<&[u8]>) -> Outside {
+    let mut outside = Outside::default();
+    if mentions_value(body, &*VALUES) {
+        json::each(body, &["messages"], |messages| {
+            json::elements(messages, |message| blocks_in(message, 0, &mut outside));
+        });
+        json::each(body, &["system"], |system| {
+            json::elements(system, |block| block_of(block, 0, &mut outside));
+        });
+        json::each(body, &["tools"], |tools| {
+            json::elements(tools, |tool| outside.refers |= is_hosted(tool));
+        });
+    }
+    if let Some(container) = container {
+        outside.refers = true;
+        let mut names_one = container.starts_with(b"\"");
+        json::each(container, &["id"], |id| names_one |= id != b"null");
+        if names_one {
+            outside.names_state("container");
+        }
+    }
+    outside.refers |= servers.is_some();
+    outside
+}
+
+fn is_hosted(tool: &[u8]) -> bool {
+    let mut hosted = false;
+    json::each(tool, &["type"], |kind| {
+        let kind = json::string_of(kind).unwrap_or_default();
+        hosted |= HOSTED_TOOLS.iter().any(|tool| kind.starts_with(tool));
+    });
+    hosted
+}
+
+/// The blocks in the `content` of a message or block.
+fn blocks_in(holder: &[u8], level: u32, outside: &mut Outside) {
+    json::each(holder, &["content"], |content| {
+        if !content.starts_with(b"[") {
+            return;
+        }
+        if level == BLOCK_LEVELS_MAX {
+            // Nothing known nests like this, so nobody knows what a provider makes of it.
+            return outside.names_state("content");
+        }
+        json::elements(content, |block| block_of(block, level + 1, outside));
+    });
+}
+
+fn block_of(block: &[u8], level: u32, outside: &mut Outside) {
+    json::each(block, &["source"], |source| source_of(source, level, outside));
+    let mut is_upload = false;
+    json::each(block, &["type"], |kind| {
+        is_upload |= json::string_of(kind).is_some_and(|kind| kind == "container_upload");
+    });
+    if is_upload {
+        outside.names_state("file_id");
+    }
+    blocks_in(block, level, outside);
+}
+
+fn source_of(source: &[u8], level: u32, outside: &mut Outside) {
+    json::each(source, &["type"], |kind| match json::string_of(kind).as_deref() {
+        Some("url") => outside.refers = true,
+        Some("file") => outside.names_state("file_id"),
+        _ => {}
+    });
+    json::each(source, &["file_id"], |id| {
+        if id != b"null" {
+            outside.names_state("file_id");
+        }
+    });
+    blocks_in(source, level, outside);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dialect::anthropic::request::message;
+
+    fn read(rest: &str) -> Outside {
+        let body = format!(r#"{{"model":"a",{rest}}}"#);
+        let request = message(body.as_bytes()).expect("valid");
+        Outside { refers: request.refers, state: request.state }
+    }
+
+    fn said(block: &str) -> Outside {
+        read(&format!(r#""messages":[{{"content":[{block}]}}]"#))
+    }
+
+    #[test]
+    fn content_that_is_elsewhere_is_seen() {
+        let only_refers = Outside { refers: true, state: None };
+        let url = r#"{"type":"image","source":{"type":"url","url":"https://a/b"}}"#;
+        assert_eq!(said(url), only_refers);
+        assert_eq!(said(&url.replace("\"url\",", "\"\\u0075rl\",")), only_refers);
+        assert_eq!(said(&format!(r#"{{"type":"tool_result","content":[{url}]}}"#)), only_refers);
+        assert_eq!(read(r#""tools":[{"type":"web_search_20250305","name":"w"}]"#), only_refers);
+        assert_eq!(read(r#""mcp_servers":[{"type":"url","url":"https://a"}]"#), only_refers);
+        assert_eq!(read(r#""container":{"skills":[]}"#), only_refers);
+        let here = r#"{"type":"image","source":{"type":"base64","data":"AA=="}}"#;
+        assert_eq!(said(here), Outside::default());
+    }
+
+    #[test]
+    fn state_kept_at_the_provider_is_named() {
+        let file = r#"{"type":"document","source":{"type":"file","file_id":"f"}}"#;
+        assert_eq!(said(file).state, Some("file_id"));
+        assert_eq!(said(&format!(r#"{{"content":[{file}]}}"#)).state, Some("file_id"));
+        let upload = r#"{"type":"container_upload","file_id":"f"}"#;
+        assert_eq!(said(upload).state, Some("file_id"));
+        assert_eq!(read(r#""container":"c""#).state, Some("container"));
+        assert_eq!(read(r#""container":{"id":"c"}"#).state, Some("container"));
+        assert_eq!(read(r#""container":null"#), Outside::default());
+        let mut deep = file.to_owned();
+        for _ in 0..5 {
+            deep = format!(r#"{{"content":[{deep}]}}"#);
+        }
+        assert_eq!(said(&deep).state, Some("content"));
+    }
+
+    #[test]
+    fn words_that_name_nothing_are_no_reference() {
+        for harmless in [
+            r#""tools":[{"name":"t","input_schema":{"properties":{"file_id":{"type":"file"}}}}]"#,
+            r#""messages":[{"content":"the \"file\" of type \"url\""}]"#,
+            r#""messages":[{"content":[{"type":"tool_use","input":{"source":{"type":"file"}}}]}]"#,
+        ] {
+            assert_eq!(read(harmless), Outside::default(), "{harmless}");
+        }
+    }
+}

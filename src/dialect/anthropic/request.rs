@@ -1,0 +1,65 @@
+//! The policy fields of Anthropic requests.
+
+use crate::dialect::anthropic::outside;
+use crate::dialect::request::{Fields, Request, RequestFault};
+
+const POLICY_FIELDS: [&str; 6] =
+    ["model", "background", "stream", "max_tokens", "container", "mcp_servers"];
+
+/// Reads the policy fields of a request for a message, and checks that the body is JSON.
+///
+/// The provider demands `max_tokens`; without it the model's maximum applies.
+pub fn message(body: &[u8]) -> Result<Request, RequestFault> {
+    let fields = Fields::read(body, POLICY_FIELDS)?;
+    let model = fields.text(0, "must be the name of a model, a string")?;
+    fields.in_foreground(1)?;
+    let outside = outside::find(body, fields.value(4), fields.value(5));
+    Ok(Request {
+        model,
+        model_at: fields.place(0),
+        stream: fields.flag(2)?,
+        output_tokens_max: fields.count(3)?,
+        choices: 1,
+        include_usage: None,
+        refers: outside.refers,
+        state: outside.state,
+    })
+}
+
+/// Reads the same of a request that only counts: it is never a stream and has no output.
+pub fn count(body: &[u8]) -> Result<Request, RequestFault> {
+    Ok(Request { stream: false, output_tokens_max: Some(0), ..message(body)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(body: &str) -> Result<Request, RequestFault> {
+        message(body.as_bytes())
+    }
+
+    #[test]
+    fn policy_fields_are_read() {
+        let request = read(r#"{"model":"claude","stream":true,"max_tokens":9,"messages":[]}"#);
+        let request = request.expect("valid");
+        assert_eq!((request.model.as_str(), request.stream), ("claude", true));
+        assert_eq!((request.output_tokens_max, request.choices), (Some(9), 1));
+        assert_eq!(read(r#"{"model":"claude"}"#).expect("valid").output_tokens_max, None);
+        let counted = count(br#"{"model":"claude","max_tokens":9}"#).expect("valid");
+        assert_eq!(counted.output_tokens_max, Some(0));
+    }
+
+    #[test]
+    fn faults_name_the_field() {
+        for (body, param) in [
+            (r#"{"max_tokens":1}"#, "model"),
+            (r#"{"model":"a","max_tokens":"1"}"#, "max_tokens"),
+            (r#"{"model":"a","max_tokens":1,"max_tokens":1}"#, "max_tokens"),
+            (r#"{"model":"a","stream":1}"#, "stream"),
+            (r#"{"model":"a","background":true}"#, "background"),
+        ] {
+            assert_eq!(read(body).expect_err(body).param, Some(param), "{body}");
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The Gemini dialect: `generateContent` and its siblings.
+
+pub mod outside;
+pub mod request;

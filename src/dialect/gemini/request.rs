@@ -1,0 +1,214 @@
+//! The policy fields of Gemini requests. Each may be written in camel case and in snake case.
+
+use std::borrow::Cow;
+
+use crate::dialect::gemini::outside;
+use crate::dialect::json;
+use crate::dialect::request::{Edit, Fields, Request, RequestFault, put_first};
+use crate::domain::usage::Usage;
+
+const POLICY_FIELDS: [&str; 6] = [
+    "background",
+    "generationConfig",
+    "generation_config",
+    "cachedContent",
+    "cached_content",
+    "tools",
+];
+
+const CONFIG_FIELDS: [&str; 4] =
+    ["maxOutputTokens", "max_output_tokens", "candidateCount", "candidate_count"];
+
+/// The most choices that a request may ask for.
+const CHOICES_MAX: u64 = 128;
+
+/// Reads the policy fields of a request for content from the model that the path names, and checks
+/// that the body is JSON.
+pub fn content(model: &str, body: &[u8], stream: bool) -> Result<Request, RequestFault> {
+    let (request, fields) = read(model, body)?;
+    let configs = [(fields.value(1), POLICY_FIELDS[1]), (fields.value(2), POLICY_FIELDS[2])];
+    // The outer says whether there is a configuration, the inner whether each names a bound.
+    let mut bound: Option<Option<u64>> = None;
+    let mut choices = 1;
+    for (config, name) in configs {
+        let Some(config) = config else { continue };
+        let (its_bound, its_choices) = read_config(config, name)?;
+        // Of two, one without a bound is the larger.
+        bound = Some(bound.map_or(its_bound, |other| other.zip(its_bound).map(|(a, b)| a.max(b))));
+        choices = choices.max(its_choices);
+    }
+    Ok(Request { stream, choices, output_tokens_max: bound.flatten(), ..request })
+}
+
+/// Reads the same of a request that has no output: it counts or embeds.
+pub fn input_only(model: &str, body: &[u8]) -> Result<Request, RequestFault> {
+    read(model, body).map(|(request, _)| request)
+}
+
+fn read<'a>(model: &str, body: &'a [u8]) -> Result<(Request, Fields<'a, 6>), RequestFault> {
+    let fields = Fields::read(body, POLICY_FIELDS)?;
+    fields.in_foreground(0)?;
+    let is_cached = fields.value(3).or(fields.value(4)).is_some();
+    let outside = outside::find(body, fields.value(5), is_cached);
+    let request = Request {
+        model: decoded(model)?,
+        model_at: None,
+        stream: false,
+        output_tokens_max: Some(0),
+        choices: 1,
+        include_usage: None,
+        refers: outside.refers,
+        state: outside.state,
+    };
+    Ok((request, fields))
+}
+
+/// The bound of one candidate, and how many there are.
+fn read_config(config: &[u8], name: &'static str) -> Result<(Option<u64>, u64), RequestFault> {
+    if !config.starts_with(b"{") {
+        return Err(RequestFault::about(name, "must be an object"));
+    }
+    let fields = Fields::read(config, CONFIG_FIELDS)?;
+    let bound = fields.count(0)?.max(fields.count(1)?);
+    // A zero is what this dialect writes for nothing.
+    let choices = fields.count(2)?.max(fields.count(3)?).unwrap_or(1).max(1);
+    if CHOICES_MAX < choices {
+        return Err(RequestFault::about("candidateCount", "must be from 1 to 128"));
+    }
+    Ok((bound.filter(|bound| 0 < *bound), choices))
+}
+
+/// The model's name as the path has it, its escapes resolved.
+fn decoded(model: &str) -> Result<String, RequestFault> {
+    let fault = || RequestFault {
+        param: Some("model"),
+        message: "the model in the path is not valid; write it as the list of models does"
+            .to_owned(),
+    };
+    let mut bytes = Vec::with_capacity(model.len());
+    let mut rest = model.as_bytes();
+    while let [byte, after @ ..] = rest {
+        rest = after;
+        if *byte != b'%' {
+            bytes.push(*byte);
+            continue;
+        }
+        let digits = after.get(..2).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(byte.ok_or_else(fault)?);
+        rest = &after[2..];
+    }
+    String::from_utf8(bytes).ok().filter(|model| !model.is_empty()).ok_or_else(fault)
+}
+
+/// The edit that bounds the output in a body that names no bound. Where two configurations stand,
+/// no single edit does.
+pub fn clamp(body: &[u8], tokens: u64) -> Option<Edit> {
+    let (mut nulls, mut configs) = (Vec::new(), Vec::new());
+    json::fields(body, |key, value| {
+        if key == POLICY_FIELDS[1] || key == POLICY_FIELDS[2] {
+            let list = if &body[value.clone()] == b"null" { &mut nulls } else { &mut configs };
+            list.push(value);
+        }
+    })
+    .ok()?;
+    let bound = format!("\"maxOutputTokens\":{}", tokens.min(Usage::COUNT_MAX));
+    match (configs.as_slice(), nulls.as_slice()) {
+        ([config], _) => clamp_config(&body[config.clone()], config.start, bound, tokens),
+        ([], [null, ..]) => {
+            Some(Edit { range: null.clone(), text: Cow::Owned(format!("{{{bound}}}")) })
+        }
+        ([], []) => put_first(body, 0, format!("\"generationConfig\":{{{bound}}}")),
+        _ => None,
+    }
+}
+
+fn clamp_config(config: &[u8], start: usize, bound: String, tokens: u64) -> Option<Edit> {
+    let mut places = Vec::new();
+    json::fields(config, |key, value| {
+        if key == CONFIG_FIELDS[0] || key == CONFIG_FIELDS[1] {
+            places.push(value);
+        }
+    })
+    .ok()?;
+    if places.iter().any(|place| &config[place.clone()] != b"null") {
+        return None;
+    }
+    match places.first() {
+        None => put_first(config, start, bound),
+        Some(place) => {
+            let range = start + place.start..start + place.end;
+            Some(Edit { range, text: Cow::Owned(tokens.to_string()) })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(body: &str) -> (Option<u64>, u64) {
+        let request = content("m", body.as_bytes(), true).expect(body);
+        (request.output_tokens_max, request.choices)
+    }
+
+    #[test]
+    fn the_larger_of_both_spellings_counts() {
+        for (body, bound, choices) in [
+            ("{}", None, 1),
+            (r#"{"generationConfig":null}"#, None, 1),
+            (r#"{"generationConfig":{"maxOutputTokens":5,"candidateCount":2}}"#, Some(5), 2),
+            (r#"{"generation_config":{"max_output_tokens":5,"candidate_count":2}}"#, Some(5), 2),
+            (
+                r#"{"generationConfig":{"maxOutputTokens":5,"max_output_tokens":7,
+                   "candidateCount":3,"candidate_count":2}}"#,
+                Some(7),
+                3,
+            ),
+            (
+                r#"{"generationConfig":{"maxOutputTokens":9},
+                   "generation_config":{"max_output_tokens":7,"candidateCount":4}}"#,
+                Some(9),
+                4,
+            ),
+            (r#"{"generationConfig":{"maxOutputTokens":9},"generation_config":{}}"#, None, 1),
+            (r#"{"generationConfig":{"maxOutputTokens":0,"candidateCount":0}}"#, None, 1),
+            (r#"{"tools":[{"maxOutputTokens":1}],"maxOutputTokens":2}"#, None, 1),
+        ] {
+            assert_eq!(asked(body), (bound, choices), "{body}");
+        }
+    }
+
+    #[test]
+    fn faults_name_the_field() {
+        for (body, param) in [
+            (r#"{"generationConfig":{},"generationConfig":{}}"#, "generationConfig"),
+            (
+                r#"{"generationConfig":{"maxOutputTokens":1,"maxOutputTokens":2}}"#,
+                "maxOutputTokens",
+            ),
+            (
+                r#"{"generation_config":{"candidate_count":1,"candidate\u005fcount":2}}"#,
+                "candidate_count",
+            ),
+            (r#"{"generationConfig":[]}"#, "generationConfig"),
+            (r#"{"generationConfig":{"maxOutputTokens":-1}}"#, "maxOutputTokens"),
+            (r#"{"generationConfig":{"candidateCount":129}}"#, "candidateCount"),
+            (r#"{"background":true}"#, "background"),
+        ] {
+            let fault = content("m", body.as_bytes(), false).expect_err(body);
+            assert_eq!(fault.param, Some(param), "{body}");
+        }
+    }
+
+    #[test]
+    fn the_model_comes_from_the_path() {
+        let model = |path: &str| input_only(path, b"{}").map(|request| request.model).ok();
+        assert_eq!(model("gemini-2.5-flash").as_deref(), Some("gemini-2.5-flash"));
+        assert_eq!(model("a%3Ab%2f%C3%A9").as_deref(), Some("a:b/é"));
+        for wrong in ["", "a%", "a%2", "a%+1", "%ff"] {
+            assert_eq!(model(wrong), None, "{wrong}");
+        }
+    }
+}
