@@ -60,6 +60,8 @@ fn upstream(address: SocketAddr) -> Result<Upstream> {
         first_byte_timeout: Duration::from_mins(10),
         idle_timeout: Duration::from_mins(5),
         idle_connections_max: 256,
+        dedicated: false,
+        forward_limits: false,
     }))
 }
 

@@ -45,6 +45,8 @@ fn upstream(row: &mut Section<'_>, name: &str) -> Option<UpstreamSettings> {
     let first_byte_timeout = row.time_ms("first_byte_timeout_ms", 600_000, 1);
     let idle_timeout = row.time_ms("idle_timeout_ms", 300_000, 1);
     let idle_connections_max = row.size("connections_idle_max", 256, 0..=65_536);
+    let dedicated = row.flag("dedicated", false);
+    let forward_limits = row.flag("forward_limits", false);
     Some(UpstreamSettings {
         name: name.into(),
         address: address?,
@@ -55,6 +57,8 @@ fn upstream(row: &mut Section<'_>, name: &str) -> Option<UpstreamSettings> {
         first_byte_timeout,
         idle_timeout,
         idle_connections_max,
+        dedicated,
+        forward_limits,
     })
 }
 

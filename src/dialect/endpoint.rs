@@ -80,6 +80,29 @@ pub enum Metering {
 /// The folders below which a path names a model; newer Gemini SDKs use the first.
 const MODEL_FOLDERS: [&str; 2] = ["/v1/models/", "/v1beta/models/"];
 
+/// A path that names a model, cut before and after the name: the slash and the colon are not in
+/// the middle. `None` where a path names none.
+pub fn around_model(path: &str) -> Option<(&str, &str, &str)> {
+    let folder = MODEL_FOLDERS.iter().find(|folder| path.starts_with(**folder))?;
+    let (before, rest) = path.split_at(folder.len());
+    let (model, verb) = rest.split_at(rest.rfind(':')?);
+    (!model.is_empty() && !model.contains('/')).then_some((before, model, verb))
+}
+
+/// The wire format in which a path that is no endpoint is told so.
+pub fn dialect_of_unknown(path: &str) -> Dialect {
+    let below = |folder: &str| {
+        path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    if below("/v1/messages") {
+        Dialect::Anthropic
+    } else if below("/v1beta") {
+        Dialect::Gemini
+    } else {
+        Dialect::OpenAi
+    }
+}
+
 impl Endpoint {
     /// Every endpoint.
     pub const ALL: [Self; 13] = [
@@ -100,15 +123,14 @@ impl Endpoint {
 
     /// The endpoint of a method and a path, and the model that the path names, escapes included.
     pub fn of<'a>(method: &str, path: &'a str) -> Option<(Self, Option<&'a str>)> {
-        let in_folder = MODEL_FOLDERS.iter().find_map(|folder| path.strip_prefix(folder));
-        let to_model = in_folder.and_then(|rest| rest.rsplit_once(':'));
+        let to_model = around_model(path);
         Self::ALL.into_iter().find_map(|endpoint| match (endpoint.route(), to_model) {
             (Route::Path(its_method, its_path), _) => {
                 (its_path == path && its_method == method).then_some((endpoint, None))
             }
-            (Route::Verb(its_verb), Some((model, verb))) => {
-                let is_it = method == "POST" && its_verb == verb && !model.contains('/');
-                (is_it && !model.is_empty()).then_some((endpoint, Some(model)))
+            (Route::Verb(its_verb), Some((_, model, verb))) => {
+                let is_it = method == "POST" && verb.strip_prefix(':') == Some(its_verb);
+                is_it.then_some((endpoint, Some(model)))
             }
             (Route::Verb(_), None) => None,
         })
@@ -208,6 +230,18 @@ mod tests {
             ("POST", "/v1beta/models/a/b:generateContent", None),
         ] {
             assert_eq!(Endpoint::of(method, path), found, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_nowhere_is_told_so_in_the_dialect_of_its_folder() {
+        for (path, dialect) in [
+            ("/v1/messages/batches", Dialect::Anthropic),
+            ("/v1beta/models/a:predict", Dialect::Gemini),
+            ("/v1/messagesx", Dialect::OpenAi),
+            ("/v1/models/a:predict", Dialect::OpenAi),
+        ] {
+            assert_eq!(dialect_of_unknown(path), dialect, "{path}");
         }
     }
 }

@@ -1,14 +1,17 @@
 //! Authenticate: from a credential to the caller. A look into memory, never into a database.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use http::request::Parts;
 use sha2::{Digest, Sha256};
 
 use crate::accounting::directory::{Caller, Directory, SecretHash};
 use crate::domain::time::UnixMs;
 use crate::proxy::arrival::Arrival;
+use crate::proxy::query;
 use crate::proxy::refuse::Refusal;
 
 /// The shape of every key: prefix, 43 digits of randomness, 6 of checksum.
@@ -76,20 +79,33 @@ fn allow(caller: &Caller, now: UnixMs, address: IpAddr) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The one credential of a request; `None` when there is none, or two that differ.
-fn credential(parts: &Parts) -> Option<&str> {
-    let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
-    let bearer = header("authorization")
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, key)| key.trim());
-    let query = parts.uri.query().unwrap_or_default();
-    let in_query = query.split('&').find_map(|pair| pair.strip_prefix("key="));
-    let places =
-        [bearer, header("x-api-key"), header("x-goog-api-key"), header("api-key"), in_query];
-    let mut given = places.into_iter().flatten();
+/// The headers that hold a key and nothing else.
+static KEY_HEADERS: [HeaderName; 3] = [
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+    HeaderName::from_static("api-key"),
+];
+
+/// The one credential of a request; `None` when there is none, or two that differ. An empty one is
+/// none: some clients send one in every place they know.
+fn credential(parts: &Parts) -> Option<Cow<'_, str>> {
+    let bearers = parts.headers.get_all(AUTHORIZATION).into_iter().filter_map(bearer);
+    let alone = KEY_HEADERS
+        .iter()
+        .flat_map(|name| parts.headers.get_all(name))
+        .filter_map(|value| value.to_str().ok());
+    let in_query = query::parts(parts.uri.query().unwrap_or_default())
+        .filter_map(|part| query::decoded(query::value_of(part, query::KEY)?));
+    let in_headers = bearers.chain(alone).map(Cow::Borrowed);
+    let mut given = in_headers.chain(in_query).filter(|key| !key.is_empty());
     let first = given.next()?;
     given.all(|other| other == first).then_some(first)
+}
+
+/// The key of an `authorization` header, if it holds one.
+fn bearer(value: &HeaderValue) -> Option<&str> {
+    let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
 }
 
 #[cfg(test)]
@@ -102,7 +118,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (parts, ()) = request.body(()).expect("a request").into_parts();
-        credential(&parts).map(ToOwned::to_owned)
+        credential(&parts).map(Cow::into_owned)
     }
 
     #[test]
@@ -113,6 +129,9 @@ mod tests {
         }
         assert_eq!(found("/?a=1&key=k", &[("x-api-key", "k")]).as_deref(), Some("k"));
         assert_eq!(found("/", &[("authorization", "Bearer a"), ("api-key", "b")]), None);
+        assert_eq!(found("/", &[("api-key", "a"), ("api-key", "b")]), None);
+        assert_eq!(found("/?key=a&key=b", &[]), None);
         assert_eq!(found("/?monkey=k", &[("authorization", "Basic k")]), None);
+        assert_eq!(found("/?k%65y=%6B", &[("x-api-key", "")]).as_deref(), Some("k"));
     }
 }

@@ -37,13 +37,13 @@ impl Catalog {
         })
     }
 
-    /// All listed names that can be called in that dialect, in order.
-    pub fn names(&self, dialect: Dialect) -> Vec<&str> {
-        let served = |model: &&Arc<Model>| self.targets(model, dialect).next().is_some();
-        let mut names: Vec<&str> =
-            self.models.values().filter(served).map(|model| &*model.name).collect();
-        names.sort_unstable();
-        names
+    /// All listed models that can be called in that dialect, by name.
+    pub fn served(&self, dialect: Dialect) -> Vec<&Model> {
+        let served = |model: &&Model| self.targets(model, dialect).next().is_some();
+        let mut models: Vec<&Model> = self.models.values().map(|model| &**model).collect();
+        models.retain(served);
+        models.sort_unstable_by_key(|model| &model.name);
+        models
     }
 
     /// Where a model is served in that dialect, first choice first.

@@ -1,7 +1,7 @@
 //! Exchange: the path of a call, top to bottom. READ THIS FIRST.
 //!
 //! One line a stage, one file a stage. A stage takes what it needs and returns a small new value;
-//! it never calls the next one. What a stage refuses is told in one place, [`refuse`].
+//! it never calls the next one. What a stage refuses is told in one place, `refuse`.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use crate::accounting::directory::Caller;
 use crate::accounting::permit::Permit;
 use crate::clock;
-use crate::dialect::endpoint::Endpoint;
+use crate::dialect::endpoint::{Dialect, Endpoint, dialect_of_unknown};
 use crate::proxy::admit::admit;
 use crate::proxy::answer::Answer;
 use crate::proxy::arrival::Arrival;
@@ -21,9 +21,10 @@ use crate::proxy::authenticate::{Known, again, authenticate};
 use crate::proxy::forward::forward;
 use crate::proxy::receive::{Call, receive};
 use crate::proxy::refusals::RefusedCall;
-use crate::proxy::refuse::{self, Refusal, Told};
+use crate::proxy::refuse::Refusal;
 use crate::proxy::relay::relay;
 use crate::proxy::route::{Route, route};
+use crate::proxy::shape::answer;
 use crate::proxy::worker::Worker;
 use crate::proxy::{headers, inform};
 
@@ -35,45 +36,52 @@ pub async fn exchange(
 ) -> Response<Answer> {
     let arrival = worker.ids.arrival(address);
     let (parts, body) = request.into_parts();
-    let endpoint = match Endpoint::of(parts.method.as_str(), parts.uri.path()) {
+    let path = parts.uri.path();
+    let (endpoint, model) = match Endpoint::of(parts.method.as_str(), path) {
         Some((Endpoint::Health, _)) => return own(inform::health(worker.shared.is_draining())),
-        Some((endpoint, _)) => endpoint,
-        None => return own(refuse::answer(&Refusal::UnknownPath, &arrival)),
+        Some((endpoint, model)) => (endpoint, model.map(str::to_owned)),
+        None => return own(answer(&Refusal::UnknownPath, dialect_of_unknown(path), &arrival)),
     };
+    let dialect = inform::dialect(endpoint, &parts);
     let known = match authenticate(&worker.shared.directory, &parts, &arrival) {
         Ok(known) => known,
         Err(refusal) => {
             worker.unauthenticated.increment(1);
-            return own(refuse::answer(&refusal, &arrival));
+            return own(answer(&refusal, dialect, &arrival));
         }
     };
-    let caller = &known.caller;
-    let answer = match endpoint {
-        Endpoint::Models => own(inform::models(&worker.shared.catalog.load(), caller, &arrival)),
+    let (caller, shared) = (&known.caller, &worker.shared);
+    let told = match endpoint {
+        Endpoint::Models | Endpoint::GeminiModels => {
+            own(inform::models(&shared.catalog.load(), caller, dialect, &arrival))
+        }
         Endpoint::Limits => own(inform::limits(caller, &arrival)),
-        _ => match receive(endpoint, parts, body, &worker.shared.settings).await {
+        _ => match receive((endpoint, model.as_deref()), parts, body, &shared.settings).await {
             Ok(call) => return govern(&worker, &arrival, &known, call).await,
             Err(no) => refused(&worker, &arrival, caller, (endpoint, "", false), &no).await,
         },
     };
-    with_limits(answer, caller, &arrival)
+    with_limits(told, caller, dialect, &arrival)
 }
 
 /// Takes a call that was understood through its other stages.
 async fn govern(worker: &Worker, arrival: &Arrival, known: &Known, call: Call) -> Response<Answer> {
-    let caller = &known.caller;
+    let (caller, endpoint) = (&known.caller, call.endpoint);
+    let dialect = endpoint.dialect();
     let (route, permit) = match enter(worker, arrival, known, &call).await {
         Ok(entered) => entered,
         Err(refusal) => {
-            let asked = (call.endpoint, call.request.model.as_str(), call.request.stream);
-            let answer = refused(worker, arrival, caller, asked, &refusal).await;
-            return with_limits(answer, caller, arrival);
+            let asked = (endpoint, call.request.model.as_str(), call.request.stream);
+            let told = refused(worker, arrival, caller, asked, &refusal).await;
+            return with_limits(told, caller, dialect, arrival);
         }
     };
     let strips = call.request.include_usage.is_some();
     match forward(&worker.pool, call, &route, permit).await {
-        Ok(answered) => relay(answered, strips).await.map(Answer::from),
-        Err(refusal) => with_limits(own(refuse::answer(&refusal, arrival)), caller, arrival),
+        Ok(answered) => relay(answered, endpoint, strips).await.map(Answer::from),
+        Err(refusal) => {
+            with_limits(own(answer(&refusal, dialect, arrival)), caller, dialect, arrival)
+        }
     }
 }
 
@@ -103,12 +111,14 @@ async fn refused(
     (endpoint, model, stream): (Endpoint, &str, bool),
     refusal: &Refusal,
 ) -> Response<Answer> {
-    let Told { status, code, .. } = refusal.told(arrival.at);
+    let dialect = endpoint.dialect();
+    let told = refusal.told(arrival.at);
+    let (status, code) = (told.status_in(dialect), told.code);
     let call = RefusedCall { arrival, caller, endpoint, model, stream, status, code };
     if let Some(noted) = worker.refusals.note(&call) {
         worker.desk.writer.written(noted).await;
     }
-    own(refuse::answer(refusal, arrival))
+    own(answer(refusal, dialect, arrival))
 }
 
 /// The gateway's own words.
@@ -120,8 +130,10 @@ fn own(response: Response<Bytes>) -> Response<Answer> {
 fn with_limits(
     mut response: Response<Answer>,
     caller: &Caller,
+    dialect: Dialect,
     arrival: &Arrival,
 ) -> Response<Answer> {
-    headers::add_rooms(response.headers_mut(), &caller.project.rooms(arrival.at), arrival.at);
+    let rooms = caller.project.rooms(arrival.at);
+    headers::add_rooms(response.headers_mut(), &rooms, dialect, arrival.at);
     response
 }

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
 
+use http::uri::InvalidUri;
 use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 
@@ -17,7 +17,7 @@ use crate::proxy::pool::{CallError, Lease, Pool};
 use crate::proxy::receive::Call;
 use crate::proxy::refuse::Refusal;
 use crate::proxy::route::{Route, Stop};
-use crate::proxy::upstream::Try;
+use crate::proxy::upstream::{Try, Upstream};
 
 /// The head of an upstream's answer, and the connection that its body comes on.
 #[derive(Debug)]
@@ -28,8 +28,8 @@ pub struct Answered {
     pub lease: Lease,
     /// The call's hold.
     pub permit: Permit,
-    /// How long the answer may be silent.
-    pub idle_timeout: Duration,
+    /// Who answers.
+    pub upstream: Arc<Upstream>,
 }
 
 /// Sends the call along its route until somebody answers it.
@@ -46,7 +46,7 @@ pub async fn forward(
     let mut refusal = Refusal::UpstreamFailed;
     for (place, stop) in route.stops.iter().enumerate() {
         let is_last = place + 1 == route.stops.len();
-        let Ok(uri) = stop.upstream.uri(&call.parts.uri) else { continue };
+        let Ok(uri) = uri(&call, stop) else { continue };
         permit.course.attempts += 1;
         permit.course.upstream = Some(Arc::clone(stop.upstream.name()));
         permit.course.upstream_model = stop.model.clone();
@@ -69,8 +69,8 @@ pub async fn forward(
                 stop.upstream.tries.count(Try::Answered);
                 if is_last || !is_worth_another(status) {
                     permit.course.first_byte_us = Some(permit.elapsed_us());
-                    let idle_timeout = stop.upstream.settings.idle_timeout;
-                    return Ok(Answered { response, lease, permit, idle_timeout });
+                    let upstream = Arc::clone(&stop.upstream);
+                    return Ok(Answered { response, lease, permit, upstream });
                 }
             }
             Err(fault) => {
@@ -90,7 +90,7 @@ pub async fn forward(
         }
     }
     let told = refusal.told(crate::clock::now());
-    permit.course.status = told.status;
+    permit.course.status = told.status_in(call.endpoint.dialect());
     permit.course.refusal = told.code;
     permit.release(Outcome::Failed).await;
     Err(refusal)
@@ -132,6 +132,13 @@ async fn send(
             tried => return tried,
         }
     }
+}
+
+/// The target at one stop, with the model's name there where the path names it.
+fn uri(call: &Call, stop: &Stop) -> Result<Uri, InvalidUri> {
+    let in_path = call.request.model_at.is_none();
+    let model = stop.model.as_deref().filter(|_| in_path);
+    stop.upstream.uri(&call.parts.uri, model)
 }
 
 /// The request for one stop. Its body is shared with the call, not copied.

@@ -1,36 +1,56 @@
 //! Which headers pass, which stay, and which become others.
 
+use std::fmt::Write;
+
 use bytes::BytesMut;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::accounting::books::Rooms;
+use crate::dialect::endpoint::Dialect;
 use crate::domain::counter::Room;
 use crate::domain::ids::RequestLogId;
 use crate::domain::time::UnixMs;
 
-/// How many headers of its own the gateway adds to an answer, at most.
-pub const OWN_MAX: usize = 10;
 /// The upstream's own id of the call, beside ours.
 pub const UPSTREAM_REQUEST_ID: HeaderName = HeaderName::from_static("x-upstream-request-id");
 /// Our id of the call.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The same where callers in the Anthropic dialect look for it.
+const ANTHROPIC_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 /// Whose fault an error is: `gateway` or `upstream`.
 pub const ERROR_SOURCE: HeaderName = HeaderName::from_static("x-meteor-error-source");
 
-/// Whether a request header is not for the upstream: hop by hop, a credential, something that
-/// moves the bill, something about the client's way here, or something the gateway sets itself.
-fn stays_down(name: &str) -> bool {
+/// How many headers of its own the gateway adds to an answer, at most.
+pub const fn own_max(dialect: Dialect) -> usize {
+    match dialect {
+        Dialect::Anthropic => 17,
+        Dialect::OpenAi | Dialect::Gemini => 10,
+    }
+}
+
+/// Whether a header is about one connection, not about the call.
+fn is_hop(name: &str) -> bool {
     matches!(
         name,
         "connection"
             | "keep-alive"
             | "proxy-connection"
+            | "proxy-authenticate"
             | "proxy-authorization"
             | "te"
             | "trailer"
             | "transfer-encoding"
             | "upgrade"
-            | "host"
+    )
+}
+
+/// Whether a request header is not for the upstream: hop by hop, a credential, something that
+/// moves the bill, something about the client's way here, or something the gateway sets itself.
+/// All others pass, those of tomorrow too.
+fn stays_down(name: &str) -> bool {
+    let ours = matches!(
+        name,
+        "host"
             | "content-length"
             | "expect"
             | "accept-encoding"
@@ -46,29 +66,29 @@ fn stays_down(name: &str) -> bool {
             | "forwarded"
             | "x-request-id"
             | "idempotency-key"
-    ) || name.starts_with("x-forwarded-")
+    );
+    ours || is_hop(name) || name.starts_with("x-forwarded-")
 }
 
 /// Whether a response header is not for the client: hop by hop, or about the shared credential.
 fn stays_up(name: &str) -> bool {
-    matches!(
+    let theirs = matches!(
         name,
-        "connection"
-            | "keep-alive"
-            | "proxy-connection"
-            | "proxy-authenticate"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-            | "set-cookie"
+        "set-cookie"
             | "alt-svc"
             | "openai-organization"
             | "openai-project"
             | "anthropic-organization-id"
-            | "ratelimit"
-            | "ratelimit-policy"
-    ) || name.starts_with("x-ratelimit-")
+            | "anthropic-workspace-id"
+    );
+    theirs || is_hop(name)
+}
+
+/// Whether a response header tells of an upstream's own rate limits.
+fn is_limit(name: &str) -> bool {
+    name.starts_with("x-ratelimit-")
         || name.starts_with("anthropic-ratelimit-")
+        || matches!(name, "ratelimit" | "ratelimit-policy")
 }
 
 /// Turns a client's headers into those for the upstream.
@@ -77,10 +97,11 @@ pub fn for_upstream(headers: &mut HeaderMap) {
     headers.insert(http::header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
 }
 
-/// Turns an upstream's headers into those for the client.
-pub fn for_client(headers: &mut HeaderMap) {
-    remove(headers, stays_up);
-    for name in [REQUEST_ID, HeaderName::from_static("request-id")] {
+/// Turns an upstream's headers into those for the client. Its rate limits are those of a
+/// credential that all callers share: they pass only where the operator says so.
+pub fn for_client(headers: &mut HeaderMap, forward_limits: bool) {
+    remove(headers, |name| stays_up(name) || (!forward_limits && is_limit(name)));
+    for name in [REQUEST_ID, ANTHROPIC_REQUEST_ID] {
         if let Some(id) = headers.remove(name) {
             headers.insert(UPSTREAM_REQUEST_ID, id);
         }
@@ -88,7 +109,7 @@ pub fn for_client(headers: &mut HeaderMap) {
 }
 
 /// Removes what `stays` names, and what the `connection` header itself names.
-fn remove(headers: &mut HeaderMap, stays: fn(&str) -> bool) {
+fn remove(headers: &mut HeaderMap, stays: impl Fn(&str) -> bool) {
     let lines = headers.get_all(http::header::CONNECTION).iter();
     let mut removed: Vec<HeaderName> = lines
         .filter_map(|value| value.to_str().ok())
@@ -101,9 +122,13 @@ fn remove(headers: &mut HeaderMap, stays: fn(&str) -> bool) {
     }
 }
 
-/// The value of [`REQUEST_ID`].
-pub fn request_id(id: RequestLogId) -> HeaderValue {
-    HeaderValue::from_bytes(&id.hyphenated()).unwrap_or(HeaderValue::from_static(""))
+/// Tells our id of the call.
+pub fn add_id(fields: &mut HeaderMap, id: RequestLogId, dialect: Dialect) {
+    let id = HeaderValue::from_bytes(&id.hyphenated()).unwrap_or(HeaderValue::from_static(""));
+    if dialect == Dialect::Anthropic {
+        fields.insert(ANTHROPIC_REQUEST_ID, id.clone());
+    }
+    fields.insert(REQUEST_ID, id);
 }
 
 /// A header value of digits.
@@ -112,17 +137,23 @@ pub fn number(value: i64) -> HeaderValue {
 }
 
 /// Tells what is left of the tightest limits.
-pub fn add_rooms(fields: &mut HeaderMap, rooms: &Rooms, now: UnixMs) {
+pub fn add_rooms(fields: &mut HeaderMap, rooms: &Rooms, dialect: Dialect, now: UnixMs) {
     let [requests, tokens] = rooms;
     let mut pen = Pen::default();
-    for (room, [limit, remaining, reset]) in
-        [(requests, &REQUEST_HEADERS), (tokens, &TOKEN_HEADERS)]
-    {
+    for (room, names) in [(requests, &REQUEST_HEADERS), (tokens, &TOKEN_HEADERS)] {
         let Some(room) = room else { continue };
-        fields.insert(limit, pen.number(room.value).value());
-        fields.insert(remaining, pen.number(room.remaining).value());
+        let limit = pen.number(room.value).value();
+        let remaining = pen.number(room.remaining).value();
+        if dialect == Dialect::Anthropic {
+            fields.insert(&names.anthropic[0], limit.clone());
+            fields.insert(&names.anthropic[1], remaining.clone());
+            fields.insert(&names.anthropic[2], pen.instant(room.reset_at).value());
+        }
+        fields.insert(&names.openai[0], limit);
+        fields.insert(&names.openai[1], remaining);
         // Seconds as OpenAI writes them: `34s`.
-        fields.insert(reset, pen.number(seconds_until(room.reset_at, now)).text("s").value());
+        let reset = pen.number(seconds_until(room.reset_at, now)).text("s").value();
+        fields.insert(&names.openai[2], reset);
     }
     let tightest = [requests, tokens].into_iter().flatten().min_by_key(|room| share(room));
     if let Some(room) = tightest {
@@ -140,7 +171,7 @@ struct Pen(BytesMut);
 
 impl Default for Pen {
     fn default() -> Self {
-        Self(BytesMut::with_capacity(256))
+        Self(BytesMut::with_capacity(384))
     }
 }
 
@@ -169,6 +200,13 @@ impl Pen {
         self
     }
 
+    /// An instant as RFC 3339.
+    fn instant(&mut self, at: UnixMs) -> &mut Self {
+        // Writing to memory does not fail.
+        let _ = write!(self.0, "{at}");
+        self
+    }
+
     /// The value written since the last one.
     fn value(&mut self) -> HeaderValue {
         let bytes = self.0.split().freeze();
@@ -189,23 +227,46 @@ fn seconds_until(reset_at: UnixMs, now: UnixMs) -> i64 {
 static RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 static RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-static REQUEST_HEADERS: [HeaderName; 3] = [
-    HeaderName::from_static("x-ratelimit-limit-requests"),
-    HeaderName::from_static("x-ratelimit-remaining-requests"),
-    HeaderName::from_static("x-ratelimit-reset-requests"),
-];
+/// What the limit, the rest and the reset of one measure are called in each dialect.
+struct LimitHeaders {
+    /// Those that every caller is told by.
+    openai: [HeaderName; 3],
+    /// Those that callers in the Anthropic dialect are told by besides.
+    anthropic: [HeaderName; 3],
+}
 
-static TOKEN_HEADERS: [HeaderName; 3] = [
-    HeaderName::from_static("x-ratelimit-limit-tokens"),
-    HeaderName::from_static("x-ratelimit-remaining-tokens"),
-    HeaderName::from_static("x-ratelimit-reset-tokens"),
-];
+static REQUEST_HEADERS: LimitHeaders = LimitHeaders {
+    openai: [
+        HeaderName::from_static("x-ratelimit-limit-requests"),
+        HeaderName::from_static("x-ratelimit-remaining-requests"),
+        HeaderName::from_static("x-ratelimit-reset-requests"),
+    ],
+    anthropic: [
+        HeaderName::from_static("anthropic-ratelimit-requests-limit"),
+        HeaderName::from_static("anthropic-ratelimit-requests-remaining"),
+        HeaderName::from_static("anthropic-ratelimit-requests-reset"),
+    ],
+};
+
+static TOKEN_HEADERS: LimitHeaders = LimitHeaders {
+    openai: [
+        HeaderName::from_static("x-ratelimit-limit-tokens"),
+        HeaderName::from_static("x-ratelimit-remaining-tokens"),
+        HeaderName::from_static("x-ratelimit-reset-tokens"),
+    ],
+    anthropic: [
+        HeaderName::from_static("anthropic-ratelimit-tokens-limit"),
+        HeaderName::from_static("anthropic-ratelimit-tokens-remaining"),
+        HeaderName::from_static("anthropic-ratelimit-tokens-reset"),
+    ],
+};
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::limit::Limit;
 
-    fn names(mut headers: HeaderMap, turn: fn(&mut HeaderMap)) -> Vec<String> {
+    fn names(mut headers: HeaderMap, turn: impl Fn(&mut HeaderMap)) -> Vec<String> {
         turn(&mut headers);
         let mut names: Vec<String> = headers.keys().map(ToString::to_string).collect();
         names.sort();
@@ -236,19 +297,59 @@ mod tests {
             ("x-secret", "1"),
             ("x-forwarded-for", "1.2.3.4"),
             ("anthropic-beta", "b"),
+            ("anthropic-of-tomorrow", "b"),
             ("content-type", "application/json"),
-            ("x-demo", "1"),
+            ("x-stainless-retry-count", "1"),
+            ("x-goog-api-client", "c"),
+            ("x-goog-user-project", "p"),
+            ("traceparent", "t"),
         ]);
-        assert_eq!(
-            names(client, for_upstream),
-            ["accept-encoding", "anthropic-beta", "content-type", "x-demo"]
-        );
+        let passed = [
+            "accept-encoding",
+            "anthropic-beta",
+            "anthropic-of-tomorrow",
+            "content-type",
+            "traceparent",
+            "x-goog-api-client",
+            "x-stainless-retry-count",
+        ];
+        assert_eq!(names(client, for_upstream), passed);
         let upstream = headers(&[
-            ("x-request-id", "theirs"),
+            ("request-id", "theirs"),
             ("set-cookie", "c"),
             ("x-ratelimit-limit-requests", "1"),
-            ("openai-processing-ms", "5"),
+            ("anthropic-ratelimit-input-tokens-limit", "1"),
+            ("retry-after", "5"),
         ]);
-        assert_eq!(names(upstream, for_client), ["openai-processing-ms", "x-upstream-request-id"]);
+        let passed = ["retry-after", "x-upstream-request-id"];
+        assert_eq!(names(upstream.clone(), |headers| for_client(headers, false)), passed);
+        let passed = [
+            "anthropic-ratelimit-input-tokens-limit",
+            "retry-after",
+            "x-ratelimit-limit-requests",
+            "x-upstream-request-id",
+        ];
+        assert_eq!(names(upstream, |headers| for_client(headers, true)), passed);
+    }
+
+    #[test]
+    fn limits_are_told_in_the_words_of_the_dialect() {
+        let now = UnixMs(1_705_314_600_000);
+        let room = |limit| Room { limit, value: 9, remaining: 4, reset_at: now.minute().end() };
+        let rooms = [Some(room(Limit::RequestsPerMinute)), Some(room(Limit::DailyTokens))];
+        for dialect in Dialect::ALL {
+            let mut fields = HeaderMap::new();
+            add_rooms(&mut fields, &rooms, dialect, now);
+            assert_eq!(fields["x-ratelimit-remaining-tokens"], "4");
+            assert_eq!(fields["x-ratelimit-reset-requests"], "60s");
+            assert_eq!(fields["ratelimit"], "\"requestsPerMinuteLimit\";r=4;t=60");
+            let reset = fields.get("anthropic-ratelimit-requests-reset");
+            let theirs = (dialect == Dialect::Anthropic).then_some("2024-01-15T10:31:00.000Z");
+            assert_eq!(reset.map(HeaderValue::as_bytes), theirs.map(str::as_bytes));
+            add_id(&mut fields, RequestLogId(1), dialect);
+            assert_eq!(fields.contains_key("request-id"), theirs.is_some());
+            fields.insert(ERROR_SOURCE, HeaderValue::from_static("upstream"));
+            assert!(fields.len() <= own_max(dialect), "{fields:?}");
+        }
     }
 }

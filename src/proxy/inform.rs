@@ -2,27 +2,95 @@
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
+use http::request::Parts;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::accounting::directory::Caller;
-use crate::dialect::endpoint::Dialect;
+use crate::dialect::endpoint::{Dialect, Endpoint};
+use crate::domain::catalog::Model;
 use crate::domain::limit::{Limit, Measure};
 use crate::domain::money::Nano;
 use crate::domain::time::UnixMs;
 use crate::proxy::arrival::Arrival;
 use crate::proxy::catalog::Catalog;
-use crate::proxy::headers;
+use crate::proxy::{headers, query};
 
-/// The models that this key may use.
-pub fn models(catalog: &Catalog, caller: &Caller, arrival: &Arrival) -> Response<Bytes> {
-    let models: Vec<Value> = catalog
-        .names(Dialect::OpenAi)
-        .into_iter()
-        .filter(|name| caller.may_use_model(name))
-        .map(|name| json!({ "id": name, "object": "model", "created": 0, "owned_by": "meteor" }))
-        .collect();
-    answer(&json!({ "object": "list", "data": models }), arrival)
+/// The dialect of whoever asks: the endpoint's own, or where callers of all dialects share a path,
+/// that of the headers they send.
+pub fn dialect(endpoint: Endpoint, parts: &Parts) -> Dialect {
+    if endpoint != Endpoint::Models {
+        return endpoint.dialect();
+    }
+    let mut query = query::parts(parts.uri.query().unwrap_or_default());
+    if parts.headers.contains_key("anthropic-version") {
+        Dialect::Anthropic
+    } else if parts.headers.contains_key("x-goog-api-key")
+        || query.any(|part| query::value_of(part, query::KEY).is_some())
+    {
+        Dialect::Gemini
+    } else {
+        Dialect::OpenAi
+    }
+}
+
+/// The models that this key may use in that dialect, told in it.
+pub fn models(
+    catalog: &Catalog,
+    caller: &Caller,
+    dialect: Dialect,
+    arrival: &Arrival,
+) -> Response<Bytes> {
+    let mut models = catalog.served(dialect);
+    models.retain(|model| caller.may_use_model(&model.name));
+    let body = match dialect {
+        Dialect::OpenAi => openai_models(&models),
+        Dialect::Anthropic => anthropic_models(&models),
+        Dialect::Gemini => gemini_models(&models),
+    };
+    answer(&body, dialect, arrival)
+}
+
+fn openai_models(models: &[&Model]) -> Value {
+    let model = |model: &&Model| {
+        let name = &*model.name;
+        json!({ "id": name, "object": "model", "created": 0, "owned_by": "meteor" })
+    };
+    json!({ "object": "list", "data": models.iter().map(model).collect::<Vec<_>>() })
+}
+
+fn anthropic_models(models: &[&Model]) -> Value {
+    let model = |model: &&Model| {
+        let name = &*model.name;
+        let created_at = "1970-01-01T00:00:00Z";
+        json!({ "type": "model", "id": name, "display_name": name, "created_at": created_at })
+    };
+    let name = |model: Option<&&Model>| model.map(|model| model.name.to_string());
+    json!({
+        "data": models.iter().map(model).collect::<Vec<_>>(),
+        "has_more": false,
+        "first_id": name(models.first()),
+        "last_id": name(models.last()),
+    })
+}
+
+fn gemini_models(models: &[&Model]) -> Value {
+    let model = |model: &&Model| {
+        let embeds = model.max_output_tokens == 0;
+        let methods: &[&str] = if embeds {
+            &["embedContent", "batchEmbedContents", "countTokens"]
+        } else {
+            &["generateContent", "streamGenerateContent", "countTokens"]
+        };
+        json!({
+            "name": format!("models/{}", model.name),
+            "displayName": &*model.name,
+            "inputTokenLimit": model.max_input_tokens,
+            "outputTokenLimit": model.max_output_tokens,
+            "supportedGenerationMethods": methods,
+        })
+    };
+    json!({ "models": models.iter().map(model).collect::<Vec<_>>() })
 }
 
 /// All limits that apply to this key, and where each stands.
@@ -47,7 +115,7 @@ pub fn limits(caller: &Caller, arrival: &Arrival) -> Response<Bytes> {
             })
         })
         .collect();
-    answer(&json!({ "object": "list", "data": limits }), arrival)
+    answer(&json!({ "object": "list", "data": limits }), Dialect::OpenAi, arrival)
 }
 
 /// Whether calls are taken here.
@@ -74,10 +142,31 @@ fn reset(at: UnixMs, limit: Limit) -> Option<String> {
     (limit != Limit::ConcurrentCalls).then(|| at.to_string())
 }
 
-fn answer(body: &Value, arrival: &Arrival) -> Response<Bytes> {
+fn answer(body: &Value, dialect: Dialect, arrival: &Arrival) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(body.to_string()));
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    fields.insert(headers::REQUEST_ID, headers::request_id(arrival.id));
+    headers::add_id(fields, arrival.id, dialect);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_asks_for_models_is_known_by_what_it_sends() {
+        for (uri, header, dialect) in [
+            ("/v1/models", "authorization", Dialect::OpenAi),
+            ("/v1/models?key=k", "anthropic-version", Dialect::Anthropic),
+            ("/v1/models?a=1&key=k", "accept", Dialect::Gemini),
+            ("/v1/models", "x-goog-api-key", Dialect::Gemini),
+            ("/v1/models", "x-api-key", Dialect::OpenAi),
+        ] {
+            let request = http::Request::builder().uri(uri).header(header, "x");
+            let (parts, ()) = request.body(()).expect("a request").into_parts();
+            assert_eq!(super::dialect(Endpoint::Models, &parts), dialect, "{uri} {header}");
+            assert_eq!(super::dialect(Endpoint::Messages, &parts), Dialect::Anthropic);
+        }
+    }
 }

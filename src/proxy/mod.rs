@@ -1,6 +1,7 @@
 //! The data plane: from a client's bytes to an upstream and back, governed on the way.
 
 pub mod headers;
+pub mod query;
 pub mod upstream;
 pub mod outgoing;
 pub mod connect;
@@ -8,6 +9,7 @@ pub mod pool;
 pub mod catalog;
 pub mod arrival;
 pub mod refuse;
+pub mod shape;
 pub mod refusals;
 pub mod worker;
 pub mod authenticate;

@@ -1,5 +1,7 @@
 //! Receive: from bytes to a call. The body is read whole, once, and never copied if it came whole.
 
+use std::borrow::Cow;
+
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
@@ -10,6 +12,7 @@ use hyper::body::Incoming;
 use crate::dialect::endpoint::Endpoint;
 use crate::dialect::read;
 use crate::dialect::request::Request;
+use crate::proxy::query;
 use crate::proxy::refuse::Refusal;
 use crate::proxy::worker::ProxySettings;
 
@@ -26,18 +29,27 @@ pub struct Call {
     pub request: Request,
 }
 
-/// Reads the body and its policy fields.
+/// Reads the body and its policy fields; `model` is the one that the path names, as it stands
+/// there.
 pub async fn receive(
-    endpoint: Endpoint,
+    (endpoint, model): (Endpoint, Option<&str>),
     parts: Parts,
     body: Incoming,
     settings: &ProxySettings,
 ) -> Result<Call, Refusal> {
     check_headers(&parts, settings.body_bytes_max)?;
     let body = whole(body, settings).await?;
-    let request = read::request(endpoint, None, &body)
+    let model = model.map(decoded).transpose()?;
+    let request = read::request(endpoint, model.as_deref(), &body)
         .map_err(|fault| Refusal::Malformed { param: fault.param, message: fault.message })?;
     Ok(Call { endpoint, parts, body, request })
+}
+
+fn decoded(model: &str) -> Result<Cow<'_, str>, Refusal> {
+    query::decoded(model).ok_or_else(|| Refusal::Malformed {
+        param: Some("model"),
+        message: "the model that the path names is not valid UTF-8".to_owned(),
+    })
 }
 
 fn check_headers(parts: &Parts, bytes_max: usize) -> Result<(), Refusal> {

@@ -1,18 +1,14 @@
 //! Refusals: every no of the data plane, and the one match that says how it is told.
 
-use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
-use http::{Response, StatusCode};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::accounting::admit::Denial;
+use crate::dialect::endpoint::Dialect;
 use crate::domain::counter::Exceeded;
 use crate::domain::limit::{Level, Limit, Limits, Measure, Window};
 use crate::domain::money::Nano;
 use crate::domain::time::UnixMs;
 use crate::domain::wallet::Short;
-use crate::proxy::arrival::Arrival;
-use crate::proxy::headers;
 
 /// A no.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +42,7 @@ pub enum Refusal {
     UpstreamTimedOut,
 }
 
-/// How a refusal is told.
+/// How a refusal is told, in the words of the OpenAI dialect; `shape` translates them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Told {
     /// The HTTP status.
@@ -61,8 +57,18 @@ pub struct Told {
     pub should_retry: Option<bool>,
 }
 
-const OVERLOADED_RETRY_S: i64 = 1;
-const ON_HOLD_RETRY_S: i64 = 1;
+/// How soon to come again where only what is in flight stands in the way.
+const SOON_S: i64 = 1;
+
+impl Told {
+    /// The status in that dialect: Anthropic has one of its own for an overload.
+    pub const fn status_in(&self, dialect: Dialect) -> u16 {
+        match (dialect, self.status) {
+            (Dialect::Anthropic, 503) => 529,
+            (_, status) => status,
+        }
+    }
+}
 
 impl Refusal {
     /// How it is told, at `now`. The one place where status, code and retry meet.
@@ -83,7 +89,7 @@ impl Refusal {
             Self::TooLarge(_) => told(413, "invalid_request_error", "request_too_large"),
             Self::Denied(Denial::Limit { exceeded, .. }) => by_limit(exceeded, now),
             Self::Denied(Denial::Wallet { short: Short::OnHold, .. }) => Told {
-                retry_after_s: Some(ON_HOLD_RETRY_S),
+                retry_after_s: Some(SOON_S),
                 should_retry: Some(true),
                 ..told(402, "insufficient_quota", "balance_on_hold")
             },
@@ -91,10 +97,9 @@ impl Refusal {
                 should_retry: Some(false),
                 ..told(402, "insufficient_quota", "insufficient_balance")
             },
-            Self::Draining | Self::Denied(Denial::JournalFull) => Told {
-                retry_after_s: Some(OVERLOADED_RETRY_S),
-                ..told(503, "overloaded_error", "overloaded")
-            },
+            Self::Draining | Self::Denied(Denial::JournalFull) => {
+                Told { retry_after_s: Some(SOON_S), ..told(503, "overloaded_error", "overloaded") }
+            }
             Self::UpstreamFailed | Self::CredentialRefused => {
                 told(502, "upstream_error", "upstream_error")
             }
@@ -102,10 +107,11 @@ impl Refusal {
         }
     }
 
-    fn message(&self) -> String {
+    /// What is wrong and what to do.
+    pub fn message(&self) -> String {
         match self {
-            Self::Unauthenticated => "no valid API key: send one as `Authorization: Bearer …`, \
-                                      and only one"
+            Self::Unauthenticated => "no valid API key: send one, as `Authorization: Bearer …` or \
+                                      where your SDK puts it, and only one"
                 .to_owned(),
             Self::Forbidden(why) => (*why).to_owned(),
             Self::UnknownPath => "there is no such method and path here; see the list of \
@@ -140,7 +146,8 @@ impl Refusal {
         }
     }
 
-    fn param(&self) -> Option<&'static str> {
+    /// The field to blame, where there is one.
+    pub fn param(&self) -> Option<&'static str> {
         match self {
             Self::Malformed { param, .. } => *param,
             Self::UnknownModel(_) => Some("model"),
@@ -148,17 +155,31 @@ impl Refusal {
         }
     }
 
-    /// The object that says which limit, or what the wallet was asked for.
-    fn limit(&self) -> Option<Value> {
-        match self {
-            Self::Denied(Denial::Limit { level, exceeded }) => Some(limit_object(*level, exceeded)),
-            Self::Denied(Denial::Wallet { short, required }) => Some(json!({
-                "name": "wallet",
-                "level": "organization",
-                "required": required.to_string(),
-                "transient": *short == Short::OnHold,
-            })),
-            _ => None,
+    /// What the error object says besides, in every dialect: which limit, or what the wallet was
+    /// asked for. Never what is in the wallet.
+    pub fn members(&self) -> Map<String, Value> {
+        let members = match self {
+            Self::Denied(Denial::Limit { level, exceeded }) => {
+                json!({ "limit": limit_object(*level, exceeded) })
+            }
+            Self::Denied(Denial::Wallet { short, required }) => {
+                let (required, transient) = (required.to_string(), *short == Short::OnHold);
+                json!({
+                    "required": required,
+                    "transient": transient,
+                    "limit": {
+                        "name": "wallet",
+                        "level": "organization",
+                        "required": required,
+                        "transient": transient,
+                    },
+                })
+            }
+            _ => Value::Null,
+        };
+        match members {
+            Value::Object(members) => members,
+            _ => Map::new(),
         }
     }
 }
@@ -173,11 +194,26 @@ fn by_limit(exceeded: &Exceeded, now: UnixMs) -> Told {
         retry_after_s: Some(seconds),
         should_retry,
     };
-    match exceeded.limit.window() {
-        Window::Minute => told("rate_limit_error", until_reset_s.min(60), None),
-        Window::Now => told("rate_limit_error", 1, None),
-        Window::Day | Window::Month => told("insufficient_quota", until_reset_s, Some(false)),
+    let kind = match exceeded.limit.window() {
+        Window::Minute | Window::Now => "rate_limit_error",
+        Window::Day | Window::Month => "insufficient_quota",
+    };
+    if is_transient(exceeded) {
+        return told(kind, SOON_S, Some(true));
     }
+    match exceeded.limit.window() {
+        Window::Minute => told(kind, until_reset_s.min(60), None),
+        Window::Now => told(kind, SOON_S, None),
+        Window::Day | Window::Month => told(kind, until_reset_s, Some(false)),
+    }
+}
+
+/// Whether only calls in flight stand in the way. Each of them has been counted for good; what it
+/// holds of tokens and money may come back, and its place does.
+fn is_transient(exceeded: &Exceeded) -> bool {
+    let limit = exceeded.limit;
+    let returns = limit.measure() != Measure::Requests || limit.window() == Window::Now;
+    returns && exceeded.transient()
 }
 
 fn limit_message(exceeded: &Exceeded) -> String {
@@ -206,9 +242,6 @@ fn limit_object(level: Level, exceeded: &Exceeded) -> Value {
         Measure::Spend => Value::from(Nano(value).to_string()),
         Measure::Requests | Measure::Tokens => Value::from(value.min(Limits::MAX)),
     };
-    // A call that is in flight has been counted for good; what it holds of tokens may come back.
-    let returns =
-        exceeded.limit.measure() != Measure::Requests || exceeded.limit.window() == Window::Now;
     json!({
         "name": exceeded.limit.field(),
         "level": level.name(),
@@ -217,51 +250,7 @@ fn limit_object(level: Level, exceeded: &Exceeded) -> Value {
         "held": value(exceeded.held),
         "requested": value(exceeded.requested),
         "resetAt": exceeded.reset_at.to_string(),
-        "transient": returns && exceeded.transient(),
-    })
-}
-
-/// The answer that tells a refusal, in the dialect of the caller.
-pub fn answer(refusal: &Refusal, arrival: &Arrival) -> Response<Bytes> {
-    let told = refusal.told(arrival.at);
-    let mut error = json!({
-        "message": refusal.message(),
-        "type": told.kind,
-        "param": refusal.param(),
-        "code": told.code,
-    });
-    if let (Some(limit), Value::Object(error)) = (refusal.limit(), &mut error) {
-        for name in ["required", "transient"] {
-            if told.status == 402
-                && let Some(value) = limit.get(name)
-            {
-                error.insert(name.to_owned(), value.clone());
-            }
-        }
-        error.insert("limit".to_owned(), limit);
-    }
-    let body = json!({ "error": error }).to_string();
-    let mut response = Response::new(Bytes::from(body));
-    *response.status_mut() =
-        StatusCode::from_u16(told.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let fields = response.headers_mut();
-    fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    fields.insert(headers::ERROR_SOURCE, error_source(refusal));
-    fields.insert(headers::REQUEST_ID, headers::request_id(arrival.id));
-    if let Some(seconds) = told.retry_after_s {
-        fields.insert(RETRY_AFTER, headers::number(seconds));
-    }
-    if let Some(retry) = told.should_retry {
-        let text = if retry { "true" } else { "false" };
-        fields.insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static(text));
-    }
-    response
-}
-
-fn error_source(refusal: &Refusal) -> HeaderValue {
-    HeaderValue::from_static(match refusal {
-        Refusal::UpstreamFailed | Refusal::UpstreamTimedOut => "upstream",
-        _ => "gateway",
+        "transient": is_transient(exceeded),
     })
 }
 
@@ -269,36 +258,49 @@ fn error_source(refusal: &Refusal) -> HeaderValue {
 mod tests {
     use super::*;
 
+    const NOW: UnixMs = UnixMs(1_705_314_600_000);
+
+    fn told(limit: Limit, (used, held): (i64, i64), reset_at: UnixMs) -> Told {
+        let exceeded = Exceeded { limit, value: 9, used, held, requested: 4, reset_at };
+        Refusal::Denied(Denial::Limit { level: Level::Project, exceeded }).told(NOW)
+    }
+
     #[test]
-    fn a_daily_limit_is_not_to_be_retried_and_a_minute_is_short() {
-        let now = UnixMs(1_705_314_600_000);
-        let exceeded = |limit: Limit, reset_at| Exceeded {
-            limit,
-            value: 1,
-            used: 1,
-            held: 0,
-            requested: 1,
-            reset_at: UnixMs(reset_at),
-        };
-        let denied = |limit, reset_at| {
-            let exceeded = exceeded(limit, reset_at);
-            Refusal::Denied(Denial::Limit { level: Level::Project, exceeded })
-        };
-        let day = denied(Limit::DailyRequests, now.day().next().start().0);
-        let told = day.told(now);
-        assert_eq!((told.status, told.code), (429, "daily_requests_exceeded"));
-        assert_eq!((told.retry_after_s, told.should_retry), (Some(48_601), Some(false)));
-        let minute = denied(Limit::RequestsPerMinute, now.minute().end().0);
-        assert_eq!(minute.told(now).retry_after_s, Some(60));
-        assert_eq!(minute.told(now).kind, "rate_limit_error");
+    fn a_limit_that_is_used_up_is_not_to_be_retried_before_its_reset() {
+        let day = told(Limit::DailyRequests, (9, 0), NOW.day().next().start());
+        assert_eq!((day.status, day.code), (429, "daily_requests_exceeded"));
+        assert_eq!((day.retry_after_s, day.should_retry), (Some(48_601), Some(false)));
+        let minute = told(Limit::RequestsPerMinute, (9, 0), NOW.minute().end());
+        assert_eq!((minute.retry_after_s, minute.should_retry), (Some(60), None));
+        assert_eq!(minute.kind, "rate_limit_error");
+    }
+
+    #[test]
+    fn a_limit_that_only_calls_in_flight_hold_is_to_be_retried_soon() {
+        let day = NOW.day().next().start();
+        let soon = (Some(1), Some(true));
+        for limit in [Limit::DailyTokens, Limit::MonthlySpend, Limit::ConcurrentCalls] {
+            let told = told(limit, (5, 1), day);
+            assert_eq!((told.retry_after_s, told.should_retry), soon, "{limit:?}");
+        }
+        assert_ne!(told(Limit::DailyTokens, (6, 1), day).should_retry, Some(true), "used up");
+        // A call in flight is counted already: none of its requests comes back.
+        assert_ne!(told(Limit::DailyRequests, (5, 1), day).should_retry, Some(true));
     }
 
     #[test]
     fn a_wallet_refusal_never_tells_the_balance() {
         let denial = Denial::Wallet { short: Short::OnHold, required: Nano(1_500_000_000) };
-        let object = Refusal::Denied(denial).limit().expect("an object");
-        assert_eq!(object["required"], "1.50");
-        assert_eq!(object["transient"], true);
-        assert_eq!(object.as_object().map(serde_json::Map::len), Some(4));
+        let told = Value::Object(Refusal::Denied(denial).members());
+        let limit = json!({
+            "name": "wallet", "level": "organization", "required": "1.50", "transient": true,
+        });
+        assert_eq!(told, json!({ "required": "1.50", "transient": true, "limit": limit }));
+    }
+
+    #[test]
+    fn an_overload_has_the_status_that_the_dialect_knows() {
+        let told = Refusal::Draining.told(NOW);
+        assert_eq!(Dialect::ALL.map(|dialect| told.status_in(dialect)), [503, 529, 503]);
     }
 }

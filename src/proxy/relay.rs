@@ -16,7 +16,7 @@ use tokio::time::Sleep;
 
 use crate::accounting::permit::Permit;
 use crate::clock;
-use crate::dialect::endpoint::Dialect;
+use crate::dialect::endpoint::{Endpoint, Metering};
 use crate::dialect::meter::{BodyMeter, Passage, Reading, StreamMeter};
 use crate::journal::entry::Outcome;
 use crate::journal::writer::{Position, Writer};
@@ -86,17 +86,18 @@ impl std::fmt::Debug for Gate {
 
 /// Turns an upstream's answer into the client's.
 ///
-/// An error of the upstream is free and passes byte for byte; anything else is metered. `strips`
-/// says that usage was asked for by the gateway only.
-pub async fn relay(answered: Answered, strips: bool) -> Response<Relay> {
-    let Answered { response, lease, mut permit, idle_timeout } = answered;
-    let (mut parts, upstream) = response.into_parts();
-    headers::for_client(&mut parts.headers);
+/// An error of the upstream is free and passes byte for byte, and so does what it only counted;
+/// anything else is metered. `strips` says that usage was asked for by the gateway only.
+pub async fn relay(answered: Answered, endpoint: Endpoint, strips: bool) -> Response<Relay> {
+    let Answered { response, lease, mut permit, upstream } = answered;
+    let (settings, dialect) = (&upstream.settings, endpoint.dialect());
+    let (mut parts, body) = response.into_parts();
+    headers::for_client(&mut parts.headers, settings.forward_limits);
     // Ours is the connection to the client, whatever the upstream's was.
     parts.version = Version::HTTP_11;
-    parts.headers.reserve(headers::OWN_MAX);
-    parts.headers.insert(headers::REQUEST_ID, headers::request_id(permit.id()));
-    headers::add_rooms(&mut parts.headers, permit.rooms(), permit.admitted_at());
+    parts.headers.reserve(headers::own_max(dialect));
+    headers::add_id(&mut parts.headers, permit.id(), dialect);
+    headers::add_rooms(&mut parts.headers, permit.rooms(), dialect, permit.admitted_at());
     permit.course.status = parts.status.as_u16();
     let writer = Rc::clone(permit.writer());
     if !writer.is_durable_when_written() {
@@ -107,16 +108,19 @@ pub async fn relay(answered: Answered, strips: bool) -> Response<Relay> {
         parts.headers.insert(headers::ERROR_SOURCE, HeaderValue::from_static("upstream"));
         permit.release(Outcome::Failed).await;
         (Meter::Off, None)
+    } else if endpoint.metering() == Metering::Request {
+        permit.release(Outcome::Completed).await;
+        (Meter::Off, None)
     } else if is_stream {
         if strips {
             parts.headers.remove(CONTENT_LENGTH);
         }
-        (Meter::Stream(StreamMeter::new(Dialect::OpenAi, strips)), Some(permit))
+        (Meter::Stream(StreamMeter::new(dialect, strips)), Some(permit))
     } else {
-        (Meter::Body(BodyMeter::new(Dialect::OpenAi)), Some(permit))
+        (Meter::Body(BodyMeter::new(dialect)), Some(permit))
     };
     let mut relay = Relay {
-        upstream,
+        upstream: body,
         lease: Some(lease),
         meter,
         permit,
@@ -126,7 +130,7 @@ pub async fn relay(answered: Answered, strips: bool) -> Response<Relay> {
         gate: Gate::Open,
         broken: None,
         is_read: false,
-        idle_timeout,
+        idle_timeout: settings.idle_timeout,
         silence: None,
         progress_at: None,
         progress_tokens: 0,
@@ -258,16 +262,18 @@ impl Relay {
         let reading = self.meter.reading();
         permit.measured.reported = reading.reported;
         permit.measured.counted_output = reading.counted_output;
-        permit.measured.complete = reading.terminated;
-        if let Meter::Stream(_) = self.meter {
-            let last = *self.progress_at.get_or_insert_with(clock::tick);
-            let due = self.progress_tokens + PROGRESS_TOKENS <= reading.counted_output
-                || PROGRESS_EVERY <= clock::since(last);
-            if due && !reading.terminated {
-                permit.progress();
-                self.progress_at = Some(clock::tick());
-                self.progress_tokens = reading.counted_output;
-            }
+        // What the provider has yet to send changes nothing then: who leaves now has it all.
+        permit.measured.complete = reading.terminated || reading.finished;
+        if reading.terminated || self.upstream.is_end_stream() {
+            return;
+        }
+        let last = *self.progress_at.get_or_insert_with(clock::tick);
+        let due = self.progress_tokens + PROGRESS_TOKENS <= reading.counted_output
+            || PROGRESS_EVERY <= clock::since(last);
+        if due {
+            permit.progress();
+            self.progress_at = Some(clock::tick());
+            self.progress_tokens = reading.counted_output;
         }
     }
 

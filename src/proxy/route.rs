@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use memchr::memmem::Finder;
 
 use crate::accounting::directory::Caller;
-use crate::dialect::endpoint::Dialect;
+use crate::dialect::endpoint::Metering;
 use crate::domain::catalog::{Model, Target};
 use crate::domain::settlement::Bound;
 use crate::domain::usage::Usage;
@@ -62,6 +62,9 @@ fn refers(body: &[u8]) -> bool {
 const WINDOW_TOKENS_DEFAULT: u64 = 1_000_000;
 
 /// Finds the model, if this caller may use it and some upstream serves it in the call's dialect.
+///
+/// A call that refers to state kept at the provider goes to dedicated upstreams only: elsewhere the
+/// state may be another tenant's.
 pub fn route(catalog: &Catalog, caller: &Caller, call: &Call) -> Result<Route, Refusal> {
     let name = &call.request.model;
     let unknown = || Refusal::UnknownModel(name.chars().take(128).collect());
@@ -71,25 +74,47 @@ pub fn route(catalog: &Catalog, caller: &Caller, call: &Call) -> Result<Route, R
         lane: target.upstream,
         model: target.upstream_model.clone(),
     };
-    let stops: Vec<Stop> = catalog.targets(&model, Dialect::OpenAi).map(stop).collect();
+    let dialect = call.endpoint.dialect();
+    let mut stops: Vec<Stop> = catalog.targets(&model, dialect).map(stop).collect();
     if stops.is_empty() {
         return Err(unknown());
     }
     if !caller.may_use_model(name) {
         return Err(Refusal::Forbidden("this key may not use this model"));
     }
+    if let Some(field) = call.request.state {
+        stops.retain(|stop| stop.upstream.settings.dedicated);
+        if stops.is_empty() {
+            return Err(kept_elsewhere(field));
+        }
+    }
     let bound = bound(&model, call);
     Ok(Route { model, stops, bound })
 }
 
+fn kept_elsewhere(field: &'static str) -> Refusal {
+    let message = format!(
+        "`{field}` refers to state kept at the provider, under a credential that others share; \
+         send the content itself"
+    );
+    Refusal::Malformed { param: Some(field), message }
+}
+
 /// Input: no more tokens than bytes, for text in the body. Output: the client's own bound, else
-/// the model's, for each choice.
+/// the model's, for each choice. A call that only counts uses nothing.
 fn bound(model: &Model, call: &Call) -> Bound {
+    if call.endpoint.metering() == Metering::Request {
+        return Bound::default();
+    }
     let bytes = call.body.len() as u64;
     let window = model.max_input_tokens.unwrap_or(WINDOW_TOKENS_DEFAULT);
     let output = call.request.output_tokens_max.unwrap_or(model.max_output_tokens);
     Bound {
-        input_tokens: if refers(&call.body) { bytes.max(window) } else { bytes },
+        input_tokens: if call.request.refers || refers(&call.body) {
+            bytes.max(window)
+        } else {
+            bytes
+        },
         output_tokens: output.saturating_mul(call.request.choices).min(Usage::COUNT_MAX),
     }
 }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use http::Uri;
 use http::header::{HOST, HeaderMap, HeaderValue};
-use http::uri::PathAndQuery;
+use http::uri::InvalidUri;
 use metrics::{Counter, Gauge, counter, gauge};
 
-use crate::dialect::endpoint::Dialect;
+use crate::dialect::endpoint::{self, Dialect};
+use crate::proxy::query;
 use crate::settings::upstream::{Auth, UpstreamSettings};
 use crate::telemetry::metric;
 
@@ -89,22 +90,32 @@ impl Upstream {
         self.settings.dialects.contains(&dialect)
     }
 
-    /// The target of a call that came for `asked`. The caller's `?key=` is left out, the
+    /// The target of a call that came for `asked`; `model` is the name to put into its path, where
+    /// the path names one and it is called otherwise here. The caller's `?key=` is left out, the
     /// gateway's own credential is added where it belongs there.
-    pub fn uri(&self, asked: &Uri) -> Result<Uri, http::uri::InvalidUri> {
+    pub fn uri(&self, asked: &Uri, model: Option<&str>) -> Result<Uri, InvalidUri> {
         let prefix = &self.settings.address.path_prefix;
         let own = match &self.settings.auth {
-            Auth::Query { name, secret } => Some(format!("{name}={}", secret.expose())),
+            Auth::Query { name, secret } => Some((name, format!("{name}={}", secret.expose()))),
             Auth::None | Auth::Header { .. } => None,
         };
         let is_origin_form = asked.query().is_none() && asked.authority().is_none();
-        if prefix.is_empty() && own.is_none() && is_origin_form {
+        let is_same = prefix.is_empty() && own.is_none() && model.is_none();
+        if is_same && is_origin_form {
             return Ok(asked.clone());
         }
-        let path_and_query = asked.path_and_query().map_or("/", PathAndQuery::as_str);
-        let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
-        let kept = query.split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("key="));
-        let query = kept.chain(own.as_deref()).collect::<Vec<_>>().join("&");
+        let renamed = model.and_then(|model| {
+            let (before, _, after) = endpoint::around_model(asked.path())?;
+            Some(format!("{before}{}{after}", query::escaped(model)))
+        });
+        let path = renamed.as_deref().unwrap_or(asked.path());
+        let is_ours = |part: &&str| {
+            let named = |name: &str| query::value_of(part, name).is_some();
+            named(query::KEY) || own.as_ref().is_some_and(|(name, _)| named(name))
+        };
+        let kept = query::parts(asked.query().unwrap_or_default()).filter(|part| !is_ours(part));
+        let credential = own.as_ref().map(|(_, credential)| credential.as_str());
+        let query = kept.chain(credential).collect::<Vec<_>>().join("&");
         let mark = if query.is_empty() { "" } else { "?" };
         Uri::try_from(format!("{prefix}{path}{mark}{query}"))
     }
@@ -129,7 +140,7 @@ mod tests {
     use crate::settings::secret::Secret;
     use crate::settings::upstream::BaseUrl;
 
-    fn target(base: &str, auth: Auth, asked: &str) -> String {
+    fn target(base: &str, auth: Auth, asked: &str, model: Option<&str>) -> String {
         let settings = UpstreamSettings {
             name: "a".into(),
             address: BaseUrl::parse(base).expect(base),
@@ -140,16 +151,34 @@ mod tests {
             first_byte_timeout: Duration::ZERO,
             idle_timeout: Duration::ZERO,
             idle_connections_max: 0,
+            dedicated: false,
+            forward_limits: false,
         };
         let asked = asked.parse().expect("a target");
-        Upstream::new(settings).uri(&asked).expect("a target").to_string()
+        Upstream::new(settings).uri(&asked, model).expect("a target").to_string()
     }
 
     #[test]
     fn the_callers_key_stays_and_the_gateways_goes() {
-        let own = || Auth::Query { name: "key".to_owned(), secret: Secret::new("own".to_owned()) };
-        assert_eq!(target("http://h", Auth::None, "/v1/x"), "/v1/x");
-        assert_eq!(target("http://h/p", Auth::None, "/v1/x?a=1&key=k"), "/p/v1/x?a=1");
-        assert_eq!(target("http://h", own(), "/v1/x?key=k"), "/v1/x?key=own");
+        let own = || Auth::Query { name: "code".to_owned(), secret: Secret::new("own".to_owned()) };
+        for (base, auth, asked, sent) in [
+            ("http://h", Auth::None, "/v1/x", "/v1/x"),
+            ("http://h", Auth::None, "/v1/x?k%65y=k", "/v1/x"),
+            ("http://h/p", Auth::None, "/v1/x?a=1&key=k&$alt=2", "/p/v1/x?a=1&$alt=2"),
+            ("http://h", own(), "/v1/x?key=k&code=theirs&b", "/v1/x?b&code=own"),
+        ] {
+            assert_eq!(target(base, auth, asked, None), sent);
+        }
+    }
+
+    #[test]
+    fn a_model_that_the_path_names_is_called_there_as_it_is_called_there() {
+        for (asked, sent) in [
+            ("/v1/models/a:countTokens", "/p/v1/models/b%2Fc:countTokens"),
+            ("/v1beta/models/a%2F:b:x?alt=sse&key=k", "/p/v1beta/models/b%2Fc:x?alt=sse"),
+            ("/v1/messages?beta=true", "/p/v1/messages?beta=true"),
+        ] {
+            assert_eq!(target("http://h/p", Auth::None, asked, Some("b/c")), sent);
+        }
     }
 }

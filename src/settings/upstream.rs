@@ -31,6 +31,10 @@ pub struct UpstreamSettings {
     pub idle_timeout: Duration,
     /// How many idle connections each worker keeps.
     pub idle_connections_max: usize,
+    /// Whether what it keeps belongs to this gateway's callers alone: calls may refer to it.
+    pub dedicated: bool,
+    /// Whether callers are told of its own rate limits.
+    pub forward_limits: bool,
 }
 
 /// What a call carries to prove who the gateway is.
