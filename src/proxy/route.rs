@@ -122,6 +122,18 @@ fn bound(model: &Model, call: &Call) -> Bound {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::accounting::books::Books;
+    use crate::dialect::endpoint::{Dialect, Endpoint};
+    use crate::dialect::read;
+    use crate::domain::counter::Counters;
+    use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId};
+    use crate::domain::limit::Amounts;
+    use crate::domain::money::Nano;
+    use crate::domain::price::Prices;
+    use crate::domain::quota::Quota;
+    use crate::domain::time::{ResetDay, UnixMs};
+    use crate::domain::wallet::Wallet;
+    use crate::settings::upstream::{Auth, BaseUrl, UpstreamSettings};
 
     #[test]
     fn content_that_is_elsewhere_is_seen_however_it_is_written() {
@@ -131,5 +143,93 @@ mod tests {
         for body in [r#"{"content":"caf\u00e9 \u0022image_url\u0022"}"#, r#"{"a":"\u00"}"#] {
             assert!(!refers(body.as_bytes()), "{body}");
         }
+    }
+
+    fn anybody() -> Caller {
+        let (books, now) = (Books::default(), UnixMs(0));
+        let minute = (now.minute(), Amounts::default());
+        let counters = || (Quota::default(), Counters::restore(ResetDay::FIRST, now, minute, []));
+        Caller {
+            key: ApiKeyId(1),
+            project: books.open_project(ProjectId(1), counters),
+            organization: books
+                .open_organization(OrganizationId(1), || Wallet::restore(Nano(0), true)),
+            enabled: true,
+            expires_at: None,
+            project_active: true,
+            organization_active: true,
+            allowed_models: Vec::new(),
+            allowed_cidrs: None,
+        }
+    }
+
+    fn upstream(name: &str, dialects: &[Dialect], dedicated: bool) -> Arc<Upstream> {
+        Arc::new(Upstream::new(UpstreamSettings {
+            name: name.into(),
+            address: BaseUrl::parse("http://h").expect("an address"),
+            dialects: dialects.to_vec(),
+            auth: Auth::None,
+            headers: Vec::new(),
+            connect_timeout: std::time::Duration::ZERO,
+            first_byte_timeout: std::time::Duration::ZERO,
+            idle_timeout: std::time::Duration::ZERO,
+            idle_connections_max: 0,
+            dedicated,
+            forward_limits: false,
+        }))
+    }
+
+    /// The stops of a call for `m`, which all these upstreams serve.
+    fn stops(
+        upstreams: &[Arc<Upstream>],
+        endpoint: Endpoint,
+        state: Option<&'static str>,
+    ) -> Result<(Vec<String>, Bound), Refusal> {
+        let target = |upstream| Target { upstream, upstream_model: None };
+        let model = Model {
+            name: "m".into(),
+            max_output_tokens: 7,
+            max_input_tokens: None,
+            prices: Prices::default(),
+            price_version: "1".into(),
+            targets: (0..upstreams.len()).map(target).collect(),
+        };
+        let catalog = Catalog::new([model], None, upstreams.to_vec());
+        let body = br#"{"model":"m","messages":[],"max_tokens":3}"#;
+        let mut request = read::request(endpoint, Some("m"), body).expect("a request");
+        request.state = state;
+        let (parts, ()) = http::Request::new(()).into_parts();
+        let call = Call { endpoint, parts, body: body.to_vec().into(), request };
+        let route = route(&catalog, &anybody(), &call)?;
+        let names = route.stops.iter().map(|stop| stop.upstream.name().to_string()).collect();
+        Ok((names, route.bound))
+    }
+
+    #[test]
+    fn a_call_goes_where_its_dialect_is_spoken_and_one_that_only_counts_is_bound_by_nothing() {
+        let upstreams = [
+            upstream("a", &[Dialect::OpenAi], false),
+            upstream("b", &[Dialect::Anthropic, Dialect::OpenAi], false),
+        ];
+        let (names, bound) = stops(&upstreams, Endpoint::ChatCompletions, None).expect("a route");
+        assert_eq!((names, bound.output_tokens), (vec!["a".to_owned(), "b".to_owned()], 3));
+        let (names, bound) = stops(&upstreams, Endpoint::CountMessageTokens, None).expect("one");
+        assert_eq!((names, bound), (vec!["b".to_owned()], Bound::default()));
+        let nowhere = stops(&upstreams, Endpoint::GenerateContent, None);
+        assert_eq!(nowhere, Err(Refusal::UnknownModel("m".to_owned())));
+    }
+
+    #[test]
+    fn what_refers_to_state_goes_to_dedicated_upstreams_only() {
+        let (chat, state) = (Endpoint::ChatCompletions, Some("previous_response_id"));
+        let shared = upstream("shared", &Dialect::ALL, false);
+        let own = upstream("own", &Dialect::ALL, true);
+        let (names, _) = stops(&[shared.clone(), own], chat, state).expect("a route");
+        assert_eq!(names, ["own"]);
+        let Err(Refusal::Malformed { param, message }) = stops(&[shared], chat, state) else {
+            panic!("refused");
+        };
+        assert_eq!(param, state);
+        assert!(message.starts_with("`previous_response_id` refers to state kept at the provider"));
     }
 }

@@ -25,6 +25,7 @@ mod rehearsal;
 // One topic a file.
 mod admin;
 mod crash;
+mod dialects;
 mod faults;
 mod hostile;
 mod leave;

@@ -10,6 +10,7 @@ use crate::price::GPT_4O_MINI;
 use crate::tenant::Tenant;
 use crate::upstream::{Plan, Step, Upstream};
 use crate::wait::eventually;
+use crate::{anthropic, gemini};
 
 const MAX_TOKENS: u64 = 20;
 
@@ -168,4 +169,86 @@ async fn refusals_beyond_ten_a_second_share_one_entry_that_counts_them() {
         assert_eq!(log.at("settledBy").text(), "none", "{log}");
     }
     tenant.at_rest().await;
+}
+
+/// A call in each dialect, without a key.
+fn calls(model: &str) -> [Request; 3] {
+    [
+        Request::post("/v1/chat/completions", chat(model, MAX_TOKENS, false)),
+        Request::post("/v1/messages", anthropic::message(model, Some(MAX_TOKENS), true)),
+        Request::post(&gemini::target(model, true), gemini::contents(Some(MAX_TOKENS))),
+    ]
+}
+
+/// What the three dialects call one refusal: a type, a type and a status.
+async fn told_in_each(requests: [Request; 3], proxy: &str, status: u16, names: [&str; 3]) {
+    let mut codes = Vec::new();
+    for ((request, name), dialect) in requests.into_iter().zip(names).zip(0..) {
+        let told = Told::by(request.send(proxy).await).await;
+        assert_eq!(told.status, status, "{told:?}");
+        assert_eq!(told.header("x-meteor-error-source"), "gateway");
+        let (body, id) = (Json::new(&told.body), told.header("x-request-id"));
+        let error = body.at("error");
+        assert!(!error.at("message").text().is_empty(), "{error}");
+        let (kind, code) = match dialect {
+            0 => (error.at("type").text(), error.at("code").text()),
+            1 => {
+                assert_eq!(body.at("type").text(), "error", "{body}");
+                assert_eq!(body.at("request_id").text(), id, "{body}");
+                assert_eq!(told.header("request-id"), id);
+                (error.at("type").text(), error.at("code").text())
+            }
+            _ => {
+                assert_eq!(error.at("code").count(), u64::from(status), "{error}");
+                let details = error.at("details").list();
+                assert_eq!(details[0].at("domain").text(), "meteor", "{error}");
+                let delay = details.get(1).map(|detail| detail.at("retryDelay").text());
+                let after = told.headers.iter().find(|(name, _)| name == "retry-after");
+                assert_eq!(delay, after.map(|(_, seconds)| format!("{seconds}s")), "{error}");
+                (error.at("status").text(), details[0].at("reason").text().to_lowercase())
+            }
+        };
+        assert_eq!(kind, name, "{body}");
+        assert_eq!(error.find("limit.level").is_some(), status == 429 || status == 402, "{error}");
+        assert_eq!(error.find("required").is_some(), status == 402, "{error}");
+        codes.push(code);
+    }
+    assert!(codes.iter().all(|code| *code == codes[0]), "one code in all dialects: {codes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_refusal_is_told_in_the_words_of_the_dialect() {
+    let gateway = Gateway::with_built_in_provider().await;
+    let rich = Tenant::new(&gateway, 1_000_000_000, "{}").await;
+    let poor = Tenant::new(&gateway, 0, "{}").await;
+    let spent = Tenant::new(&gateway, 1_000_000_000, r#"{"dailyRequestLimit":0}"#).await;
+    let narrow = rich.new_key(&gateway, r#"{"name":"narrow","allowedModels":["gpt-4o"]}"#).await;
+    let (proxy, model) = (&*gateway.proxy, GPT_4O_MINI.model);
+    let by = |key: &str, model: &str| calls(model).map(|call| call.bearer(key));
+
+    let names = ["authentication_error", "authentication_error", "UNAUTHENTICATED"];
+    told_in_each(calls(model), proxy, 401, names).await;
+    let names = ["permission_error", "permission_error", "PERMISSION_DENIED"];
+    told_in_each(by(&narrow, model), proxy, 403, names).await;
+    let names = ["invalid_request_error", "not_found_error", "NOT_FOUND"];
+    told_in_each(by(&rich.key, "nobody"), proxy, 404, names).await;
+    let unknown = ["/v1/chats", "/v1/messages/batches", "/v1beta/tunedModels"];
+    told_in_each(unknown.map(Request::get), proxy, 404, names).await;
+    let names = ["invalid_request_error", "invalid_request_error", "INVALID_ARGUMENT"];
+    let paths = ["/v1/chat/completions", "/v1/messages", &gemini::target(model, false)];
+    let broken = paths.map(|path| Request::post(path, "{").bearer(&rich.key));
+    told_in_each(broken, proxy, 400, names).await;
+    let names = ["insufficient_quota", "billing_error", "FAILED_PRECONDITION"];
+    told_in_each(by(&poor.key, model), proxy, 402, names).await;
+    let names = ["insufficient_quota", "rate_limit_error", "RESOURCE_EXHAUSTED"];
+    told_in_each(by(&spent.key, model), proxy, 429, names).await;
+
+    for (tenant, refused) in [(&poor, 3), (&spent, 3)] {
+        let logs = tenant.logs().await;
+        let mut dialects: Vec<_> = logs.iter().map(|log| log.at("dialect").text()).collect();
+        dialects.sort();
+        assert_eq!(dialects, ["anthropic", "gemini", "openai"]);
+        assert_eq!(logs.len(), refused, "{logs:?}");
+        tenant.at_rest().await;
+    }
 }

@@ -68,6 +68,9 @@ async fn the_key_may_come_in_five_ways_and_reaches_the_provider_in_none() {
     let upstream = answering().await;
     let gateway = Gateway::talkative(&upstream).await;
     let key = &gateway.key;
+    // What no spelling of the key can hide.
+    gateway.hides(&key[10..]);
+    let escaped = key.replace('-', "%2D");
     let path = "/v1/chat/completions";
     let body = chat(MODEL, 5, false);
     for request in [
@@ -78,15 +81,17 @@ async fn the_key_may_come_in_five_ways_and_reaches_the_provider_in_none() {
         Request::post(path, &body).header("api-key", key),
         Request::post(&format!("{path}?key={key}"), &body),
         Request::post(&format!("{path}?a=1&key={key}&b=2"), &body).header("cookie", "a=b"),
+        Request::post(&format!("{path}?k%65y={escaped}"), &body).header("x-api-key", ""),
+        Request::post(&format!("{path}?key={key}"), &body).header("x-goog-api-key", key),
     ] {
         let request = request.header("openai-organization", "org-x").header("x-mine", "kept");
         assert_eq!(request.send(&gateway.proxy).await.status, 200, "{request:?}");
     }
     let seen = upstream.seen();
-    assert_eq!(seen.len(), 7);
+    assert_eq!(seen.len(), 9);
     for seen in seen {
         let head = seen.head.to_lowercase();
-        assert!(!seen.head.contains(key) && !seen.body.contains(key), "{head}");
+        assert!(!seen.head.contains(&key[10..]) && !seen.body.contains(key), "{head}");
         for dropped in ["x-api-key:", "x-goog-api-key:", "cookie:", "openai-organization:", "key="]
         {
             assert!(!head.contains(dropped), "{dropped} is not the provider's: {head}");
@@ -94,6 +99,22 @@ async fn the_key_may_come_in_five_ways_and_reaches_the_provider_in_none() {
         assert!(head.contains("x-mine: kept"), "what is not ours passes: {head}");
         assert_eq!(seen.target.split('?').next(), Some(path));
     }
+    // A key that is refused is not told either, wherever it stood.
+    let other = format!("sk-mtr-{}", "0".repeat(49));
+    gateway.hides(&other[10..]);
+    for request in [
+        Request::post(&format!("{path}?key={other}"), &body),
+        Request::post(&format!("{path}?key={key}&key={other}"), &body),
+        Request::chat(key, &body).bearer(&other),
+        Request::chat(key, &body).header("x-goog-api-key", &other),
+        Request::post(&format!("/v1beta/models/m:generateContent?key={other}"), &body),
+        Request::get(&format!("/v1beta/models?key={other}")),
+    ] {
+        assert_eq!(request.send(&gateway.proxy).await.status, 401, "{request:?}");
+    }
+    let nowhere = Request::get(&format!("/v1beta/files?key={key}"));
+    assert_eq!(nowhere.send(&gateway.proxy).await.status, 404);
+    assert_eq!(upstream.count(), 9);
 }
 
 #[tokio::test(flavor = "multi_thread")]
