@@ -5,15 +5,18 @@
 
 use crate::domain::counter::Exceeded;
 use crate::domain::ids::{OrganizationId, ProjectId};
+use crate::domain::limit::Level;
 use crate::domain::money::Nano;
 use crate::domain::wallet::Short;
 
 /// What a slice did not cover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ask {
-    /// Room under a limit of a project.
+    /// Room under a limit.
     Limit {
         /// Whose limit.
+        level: Level,
+        /// The project that called.
         project: ProjectId,
         /// Which limit, and by how much.
         exceeded: Exceeded,

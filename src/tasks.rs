@@ -25,6 +25,13 @@ where
     tokio::task::spawn_local(work)
 }
 
+/// Runs `work`, which takes its time, on a thread where nobody waits for it; `None` if it panics.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Option<T> + Send + 'static,
+) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_default()
+}
+
 /// Ends the process at once: for state that must not be trusted a moment longer.
 pub fn stop_process(reason: &str) -> ! {
     tracing::error!(reason, "stopping: the state on disk is right, this process is not");

@@ -1,16 +1,25 @@
 //! Admission: all limits and the wallet, all or nothing, in the specified order.
+//!
+//! Far from a limit it is one look under two locks. Near one, a call that does not fit is counted
+//! more closely (tighten), waits for what open calls hold (wait), or is given a smaller output
+//! (clamp), before it is refused.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::accounting::books::{OpenHold, Rooms};
 use crate::accounting::directory::Caller;
+use crate::accounting::input::{Fingerprint, by_vocabulary};
+use crate::accounting::look::{Look, Short, Taken, look};
+use crate::accounting::need::Need;
 use crate::accounting::permit::{Course, Demand, Desk, Permit};
-use crate::domain::counter::{Exceeded, Windows};
-use crate::domain::limit::{Amounts, Level};
+use crate::accounting::turn::Turn;
+use crate::clock;
+use crate::dialect::read::clamp_edit;
+use crate::domain::counter::Exceeded;
+use crate::domain::limit::Level;
 use crate::domain::money::Nano;
 use crate::domain::settlement::Measured;
-use crate::domain::wallet::Short;
+use crate::domain::wallet::Short as ShortOfMoney;
 use crate::journal::entry::{Asked, Entry, Hold};
 use crate::journal::writer::Position;
 use crate::lender::{Answer, Ask, Lender};
@@ -28,95 +37,122 @@ pub enum Denial {
     /// The wallet does not cover what it may cost.
     Wallet {
         /// Why.
-        short: Short,
+        short: ShortOfMoney,
         /// What was to be held.
         required: Nano,
     },
     /// The journal has no room for its entries.
     JournalFull,
+    /// Too many calls wait already.
+    QueueFull,
+    /// While it waited, its key ceased to open its project.
+    Revoked,
 }
 
 /// Holds limits and money for a call, or says what is in the way.
+///
+/// A call may have to wait; then `still` says who calls, as things are then.
 pub async fn admit(
     desk: &Rc<Desk>,
     caller: &Arc<Caller>,
-    demand: Demand,
+    mut demand: Demand,
+    still: impl Fn() -> Option<Arc<Caller>>,
 ) -> Result<Permit, Denial> {
-    if !desk.writer.has_room() {
-        return Err(Denial::JournalFull);
-    }
-    let bound = demand.bound;
-    let spend = demand.model.prices.ceiling(bound.input_tokens, bound.output_tokens);
-    let tokens = i64::try_from(bound.tokens()).unwrap_or(i64::MAX / 4);
-    let need = Amounts { requests: 1, tokens, spend };
-    let (windows, rooms) = loop {
-        match take(caller, &demand, &need) {
-            Ok(taken) => break taken,
-            Err(ask) => match desk.lender.lend(&ask).await {
-                Answer::Granted => {}
-                Answer::Exhausted => return Err(ask.into()),
-            },
+    let mut caller = Arc::clone(caller);
+    let may_clamp = demand.is_unbounded && caller.output_clamp;
+    let floor = may_clamp.then_some(desk.admission.output_floor);
+    let mut need = Need::new(demand.bound, demand.choices, floor);
+    let mut body = None;
+    let mut turn: Option<Turn> = None;
+    let taken = loop {
+        if !desk.writer.has_room() {
+            return Err(Denial::JournalFull);
         }
+        let short = match look(desk, &caller, &demand, &need, &mut turn) {
+            Look::Taken(taken) => break taken,
+            Look::Short(short) => short,
+        };
+        if let Short { ask: Some(ask), is_final } = &short {
+            if desk.lender.lend(ask).await == Answer::Granted {
+                continue;
+            }
+            if *is_final || turn.as_ref().is_some_and(|turn| turn.is_spent(&desk.admission)) {
+                return Err((*ask).into());
+            }
+            if !need.is_tight() {
+                body = tighten(desk, &demand, &mut need).await;
+                continue;
+            }
+        }
+        let Some(turn) = &mut turn else { return Err(Denial::QueueFull) };
+        turn.sleep(&desk.admission).await;
+        caller = still().ok_or(Denial::Revoked)?;
+        demand.now = clock::now();
     };
-    let mut permit = Permit {
-        id: demand.id,
-        desk: Rc::clone(desk),
-        caller: Arc::clone(caller),
-        model: Arc::clone(&demand.model),
-        windows,
-        bound,
-        need,
-        at: demand.now,
-        arrived: demand.arrived,
-        held_at: Position::default(),
-        rooms,
-        is_open: true,
-        measured: Measured { counted_input: demand.counted_input, ..Measured::default() },
-        course: Course::default(),
+    Ok(permit(desk, caller, &demand, (taken, body)))
+}
+
+/// Counts the input of a call as closely as can be: by what its provider said of the same body,
+/// else by its vocabulary. Returns what the body is known by, so that more can be learned of it.
+async fn tighten(desk: &Desk, demand: &Demand, need: &mut Need) -> Option<Fingerprint> {
+    let Demand { endpoint, model, body, .. } = demand;
+    if clamp_edit(*endpoint, model.output_field, body, 1).is_none() {
+        need.takes_no_bound();
+    }
+    if demand.refers {
+        need.tighten(u64::MAX);
+        return None;
+    }
+    let fingerprint = desk.inputs.fingerprint(&model.name, body);
+    let counted = match desk.inputs.known(fingerprint) {
+        Some(known) => Some(known),
+        None => by_vocabulary(*endpoint, &model.name, body.clone()).await,
     };
-    permit.held_at = desk.writer.append(&Entry::Hold(hold(caller, &demand, &permit)));
-    Ok(permit)
+    need.tighten(counted.unwrap_or(u64::MAX));
+    Some(fingerprint)
 }
 
 impl From<Ask> for Denial {
     /// What a lender had no answer to is in the way.
     fn from(ask: Ask) -> Self {
         match ask {
-            Ask::Limit { exceeded, .. } => Self::Limit { level: Level::Project, exceeded },
+            Ask::Limit { level, exceeded, .. } => Self::Limit { level, exceeded },
             Ask::Money { short, amount, .. } => Self::Wallet { short, required: amount },
         }
     }
 }
 
-/// Checks all, then takes all, under the project's lock and then the organization's.
-fn take(caller: &Caller, demand: &Demand, need: &Amounts) -> Result<(Windows, Rooms), Ask> {
-    let page = &mut *caller.project.lock();
-    let windows = page.counters.roll(demand.now);
-    let limits = page.quota.limits;
-    if page.quota.enforce {
-        let project = caller.project.id;
-        page.counters.check(&limits, need).map_err(|exceeded| Ask::Limit { project, exceeded })?;
-    }
-    let mut organization = caller.organization.lock();
-    organization.wallet.check(need.spend).map_err(|short| {
-        let amount = need.spend;
-        Ask::Money { organization: caller.organization.id, amount, short }
-    })?;
-    organization.wallet.hold(need.spend);
-    let hold = OpenHold {
-        project: caller.project.id,
-        key: caller.key,
-        model: Arc::clone(&demand.model.name),
-        amount: need.spend,
-        tokens: need.tokens,
-        since: demand.now,
+/// The permit of a call that was admitted; its hold is in the journal.
+fn permit(
+    desk: &Rc<Desk>,
+    caller: Arc<Caller>,
+    demand: &Demand,
+    (taken, body): (Taken, Option<Fingerprint>),
+) -> Permit {
+    let mut permit = Permit {
+        id: demand.id,
+        desk: Rc::clone(desk),
+        caller,
+        model: Arc::clone(&demand.model),
+        windows: taken.windows,
+        bound: taken.bound,
+        need: taken.need,
+        at: demand.now,
+        arrived: demand.arrived,
+        held_at: Position::default(),
+        rooms: taken.rooms,
+        clamped: taken.clamped,
+        body,
+        is_open: true,
+        measured: Measured { counted_input: demand.counted_input, ..Measured::default() },
+        course: Course::default(),
     };
-    organization.open.insert(demand.id, hold);
-    page.counters.hold(windows, need);
-    Ok((windows, page.rooms()))
+    permit.held_at = desk.writer.append(&Entry::Hold(hold(&permit, demand)));
+    permit
 }
 
-fn hold<'a>(caller: &Caller, demand: &'a Demand, permit: &Permit) -> Hold<&'a str> {
+fn hold<'a>(permit: &'a Permit, demand: &'a Demand) -> Hold<&'a str> {
+    let caller = &permit.caller;
     Hold {
         asked: Asked {
             id: demand.id,

@@ -8,22 +8,37 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use dashmap::DashMap;
 use foldhash::fast::RandomState as FastHash;
 
-use crate::domain::counter::{Counters, Room, Tally};
+use crate::accounting::account::Account;
+use crate::accounting::queue::Queue;
+use crate::clock;
+use crate::domain::counter::{Room, Tally};
 use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
-use crate::domain::limit::{Measure, Window};
+use crate::domain::limit::{Limits, Window};
 use crate::domain::money::Nano;
 use crate::domain::quota::Quota;
 use crate::domain::time::{Month, UnixMs};
 use crate::domain::wallet::Wallet;
+use crate::settings::admission::AdmissionSettings;
 
 /// All books of this node. Books are opened once and live as long as the process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Books {
     projects: DashMap<ProjectId, Arc<ProjectBook>>,
     organizations: DashMap<OrganizationId, Arc<OrganizationBook>>,
+    admission: AdmissionSettings,
 }
 
 impl Books {
+    /// No books yet.
+    pub fn new(admission: AdmissionSettings) -> Self {
+        Self { projects: DashMap::new(), organizations: DashMap::new(), admission }
+    }
+
+    /// How calls are admitted near a limit.
+    pub const fn admission(&self) -> AdmissionSettings {
+        self.admission
+    }
+
     /// The book of a project that was opened.
     pub fn project(&self, id: ProjectId) -> Option<Arc<ProjectBook>> {
         self.projects.get(&id).map(|book| Arc::clone(&book))
@@ -35,14 +50,11 @@ impl Books {
     }
 
     /// Opens a project's book, or returns the one that is open.
-    pub fn open_project(
-        &self,
-        id: ProjectId,
-        open: impl FnOnce() -> (Quota, Counters),
-    ) -> Arc<ProjectBook> {
+    pub fn open_project(&self, id: ProjectId, open: impl FnOnce() -> Account) -> Arc<ProjectBook> {
         let entry = self.projects.entry(id).or_insert_with(|| {
-            let (quota, counters) = open();
-            Arc::new(ProjectBook { id, page: Mutex::new(ProjectPage { quota, counters }) })
+            let queue = Queue::new(self.admission.hold_wait);
+            let page = ProjectPage { account: open(), keys: KeyAccounts::default(), queue };
+            Arc::new(ProjectBook { id, page: Mutex::new(page) })
         });
         Arc::clone(&entry)
     }
@@ -51,10 +63,12 @@ impl Books {
     pub fn open_organization(
         &self,
         id: OrganizationId,
-        open: impl FnOnce() -> Wallet,
+        open: impl FnOnce() -> (Account, Wallet),
     ) -> Arc<OrganizationBook> {
         let entry = self.organizations.entry(id).or_insert_with(|| {
-            let page = OrganizationPage { wallet: open(), open: HashMap::default() };
+            let (account, wallet) = open();
+            let queue = Queue::new(self.admission.hold_wait);
+            let page = OrganizationPage { account, wallet, open: HashMap::default(), queue };
             Arc::new(OrganizationBook { id, page: Mutex::new(page) })
         });
         Arc::clone(&entry)
@@ -67,9 +81,15 @@ impl Books {
             (count + page.open.len(), sum + page.wallet.held())
         })
     }
+
+    /// How many calls wait for tokens or money that others hold.
+    pub fn waiting(&self) -> usize {
+        let projects: usize = self.projects.iter().map(|book| book.lock().queue.len()).sum();
+        projects + self.organizations.iter().map(|book| book.lock().queue.len()).sum::<usize>()
+    }
 }
 
-/// A project's quota and counters.
+/// A project's account, and those of its keys.
 #[derive(Debug)]
 pub struct ProjectBook {
     /// Whose it is.
@@ -80,10 +100,30 @@ pub struct ProjectBook {
 /// What lies under a project's lock.
 #[derive(Debug)]
 pub struct ProjectPage {
-    /// The limits in force.
-    pub quota: Quota,
-    /// Where their windows stand.
-    pub counters: Counters,
+    /// The project's own limits.
+    pub account: Account,
+    /// Those of its keys.
+    pub keys: KeyAccounts,
+    /// Who waits for tokens or money under these limits.
+    pub queue: Queue,
+}
+
+/// Where a key's account stands among those of its project. It never changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeySlot(usize);
+
+/// The accounts of a project's keys.
+#[derive(Debug, Default)]
+pub struct KeyAccounts {
+    slots: HashMap<ApiKeyId, KeySlot, FastHash>,
+    accounts: Vec<Account>,
+}
+
+impl KeyAccounts {
+    /// The account in that slot.
+    pub fn account(&mut self, slot: KeySlot) -> &mut Account {
+        &mut self.accounts[slot.0]
+    }
 }
 
 /// The tightest limit on requests, and the tightest on tokens.
@@ -106,11 +146,18 @@ pub struct Standing {
     pub open_calls: i64,
 }
 
-impl ProjectPage {
-    /// The tightest limits on requests and on tokens, as the counters stand.
-    pub fn rooms(&self) -> Rooms {
-        let room = |measure| self.counters.tightest(&self.quota.limits, measure);
-        [room(Measure::Requests), room(Measure::Tokens)]
+impl Standing {
+    fn of(account: &mut Account, now: UnixMs) -> Self {
+        account.counters.roll(now);
+        let counters = &account.counters;
+        Self {
+            quota: account.quota,
+            minute: counters.tally(Window::Minute),
+            day: counters.tally(Window::Day),
+            month: counters.tally(Window::Month),
+            month_window: counters.month(),
+            open_calls: counters.open_calls(),
+        }
     }
 }
 
@@ -122,35 +169,42 @@ impl ProjectBook {
 
     /// Puts other limits in force; open holds are honoured, usage is kept.
     pub fn set_quota(&self, quota: Quota) {
-        let mut page = self.lock();
-        page.quota = quota;
-        page.counters.set_reset_day(quota.reset_day);
+        let page = &mut *self.lock();
+        page.account.set_quota(quota);
+        for key in &mut page.keys.accounts {
+            key.set_quota(Quota { limits: key.quota.limits, ..quota });
+        }
+        page.queue.released(clock::tick());
     }
 
-    /// The tightest limits at `now`.
-    pub fn rooms(&self, now: UnixMs) -> Rooms {
-        let mut page = self.lock();
-        page.counters.roll(now);
-        page.rooms()
+    /// Opens a key's account, or puts other limits into the one that is open. Its month, and
+    /// whether its limits are enforced, are the project's.
+    pub fn set_key(
+        &self,
+        key: ApiKeyId,
+        limits: Limits,
+        open: impl FnOnce(Quota) -> Account,
+    ) -> KeySlot {
+        let page = &mut *self.lock();
+        let quota = Quota { limits, ..page.account.quota };
+        if let Some(slot) = page.keys.slots.get(&key).copied() {
+            page.keys.account(slot).set_quota(quota);
+            page.queue.released(clock::tick());
+            return slot;
+        }
+        let slot = KeySlot(page.keys.accounts.len());
+        page.keys.accounts.push(open(quota));
+        page.keys.slots.insert(key, slot);
+        slot
     }
 
     /// Where every window stands at `now`.
     pub fn standing(&self, now: UnixMs) -> Standing {
-        let mut page = self.lock();
-        page.counters.roll(now);
-        let counters = &page.counters;
-        Standing {
-            quota: page.quota,
-            minute: counters.tally(Window::Minute),
-            day: counters.tally(Window::Day),
-            month: counters.tally(Window::Month),
-            month_window: counters.month(),
-            open_calls: counters.open_calls(),
-        }
+        Standing::of(&mut self.lock().account, now)
     }
 }
 
-/// An organization's wallet and the calls that hold a part of it.
+/// An organization's account and wallet, and the calls that hold a part of it.
 #[derive(Debug)]
 pub struct OrganizationBook {
     /// Whose it is.
@@ -161,10 +215,14 @@ pub struct OrganizationBook {
 /// What lies under an organization's lock.
 #[derive(Debug)]
 pub struct OrganizationPage {
+    /// The limits over all projects.
+    pub account: Account,
     /// The money in motion.
     pub wallet: Wallet,
     /// Who holds it: the sum of their amounts is what the wallet holds.
     pub open: HashMap<RequestLogId, OpenHold, FastHash>,
+    /// Who waits for money, or for tokens under these limits.
+    pub queue: Queue,
 }
 
 /// Money and tokens set aside for one open call.
@@ -192,12 +250,28 @@ impl OrganizationBook {
 
     /// Adds a recharge or refund that is durable.
     pub fn fund(&self, amount: Nano) {
-        self.lock().wallet.fund(amount);
+        let page = &mut *self.lock();
+        page.wallet.fund(amount);
+        page.queue.released(clock::tick());
     }
 
     /// Switches the wallet on or off for new calls.
     pub fn set_active(&self, active: bool) {
-        self.lock().wallet.set_active(active);
+        let page = &mut *self.lock();
+        page.wallet.set_active(active);
+        page.queue.released(clock::tick());
+    }
+
+    /// Puts other limits in force; open holds are honoured, usage is kept.
+    pub fn set_quota(&self, quota: Quota) {
+        let page = &mut *self.lock();
+        page.account.set_quota(quota);
+        page.queue.released(clock::tick());
+    }
+
+    /// Where every window stands at `now`.
+    pub fn standing(&self, now: UnixMs) -> Standing {
+        Standing::of(&mut self.lock().account, now)
     }
 
     /// What open calls hold, in the order of their ids (which is that of time).

@@ -7,12 +7,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use foldhash::fast::RandomState as FastHash;
 
-use crate::accounting::books::{Books, OrganizationBook, ProjectBook};
+use crate::accounting::account::{Account, Standing};
+use crate::accounting::books::{
+    Books, KeySlot, OrganizationBook, OrganizationPage, ProjectBook, ProjectPage, Rooms,
+};
 use crate::domain::access::{Cidr, glob_matches};
-use crate::domain::counter::Counters;
+use crate::domain::counter::{Counters, Windows};
 use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId};
-use crate::domain::time::UnixMs;
+use crate::domain::limit::{Amounts, Level, Measure};
+use crate::domain::quota::Quota;
+use crate::domain::time::{Day, Minute, UnixMs};
 use crate::domain::wallet::Wallet;
+use crate::settings::admission::AdmissionSettings;
 use crate::store::callers::{self, CallerRows, Scope};
 use crate::store::database::{Database, DatabaseError};
 
@@ -21,9 +27,12 @@ pub type SecretHash = [u8; 32];
 
 /// Everything that a call needs to know of who calls.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "four switches of three owners, each by itself")]
 pub struct Caller {
     /// The key.
     pub key: ApiKeyId,
+    /// Where its own limits stand among those of its project.
+    pub slot: KeySlot,
     /// The project it opens.
     pub project: Arc<ProjectBook>,
     /// Who pays.
@@ -36,6 +45,8 @@ pub struct Caller {
     pub project_active: bool,
     /// Whether its organization is active.
     pub organization_active: bool,
+    /// Whether the output of a call that names no bound may be bounded near a limit.
+    pub output_clamp: bool,
     /// Globs, one list each of key, project and organization; a model must match one of each.
     pub allowed_models: Vec<Vec<String>>,
     /// Where it may be used from; `None` is anywhere.
@@ -46,6 +57,49 @@ impl Caller {
     /// Whether the key, its project and its organization all allow this model.
     pub fn may_use_model(&self, model: &str) -> bool {
         self.allowed_models.iter().all(|globs| globs.iter().any(|glob| glob_matches(glob, model)))
+    }
+
+    /// The tightest limits on requests and on tokens at `now`, of all that apply.
+    pub fn rooms(&self, now: UnixMs) -> Rooms {
+        let (mut project, mut organization) = (self.project.lock(), self.organization.lock());
+        self.roll(&mut project, &mut organization, now);
+        self.tightest(&mut project, &organization)
+    }
+
+    /// Every limit that applies, and where it stands at `now`.
+    pub fn standings(&self, now: UnixMs) -> Vec<Standing> {
+        let (mut project, mut organization) = (self.project.lock(), self.organization.lock());
+        self.roll(&mut project, &mut organization, now);
+        let mut standings: Vec<_> = project.account.standings(Level::Project).collect();
+        standings.extend(project.keys.account(self.slot).standings(Level::Key));
+        standings.extend(organization.account.standings(Level::Organization));
+        standings
+    }
+
+    /// Rolls all windows to one moment, the latest that any of them has seen: a call is counted in
+    /// the same ones everywhere.
+    pub fn roll(
+        &self,
+        project: &mut ProjectPage,
+        organization: &mut OrganizationPage,
+        now: UnixMs,
+    ) -> Windows {
+        let key = project.keys.account(self.slot).counters.latest();
+        let latest = project.account.counters.latest().max(organization.account.counters.latest());
+        let at = now.max(latest).max(key);
+        project.keys.account(self.slot).counters.roll(at);
+        organization.account.counters.roll(at);
+        project.account.counters.roll(at)
+    }
+
+    /// The tightest limits on requests and on tokens, as the counters stand.
+    pub fn tightest(&self, project: &mut ProjectPage, organization: &OrganizationPage) -> Rooms {
+        let key = &*project.keys.account(self.slot);
+        let accounts = [&project.account, key, &organization.account];
+        [Measure::Requests, Measure::Tokens].map(|measure| {
+            let rooms = accounts.iter().filter_map(|account| account.room(measure));
+            rooms.min_by_key(|room| room.remaining)
+        })
     }
 
     /// Whether the key may be used from there.
@@ -77,9 +131,13 @@ pub struct Directory {
 
 impl Directory {
     /// Opens every book and reads every key.
-    pub async fn load(database: &Database, now: UnixMs) -> Result<Self, DatabaseError> {
-        let directory =
-            Self { keys: ArcSwap::default(), building: Mutex::new(()), books: Books::default() };
+    pub async fn load(
+        database: &Database,
+        admission: AdmissionSettings,
+        now: UnixMs,
+    ) -> Result<Self, DatabaseError> {
+        let books = Books::new(admission);
+        let directory = Self { keys: ArcSwap::default(), building: Mutex::new(()), books };
         let rows = callers::read(database, Scope::Everything, now).await?;
         directory.keys.store(Arc::new(Keys(directory.callers(&rows, now))));
         Ok(directory)
@@ -137,17 +195,18 @@ impl Directory {
     ) -> HashMap<SecretHash, Arc<Caller>, FastHash> {
         let mut organizations = HashMap::new();
         for row in &rows.organizations {
-            let open = || Wallet::restore(row.balance, row.wallet_active);
+            let open = || {
+                let account = account(row.quota, now, row.minute, &row.days);
+                (account, Wallet::restore(row.balance, row.wallet_active))
+            };
             let book = self.books.open_organization(row.id, open);
             book.set_active(row.wallet_active);
+            book.set_quota(row.quota);
             organizations.insert(row.id, (row, book));
         }
         let mut projects = HashMap::new();
         for row in &rows.projects {
-            let open = || {
-                let (quota, days) = (row.quota, row.days.iter().copied());
-                (quota, Counters::restore(quota.reset_day, now, row.minute, days))
-            };
+            let open = || account(row.quota, now, row.minute, &row.days);
             let book = self.books.open_project(row.id, open);
             book.set_quota(row.quota);
             projects.insert(row.id, (row, book));
@@ -159,16 +218,20 @@ impl Directory {
             else {
                 continue;
             };
+            let open = |quota| account(quota, now, key.minute, &key.days);
+            let slot = project_book.set_key(key.id, key.limits, open);
             let lists =
                 [&key.allowed_models, &project.allowed_models, &organization.allowed_models];
             let caller = Arc::new(Caller {
                 key: key.id,
+                slot,
                 project: Arc::clone(project_book),
                 organization: Arc::clone(organization_book),
                 enabled: key.enabled,
                 expires_at: key.expires_at,
                 project_active: project.active,
                 organization_active: organization.active,
+                output_clamp: organization.output_clamp,
                 allowed_models: lists.into_iter().flatten().cloned().collect(),
                 allowed_cidrs: key.allowed_cidrs.clone(),
             });
@@ -176,4 +239,15 @@ impl Directory {
         }
         callers
     }
+}
+
+/// An account that continues from durable sums.
+fn account(
+    quota: Quota,
+    now: UnixMs,
+    minute: (Minute, Amounts),
+    days: &[(Day, Amounts)],
+) -> Account {
+    let counters = Counters::restore(quota.reset_day, now, minute, days.iter().copied());
+    Account { quota, counters }
 }

@@ -1,6 +1,12 @@
 //! Quota and money in motion: who may call, what a call takes, and what it gives back.
 
+pub mod account;
+pub mod queue;
 pub mod books;
 pub mod directory;
+pub mod input;
+pub mod need;
 pub mod permit;
+pub mod turn;
+pub mod look;
 pub mod admit;

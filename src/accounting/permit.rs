@@ -4,8 +4,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use crate::accounting::books::Rooms;
 use crate::accounting::directory::Caller;
+use crate::accounting::input::{Fingerprint, Inputs};
 use crate::clock;
 use crate::counters::memory::Whole;
 use crate::dialect::endpoint::Endpoint;
@@ -13,10 +16,12 @@ use crate::domain::catalog::Model;
 use crate::domain::counter::Windows;
 use crate::domain::ids::RequestLogId;
 use crate::domain::limit::Amounts;
-use crate::domain::settlement::{Bound, Charge, Measured};
+use crate::domain::settlement::{Bound, Charge, Measured, SettledBy};
 use crate::domain::time::UnixMs;
+use crate::domain::usage::Unit;
 use crate::journal::entry::{Ended, Entry, Outcome, Progress};
 use crate::journal::writer::{Position, Writer};
+use crate::settings::admission::AdmissionSettings;
 
 /// Where a worker's calls are admitted and settled: its journal and its lender.
 #[derive(Debug)]
@@ -25,6 +30,10 @@ pub struct Desk {
     pub writer: Rc<Writer>,
     /// Who lends what the books do not cover.
     pub lender: Whole,
+    /// How calls are admitted near a limit.
+    pub admission: AdmissionSettings,
+    /// What is known of bodies that were counted.
+    pub inputs: Inputs,
 }
 
 /// What happened to a call on its way, for its record.
@@ -66,6 +75,8 @@ pub struct Permit {
     pub(crate) arrived: Instant,
     pub(crate) held_at: Position,
     pub(crate) rooms: Rooms,
+    pub(crate) clamped: Option<u64>,
+    pub(crate) body: Option<Fingerprint>,
     pub(crate) is_open: bool,
     /// What is known of its usage; kept up to date while the answer passes.
     pub measured: Measured,
@@ -90,6 +101,14 @@ pub struct Demand {
     pub model: Arc<Model>,
     /// The most it may use.
     pub bound: Bound,
+    /// How many answers it asks for at once.
+    pub choices: u64,
+    /// Whether it has an output of which it names no bound.
+    pub is_unbounded: bool,
+    /// Its body.
+    pub body: Bytes,
+    /// Whether its body refers to content that does not stand in it.
+    pub refers: bool,
     /// Input tokens by our own count.
     pub counted_input: u64,
     /// Whether a stream was asked for.
@@ -117,6 +136,12 @@ impl Permit {
     /// The tightest limits on requests and on tokens, this call's own hold included.
     pub const fn rooms(&self) -> &Rooms {
         &self.rooms
+    }
+
+    /// The most output tokens of a choice that it was admitted with, where that is less than it
+    /// asked for: the upstream must be told.
+    pub const fn output_clamped(&self) -> Option<u64> {
+        self.clamped
     }
 
     /// The worker's chain.
@@ -157,6 +182,9 @@ impl Permit {
 
     fn settle_now(&mut self, outcome: Outcome) -> Position {
         let charge = self.charge();
+        if let (Some(body), SettledBy::Usage) = (self.body, charge.settled_by) {
+            self.desk.inputs.learn(body, charge.usage.get(Unit::InputTokens));
+        }
         let tokens = i64::try_from(charge.usage.tokens()).unwrap_or(i64::MAX / 4);
         self.give_back(&Amounts { requests: 1, tokens, spend: charge.cost });
         self.desk.writer.append(&Entry::Settle(self.ended(charge, true, outcome)))
@@ -172,11 +200,20 @@ impl Permit {
     fn give_back(&mut self, used: &Amounts) {
         assert!(self.is_open, "a permit ends once");
         self.is_open = false;
-        let mut project = self.caller.project.lock();
-        project.counters.settle(self.windows, &self.need, used);
-        let mut organization = self.caller.organization.lock();
+        let caller = &self.caller;
+        let project = &mut *caller.project.lock();
+        let organization = &mut *caller.organization.lock();
+        let key = project.keys.account(caller.slot);
+        for account in [key, &mut project.account, &mut organization.account] {
+            account.settle(self.windows, &self.need, used);
+        }
         organization.wallet.settle(self.need.spend, used.spend);
         organization.open.remove(&self.id);
+        for queue in [&mut project.queue, &mut organization.queue] {
+            if !queue.is_empty() {
+                queue.released(clock::tick());
+            }
+        }
     }
 
     fn ended(&self, charge: Charge, counted: bool, outcome: Outcome) -> Ended<&str> {
@@ -190,6 +227,7 @@ impl Permit {
             refusal: course.refusal,
             upstream: course.upstream.as_deref().unwrap_or_default(),
             upstream_model: course.upstream_model.as_deref().unwrap_or_default(),
+            output_clamped: self.clamped.is_some(),
             attempts: course.attempts,
             admitted_us: course.admitted_us,
             first_byte_us: course.first_byte_us,

@@ -27,6 +27,7 @@ use crate::organization::roles::{Scope, TokenKind};
 use crate::organization::tokens::{self, NewToken};
 use crate::organization::work::{Origin, Work};
 use crate::organization::{members, projects, wallet};
+use crate::settings::admission::AdmissionSettings;
 use crate::settings::secret::Secret;
 use crate::store::database::Database;
 
@@ -74,7 +75,9 @@ impl Scene {
     pub async fn empty() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let database = Database::open(&folder.path().join("meteor.db")).await.expect("a database");
-        let directory = Directory::load(&database, clock::now()).await.expect("a directory");
+        let directory = Directory::load(&database, AdmissionSettings::default(), clock::now())
+            .await
+            .expect("a directory");
         let settings = JournalSettings {
             folder: folder.path().to_owned(),
             durability: Durability::Process,

@@ -85,7 +85,7 @@ impl Node {
         let id = facts::node_id(&database).await?;
         let recovered = recover(&database, &folder.journal(), &id.to_string(), now).await?;
         tracing::info!(?recovered, node = %id, "recovered");
-        let directory = Arc::new(Directory::load(&database, now).await?);
+        let directory = Arc::new(Directory::load(&database, settings.admission, now).await?);
 
         let journal = begin_journal(&settings, &folder, recovered.next_run)
             .map_err(io("the journal cannot be begun"))?;

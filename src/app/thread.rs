@@ -12,6 +12,7 @@ use tokio::runtime::{Builder as RuntimeBuilder, LocalOptions};
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 
+use crate::accounting::input::Inputs;
 use crate::accounting::permit::Desk;
 use crate::counters::memory::Whole;
 use crate::journal::keeper::ChainState;
@@ -60,9 +61,15 @@ fn work(setup: WorkerSetup, socket: TcpListener) -> io::Result<()> {
     let writer = Writer::new(chain)
         .ok_or_else(|| io::Error::other("the journal has no segment to begin with"))?;
     let settings = Rc::new(shared.settings.clone());
+    let admission = shared.directory.books().admission();
     let worker = Rc::new(Worker {
         shared,
-        desk: Rc::new(Desk { writer: Rc::clone(&writer), lender: Whole }),
+        desk: Rc::new(Desk {
+            writer: Rc::clone(&writer),
+            lender: Whole,
+            admission,
+            inputs: Inputs::default(),
+        }),
         pool: Pool::new(tls),
         ids: Ids::new().map_err(io::Error::other)?,
         refusals: Refusals::new(Rc::clone(&writer)),

@@ -17,6 +17,8 @@ pub struct Models {
 
 /// The id of the row that serves every name that is not listed.
 const ANY_NAME: &str = "*";
+const OUTPUT_FIELDS: &[(&str, &str)] =
+    &[("max_tokens", "max_tokens"), ("max_completion_tokens", "max_completion_tokens")];
 const NAME_BYTES_MAX: usize = 200;
 const TOKENS_MAX: u64 = 100_000_000;
 
@@ -50,6 +52,7 @@ fn model(row: &mut Section<'_>, id: &str, upstreams: &[String]) -> Option<Model>
         row.fault("max_output_tokens", message);
     }
     let max_output_tokens = row.whole("max_output_tokens", 0..=TOKENS_MAX);
+    let output_field = row.choice("output_field", OUTPUT_FIELDS).unwrap_or("max_tokens");
     let max_input_tokens = row.whole("max_input_tokens", 1..=TOKENS_MAX);
     let prices = prices(row, max_output_tokens.is_none_or(|most| 0 < most));
     let targets = targets(row, upstreams);
@@ -57,6 +60,7 @@ fn model(row: &mut Section<'_>, id: &str, upstreams: &[String]) -> Option<Model>
     Some(Model {
         name: Arc::from(id),
         max_output_tokens: max_output_tokens?,
+        output_field,
         max_input_tokens,
         prices,
         price_version: version(&prices).into(),

@@ -16,6 +16,7 @@ use crate::journal::keeper::Durability;
 use crate::proxy::connect::Roots;
 use crate::proxy::worker::ProxySettings;
 use crate::settings::admin::{AdminSettings, Operator};
+use crate::settings::admission::AdmissionSettings;
 use crate::settings::log::{LogFormat, LogLevel, LogSettings};
 use crate::settings::upstream::UpstreamSettings;
 
@@ -36,6 +37,8 @@ pub struct Settings {
     pub drain_delay: Duration,
     /// How long open calls may take to finish then.
     pub drain_timeout: Duration,
+    /// How calls are admitted near a limit.
+    pub admission: AdmissionSettings,
     /// The admin listener.
     pub admin: AdminSettings,
     /// What a journal entry survives.
@@ -77,6 +80,7 @@ pub fn read(text: &str, environment: &Environment) -> Result<Settings, Report> {
     let mut root = Section::new(&reading, String::new(), table);
     let (data, database) = folders(&mut root);
     let proxy = proxy(&mut root);
+    let admission = admission(&mut root);
     let admin = admin(&mut root);
     if proxy.listen == admin.listen && proxy.listen.port() != 0 {
         reading.fault("admin.listen", "is the address of proxy.listen; give it another port");
@@ -96,6 +100,7 @@ pub fn read(text: &str, environment: &Environment) -> Result<Settings, Report> {
         proxy: proxy.settings,
         drain_delay: proxy.drain_delay,
         drain_timeout: proxy.drain_timeout,
+        admission,
         admin,
         durability: journal.durability,
         segment_bytes: journal.segment_bytes,
@@ -157,6 +162,20 @@ fn proxy(root: &mut Section<'_>) -> Proxy {
     let workers = if workers == 0 { cores() } else { workers };
     let workers = u16::try_from(workers).unwrap_or(u16::MAX);
     Proxy { listen, workers, settings, drain_delay, drain_timeout }
+}
+
+fn admission(root: &mut Section<'_>) -> AdmissionSettings {
+    let mut part = root.section("admission");
+    let default = AdmissionSettings::default();
+    let settings = AdmissionSettings {
+        hold_wait: part.time_ms("hold_wait_ms", 2_000, 0),
+        waiting_max: part.size("waiting_max", default.waiting_max, 0..=1 << 20),
+        output_floor: part
+            .whole("output_floor_tokens", 1..=1 << 20)
+            .unwrap_or(default.output_floor),
+    };
+    part.end();
+    settings
 }
 
 /// An address on this machine only, unless the file names another.

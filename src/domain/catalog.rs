@@ -20,6 +20,9 @@ pub struct Model {
     pub name: Arc<str>,
     /// The most output tokens of one choice.
     pub max_output_tokens: u64,
+    /// What the bound of its output is called in the OpenAI dialect: `max_tokens`, or, where that
+    /// is refused, `max_completion_tokens`.
+    pub output_field: &'static str,
     /// The context window, where known.
     pub max_input_tokens: Option<u64>,
     /// What it costs.

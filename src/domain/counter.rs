@@ -51,9 +51,12 @@ pub struct Exceeded {
 }
 
 impl Exceeded {
-    /// Whether the call would fit if open calls gave back all that they hold.
-    pub const fn transient(&self) -> bool {
-        self.used + self.requested <= self.value
+    /// Whether the call would fit if open calls gave back all that they can: the tokens and the
+    /// money they hold, and their places among the calls at once. A request stays counted.
+    pub fn transient(&self) -> bool {
+        let returns =
+            self.limit.measure() != Measure::Requests || self.limit.window() == Window::Now;
+        returns && self.used + self.requested <= self.value
     }
 }
 
@@ -149,10 +152,28 @@ impl Counters {
 
     /// The first limit that `need` does not fit under, in the order of checks. Call after `roll`.
     pub fn check(&self, limits: &Limits, need: &Amounts) -> Result<(), Exceeded> {
+        self.first_exceeded(limits, need, |_, held| held)
+    }
+
+    /// The first limit that `need` would not fit under even if every open call gave back what it
+    /// holds. What is counted as a request never comes back.
+    pub fn check_at_rest(&self, limits: &Limits, need: &Amounts) -> Result<(), Exceeded> {
+        self.first_exceeded(limits, need, |limit, held| match limit.measure() {
+            Measure::Requests => held,
+            Measure::Tokens | Measure::Spend => 0,
+        })
+    }
+
+    fn first_exceeded(
+        &self,
+        limits: &Limits,
+        need: &Amounts,
+        in_the_way: impl Fn(Limit, i64) -> i64,
+    ) -> Result<(), Exceeded> {
         for (limit, value) in limits.set() {
             let requested = need.of(limit.measure());
             let (used, held) = self.standing(limit);
-            if value - used - held < requested {
+            if value - used - in_the_way(limit, held) < requested {
                 let reset_at = self.reset_at(limit);
                 return Err(Exceeded { limit, value, used, held, requested, reset_at });
             }
@@ -220,6 +241,11 @@ impl Counters {
         }
     }
 
+    /// The latest instant seen.
+    pub const fn latest(&self) -> UnixMs {
+        self.latest
+    }
+
     /// The running month.
     pub const fn month(&self) -> Month {
         self.month
@@ -281,6 +307,9 @@ mod tests {
         let refused = counters.check(&limits, &CALL).expect_err("31 of 35 would be 40");
         assert_eq!((refused.used, refused.held, refused.requested), (0, 30, 10));
         assert!(refused.transient());
+        counters.check_at_rest(&limits, &CALL).expect("fits when what is held comes back");
+        let rest = counters.check_at_rest(&limits, &Amounts { tokens: 36, ..CALL });
+        assert!(!rest.expect_err("36 of 35").transient());
         counters.settle(windows, &CALL, &Amounts { tokens: 5, ..CALL });
         counters.check(&limits, &CALL).expect("what came back fits again");
         assert_eq!(counters.standing(Limit::DailyRequests), (1, 2));

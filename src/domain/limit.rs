@@ -162,6 +162,11 @@ impl Limits {
         self
     }
 
+    /// Whether none is set.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(Option::is_none)
+    }
+
     /// The limits that are set, in the order of checks.
     pub fn set(&self) -> impl Iterator<Item = (Limit, i64)> + '_ {
         Limit::ALL.into_iter().filter_map(|limit| Some((limit, self.get(limit)?)))

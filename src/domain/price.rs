@@ -72,6 +72,18 @@ impl Prices {
         nano_of(sum)
     }
 
+    /// The most output tokens whose [`ceiling`](Self::ceiling), `input` tokens included, stays
+    /// within `spend`.
+    pub fn output_within(&self, input: u64, spend: Nano) -> u64 {
+        let rest =
+            i128::from(spend.0) * MILLION - i128::from(input) * i128::from(self.dearest_input);
+        match (rest, i128::from(self.dearest_output)) {
+            (..0, _) => 0,
+            (_, 0) => u64::MAX,
+            (rest, price) => u64::try_from(rest / price).unwrap_or(u64::MAX),
+        }
+    }
+
     fn dearest(&self, total: Unit) -> i64 {
         let family = Unit::ALL.into_iter().filter(|unit| root(*unit) == total);
         family.map(|unit| self.per_million(unit)).max().unwrap_or_default()
@@ -160,6 +172,18 @@ mod tests {
         assert_eq!(list.ceiling(100, 50), list.cost(&worst));
         let plain = prices(&[(Unit::InputTokens, 7), (Unit::OutputTokens, 9)]);
         assert_eq!(plain.ceiling(11, 13), plain.cost(&Usage::tokens_of(11, 13)));
+    }
+
+    #[test]
+    fn what_fits_is_the_most_that_fits() {
+        let list = prices(&[(Unit::InputTokens, 150_000_000), (Unit::OutputTokens, 600_000_001)]);
+        for spend in [0, 149, 150, 1_500, 1_501, 9_999_999] {
+            let fits = list.output_within(10, Nano(spend));
+            assert!(fits == 0 || list.ceiling(10, fits) <= Nano(spend), "{spend}");
+            assert!(Nano(spend) < list.ceiling(10, fits + 1), "{spend}");
+        }
+        let free = prices(&[(Unit::InputTokens, 1), (Unit::OutputTokens, 0)]);
+        assert_eq!(free.output_within(1, Nano(1)), u64::MAX);
     }
 
     #[test]

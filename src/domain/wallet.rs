@@ -54,12 +54,17 @@ impl Wallet {
         self.held
     }
 
+    /// What is neither spent nor held. Below zero by overage only.
+    pub fn available(&self) -> Nano {
+        self.balance - self.held
+    }
+
     /// Whether `amount` is covered. A call that costs nothing needs an active wallet only.
     pub fn check(&self, amount: Nano) -> Result<(), Short> {
         if !self.active {
             return Err(Short::Inactive);
         }
-        if amount == Nano::ZERO || amount <= self.balance - self.held {
+        if amount == Nano::ZERO || amount <= self.available() {
             return Ok(());
         }
         Err(if amount <= self.balance { Short::OnHold } else { Short::Insufficient })

@@ -119,6 +119,8 @@ pub struct Ended<T> {
     pub upstream: T,
     /// The model's name there.
     pub upstream_model: T,
+    /// Whether the gateway bounded the output more closely than the caller did.
+    pub output_clamped: bool,
     /// How many upstreams were tried.
     pub attempts: u16,
     /// From arrival to being forwarded, in microseconds.

@@ -113,7 +113,7 @@ fn put_charge(buffer: &mut Vec<u8>, charge: &Charge) {
 fn put_ended<T: AsRef<str>>(buffer: &mut Vec<u8>, ended: &Ended<T>) {
     put(buffer, &ended.id.0.to_le_bytes());
     put_charge(buffer, &ended.charge);
-    buffer.push(u8::from(ended.counted));
+    buffer.push(u8::from(ended.counted) | u8::from(ended.output_clamped) << 1);
     buffer.push(ended.outcome as u8);
     put(buffer, &ended.status.to_le_bytes());
     put(buffer, &ended.attempts.to_le_bytes());
@@ -207,7 +207,8 @@ impl Fields<'_> {
 
     fn ended(&mut self) -> Option<Ended<String>> {
         let (id, charge) = (RequestLogId(self.u128()?), self.charge()?);
-        let counted = self.byte()? == 1;
+        let flags = self.byte()?;
+        let (counted, output_clamped) = (flags & 1 == 1, flags & 2 == 2);
         let outcome = *Outcome::ALL.get(usize::from(self.byte()?))?;
         let (status, attempts) =
             (u16::from_le_bytes(self.array()?), u16::from_le_bytes(self.array()?));
@@ -224,6 +225,7 @@ impl Fields<'_> {
             refusal,
             upstream,
             upstream_model,
+            output_clamped,
             attempts,
             admitted_us,
             first_byte_us,
@@ -292,6 +294,7 @@ mod tests {
             refusal: String::new(),
             upstream: "demo".to_owned(),
             upstream_model: "é".repeat(300),
+            output_clamped: false,
             attempts: 2,
             admitted_us: 11,
             first_byte_us: None,

@@ -168,6 +168,8 @@ struct Detail<'a> {
     overage: Option<bool>,
     attempts: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
+    output_clamped: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     duration_ms: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     time_to_first_byte_ms: Option<u32>,
@@ -188,6 +190,7 @@ impl<'a> Detail<'a> {
         self.settled_by = Some(ended.charge.settled_by.name());
         self.overage = ended.charge.overage.then_some(true);
         self.attempts = ended.attempts;
+        self.output_clamped = ended.output_clamped.then_some(true);
         self.duration_ms = Some(ended.duration_us / 1_000);
         self.time_to_first_byte_ms = ended.first_byte_us.map(|us| us / 1_000);
         self.hold_amount_nano = Some(hold.amount.0);

@@ -2,22 +2,24 @@
 
 use std::sync::Arc;
 
-use crate::accounting::admit::admit as hold;
-use crate::accounting::directory::Caller;
+use crate::accounting::admit::{Denial, admit as hold};
 use crate::accounting::permit::{Demand, Permit};
+use crate::clock;
 use crate::dialect::estimate;
 use crate::domain::time::UnixMs;
 use crate::proxy::arrival::Arrival;
+use crate::proxy::authenticate::{Known, again};
 use crate::proxy::receive::Call;
 use crate::proxy::refuse::Refusal;
 use crate::proxy::route::Route;
 use crate::proxy::worker::Worker;
 
-/// Holds what the call may use, and waits until the hold is written.
+/// Holds what the call may use, and waits until the hold is written. A key that is revoked while
+/// its call waits opens nothing any more.
 pub async fn admit(
     worker: &Worker,
     (arrival, now): (&Arrival, UnixMs),
-    caller: &Arc<Caller>,
+    known: &Known,
     call: &Call,
     route: &Route,
 ) -> Result<Permit, Refusal> {
@@ -29,11 +31,20 @@ pub async fn admit(
         endpoint: call.endpoint,
         model: Arc::clone(&route.model),
         bound: route.bound,
+        choices: call.request.choices,
+        is_unbounded: call.request.output_tokens_max.is_none() && 0 < route.bound.output_tokens,
+        body: call.body.clone(),
+        refers: call.request.refers,
         counted_input: estimate::tokens_of_bytes(&call.body),
         stream: call.request.stream,
         address: arrival.address,
     };
-    let permit = hold(&worker.desk, caller, demand).await.map_err(Refusal::Denied)?;
+    let still = || again(&worker.shared.directory, known, clock::now(), arrival.address);
+    let caller = || still().ok().map(|known| known.caller);
+    let permit = match hold(&worker.desk, &known.caller, demand, caller).await {
+        Err(Denial::Revoked) => return Err(still().err().unwrap_or(Refusal::Unauthenticated)),
+        held => held.map_err(Refusal::Denied)?,
+    };
     permit.writer().written(permit.held_at()).await;
     Ok(permit)
 }

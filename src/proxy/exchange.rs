@@ -99,7 +99,7 @@ async fn enter(
     let now = clock::now();
     let known = again(&worker.shared.directory, known, now, arrival.address)?;
     let route = route(&worker.shared.catalog.load(), &known.caller, call)?;
-    let permit = admit(worker, (arrival, now), &known.caller, call, &route).await?;
+    let permit = admit(worker, (arrival, now), &known, call, &route).await?;
     Ok((route, permit))
 }
 
@@ -133,7 +133,7 @@ fn with_limits(
     dialect: Dialect,
     arrival: &Arrival,
 ) -> Response<Answer> {
-    let rooms = caller.project.rooms(arrival.at);
+    let rooms = caller.rooms(arrival.at);
     headers::add_rooms(response.headers_mut(), &rooms, dialect, arrival.at);
     response
 }

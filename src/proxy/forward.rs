@@ -8,6 +8,7 @@ use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 
 use crate::accounting::permit::Permit;
+use crate::dialect::read::clamp_edit;
 use crate::dialect::request::Edit;
 use crate::journal::entry::Outcome;
 use crate::proxy::connect::ConnectError;
@@ -43,6 +44,9 @@ pub async fn forward(
     mut permit: Permit,
 ) -> Result<Answered, Refusal> {
     headers::for_upstream(&mut call.parts.headers);
+    let bound = permit
+        .output_clamped()
+        .and_then(|tokens| clamp_edit(call.endpoint, route.model.output_field, &call.body, tokens));
     let mut refusal = Refusal::UpstreamFailed;
     for (place, stop) in route.stops.iter().enumerate() {
         let is_last = place + 1 == route.stops.len();
@@ -50,7 +54,7 @@ pub async fn forward(
         permit.course.attempts += 1;
         permit.course.upstream = Some(Arc::clone(stop.upstream.name()));
         permit.course.upstream_model = stop.model.clone();
-        let request = outgoing(&call, stop, uri);
+        let request = outgoing(&call, stop, uri, bound.clone());
         let timeout = stop.upstream.settings.first_byte_timeout;
         let tried = tokio::time::timeout(timeout, send(pool, stop, request, &mut permit));
         match tried.await.unwrap_or(Err(CallError::TimedOut)) {
@@ -142,13 +146,13 @@ fn uri(call: &Call, stop: &Stop) -> Result<Uri, InvalidUri> {
 }
 
 /// The request for one stop. Its body is shared with the call, not copied.
-fn outgoing(call: &Call, stop: &Stop, uri: Uri) -> Request<Outgoing> {
-    let mut edits: Vec<Edit> = call.request.include_usage.iter().cloned().collect();
+fn outgoing(call: &Call, stop: &Stop, uri: Uri, bound: Option<Edit>) -> Request<Outgoing> {
+    let mut edits: Vec<Edit> = call.request.include_usage.iter().cloned().chain(bound).collect();
     if let (Some(model), Some(range)) = (&stop.model, call.request.model_at.clone()) {
         let text = Cow::Owned(serde_json::Value::from(&**model).to_string());
         edits.push(Edit { range, text });
-        edits.sort_by_key(|edit| edit.range.start);
     }
+    edits.sort_by_key(|edit| edit.range.start);
     let mut request = Request::new(Outgoing::new(&call.body, &edits));
     *request.method_mut() = call.parts.method.clone();
     *request.version_mut() = Version::HTTP_11;

@@ -20,11 +20,14 @@ const ANTHROPIC_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 /// Whose fault an error is: `gateway` or `upstream`.
 pub const ERROR_SOURCE: HeaderName = HeaderName::from_static("x-meteor-error-source");
 
+/// The most output tokens of a choice, where the gateway bounded them.
+pub const OUTPUT_CLAMPED: HeaderName = HeaderName::from_static("x-meteor-output-clamped");
+
 /// How many headers of its own the gateway adds to an answer, at most.
 pub const fn own_max(dialect: Dialect) -> usize {
     match dialect {
-        Dialect::Anthropic => 17,
-        Dialect::OpenAi | Dialect::Gemini => 10,
+        Dialect::Anthropic => 18,
+        Dialect::OpenAi | Dialect::Gemini => 11,
     }
 }
 

@@ -6,6 +6,7 @@ use http::request::Parts;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
+use crate::accounting::account::Standing;
 use crate::accounting::directory::Caller;
 use crate::dialect::endpoint::{Dialect, Endpoint};
 use crate::domain::catalog::Model;
@@ -95,26 +96,20 @@ fn gemini_models(models: &[&Model]) -> Value {
 
 /// All limits that apply to this key, and where each stands.
 pub fn limits(caller: &Caller, arrival: &Arrival) -> Response<Bytes> {
-    let page = &mut *caller.project.lock();
-    page.counters.roll(arrival.at);
-    let limits: Vec<Value> = page
-        .quota
-        .limits
-        .set()
-        .map(|(limit, value)| {
-            let (used, held) = page.counters.standing(limit);
-            json!({
-                "name": limit.field(),
-                "level": "project",
-                "limit": amount(limit, value),
-                "used": amount(limit, used),
-                "held": amount(limit, held),
-                "remaining": amount(limit, (value - used - held).max(0)),
-                "resetAt": reset(page.counters.reset_at(limit), limit),
-                "enforced": page.quota.enforce,
-            })
+    let limit = |standing: Standing| {
+        let Standing { level, limit, value, used, held, reset_at, enforced } = standing;
+        json!({
+            "name": limit.field(),
+            "level": level.name(),
+            "limit": amount(limit, value),
+            "used": amount(limit, used),
+            "held": amount(limit, held),
+            "remaining": amount(limit, (value - used - held).max(0)),
+            "resetAt": reset(reset_at, limit),
+            "enforced": enforced,
         })
-        .collect();
+    };
+    let limits: Vec<Value> = caller.standings(arrival.at).into_iter().map(limit).collect();
     answer(&json!({ "object": "list", "data": limits }), Dialect::OpenAi, arrival)
 }
 

@@ -81,7 +81,9 @@ impl Refusal {
             should_retry: None,
         };
         match self {
-            Self::Unauthenticated => told(401, "authentication_error", "invalid_api_key"),
+            Self::Unauthenticated | Self::Denied(Denial::Revoked) => {
+                told(401, "authentication_error", "invalid_api_key")
+            }
             Self::Forbidden(_) => told(403, "permission_error", "permission_denied"),
             Self::UnknownPath => told(404, "invalid_request_error", "unknown_path"),
             Self::UnknownModel(_) => told(404, "invalid_request_error", "model_not_found"),
@@ -97,7 +99,7 @@ impl Refusal {
                 should_retry: Some(false),
                 ..told(402, "insufficient_quota", "insufficient_balance")
             },
-            Self::Draining | Self::Denied(Denial::JournalFull) => {
+            Self::Draining | Self::Denied(Denial::JournalFull | Denial::QueueFull) => {
                 Told { retry_after_s: Some(SOON_S), ..told(503, "overloaded_error", "overloaded") }
             }
             Self::UpstreamFailed | Self::CredentialRefused => {
@@ -110,9 +112,11 @@ impl Refusal {
     /// What is wrong and what to do.
     pub fn message(&self) -> String {
         match self {
-            Self::Unauthenticated => "no valid API key: send one, as `Authorization: Bearer …` or \
+            Self::Unauthenticated | Self::Denied(Denial::Revoked) => {
+                "no valid API key: send one, as `Authorization: Bearer …` or \
                                       where your SDK puts it, and only one"
-                .to_owned(),
+                    .to_owned()
+            }
             Self::Forbidden(why) => (*why).to_owned(),
             Self::UnknownPath => "there is no such method and path here; see the list of \
                                   endpoints in the documentation"
@@ -135,6 +139,9 @@ impl Refusal {
             }
             .to_owned(),
             Self::Draining => "the gateway is about to stop; try again".to_owned(),
+            Self::Denied(Denial::QueueFull) => {
+                "too many calls wait for what others hold; try again".to_owned()
+            }
             Self::Denied(Denial::JournalFull) => {
                 "the gateway cannot take calls at the moment; try again".to_owned()
             }

@@ -98,6 +98,9 @@ pub async fn relay(answered: Answered, endpoint: Endpoint, strips: bool) -> Resp
     parts.headers.reserve(headers::own_max(dialect));
     headers::add_id(&mut parts.headers, permit.id(), dialect);
     headers::add_rooms(&mut parts.headers, permit.rooms(), dialect, permit.admitted_at());
+    if let Some(tokens) = permit.output_clamped() {
+        parts.headers.insert(headers::OUTPUT_CLAMPED, HeaderValue::from(tokens));
+    }
     permit.course.status = parts.status.as_u16();
     let writer = Rc::clone(permit.writer());
     if !writer.is_durable_when_written() {

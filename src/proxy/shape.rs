@@ -168,6 +168,8 @@ mod tests {
         all.extend([
             Refusal::Draining,
             Refusal::Denied(Denial::JournalFull),
+            Refusal::Denied(Denial::QueueFull),
+            Refusal::Denied(Denial::Revoked),
             Refusal::UpstreamFailed,
             Refusal::CredentialRefused,
             Refusal::UpstreamTimedOut,
@@ -201,6 +203,8 @@ mod tests {
                 Short::Insufficient => "the wallet does not cover it",
                 Short::Inactive => "the wallet is switched off",
             },
+            Refusal::Denied(Denial::QueueFull) => "too many calls wait for what others hold",
+            Refusal::Denied(Denial::Revoked) => "the key was revoked while its call waited",
             Refusal::Denied(Denial::JournalFull) => "the journal's backlog is full",
             Refusal::Draining => "the gateway is about to stop",
             Refusal::UpstreamFailed => "no upstream could be reached",

@@ -2,5 +2,6 @@
 
 pub mod secret;
 pub mod upstream;
+pub mod admission;
 pub mod admin;
 pub mod log;

@@ -1,0 +1,85 @@
+//! An account: the limits of one subject (a project, a key, an organization), and where they stand.
+
+use crate::domain::counter::{Counters, Exceeded, Room, Windows};
+use crate::domain::limit::{Amounts, Level, Limit, Measure};
+use crate::domain::quota::Quota;
+use crate::domain::time::UnixMs;
+
+/// The limits of one subject, and where they stand.
+#[derive(Debug, Clone)]
+pub struct Account {
+    /// The limits in force.
+    pub quota: Quota,
+    /// Where their windows stand. Everything is counted, whether it is limited or not.
+    pub counters: Counters,
+}
+
+/// One limit, and where it stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing {
+    /// Whose.
+    pub level: Level,
+    /// Which.
+    pub limit: Limit,
+    /// Its value.
+    pub value: i64,
+    /// What is settled in its window.
+    pub used: i64,
+    /// What open calls hold in its window.
+    pub held: i64,
+    /// When its window begins anew.
+    pub reset_at: UnixMs,
+    /// Whether it refuses, or only counts.
+    pub enforced: bool,
+}
+
+impl Account {
+    /// Whether `need` fits under every limit, or which is in the way. Call after a roll.
+    pub fn check(&self, need: &Amounts) -> Result<(), Exceeded> {
+        if self.quota.enforce { self.counters.check(&self.quota.limits, need) } else { Ok(()) }
+    }
+
+    /// The same once everything that is held has come back.
+    pub fn check_at_rest(&self, need: &Amounts) -> Result<(), Exceeded> {
+        if !self.quota.enforce {
+            return Ok(());
+        }
+        self.counters.check_at_rest(&self.quota.limits, need)
+    }
+
+    /// How much is left under the tightest limit of that measure, if it refuses at all.
+    pub fn remaining(&self, measure: Measure) -> Option<i64> {
+        let limits = self.quota.enforce.then_some(&self.quota.limits)?;
+        self.counters.tightest(limits, measure).map(|room| room.remaining)
+    }
+
+    /// The tightest limit of that measure.
+    pub fn room(&self, measure: Measure) -> Option<Room> {
+        self.counters.tightest(&self.quota.limits, measure)
+    }
+
+    /// Takes what `check` allowed.
+    pub fn hold(&mut self, windows: Windows, need: &Amounts) {
+        self.counters.hold(windows, need);
+    }
+
+    /// Exchanges what was held for what was used.
+    pub fn settle(&mut self, windows: Windows, held: &Amounts, used: &Amounts) {
+        self.counters.settle(windows, held, used);
+    }
+
+    /// Puts other limits in force; open holds are honoured, usage is kept.
+    pub fn set_quota(&mut self, quota: Quota) {
+        self.quota = quota;
+        self.counters.set_reset_day(quota.reset_day);
+    }
+
+    /// Every limit that is set.
+    pub fn standings(&self, level: Level) -> impl Iterator<Item = Standing> + '_ {
+        self.quota.limits.set().map(move |(limit, value)| {
+            let (used, held) = self.counters.standing(limit);
+            let (reset_at, enforced) = (self.counters.reset_at(limit), self.quota.enforce);
+            Standing { level, limit, value, used, held, reset_at, enforced }
+        })
+    }
+}

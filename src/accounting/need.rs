@@ -1,0 +1,124 @@
+//! What a call needs: all that it might use, and the least that it could do with.
+
+use crate::domain::limit::Amounts;
+use crate::domain::money::Nano;
+use crate::domain::price::Prices;
+use crate::domain::settlement::Bound;
+
+/// What a call needs of tokens and money.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Need {
+    bound: Bound,
+    choices: u64,
+    /// The output it could do with, over all choices; all of it where it may not be bounded.
+    least_output: u64,
+    is_tight: bool,
+}
+
+impl Need {
+    /// A call that may use up to `bound` over `choices`. `floor` is the least output of a choice
+    /// that it could do with, where the gateway may bound it.
+    pub fn new(bound: Bound, choices: u64, floor: Option<u64>) -> Self {
+        let least = floor.map_or(bound.output_tokens, |floor| floor.saturating_mul(choices));
+        let least_output = least.min(bound.output_tokens);
+        Self { bound, choices, least_output, is_tight: false }
+    }
+
+    /// Whether the input was counted, so that nothing is gained by counting it again.
+    pub const fn is_tight(&self) -> bool {
+        self.is_tight
+    }
+
+    /// Whether the call could do with less output.
+    pub const fn is_clampable(&self) -> bool {
+        self.least_output < self.bound.output_tokens
+    }
+
+    /// Notes that the output of this call cannot be bounded after all.
+    pub const fn takes_no_bound(&mut self) {
+        self.least_output = self.bound.output_tokens;
+    }
+
+    /// Lowers the input to what was counted.
+    pub fn tighten(&mut self, input_tokens: u64) {
+        self.bound.input_tokens = self.bound.input_tokens.min(input_tokens);
+        self.is_tight = true;
+    }
+
+    /// All that the call might use.
+    pub const fn bound(&self) -> Bound {
+        self.bound
+    }
+
+    /// The least that the call could do with.
+    pub const fn least(&self) -> Bound {
+        Bound { output_tokens: self.least_output, ..self.bound }
+    }
+
+    /// Less than the call could ever do with, whatever its input turns out to be: what does not
+    /// fit under a limit now need not be counted.
+    pub fn lowest(&self) -> Bound {
+        Bound { input_tokens: self.bound.input_tokens.min(1), output_tokens: self.least_output }
+    }
+
+    /// The most that fits into these shares, at least the least, and as much for each choice.
+    pub fn within(&self, prices: &Prices, tokens: Option<i64>, spend: Nano) -> Bound {
+        let input = self.bound.input_tokens;
+        let by_tokens = tokens.map_or(u64::MAX, |tokens| {
+            u64::try_from(tokens).unwrap_or_default().saturating_sub(input)
+        });
+        let most = prices.output_within(input, spend).min(by_tokens).min(self.bound.output_tokens);
+        let of_each = most / self.choices.max(1) * self.choices.max(1);
+        Bound { output_tokens: of_each.max(self.least_output), ..self.bound }
+    }
+
+    /// Output tokens of one choice.
+    pub fn of_each(&self, bound: Bound) -> u64 {
+        bound.output_tokens / self.choices.max(1)
+    }
+}
+
+/// What a call that uses up to `bound` takes of every measure.
+pub fn amounts(bound: Bound, prices: &Prices) -> Amounts {
+    let tokens = i64::try_from(bound.tokens()).unwrap_or(i64::MAX / 4);
+    Amounts { requests: 1, tokens, spend: prices.ceiling(bound.input_tokens, bound.output_tokens) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::usage::Unit;
+
+    const BOUND: Bound = Bound { input_tokens: 100, output_tokens: 2_000 };
+
+    fn prices() -> Prices {
+        let prices = Prices::default().with(Unit::InputTokens, 1_000_000);
+        prices.and_then(|prices| prices.with(Unit::OutputTokens, 2_000_000)).expect("in range")
+    }
+
+    #[test]
+    fn a_share_is_divided_among_the_choices() {
+        let need = Need::new(BOUND, 2, Some(256));
+        assert!(need.is_clampable());
+        let output = |tokens, spend| need.within(&prices(), tokens, Nano(spend)).output_tokens;
+        assert_eq!(output(Some(1_001), 1_000_000), 900, "901 of two choices");
+        assert_eq!(output(None, 100 + 2 * 701), 700);
+        assert_eq!(output(Some(0), 0), 512, "never below the floor");
+        assert_eq!(output(None, 1_000_000), 2_000, "never above what it asked for");
+    }
+
+    #[test]
+    fn a_bound_of_the_clients_own_is_its_least() {
+        let mut need = Need::new(BOUND, 1, None);
+        assert!(!need.is_clampable());
+        need.tighten(30);
+        assert_eq!(need.least(), Bound { input_tokens: 30, output_tokens: 2_000 });
+        need.tighten(50);
+        assert_eq!(need.bound().input_tokens, 30, "counting never loosens a bound");
+        assert_eq!(amounts(need.bound(), &prices()).spend, Nano(30 + 4_000));
+        assert_eq!(
+            Need::new(Bound { output_tokens: 10, ..BOUND }, 1, Some(256)).lowest().tokens(),
+            11
+        );
+    }
+}

@@ -1,0 +1,160 @@
+//! A queue: calls that wait, holding nothing, until what others hold comes back.
+//!
+//! Whoever waits longest goes first, and nobody who comes later may pass, until patience ends:
+//! then a call that needs much no longer stands in the way of those that need little.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+/// A place in a queue. Those of calls that began to wait earlier come first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket {
+    /// When the call began to wait.
+    pub since: Instant,
+    number: u64,
+}
+
+impl Ticket {
+    /// A ticket that no other equals.
+    pub fn new(since: Instant) -> Self {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        Self { since, number: NUMBERS.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+/// How many waiting calls one release looks at: each that fits wakes the next itself, and each
+/// that was passed over looks again when its own patience ends.
+const WOKEN_MAX: usize = 4;
+
+/// The calls that wait for one subject's tokens and money.
+#[derive(Debug)]
+pub struct Queue {
+    waiting: BTreeMap<Ticket, Arc<Notify>>,
+    released_at: Option<Instant>,
+    patience: Duration,
+}
+
+impl Queue {
+    /// An empty queue. `patience` is how long a call waits without anything coming back, and how
+    /// long it stands in the way of those behind it.
+    pub const fn new(patience: Duration) -> Self {
+        Self { waiting: BTreeMap::new(), released_at: None, patience }
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether nobody waits: then nothing of this module is asked.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Takes a place; `signal` says when to look again.
+    pub fn join(&mut self, ticket: Ticket, signal: Arc<Notify>) {
+        self.waiting.insert(ticket, signal);
+    }
+
+    /// Gives a place up, and lets the next ones look: they may have been waiting for this one.
+    pub fn leave(&mut self, ticket: Ticket, now: Instant) {
+        if self.waiting.remove(&ticket).is_some() {
+            self.wake(now);
+        }
+    }
+
+    /// Notes that something came back.
+    pub fn released(&mut self, now: Instant) {
+        self.released_at = Some(now);
+        self.wake(now);
+    }
+
+    /// Whether a call may take what is there: nobody before it is still owed the first choice.
+    /// One without a ticket comes last.
+    pub fn may_pass(&self, ticket: Option<Ticket>, now: Instant) -> bool {
+        let before = match ticket {
+            Some(ticket) => self.waiting.range(..ticket).next_back(),
+            None => self.waiting.last_key_value(),
+        };
+        before.is_none_or(|(before, _)| self.patience <= now.duration_since(before.since))
+    }
+
+    /// When a call of that ticket has waited long enough: its patience after it came, or after
+    /// something came back last.
+    pub fn patient_until(&self, ticket: Ticket) -> Instant {
+        self.released_at.map_or(ticket.since, |at| at.max(ticket.since)) + self.patience
+    }
+
+    /// Lets the first look, and those behind whoever was passed over already.
+    fn wake(&self, now: Instant) {
+        for (ticket, signal) in self.waiting.iter().take(WOKEN_MAX) {
+            signal.notify_one();
+            if now.duration_since(ticket.since) < self.patience {
+                break;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    const PATIENCE: Duration = Duration::from_secs(2);
+
+    fn queue(since: &[Instant]) -> (Queue, Vec<(Ticket, Arc<Notify>)>) {
+        let mut queue = Queue::new(PATIENCE);
+        let tickets: Vec<_> =
+            since.iter().map(|since| (Ticket::new(*since), Arc::new(Notify::new()))).collect();
+        for (ticket, signal) in &tickets {
+            queue.join(*ticket, Arc::clone(signal));
+        }
+        (queue, tickets)
+    }
+
+    fn is_woken(signal: &Notify) -> bool {
+        let mut notified = std::pin::pin!(signal.notified());
+        notified.as_mut().enable()
+    }
+
+    #[test]
+    fn who_waits_longest_goes_first_until_its_patience_ends() {
+        let start = clock::tick();
+        let later = start + Duration::from_millis(500);
+        let (queue, tickets) = queue(&[start, start, later]);
+        let pass = |at: usize, now| queue.may_pass(Some(tickets[at].0), now);
+        assert!(pass(0, later) && !pass(1, later) && !pass(2, later));
+        assert!(!queue.may_pass(None, later));
+        let overdue = start + PATIENCE;
+        assert!(pass(1, overdue) && pass(2, overdue), "the first two are passed");
+        assert!(!queue.may_pass(None, overdue), "the third is not");
+    }
+
+    #[test]
+    fn a_release_wakes_the_first_and_whoever_leaves_wakes_the_next() {
+        let start = clock::tick();
+        let (mut queue, tickets) = queue(&[start, start, start]);
+        queue.released(start);
+        assert!(is_woken(&tickets[0].1) && !is_woken(&tickets[1].1));
+        queue.leave(tickets[0].0, start);
+        assert!(is_woken(&tickets[1].1) && !is_woken(&tickets[2].1));
+        queue.leave(tickets[0].0, start);
+        assert!(!is_woken(&tickets[1].1), "a place is given up once");
+        assert_eq!(queue.len(), 2);
+    }
+
+    #[test]
+    fn patience_begins_anew_with_each_release() {
+        let start = clock::tick();
+        let (mut queue, tickets) = queue(&[start]);
+        assert_eq!(queue.patient_until(tickets[0].0), start + PATIENCE);
+        let later = start + Duration::from_secs(1);
+        queue.released(later);
+        assert_eq!(queue.patient_until(tickets[0].0), later + PATIENCE);
+    }
+}
