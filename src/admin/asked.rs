@@ -17,9 +17,10 @@ use crate::admin::fields::{self, Body};
 use crate::admin::query::Query;
 use crate::admin::state::AdminState;
 use crate::domain::access::Cidr;
-use crate::domain::ids::MalformedId;
+use crate::domain::ids::{MalformedId, ProjectId};
 use crate::organization::access::{self, Principal, Seat};
 use crate::organization::denied::Denied;
+use crate::organization::quotas::Whose;
 use crate::organization::work::Origin;
 
 /// A request by whoever.
@@ -163,6 +164,14 @@ impl Visit {
 }
 
 impl Asked {
+    /// Whose quota the path is about: a project's where it names one, else the organization's.
+    pub fn whose(&self) -> Result<Whose, Denied> {
+        if self.visit.path.is_empty() {
+            return Ok(Whose::Organization);
+        }
+        Ok(Whose::Project(self.visit.id("id", ProjectId::parse)?))
+    }
+
     /// Takes the seat that the header, the token or the only membership names.
     pub async fn seat(&self) -> Result<Seat, Denied> {
         self.seat_in(None).await

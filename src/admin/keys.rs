@@ -227,7 +227,9 @@ fn shape(key: ApiKey, secret: Option<String>) -> KeyShape {
 #[cfg(test)]
 mod tests {
     use crate::admin::tests::Scene;
+    use crate::domain::limit::Limit;
     use crate::organization::secrets::hash;
+    use crate::store::callers;
 
     /// Whether the data plane knows that secret, and lets it in.
     fn opens(scene: &Scene, secret: &str) -> bool {
@@ -290,5 +292,28 @@ mod tests {
         assert_eq!(scene.delete(&one).await.refused(404), "not_found");
         assert_eq!(scene.put(&one, r#"{"enabled":true}"#).await.refused(409), "key_revoked");
         assert_eq!(scene.post(&format!("{one}/rotate"), "").await.refused(409), "key_revoked");
+    }
+
+    #[tokio::test]
+    async fn a_keys_own_limits_are_set_and_cleared() {
+        let scene = Scene::new().await;
+        let path = format!("/api/projects/{}/api-keys", scene.project().await);
+        let body = r#"{"name":"k","requestsPerMinuteLimit":60,"monthlySpendLimit":1.5}"#;
+        let one = format!("{path}/{}", scene.post(&path, body).await.text_of("id"));
+        let in_force = async || {
+            let (database, now) = (&scene.platform.database, crate::clock::now());
+            let rows = callers::read(database, callers::Scope::Everything, now).await;
+            let limits = rows.expect("rows").keys[0].limits;
+            (limits.get(Limit::RequestsPerMinute), limits.get(Limit::MonthlySpend))
+        };
+        assert_eq!(in_force().await, (Some(60), Some(1_500_000_000)));
+        let changed = scene.put(&one, r#"{"requestsPerMinuteLimit":0}"#).await;
+        assert_eq!(changed.data("requestsPerMinuteLimit"), 0);
+        assert_eq!(in_force().await, (Some(0), Some(1_500_000_000)), "absent is unchanged");
+        let body = r#"{"requestsPerMinuteLimit":null,"monthlySpendLimit":null}"#;
+        let cleared = scene.put(&one, body).await;
+        assert!(cleared.data("requestsPerMinuteLimit").is_null());
+        assert!(cleared.data("monthlySpendLimit").is_null());
+        assert_eq!(in_force().await, (None, None));
     }
 }

@@ -17,6 +17,7 @@ use crate::domain::ids::ProjectId;
 use crate::organization::access::Seat;
 use crate::organization::denied::Denied;
 use crate::organization::projects::{self, NewProject, ProjectChange};
+use crate::organization::quotas::Whose;
 use crate::organization::rights::Right;
 use crate::organization::usage;
 use crate::store::projects::{Project, SORTS};
@@ -49,7 +50,7 @@ struct ProjectShape {
     version: i64,
     /// Only with `?include=quotaUsage`; `null` where the caller may not see it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<usage_shapes::UsageShape>)]
+    #[schema(value_type = Option<usage_shapes::ProjectUsageShape>)]
     quota_usage: Option<Box<RawValue>>,
 }
 
@@ -146,8 +147,9 @@ async fn list(asked: Asked) -> Reply {
 async fn usage_of(asked: &Asked, seat: &Seat, id: ProjectId) -> Result<Box<RawValue>, Denied> {
     let shape = match seat.reach(Right::ViewQuota, id) {
         Ok(_) => {
-            let usage = usage::read(&asked.visit.state.platform, id, None).await?;
-            Some(usage_shapes::shape(id, "month".to_owned(), &usage))
+            let usage =
+                usage::read(&asked.visit.state.platform, seat, Whose::Project(id), None).await?;
+            Some(usage_shapes::of_project(id, "month".to_owned(), &usage))
         }
         Err(_) => None,
     };
@@ -296,6 +298,7 @@ mod tests {
         assert_eq!(told.refused(400), "unknown_field");
         assert_eq!(told.json["error"]["param"], "/ceiling/colour");
         let ceiling = r#"{"ceiling":{"dailyRequestLimit":10}}"#;
+        assert_eq!(scene.post(&path, r#"{"dailyRequestLimit":10}"#).await.status, 200);
         scene.put(&format!("/api/projects/{project}"), ceiling).await.data("ceiling");
         let told = scene.post(&path, r#"{"dailyRequestLimit":11}"#).await;
         assert_eq!(told.refused(400), "above_ceiling");

@@ -1,4 +1,4 @@
-//! `quota`: all limits of a project, replaced whole.
+//! `quota`: all limits of a project or an organization, replaced whole.
 
 use axum::http::Method;
 use serde::Serialize;
@@ -12,18 +12,36 @@ use crate::admin::limits::{self, LimitsShape};
 use crate::admin::operation::{Doc, Operations};
 use crate::admin::scalar::At;
 use crate::clock;
-use crate::domain::ids::ProjectId;
 use crate::domain::quota::Quota;
 use crate::domain::time::ResetDay;
-use crate::organization::quotas;
+use crate::organization::access::Seat;
+use crate::organization::quotas::{self, Whose};
 use crate::organization::rights::Right;
 use crate::store::quotas::StoredQuota;
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = ProjectQuota)]
-struct QuotaShape {
+struct ProjectQuotaShape {
     project_id: String,
+    #[serde(flatten)]
+    quota: QuotaShape,
+}
+
+/// The limits of all projects together.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = OrganizationQuota)]
+struct OrganizationQuotaShape {
+    organization_id: String,
+    #[serde(flatten)]
+    quota: QuotaShape,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Quota)]
+struct QuotaShape {
     #[serde(flatten)]
     limits: LimitsShape,
     enforce_quota: bool,
@@ -40,7 +58,7 @@ struct QuotaShape {
 struct QuotaBody(Quota);
 
 impl Body for QuotaBody {
-    const NAME: &'static str = "NewProjectQuota";
+    const NAME: &'static str = "NewQuota";
 
     fn read(fields: &mut Fields) -> Option<Self> {
         let limits = limits::read(fields);
@@ -59,37 +77,53 @@ impl Body for QuotaBody {
 
 /// What this file answers.
 pub fn operations(operations: Operations) -> Operations {
-    let path = "/api/projects/{id}/quota";
+    let (project, own) = ("/api/projects/{id}/quota", "/api/organization/quota");
     let view_doc = Doc::of(Right::ViewQuota, "Shows a project's limits.");
     let replace_doc = Doc::of(Right::SetQuota, "Replaces a project's limits; usage is kept.");
-    let replace_doc = replace_doc.takes::<QuotaBody>().one::<QuotaShape>();
-    operations.add(&Method::GET, path, view, view_doc.one::<QuotaShape>()).add(
-        &Method::POST,
-        path,
-        replace,
-        replace_doc,
-    )
+    let replace_doc = replace_doc.takes::<QuotaBody>().one::<ProjectQuotaShape>();
+    let view_own_doc = "Shows the limits of all projects together.";
+    let view_own_doc = Doc::of(Right::ViewOrganization, view_own_doc);
+    let replace_own_doc = "Replaces the limits of all projects together; usage is kept.";
+    let replace_own_doc = Doc::of(Right::SetOrganizationQuota, replace_own_doc);
+    let replace_own_doc = replace_own_doc.takes::<QuotaBody>().one::<OrganizationQuotaShape>();
+    operations
+        .add(&Method::GET, project, view, view_doc.one::<ProjectQuotaShape>())
+        .add(&Method::POST, project, replace, replace_doc)
+        .add(&Method::GET, own, view, view_own_doc.one::<OrganizationQuotaShape>())
+        .add(&Method::POST, own, replace, replace_own_doc)
 }
 
 async fn view(asked: Asked) -> Reply {
-    let id = asked.visit.id("id", ProjectId::parse)?;
+    let whose = asked.whose()?;
     let seat = asked.seat().await?;
-    Ok(answer(id, &quotas::view(&asked.visit.state.platform, &seat, id).await?))
+    let stored = quotas::view(&asked.visit.state.platform, &seat, whose).await?;
+    Ok(answer(&seat, whose, &stored))
 }
 
 async fn replace(asked: Asked) -> Reply {
-    let id = asked.visit.id("id", ProjectId::parse)?;
+    let whose = asked.whose()?;
     let body: QuotaBody = asked.visit.body()?;
     let seat = asked.seat().await?;
     let mut begun = asked.begin(Some(&seat)).await?;
-    let done = quotas::replace(&mut begun.work, &seat, id, body.0).await;
-    asked.finish(begun, done.map(|quota| answer(id, &quota))).await
+    let done = quotas::replace(&mut begun.work, &seat, whose, body.0).await;
+    asked.finish(begun, done.map(|stored| answer(&seat, whose, &stored))).await
 }
 
-fn answer(id: ProjectId, stored: &StoredQuota) -> Answer {
+fn answer(seat: &Seat, whose: Whose, stored: &StoredQuota) -> Answer {
+    let quota = shape(stored);
+    let answer = match whose {
+        Whose::Organization => {
+            let organization_id = seat.organization.id.to_string();
+            Answer::one(&OrganizationQuotaShape { organization_id, quota })
+        }
+        Whose::Project(id) => Answer::one(&ProjectQuotaShape { project_id: id.to_string(), quota }),
+    };
+    answer.versioned(stored.version)
+}
+
+fn shape(stored: &StoredQuota) -> QuotaShape {
     let (quota, today) = (&stored.quota, clock::now().day());
-    let shape = QuotaShape {
-        project_id: id.to_string(),
+    QuotaShape {
         limits: LimitsShape::of(&quota.limits),
         enforce_quota: quota.enforce,
         custom_reset_day: quota.reset_day.get(),
@@ -98,6 +132,167 @@ fn answer(id: ProjectId, stored: &StoredQuota) -> Answer {
         created_at: stored.created_at.map(At),
         updated_at: stored.updated_at.map(At),
         version: stored.version,
-    };
-    Answer::one(&shape).versioned(stored.version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Row;
+
+    use crate::admin::tests::Scene;
+    use crate::domain::ids::{OrganizationId, ProjectId, UserId};
+    use crate::domain::limit::Limit;
+    use crate::organization::access::{Principal, Via};
+    use crate::organization::roles::{Scope, TokenKind};
+    use crate::organization::tokens::{self, NewToken};
+    use crate::organization::work::{Origin, Work};
+    use crate::store::callers;
+    use crate::store::columns::new_id;
+    use crate::store::members;
+    use crate::store::users::{self, User};
+
+    /// The scene, as a Member with these permissions who owns that project.
+    async fn owner(scene: &Scene, permissions: &[&str], project: Option<&str>) -> Scene {
+        let mut work = Work::begin(&scene.platform, Origin::default()).await.expect("work");
+        let now = work.now();
+        let id = UserId(new_id(now));
+        let user = User {
+            id,
+            email: format!("{id}@example.com"),
+            name: "Otto".into(),
+            password_hash: None,
+            is_operator: false,
+            email_verified: false,
+            created_at: now,
+            last_login_at: None,
+        };
+        users::insert(work.connection(), &user).await.expect("a user");
+        let organization = OrganizationId::parse(&scene.organization).expect("an id");
+        let permissions: Vec<String> = permissions.iter().map(|&name| name.to_owned()).collect();
+        let role = ("Member", &permissions[..]);
+        let member = members::insert(work.connection(), organization, id, role, now);
+        member.await.expect("a member");
+        if let Some(project) = project {
+            let project = ProjectId::parse(project).expect("an id");
+            let owner =
+                members::insert_in_project(work.connection(), project, id, "Owner", (id, now));
+            owner.await.expect("an Owner");
+        }
+        let new = NewToken {
+            name: "own".into(),
+            kind: TokenKind::Personal,
+            organization: None,
+            scopes: Scope::ALL.to_vec(),
+            expires_at: None,
+        };
+        let principal = Principal { user, via: Via::Start };
+        let (_, secret) = tokens::create(&mut work, &principal, None, new).await.expect("a token");
+        work.commit().await.expect("committed");
+        scene.with_token(secret.expose())
+    }
+
+    #[tokio::test]
+    async fn an_organization_has_a_quota_of_its_own_that_few_may_set() {
+        let scene = Scene::new().await;
+        let path = "/api/organization/quota";
+        let none = scene.get(path).await;
+        assert_eq!(none.text_of("organizationId"), scene.organization);
+        assert!(none.data("monthlySpendLimit").is_null() && none.data("createdAt").is_null());
+        assert_eq!((none.data("version"), none.data("enforceQuota")), (0.into(), true.into()));
+        let body = r#"{"monthlySpendLimit":"2.5","dailyRequestLimit":7,"customResetDay":5}"#;
+        let made = scene.post(path, body).await;
+        assert!(made.text.contains("\"monthlySpendLimit\":2.50"), "{}", made.text);
+        let project = scene.project().await;
+        let own = scene.get(&format!("/api/projects/{project}/quota")).await;
+        assert!(own.data("dailyRequestLimit").is_null(), "a project's is another");
+        let mut stale = scene.request("POST", path, "{}");
+        stale.headers_mut().insert("if-match", "\"0\"".parse().expect("a header"));
+        assert_eq!(scene.send(stale).await.refused(412), "stale_version");
+
+        let plain = owner(&scene, &[], Some(&project)).await;
+        assert_eq!(plain.get(path).await.data("dailyRequestLimit"), 7, "all may see it");
+        let told = plain.post(path, "{}").await;
+        assert_eq!(told.refused(403), "missing_permission");
+        assert_eq!(told.json["error"]["param"], "quota.configure");
+        let usage = "/api/organization/quota-usage";
+        let told = plain.get(usage).await;
+        assert_eq!(told.json["error"]["param"], "wallet.records");
+        let granted = owner(&scene, &["quota.configure", "wallet.records"], None).await;
+        assert_eq!(granted.post(path, r#"{"dailyTokenLimit":9}"#).await.data("version"), 2);
+        let told = granted.get(usage).await;
+        assert_eq!(told.text_of("organizationId"), scene.organization);
+        assert_eq!(told.data("quotaLimitRemaining")["dailyTokens"], 9);
+        assert!(told.data("quotaLimitRemaining")["dailyRequests"].is_null(), "replaced whole");
+
+        let organization = OrganizationId::parse(&scene.organization).expect("an id");
+        let scope = callers::Scope::Organization(organization);
+        let now = crate::clock::now();
+        let rows = callers::read(&scene.platform.database, scope, now).await.expect("rows");
+        let limits = rows.organizations[0].quota.limits;
+        assert_eq!(limits.get(Limit::DailyTokens), Some(9), "as admission reads it");
+        let audited = sqlx::query(
+            "SELECT outcome, target FROM audit_log WHERE action LIKE '%quota%' ORDER BY id",
+        )
+        .fetch_all(scene.platform.database.reader())
+        .await
+        .expect("rows");
+        let outcomes: Vec<String> = audited.iter().map(|row| row.get(0)).collect();
+        assert_eq!(outcomes, ["Done", "Denied", "Done"]);
+        assert!(audited[0].get::<String, _>(1).contains(&scene.organization));
+    }
+
+    #[tokio::test]
+    async fn an_owner_stays_below_a_ceiling_that_only_others_set() {
+        let scene = Scene::new().await;
+        let body = r#"{"name":"Low","ceiling":{"dailyRequestLimit":10,"dailySpendLimit":5}}"#;
+        let project = scene.post("/api/projects", body).await.text_of("id");
+        let one = format!("/api/projects/{project}");
+        let path = format!("{one}/quota");
+        let first = scene.get(&path).await;
+        assert_eq!(first.data("dailyRequestLimit"), 10, "it begins at its ceiling");
+        assert!(first.text.contains("\"dailySpendLimit\":5.00"), "{}", first.text);
+
+        let own = owner(&scene, &[], Some(&project)).await;
+        let lower = r#"{"dailyRequestLimit":9,"dailySpendLimit":5,"dailyTokenLimit":100}"#;
+        assert_eq!(own.post(&path, lower).await.data("dailyRequestLimit"), 9);
+        for (body, fields) in [
+            (r#"{"dailyRequestLimit":11,"dailySpendLimit":5}"#, &["/dailyRequestLimit"][..]),
+            (r#"{"dailyRequestLimit":9,"dailySpendLimit":5.01}"#, &["/dailySpendLimit"]),
+            ("{}", &["/dailyRequestLimit", "/dailySpendLimit"]),
+            (
+                r#"{"dailyRequestLimit":9,"dailySpendLimit":5,"enforceQuota":false}"#,
+                &["/enforceQuota"],
+            ),
+        ] {
+            let told = own.post(&path, body).await;
+            told.refused(400);
+            let errors = told.json["error"]["errors"].as_array().expect("a list");
+            let named: Vec<&str> = errors.iter().filter_map(|it| it["param"].as_str()).collect();
+            assert_eq!(named, fields, "{body}");
+            assert!(errors.iter().all(|it| it["reason"] == "above_ceiling"), "{}", told.text);
+        }
+        for body in [
+            r#"{"ceiling":null}"#,
+            r#"{"ceiling":{"dailyRequestLimit":1000}}"#,
+            r#"{"name":"x","ceiling":null}"#,
+        ] {
+            let told = own.put(&one, body).await;
+            assert_eq!(told.refused(403), "missing_permission", "{body}");
+            assert_eq!(told.json["error"]["param"], "quota.configure");
+        }
+        assert_eq!(own.put(&one, r#"{"name":"Own"}"#).await.text_of("name"), "Own");
+
+        let granted = owner(&scene, &["quota.configure"], None).await;
+        let below = r#"{"ceiling":{"dailyRequestLimit":8,"monthlyTokenLimit":9}}"#;
+        let told = granted.put(&one, below).await;
+        assert_eq!(told.refused(400), "several_faults");
+        let named = &told.json["error"]["errors"];
+        assert_eq!(named[0]["param"], "/ceiling/dailyRequestLimit");
+        assert_eq!(named[1]["param"], "/ceiling/monthlyTokenLimit", "none is above any");
+        assert_eq!(scene.get(&one).await.data("ceiling")["dailyRequestLimit"], 10, "as it was");
+        let body = r#"{"ceiling":{"dailyRequestLimit":9}}"#;
+        assert_eq!(granted.put(&one, body).await.data("ceiling")["dailyRequestLimit"], 9);
+        assert!(granted.put(&one, r#"{"ceiling":null}"#).await.data("ceiling").is_null());
+        assert_eq!(own.post(&path, "{}").await.status, 200, "without a ceiling all goes");
+    }
 }

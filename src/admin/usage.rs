@@ -13,15 +13,35 @@ use crate::domain::counter::Tally;
 use crate::domain::ids::ProjectId;
 use crate::domain::limit::Limit;
 use crate::domain::money::Nano;
+use crate::organization::quotas::Whose;
 use crate::organization::rights::Right;
 use crate::organization::usage::{self, Usage};
 
-/// Where a project stands, all windows at one moment.
+/// Where a project stands.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = ProjectQuotaUsage)]
-pub struct UsageShape {
+pub struct ProjectUsageShape {
     project_id: String,
+    #[serde(flatten)]
+    usage: UsageShape,
+}
+
+/// Where all projects together stand.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = OrganizationQuotaUsage)]
+struct OrganizationUsageShape {
+    organization_id: String,
+    #[serde(flatten)]
+    usage: UsageShape,
+}
+
+/// All windows at one moment.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = QuotaUsage)]
+struct UsageShape {
     period: String,
     as_of: At,
     daily_usage: DailyShape,
@@ -103,13 +123,17 @@ const QUERY: &[(&str, &str)] = &[
 
 /// What this file answers.
 pub fn operations(operations: Operations) -> Operations {
+    let (project, own) = ("/api/projects/{id}/quota-usage", "/api/organization/quota-usage");
     let doc = Doc::of(Right::ViewQuota, "Shows what a project has used of its quota.");
-    let doc = doc.query(QUERY).one::<UsageShape>();
-    operations.add(&Method::GET, "/api/projects/{id}/quota-usage", view, doc)
+    let doc = doc.query(QUERY).one::<ProjectUsageShape>();
+    let own_doc = "Shows what all projects together have used of the organization's quota.";
+    let own_doc = Doc::of(Right::ViewOrganizationUsage, own_doc);
+    let own_doc = own_doc.query(QUERY).one::<OrganizationUsageShape>();
+    operations.add(&Method::GET, project, view, doc).add(&Method::GET, own, view, own_doc)
 }
 
 async fn view(asked: Asked) -> Reply {
-    let id = asked.visit.id("id", ProjectId::parse)?;
+    let whose = asked.whose()?;
     let seat = asked.seat().await?;
     let mut query = asked.visit.query();
     let period = query.get("period", &Word(&["day", "month"]));
@@ -117,16 +141,26 @@ async fn view(asked: Asked) -> Reply {
     query.finish()?;
     let platform = &asked.visit.state.platform;
     let as_of = platform.fresh().await;
-    let usage = usage::view(platform, &seat, id, date).await?;
+    let usage = usage::view(platform, &seat, whose, date).await?;
     let usage = Usage { as_of: as_of.unwrap_or(usage.as_of), ..usage };
-    Ok(Answer::one(&shape(id, period.unwrap_or_else(|| "month".to_owned()), &usage)))
+    let period = period.unwrap_or_else(|| "month".to_owned());
+    Ok(match whose {
+        Whose::Organization => {
+            let organization_id = seat.organization.id.to_string();
+            Answer::one(&OrganizationUsageShape { organization_id, usage: shape(period, &usage) })
+        }
+        Whose::Project(id) => Answer::one(&of_project(id, period, &usage)),
+    })
 }
 
-/// On the wire.
-pub fn shape(id: ProjectId, period: String, usage: &Usage) -> UsageShape {
+/// A project's, on the wire.
+pub fn of_project(id: ProjectId, period: String, usage: &Usage) -> ProjectUsageShape {
+    ProjectUsageShape { project_id: id.to_string(), usage: shape(period, usage) }
+}
+
+fn shape(period: String, usage: &Usage) -> UsageShape {
     let money = |limit| usage.remaining(limit).map(Nano).map(Money);
     UsageShape {
-        project_id: id.to_string(),
         period,
         as_of: At(usage.as_of),
         daily_usage: DailyShape {

@@ -23,7 +23,7 @@ use crate::organization::members;
 use crate::organization::organizations::{self, NewOrganization};
 use crate::organization::platform::Platform;
 use crate::organization::projects::{self, NewProject};
-use crate::organization::quotas;
+use crate::organization::quotas::{self, Whose};
 use crate::organization::roles::{Scope, TokenKind};
 use crate::organization::tokens::{self, NewToken};
 use crate::organization::wallet::{self, NewRecharge};
@@ -149,7 +149,7 @@ async fn make(platform: &Arc<Platform>) -> Result<Seeded, Denied> {
         ceiling: None,
     };
     let project = projects::create(&mut work, &seat, new).await?;
-    quotas::replace(&mut work, &seat, project.id, starter()).await?;
+    quotas::replace(&mut work, &seat, Whose::Project(project.id), starter()).await?;
     let new = KeyChange { name: Some("demo".to_owned()), ..KeyChange::default() };
     let (_, api_key) = keys::create(&mut work, &seat, project.id, new).await?;
     let new = NewToken {

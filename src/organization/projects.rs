@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::domain::ids::ProjectId;
-use crate::domain::limit::Limits;
+use crate::domain::limit::{Limit, Limits};
+use crate::domain::quota::Quota;
 use crate::organization::access::Seat;
-use crate::organization::denied::Denied;
+use crate::organization::denied::{Denied, Fault};
 use crate::organization::platform::Platform;
 use crate::organization::rights::{Reach, Right};
 use crate::organization::roles::ProjectRole;
@@ -43,7 +44,7 @@ pub struct ProjectChange {
     pub ceiling: Option<Option<Limits>>,
 }
 
-/// Makes a project. A person who makes one owns it.
+/// Makes a project. A person who makes one owns it. Where it has a ceiling, its quota begins there.
 pub async fn create(work: &mut Work, seat: &Seat, new: NewProject) -> Result<Project, Denied> {
     seat.may(Right::CreateProject)?;
     if new.ceiling.is_some() {
@@ -69,6 +70,10 @@ pub async fn create(work: &mut Work, seat: &Seat, new: NewProject) -> Result<Pro
         version: 1,
     };
     projects::insert(work.connection(), &project).await?;
+    if let Some(limits) = project.ceiling {
+        let quota = Quota { limits, ..Quota::default() };
+        quotas::replace(work.connection(), project.id.0, &quota, now).await?;
+    }
     if owns {
         let (role, by) = (ProjectRole::Owner.name(), (maker, now));
         members::insert_in_project(work.connection(), project.id, maker, role, by).await?;
@@ -155,6 +160,18 @@ pub async fn change(
         seat.may(Right::SetCeiling)?;
     }
     work.expects(before.version)?;
+    if let Some(Some(ceiling)) = &change.ceiling {
+        let quota = quotas::read(work.connection(), id.0).await?.quota;
+        refuse_above(&quota, ceiling, |limit| match limit {
+            Some(limit) => {
+                let field = limit.field();
+                let message =
+                    format!("{field} of the quota in force is above this: lower it first");
+                (format!("/ceiling/{field}"), message)
+            }
+            None => ("/ceiling".into(), "the quota is not enforced: enforce it first".into()),
+        })?;
+    }
     let old = before.clone();
     let after = Project {
         name: change.name.unwrap_or(old.name),
@@ -193,6 +210,24 @@ pub async fn archive(work: &mut Work, seat: &Seat, id: ProjectId) -> Result<(), 
     audit(work, seat, "project.archive", (Some(&before), Some(&after))).await
 }
 
+/// Every limit that the ceiling names must be set, not be above it, and be enforced. `tell` gives
+/// the field and the message: of a limit, or of the enforcement of all.
+pub fn refuse_above(
+    quota: &Quota,
+    ceiling: &Limits,
+    tell: impl Fn(Option<Limit>) -> (String, String),
+) -> Result<(), Denied> {
+    let fits = |(limit, most)| quota.limits.get(limit).is_some_and(|value| value <= most);
+    let above = ceiling.set().filter(|named| !fits(*named)).map(|(limit, _)| Some(limit));
+    let unenforced = (!quota.enforce && ceiling.set().next().is_some()).then_some(None);
+    let fault = |what| {
+        let (param, message) = tell(what);
+        Fault::new(param, "above_ceiling", message)
+    };
+    let faults: Vec<Fault> = above.chain(unenforced).map(fault).collect();
+    if faults.is_empty() { Ok(()) } else { Err(Denied::Invalid(faults)) }
+}
+
 async fn audit(
     work: &mut Work,
     seat: &Seat,
@@ -220,4 +255,29 @@ fn picture(project: &Project) -> Value {
         "allowedModels": project.allowed_models,
         "ceilingNano": project.ceiling.as_ref().map(quotas::json_of),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ceiling_bounds_every_limit_that_it_names() {
+        let ceiling = Limits::default().with(Limit::DailyRequests, Some(10));
+        let quota = |value| Quota {
+            limits: Limits::default().with(Limit::DailyRequests, value),
+            ..Quota::default()
+        };
+        let fits = |quota: &Quota, ceiling: &Limits| {
+            refuse_above(quota, ceiling, |_| Default::default()).is_ok()
+        };
+        assert!(fits(&quota(Some(10)), &ceiling));
+        assert!(!fits(&quota(Some(11)), &ceiling));
+        assert!(!fits(&quota(None), &ceiling), "no limit is above any");
+        assert!(
+            !fits(&Quota { enforce: false, ..quota(Some(10)) }, &ceiling),
+            "nor one that counts"
+        );
+        assert!(fits(&Quota { enforce: false, ..quota(None) }, &Limits::default()));
+    }
 }

@@ -17,6 +17,10 @@ pub enum Right {
     ViewOrganization,
     /// Change it.
     ChangeOrganization,
+    /// Set the limits of all its projects together.
+    SetOrganizationQuota,
+    /// See what it used.
+    ViewOrganizationUsage,
     /// Make tokens that act for it.
     ManageTokens,
     /// See balance and holds.
@@ -124,6 +128,8 @@ impl Right {
             Self::ChangePlatform => operator(S::PlatformWrite),
             Self::ViewOrganization => everybody(S::OrganizationRead),
             Self::ChangeOrganization | Self::ManageTokens => admin(S::OrganizationWrite, None),
+            Self::SetOrganizationQuota => admin(S::OrganizationWrite, Some(P::QuotaConfigure)),
+            Self::ViewOrganizationUsage => admin(S::OrganizationRead, Some(P::WalletRecords)),
             Self::ViewWallet => admin(S::WalletRead, Some(P::WalletView)),
             Self::ViewRecords => admin(S::WalletRead, Some(P::WalletRecords)),
             Self::Recharge => funding(Some(P::WalletRecharge)),
@@ -253,6 +259,12 @@ mod tests {
         assert_eq!(Right::ViewWallet.reach(&granted, None), Ok(Reach::All));
         assert_eq!(Right::Recharge.reach(&granted, None), Ok(Reach::All));
         assert_eq!(Right::Refund.reach(&granted, None), Err(Missing::Permission("Admin")));
+        assert_eq!(Right::ViewOrganization.reach(&plain, None), Ok(Reach::All));
+        let missing = Err(Missing::Permission("quota.configure"));
+        assert_eq!(Right::SetOrganizationQuota.reach(&granted, None), missing);
+        let granted = member(Role::Member, &[Permission::QuotaConfigure]);
+        assert_eq!(Right::SetOrganizationQuota.reach(&granted, None), Ok(Reach::All));
+        assert_eq!(Right::SetCeiling.reach(&granted, None), Ok(Reach::All));
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use crate::clock;
 use crate::domain::counter::Tally;
-use crate::domain::ids::ProjectId;
 use crate::domain::limit::{Amounts, Limit, Window};
 use crate::domain::quota::Quota;
 use crate::domain::time::{Day, Minute, Month, UnixMs};
@@ -10,10 +9,12 @@ use crate::organization::access::Seat;
 use crate::organization::denied::Denied;
 use crate::organization::platform::Platform;
 use crate::organization::projects;
+use crate::organization::quotas::Whose;
 use crate::organization::rights::Right;
+use crate::store::columns::Subject;
 use crate::store::{quotas, usage};
 
-/// Where a project stands, all windows at one moment.
+/// Where a project or an organization stands, all windows at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Usage {
     /// That moment.
@@ -53,49 +54,61 @@ impl Usage {
     }
 }
 
-/// Where a project stands now, or stood at the end of that date.
+/// Where it stands now, or stood at the end of that date.
 pub async fn view(
     platform: &Platform,
     seat: &Seat,
-    id: ProjectId,
+    whose: Whose,
     date: Option<Day>,
 ) -> Result<Usage, Denied> {
-    projects::open(platform, seat, id, Right::ViewQuota).await?;
-    read(platform, id, date).await
+    match whose {
+        Whose::Organization => seat.may(Right::ViewOrganizationUsage)?,
+        Whose::Project(id) => {
+            projects::open(platform, seat, id, Right::ViewQuota).await?;
+        }
+    }
+    read(platform, seat, whose, date).await
 }
 
-/// Where a project stands, for whoever was let in.
-pub async fn read(platform: &Platform, id: ProjectId, date: Option<Day>) -> Result<Usage, Denied> {
-    let now = clock::now();
-    let book = platform.directory.books().project(id);
-    match (date, book) {
-        (None, Some(book)) => {
-            let standing = book.standing(now);
-            Ok(Usage {
-                as_of: now,
-                quota: standing.quota,
-                minute: standing.minute,
-                minute_reset_at: now.minute().end(),
-                day: standing.day,
-                date: now.day(),
-                month: standing.month,
-                month_window: standing.month_window,
-                open_calls: standing.open_calls,
-            })
-        }
-        (date, _) => durable(platform, id, date.unwrap_or(now.day()), now).await,
+/// Where it stands, for whoever was let in.
+pub async fn read(
+    platform: &Platform,
+    seat: &Seat,
+    whose: Whose,
+    date: Option<Day>,
+) -> Result<Usage, Denied> {
+    let (now, books) = (clock::now(), platform.directory.books());
+    let standing = match whose {
+        // An organization's windows are read from the database: what its open calls hold is not
+        // in them.
+        Whose::Organization => None,
+        Whose::Project(id) => books.project(id).map(|book| book.standing(now)),
+    };
+    match (date, standing) {
+        (None, Some(standing)) => Ok(Usage {
+            as_of: now,
+            quota: standing.quota,
+            minute: standing.minute,
+            minute_reset_at: now.minute().end(),
+            day: standing.day,
+            date: now.day(),
+            month: standing.month,
+            month_window: standing.month_window,
+            open_calls: standing.open_calls,
+        }),
+        (date, _) => durable(platform, whose.subject(seat), date.unwrap_or(now.day()), now).await,
     }
 }
 
 /// From the rows of each day: what is settled, with nothing held.
 async fn durable(
     platform: &Platform,
-    id: ProjectId,
+    subject: Subject,
     date: Day,
     now: UnixMs,
 ) -> Result<Usage, Denied> {
     let reader = platform.database.reader();
-    let quota = quotas::read(reader, id.0).await?.quota;
+    let quota = quotas::read(reader, subject).await?.quota;
     let month_window = quota.reset_day.month_of(date);
     let settled = |used| Tally { used, held: Amounts::default() };
     Ok(Usage {
@@ -103,9 +116,9 @@ async fn durable(
         quota,
         minute: Tally::default(),
         minute_reset_at: Minute(date.next().start().minute().0 - 1).end(),
-        day: settled(usage::sum(reader, id.0, date, date.next()).await?),
+        day: settled(usage::sum(reader, subject, date, date.next()).await?),
         date,
-        month: settled(usage::sum(reader, id.0, month_window.first, date.next()).await?),
+        month: settled(usage::sum(reader, subject, month_window.first, date.next()).await?),
         month_window,
         open_calls: 0,
     })

@@ -1,4 +1,4 @@
-//! The admin API: envelopes, money in and out, quotas replaced whole, nothing of others shown.
+//! The admin API: envelopes, money in and out, nothing of others shown.
 
 use crate::client::Request;
 use crate::gateway::Gateway;
@@ -7,7 +7,7 @@ use crate::openai::{Usage, chat, reply};
 use crate::tenant::Tenant;
 use crate::upstream::Upstream;
 
-async fn scene(funds: i128) -> (Gateway, Upstream, Tenant) {
+pub async fn scene(funds: i128) -> (Gateway, Upstream, Tenant) {
     let usage = Usage::of(10, 5);
     let upstream = Upstream::start(move |seen| reply(seen, usage, std::time::Duration::ZERO)).await;
     let gateway = Gateway::before(&upstream).await;
@@ -16,7 +16,7 @@ async fn scene(funds: i128) -> (Gateway, Upstream, Tenant) {
 }
 
 /// The error of an answer in the envelope that every error has.
-async fn fails(tenant: &Tenant, request: Request, status: u16) -> Json {
+pub async fn fails(tenant: &Tenant, request: Request, status: u16) -> Json {
     envelope(tenant.ask(request).await, status).await
 }
 
@@ -146,63 +146,6 @@ async fn a_repeated_recharge_with_the_same_key_happens_once() {
     }
     assert_eq!(tenant.wallet().await.at("balance").nano(), 5_000_000_001);
     tenant.at_rest().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_quota_is_replaced_whole_and_its_usage_kept() {
-    let (_gateway, _upstream, tenant) = scene(1_000_000_000).await;
-    let call = Request::chat(&tenant.key, chat("gpt-4o-mini", 5, false));
-    call.send(&tenant.proxy).await.text().await;
-    let all = r#"{"dailyRequestLimit":10,"dailyTokenLimit":1000,"monthlyRequestLimit":20,"monthlyTokenLimit":2000,"requestsPerMinuteLimit":5,"enforceQuota":false,"customResetDay":28}"#;
-    let quota = tenant.quota(all).await;
-    assert_eq!(quota.at("projectId").text(), tenant.project);
-    for (limit, value) in [("dailyRequestLimit", 10), ("monthlyTokenLimit", 2_000)] {
-        assert_eq!(quota.at(limit).count(), value, "{quota}");
-    }
-    assert_eq!(quota.at("customResetDay").count(), 28);
-    assert_eq!(quota.at("enforceQuota").to_string(), "false");
-    tenant.quota(r#"{"dailyTokenLimit":500}"#).await;
-    let quota = tenant.get(&format!("/api/projects/{}/quota", tenant.project)).await;
-    for absent in
-        ["dailyRequestLimit", "monthlyRequestLimit", "monthlyTokenLimit", "requestsPerMinuteLimit"]
-    {
-        assert!(quota.at(absent).is_null(), "{absent} was not given: {quota}");
-    }
-    assert_eq!(quota.at("dailyTokenLimit").count(), 500);
-    assert!(quota.at("enforceQuota").is_true());
-    assert_eq!(quota.at("customResetDay").count(), 1);
-    let usage = tenant.usage().await;
-    assert_eq!(usage.at("period").text(), "month", "the default");
-    assert_eq!(usage.at("dailyUsage.requestCount").count(), 1, "usage is kept: {usage}");
-    assert_eq!(usage.at("dailyUsage.tokenCount").count(), 15);
-    assert_eq!(usage.at("monthlyUsage.tokenCount").count(), 15);
-    assert_eq!(usage.at("quotaLimitRemaining.dailyTokens").count(), 485);
-    assert!(usage.at("quotaLimitRemaining.dailyRequests").is_null(), "no limit, nothing remains");
-    let day = tenant.get(&format!("/api/projects/{}/quota-usage?period=day", tenant.project)).await;
-    assert_eq!(day.at("period").text(), "day");
-    day.at("monthlyUsage");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn quotas_that_make_no_sense_are_refused_field_by_field() {
-    let (_gateway, _upstream, tenant) = scene(0).await;
-    let path = format!("/api/projects/{}/quota", tenant.project);
-    tenant.quota(r#"{"dailyRequestLimit":9}"#).await;
-    for (field, value) in [
-        ("dailyRequestLimit", "-1"),
-        ("dailyTokenLimit", "1.5"),
-        ("monthlyRequestLimit", "9007199254740992"),
-        ("monthlyTokenLimit", "\"5\""),
-        ("customResetDay", "0"),
-        ("customResetDay", "29"),
-        ("enforceQuota", "\"yes\""),
-        ("dailyRequestLimits", "5"),
-    ] {
-        let body = format!(r#"{{"{field}":{value}}}"#);
-        let error = fails(&tenant, Request::post(&path, &body), 400).await;
-        assert!(error.to_string().contains(field), "{field} is named: {error}");
-    }
-    assert_eq!(tenant.get(&path).await.at("dailyRequestLimit").count(), 9, "as it was");
 }
 
 #[tokio::test(flavor = "multi_thread")]

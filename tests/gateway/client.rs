@@ -31,6 +31,10 @@ impl Request {
         Self { body, ..Self::new("POST", target) }.header("content-type", "application/json")
     }
 
+    pub fn put(target: &str, body: impl AsRef<[u8]>) -> Self {
+        Self { method: "PUT", ..Self::post(target, body) }
+    }
+
     /// A chat call with this key.
     pub fn chat(key: &str, body: impl AsRef<[u8]>) -> Self {
         Self::post("/v1/chat/completions", body).bearer(key)

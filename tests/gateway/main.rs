@@ -31,6 +31,7 @@ mod hostile;
 mod leave;
 mod life;
 mod limits;
+mod quotas;
 mod refusals;
 mod sdk;
 mod secrets;

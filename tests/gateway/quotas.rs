@@ -1,0 +1,171 @@
+//! Quotas over the admin API: replaced whole, of projects and of organizations, under ceilings.
+
+use crate::admin::{fails, scene};
+use crate::client::Request;
+use crate::json::Json;
+use crate::openai::chat;
+use crate::tenant::Tenant;
+
+/// Changes something, and reads what it became.
+async fn put(tenant: &Tenant, path: &str, body: &str) -> Json {
+    let answer = tenant.ask(Request::put(path, body)).await;
+    let (status, told) = (answer.status, answer.json().await);
+    assert_eq!(status, 200, "PUT {path} {body}: {told}");
+    told.at("data")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_is_replaced_whole_and_its_usage_kept() {
+    let (_gateway, _upstream, tenant) = scene(1_000_000_000).await;
+    let call = Request::chat(&tenant.key, chat("gpt-4o-mini", 5, false));
+    call.send(&tenant.proxy).await.text().await;
+    let all = r#"{"dailyRequestLimit":10,"dailyTokenLimit":1000,"monthlyRequestLimit":20,"monthlyTokenLimit":2000,"requestsPerMinuteLimit":5,"enforceQuota":false,"customResetDay":28}"#;
+    let quota = tenant.quota(all).await;
+    assert_eq!(quota.at("projectId").text(), tenant.project);
+    for (limit, value) in [("dailyRequestLimit", 10), ("monthlyTokenLimit", 2_000)] {
+        assert_eq!(quota.at(limit).count(), value, "{quota}");
+    }
+    assert_eq!(quota.at("customResetDay").count(), 28);
+    assert_eq!(quota.at("enforceQuota").to_string(), "false");
+    tenant.quota(r#"{"dailyTokenLimit":500}"#).await;
+    let quota = tenant.get(&format!("/api/projects/{}/quota", tenant.project)).await;
+    for absent in
+        ["dailyRequestLimit", "monthlyRequestLimit", "monthlyTokenLimit", "requestsPerMinuteLimit"]
+    {
+        assert!(quota.at(absent).is_null(), "{absent} was not given: {quota}");
+    }
+    assert_eq!(quota.at("dailyTokenLimit").count(), 500);
+    assert!(quota.at("enforceQuota").is_true());
+    assert_eq!(quota.at("customResetDay").count(), 1);
+    let usage = tenant.usage().await;
+    assert_eq!(usage.at("period").text(), "month", "the default");
+    assert_eq!(usage.at("dailyUsage.requestCount").count(), 1, "usage is kept: {usage}");
+    assert_eq!(usage.at("dailyUsage.tokenCount").count(), 15);
+    assert_eq!(usage.at("monthlyUsage.tokenCount").count(), 15);
+    assert_eq!(usage.at("quotaLimitRemaining.dailyTokens").count(), 485);
+    assert!(usage.at("quotaLimitRemaining.dailyRequests").is_null(), "no limit, nothing remains");
+    let day = tenant.get(&format!("/api/projects/{}/quota-usage?period=day", tenant.project)).await;
+    assert_eq!(day.at("period").text(), "day");
+    day.at("monthlyUsage");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_organization_has_one_quota_for_all_its_projects() {
+    let (gateway, _upstream, tenant) = scene(1_000_000_000).await;
+    let path = "/api/organization/quota";
+    let none = tenant.get(path).await;
+    assert_eq!(none.at("organizationId").text(), tenant.organization);
+    assert!(none.at("dailyRequestLimit").is_null() && none.at("enforceQuota").is_true());
+    let body = r#"{"dailyRequestLimit":100,"monthlySpendLimit":0.5,"customResetDay":28}"#;
+    let quota = tenant.post(path, body).await;
+    assert_eq!(quota.at("dailyRequestLimit").count(), 100, "{quota}");
+    assert_eq!(quota.at("monthlySpendLimit").to_string(), "0.50", "{quota}");
+    assert!(tenant.get(path).await.at("dailyTokenLimit").is_null());
+    let own = tenant.get(&format!("/api/projects/{}/quota", tenant.project)).await;
+    assert!(own.at("dailyRequestLimit").is_null(), "a project's is another: {own}");
+
+    let body = r#"{"name":"second"}"#;
+    let project = tenant.post("/api/projects", body).await.at("id").text();
+    let second = Tenant { project, ..tenant.clone() };
+    let key = second.new_key(&gateway, r#"{"name":"second"}"#).await;
+    let mut spent = 0;
+    for key in [&tenant.key, &tenant.key, &key] {
+        let call = Request::chat(key, chat("gpt-4o-mini", 5, false)).send(&tenant.proxy).await;
+        let id = call.id();
+        call.text().await;
+        spent += tenant.debit(&id).await.at("amount").nano();
+    }
+    let usage = tenant.get("/api/organization/quota-usage?period=day").await;
+    assert_eq!(usage.at("organizationId").text(), tenant.organization);
+    assert_eq!(usage.at("period").text(), "day");
+    for part in ["dailyUsage", "monthlyUsage"] {
+        let part = usage.at(part);
+        assert_eq!(part.at("requestCount").count(), 3, "{part}");
+        assert_eq!(part.at("tokenCount").count(), 3 * 15, "{part}");
+        assert_eq!(part.at("spend").nano(), spent, "{part}");
+        assert_eq!(part.at("heldRequests").count(), 0, "{part}");
+    }
+    assert_eq!(usage.at("quotaLimitRemaining.dailyRequests").count(), 97, "{usage}");
+    let left = usage.at("quotaLimitRemaining.monthlySpend").nano();
+    assert_eq!(left, 500_000_000 - spent, "{usage}");
+    let error = fails(&tenant, Request::post(path, r#"{"dailyTokenLimit":-1}"#), 400).await;
+    assert!(error.to_string().contains("dailyTokenLimit"), "{error}");
+    assert_eq!(tenant.get(path).await.at("dailyRequestLimit").count(), 100, "as it was");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_organization_says_whether_output_is_clamped() {
+    let (_gateway, _upstream, tenant) = scene(0).await;
+    let path = "/api/organization";
+    assert!(tenant.get(path).await.at("outputClamp").is_true(), "the default");
+    for (body, clamps) in [
+        (r#"{"outputClamp":false}"#, "false"),
+        (r#"{"description":"d"}"#, "false"),
+        (r#"{"outputClamp":true}"#, "true"),
+    ] {
+        assert_eq!(put(&tenant, path, body).await.at("outputClamp").to_string(), clamps, "{body}");
+        assert_eq!(tenant.get(path).await.at("outputClamp").to_string(), clamps, "{body}");
+    }
+    for wrong in [r#"{"outputClamp":null}"#, r#"{"outputClamp":"no"}"#] {
+        let error = fails(&tenant, Request::put(path, wrong), 400).await;
+        assert!(error.to_string().contains("outputClamp"), "{error}");
+    }
+    let body = r#"{"name":"unclamped","outputClamp":false}"#;
+    let made = tenant.post("/api/organizations", body).await;
+    assert_eq!(made.at("outputClamp").to_string(), "false", "{made}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_and_its_ceiling_never_cross() {
+    let (_gateway, _upstream, tenant) = scene(0).await;
+    let project = format!("/api/projects/{}", tenant.project);
+    let quota = format!("{project}/quota");
+    tenant.quota(r#"{"dailyRequestLimit":9}"#).await;
+    for (ceiling, field) in [
+        (r#"{"ceiling":{"dailyRequestLimit":8}}"#, "/ceiling/dailyRequestLimit"),
+        (r#"{"ceiling":{"dailyRequestLimit":9,"dailyTokenLimit":5}}"#, "/ceiling/dailyTokenLimit"),
+    ] {
+        let error = fails(&tenant, Request::put(&project, ceiling), 400).await;
+        assert_eq!(error.at("reason").text(), "above_ceiling", "{error}");
+        assert_eq!(error.at("param").text(), field, "{error}");
+        assert!(tenant.get(&project).await.at("ceiling").is_null(), "as it was");
+    }
+    let set = put(&tenant, &project, r#"{"ceiling":{"dailyRequestLimit":9}}"#).await;
+    assert_eq!(set.at("ceiling.dailyRequestLimit").count(), 9, "{set}");
+    for (body, field) in [
+        (r#"{"dailyRequestLimit":10}"#, "/dailyRequestLimit"),
+        ("{}", "/dailyRequestLimit"),
+        (r#"{"dailyRequestLimit":9,"enforceQuota":false}"#, "/enforceQuota"),
+    ] {
+        let error = fails(&tenant, Request::post(&quota, body), 400).await;
+        assert_eq!(error.at("reason").text(), "above_ceiling", "{body}: {error}");
+        assert_eq!(error.at("param").text(), field, "{body}: {error}");
+    }
+    tenant.quota(r#"{"dailyRequestLimit":3,"dailyTokenLimit":7}"#).await;
+    let body = r#"{"name":"low","ceiling":{"monthlyTokenLimit":4}}"#;
+    let low = tenant.post("/api/projects", body).await.at("id").text();
+    let begun = tenant.get(&format!("/api/projects/{low}/quota")).await;
+    assert_eq!(begun.at("monthlyTokenLimit").count(), 4, "it begins at its ceiling: {begun}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quotas_that_make_no_sense_are_refused_field_by_field() {
+    let (_gateway, _upstream, tenant) = scene(0).await;
+    let path = format!("/api/projects/{}/quota", tenant.project);
+    tenant.quota(r#"{"dailyRequestLimit":9}"#).await;
+    for (field, value) in [
+        ("dailyRequestLimit", "-1"),
+        ("dailyTokenLimit", "1.5"),
+        ("monthlyRequestLimit", "9007199254740992"),
+        ("monthlyTokenLimit", "\"5\""),
+        ("customResetDay", "0"),
+        ("customResetDay", "29"),
+        ("enforceQuota", "\"yes\""),
+        ("dailyRequestLimits", "5"),
+    ] {
+        let body = format!(r#"{{"{field}":{value}}}"#);
+        let error = fails(&tenant, Request::post(&path, &body), 400).await;
+        assert!(error.to_string().contains(field), "{field} is named: {error}");
+    }
+    assert_eq!(tenant.get(&path).await.at("dailyRequestLimit").count(), 9, "as it was");
+}
