@@ -47,11 +47,14 @@ ALTER TABLE usage_minutes RENAME COLUMN project_id TO subject_id;
 
 -- An organization used what its projects used in the latest minute of any. Of keys no minute is
 -- known; theirs begin with the next call.
-INSERT INTO usage_minutes (subject_id, minute, requests, tokens, spend_nano)
-SELECT p.organization_id, m.minute, sum(m.requests), sum(m.tokens), sum(m.spend_nano)
-FROM usage_minutes m JOIN projects p ON p.id = m.subject_id
-WHERE m.minute = (
-    SELECT max(n.minute) FROM usage_minutes n JOIN projects q ON q.id = n.subject_id
-    WHERE q.organization_id = p.organization_id
+WITH latest AS (
+    SELECT p.organization_id, max(m.minute) AS minute
+    FROM usage_minutes m JOIN projects p ON p.id = m.subject_id
+    GROUP BY p.organization_id
 )
-GROUP BY p.organization_id, m.minute;
+INSERT INTO usage_minutes (subject_id, minute, requests, tokens, spend_nano)
+SELECT l.organization_id, l.minute, sum(m.requests), sum(m.tokens), sum(m.spend_nano)
+FROM latest l
+JOIN projects p ON p.organization_id = l.organization_id
+JOIN usage_minutes m ON m.subject_id = p.id AND m.minute = l.minute
+GROUP BY l.organization_id, l.minute;
