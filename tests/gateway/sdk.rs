@@ -1,64 +1,282 @@
-//! The official `openai` package against the gateway: see `tests/sdk/openai_sdk.py`.
+//! The official SDKs against the gateway: what each of them does stands in `tests/sdk`.
+//!
+//! A suite is told the facts of its scene as one JSON argument, shows what its package makes of
+//! the gateway, and says what it has sent. Here is checked what only this side can see.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::anthropic;
+use crate::client::Request;
 use crate::gateway::Gateway;
-use crate::openai::{Usage, reply};
-use crate::tenant::Tenant;
-use crate::upstream::Upstream;
+use crate::gemini;
+use crate::json::Json;
+use crate::openai;
+use crate::process::{Process, scratch};
+use crate::served::{Place, Served, model, upstream};
+use crate::upstream::{Plan, Seen, Step, Upstream, closed_port};
 
-/// The interpreter that `tests/run` prepared, with the package beside it.
-fn python() -> PathBuf {
-    let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    let target = target.parent().expect("it lies in the target folder");
-    std::env::var_os("SDK_PYTHON").map_or_else(|| target.join("sdk/bin/python"), PathBuf::from)
+const USAGE: openai::Usage = openai::Usage { prompt: 9, completion: 3, cached: 0, reasoning: 0 };
+const FUNDS: i128 = 1_000_000_000;
+/// Enough for one call of `FEW_FUNDS_BOUND` tokens of output, and not for two.
+const FEW_FUNDS: i128 = 10_000_000;
+const FEW_FUNDS_BOUND: u64 = 16_000;
+/// Said by one who wants the provider to stall once it has begun to answer.
+const STALL: &str = "Stall.";
+const BODY_BYTES_MAX: &str = "10000";
+/// Beyond what the slowest package takes to load on a busy machine.
+const LIMIT: Duration = Duration::from_mins(2);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_openai_package_for_python_completes_calls_and_raises_its_own_classes() {
+    conforms(Dialect::OpenAi, "python", "openai_sdk.py").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_official_openai_package_completes_calls_and_raises_its_own_classes() {
-    let found = Command::new(python()).args(["-c", "import openai"]).output();
-    if !found.is_ok_and(|found| found.status.success()) {
-        let required = std::env::var_os("REQUIRE_SDK").is_some_and(|value| value == "1");
-        assert!(
-            !required,
-            "no python with `openai` at {}; `tests/run` makes one",
-            python().display()
-        );
-        println!("skipped: no python with `openai` at {}; run `tests/run`", python().display());
-        return;
-    }
-    let upstream = Upstream::start(|seen| reply(seen, Usage::of(9, 3), Duration::ZERO)).await;
-    let gateway = Gateway::before(&upstream).await;
-    let built_in = Gateway::with_built_in_provider().await;
-    let funded = Tenant::new(&gateway, 1_000_000_000, "{}").await;
-    let narrow = funded.new_key(&gateway, r#"{"name":"narrow","allowedModels":["gpt-4o"]}"#).await;
-    let poor = Tenant::new(&gateway, 0, "{}").await;
-    let spent = Tenant::new(&gateway, 1_000_000_000, r#"{"dailyRequestLimit":0}"#).await;
-    let minute = r#"{"requestsPerMinuteLimit":0}"#;
-    let hurried = Tenant::new(&gateway, 1_000_000_000, minute).await;
-    let facts = format!(
-        r#"{{"proxy":"http://{}/v1","builtIn":"http://{}/v1","builtInKey":"{}","funded":"{}","narrow":"{narrow}","poor":"{}","spent":"{}","hurried":"{}"}}"#,
-        gateway.proxy, built_in.proxy, built_in.key, funded.key, poor.key, spent.key, hurried.key,
-    );
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sdk/openai_sdk.py");
-    let mut command = Command::new(python());
-    command.arg(script).arg(facts).env_remove("OPENAI_API_KEY").env_remove("OPENAI_BASE_URL");
-    for proxy in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
-        command.env_remove(proxy);
-    }
-    let ran = tokio::task::spawn_blocking(move || command.output().expect("python runs")).await;
-    let ran = ran.expect("the script was waited for");
-    let said = String::from_utf8_lossy(&ran.stdout) + String::from_utf8_lossy(&ran.stderr);
-    assert!(ran.status.success(), "{said}");
+async fn the_openai_package_for_node_completes_calls_and_raises_its_own_classes() {
+    conforms(Dialect::OpenAi, "node", "openai_sdk.mjs").await;
+}
 
-    assert_eq!(upstream.count(), 2, "what was refused did not reach the provider");
-    for (tenant, refusals) in [(&poor, 1), (&spent, 1)] {
-        let logs = tenant.logs().await;
-        assert_eq!(logs.len(), refusals, "one attempt, not retried: {logs:?}");
-        assert_eq!(logs[0].at("outcome").text(), "Refused", "{logs:?}");
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the gateway does not forward this dialect yet"]
+async fn the_anthropic_package_for_python_completes_calls_and_raises_its_own_classes() {
+    conforms(Dialect::Anthropic, "python", "anthropic_sdk.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the gateway does not forward this dialect yet"]
+async fn the_anthropic_package_that_sends_x_api_key_completes_calls_and_raises_its_own_classes() {
+    conforms(Dialect::Anthropic, "python-x-api-key", "anthropic_sdk.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the gateway does not forward this dialect yet"]
+async fn the_anthropic_package_for_node_completes_calls_and_raises_its_own_classes() {
+    conforms(Dialect::Anthropic, "node", "anthropic_sdk.mjs").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the gateway does not forward this dialect yet"]
+async fn the_google_package_for_python_completes_calls_and_raises_its_own_classes() {
+    conforms(Dialect::Gemini, "python", "genai_sdk.py").await;
+}
+
+/// What a suite and its provider speak.
+#[derive(Clone, Copy)]
+enum Dialect {
+    OpenAi,
+    Anthropic,
+    Gemini,
+}
+
+impl Dialect {
+    fn name(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai",
+            Self::Anthropic => "anthropic",
+            Self::Gemini => "gemini",
+        }
+    }
+
+    /// What is asked to answer, and what to embed; the built-in provider has them too.
+    fn models(self) -> (&'static str, &'static str) {
+        match self {
+            Self::OpenAi => ("gpt-4o-mini", "text-embedding-3-small"),
+            Self::Anthropic => ("claude-sonnet-4-5", "none"),
+            Self::Gemini => ("gemini-2.5-flash", "gemini-embedding-001"),
+        }
+    }
+
+    fn text(self) -> String {
+        match self {
+            Self::OpenAi => openai::WORDS,
+            Self::Anthropic => anthropic::WORDS,
+            Self::Gemini => gemini::WORDS,
+        }
+        .concat()
+    }
+
+    /// The provider: it fails where the text that it is sent says so.
+    fn answer(self, seen: &Seen) -> Plan {
+        let says = |text: &str| seen.body.contains(text);
+        if let Some(status) = [500, 503, 529].into_iter().find(|s| says(&format!("Fail with {s}.")))
+        {
+            return self.failure(status);
+        }
+        if says("Break off.") {
+            return Plan::stream(self.broken_off(), Duration::ZERO);
+        }
+        let plan = match self {
+            Self::OpenAi => openai::reply(seen, USAGE, Duration::ZERO),
+            Self::Anthropic => anthropic::reply(seen, USAGE, Duration::ZERO),
+            Self::Gemini => gemini::reply(seen, USAGE, Duration::ZERO),
+        };
+        if says(STALL) { plan.but(1, Step::Stall) } else { plan }
+    }
+
+    /// A call that begins to answer, and holds nearly all of `FEW_FUNDS` until the provider is
+    /// released.
+    fn stalled(self, key: &str) -> Request {
+        let (model, _) = self.models();
+        let request = |target: &str, body: String| {
+            Request::post(target, body.replace("Say hello.", STALL)).bearer(key)
+        };
+        let most = FEW_FUNDS_BOUND;
+        match self {
+            Self::OpenAi => request("/v1/chat/completions", openai::chat(model, most, true)),
+            Self::Anthropic => request("/v1/messages", anthropic::message(model, Some(most), true)),
+            Self::Gemini => request(&gemini::target(model, true), gemini::contents(Some(most))),
+        }
+    }
+
+    fn failure(self, status: u16) -> Plan {
+        match self {
+            Self::OpenAi => Plan::json(status, openai::error()),
+            Self::Anthropic if status == 529 => {
+                Plan::json(status, anthropic::error("overloaded_error"))
+            }
+            Self::Anthropic => Plan::json(status, anthropic::error("api_error")),
+            Self::Gemini => {
+                let word = if status == 500 { "INTERNAL" } else { "UNAVAILABLE" };
+                gemini::json(status, gemini::error(status, word))
+            }
+        }
+    }
+
+    /// A stream that has begun, and then fails.
+    fn broken_off(self) -> Vec<String> {
+        let (events, error) = match self {
+            Self::OpenAi => (openai::events(openai::WORDS, None), openai::error_event()),
+            Self::Anthropic => {
+                let error = anthropic::error_event("overloaded_error");
+                (anthropic::events(anthropic::WORDS, USAGE), error)
+            }
+            Self::Gemini => {
+                let chunks = gemini::chunks(gemini::WORDS, USAGE);
+                (gemini::events(&chunks), gemini::error_event(503, "UNAVAILABLE"))
+            }
+        };
+        events.into_iter().take(4).chain([error]).collect()
+    }
+}
+
+/// Runs one suite in a scene of its own, and checks what its package cannot know.
+async fn conforms(dialect: Dialect, runtime: &str, script: &str) {
+    let Some(command) = command(runtime, script) else { return };
+    let provider = Upstream::start(move |seen| dialect.answer(seen)).await;
+    let (_away, nowhere) = closed_port();
+    let served = Served::start(place(dialect, &provider.url, &nowhere)).await;
+    let built_in = Gateway::with_built_in_provider().await;
+    let funded = served.tenant(FUNDS, "{}").await;
+    let narrow = funded.new_key(&served, r#"{"name":"narrow","allowedModels":["other"]}"#).await;
+    let poor = funded.found(&served, 0, "{}").await;
+    let held = funded.found(&served, FEW_FUNDS, "{}").await;
+    let spent = funded.found(&served, FUNDS, r#"{"dailyRequestLimit":0}"#).await;
+    let hurried = funded.found(&served, FUNDS, r#"{"requestsPerMinuteLimit":0}"#).await;
+    let keys = [
+        ("funded", &*funded.key),
+        ("narrow", &narrow),
+        ("poor", &poor.key),
+        ("held", &held.key),
+        ("spent", &spent.key),
+        ("hurried", &hurried.key),
+        ("wrong", "sk-mtr-wrong"),
+        ("builtIn", &built_in.key),
+    ];
+    let stalled = dialect.stalled(&held.key).send(&served.proxy).await;
+    assert_eq!(stalled.status, 200);
+    let said = run(command, &facts(dialect, &served.proxy, &built_in.proxy, &keys)).await;
+    provider.release();
+    stalled.text().await;
+
+    let forwarded = said.at("forwarded").count() + 1;
+    assert_eq!(provider.count() as u64, forwarded, "each call once, and none that was refused");
+    for seen in provider.seen() {
+        let told = keys.iter().find(|(_, key)| (seen.target.clone() + &seen.head).contains(key));
+        assert!(told.is_none(), "a key reached the provider: {told:?}");
+    }
+    let tenants = [("poor", &poor), ("held", &held), ("spent", &spent), ("hurried", &hurried)];
+    for (name, tenant) in tenants {
+        let refused =
+            tenant.logs().await.into_iter().filter(|log| log.at("outcome").text() == "Refused");
+        let counted: u64 = refused.map(|log| log.at("count").count()).sum();
+        assert_eq!(counted, said.at("sent").at(name).count(), "attempts in the log of {name}");
         tenant.at_rest().await;
     }
     funded.at_rest().await;
+}
+
+/// A gateway with what a suite asks for, and with one upstream that is away.
+fn place(dialect: Dialect, provider: &str, nowhere: &str) -> Place {
+    let (asked, embedder) = dialect.models();
+    let speaks = format!("dialects = [\"{}\"]\n", dialect.name());
+    let rows = [
+        upstream("fake", provider),
+        speaks.clone(),
+        upstream("nowhere", nowhere),
+        speaks,
+        model(asked, "upstream = \"fake\""),
+        model(embedder, "upstream = \"fake\""),
+        model("away", "upstream = \"nowhere\""),
+    ];
+    Place::new(&rows.concat()).with("METEOR__PROXY__BODY_BYTES_MAX", BODY_BYTES_MAX)
+}
+
+/// What a suite is told.
+fn facts(dialect: Dialect, proxy: &str, built_in: &str, keys: &[(&str, &str)]) -> String {
+    let keys: Vec<String> = keys.iter().map(|(name, key)| format!(r#""{name}":"{key}""#)).collect();
+    let (model, embedder) = dialect.models();
+    let (keys, text) = (keys.join(","), dialect.text());
+    let openai::Usage { prompt, completion, .. } = USAGE;
+    format!(
+        r#"{{"proxy":"http://{proxy}","builtIn":"http://{built_in}","keys":{{{keys}}},"model":"{model}","embedder":"{embedder}","text":"{text}","input":{prompt},"output":{completion},"bodyBytesMax":{BODY_BYTES_MAX}}}"#
+    )
+}
+
+/// Where `tests/run` keeps the packages, a folder for each runtime.
+fn packages() -> PathBuf {
+    let target = scratch().parent().expect("it lies in the target folder");
+    std::env::var_os("SDK_FOLDER").map_or_else(|| target.join("sdk"), PathBuf::from)
+}
+
+/// The suite as a program, or nothing where its packages are missing and may be.
+fn command(runtime: &str, script: &str) -> Option<Command> {
+    let folder = packages().join(runtime);
+    let (program, present) = if runtime == "node" {
+        (PathBuf::from("node"), folder.join("node_modules/.package-lock.json"))
+    } else {
+        (folder.join("bin/python"), folder.join("bin/python"))
+    };
+    if !present.exists() {
+        let required = std::env::var_os("REQUIRE_SDK").is_some_and(|value| value == "1");
+        assert!(!required, "no packages in {}; `tests/run` puts them there", folder.display());
+        println!("skipped: no packages in {}; run `tests/run`", folder.display());
+        return None;
+    }
+    let mut command = Command::new(program);
+    // Nothing of the surroundings but where programs are: no key, no proxy, no other address.
+    command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+    command.env("PYTHONDONTWRITEBYTECODE", "1").env("SDK_NODE", packages().join("node/"));
+    command.env("HOME", scratch());
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk").join(script));
+    Some(command)
+}
+
+/// Runs a suite to its end; gives what it says on its last line.
+async fn run(mut command: Command, facts: &str) -> Json {
+    command.arg(facts);
+    let mut suite = Process::start(command, |_| false);
+    let ended = tokio::time::timeout(LIMIT, async {
+        while suite.alive() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let in_time = ended.await.is_ok();
+    assert!(in_time, "it took longer than {LIMIT:?}: {}", suite.log());
+    let status = suite.ended().await;
+    assert!(status.success(), "{status}: {}", suite.log());
+    let lines = suite.lines().await;
+    println!("{}", lines.join("\n"));
+    Json::new(lines.last().expect("it says what it sent"))
 }

@@ -1,86 +1,119 @@
-"""The official `openai` package against a gateway: what completes, what raises, what is retried.
-
-Run by tests/gateway/sdk.rs with the facts of its scene as one JSON argument.
-"""
+"""The official `openai` package: what completes, what raises, what is retried."""
 
 import json
-import sys
 
 import openai
+from scene import BREAK_OFF, FACTS, KEYS, SAY, Wire, finish, raises, walk
 
-FACTS = json.loads(sys.argv[1])
-MESSAGES = [{"role": "user", "content": "Say hello."}]
+KINDS = {
+    400: openai.BadRequestError,
+    401: openai.AuthenticationError,
+    # The package has no class of its own for these two.
+    402: openai.APIStatusError,
+    413: openai.APIStatusError,
+    403: openai.PermissionDeniedError,
+    404: openai.NotFoundError,
+    429: openai.RateLimitError,
+    500: openai.InternalServerError,
+    502: openai.InternalServerError,
+    503: openai.InternalServerError,
+}
+TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
 
 
 class Client:
-    """The package as it comes, with its own retries, and a count of what it sends."""
+    """The package as it comes, with its own retries."""
 
-    def __init__(self, key: str, url: str = FACTS["proxy"], **more) -> None:
-        self.attempts = 0
-        counting = openai.DefaultHttpxClient(event_hooks={"request": [self._count]})
-        self.api = openai.OpenAI(api_key=key, base_url=url, http_client=counting, timeout=30, **more)
+    def __init__(self, key: str = "funded", url: str = FACTS["proxy"]) -> None:
+        self.wire = Wire(key)
+        http = openai.DefaultHttpxClient(event_hooks=self.wire.hooks)
+        self.api = openai.OpenAI(
+            api_key=KEYS[key], base_url=f"{url}/v1", http_client=http, timeout=30
+        )
 
-    def _count(self, _request) -> None:
-        self.attempts += 1
-
-    def ask(self, model: str = "gpt-4o-mini", **more):
-        return self.api.chat.completions.create(model=model, messages=MESSAGES, max_tokens=20, **more)
-
-
-def raises(kind: type, status: int, client: Client, model: str = "gpt-4o-mini") -> openai.APIStatusError:
-    try:
-        client.ask(model)
-    except openai.APIStatusError as error:
-        assert type(error) is kind, f"{type(error).__name__}, not {kind.__name__}: {error}"
-        assert error.status_code == status, error
-        assert error.request_id, "the id under which the call is logged"
-        return error
-    raise AssertionError(f"{kind.__name__} was not raised")
+    def ask(self, text: str = SAY, model: str = FACTS["model"], bound: int = 20, **more):
+        messages = [{"role": "user", "content": text}]
+        return self.api.chat.completions.create(
+            model=model, messages=messages, max_tokens=bound, **more
+        )
 
 
-def completes(client: Client) -> None:
-    answer = client.ask()
-    assert answer.choices[0].message.content, answer
-    assert answer.usage.total_tokens > 0, answer
+def text_of(stream) -> str:
     words, ends = [], []
-    for chunk in client.ask(stream=True):
+    for chunk in stream:
         # A client that did not ask for usage reads choices[0] of every chunk.
         words.append(chunk.choices[0].delta.content or "")
         ends.append(chunk.choices[0].finish_reason)
         assert chunk.usage is None, chunk
-    assert "".join(words), words
     assert ends[-1] in ("stop", "length"), ends
-    assert client.attempts == 2, client.attempts
+    return "".join(words)
 
 
-def main() -> None:
-    completes(Client(FACTS["funded"]))
-    completes(Client(FACTS["builtInKey"], FACTS["builtIn"]))
-
-    listed = [model.id for model in Client(FACTS["funded"]).api.models.list()]
-    assert "gpt-4o-mini" in listed, listed
-
-    error = raises(openai.AuthenticationError, 401, Client("sk-mtr-wrong"))
-    assert error.code == "invalid_api_key", error.body
-    # The package has no class of its own for 402.
-    poor = Client(FACTS["poor"])
-    error = raises(openai.APIStatusError, 402, poor)
-    assert error.code == "insufficient_balance", error.body
-    assert poor.attempts == 1, poor.attempts
-    raises(openai.PermissionDeniedError, 403, Client(FACTS["narrow"]))
-    unknown = Client(FACTS["builtInKey"], FACTS["builtIn"])
-    error = raises(openai.NotFoundError, 404, unknown, "no-such-model")
-    assert error.code == "model_not_found", error.body
-
-    spent = Client(FACTS["spent"])
-    error = raises(openai.RateLimitError, 429, spent)
-    assert error.code == "daily_requests_exceeded", error.body
-    assert error.body["limit"]["limit"] == 0, error.body
-    assert spent.attempts == 1, f"a daily limit was asked {spent.attempts} times"
-    # Waiting for a minute would help, so the package may; the test need not.
-    hurried = Client(FACTS["hurried"], max_retries=0)
-    error = raises(openai.RateLimitError, 429, hurried)
-    assert error.code == "requests_per_minute_exceeded", error.body
+def is_usage(usage) -> None:
+    told = (usage.prompt_tokens, usage.completion_tokens)
+    assert told == (FACTS["input"], FACTS["output"]), usage
+    assert usage.total_tokens == FACTS["input"] + FACTS["output"], usage
 
 
-main()
+def completes() -> None:
+    client = Client()
+    answer = client.ask()
+    assert answer.choices[0].message.content == FACTS["text"], answer
+    is_usage(answer.usage)
+    assert text_of(client.ask(stream=True)) == FACTS["text"]
+    *_, last = client.ask(stream=True, stream_options={"include_usage": True})
+    is_usage(last.usage)
+    assert client.wire.attempts == 3, client.wire.attempts
+
+
+def calls_tools() -> None:
+    client = Client()
+    answer = client.ask(tools=TOOLS)
+    [call] = answer.choices[0].message.tool_calls
+    assert call.function.name == "get_weather", answer
+    assert json.loads(call.function.arguments) == {"city": "Kraków"}, answer
+    assert answer.choices[0].finish_reason == "tool_calls", answer
+    parts = []
+    for chunk in client.ask(tools=TOOLS, stream=True):
+        for call in chunk.choices[0].delta.tool_calls or []:
+            parts.append(call.function.arguments)
+    assert len(parts) > 1 and json.loads("".join(parts)) == {"city": "Kraków"}, parts
+
+
+def lists_models() -> None:
+    listed = [model.id for model in Client().api.models.list()]
+    assert FACTS["model"] in listed, listed
+
+
+def breaks_off() -> None:
+    stream = Client().ask(text=BREAK_OFF, stream=True)
+    error = raises(openai.APIError, lambda: list(stream))
+    assert error.code == "failed_by_plan", error.body
+
+
+def completes_with_the_built_in_provider() -> None:
+    client = Client("builtIn", FACTS["builtIn"])
+    answer = client.ask()
+    assert answer.choices[0].message.content and answer.usage.total_tokens > 0, answer
+    assert text_of(client.ask(stream=True))
+
+
+def said(error: openai.APIStatusError) -> tuple:
+    assert error.request_id, "the id under which the call is logged"
+    return error.status_code, error.code
+
+
+completes()
+calls_tools()
+lists_models()
+breaks_off()
+completes_with_the_built_in_provider()
+walk(
+    "openai",
+    Client,
+    KINDS,
+    said,
+    limit=lambda error: error.body["limit"],
+    retries=2,
+)
+finish(f"openai {openai.__version__} (Python)")
