@@ -1,179 +1,245 @@
-//! Finds the values of one key in a body that passes by in pieces, without keeping the body.
+//! Finds the values of one field in a body that passes by in pieces, without keeping the body.
 
 /// The longest value that is kept; a usage object has some hundred bytes.
 const VALUE_BYTES_MAX: usize = 64 * 1024;
 
-/// The most white space between a key and its value.
-const SPACE_BYTES_MAX: usize = 1024;
+/// How many bytes are looked at in one step where there is nothing of interest.
+const STEP_BYTES: usize = 32;
 
-/// Watches for `"key": {…}` and keeps each such object until the next.
+/// Watches for `"key": {…}` among the fields of the outermost object, or of each object in the
+/// outermost array.
 ///
-/// A quote inside a string is escaped in JSON, so the bytes `"key"` before a colon are a key, at
-/// whatever depth. The last object found wins.
+/// What stands deeper is content: a model may quote a report, or call a tool with one. A key that
+/// is written with escapes is not found; no provider writes so.
 #[derive(Debug)]
 pub struct Capture {
-    /// The key with its quotes.
-    quoted: &'static [u8],
-    /// Bytes of the body that may still become a match, or the value that is being read.
+    key: &'static [u8],
+    /// The beginning of a value whose end is still to come.
     kept: Vec<u8>,
-    reading: Option<Depth>,
-}
-
-#[derive(Debug, Default)]
-struct Depth {
+    /// How many objects and arrays are open.
+    depth: usize,
+    /// How many are open where the fields stand: 1, or 2 within an array.
     level: usize,
-    in_string: bool,
-    escaped: bool,
+    /// Whether it is an object that is open there.
+    in_object: bool,
+    place: Place,
+    text: Text,
 }
 
-enum Start {
-    /// Not this key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Where nothing is expected that counts.
     Elsewhere,
-    /// The bytes end before that is known.
-    Unknown,
-    /// The object begins after so many bytes.
-    Object(usize),
+    /// A key of a watched object comes next.
+    BeforeKey,
+    /// The key came, its value comes next.
+    BeforeValue,
+    /// Within the value.
+    Value,
+    /// Within a value that is too long to be kept.
+    LongValue,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Text {
+    /// Not within a string.
+    Outside,
+    /// Within one that is the key so far, of which it has so many bytes.
+    Key(usize),
+    /// Within another one.
+    Other,
+    /// Behind a backslash in one.
+    Escaped,
 }
 
 impl Capture {
-    /// Watches for a key, given with its quotes.
-    pub const fn new(quoted: &'static [u8]) -> Self {
-        Self { quoted, kept: Vec::new(), reading: None }
+    /// Watches for a key.
+    pub const fn new(key: &'static [u8]) -> Self {
+        Self {
+            key,
+            kept: Vec::new(),
+            depth: 0,
+            level: 1,
+            in_object: false,
+            place: Place::Elsewhere,
+            text: Text::Outside,
+        }
     }
 
     /// Reads on; `found` gets every object that is complete now.
     pub fn read(&mut self, piece: &[u8], mut found: impl FnMut(&[u8])) {
-        let mut joined = std::mem::take(&mut self.kept);
-        let fresh = if joined.is_empty() {
-            piece
-        } else if self.reading.is_some() {
-            self.kept = joined;
-            let rest = self.value(piece, &mut found);
-            return self.search(rest, found);
-        } else {
-            joined.extend_from_slice(piece);
-            joined.as_slice()
-        };
-        self.search(fresh, found);
-    }
-
-    fn search(&mut self, mut bytes: &[u8], mut found: impl FnMut(&[u8])) {
-        while let Some(at) = memchr::memmem::find(bytes, self.quoted) {
-            let after = &bytes[at + self.quoted.len()..];
-            match start_of(after) {
-                Start::Elsewhere => bytes = after,
-                Start::Unknown if SPACE_BYTES_MAX < after.len() => bytes = after,
-                Start::Unknown => {
-                    self.kept = bytes[at..].to_vec();
-                    return;
-                }
-                Start::Object(skip) => {
-                    self.reading = Some(Depth::default());
-                    bytes = self.value(&after[skip..], &mut found);
-                }
-            }
-        }
-        if self.reading.is_none() {
-            let tail = bytes.len().saturating_sub(self.quoted.len() - 1);
-            self.kept = bytes[tail..].to_vec();
-        }
-    }
-
-    /// Reads the value on; returns what follows it, or nothing while it is not complete.
-    fn value<'a>(&mut self, bytes: &'a [u8], found: &mut impl FnMut(&[u8])) -> &'a [u8] {
-        let Some(depth) = &mut self.reading else { return bytes };
-        let end = depth.end(bytes);
-        let (value, rest) = bytes.split_at(end.map_or(bytes.len(), |end| end + 1));
-        if self.kept.len() + value.len() <= VALUE_BYTES_MAX {
-            self.kept.extend_from_slice(value);
-        } else {
-            self.kept.clear();
-            self.reading = None;
-            return rest;
-        }
-        if end.is_some() {
-            found(&self.kept);
-            self.kept.clear();
-            self.reading = None;
-        }
-        rest
-    }
-}
-
-impl Depth {
-    /// Where the outermost object closes, if it does in `bytes`.
-    fn end(&mut self, bytes: &[u8]) -> Option<usize> {
+        // Where the value begins that is being read, or goes on, in this piece.
+        let mut value = 0;
         let mut at = 0;
-        while at < bytes.len() {
-            if self.escaped {
-                self.escaped = false;
-            } else if self.in_string {
-                at += memchr::memchr2(b'"', b'\\', &bytes[at..])?;
-                self.escaped = bytes[at] == b'\\';
-                self.in_string = self.escaped;
-            } else {
-                match bytes[at] {
-                    b'"' => self.in_string = true,
-                    b'{' | b'[' => self.level += 1,
-                    b'}' | b']' => {
-                        self.level -= 1;
-                        if self.level == 0 {
-                            return Some(at);
-                        }
-                    }
-                    _ => {}
+        while at < piece.len() {
+            if self.text != Text::Outside {
+                at += self.string(&piece[at..]);
+                continue;
+            }
+            at += self.plain_bytes(&piece[at..]);
+            let Some(mark) = piece.get(at) else { break };
+            at += 1;
+            let before = self.place;
+            self.mark(*mark);
+            if before == Place::BeforeValue && self.place == Place::Value {
+                value = at - 1;
+            }
+            if before == Place::Value && self.place == Place::Elsewhere {
+                if self.kept.is_empty() {
+                    found(&piece[value..at]);
+                } else {
+                    self.kept.extend_from_slice(&piece[value..at]);
+                    found(&self.kept);
+                    self.kept.clear();
                 }
             }
-            at += 1;
         }
-        None
+        if self.place == Place::Value {
+            self.kept.extend_from_slice(&piece[value..]);
+            if VALUE_BYTES_MAX < self.kept.len() {
+                self.kept = Vec::new();
+                self.place = Place::LongValue;
+            }
+        }
     }
-}
 
-fn start_of(after: &[u8]) -> Start {
-    let mut colon = false;
-    for (at, byte) in after.iter().enumerate() {
-        match byte {
-            b' ' | b'\n' | b'\r' | b'\t' => {}
-            b':' if !colon => colon = true,
-            b'{' if colon => return Start::Object(at),
-            _ => return Start::Elsewhere,
+    /// How many of the bytes, outside of strings, change nothing.
+    fn plain_bytes(&self, bytes: &[u8]) -> usize {
+        // Commas matter only between watched fields; elsewhere there may be thousands of numbers.
+        let comma = if self.depth == self.level { b',' } else { b'"' };
+        // Brackets and braces differ in one bit.
+        let is_mark =
+            |byte: u8| byte == b'"' || byte == comma || byte | 0x20 == b'{' || byte | 0x20 == b'}';
+        // Without an early end a step looks at all its bytes at once.
+        let has_mark = |step: &&[u8]| step.iter().fold(false, |any, byte| any | is_mark(*byte));
+        let steps = bytes.chunks(STEP_BYTES).take_while(|step| !has_mark(step));
+        let skipped: usize = steps.map(<[u8]>::len).sum();
+        let rest = &bytes[skipped..];
+        skipped + rest.iter().position(|byte| is_mark(*byte)).unwrap_or(rest.len())
+    }
+
+    /// Reads the string on; how many bytes of it there are, its closing quote included.
+    fn string(&mut self, bytes: &[u8]) -> usize {
+        if self.text == Text::Escaped {
+            self.text = Text::Other;
+            return 1;
+        }
+        let end = memchr::memchr2(b'"', b'\\', bytes);
+        let run = &bytes[..end.unwrap_or(bytes.len())];
+        if let Text::Key(length) = self.text {
+            let is_key = self.key[length..].starts_with(run);
+            self.text = if is_key { Text::Key(length + run.len()) } else { Text::Other };
+        }
+        let Some(end) = end else { return bytes.len() };
+        if bytes[end] == b'\\' {
+            self.text = Text::Escaped;
+            return end + 1;
+        }
+        self.place = match self.place {
+            Place::BeforeKey if self.text == Text::Key(self.key.len()) => Place::BeforeValue,
+            Place::BeforeKey | Place::BeforeValue => Place::Elsewhere,
+            other => other,
+        };
+        self.text = Text::Outside;
+        end + 1
+    }
+
+    fn mark(&mut self, mark: u8) {
+        let in_value = matches!(self.place, Place::Value | Place::LongValue);
+        match mark {
+            b'"' if self.place == Place::BeforeKey => self.text = Text::Key(0),
+            b'"' => self.text = Text::Other,
+            b'{' | b'[' => {
+                let is_object = mark == b'{';
+                if self.depth == 0 {
+                    self.level = if is_object { 1 } else { 2 };
+                }
+                self.depth += 1;
+                if self.depth == self.level {
+                    self.in_object = is_object;
+                }
+                self.place = match self.place {
+                    Place::BeforeValue if is_object => Place::Value,
+                    place if in_value => place,
+                    _ if is_object && self.depth == self.level => Place::BeforeKey,
+                    _ => Place::Elsewhere,
+                };
+            }
+            b'}' | b']' => {
+                self.depth = self.depth.saturating_sub(1);
+                if !in_value || self.depth == self.level {
+                    self.place = Place::Elsewhere;
+                }
+            }
+            _ if self.in_object => self.place = Place::BeforeKey,
+            _ => {}
         }
     }
-    Start::Unknown
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const BODY: &str = r#"{"a":"\"usage\":{}","usage" : null,"x":{"usage":{"n":1}},
-        "usage" : {"n":"}\"","m":[{}]},"z":"usage"}"#;
+    const BODY: &str = r#"{"a":"\"usage\":{}","usage" : null,"x":{"usage":{"n":1}},"y":["usage",{}],
+        "usage" : {"n":"}\"","m":[{}],"usage":{}},"usagE":{},"usage2":{},"us":{},"z":"usage"}"#;
+
+    fn found(pieces: &[&str]) -> Vec<String> {
+        let mut capture = Capture::new(b"usage");
+        let mut objects = Vec::new();
+        for piece in pieces {
+            capture.read(piece.as_bytes(), |value| {
+                objects.push(String::from_utf8_lossy(value).into_owned());
+            });
+        }
+        objects
+    }
 
     #[test]
     fn an_object_is_found_across_any_cut() {
         for cut in 0..BODY.len() {
             for second in cut..BODY.len() {
-                let mut capture = Capture::new(b"\"usage\"");
-                let mut objects = Vec::new();
-                let pieces = [&BODY[..cut], &BODY[cut..second], &BODY[second..]];
-                for piece in pieces {
-                    capture.read(piece.as_bytes(), |value| {
-                        objects.push(String::from_utf8_lossy(value).into_owned());
-                    });
-                }
-                assert_eq!(objects, [r#"{"n":1}"#, r#"{"n":"}\"","m":[{}]}"#], "{cut} {second}");
+                let objects = found(&[&BODY[..cut], &BODY[cut..second], &BODY[second..]]);
+                assert_eq!(objects, [r#"{"n":"}\"","m":[{}],"usage":{}}"#], "{cut} {second}");
             }
         }
     }
 
     #[test]
-    fn a_value_without_end_is_let_go() {
-        let mut capture = Capture::new(b"\"usage\"");
-        capture.read(b"\"usage\":{\"", |_| panic!("not complete"));
+    fn each_object_of_an_array_is_watched() {
+        let body =
+            "[{\"usage\":{\"n\":1},\"a\":[1,2]}\n,\r\n{\"a\":{\"usage\":{}},\"usage\":{}}\n]";
+        for cut in 0..body.len() {
+            assert_eq!(found(&[&body[..cut], &body[cut..]]), [r#"{"n":1}"#, "{}"], "{cut}");
+        }
+        assert_eq!(found(&[r#"["usage",{"n":1}]"#]), Vec::<String>::new());
+        assert_eq!(found(&[r#"[["usage",{"n":1},"usage",{"usage":{}}]]"#]), Vec::<String>::new());
+        assert_eq!(found(&[r#"[{},"usage",{"n":1}]"#]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_stands_deeper_is_content() {
+        for body in [
+            r#"{"content":[{"type":"tool_use","input":{"usage":{"input_tokens":0}}}]}"#,
+            r#"{"tools":[{"schema":{"properties":{"usage":{}}}}]}"#,
+            r#"{"usage":[{"usage":{}}]}"#,
+            r#"{"a":{"b":1},"c":"usage","d":{}}"#,
+            r#"{"usage":"usage","d":{}}"#,
+        ] {
+            assert_eq!(found(&[body]), Vec::<String>::new(), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_value_without_end_is_let_go_and_its_end_is_found() {
+        let mut capture = Capture::new(b"usage");
+        capture.read(b"{\"usage\":{\"", |_| panic!("not complete"));
         for _ in 0..100 {
             capture.read(&[b'x'; 1024], |_| panic!("not complete"));
         }
-        assert!(capture.kept.len() < 64);
+        assert_eq!(capture.kept.capacity(), 0);
+        let mut objects = 0;
+        capture.read(b"\"},\"usage\":{}}", |_| objects += 1);
+        assert_eq!(objects, 1);
     }
 }

@@ -5,6 +5,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use crate::domain::usage::Usage;
+
 /// How deep a text may nest. What nests deeper is no request of any known client.
 pub const DEPTH_MAX: u32 = 128;
 
@@ -299,14 +301,15 @@ pub fn string_of(value: &[u8]) -> Option<Cow<'_, str>> {
     Some(if inside.contains('\\') { Cow::Owned(unescape(inside)) } else { Cow::Borrowed(inside) })
 }
 
-/// A whole number ≥ 0; a fraction is cut, as some providers write counts as floats.
+/// A whole number ≥ 0, cut at [`Usage::COUNT_MAX`]; a fraction is cut off, as some providers write
+/// counts as floats.
 pub fn count_of(value: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(value).ok()?;
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    whole.parse().ok()
+    whole.parse().ok().map(|count: u64| count.min(Usage::COUNT_MAX))
 }
 
 #[cfg(test)]

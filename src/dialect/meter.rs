@@ -2,10 +2,11 @@
 
 use bytes::{Bytes, BytesMut};
 
+use crate::dialect::anthropic::usage::Counts;
 use crate::dialect::capture::Capture;
 use crate::dialect::endpoint::Dialect;
-use crate::dialect::openai::{event, usage};
-use crate::dialect::{estimate, sse};
+use crate::dialect::event::{End, Event};
+use crate::dialect::{anthropic, estimate, gemini, openai, sse};
 use crate::domain::usage::Usage;
 
 /// What one piece of an answer becomes for the client.
@@ -21,6 +22,9 @@ pub struct Passage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Reading {
     /// The last usage that the provider reported.
+    ///
+    /// Each report replaces the one before it as a whole. One with no input at all is half a
+    /// report, as no call is without input: the caller's own count has to stand for it.
     pub reported: Option<Usage>,
     /// Output tokens by our own count.
     pub counted_output: u64,
@@ -46,6 +50,14 @@ pub struct StreamMeter {
     searched: usize,
     /// How much of `partial` went to the client.
     sent: usize,
+    /// Whether what comes now is held back.
+    closing: bool,
+    /// Whether the reason was told why the generation ended.
+    ended: bool,
+    /// Tokens of the text that came, in the vocabulary that [`estimate`] knows.
+    text_tokens: u64,
+    /// What an Anthropic stream reported so far.
+    counts: Counts,
     reading: Reading,
 }
 
@@ -58,6 +70,10 @@ impl StreamMeter {
             partial: BytesMut::new(),
             searched: 0,
             sent: 0,
+            closing: false,
+            ended: false,
+            text_tokens: 0,
+            counts: Counts::default(),
             reading: Reading::default(),
         }
     }
@@ -88,7 +104,7 @@ impl StreamMeter {
         }
         let rest = whole.slice(at..);
         let is_too_long = EVENT_BYTES_MAX < rest.len();
-        if is_too_long || !(self.strips || may_be_terminator(&rest)) {
+        if is_too_long || !(self.strips || self.may_be_closing(&rest)) {
             self.push(&mut passage, whole.slice(at.max(sent)..));
             self.sent = rest.len();
         }
@@ -101,10 +117,39 @@ impl StreamMeter {
         passage
     }
 
-    /// What is left when the upstream ends without completing its last event.
+    /// What is left when the upstream ends without completing its last event; that is read, too.
     pub fn finish(&mut self) -> Bytes {
         let rest = std::mem::take(&mut self.partial).freeze();
+        if let Some(data) = sse::data(&rest)
+            && self.learn(&data).only_usage
+            && self.strips
+        {
+            return Bytes::new();
+        }
         rest.slice(self.sent.min(rest.len())..)
+    }
+
+    /// Learns what an event says.
+    fn learn(&mut self, data: &[u8]) -> Event {
+        let facts = match self.dialect {
+            Dialect::OpenAi => openai::event::event(data),
+            Dialect::Anthropic => anthropic::event::event(data, &mut self.counts),
+            Dialect::Gemini => gemini::event::event(data),
+        };
+        self.closing |= facts.end != End::Ahead;
+        // Of several choices another one may go on.
+        self.ended = facts.finish || self.ended && facts.output_tokens == 0;
+        self.text_tokens += facts.output_tokens;
+        let reading = &mut self.reading;
+        reading.reported = facts.usage.or(reading.reported);
+        reading.terminated |= facts.end == End::Here;
+        reading.finished = reading.terminated || self.ended && reading.reported.is_some();
+        reading.counted_output = tokens_in(self.dialect, self.text_tokens);
+        if facts.end != End::Here {
+            // An answer that has begun was generated, though it may have said nothing yet.
+            reading.counted_output = reading.counted_output.max(1);
+        }
+        facts
     }
 
     fn event(
@@ -117,17 +162,7 @@ impl StreamMeter {
         let bytes = whole.slice(range.start.max(sent.min(range.end))..range.end);
         let event = &whole[range.clone()];
         let Some(data) = sse::data(event) else { return self.push(passage, bytes) };
-        let facts = match self.dialect {
-            Dialect::OpenAi | Dialect::Anthropic | Dialect::Gemini => event::event(&data),
-        };
-        self.reading.reported = facts.usage.or(self.reading.reported);
-        self.reading.counted_output += facts.output_tokens;
-        if facts.terminator {
-            self.reading.terminated = true;
-        } else {
-            // An answer that has begun was generated, though it may have said nothing yet.
-            self.reading.counted_output = self.reading.counted_output.max(1);
-        }
+        let facts = self.learn(&data);
         if self.strips && facts.only_usage {
             return;
         }
@@ -147,23 +182,38 @@ impl StreamMeter {
 
     fn push(&self, passage: &mut Passage, bytes: Bytes) {
         if !bytes.is_empty() {
-            let list = if self.reading.terminated { &mut passage.end } else { &mut passage.pass };
+            let list = if self.closing { &mut passage.end } else { &mut passage.pass };
             list.push(bytes);
         }
     }
+
+    /// Whether an incomplete event is, or may become, one that a client takes for the end: clients
+    /// that read lines act on it before its blank line.
+    fn may_be_closing(&self, event: &[u8]) -> bool {
+        let begins: &[&[u8]] = match self.dialect {
+            Dialect::OpenAi => &[b"data: [DONE]", b"data:[DONE]"],
+            // Any event may; most come whole, and none is long.
+            Dialect::Anthropic => return true,
+            Dialect::Gemini => return false,
+        };
+        begins.iter().any(|begin| {
+            !event.is_empty() && event.starts_with(&begin[..begin.len().min(event.len())])
+        })
+    }
 }
 
-/// Whether an incomplete event is, or may become, the terminator: clients that read lines stop at
-/// its first one.
-fn may_be_terminator(event: &[u8]) -> bool {
-    [&b"data: [DONE]"[..], b"data:[DONE]"].iter().any(|terminator| {
-        !event.is_empty() && event.starts_with(&terminator[..terminator.len().min(event.len())])
-    })
+/// Tokens in a dialect's own vocabulary, of which some make more of the same text.
+const fn tokens_in(dialect: Dialect, tokens: u64) -> u64 {
+    match dialect {
+        Dialect::OpenAi => tokens,
+        Dialect::Anthropic | Dialect::Gemini => (tokens * 13).div_ceil(10),
+    }
 }
 
 /// Meters an answer that is one JSON document.
 #[derive(Debug)]
 pub struct BodyMeter {
+    dialect: Dialect,
     capture: Capture,
     reported: Option<Usage>,
     counted: u64,
@@ -173,110 +223,31 @@ impl BodyMeter {
     /// A meter for an answer in that dialect.
     pub const fn new(dialect: Dialect) -> Self {
         let key: &[u8] = match dialect {
-            Dialect::OpenAi | Dialect::Anthropic => b"\"usage\"",
-            Dialect::Gemini => b"\"usageMetadata\"",
+            Dialect::OpenAi | Dialect::Anthropic => b"usage",
+            Dialect::Gemini => b"usageMetadata",
         };
-        Self { capture: Capture::new(key), reported: None, counted: 0 }
+        Self { dialect, capture: Capture::new(key), reported: None, counted: 0 }
     }
 
     /// Reads what one read brought.
     pub fn read(&mut self, chunk: &[u8]) {
         self.counted += estimate::tokens_of_bytes(chunk);
+        let read = match self.dialect {
+            Dialect::OpenAi => openai::usage::read,
+            Dialect::Anthropic => anthropic::usage::read,
+            Dialect::Gemini => gemini::usage::read,
+        };
         let reported = &mut self.reported;
-        self.capture.read(chunk, |object| *reported = usage::read(object).or(*reported));
+        self.capture.read(chunk, |object| *reported = read(object).or(*reported));
     }
 
     /// What was learned so far.
     pub const fn reading(&self) -> Reading {
         Reading {
             reported: self.reported,
-            counted_output: self.counted,
+            counted_output: tokens_in(self.dialect, self.counted),
             terminated: false,
             finished: false,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const STREAM: &str = concat!(
-        "data: {\"choices\":[{\"delta\":{\"content\":\"one two\"}}],\"usage\":null}\n\n",
-        ": a comment\n\n",
-        "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}],\"usage\":null}\r\n\r\n",
-        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\n",
-        "data: [DONE]\n\n",
-    );
-    const STRIPPED: &str = concat!(
-        "data: {\"choices\":[{\"delta\":{\"content\":\"one two\"}}]}\n\n",
-        ": a comment\n\n",
-        "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\r\n\r\n",
-    );
-
-    fn run(strips: bool, pieces: &[&str]) -> (String, String, Reading) {
-        let mut meter = StreamMeter::new(Dialect::OpenAi, strips);
-        let (mut pass, mut end) = (Vec::new(), Vec::new());
-        for piece in pieces {
-            let passage = meter.read(Bytes::copy_from_slice(piece.as_bytes()));
-            pass.extend(passage.pass.concat());
-            end.extend(passage.end.concat());
-        }
-        end.extend(meter.finish());
-        let text = |bytes| String::from_utf8(bytes).expect("text");
-        (text(pass), text(end), *meter.reading())
-    }
-
-    #[test]
-    fn cut_anywhere_the_client_sees_the_same_and_the_meter_reads_the_same() {
-        for cut in 0..STREAM.len() {
-            let pieces = [&STREAM[..cut], &STREAM[cut..]];
-            let (pass, end, reading) = run(true, &pieces);
-            assert_eq!((pass.as_str(), end.as_str()), (STRIPPED, "data: [DONE]\n\n"), "{cut}");
-            assert_eq!(reading.reported, Some(Usage::tokens_of(3, 2)));
-            assert_eq!(reading.counted_output, 2);
-            let (pass, end, reading) = run(false, &pieces);
-            assert_eq!(pass + &end, STREAM, "{cut}");
-            assert_eq!(end, "data: [DONE]\n\n", "{cut}");
-            assert!(reading.terminated);
-            assert_eq!(reading.reported, Some(Usage::tokens_of(3, 2)));
-        }
-    }
-
-    #[test]
-    fn byte_by_byte_is_no_different() {
-        let pieces: Vec<&str> = (0..STREAM.len()).map(|at| &STREAM[at..=at]).collect();
-        let (pass, end, reading) = run(true, &pieces);
-        assert_eq!((pass.as_str(), end.as_str()), (STRIPPED, "data: [DONE]\n\n"));
-        assert!(reading.terminated);
-        let (pass, end, _) = run(false, &pieces);
-        assert_eq!(pass + &end, STREAM);
-    }
-
-    #[test]
-    fn an_endless_event_passes_unread() {
-        let mut meter = StreamMeter::new(Dialect::OpenAi, true);
-        let mut passed =
-            meter.read(Bytes::from_static(b"data: {\"choices\":\"")).pass.concat().len();
-        for _ in 0..80 {
-            passed += meter.read(Bytes::from(vec![b'x'; 64 * 1024])).pass.concat().len();
-        }
-        assert!(EVENT_BYTES_MAX < passed);
-    }
-
-    #[test]
-    fn a_terminator_without_its_blank_line_is_held_back_too() {
-        for strips in [false, true] {
-            let (pass, end, _) = run(strips, &["data: {}\n\nda", "ta: [DO", "NE]\n"]);
-            assert_eq!((pass.as_str(), end.as_str()), ("data: {}\n\n", "data: [DONE]\n"));
-        }
-    }
-
-    #[test]
-    fn a_body_reports_its_last_usage() {
-        let mut meter = BodyMeter::new(Dialect::OpenAi);
-        meter.read(br#"{"choices":[{"message":{"content":"\"usage\":{}"}}],"usa"#);
-        meter.read(br#"ge":{"prompt_tokens":5,"completion_tokens":6}}"#);
-        assert_eq!(meter.reading().reported, Some(Usage::tokens_of(5, 6)));
     }
 }

@@ -5,9 +5,13 @@ pub mod json;
 pub mod estimate;
 pub mod capture;
 pub mod sse;
+pub mod event;
 pub mod request;
 pub mod openai;
 pub mod anthropic;
 pub mod gemini;
 pub mod read;
 pub mod meter;
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,6 @@ use std::sync::LazyLock;
 use memchr::memmem::Finder;
 
 use crate::dialect::json;
-use crate::domain::usage::Usage;
 
 /// A change to a body: these bytes are replaced by that text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,7 +142,7 @@ impl<'a, const N: usize> Fields<'a, N> {
         match self.value(at) {
             None => Ok(None),
             Some(value) => match json::count_of(value) {
-                Some(count) if !value.contains(&b'.') => Ok(Some(count.min(Usage::COUNT_MAX))),
+                Some(count) if !value.contains(&b'.') => Ok(Some(count)),
                 _ => Err(RequestFault::about(self.names[at], "must be a whole number, 0 or more")),
             },
         }

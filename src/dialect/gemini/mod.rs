@@ -2,3 +2,5 @@
 
 pub mod outside;
 pub mod request;
+pub mod usage;
+pub mod event;

@@ -2,30 +2,18 @@
 
 use std::ops::Range;
 
+use memchr::memmem;
+
+use crate::dialect::event::{End, Event};
 use crate::dialect::openai::usage;
 use crate::dialect::{estimate, json};
 use crate::domain::usage::Usage;
-
-/// What one event of a chat stream says.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Event {
-    /// It is the end: `[DONE]`.
-    pub terminator: bool,
-    /// The usage it reports.
-    pub usage: Option<Usage>,
-    /// It reports usage and carries no choice: the extra chunk of `include_usage`.
-    pub only_usage: bool,
-    /// Where `"usage":null` stands in the data, with one of its commas.
-    pub null_usage: Option<Range<usize>>,
-    /// Output tokens by our own count of its text.
-    pub output_tokens: u64,
-}
 
 /// Reads the data of an event. What is not understood says nothing and passes.
 pub fn event(data: &[u8]) -> Event {
     let mut event = Event::default();
     if data.trim_ascii() == b"[DONE]" {
-        event.terminator = true;
+        event.end = End::Here;
         return event;
     }
     let (mut no_choices, mut before) = (false, None);
@@ -33,14 +21,18 @@ pub fn event(data: &[u8]) -> Event {
         let end = value.end;
         match &*key {
             "choices" => {
-                no_choices = data[value.clone()].iter().all(|byte| b"[] \n\r\t".contains(byte));
-                event.output_tokens = output_tokens(&data[value]);
+                let choices = &data[value];
+                no_choices = choices.iter().all(|byte| b"[] \n\r\t".contains(byte));
+                (event.output_tokens, event.finish) = generated(choices);
+                if memmem::find(choices, b"\"usage\"").is_some() {
+                    json::elements(choices, |choice| take_usage(choice, &mut event.usage));
+                }
             }
             "usage" if &data[value.clone()] == b"null" => {
                 event.null_usage = Some(before.unwrap_or(0)..end);
             }
-            "usage" => event.usage = usage::read(&data[value]),
-            "x_groq" => event.usage = event.usage.or(usage_inside(&data[value])),
+            "usage" => event.usage = usage::read(&data[value]).or(event.usage),
+            "x_groq" => take_usage(&data[value], &mut event.usage),
             _ => {}
         }
         before = Some(end);
@@ -65,24 +57,27 @@ fn first_field(data: &[u8], end: usize) -> Range<usize> {
     start..comma
 }
 
-fn usage_inside(object: &[u8]) -> Option<Usage> {
-    let mut found = None;
-    json::fields(object, |key, value| {
-        if key == "usage" {
-            found = usage::read(&object[value]);
-        }
-    })
-    .ok()?;
-    found
+/// Takes the usage that some report inside of another object, unless there is one already.
+fn take_usage(holder: &[u8], usage: &mut Option<Usage>) {
+    json::each(holder, &["usage"], |object| *usage = usage.or_else(|| usage::read(object)));
 }
 
 /// The fields of a choice, at any depth, whose text was generated.
-const GENERATED: [&[u8]; 7] =
-    [b"content", b"reasoning_content", b"reasoning", b"refusal", b"arguments", b"text", b"name"];
+const GENERATED: [&[u8]; 8] = [
+    b"content",
+    b"reasoning_content",
+    b"reasoning",
+    b"refusal",
+    b"arguments",
+    b"text",
+    b"name",
+    b"transcript",
+];
 
-/// Counts the generated text in `choices`: every string value of a known field.
-fn output_tokens(choices: &[u8]) -> u64 {
-    let mut tokens = 0;
+/// Counts the generated text in `choices`, every string value of a known field, and looks for the
+/// reason why one ended.
+fn generated(choices: &[u8]) -> (u64, bool) {
+    let (mut tokens, mut is_finished) = (0, false);
     let mut at = 0;
     let mut key: &[u8] = b"";
     while let Some(open) = memchr::memchr(b'"', &choices[at..]) {
@@ -93,6 +88,8 @@ fn output_tokens(choices: &[u8]) -> u64 {
         let is_key = choices[at..].iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b':');
         if is_key {
             key = text;
+        } else if key == b"finish_reason" {
+            is_finished |= !text.is_empty();
         } else if GENERATED.contains(&key)
             && let Ok(text) = std::str::from_utf8(text)
         {
@@ -103,7 +100,7 @@ fn output_tokens(choices: &[u8]) -> u64 {
             };
         }
     }
-    tokens
+    (tokens, is_finished)
 }
 
 fn string_end(bytes: &[u8], mut at: usize) -> Option<usize> {
@@ -122,7 +119,7 @@ mod tests {
 
     #[test]
     fn events_say_what_they_carry() {
-        assert!(event(b"[DONE]").terminator);
+        assert_eq!(event(b"[DONE]").end, End::Here);
         let text = br#"{"id":"x","choices":[{"delta":{"role":"assistant","content":"hello you"}}],"usage":null}"#;
         let delta = event(text);
         assert_eq!(delta.output_tokens, 3);
@@ -138,5 +135,32 @@ mod tests {
         let groq = event(br#"{"choices":[{}],"x_groq":{"usage":{"prompt_tokens":1}}}"#);
         assert!(!groq.only_usage && groq.usage == Some(Usage::tokens_of(1, 0)));
         assert_eq!(event(b"{\"choices\":[{"), Event::default());
+    }
+
+    #[test]
+    fn usage_is_found_wherever_a_provider_puts_it() {
+        let object = r#"{"prompt_tokens":3,"completion_tokens":4}"#;
+        for data in [
+            format!(r#"{{"choices":[{{"delta":{{}},"finish_reason":"stop"}}],"usage":{object}}}"#),
+            format!(r#"{{"x_groq":{{"usage":{object}}},"choices":[{{"finish_reason":"stop"}}]}}"#),
+            format!(r#"{{"choices":[{{"finish_reason":"stop","usage":{object}}}],"usage":null}}"#),
+            format!(
+                r#"{{"choices":[{{"finish_reason":"stop"}}],"x_groq":{{"usage":{object}}},
+                   "usage":{{"prompt_tokens":0}}}}"#
+            ),
+        ] {
+            let said = event(data.as_bytes());
+            assert_eq!((said.usage, said.finish), (Some(Usage::tokens_of(3, 4)), true), "{data}");
+            assert!(!said.only_usage);
+        }
+    }
+
+    #[test]
+    fn a_text_about_usage_reports_none() {
+        let said = event(
+            br#"{"choices":[{"delta":{"content":"\"usage\":{\"prompt_tokens\":9}","tool_calls":
+                [{"function":{"arguments":"{\"usage\":{}"}}]},"finish_reason":null}]}"#,
+        );
+        assert_eq!((said.usage, said.finish), (None, false));
     }
 }

@@ -10,6 +10,10 @@ use crate::domain::usage::{Unit, Usage};
 pub fn read(object: &[u8]) -> Option<Usage> {
     let mut counts = Counts::default();
     json::fields(object, |key, value| counts.field(&key, &object[value])).ok()?;
+    if counts.input == 0 && counts.output == 0 {
+        // Some embedders say the total only.
+        counts.input = counts.total;
+    }
     let output = counts.output.max(counts.total.saturating_sub(counts.input));
     if counts.input == 0 && output == 0 {
         return None;
@@ -37,9 +41,13 @@ struct Counts {
 impl Counts {
     fn field(&mut self, key: &str, value: &[u8]) {
         match key {
-            "prompt_tokens" | "input_tokens" => self.input = count(value),
-            "completion_tokens" | "output_tokens" => self.output = count(value),
-            "total_tokens" => self.total = count(value),
+            "prompt_tokens" | "input_tokens" => {
+                self.input = json::count_of(value).unwrap_or_default();
+            }
+            "completion_tokens" | "output_tokens" => {
+                self.output = json::count_of(value).unwrap_or_default();
+            }
+            "total_tokens" => self.total = json::count_of(value).unwrap_or_default(),
             "prompt_cache_hit_tokens" | "cached_tokens" | "num_cached_tokens" => {
                 self.part(Unit::CachedInputTokens, value);
             }
@@ -65,7 +73,7 @@ impl Counts {
     }
 
     fn part(&mut self, unit: Unit, value: &[u8]) {
-        let most = self.parts.get(unit).max(count(value));
+        let most = self.parts.get(unit).max(json::count_of(value).unwrap_or_default());
         self.parts = self.parts.with(unit, most);
     }
 }
@@ -89,10 +97,6 @@ fn output_part(key: &str) -> Option<Unit> {
     }
 }
 
-fn count(value: &[u8]) -> u64 {
-    json::count_of(value).unwrap_or_default().min(Usage::COUNT_MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,6 +118,32 @@ mod tests {
     fn hidden_output_is_found_in_the_total() {
         let usage = read(br#"{"prompt_tokens":6,"completion_tokens":28,"total_tokens":100}"#);
         assert_eq!(usage, Some(Usage::tokens_of(6, 94)));
+    }
+
+    #[test]
+    fn reasoning_beside_the_completion_is_output() {
+        let usage = read(
+            br#"{"prompt_tokens":9,"completion_tokens":1,"total_tokens":300,
+                "completion_tokens_details":{"reasoning_tokens":290}}"#,
+        );
+        let expected = Usage::tokens_of(9, 291).with(Unit::ReasoningTokens, 290);
+        assert_eq!(usage, Some(expected));
+    }
+
+    #[test]
+    fn cached_and_written_are_within_the_input() {
+        let usage = read(
+            br#"{"prompt_tokens":2168,"completion_tokens":5,
+                "prompt_token_details":{"cached_tokens":2161,"cache_write_tokens":2161}}"#,
+        )
+        .expect("reported");
+        assert_eq!(usage.get(Unit::CachedInputTokens), 2161);
+        assert_eq!(usage.get(Unit::CacheWriteTokens), 7);
+    }
+
+    #[test]
+    fn a_total_alone_is_input() {
+        assert_eq!(read(br#"{"total_tokens":7}"#), Some(Usage::tokens_of(7, 0)));
     }
 
     #[test]

@@ -1,0 +1,98 @@
+//! The events of an Anthropic stream: what each says.
+
+use crate::dialect::anthropic::usage::Counts;
+use crate::dialect::event::{End, Event};
+use crate::dialect::{estimate, json};
+
+/// The fields of a delta whose text was generated.
+const GENERATED: [&str; 4] = ["text", "thinking", "partial_json", "content"];
+
+/// Reads the data of an event, and into `counts` what it reports.
+pub fn event(data: &[u8], counts: &mut Counts) -> Event {
+    let mut event = Event::default();
+    let (mut kind, mut usage, mut message, mut delta, mut block) = (None, None, None, None, None);
+    let read = json::fields(data, |key, value| {
+        let value = &data[value];
+        match &*key {
+            "type" => kind = json::string_of(value),
+            "usage" => usage = Some(value),
+            "message" => message = Some(value),
+            "delta" => delta = Some(value),
+            "content_block" => block = Some(value),
+            _ => {}
+        }
+    });
+    if read.is_err() {
+        return event;
+    }
+    match kind.as_deref() {
+        Some("message_start") => {
+            // A start that comes again begins again.
+            *counts = Counts::default();
+            json::each(message.unwrap_or_default(), &["usage"], |usage| counts.read(usage));
+            event.usage = counts.usage();
+        }
+        Some("content_block_start") => {
+            event.output_tokens = tokens(block.unwrap_or_default(), &["name", "text"]);
+        }
+        Some("content_block_delta") => {
+            event.output_tokens = tokens(delta.unwrap_or_default(), &GENERATED);
+        }
+        Some("message_delta") => {
+            counts.read(usage.unwrap_or_default());
+            event.usage = counts.usage();
+            (event.end, event.finish) = (End::Near, true);
+        }
+        Some("message_stop") => event.end = End::Here,
+        _ => {}
+    }
+    event
+}
+
+fn tokens(object: &[u8], names: &[&str]) -> u64 {
+    let mut tokens = 0;
+    json::each(object, names, |text| {
+        tokens += json::string_of(text).map_or(0, |text| estimate::tokens(&text));
+    });
+    tokens
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::usage::Usage;
+
+    #[test]
+    fn a_start_and_a_delta_report_together() {
+        let mut counts = Counts::default();
+        let start = br#"{"type":"message_start","message":{"content":[],
+            "usage":{"input_tokens":9,"output_tokens":1}}}"#;
+        assert_eq!(event(start, &mut counts).usage, Some(Usage::tokens_of(9, 1)));
+        let last = event(br#"{"usage":{"output_tokens":5},"type":"message_delta"}"#, &mut counts);
+        assert_eq!(last.usage, Some(Usage::tokens_of(9, 5)));
+        assert_eq!((last.end, last.finish), (End::Near, true));
+        assert_eq!(event(start, &mut counts).usage, Some(Usage::tokens_of(9, 1)), "begun again");
+        assert_eq!(event(br#"{"type":"message_stop"}"#, &mut counts).end, End::Here);
+    }
+
+    #[test]
+    fn generated_text_is_counted() {
+        for (data, tokens) in [
+            (
+                r#"{"type":"content_block_delta","delta":{"type":"text_delta","text":"hello you"}}"#,
+                3,
+            ),
+            (r#"{"type":"content_block_delta","delta":{"thinking":"hello you"}}"#, 3),
+            (r#"{"type":"content_block_delta","delta":{"partial_json":"{\"a\":"}}"#, 5),
+            (r#"{"type":"content_block_delta","delta":{"signature":"aaaa"}}"#, 0),
+            (r#"{"type":"content_block_start","content_block":{"name":"tool","input":{}}}"#, 1),
+            (r#"{"type":"content_block_start","content_block":{"content":[{"text":"a"}]}}"#, 0),
+            (r#"{"type":"ping"}"#, 0),
+            (r#"{"type":"error","error":{"message":"m"}}"#, 0),
+            (r#"{"type":"content_block_delta","delta":{"text":"cut"#, 0),
+        ] {
+            let said = event(data.as_bytes(), &mut Counts::default());
+            assert_eq!(said, Event { output_tokens: tokens, ..Event::default() }, "{data}");
+        }
+    }
+}

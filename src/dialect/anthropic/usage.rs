@@ -1,0 +1,190 @@
+//! Reads the usage objects of Anthropic, which complete one another along a stream.
+
+use crate::dialect::json;
+use crate::domain::usage::{Unit, Usage};
+
+/// What was reported so far. Later reports are cumulative: they replace, field by field.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counts {
+    uncached: u64,
+    cache_write: u64,
+    cache_write_5m: u64,
+    cache_write_1h: u64,
+    cache_read: u64,
+    output: u64,
+    thinking: u64,
+    searches: u64,
+    /// Billed on top of the totals.
+    beside: Beside,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Beside {
+    input: u64,
+    output: u64,
+}
+
+/// The usage that an object reports by itself; `None` when nothing, or only zeros.
+pub fn read(object: &[u8]) -> Option<Usage> {
+    let mut counts = Counts::default();
+    counts.read(object);
+    counts.usage()
+}
+
+impl Counts {
+    /// Takes the fields of a usage object; those that it lacks keep what they had.
+    pub fn read(&mut self, object: &[u8]) {
+        // What is malformed says nothing; what was known stands.
+        let _ = json::fields(object, |key, value| self.field(&key, &object[value]));
+    }
+
+    fn field(&mut self, key: &str, value: &[u8]) {
+        match key {
+            "input_tokens" => set(&mut self.uncached, value),
+            "output_tokens" => set(&mut self.output, value),
+            "cache_creation_input_tokens" => set(&mut self.cache_write, value),
+            "cache_read_input_tokens" => set(&mut self.cache_read, value),
+            "cache_creation" => {
+                json::each(value, &["ephemeral_5m_input_tokens"], |count| {
+                    set(&mut self.cache_write_5m, count);
+                });
+                json::each(value, &["ephemeral_1h_input_tokens"], |count| {
+                    set(&mut self.cache_write_1h, count);
+                });
+            }
+            "output_tokens_details" => {
+                json::each(value, &["thinking_tokens"], |count| set(&mut self.thinking, count));
+            }
+            "server_tool_use" => {
+                json::each(value, &["web_search_requests"], |count| set(&mut self.searches, count));
+            }
+            "iterations" if value != b"null" => {
+                self.beside = Beside::default();
+                json::elements(value, |iteration| self.beside.add(iteration));
+            }
+            _ => {}
+        }
+    }
+
+    /// The usage so far; `None` when nothing was reported, or only zeros.
+    ///
+    /// The provider's input leaves out what the cache had to do with; ours is all of it.
+    pub fn usage(&self) -> Option<Usage> {
+        let cache_write = self.cache_write.max(self.cache_write_5m + self.cache_write_1h);
+        let input = self.uncached + cache_write + self.cache_read + self.beside.input;
+        let output = self.output + self.beside.output;
+        if input == 0 && output == 0 {
+            return None;
+        }
+        Some(
+            Usage::tokens_of(input, output)
+                .with(Unit::CachedInputTokens, self.cache_read)
+                .with(Unit::CacheWriteTokens, cache_write)
+                .with(Unit::CacheWrite5mTokens, self.cache_write_5m)
+                .with(Unit::CacheWrite1hTokens, self.cache_write_1h)
+                .with(Unit::ReasoningTokens, self.thinking.min(output))
+                .with(Unit::WebSearches, self.searches),
+        )
+    }
+}
+
+impl Beside {
+    /// Adds an iteration, if the totals leave it out: the work of an advisor, or a compaction. It
+    /// is counted at the plain price, cached or not, as an advisor's is dearer.
+    fn add(&mut self, iteration: &[u8]) {
+        let (mut is_beside, mut input, mut output) = (false, 0, 0);
+        // As above: what is malformed says nothing.
+        let _ = json::fields(iteration, |key, value| {
+            let value = &iteration[value];
+            match &*key {
+                "type" => {
+                    let kind = json::string_of(value);
+                    is_beside = matches!(kind.as_deref(), Some("advisor_message" | "compaction"));
+                }
+                "input_tokens" | "cache_creation_input_tokens" | "cache_read_input_tokens" => {
+                    input += json::count_of(value).unwrap_or_default();
+                }
+                "output_tokens" => output += json::count_of(value).unwrap_or_default(),
+                _ => {}
+            }
+        });
+        if is_beside {
+            self.input += input;
+            self.output += output;
+        }
+    }
+}
+
+fn set(field: &mut u64, value: &[u8]) {
+    if value != b"null" {
+        *field = json::count_of(value).unwrap_or_default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_all(objects: &[&str]) -> Option<Usage> {
+        let mut counts = Counts::default();
+        for object in objects {
+            counts.read(object.as_bytes());
+        }
+        counts.usage()
+    }
+
+    #[test]
+    fn the_cache_is_part_of_the_input() {
+        let usage = read_all(&[r#"{"input_tokens":4,"output_tokens":30,
+            "cache_creation_input_tokens":50,"cache_read_input_tokens":600,
+            "cache_creation":{"ephemeral_5m_input_tokens":20,"ephemeral_1h_input_tokens":30},
+            "output_tokens_details":{"thinking_tokens":12},
+            "server_tool_use":{"web_search_requests":2}}"#]);
+        let expected = Usage::tokens_of(654, 30)
+            .with(Unit::CachedInputTokens, 600)
+            .with(Unit::CacheWriteTokens, 50)
+            .with(Unit::CacheWrite5mTokens, 20)
+            .with(Unit::CacheWrite1hTokens, 30)
+            .with(Unit::ReasoningTokens, 12)
+            .with(Unit::WebSearches, 2);
+        assert_eq!(usage, Some(expected));
+    }
+
+    #[test]
+    fn later_reports_replace_field_by_field() {
+        let start = r#"{"input_tokens":2039,"output_tokens":1,"cache_read_input_tokens":7,
+            "cache_creation":{"ephemeral_5m_input_tokens":3,"ephemeral_1h_input_tokens":0}}"#;
+        let only_output = read_all(&[start, r#"{"output_tokens":18}"#]).expect("reported");
+        assert_eq!(only_output.get(Unit::InputTokens), 2039 + 3 + 7);
+        assert_eq!(only_output.get(Unit::OutputTokens), 18);
+        let all = r#"{"input_tokens":10423,"output_tokens":510,"cache_read_input_tokens":null}"#;
+        let usage = read_all(&[start, all]).expect("reported");
+        assert_eq!(usage.get(Unit::InputTokens), 10423 + 3 + 7);
+        assert_eq!(usage.get(Unit::CacheWrite5mTokens), 3);
+    }
+
+    #[test]
+    fn what_the_totals_leave_out_is_billed_on_top() {
+        let object = |kind: &str| {
+            format!(
+                r#"{{"input_tokens":10,"output_tokens":5,"iterations":[
+                   {{"type":"message","input_tokens":10,"output_tokens":5}},
+                   {{"type":"{kind}","input_tokens":7,"cache_read_input_tokens":1,"output_tokens":2}}]}}"#
+            )
+        };
+        for (kind, input, output) in
+            [("advisor_message", 18, 7), ("compaction", 18, 7), ("fallback_message", 10, 5)]
+        {
+            let (start, last) = (object(kind), object(kind));
+            let usage = read_all(&[&start, &last]);
+            assert_eq!(usage, Some(Usage::tokens_of(input, output)), "{kind}");
+        }
+    }
+
+    #[test]
+    fn nothing_reported_is_no_report() {
+        for object in ["{}", "null", r#"{"input_tokens":0}"#, "{\"input_tokens\":"] {
+            assert_eq!(read(object.as_bytes()), None, "{object}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The events of a Gemini stream: what each says. None is a terminator; the stream just ends.
+
+use crate::dialect::event::Event;
+use crate::dialect::gemini::usage;
+use crate::dialect::{estimate, json};
+
+/// Reads the data of an event.
+pub fn event(data: &[u8]) -> Event {
+    let mut event = Event::default();
+    let read = json::fields(data, |key, value| {
+        let value = &data[value];
+        match &*key {
+            "candidates" => json::elements(value, |one| candidate(one, &mut event)),
+            "usageMetadata" => event.usage = usage::read(value),
+            _ => {}
+        }
+    });
+    if read.is_err() { Event::default() } else { event }
+}
+
+fn candidate(candidate: &[u8], event: &mut Event) {
+    // The whole event was checked before anything of it is used.
+    let _ = json::fields(candidate, |key, value| {
+        let value = &candidate[value];
+        match &*key {
+            // A zero is the unspecified reason of those who ask for numbers.
+            "finishReason" => event.finish |= !matches!(value, b"null" | b"0" | b"\"\""),
+            "content" => json::each(value, &["parts"], |parts| {
+                json::elements(parts, |part| event.output_tokens += tokens_of(part));
+            }),
+            _ => {}
+        }
+    });
+}
+
+/// The tokens of a part: its text, or the JSON of what the model wants done.
+fn tokens_of(part: &[u8]) -> u64 {
+    let mut tokens = 0;
+    json::each(part, &["text"], |text| {
+        tokens += json::string_of(text).map_or(0, |text| estimate::tokens(&text));
+    });
+    json::each(part, &["functionCall", "executableCode"], |call| {
+        tokens += estimate::tokens(std::str::from_utf8(call).unwrap_or_default());
+    });
+    tokens
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::usage::Usage;
+
+    #[test]
+    fn text_finish_and_usage_are_found() {
+        let said = event(
+            br#"{"candidates":[{"content":{"parts":[{"text":"hello you"},
+                {"thought":true,"text":"hm"}],"role":"model"},"finishReason":"STOP",
+                "groundingMetadata":{"groundingSupports":[{"segment":{"text":"hello you"}}]}}],
+                "usageMetadata":{"promptTokenCount":3,"candidatesTokenCount":2}}"#,
+        );
+        let usage = Some(Usage::tokens_of(3, 2));
+        assert_eq!(said, Event { finish: true, usage, output_tokens: 4, ..Event::default() });
+    }
+
+    #[test]
+    fn an_answer_that_quotes_usage_reports_none() {
+        let said = event(
+            br#"{"candidates":[{"content":{"parts":[{"functionCall":{"name":"f",
+                "args":{"usageMetadata":{"promptTokenCount":1}}}}]}}]}"#,
+        );
+        assert_eq!((said.usage, said.finish), (None, false));
+        assert!(0 < said.output_tokens);
+        assert_eq!(event(br#"{"error":{"code":503}}"#), Event::default());
+        assert_eq!(event(br#"{"usageMetadata":{"promptTokenCount":3},"#), Event::default());
+    }
+}

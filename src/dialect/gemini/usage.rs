@@ -1,0 +1,126 @@
+//! Reads the usage objects of Gemini: each is cumulative, the last one stands as a whole.
+
+use crate::dialect::json;
+use crate::domain::usage::{Unit, Usage};
+
+/// The usage that an object reports; `None` when it counts nothing, as one with a traffic type
+/// only does.
+///
+/// Thoughts are billed as output and are not among the candidates' tokens; what hosted tools put
+/// into the prompt is billed as input and is not among the prompt's. An object may lack the count
+/// of the prompt: then the input is 0 here, and the caller's own count has to stand for it.
+pub fn read(object: &[u8]) -> Option<Usage> {
+    let mut counts = Counts::default();
+    json::fields(object, |key, value| counts.field(&key, &object[value])).ok()?;
+    let input = counts.prompt + counts.tool_use;
+    let output = counts.candidates + counts.thoughts;
+    if input == 0 && output == 0 {
+        return None;
+    }
+    let usage = counts
+        .parts
+        .with(Unit::InputTokens, input)
+        .with(Unit::OutputTokens, output)
+        .with(Unit::CachedInputTokens, counts.cached.min(counts.prompt))
+        .with(Unit::ToolUseInputTokens, counts.tool_use)
+        .with(Unit::ReasoningTokens, counts.thoughts);
+    let within = |usage: Usage, unit: Unit, most: u64| usage.with(unit, usage.get(unit).min(most));
+    let usage = within(usage, Unit::InputAudioTokens, input);
+    let usage = within(usage, Unit::InputImageTokens, input);
+    let usage = within(usage, Unit::OutputAudioTokens, counts.candidates);
+    Some(within(usage, Unit::OutputImageTokens, counts.candidates))
+}
+
+#[derive(Default)]
+struct Counts {
+    prompt: u64,
+    tool_use: u64,
+    cached: u64,
+    candidates: u64,
+    thoughts: u64,
+    parts: Usage,
+}
+
+impl Counts {
+    fn field(&mut self, key: &str, value: &[u8]) {
+        match key {
+            "promptTokenCount" => self.prompt = json::count_of(value).unwrap_or_default(),
+            "toolUsePromptTokenCount" => self.tool_use = json::count_of(value).unwrap_or_default(),
+            "cachedContentTokenCount" => self.cached = json::count_of(value).unwrap_or_default(),
+            "candidatesTokenCount" => self.candidates = json::count_of(value).unwrap_or_default(),
+            "thoughtsTokenCount" => self.thoughts = json::count_of(value).unwrap_or_default(),
+            "promptTokensDetails" | "promptTokenDetails" | "toolUsePromptTokensDetails" => {
+                self.details(value, Unit::InputAudioTokens, Unit::InputImageTokens);
+            }
+            "candidatesTokensDetails" => {
+                self.details(value, Unit::OutputAudioTokens, Unit::OutputImageTokens);
+            }
+            _ => {}
+        }
+    }
+
+    fn details(&mut self, list: &[u8], audio: Unit, image: Unit) {
+        json::elements(list, |detail| {
+            let (mut unit, mut tokens) = (None, 0);
+            // What is malformed says nothing; the totals stand.
+            let _ = json::fields(detail, |key, value| match (&*key, &detail[value]) {
+                // Some clients ask for numbers instead of names.
+                ("modality", b"\"IMAGE\"" | b"2") => unit = Some(image),
+                ("modality", b"\"AUDIO\"" | b"4") => unit = Some(audio),
+                ("tokenCount", value) => tokens = json::count_of(value).unwrap_or_default(),
+                _ => {}
+            });
+            if let Some(unit) = unit {
+                self.parts = self.parts.with(unit, self.parts.get(unit) + tokens);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thoughts_are_output_and_tool_use_is_input() {
+        let usage = read(
+            br#"{"promptTokenCount":32,"candidatesTokenCount":25,"totalTokenCount":4704,
+                "toolUsePromptTokenCount":4610,"thoughtsTokenCount":37,
+                "cachedContentTokenCount":8,"trafficType":"ON_DEMAND"}"#,
+        );
+        let expected = Usage::tokens_of(4642, 62)
+            .with(Unit::ToolUseInputTokens, 4610)
+            .with(Unit::CachedInputTokens, 8)
+            .with(Unit::ReasoningTokens, 37);
+        assert_eq!(usage, Some(expected));
+    }
+
+    #[test]
+    fn modalities_are_read_by_name_and_by_number() {
+        for (image, audio) in [("\"IMAGE\"", "\"AUDIO\""), ("2", "4")] {
+            for key in ["promptTokensDetails", "promptTokenDetails"] {
+                let object = format!(
+                    r#"{{"promptTokenCount":300,"{key}":[{{"modality":1,"tokenCount":9}},
+                       {{"modality":{image},"tokenCount":258}},
+                       {{"tokenCount":33,"modality":{audio}}}],
+                       "candidatesTokenCount":10,
+                       "candidatesTokensDetails":[{{"modality":{image},"tokenCount":99}}]}}"#
+                );
+                let expected = Usage::tokens_of(300, 10)
+                    .with(Unit::InputImageTokens, 258)
+                    .with(Unit::InputAudioTokens, 33)
+                    .with(Unit::OutputImageTokens, 10);
+                assert_eq!(read(object.as_bytes()), Some(expected), "{object}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_traffic_type_is_no_report_and_a_missing_prompt_is_half_of_one() {
+        for object in [r#"{"trafficType":"ON_DEMAND"}"#, "{}", "null", r#"{"totalTokenCount":0}"#] {
+            assert_eq!(read(object.as_bytes()), None, "{object}");
+        }
+        let half = read(br#"{"candidatesTokenCount":7,"totalTokenCount":7}"#);
+        assert_eq!(half, Some(Usage::tokens_of(0, 7)));
+    }
+}

@@ -1,0 +1,184 @@
+//! What the meters learn, and what they let pass.
+
+use bytes::Bytes;
+
+use crate::dialect::endpoint::Dialect;
+use crate::dialect::meter::{BodyMeter, Reading, StreamMeter};
+use crate::domain::usage::{Unit, Usage};
+
+const STREAM: &str = concat!(
+    "data: {\"choices\":[{\"delta\":{\"content\":\"one two\"}}],\"usage\":null}\n\n",
+    ": a comment\n\n",
+    "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}],\"usage\":null}\r\n\r\n",
+    "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\n",
+    "data: [DONE]\n\n",
+);
+const STRIPPED: &str = concat!(
+    "data: {\"choices\":[{\"delta\":{\"content\":\"one two\"}}]}\n\n",
+    ": a comment\n\n",
+    "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\r\n\r\n",
+);
+
+fn run(strips: bool, pieces: &[&str]) -> (String, String, Reading) {
+    run_in(Dialect::OpenAi, strips, pieces)
+}
+
+fn run_in(dialect: Dialect, strips: bool, pieces: &[&str]) -> (String, String, Reading) {
+    let mut meter = StreamMeter::new(dialect, strips);
+    let (mut pass, mut end) = (Vec::new(), Vec::new());
+    for piece in pieces {
+        let passage = meter.read(Bytes::copy_from_slice(piece.as_bytes()));
+        pass.extend(passage.pass.concat());
+        end.extend(passage.end.concat());
+    }
+    end.extend(meter.finish());
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (text(pass), text(end), *meter.reading())
+}
+
+#[test]
+fn cut_anywhere_the_client_sees_the_same_and_the_meter_reads_the_same() {
+    for cut in 0..STREAM.len() {
+        let pieces = [&STREAM[..cut], &STREAM[cut..]];
+        let (pass, end, reading) = run(true, &pieces);
+        assert_eq!((pass.as_str(), end.as_str()), (STRIPPED, "data: [DONE]\n\n"), "{cut}");
+        assert_eq!(reading.reported, Some(Usage::tokens_of(3, 2)));
+        assert_eq!(reading.counted_output, 2);
+        let (pass, end, reading) = run(false, &pieces);
+        assert_eq!(pass + &end, STREAM, "{cut}");
+        assert_eq!(end, "data: [DONE]\n\n", "{cut}");
+        assert!(reading.terminated);
+        assert_eq!(reading.reported, Some(Usage::tokens_of(3, 2)));
+    }
+}
+
+#[test]
+fn byte_by_byte_is_no_different() {
+    let pieces: Vec<&str> = (0..STREAM.len()).map(|at| &STREAM[at..=at]).collect();
+    let (pass, end, reading) = run(true, &pieces);
+    assert_eq!((pass.as_str(), end.as_str()), (STRIPPED, "data: [DONE]\n\n"));
+    assert!(reading.terminated);
+    let (pass, end, _) = run(false, &pieces);
+    assert_eq!(pass + &end, STREAM);
+}
+
+#[test]
+fn an_endless_event_passes_unread() {
+    let mut meter = StreamMeter::new(Dialect::OpenAi, true);
+    let mut passed = meter.read(Bytes::from_static(b"data: {\"choices\":\"")).pass.concat().len();
+    for _ in 0..80 {
+        passed += meter.read(Bytes::from(vec![b'x'; 64 * 1024])).pass.concat().len();
+    }
+    assert!(4 * 1024 * 1024 < passed);
+}
+
+#[test]
+fn a_terminator_without_its_blank_line_is_held_back_too() {
+    for strips in [false, true] {
+        let (pass, end, _) = run(strips, &["data: {}\n\nda", "ta: [DO", "NE]\n"]);
+        assert_eq!((pass.as_str(), end.as_str()), ("data: {}\n\n", "data: [DONE]\n"));
+    }
+}
+
+const MESSAGE: &str = concat!(
+    "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"usage\":",
+    "{\"input_tokens\":5,\"cache_read_input_tokens\":4,\"output_tokens\":1}}}\n\n",
+    "event: ping\ndata: {\"type\": \"ping\"}\n\n",
+    "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,",
+    "\"delta\":{\"type\":\"text_delta\",\"text\":\"hello you\"}}\n\n",
+);
+const MESSAGE_END: &str = concat!(
+    "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":",
+    "{\"stop_reason\":\"end_turn\"},\"usage\":{\"output_tokens\":9}}\n\n",
+    "event: ping\ndata: {\"type\": \"ping\"}\n\n",
+    "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+);
+
+#[test]
+fn a_message_is_held_back_from_its_delta_on_however_it_is_cut() {
+    let stream = [MESSAGE, MESSAGE_END].concat();
+    for cut in 0..stream.len() {
+        let (pass, end, reading) =
+            run_in(Dialect::Anthropic, false, &[&stream[..cut], &stream[cut..]]);
+        assert_eq!((pass.as_str(), end.as_str()), (MESSAGE, MESSAGE_END), "{cut}");
+        let usage = Usage::tokens_of(9, 9).with(Unit::CachedInputTokens, 4);
+        assert_eq!(reading.reported, Some(usage), "{cut}");
+        assert_eq!(reading.counted_output, 4, "three tokens, and three tenths more");
+        assert!(reading.terminated && reading.finished);
+    }
+}
+
+#[test]
+fn a_message_that_breaks_off_is_not_terminated() {
+    let error = "event: error\ndata: {\"type\":\"error\",\"error\":{\"message\":\"m\"}}\n\n";
+    let (pass, end, reading) = run_in(Dialect::Anthropic, false, &[MESSAGE, error]);
+    assert_eq!((pass, end.as_str()), ([MESSAGE, error].concat(), ""));
+    assert!(!reading.terminated && !reading.finished);
+    let usage = Usage::tokens_of(9, 1).with(Unit::CachedInputTokens, 4);
+    assert_eq!((reading.reported, reading.counted_output), (Some(usage), 4));
+}
+
+#[test]
+fn a_gemini_stream_just_ends_and_its_last_usage_stands() {
+    let chunk = |candidates: &str, usage: &str| {
+        format!("data: {{\"candidates\":[{candidates}],\"usageMetadata\":{{{usage}}}}}\r\n\r\n")
+    };
+    let stream = [
+        chunk("", r#""trafficType":"ON_DEMAND""#),
+        chunk(
+            r#"{"content":{"parts":[{"text":"hello you"}]}}"#,
+            r#""promptTokenCount":15,"candidatesTokenCount":198"#,
+        ),
+        chunk(
+            r#"{"finishReason":"STOP"}"#,
+            r#""promptTokenCount":14,"candidatesTokenCount":46,"thoughtsTokenCount":7"#,
+        ),
+    ]
+    .concat();
+    let usage = Usage::tokens_of(14, 53).with(Unit::ReasoningTokens, 7);
+    for cut in 0..stream.len() {
+        let (pass, end, reading) =
+            run_in(Dialect::Gemini, false, &[&stream[..cut], &stream[cut..]]);
+        assert_eq!((pass.as_str(), end.as_str()), (stream.as_str(), ""), "{cut}");
+        assert_eq!((reading.reported, reading.counted_output), (Some(usage), 4));
+        assert!(reading.finished && !reading.terminated);
+    }
+    let (_, _, reading) = run_in(Dialect::Gemini, false, &[stream.trim_end()]);
+    assert_eq!(reading.reported, Some(usage), "without the last blank line, too");
+}
+
+#[test]
+fn usage_in_every_chunk_and_before_the_last_one() {
+    let chunk = |content: &str, finish: &str, usage: u64| {
+        format!(
+            "data: {{\"choices\":[{{\"delta\":{{\"content\":\"{content}\"}},\
+             \"finish_reason\":{finish}}}],\"usage\":{{\"prompt_tokens\":{usage},\
+             \"completion_tokens\":{usage}}}}}\n\n"
+        )
+    };
+    let stop = "\"stop\"";
+    let (_, _, reading) = run(true, &[&chunk("a", "null", 0), &chunk("b", stop, 7)]);
+    assert_eq!(reading.reported, Some(Usage::tokens_of(7, 7)), "zeros come first");
+    assert!(reading.finished && !reading.terminated, "a clean end without a terminator");
+    let (_, _, reading) = run(true, &[&chunk("b", stop, 7), &chunk("", stop, 0)]);
+    assert_eq!(reading.reported, Some(Usage::tokens_of(7, 7)), "two finish chunks");
+    let (_, _, reading) = run(true, &[&chunk("b", stop, 7), &chunk("c", "null", 8)]);
+    assert!(!reading.finished, "another choice goes on");
+}
+
+#[test]
+fn a_body_reports_its_last_usage() {
+    let mut meter = BodyMeter::new(Dialect::OpenAi);
+    meter.read(br#"{"choices":[{"message":{"content":"\"usage\":{}"}}],"usa"#);
+    meter.read(br#"ge":{"prompt_tokens":5,"completion_tokens":6}}"#);
+    assert_eq!(meter.reading().reported, Some(Usage::tokens_of(5, 6)));
+    let mut meter = BodyMeter::new(Dialect::Anthropic);
+    meter.read(br#"{"content":[{"type":"tool_use","input":{"usage":{"input_tokens":0}}}],"#);
+    meter.read(br#""usage":{"input_tokens":5,"cache_read_input_tokens":1,"output_tokens":6}}"#);
+    let usage = Usage::tokens_of(6, 6).with(Unit::CachedInputTokens, 1);
+    assert_eq!(meter.reading().reported, Some(usage));
+    let mut meter = BodyMeter::new(Dialect::Gemini);
+    meter.read(b"[{\"usageMetadata\":{\"promptTokenCount\":5,\"candidatesTokenCount\":1}}\n,\r\n");
+    meter.read(b"{\"usageMetadata\":{\"promptTokenCount\":5,\"candidatesTokenCount\":6}}\n]");
+    assert_eq!(meter.reading().reported, Some(Usage::tokens_of(5, 6)));
+}
