@@ -79,9 +79,9 @@ pub async fn read(
 ) -> Result<Usage, Denied> {
     let (now, books) = (clock::now(), platform.directory.books());
     let standing = match whose {
-        // An organization's windows are read from the database: what its open calls hold is not
-        // in them.
-        Whose::Organization => None,
+        Whose::Organization => {
+            books.organization(seat.organization.id).map(|book| book.standing(now))
+        }
         Whose::Project(id) => books.project(id).map(|book| book.standing(now)),
     };
     match (date, standing) {
