@@ -39,25 +39,21 @@ async fn the_openai_package_for_node_completes_calls_and_raises_its_own_classes(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the gateway does not forward this dialect yet"]
 async fn the_anthropic_package_for_python_completes_calls_and_raises_its_own_classes() {
     conforms(Dialect::Anthropic, "python", "anthropic_sdk.py").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the gateway does not forward this dialect yet"]
 async fn the_anthropic_package_that_sends_x_api_key_completes_calls_and_raises_its_own_classes() {
     conforms(Dialect::Anthropic, "python-x-api-key", "anthropic_sdk.py").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the gateway does not forward this dialect yet"]
 async fn the_anthropic_package_for_node_completes_calls_and_raises_its_own_classes() {
     conforms(Dialect::Anthropic, "node", "anthropic_sdk.mjs").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the gateway does not forward this dialect yet"]
 async fn the_google_package_for_python_completes_calls_and_raises_its_own_classes() {
     conforms(Dialect::Gemini, "python", "genai_sdk.py").await;
 }

@@ -70,6 +70,14 @@ async function callsTools() {
   assert.deepEqual(JSON.parse(parts.join('')), { city: 'Kraków' })
 }
 
+async function embeds() {
+  // Without this the package asks for base64, which the fake provider does not speak.
+  const asked = { model: FACTS.embedder, input: ['Hello', 'you'], encoding_format: 'float' }
+  const answer = await new Client().api.embeddings.create(asked)
+  assert.deepEqual(answer.data.map((each) => each.embedding), Array(2).fill([0.25, -0.5, 0.125]))
+  assert.equal(answer.usage.prompt_tokens, FACTS.input)
+}
+
 async function listsModels() {
   const listed = await all(new Client().api.models.list())
   assert.ok(listed.some((model) => model.id === FACTS.model))
@@ -90,6 +98,7 @@ async function completesWithTheBuiltInProvider() {
 
 await completes()
 await callsTools()
+await embeds()
 await listsModels()
 await breaksOff()
 await completesWithTheBuiltInProvider()

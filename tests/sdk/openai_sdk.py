@@ -80,6 +80,12 @@ def calls_tools() -> None:
     assert len(parts) > 1 and json.loads("".join(parts)) == {"city": "Kraków"}, parts
 
 
+def embeds() -> None:
+    answer = Client().api.embeddings.create(model=FACTS["embedder"], input=["Hello", "you"])
+    assert [each.embedding for each in answer.data] == [[0.25, -0.5, 0.125]] * 2, answer
+    assert answer.usage.prompt_tokens == FACTS["input"], answer
+
+
 def lists_models() -> None:
     listed = [model.id for model in Client().api.models.list()]
     assert FACTS["model"] in listed, listed
@@ -105,6 +111,7 @@ def said(error: openai.APIStatusError) -> tuple:
 
 completes()
 calls_tools()
+embeds()
 lists_models()
 breaks_off()
 completes_with_the_built_in_provider()
