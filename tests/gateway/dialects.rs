@@ -54,7 +54,7 @@ fn asked(model: &str) -> Vec<(String, String)> {
         "{{ \"messages\" : [{{\"role\":\"user\",\"content\":\"\\u00e9\"}}],\n\"max_tokens\":9 ,\"model\":\"{model}\"}}"
     );
     let contents = " {\n\"contents\" : [{\"parts\":[{\"text\":\"\\u00e9\"}]}] }".to_owned();
-    let input = format!("{{ \"input\":\"x\" , \"model\":\"{model}\" }}");
+    let input = format!("{{ \"input\":[\"x\"] , \"model\":\"{model}\" }}");
     let embed = r#"{ "content":{"parts":[{"text":"x"}]}}"#.to_owned();
     let batch = r#"{ "requests":[{"content":{"parts":[{"text":"x"}]}}]}"#.to_owned();
     vec![
