@@ -83,23 +83,33 @@ fn route(request: &Request<Bytes>) -> (Reply, Script) {
         ("POST", "/v1/embeddings") => openai::embed(request),
         ("POST", "/v1/messages") => anthropic::message(request),
         ("POST", "/v1/messages/count_tokens") => anthropic::count(request),
-        ("GET", "/v1/models") => openai::models(None),
-        ("GET", "/v1beta/models") => gemini::models(None),
+        ("GET", "/v1/models" | "/v1beta/models") => models(request, None),
         (method, _) => match (method, model_of(path)) {
-            ("POST", Some((_, model, Some(verb)))) => gemini::call(model, verb, request),
-            ("GET", Some(("v1", model, None))) => openai::models(Some(model)),
-            ("GET", Some(("v1beta", model, None))) => gemini::models(Some(model)),
+            ("POST", Some((model, Some(verb)))) => gemini::call(model, verb, request),
+            ("GET", Some((model, None))) => models(request, Some(model)),
             _ => openai::unknown(request.method(), path),
         },
     }
 }
 
-/// Version, model and verb of `/{version}/models/{model}:{verb}`.
-fn model_of(path: &str) -> Option<(&str, &str, Option<&str>)> {
+/// All dialects list their models at the same path; only their headers differ.
+fn models(request: &Request<Bytes>, name: Option<&str>) -> (Reply, Script) {
+    let (headers, path) = (request.headers(), request.uri().path());
+    if path.starts_with("/v1beta/") || headers.contains_key("x-goog-api-key") {
+        gemini::models(name)
+    } else if headers.contains_key("anthropic-version") {
+        anthropic::models(name)
+    } else {
+        openai::models(name)
+    }
+}
+
+/// Model and verb of `/{version}/models/{model}:{verb}`.
+fn model_of(path: &str) -> Option<(&str, Option<&str>)> {
     let (version, rest) = path.strip_prefix('/')?.split_once("/models/")?;
-    let (model, verb) = match rest.split_once(':') {
+    let named = match rest.split_once(':') {
         Some((model, verb)) => (model, Some(verb)),
         None => (rest, None),
     };
-    matches!(version, "v1" | "v1beta").then_some((version, model, verb))
+    matches!(version, "v1" | "v1beta").then_some(named)
 }

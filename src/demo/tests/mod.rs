@@ -3,6 +3,7 @@
 mod stand;
 mod play;
 mod openai;
-mod openai_more;
+mod openai_tools;
+mod openai_text;
 mod anthropic;
 mod gemini;

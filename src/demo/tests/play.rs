@@ -54,3 +54,62 @@ async fn it_ends_when_it_is_told_to() {
     assert!(TcpStream::connect(address).await.is_err());
     drop(idle);
 }
+
+#[tokio::test]
+async fn one_path_lists_the_models_of_whichever_dialect() {
+    let provider = provider().await;
+    let of = async |path: &str, name: &'static str| {
+        let mut asked = request(path, "");
+        asked.headers_mut().insert(name, "x".parse().expect("a value"));
+        provider.send(asked).await
+    };
+    let claude = of("/v1/models", "anthropic-version").await.json();
+    assert_eq!(claude["data"].as_array().map(Vec::len), Some(2));
+    assert_eq!(
+        (&claude["has_more"], &claude["first_id"]),
+        (&json!(false), &claude["data"][0]["id"])
+    );
+    let one = of("/v1/models/claude-haiku-4-5", "anthropic-version").await.json();
+    assert_eq!((&one["type"], &one), (&json!("model"), &claude["data"][1]));
+    let other = of("/v1/models/gpt-4o", "anthropic-version").await;
+    assert_eq!((other.status.as_u16(), &other.json()["type"]), (404, &json!("error")));
+    let gemini = of("/v1/models", "x-goog-api-key").await.json();
+    assert_eq!(gemini["models"].as_array().map(Vec::len), Some(2));
+    let open = provider.get("/v1/models").await.json();
+    assert_eq!(open["data"].as_array().map(Vec::len), Some(10));
+}
+
+#[tokio::test]
+async fn a_script_is_played_in_every_dialect() {
+    let provider = provider().await;
+    let said = |prompt: &str| json!([{"role": "user", "content": prompt}]);
+    let talk = |prompt: &str, stream: bool| {
+        json!({"model": "m", "stream": stream, "messages":
+        said(prompt), "prompt": prompt, "contents": [{"parts": [{"text": prompt}]}]})
+    };
+    let places = [
+        ("/v1/completions", true),
+        ("/v1/completions", false),
+        ("/v1/messages", true),
+        ("/v1/messages", false),
+        ("/v1beta/models/m:streamGenerateContent?alt=sse", true),
+        ("/v1beta/models/m:streamGenerateContent", true),
+        ("/v1beta/models/m:generateContent", false),
+    ];
+    for (path, stream) in places {
+        let cut = provider.post(path, &talk("/cut", stream)).await;
+        assert_eq!((cut.status, cut.whole), (StatusCode::OK, false), "{path}");
+        assert!(!cut.text.is_empty(), "{path}");
+        let body = talk("/stall", stream);
+        let stalled = tokio::time::timeout(Duration::from_millis(60), provider.post(path, &body));
+        assert!(stalled.await.is_err(), "{path}");
+        let slow = provider.post(path, &talk("/slow 30ms /chunk 5ms /tokens 8", stream)).await;
+        assert!(slow.whole && Duration::from_millis(30) <= slow.took.0, "{path}");
+        assert!(!stream || Duration::from_millis(20) <= slow.took.1, "{path}");
+        let counted = provider.post(path, &talk("/input 4711", false)).await.text;
+        assert!(counted.contains("4711"), "{path}");
+        let mut refused = request(path, &talk("x", stream).to_string());
+        refused.headers_mut().insert("x-demo-status", "503".parse().expect("a value"));
+        assert_eq!(provider.send(refused).await.status, 503, "{path}");
+    }
+}

@@ -81,16 +81,14 @@ impl Provider {
     }
 }
 
-/// The header that only one dialect insists on is always there.
+/// With the header that one dialect insists on.
 pub fn request(path: &str, body: &str) -> Request<Full<Bytes>> {
     let method = if body.is_empty() { "GET" } else { "POST" };
-    Request::builder()
-        .method(method)
-        .uri(path)
-        .header("host", "provider")
-        .header("anthropic-version", "2023-06-01")
-        .body(Full::from(body.to_owned()))
-        .expect("a request")
+    let mut request = Request::builder().method(method).uri(path).header("host", "provider");
+    if path.starts_with("/v1/messages") {
+        request = request.header("anthropic-version", "2023-06-01");
+    }
+    request.body(Full::from(body.to_owned())).expect("a request")
 }
 
 pub fn said(prompt: &str) -> Value {
