@@ -28,7 +28,7 @@ const STRANGERS: &[(&str, &str)] =
     &[("admin", "proxy"), ("console", "proxy"), ("ledger", "counters")];
 
 /// Modules of plain values, each with the only crates it may name beside `std`.
-const PURE: &[(&str, &[&str])] = &[("domain", &[]), ("dialect", &["bytes", "memchr"])];
+const PURE: &[(&str, &[&str])] = &[("domain", &[]), ("dialect", &["bytes", "memchr", "tiktoken"])];
 const IMPURE: &[&str] = &[
     "async ",
     ".await",

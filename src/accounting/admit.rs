@@ -15,6 +15,7 @@ use crate::accounting::permit::{Course, Demand, Desk, Permit};
 use crate::accounting::turn::Turn;
 use crate::clock;
 use crate::dialect::read::clamp_edit;
+use crate::dialect::units::units;
 use crate::domain::counter::Exceeded;
 use crate::domain::limit::Level;
 use crate::domain::money::Nano;
@@ -61,7 +62,7 @@ pub async fn admit(
     let mut caller = Arc::clone(caller);
     let may_clamp = demand.is_unbounded && caller.output_clamp;
     let floor = may_clamp.then_some(desk.admission.output_floor);
-    let mut need = Need::new(demand.bound, demand.choices, floor);
+    let mut need = Need::new(demand.bound, demand.model.prices.dearest(), demand.choices, floor);
     let mut body = None;
     let mut turn: Option<Turn> = None;
     let taken = loop {
@@ -99,16 +100,17 @@ async fn tighten(desk: &Desk, demand: &Demand, need: &mut Need) -> Option<Finger
     if clamp_edit(*endpoint, model.output_field, body, 1).is_none() {
         need.takes_no_bound();
     }
+    let rates = model.prices.rates(units(endpoint.dialect(), body));
     if demand.refers {
-        need.tighten(u64::MAX);
+        need.tighten(u64::MAX, rates);
         return None;
     }
     let fingerprint = desk.inputs.fingerprint(&model.name, body);
     let counted = match desk.inputs.known(fingerprint) {
         Some(known) => Some(known),
-        None => by_vocabulary(*endpoint, &model.name, body.clone()).await,
+        None => by_vocabulary(*endpoint, model, body.clone()).await,
     };
-    need.tighten(counted.unwrap_or(u64::MAX));
+    need.tighten(counted.unwrap_or(u64::MAX), rates);
     Some(fingerprint)
 }
 

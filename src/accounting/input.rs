@@ -3,11 +3,14 @@
 
 use std::cell::RefCell;
 use std::hash::BuildHasher;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use foldhash::quality::RandomState;
 
 use crate::dialect::endpoint::Endpoint;
+use crate::dialect::{prompt, tokenizer};
+use crate::domain::catalog::{Model, Target};
 use crate::tasks;
 
 /// How many bodies a worker remembers: the provider's own count of the very same body is better
@@ -53,13 +56,17 @@ fn place(body: Fingerprint) -> usize {
     usize::try_from(body.0 % KNOWN_MAX as u64).unwrap_or_default()
 }
 
-/// Counts the tokens of a body by the vocabulary of its model, off the worker's thread. `None`
-/// where its text does not bound them, or is too long to be counted.
-pub async fn by_vocabulary(endpoint: Endpoint, model: &str, body: Bytes) -> Option<u64> {
-    let model = model.to_owned();
+/// Counts the tokens of a body by the vocabularies of its model, wherever that is served, off the
+/// worker's thread. `None` where its text does not bound them, or is too long to be counted.
+pub async fn by_vocabulary(endpoint: Endpoint, model: &Model, body: Bytes) -> Option<u64> {
+    let name = |target: &Target| target.upstream_model.clone().unwrap_or(Arc::clone(&model.name));
+    let mut names: Vec<Arc<str>> = model.targets.iter().map(name).collect();
+    names.sort_unstable();
+    names.dedup();
     tasks::blocking(move || {
-        let _ = (endpoint, model, body);
-        None
+        let prompt = prompt::of(endpoint, &body);
+        let counts = names.iter().map(|name| tokenizer::count(name, endpoint.dialect(), &prompt));
+        counts.max().filter(|_| prompt.is_text)
     })
     .await
 }

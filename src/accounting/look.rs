@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::accounting::books::{OpenHold, OrganizationPage, ProjectPage, Rooms};
 use crate::accounting::directory::Caller;
-use crate::accounting::need::{Need, amounts};
+use crate::accounting::need::Need;
 use crate::accounting::permit::{Demand, Desk};
 use crate::accounting::turn::{Place, Turn};
 use crate::clock;
@@ -67,12 +67,11 @@ pub fn look(
     let windows = caller.roll(&mut project, &mut organization, demand.now);
     let (project, organization) = (&mut *project, &mut *organization);
     let mut pages = Pages { caller, project, organization, windows };
-    let prices = &demand.model.prices;
-    let all = amounts(need.bound(), prices);
+    let all = need.amounts(need.bound());
     let way = pages.check(&all);
     let passes = pages.may_pass(&all, turn.as_ref());
     if way.is_ok() && passes {
-        return Look::Taken(pages.take(demand, need.bound(), None, turn));
+        return Look::Taken(pages.take(demand, need, (need.bound(), None), turn));
     }
     let (mut place, mut ask) = match way {
         Ok(()) => (pages.whose_turn(turn.as_ref()), None),
@@ -83,8 +82,8 @@ pub fn look(
             } else {
                 (need.lowest(), need.bound())
             };
-            if let Err(ask) = pages.check_at_rest(&amounts(least, prices)) {
-                let ask = with_amounts(ask, &amounts(shown, prices));
+            if let Err(ask) = pages.check_at_rest(&need.amounts(least)) {
+                let ask = with_amounts(ask, &need.amounts(shown));
                 return Look::Short(Short { ask: Some(ask), is_final: true });
             }
             if !need.is_tight() {
@@ -94,11 +93,11 @@ pub fn look(
         }
     };
     if need.is_clampable() && ask.is_some() {
-        match pages.check(&amounts(need.least(), prices)) {
+        match pages.check(&need.amounts(need.least())) {
             Ok(()) if passes => {
-                let bound = pages.share(demand, need, turn.as_ref());
+                let bound = pages.share(need, turn.as_ref());
                 let clamped = Some(need.of_each(bound));
-                return Look::Taken(pages.take(demand, bound, clamped, turn));
+                return Look::Taken(pages.take(demand, need, (bound, clamped), turn));
             }
             Ok(()) => (place, ask) = (pages.whose_turn(turn.as_ref()), None),
             Err((first, in_the_way)) => (place, ask) = (first, Some(in_the_way)),
@@ -180,7 +179,7 @@ impl Pages<'_> {
     }
 
     /// A fair share of what is left, for this call and each one that waits.
-    fn share(&mut self, demand: &Demand, need: &Need, turn: Option<&Turn>) -> Bound {
+    fn share(&mut self, need: &Need, turn: Option<&Turn>) -> Bound {
         let of = |left: i64, waiting: usize| {
             left / i64::try_from(waiting.saturating_add(1)).unwrap_or(i64::MAX)
         };
@@ -204,18 +203,18 @@ impl Pages<'_> {
         let (tokens, spend) = (least(Measure::Tokens), least(Measure::Spend));
         let mut money = of(self.organization.wallet.available().0, in_organization);
         money = spend.map_or(money, |spend| spend.min(money));
-        need.within(&demand.model.prices, tokens, Nano(money))
+        need.within(tokens, Nano(money))
     }
 
     /// Takes all of it; whoever waits behind this call may look now.
     fn take(
         &mut self,
         demand: &Demand,
-        bound: Bound,
-        clamped: Option<u64>,
+        need: &Need,
+        (bound, clamped): (Bound, Option<u64>),
         turn: &mut Option<Turn>,
     ) -> Taken {
-        let (windows, need) = (self.windows, amounts(bound, &demand.model.prices));
+        let (windows, need) = (self.windows, need.amounts(bound));
         self.organization.wallet.hold(need.spend);
         let hold = OpenHold {
             project: self.caller.project.id,

@@ -2,13 +2,14 @@
 
 use crate::domain::limit::Amounts;
 use crate::domain::money::Nano;
-use crate::domain::price::Prices;
+use crate::domain::price::Rates;
 use crate::domain::settlement::Bound;
 
 /// What a call needs of tokens and money.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Need {
     bound: Bound,
+    rates: Rates,
     choices: u64,
     /// The output it could do with, over all choices; all of it where it may not be bounded.
     least_output: u64,
@@ -16,12 +17,12 @@ pub struct Need {
 }
 
 impl Need {
-    /// A call that may use up to `bound` over `choices`. `floor` is the least output of a choice
+    /// A call that may use up to `bound` over `choices`, at `rates`. `floor` is the least output of a choice
     /// that it could do with, where the gateway may bound it.
-    pub fn new(bound: Bound, choices: u64, floor: Option<u64>) -> Self {
+    pub fn new(bound: Bound, rates: Rates, choices: u64, floor: Option<u64>) -> Self {
         let least = floor.map_or(bound.output_tokens, |floor| floor.saturating_mul(choices));
         let least_output = least.min(bound.output_tokens);
-        Self { bound, choices, least_output, is_tight: false }
+        Self { bound, rates, choices, least_output, is_tight: false }
     }
 
     /// Whether the input was counted, so that nothing is gained by counting it again.
@@ -39,9 +40,10 @@ impl Need {
         self.least_output = self.bound.output_tokens;
     }
 
-    /// Lowers the input to what was counted.
-    pub fn tighten(&mut self, input_tokens: u64) {
+    /// Lowers the input to what was counted, and the rates to those of what is in it.
+    pub fn tighten(&mut self, input_tokens: u64, rates: Rates) {
         self.bound.input_tokens = self.bound.input_tokens.min(input_tokens);
+        self.rates = rates;
         self.is_tight = true;
     }
 
@@ -62,14 +64,22 @@ impl Need {
     }
 
     /// The most that fits into these shares, at least the least, and as much for each choice.
-    pub fn within(&self, prices: &Prices, tokens: Option<i64>, spend: Nano) -> Bound {
+    pub fn within(&self, tokens: Option<i64>, spend: Nano) -> Bound {
         let input = self.bound.input_tokens;
         let by_tokens = tokens.map_or(u64::MAX, |tokens| {
             u64::try_from(tokens).unwrap_or_default().saturating_sub(input)
         });
-        let most = prices.output_within(input, spend).min(by_tokens).min(self.bound.output_tokens);
+        let most =
+            self.rates.output_within(input, spend).min(by_tokens).min(self.bound.output_tokens);
         let of_each = most / self.choices.max(1) * self.choices.max(1);
         Bound { output_tokens: of_each.max(self.least_output), ..self.bound }
+    }
+
+    /// What the call takes of every measure if it uses up to `bound`.
+    pub fn amounts(&self, bound: Bound) -> Amounts {
+        let tokens = i64::try_from(bound.tokens()).unwrap_or(i64::MAX / 4);
+        let spend = self.rates.ceiling(bound.input_tokens, bound.output_tokens);
+        Amounts { requests: 1, tokens, spend }
     }
 
     /// Output tokens of one choice.
@@ -78,29 +88,25 @@ impl Need {
     }
 }
 
-/// What a call that uses up to `bound` takes of every measure.
-pub fn amounts(bound: Bound, prices: &Prices) -> Amounts {
-    let tokens = i64::try_from(bound.tokens()).unwrap_or(i64::MAX / 4);
-    Amounts { requests: 1, tokens, spend: prices.ceiling(bound.input_tokens, bound.output_tokens) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::price::Prices;
     use crate::domain::usage::Unit;
 
     const BOUND: Bound = Bound { input_tokens: 100, output_tokens: 2_000 };
 
-    fn prices() -> Prices {
+    fn rates() -> Rates {
         let prices = Prices::default().with(Unit::InputTokens, 1_000_000);
-        prices.and_then(|prices| prices.with(Unit::OutputTokens, 2_000_000)).expect("in range")
+        let prices = prices.and_then(|prices| prices.with(Unit::OutputTokens, 2_000_000));
+        prices.expect("in range").dearest()
     }
 
     #[test]
     fn a_share_is_divided_among_the_choices() {
-        let need = Need::new(BOUND, 2, Some(256));
+        let need = Need::new(BOUND, rates(), 2, Some(256));
         assert!(need.is_clampable());
-        let output = |tokens, spend| need.within(&prices(), tokens, Nano(spend)).output_tokens;
+        let output = |tokens, spend| need.within(tokens, Nano(spend)).output_tokens;
         assert_eq!(output(Some(1_001), 1_000_000), 900, "901 of two choices");
         assert_eq!(output(None, 100 + 2 * 701), 700);
         assert_eq!(output(Some(0), 0), 512, "never below the floor");
@@ -109,16 +115,14 @@ mod tests {
 
     #[test]
     fn a_bound_of_the_clients_own_is_its_least() {
-        let mut need = Need::new(BOUND, 1, None);
+        let mut need = Need::new(BOUND, rates(), 1, None);
         assert!(!need.is_clampable());
-        need.tighten(30);
+        need.tighten(30, rates());
         assert_eq!(need.least(), Bound { input_tokens: 30, output_tokens: 2_000 });
-        need.tighten(50);
+        need.tighten(50, rates());
         assert_eq!(need.bound().input_tokens, 30, "counting never loosens a bound");
-        assert_eq!(amounts(need.bound(), &prices()).spend, Nano(30 + 4_000));
-        assert_eq!(
-            Need::new(Bound { output_tokens: 10, ..BOUND }, 1, Some(256)).lowest().tokens(),
-            11
-        );
+        assert_eq!(need.amounts(need.bound()).spend, Nano(30 + 4_000));
+        let short = Bound { output_tokens: 10, ..BOUND };
+        assert_eq!(Need::new(short, rates(), 1, Some(256)).lowest().tokens(), 11);
     }
 }

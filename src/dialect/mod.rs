@@ -11,7 +11,10 @@ pub mod openai;
 pub mod anthropic;
 pub mod gemini;
 pub mod read;
+pub mod units;
 pub mod meter;
+pub mod prompt;
+pub mod tokenizer;
 
 #[cfg(test)]
 mod tests;

@@ -173,7 +173,8 @@ pub fn mentions_value(body: &[u8], words: &[Finder<'_>]) -> bool {
     hides_letters(body) || words.iter().any(|word| word.find_iter(body).any(is_value))
 }
 
-fn hides_letters(body: &[u8]) -> bool {
+/// Whether a letter is written as an escape, and a word might be hidden so.
+pub fn hides_letters(body: &[u8]) -> bool {
     ESCAPE.find_iter(body).any(|at| matches!(body.get(at + 4), Some(b'4'..=b'7')))
 }
 

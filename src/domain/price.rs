@@ -1,16 +1,21 @@
 //! Prices, and the one rounding of a call's cost.
 
 use crate::domain::money::Nano;
-use crate::domain::usage::{Unit, Usage};
+use crate::domain::usage::{Unit, Units, Usage};
 
 /// What each unit costs: nano-units per million of it. A part without a price of its own costs
 /// what its total costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Prices {
     given: [Option<i64>; Unit::COUNT],
-    /// The dearest unit of all input, and of all output.
-    dearest_input: i64,
-    dearest_output: i64,
+    dearest: Rates,
+}
+
+/// The most that a token can cost: nano-units per million of input, and of output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rates {
+    input: i64,
+    output: i64,
 }
 
 /// The most nano-units that one unit may cost per million: a thousand currency units a token.
@@ -33,8 +38,7 @@ impl Prices {
             return None;
         }
         self.given[unit as usize] = Some(per_million);
-        self.dearest_input = self.dearest(Unit::InputTokens);
-        self.dearest_output = self.dearest(Unit::OutputTokens);
+        self.dearest = self.rates(Units::ALL);
         Some(self)
     }
 
@@ -65,28 +69,19 @@ impl Prices {
         nano_of(sum)
     }
 
-    /// The most that `input` and `output` tokens can cost, whatever parts they turn out to be.
-    pub fn ceiling(&self, input: u64, output: u64) -> Nano {
-        let sum = i128::from(input) * i128::from(self.dearest_input)
-            + i128::from(output) * i128::from(self.dearest_output);
-        nano_of(sum)
+    /// The most that a token can cost, whatever unit it turns out to be.
+    pub const fn dearest(&self) -> Rates {
+        self.dearest
     }
 
-    /// The most output tokens whose [`ceiling`](Self::ceiling), `input` tokens included, stays
-    /// within `spend`.
-    pub fn output_within(&self, input: u64, spend: Nano) -> u64 {
-        let rest =
-            i128::from(spend.0) * MILLION - i128::from(input) * i128::from(self.dearest_input);
-        match (rest, i128::from(self.dearest_output)) {
-            (..0, _) => 0,
-            (_, 0) => u64::MAX,
-            (rest, price) => u64::try_from(rest / price).unwrap_or(u64::MAX),
-        }
-    }
-
-    fn dearest(&self, total: Unit) -> i64 {
-        let family = Unit::ALL.into_iter().filter(|unit| root(*unit) == total);
-        family.map(|unit| self.per_million(unit)).max().unwrap_or_default()
+    /// The most that a token can cost, if it is one of `units`.
+    pub fn rates(&self, units: Units) -> Rates {
+        let dearest = |total| {
+            let family = Unit::ALL.into_iter().filter(|unit| root(*unit) == total);
+            let prices = family.filter(|unit| units.hold(*unit)).map(|unit| self.per_million(unit));
+            prices.max().unwrap_or_default()
+        };
+        Rates { input: dearest(Unit::InputTokens), output: dearest(Unit::OutputTokens) }
     }
 
     /// What is left of `unit` after its own separately priced parts.
@@ -101,6 +96,26 @@ impl Prices {
             return usage.get(part);
         }
         part.parts().iter().map(|inner| self.taken_out(usage, *inner)).sum()
+    }
+}
+
+impl Rates {
+    /// The most that `input` and `output` tokens can cost.
+    pub fn ceiling(&self, input: u64, output: u64) -> Nano {
+        let sum = i128::from(input) * i128::from(self.input)
+            + i128::from(output) * i128::from(self.output);
+        nano_of(sum)
+    }
+
+    /// The most output tokens whose [`ceiling`](Self::ceiling), `input` tokens included, stays
+    /// within `spend`.
+    pub fn output_within(&self, input: u64, spend: Nano) -> u64 {
+        let rest = i128::from(spend.0) * MILLION - i128::from(input) * i128::from(self.input);
+        match (rest, i128::from(self.output)) {
+            (..0, _) => 0,
+            (_, 0) => u64::MAX,
+            (rest, price) => u64::try_from(rest / price).unwrap_or(u64::MAX),
+        }
     }
 }
 
@@ -169,21 +184,23 @@ mod tests {
         let worst = Usage::tokens_of(100, 50)
             .with(Unit::CacheWriteTokens, 100)
             .with(Unit::OutputAudioTokens, 50);
-        assert_eq!(list.ceiling(100, 50), list.cost(&worst));
+        assert_eq!(list.dearest().ceiling(100, 50), list.cost(&worst));
+        let text = Units::default().with(Unit::InputTokens).with(Unit::OutputTokens);
+        assert_eq!(list.rates(text).ceiling(100, 50), list.cost(&Usage::tokens_of(100, 50)));
         let plain = prices(&[(Unit::InputTokens, 7), (Unit::OutputTokens, 9)]);
-        assert_eq!(plain.ceiling(11, 13), plain.cost(&Usage::tokens_of(11, 13)));
+        assert_eq!(plain.dearest().ceiling(11, 13), plain.cost(&Usage::tokens_of(11, 13)));
     }
 
     #[test]
     fn what_fits_is_the_most_that_fits() {
         let list = prices(&[(Unit::InputTokens, 150_000_000), (Unit::OutputTokens, 600_000_001)]);
         for spend in [0, 149, 150, 1_500, 1_501, 9_999_999] {
-            let fits = list.output_within(10, Nano(spend));
-            assert!(fits == 0 || list.ceiling(10, fits) <= Nano(spend), "{spend}");
-            assert!(Nano(spend) < list.ceiling(10, fits + 1), "{spend}");
+            let fits = list.dearest().output_within(10, Nano(spend));
+            assert!(fits == 0 || list.dearest().ceiling(10, fits) <= Nano(spend), "{spend}");
+            assert!(Nano(spend) < list.dearest().ceiling(10, fits + 1), "{spend}");
         }
         let free = prices(&[(Unit::InputTokens, 1), (Unit::OutputTokens, 0)]);
-        assert_eq!(free.output_within(1, Nano(1)), u64::MAX);
+        assert_eq!(free.dearest().output_within(1, Nano(1)), u64::MAX);
     }
 
     #[test]

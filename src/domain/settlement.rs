@@ -110,7 +110,7 @@ mod tests {
             .with(Unit::InputTokens, 1_000_000)
             .and_then(|prices| prices.with(Unit::OutputTokens, 2_000_000))
             .expect("prices in range");
-        Charge::of(measured, BOUND, prices.ceiling(100, 50), &prices)
+        Charge::of(measured, BOUND, prices.dearest().ceiling(100, 50), &prices)
     }
 
     #[test]

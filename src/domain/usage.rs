@@ -124,6 +124,26 @@ impl Unit {
     }
 }
 
+/// A set of units.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Units(u16);
+
+impl Units {
+    /// Every unit.
+    pub const ALL: Self = Self(u16::MAX);
+
+    /// The same with `unit`.
+    #[must_use]
+    pub const fn with(self, unit: Unit) -> Self {
+        Self(self.0 | 1 << unit as usize)
+    }
+
+    /// Whether `unit` is one of them.
+    pub const fn hold(self, unit: Unit) -> bool {
+        self.0 >> unit as usize & 1 == 1
+    }
+}
+
 /// The count of each unit. No count is ever larger than [`Usage::COUNT_MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage([u64; Unit::COUNT]);

@@ -31,6 +31,7 @@ mod hostile;
 mod leave;
 mod life;
 mod limits;
+mod near;
 mod quotas;
 mod refusals;
 mod sdk;

@@ -14,6 +14,8 @@ pub struct Price {
 pub const GPT_4O_MINI: Price = usd("gpt-4o-mini", "0.15", "0.075", "0.60");
 pub const GPT_4O: Price = usd("gpt-4o", "2.50", "1.25", "10.00");
 pub const O4_MINI: Price = usd("o4-mini", "1.10", "0.275", "4.40");
+pub const CLAUDE_HAIKU: Price = usd("claude-haiku-4-5", "1.00", "0.10", "5.00");
+pub const GEMINI_FLASH: Price = usd("gemini-2.5-flash", "0.30", "0.03", "2.50");
 
 const fn usd(model: &'static str, input: &str, cached: &str, output: &str) -> Price {
     Price { model, input: nano(input), cached: nano(cached), output: nano(output) }

@@ -62,6 +62,10 @@ impl Told {
         found.map_or_else(|| panic!("no `{name}` on {self:?}"), |(_, value)| value)
     }
 
+    pub fn tells(&self, name: &str) -> bool {
+        self.headers.iter().any(|(own, _)| own == name)
+    }
+
     pub fn retry_after(&self) -> u64 {
         self.header("retry-after").parse().expect("Retry-After is whole seconds")
     }

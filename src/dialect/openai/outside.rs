@@ -7,7 +7,7 @@ use memchr::memmem::Finder;
 use crate::dialect::json;
 use crate::dialect::request::{Outside, mentions};
 
-static REFERENCES: LazyLock<[Finder<'static>; 10]> = LazyLock::new(|| {
+static REFERENCES: LazyLock<[Finder<'static>; 11]> = LazyLock::new(|| {
     [
         "\"image_url\"",
         "\"video_url\"",
@@ -19,21 +19,29 @@ static REFERENCES: LazyLock<[Finder<'static>; 10]> = LazyLock::new(|| {
         "\"audio\"",
         "\"web_search_options\"",
         "\"search_parameters\"",
+        "\"plugins\"",
     ]
     .map(Finder::new)
 });
 
 static FILE_ID: LazyLock<[Finder<'static>; 1]> = LazyLock::new(|| [Finder::new("\"file_id\"")]);
 
-/// Finds what the body refers to. A `file_id` is state only where the provider would look for it:
+/// Finds what the body refers to; `tools` is its own field for those. A `file_id` is state only where the provider would look for it:
 /// in a part of a message. A schema or a text may use the word.
-pub fn find(body: &[u8]) -> Outside {
+pub fn find(body: &[u8], tools: Option<&[u8]>) -> Outside {
     let mut outside = Outside { refers: mentions(body, &*REFERENCES), state: None };
     if outside.refers && mentions(body, &*FILE_ID) {
         json::each(body, &["messages"], |messages| {
             json::elements(messages, |message| message_of(message, &mut outside));
         });
     }
+    json::elements(tools.unwrap_or(b"null"), |tool| {
+        json::each(tool, &["type"], |kind| {
+            // Any other is run by the provider, and brings in content of its own.
+            let kind = json::string_of(kind);
+            outside.refers |= !matches!(kind.as_deref(), Some("function" | "custom"));
+        });
+    });
     outside
 }
 
@@ -58,6 +66,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn tools_of_the_provider_bring_in_content() {
+        for (tool, refers) in [
+            (r#"{"type":"function","function":{"parameters":{"type":"web"}}}"#, false),
+            (r#"{"function":{}}"#, false),
+            (r#"{"type":"router:web_search"}"#, true),
+        ] {
+            let tools = format!("[{tool}]");
+            assert_eq!(find(b"{}", Some(tools.as_bytes())).refers, refers, "{tool}");
+        }
+    }
+
+    #[test]
     fn state_is_found_where_it_is_used_and_nowhere_else() {
         for (body, refers, state) in [
             (r#"{"messages":[{"content":[{"type":"file","file":{"file_id":"f"}}]}]}"#, true, true),
@@ -72,7 +92,7 @@ mod tests {
             (r#"{"messages":[{"content":[{"image_url":{"url":"u"}}]}]}"#, true, false),
         ] {
             let state = state.then_some("file_id");
-            assert_eq!(find(body.as_bytes()), Outside { refers, state }, "{body}");
+            assert_eq!(find(body.as_bytes(), None), Outside { refers, state }, "{body}");
         }
     }
 }

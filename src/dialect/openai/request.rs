@@ -10,8 +10,16 @@ use crate::dialect::request::{Edit, Fields, Request, RequestFault, put_first};
 /// The most choices that a request may ask for.
 const CHOICES_MAX: u64 = 128;
 
-const CHAT_FIELDS: [&str; 7] =
-    ["model", "background", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n"];
+const CHAT_FIELDS: [&str; 8] = [
+    "model",
+    "background",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "max_completion_tokens",
+    "n",
+    "tools",
+];
 
 /// Reads the policy fields of a chat completion request, and checks that the body is JSON.
 pub fn chat(body: &[u8]) -> Result<Request, RequestFault> {
@@ -24,7 +32,7 @@ pub fn chat(body: &[u8]) -> Result<Request, RequestFault> {
         return Err(RequestFault::about("n", "must be from 1 to 128"));
     }
     let include_usage = if stream { include_usage(body, fields.place(3))? } else { None };
-    let outside = outside::find(body);
+    let outside = outside::find(body, fields.value(7));
     Ok(Request {
         model,
         model_at: fields.place(0),
@@ -41,7 +49,7 @@ pub fn chat(body: &[u8]) -> Result<Request, RequestFault> {
 pub fn embeddings(body: &[u8]) -> Result<Request, RequestFault> {
     let fields = Fields::read(body, ["model", "background"])?;
     fields.in_foreground(1)?;
-    let outside = outside::find(body);
+    let outside = outside::find(body, None);
     Ok(Request {
         model: fields.text(0, "must be the name of a model, a string")?,
         model_at: fields.place(0),

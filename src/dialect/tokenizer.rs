@@ -1,0 +1,125 @@
+//! Counts the tokens of a prompt: exactly for OpenAI's own models, with a margin for others.
+//!
+//! A vocabulary is unpacked when it is first needed, once in a process, which takes some 50 ms.
+
+use crate::dialect::endpoint::Dialect;
+use crate::dialect::prompt::Prompt;
+
+/// Whose vocabulary a model has: which one is counted in, and the percentage of that count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Vocabulary {
+    encoding: &'static str,
+    percent: u64,
+    /// Whether the model is OpenAI's own, served by a template that is known.
+    is_own: bool,
+}
+
+const O200K: Vocabulary = Vocabulary { encoding: "o200k_base", percent: 100, is_own: true };
+const CL100K: Vocabulary = Vocabulary { encoding: "cl100k_base", percent: 100, is_own: true };
+const OPEN_WEIGHTS: Vocabulary = Vocabulary { is_own: false, ..O200K };
+
+// How many tokens others make of what is 100 in o200k, with a margin.
+const CLAUDE: Vocabulary = Vocabulary { percent: 135, ..OPEN_WEIGHTS };
+const GEMINI: Vocabulary = Vocabulary { percent: 125, ..OPEN_WEIGHTS };
+const OTHER: Vocabulary = Vocabulary { percent: 130, ..OPEN_WEIGHTS };
+
+/// The tokens of a prompt for `model`, which is the model's name at its provider.
+///
+/// An upper bound where the vocabulary is the model's own and the prompt is plain; elsewhere it
+/// is one by experience.
+pub fn count(model: &str, dialect: Dialect, prompt: &Prompt<'_>) -> u64 {
+    let vocabulary = vocabulary(model, dialect);
+    let encoding = tiktoken::get_encoding(vocabulary.encoding);
+    let tokens = prompt.texts.iter().map(|text| {
+        // Without a table there are no more tokens than bytes.
+        encoding.map_or(text.len(), |encoding| encoding.count(text)) as u64
+    });
+    let overhead = prompt.overhead + if vocabulary.is_own { 0 } else { prompt.foreign_overhead };
+    (tokens.sum::<u64>() * vocabulary.percent).div_ceil(100) + overhead
+}
+
+fn vocabulary(model: &str, dialect: Dialect) -> Vocabulary {
+    // Resellers put the maker in front, and tuned models say so.
+    let name = model.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
+    let name = name.strip_prefix("ft:").unwrap_or(&name);
+    let starts = |begins: &[&str]| begins.iter().any(|begin| name.starts_with(begin));
+    match dialect {
+        Dialect::Anthropic => CLAUDE,
+        Dialect::Gemini => GEMINI,
+        Dialect::OpenAi if name.contains("claude") => CLAUDE,
+        Dialect::OpenAi if name.contains("gemini") => GEMINI,
+        Dialect::OpenAi if name.starts_with("gpt-oss") => OPEN_WEIGHTS,
+        Dialect::OpenAi if name == "gpt-4" => CL100K,
+        Dialect::OpenAi
+            if starts(&[
+                "gpt-4-",
+                "gpt-3.5",
+                "gpt-35",
+                "text-embedding-3",
+                "text-embedding-ada",
+            ]) =>
+        {
+            CL100K
+        }
+        Dialect::OpenAi if starts(&["gpt-", "chatgpt-", "o1", "o3", "o4"]) => O200K,
+        Dialect::OpenAi => OTHER,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dialect::endpoint::Endpoint;
+    use crate::dialect::prompt;
+
+    #[test]
+    fn a_model_is_counted_in_its_own_vocabulary_or_with_a_margin() {
+        for (model, dialect, expected) in [
+            ("gpt-4o-mini", Dialect::OpenAi, O200K),
+            ("openai/gpt-4.1", Dialect::OpenAi, O200K),
+            ("ft:gpt-4o:acme", Dialect::OpenAi, O200K),
+            ("o3-mini", Dialect::OpenAi, O200K),
+            ("chatgpt-4o-latest", Dialect::OpenAi, O200K),
+            ("gpt-4", Dialect::OpenAi, CL100K),
+            ("gpt-4-turbo", Dialect::OpenAi, CL100K),
+            ("gpt-3.5-turbo", Dialect::OpenAi, CL100K),
+            ("text-embedding-3-small", Dialect::OpenAi, CL100K),
+            ("openai/gpt-oss-120b", Dialect::OpenAi, OPEN_WEIGHTS),
+            ("text-embedding-v4", Dialect::OpenAi, OTHER),
+            ("llama-3.3-70b", Dialect::OpenAi, OTHER),
+            ("anthropic/claude-opus", Dialect::OpenAi, CLAUDE),
+            ("gemini-2.5-flash", Dialect::OpenAi, GEMINI),
+            ("anything", Dialect::Anthropic, CLAUDE),
+            ("text-embedding-004", Dialect::Gemini, GEMINI),
+        ] {
+            assert_eq!(vocabulary(model, dialect), expected, "{model}");
+        }
+    }
+
+    #[test]
+    fn counts_are_those_of_the_vocabulary() {
+        let prompt = |text: &'static str| Prompt {
+            texts: vec![text.into()],
+            overhead: 7,
+            foreign_overhead: 100,
+            is_text: true,
+        };
+        let hello = prompt("hello world");
+        assert_eq!(count("gpt-4o", Dialect::OpenAi, &hello), 2 + 7);
+        assert_eq!(count("llama", Dialect::OpenAi, &hello), 3 + 7 + 100, "2.6 is rounded up");
+        // The Chinese words are among what tells both vocabularies apart.
+        let chinese = prompt("你好,世界");
+        assert_eq!(count("gpt-4o", Dialect::OpenAi, &chinese), 3 + 7);
+        assert_eq!(count("gpt-4", Dialect::OpenAi, &chinese), 6 + 7);
+        let special = prompt("<|endoftext|>");
+        assert!(7 + 1 < count("gpt-4o", Dialect::OpenAi, &special), "a text, not a command");
+    }
+
+    #[test]
+    fn a_plain_chat_is_counted_exactly() {
+        let body = br#"{"messages":[{"role":"system","content":"You are a helpful assistant."},
+            {"role":"user","content":"What is the capital of France?"}]}"#;
+        let prompt = prompt::of(Endpoint::ChatCompletions, body);
+        assert_eq!(count("gpt-4o", Dialect::OpenAi, &prompt), 24);
+    }
+}

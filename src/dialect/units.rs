@@ -1,0 +1,67 @@
+//! Units: which kinds of input and output a body can ask for. Nothing dearer is held for a call
+//! near a limit.
+
+use memchr::memmem;
+
+use crate::dialect::endpoint::Dialect;
+use crate::dialect::request::hides_letters;
+use crate::domain::usage::{Unit, Units};
+
+/// Words, and the units that no body can ask for without one of them. That a word stands in a text
+/// only loosens the bound.
+const ASKED_BY: [(&[&str], &[Unit]); 4] = [
+    (
+        &["cache_control"],
+        &[Unit::CacheWriteTokens, Unit::CacheWrite5mTokens, Unit::CacheWrite1hTokens],
+    ),
+    (&["audio", "AUDIO"], &[Unit::InputAudioTokens, Unit::OutputAudioTokens]),
+    (
+        &["image", "IMAGE", "inline", "file", "\"data\""],
+        &[Unit::InputImageTokens, Unit::OutputImageTokens, Unit::InputAudioTokens],
+    ),
+    (&["\"tools\""], &[Unit::ToolUseInputTokens]),
+];
+
+/// The units that a call in that dialect with that body can use.
+pub fn units(dialect: Dialect, body: &[u8]) -> Units {
+    if hides_letters(body) {
+        return Units::ALL;
+    }
+    let mut units = Units::default();
+    let text =
+        [Unit::InputTokens, Unit::CachedInputTokens, Unit::OutputTokens, Unit::ReasoningTokens];
+    for unit in text {
+        units = units.with(unit);
+    }
+    // Where caching is automatic, its writes are as well.
+    if dialect == Dialect::OpenAi {
+        units = units.with(Unit::CacheWriteTokens);
+    }
+    for (words, asked) in ASKED_BY {
+        if words.iter().any(|word| memmem::find(body, word.as_bytes()).is_some()) {
+            units = asked.iter().fold(units, |units, unit| units.with(*unit));
+        }
+    }
+    units
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_body_does_not_ask_for_is_not_held() {
+        let plain = br#"{"messages":[{"role":"user","content":"Say hello."}]}"#;
+        let holds = |dialect, body: &[u8], unit| units(dialect, body).hold(unit);
+        assert!(holds(Dialect::Gemini, plain, Unit::InputTokens));
+        assert!(!holds(Dialect::Gemini, plain, Unit::InputAudioTokens));
+        assert!(!holds(Dialect::Anthropic, plain, Unit::CacheWrite1hTokens));
+        assert!(holds(Dialect::OpenAi, plain, Unit::CacheWriteTokens));
+        let cached = br#"{"cache_control":{"type":"ephemeral","ttl":"1h"}}"#;
+        assert!(holds(Dialect::Anthropic, cached, Unit::CacheWrite1hTokens));
+        let spoken = br#"{"inlineData":{"mimeType":"audio/wav"}}"#;
+        assert!(holds(Dialect::Gemini, spoken, Unit::InputAudioTokens));
+        let hidden = br#"{"cach\u0065_control":1}"#;
+        assert!(holds(Dialect::Anthropic, hidden, Unit::CacheWrite1hTokens));
+    }
+}
