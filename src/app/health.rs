@@ -86,6 +86,7 @@ async fn metrics(State(health): State<Health>) -> String {
     health.freshness.wait().await;
     let (open, held) = health.directory.books().open_holds();
     gauge!(metric::OPEN_HOLDS).set(open as f64);
+    gauge!(metric::WAITING_CALLS).set(health.directory.books().waiting() as f64);
     gauge!(metric::OPEN_HOLDS_NANO).set(held.0 as f64);
     gauge!(metric::JOURNAL_BACKLOG_BYTES).set(health.journal.backlog_bytes() as f64);
     gauge!(metric::JOURNAL_WRITABLE).set(if health.journal.is_writable() { 1.0 } else { 0.0 });

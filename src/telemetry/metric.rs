@@ -20,6 +20,8 @@ pub const SETTLED: &str = "meteor_settled_total";
 pub const OVERAGES: &str = "meteor_overages_total";
 /// Calls that hold money now.
 pub const OPEN_HOLDS: &str = "meteor_open_holds";
+/// Calls that wait for what open calls hold.
+pub const WAITING_CALLS: &str = "meteor_waiting_calls";
 /// Money that open calls hold, in nano-units.
 pub const OPEN_HOLDS_NANO: &str = "meteor_open_holds_nano";
 /// Time spent in a `stage`: admit (arrival to forwarded), forward (to the first byte), relay.
@@ -67,6 +69,7 @@ fn describe() {
     describe_counter!(SETTLED, Count, "Calls charged, by the rule that charged them.");
     describe_counter!(OVERAGES, Count, "Calls that used more than their hold.");
     describe_gauge!(OPEN_HOLDS, Count, "Calls that hold money now.");
+    describe_gauge!(WAITING_CALLS, Count, "Calls that wait for what open calls hold.");
     describe_gauge!(OPEN_HOLDS_NANO, Count, "Money that open calls hold, in nano-units.");
     describe_histogram!(STAGE_SECONDS, Seconds, "Time spent in a stage of a call.");
     describe_counter!(UPSTREAM_TRIES, Count, "Tries of an upstream.");

@@ -40,3 +40,4 @@ mod serve;
 mod stream;
 mod tls;
 mod upstreams;
+mod waiting;

@@ -211,23 +211,27 @@ async fn tokens_for_100_serve_100_calls_that_name_no_bound() {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_bound_of_r_times_the_usage_money_for_100_serves_101_less_r() {
     let scene = Scene::new().await;
-    for (dialect, r) in
-        [(Dialect::OpenAi, 1), (Dialect::OpenAi, 2), (Dialect::Anthropic, 5), (Dialect::Gemini, 20)]
-    {
-        scene
-            .rounds(async |stream| {
-                let funds = dialect.price().cost(REAL) * 100;
-                let tenant = Tenant::new(&scene.gateway, funds, "{}").await;
-                let call = dialect.call(&tenant.key, Some(r * FLOOR), stream);
-                let answers = storm(&tenant.proxy, &call, CALLS).await;
-                let served = answers.iter().filter(|answer| answer.status == 200).count() as u64;
-                assert_eq!(served, 101 - r, "{dialect:?} {r} {stream}");
-                tenant.at_rest().await;
-                let left = dialect.price().cost(REAL) * i128::from(r - 1);
-                assert_eq!(tenant.wallet().await.at("balance").nano(), left);
-            })
-            .await;
-    }
+    let serves = async |dialect: Dialect, r: u64, stream| {
+        let funds = dialect.price().cost(REAL) * 100;
+        let tenant = Tenant::new(&scene.gateway, funds, "{}").await;
+        let call = dialect.call(&tenant.key, Some(r * FLOOR), stream);
+        let answers = storm(&tenant.proxy, &call, CALLS).await;
+        let served = answers.iter().filter(|answer| answer.status == 200).count() as u64;
+        assert_eq!(served, 101 - r, "{dialect:?} {r} {stream}");
+        tenant.at_rest().await;
+        let left = dialect.price().cost(REAL) * i128::from(r - 1);
+        assert_eq!(tenant.wallet().await.at("balance").nano(), left);
+    };
+    scene
+        .rounds(async |stream| {
+            tokio::join!(
+                serves(Dialect::OpenAi, 1, stream),
+                serves(Dialect::OpenAi, 2, stream),
+                serves(Dialect::Anthropic, 5, stream),
+                serves(Dialect::Gemini, 20, stream),
+            );
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

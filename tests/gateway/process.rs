@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::wait::eventually;
 
@@ -103,6 +104,16 @@ impl Process {
         let pid = self.child.id().to_string();
         let sent = Command::new("sh").args(["-c", "kill -TERM \"$0\"", &pid]).status();
         assert!(sent.is_ok_and(|status| status.success()), "SIGTERM can be sent");
+    }
+
+    /// The processor's time that all of its threads have used.
+    pub fn cpu(&self) -> Duration {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs");
+        let nanoseconds = threads.flatten().map(|thread| {
+            let used = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+            used.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(0)
+        });
+        Duration::from_nanos(nanoseconds.sum())
     }
 
     pub async fn ended(&mut self) -> ExitStatus {

@@ -1,0 +1,156 @@
+//! Calls that wait for what others hold: in line, not for ever, and at no cost.
+
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle;
+
+use crate::client::Request;
+use crate::gateway::{Gateway, within};
+use crate::openai::{Usage, bound, chat, reply};
+use crate::price::GPT_4O_MINI;
+use crate::refusals::Told;
+use crate::served::{Place, Served, model, upstream};
+use crate::tenant::Tenant;
+use crate::upstream::{Step, Upstream};
+use crate::wait::eventually;
+
+/// How long a call waits without anything coming back.
+const HOLD_WAIT: Duration = Duration::from_secs(2);
+/// What a test may be late by.
+const SLACK: Duration = Duration::from_millis(1_500);
+
+/// A provider that answers calls of 1,000 tokens when the test says so, and others at once. Every
+/// call uses what it may.
+async fn provider() -> Upstream {
+    Upstream::start(|seen| {
+        let most = seen.json().at("max_tokens").count();
+        let plan = reply(seen, used(most), Duration::ZERO);
+        if most == 1_000 { plan.but(0, Step::Stall) } else { plan }
+    })
+    .await
+}
+
+/// The input is what the vocabulary makes of the body.
+fn used(output: u64) -> Usage {
+    Usage::of(10, output)
+}
+
+fn money(output: u64) -> i128 {
+    GPT_4O_MINI.cost(used(output))
+}
+
+/// Asks for so many tokens, beside the test.
+fn ask(tenant: &Tenant, output: u64) -> JoinHandle<(Told, Instant)> {
+    let request = Request::chat(&tenant.key, chat(GPT_4O_MINI.model, output, false));
+    let proxy = tenant.proxy.clone();
+    tokio::spawn(async move { (Told::by(request.send(&proxy).await).await, Instant::now()) })
+}
+
+/// A tenant one call of whom holds 1,000 tokens, with this much left beside.
+async fn held(gateway: &Gateway, provider: &Upstream, left: u64) -> Tenant {
+    let loose = bound(&chat(GPT_4O_MINI.model, 1_000, false), 1_000);
+    let funds = GPT_4O_MINI.cost(loose) + money(left);
+    let tenant = Tenant::new(gateway, funds, "{}").await;
+    let before = provider.count();
+    ask(&tenant, 1_000);
+    provider.reached(before + 1).await;
+    tenant
+}
+
+/// How many calls wait, by the metrics.
+async fn waiting_at(admin: &str) -> usize {
+    let metrics = Request::get("/metrics").send(admin).await.text().await;
+    let line = metrics.lines().find(|line| line.starts_with("meteor_waiting_calls "));
+    let value = line.and_then(|line| line.split(' ').nth(1)).expect("the metric");
+    value.parse().expect("a count")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_huge_call_at_the_head_holds_small_ones_up_no_longer_than_it_waits() {
+    let provider = provider().await;
+    let gateway = Gateway::before(&provider).await;
+    let tenant = held(&gateway, &provider, 500).await;
+    let start = Instant::now();
+    let huge = ask(&tenant, 900);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let small = ask(&tenant, 20);
+    let (answer, at) = small.await.expect("an answer");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(HOLD_WAIT <= at - start + Duration::from_millis(300), "first come, first served");
+    within(HOLD_WAIT + SLACK, start, at, "the small call");
+    let (refusal, at) = huge.await.expect("an answer");
+    let error = refusal.is(402, &["balance_on_hold"]);
+    assert!(error.at("transient").is_true(), "{error}");
+    assert_eq!(refusal.header("x-should-retry"), "true");
+    assert_eq!(refusal.retry_after(), 1);
+    within(HOLD_WAIT + SLACK, start, at, "the huge call");
+    provider.release();
+    eventually("the first call ends", async || tenant.holds().await.is_empty().then_some(())).await;
+    tenant.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wallet_that_others_empty_refuses_who_waits_for_it_at_once() {
+    let provider = provider().await;
+    let gateway = Gateway::before(&provider).await;
+    let tenant = held(&gateway, &provider, 0).await;
+    // What the first call gives back of its loose bound is less than this needs.
+    let waiting = ask(&tenant, 300);
+    eventually("it waits", async || (waiting_at(&gateway.admin).await == 1).then_some(())).await;
+    let start = Instant::now();
+    provider.release();
+    let (refusal, at) = waiting.await.expect("an answer");
+    let error = refusal.is(402, &["insufficient_balance"]);
+    assert!(!error.at("transient").is_true(), "{error}");
+    assert_eq!(refusal.header("x-should-retry"), "false");
+    within(SLACK, start, at, "the refusal");
+    tenant.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_revoked_while_its_call_waits_opens_nothing() {
+    let provider = provider().await;
+    let gateway = Gateway::before(&provider).await;
+    let tenant = held(&gateway, &provider, 0).await;
+    let keys = tenant.get(&format!("/api/projects/{}/api-keys", tenant.project)).await;
+    let id = keys.at("data").list()[0].at("id").text();
+    let waiting = ask(&tenant, 600);
+    eventually("it waits", async || (waiting_at(&gateway.admin).await == 1).then_some(())).await;
+    let path = format!("/api/projects/{}/api-keys/{id}", tenant.project);
+    let answer = tenant.ask(Request::new("DELETE", &path)).await;
+    assert_eq!(answer.status, 200);
+    tenant.recharge(1_000_000_000).await;
+    let (refusal, _) = waiting.await.expect("an answer");
+    refusal.is(401, &["invalid_api_key"]);
+    assert_eq!(provider.count(), 1, "it was never forwarded");
+    provider.release();
+}
+
+/// So many calls wait; `METEOR_WAITING` says how many.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_costs_nothing() {
+    let waiting: usize =
+        std::env::var("METEOR_WAITING").map_or(500, |text| text.parse().expect("a number"));
+    let provider = provider().await;
+    let rows = "[admission]\nhold_wait_ms = 60000\n".to_owned()
+        + &upstream("one", &provider.url)
+        + &model(GPT_4O_MINI.model, "upstream = \"one\"");
+    let served = Served::start(Place::new(&rows)).await;
+    let loose = bound(&chat(GPT_4O_MINI.model, 1_000, false), 1_000);
+    let tenant = served.tenant(GPT_4O_MINI.cost(loose), "{}").await;
+    ask(&tenant, 1_000);
+    provider.reached(1).await;
+    let calls: Vec<_> = (0..waiting).map(|_| ask(&tenant, 600)).collect();
+    eventually("all wait", async || (waiting_at(&served.admin).await == waiting).then_some(()))
+        .await;
+    let before = served.cpu();
+    let time = Duration::from_secs(3);
+    tokio::time::sleep(time).await;
+    let used = served.cpu().saturating_sub(before);
+    assert!(used * 100 < time, "{waiting} waiting calls took {used:?} of {time:?}");
+    provider.release();
+    for call in calls {
+        let (refusal, _) = call.await.expect("an answer");
+        refusal.is(402, &["insufficient_balance", "balance_on_hold"]);
+    }
+}
