@@ -35,7 +35,9 @@ pub fn find(body: &[u8], container: Option<&[u8]>, servers: Option<&[u8]>) -> Ou
     let mut outside = Outside::default();
     if mentions_value(body, &*VALUES) {
         json::each(body, &["messages"], |messages| {
-            json::elements(messages, |message| blocks_in(message, 0, &mut outside));
+            json::elements(messages, |message| {
+                json::each(message, &["content"], |content| blocks(content, 0, &mut outside));
+            });
         });
         json::each(body, &["system"], |system| {
             json::elements(system, |block| block_of(block, 0, &mut outside));
@@ -65,44 +67,44 @@ fn is_hosted(tool: &[u8]) -> bool {
     hosted
 }
 
-/// The blocks in the `content` of a message or block.
-fn blocks_in(holder: &[u8], level: u32, outside: &mut Outside) {
-    json::each(holder, &["content"], |content| {
-        if !content.starts_with(b"[") {
-            return;
-        }
-        if level == BLOCK_LEVELS_MAX {
-            // Nothing known nests like this, so nobody knows what a provider makes of it.
-            return outside.names_state("content");
-        }
-        json::elements(content, |block| block_of(block, level + 1, outside));
-    });
+/// The blocks of a `content`, which may be a mere text.
+fn blocks(content: &[u8], level: u32, outside: &mut Outside) {
+    if !content.starts_with(b"[") {
+        return;
+    }
+    if level == BLOCK_LEVELS_MAX {
+        // Nothing known nests like this, so nobody knows what a provider makes of it.
+        return outside.names_state("content");
+    }
+    json::elements(content, |block| block_of(block, level + 1, outside));
 }
 
 fn block_of(block: &[u8], level: u32, outside: &mut Outside) {
-    json::each(block, &["source"], |source| source_of(source, level, outside));
-    let mut is_upload = false;
-    json::each(block, &["type"], |kind| {
-        is_upload |= json::string_of(kind).is_some_and(|kind| kind == "container_upload");
+    // The body was checked; what is no block has no fields.
+    let _ = json::fields(block, |key, value| {
+        let value = &block[value];
+        match &*key {
+            "type" if json::string_of(value).is_some_and(|kind| kind == "container_upload") => {
+                outside.names_state("file_id");
+            }
+            "source" => source_of(value, level, outside),
+            "content" => blocks(value, level, outside),
+            _ => {}
+        }
     });
-    if is_upload {
-        outside.names_state("file_id");
-    }
-    blocks_in(block, level, outside);
 }
 
 fn source_of(source: &[u8], level: u32, outside: &mut Outside) {
-    json::each(source, &["type"], |kind| match json::string_of(kind).as_deref() {
-        Some("url") => outside.refers = true,
-        Some("file") => outside.names_state("file_id"),
-        _ => {}
-    });
-    json::each(source, &["file_id"], |id| {
-        if id != b"null" {
-            outside.names_state("file_id");
+    // As above.
+    let _ = json::fields(source, |key, value| {
+        let value = &source[value];
+        match (&*key, json::string_of(value).as_deref()) {
+            ("type", Some("url")) => outside.refers = true,
+            ("type", Some("file")) | ("file_id", Some(_)) => outside.names_state("file_id"),
+            ("content", _) => blocks(value, level, outside),
+            _ => {}
         }
     });
-    blocks_in(source, level, outside);
 }
 
 #[cfg(test)]
