@@ -161,14 +161,21 @@ pub fn put_first(object: &[u8], start: usize, field: String) -> Option<Edit> {
 
 static ESCAPE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\\u00"));
 
-/// Whether one of those words may be in the body. A letter that is written as an escape might hide
-/// it; no client writes letters so without a purpose.
-pub fn mentions(body: &[u8], words: &[Finder<'_>]) -> bool {
-    hides_letters(body) || words.iter().any(|word| word.find(body).is_some())
+/// Whether one of those words may be a key in the body.
+///
+/// A letter that is written as an escape might hide it; no client writes letters so without a
+/// purpose.
+pub fn may_have_key(body: &[u8], words: &[Finder<'_>]) -> bool {
+    let may_have = |word: &Finder<'_>| {
+        let is_key =
+            |at: usize| body[at + word.needle().len()..].trim_ascii_start().starts_with(b":");
+        word.find_iter(body).any(is_key)
+    };
+    hides_letters(body) || words.iter().any(may_have)
 }
 
-/// Whether one of those words may be a value in the body, or the beginning of one.
-pub fn mentions_value(body: &[u8], words: &[Finder<'_>]) -> bool {
+/// The same of a value, or the beginning of one.
+pub fn may_have_value(body: &[u8], words: &[Finder<'_>]) -> bool {
     let is_value = |at: usize| body[..at].trim_ascii_end().ends_with(b":");
     hides_letters(body) || words.iter().any(|word| word.find_iter(body).any(is_value))
 }
@@ -199,18 +206,20 @@ mod tests {
     fn a_word_is_seen_however_it_is_written() {
         let words = [Finder::new("\"file_id\"")];
         for body in [r#"{"file_id":1}"#, r#"{"fil\u0065_id":1}"#, r#"{"file\u005fid":1}"#] {
-            assert!(mentions(body.as_bytes(), &words), "{body}");
+            assert!(may_have_key(body.as_bytes(), &words), "{body}");
         }
         for body in [r#"{"content":"caf\u00e9 \u0022file_id\u0022"}"#, r#"{"a":"\u00"}"#] {
-            assert!(!mentions(body.as_bytes(), &words), "{body}");
+            assert!(!may_have_key(body.as_bytes(), &words), "{body}");
         }
     }
 
     #[test]
-    fn a_value_is_told_from_a_key_and_an_element() {
+    fn keys_values_and_elements_are_told_apart() {
         let words = [Finder::new("\"url\"")];
-        assert!(mentions_value(br#"{"type" : "url"}"#, &words));
-        assert!(!mentions_value(br#"{"url":{"required":["url"]}}"#, &words));
+        assert!(may_have_key(br#"{"url" :1}"#, &words));
+        assert!(!may_have_key(br#"{"type":"url","required":["url"]}"#, &words));
+        assert!(may_have_value(br#"{"type" : "url"}"#, &words));
+        assert!(!may_have_value(br#"{"url":{"required":["url"]}}"#, &words));
     }
 
     #[test]

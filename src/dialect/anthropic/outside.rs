@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use memchr::memmem::Finder;
 
 use crate::dialect::json;
-use crate::dialect::request::{Outside, mentions_value};
+use crate::dialect::request::{Outside, may_have_value};
 
 /// What the tools that the provider runs begin their type with: each brings in content of its own.
 const HOSTED_TOOLS: [&str; 4] = ["web_search_", "web_fetch_", "code_execution_", "advisor_"];
@@ -33,7 +33,7 @@ const BLOCK_LEVELS_MAX: u32 = 4;
 /// or a text may use the word.
 pub fn find(body: &[u8], container: Option<&[u8]>, servers: Option<&[u8]>) -> Outside {
     let mut outside = Outside::default();
-    if mentions_value(body, &*VALUES) {
+    if may_have_value(body, &*VALUES) {
         json::each(body, &["messages"], |messages| {
             json::elements(messages, |message| {
                 json::each(message, &["content"], |content| blocks(content, 0, &mut outside));

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use memchr::memmem::Finder;
 
 use crate::dialect::json;
-use crate::dialect::request::{Outside, mentions};
+use crate::dialect::request::{Outside, may_have_key};
 
 /// The tools that the provider runs: each brings in content of its own.
 const HOSTED_TOOLS: [&str; 12] = [
@@ -39,7 +39,7 @@ const LEVELS_MAX: u32 = 3;
 /// it is kept by the provider's own file service: others are open to everybody or to nobody.
 pub fn find(body: &[u8], tools: Option<&[u8]>, is_cached: bool) -> Outside {
     let mut outside = Outside::default();
-    if mentions(body, &*FILES) {
+    if may_have_key(body, &*FILES) {
         request(body, 0, &mut outside);
     }
     json::elements(tools.unwrap_or(b"null"), |tool| {

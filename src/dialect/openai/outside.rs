@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use memchr::memmem::Finder;
 
 use crate::dialect::json;
-use crate::dialect::request::{Outside, mentions};
+use crate::dialect::request::{Outside, may_have_key};
 
 static REFERENCES: LazyLock<[Finder<'static>; 11]> = LazyLock::new(|| {
     [
@@ -29,8 +29,8 @@ static FILE_ID: LazyLock<[Finder<'static>; 1]> = LazyLock::new(|| [Finder::new("
 /// Finds what the body refers to; `tools` is its own field for those. A `file_id` is state only where the provider would look for it:
 /// in a part of a message. A schema or a text may use the word.
 pub fn find(body: &[u8], tools: Option<&[u8]>) -> Outside {
-    let mut outside = Outside { refers: mentions(body, &*REFERENCES), state: None };
-    if outside.refers && mentions(body, &*FILE_ID) {
+    let mut outside = Outside { refers: may_have_key(body, &*REFERENCES), state: None };
+    if outside.refers && may_have_key(body, &*FILE_ID) {
         json::each(body, &["messages"], |messages| {
             json::elements(messages, |message| message_of(message, &mut outside));
         });
