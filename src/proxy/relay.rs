@@ -267,7 +267,7 @@ impl Relay {
         permit.measured.counted_output = reading.counted_output;
         // What the provider has yet to send changes nothing then: who leaves now has it all.
         permit.measured.complete = reading.terminated || reading.finished;
-        if reading.terminated || self.upstream.is_end_stream() {
+        if reading.terminated || self.is_read || self.upstream.is_end_stream() {
             return;
         }
         let last = *self.progress_at.get_or_insert_with(clock::tick);
@@ -286,14 +286,18 @@ impl Relay {
         if let Some(lease) = self.lease.take() {
             lease.give_back();
         }
+        let mut is_body = true;
         if let Meter::Stream(meter) = &mut self.meter {
+            is_body = false;
             let rest = meter.finish();
             if !rest.is_empty() {
                 self.end.push(rest);
             }
         }
+        self.measure();
         if let Some(permit) = &mut self.permit {
-            permit.measured.complete = true;
+            // A stream may also end because the provider failed in its midst, and says so.
+            permit.measured.complete |= is_body;
         }
         self.settle(Outcome::Completed);
     }

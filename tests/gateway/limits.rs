@@ -131,7 +131,9 @@ fn refused_by(limit: &Limit, refusal: &Told, each: u64) {
     assert!(!told.at("name").text().is_empty(), "{told}");
     assert_eq!(told.at("level").text(), "project", "{told}");
     assert_eq!(told.at("limit").count(), ROOM * each, "{told}");
-    assert_eq!(told.at("requested").count(), each, "{told}");
+    // Before it is refused, a call's input is counted: its tokens are fewer than its bytes.
+    let requested = told.at("requested").count();
+    assert!((1..=each).contains(&requested), "{told}");
     let taken = told.at("used").count() + told.at("held").count();
     assert!(taken + each > ROOM * each, "a refusal adds up: {told}");
     assert!(taken <= ROOM * each, "never beyond the limit: {told}");
