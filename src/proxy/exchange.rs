@@ -19,7 +19,7 @@ use crate::proxy::answer::Answer;
 use crate::proxy::arrival::Arrival;
 use crate::proxy::authenticate::{Known, again, authenticate};
 use crate::proxy::forward::forward;
-use crate::proxy::receive::{Call, receive};
+use crate::proxy::receive::{Call, discard, receive};
 use crate::proxy::refusals::RefusedCall;
 use crate::proxy::refuse::Refusal;
 use crate::proxy::relay::relay;
@@ -47,6 +47,7 @@ pub async fn exchange(
         Ok(known) => known,
         Err(refusal) => {
             worker.unauthenticated.increment(1);
+            discard(&parts, body).await;
             return own(answer(&refusal, dialect, &arrival));
         }
     };

@@ -1,9 +1,10 @@
 //! Receive: from bytes to a call. The body is read whole, once, and never copied if it came whole.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use http::request::Parts;
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -34,11 +35,20 @@ pub struct Call {
 pub async fn receive(
     (endpoint, model): (Endpoint, Option<&str>),
     parts: Parts,
-    body: Incoming,
+    mut body: Incoming,
     settings: &ProxySettings,
 ) -> Result<Call, Refusal> {
-    check_headers(&parts, settings.body_bytes_max)?;
-    let body = whole(body, settings).await?;
+    let read = match check_headers(&parts, settings.body_bytes_max) {
+        Ok(()) => whole(&mut body, settings).await,
+        Err(refusal) => Err(refusal),
+    };
+    let body = match read {
+        Ok(whole) => whole,
+        Err(refusal) => {
+            discard(&parts, body).await;
+            return Err(refusal);
+        }
+    };
     let model = model.map(decoded).transpose()?;
     let request = read::request(endpoint, model.as_deref(), &body)
         .map_err(|fault| Refusal::Malformed { param: fault.param, message: fault.message })?;
@@ -73,7 +83,31 @@ fn check_headers(parts: &Parts, bytes_max: usize) -> Result<(), Refusal> {
     Ok(())
 }
 
-async fn whole(mut body: Incoming, settings: &ProxySettings) -> Result<Bytes, Refusal> {
+/// How long a client is listened to that is about to be refused, and how long it may be silent.
+const DISCARD_TIME: Duration = Duration::from_secs(2);
+const DISCARD_SILENCE: Duration = Duration::from_millis(250);
+const DISCARD_BYTES: usize = 256 << 20;
+
+/// Lets a client finish what it sends before it is refused: one that is still sending when its
+/// connection closes sees a broken connection, not the refusal. One that waits to be asked for its
+/// body has sent nothing.
+pub async fn discard(parts: &Parts, mut body: Incoming) {
+    if parts.headers.contains_key(EXPECT) || body.is_end_stream() {
+        return;
+    }
+    let rest = async {
+        let mut bytes = 0;
+        while bytes < DISCARD_BYTES
+            && let Ok(Some(Ok(frame))) = tokio::time::timeout(DISCARD_SILENCE, body.frame()).await
+        {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+        }
+    };
+    // Who takes longer is closed on.
+    let _ = tokio::time::timeout(DISCARD_TIME, rest).await;
+}
+
+async fn whole(body: &mut Incoming, settings: &ProxySettings) -> Result<Bytes, Refusal> {
     let malformed = |message: &str| Refusal::Malformed { param: None, message: message.to_owned() };
     let bytes_max = settings.body_bytes_max;
     let mut first = Bytes::new();

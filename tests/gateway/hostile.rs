@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
 use crate::client::{Request, exchange};
 use crate::gateway::Gateway;
 use crate::openai::{Usage, chat, reply};
@@ -220,6 +223,30 @@ async fn bodies_and_heads_without_measure_are_refused() {
     for (name, request) in [("a long header", long), ("many headers", many)] {
         let answer = request.try_send(&scene.gateway.proxy).await.expect(name);
         assert!([400, 413, 431].contains(&answer.status), "{name}: {}", answer.status);
+    }
+    scene.unharmed().await;
+}
+
+/// A client that writes its whole body before it reads must find the refusal, not a broken
+/// connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_sends_too_much_can_finish_and_then_reads_why_not() {
+    let scene = Scene::new().await;
+    for (key, status) in [(scene.tenant.key.as_str(), 413), ("sk-mtr-wrong", 401)] {
+        for _ in 0..4 {
+            let mut stream = TcpStream::connect(&scene.gateway.proxy).await.expect("it listens");
+            let length = 40 * MIB;
+            let request = Request::chat(key, "").header("connection", "close");
+            let request = request.header("content-length", &length.to_string());
+            stream.write_all(&request.wire()).await.expect("the head is taken");
+            for _ in 0..40 {
+                stream.write_all(&vec![b' '; MIB]).await.expect("all of the body is taken");
+            }
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer).await.expect("an answer, not a reset");
+            let head = String::from_utf8_lossy(&answer[..12]).into_owned();
+            assert_eq!(head, format!("HTTP/1.1 {status}"));
+        }
     }
     scene.unharmed().await;
 }
