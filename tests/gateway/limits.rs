@@ -1,198 +1,205 @@
 //! Limits are exact: of 400 calls 64 abreast against room for 100, exactly 100 reach the provider.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
 use crate::client::Request;
 use crate::gateway::Gateway;
-use crate::openai::{Usage, bound, chat, reply};
+use crate::openai::{Usage, chat};
 use crate::price::GPT_4O_MINI;
-use crate::refusals::{DAY, LIMITS, Limit, MINUTE, Told};
+use crate::storm::{MAX_TOKENS, Scene, Storm, in_one_minute};
 use crate::tenant::Tenant;
-use crate::upstream::Upstream;
-use crate::wait::eventually;
+use crate::told::{DAY, LIMITS, Level, Limit, MINUTE, Measure, OF_KEYS, Told};
 
-const CALLS: usize = 400;
-const ABREAST: usize = 64;
+const FUNDS: i128 = 1_000_000_000_000;
 const ROOM: u64 = 100;
-const MAX_TOKENS: u64 = 20;
 
-/// A provider whose every call uses all it may, after a latency that the test turns.
-struct Scene {
-    gateway: Gateway,
-    upstream: Upstream,
-    latency_ms: Arc<AtomicU64>,
+/// Who calls under one limit, and somebody beside it.
+struct Cast {
+    limited: Vec<Tenant>,
+    free: Option<Tenant>,
 }
 
-impl Scene {
-    async fn new() -> Self {
-        let latency_ms = Arc::new(AtomicU64::new(0));
-        let turned = Arc::clone(&latency_ms);
-        let upstream = Upstream::start(move |seen| {
-            let latency = Duration::from_millis(turned.load(Ordering::Relaxed));
-            let usage = most(seen.wants("stream"));
-            reply(seen, usage, Duration::ZERO).after(latency)
-        })
-        .await;
-        Self { gateway: Gateway::before(&upstream).await, upstream, latency_ms }
-    }
-
-    /// Streamed and not, instant and slow: each time with a new tenant.
-    async fn rounds(&self, round: impl AsyncFn(bool)) {
-        for (stream, latency_ms) in [(false, 0), (true, 0), (false, 200), (true, 200)] {
-            self.latency_ms.store(latency_ms, Ordering::Relaxed);
-            round(stream).await;
+impl Cast {
+    /// Two keys of one project, one key of its own, or two projects of one organization.
+    async fn under(limit: &Limit, level: Level, value: i128, gateway: &Gateway) -> Self {
+        let quota = limit.quota(value);
+        let tenant = async |quota: &str| Tenant::new(gateway, FUNDS, quota).await;
+        let one = match level {
+            Level::Project => tenant(&quota).await,
+            Level::Key | Level::Organization => tenant("{}").await,
+        };
+        match level {
+            Level::Project => {
+                let key = one.new_key(gateway, r#"{"name":"second"}"#).await;
+                let free = one.second_project(gateway).await;
+                Self { limited: vec![one.clone(), Tenant { key, ..one }], free: Some(free) }
+            }
+            Level::Key => {
+                let body = format!(r#"{{"name":"own",{}"#, &quota[1..]);
+                let key = one.new_key(gateway, &body).await;
+                Self { limited: vec![Tenant { key, ..one.clone() }], free: Some(one) }
+            }
+            Level::Organization => {
+                one.organization_quota(&quota).await;
+                let second = one.second_project(gateway).await;
+                Self { limited: vec![one, second], free: None }
+            }
         }
     }
 
-    /// Sends them all; what was answered to each, after as many as there is room for got through.
-    async fn storm(&self, tenant: &Tenant, stream: bool) -> Vec<Told> {
-        let before = self.upstream.count();
-        let mut answers = storm(tenant, &chat(GPT_4O_MINI.model, MAX_TOKENS, stream)).await;
-        assert_eq!(answers.len(), CALLS);
-        answers.retain(|answer| answer.status != 200);
-        assert_eq!(CALLS - answers.len(), 100, "calls answered; refused: {:?}", answers.first());
-        assert_eq!(self.upstream.count() - before, 100, "calls that reached the provider");
-        answers
+    /// The sum over both projects, or what the one counts.
+    async fn counted(&self, level: Level) -> Counted {
+        let mut sum = Counted::default();
+        let projects = if level == Level::Organization { 2 } else { 1 };
+        for tenant in &self.limited[..projects] {
+            let usage = tenant.usage().await;
+            let (day, month) = (usage.at("dailyUsage"), usage.at("monthlyUsage"));
+            for count in ["requestCount", "tokenCount", "spend"] {
+                assert_eq!(day.at(count), month.at(count), "{usage}");
+            }
+            sum.requests += day.at("requestCount").count();
+            sum.of_minute += usage.at("minuteUsage.requestCount").count();
+            sum.tokens += day.at("tokenCount").count();
+            sum.spend += day.at("spend").nano();
+        }
+        sum
+    }
+
+    async fn at_rest(&self) {
+        for tenant in &self.limited {
+            tenant.at_rest().await;
+        }
     }
 }
 
-fn most(stream: bool) -> Usage {
-    bound(&chat(GPT_4O_MINI.model, MAX_TOKENS, stream), MAX_TOKENS)
+#[derive(Default, PartialEq, Debug)]
+struct Counted {
+    requests: u64,
+    of_minute: u64,
+    tokens: u64,
+    spend: i128,
 }
 
-async fn storm(tenant: &Tenant, body: &str) -> Vec<Told> {
-    let tickets = Arc::new(AtomicUsize::new(0));
-    let request = Request::chat(&tenant.key, body);
-    let workers: Vec<_> = (0..ABREAST)
-        .map(|_| {
-            let (tickets, request, proxy) =
-                (Arc::clone(&tickets), request.clone(), tenant.proxy.clone());
-            tokio::spawn(async move {
-                let mut answers = Vec::new();
-                while tickets.fetch_add(1, Ordering::Relaxed) < CALLS {
-                    answers.push(Told::by(request.send(&proxy).await).await);
-                }
-                answers
-            })
-        })
-        .collect();
-    let mut answers = Vec::new();
-    for worker in workers {
-        answers.extend(worker.await.expect("no worker fails"));
-    }
-    answers
+/// Streamed and not, instant and slow, and once with fewer calls than fit; all at once.
+async fn rounds(round: impl AsyncFn(Storm)) {
+    tokio::join!(
+        Box::pin(round(Storm::full(400, false, 0))),
+        Box::pin(round(Storm::full(400, true, 0))),
+        Box::pin(round(Storm::full(400, false, 200))),
+        Box::pin(round(Storm::full(400, true, 200))),
+        Box::pin(round(Storm::full(60, true, 50))),
+    );
 }
 
-/// Waits until a round fits into the window as a whole.
-async fn early_in(window: u64) {
-    eventually("a window begins", async || {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
-        let window = window.min(DAY);
-        (window - now.as_secs() % window >= 20).then_some(())
+async fn fits_exactly(scene: &Scene, storm: Storm, limit: &Limit, level: Level) {
+    let each = limit.each(storm.usage);
+    let room = i128::from(ROOM) * each;
+    let (cast, outcome, counted, told) = in_one_minute(async || {
+        let cast = Cast::under(limit, level, room, &scene.gateway).await;
+        let outcome = scene.storm(storm, &cast.limited).await;
+        let counted = cast.counted(level).await;
+        let mut told = Vec::new();
+        for caller in &cast.limited {
+            told.push(caller.told_limit(level.name(), limit.field).await);
+        }
+        (cast, outcome, counted, told)
     })
     .await;
+    let expected = storm.calls.min(100);
+    let what = format!("{} of the {}, {storm:?}", limit.field, level.name());
+    assert_eq!(outcome.served, expected, "{what}; refused: {:?}", outcome.refused.first());
+    assert_eq!(outcome.reached, expected, "reached the provider: {what}");
+    for refusal in &outcome.refused {
+        limit.refused(level, refusal, (each, room));
+    }
+
+    let requests = expected as u64;
+    let tokens = requests * storm.usage.total();
+    let spend = GPT_4O_MINI.cost(storm.usage) * expected as i128;
+    let all = Counted { requests, of_minute: requests, tokens, spend };
+    assert_eq!(counted, all, "what was refused is not counted: {what}");
+    for told in told {
+        let number = |name: &str| limit.read(&told.at(name));
+        let used = each * expected as i128;
+        assert_eq!([number("limit"), number("used")], [room, used], "{told}");
+        assert_eq!([number("held"), number("remaining")], [0, room - used], "{told}");
+        assert!(told.at("enforced").is_true(), "{told}");
+        assert!(told.at("resetAt").text().ends_with('Z'), "{told}");
+    }
+    cast.at_rest().await;
+    let balance = cast.limited[0].wallet().await.at("balance").nano();
+    assert_eq!(balance, FUNDS - spend, "the refused calls cost nothing: {what}");
+    if let Some(free) = cast.free {
+        let answer = storm.call(&free.key).send(&free.proxy).await;
+        assert_eq!(answer.status, 200, "no limit of this caller: {what}");
+        answer.text().await;
+    }
 }
 
-async fn lets_exactly_100_through(limit: &Limit) {
+async fn each_fits_exactly(level: Level, limits: impl Fn(&Limit) -> bool) {
     let scene = Scene::new().await;
-    scene
-        .rounds(async |stream| {
-            early_in(limit.window).await;
-            let used = most(stream);
-            let each = if limit.counts_tokens { used.total() } else { 1 };
-            let quota = format!(r#"{{"{}":{}}}"#, limit.field, ROOM * each);
-            let tenant = Tenant::new(&scene.gateway, 1_000_000_000_000, &quota).await;
-            for refusal in scene.storm(&tenant, stream).await {
-                refused_by(limit, &refusal, each);
-            }
-            let usage = tenant.usage().await;
-            for part in ["dailyUsage", "monthlyUsage"] {
-                let part = usage.at(part);
-                assert_eq!(part.at("requestCount").count(), ROOM, "{part}");
-                assert_eq!(part.at("tokenCount").count(), ROOM * used.total(), "{part}");
-            }
-            if limit.window == MINUTE {
-                assert_eq!(usage.at("minuteUsage.requestCount").count(), ROOM, "{usage}");
-            }
-            tenant.at_rest().await;
-            let spent = GPT_4O_MINI.cost(used) * i128::from(ROOM);
-            let balance = tenant.wallet().await.at("balance").nano();
-            assert_eq!(balance, 1_000_000_000_000 - spent, "the refused calls cost nothing");
-        })
-        .await;
-}
-
-#[track_caller]
-fn refused_by(limit: &Limit, refusal: &Told, each: u64) {
-    let error = refusal.is(429, &[limit.code]);
-    let told = error.at("limit");
-    assert!(!told.at("name").text().is_empty(), "{told}");
-    assert_eq!(told.at("level").text(), "project", "{told}");
-    assert_eq!(told.at("limit").count(), ROOM * each, "{told}");
-    // Before it is refused, a call's input is counted: its tokens are fewer than its bytes.
-    let requested = told.at("requested").count();
-    assert!((1..=each).contains(&requested), "{told}");
-    let taken = told.at("used").count() + told.at("held").count();
-    assert!(taken + each > ROOM * each, "a refusal adds up: {told}");
-    assert!(taken <= ROOM * each, "never beyond the limit: {told}");
-    assert!(told.at("resetAt").text().ends_with('Z'), "{told}");
-    let transient = told.at("transient").is_true();
-    assert!((1..=limit.window).contains(&refusal.retry_after()), "{refusal:?}");
-    refusal.header("ratelimit");
-    refusal.header("ratelimit-policy");
-    if limit.window == MINUTE {
-        assert_eq!(error.at("type").text(), "rate_limit_error");
-    } else {
-        assert_eq!(error.at("type").text(), "insufficient_quota");
-        // What calls in flight hold may come back; what is used does not.
-        assert_eq!(refusal.header("x-should-retry"), if transient { "true" } else { "false" });
-        assert!(!transient || refusal.retry_after() == 1, "{refusal:?}");
+    for limit in LIMITS.iter().filter(|limit| limit.measure != Measure::Calls && limits(limit)) {
+        rounds(async |storm| fits_exactly(&scene, storm, limit, level).await).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daily_request_limit_of_100_lets_exactly_100_through() {
-    lets_exactly_100_through(&LIMITS[0]).await;
+async fn each_daily_limit_of_a_project_for_100_lets_exactly_100_through() {
+    each_fits_exactly(Level::Project, |limit| limit.window == DAY).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daily_token_limit_for_100_lets_exactly_100_through() {
-    lets_exactly_100_through(&LIMITS[1]).await;
+async fn each_monthly_limit_of_a_project_for_100_lets_exactly_100_through() {
+    each_fits_exactly(Level::Project, |limit| limit.window > DAY).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_monthly_request_limit_of_100_lets_exactly_100_through() {
-    lets_exactly_100_through(&LIMITS[2]).await;
+async fn each_minute_limit_of_a_project_for_100_lets_exactly_100_through() {
+    each_fits_exactly(Level::Project, |limit| limit.window == MINUTE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_monthly_token_limit_for_100_lets_exactly_100_through() {
-    lets_exactly_100_through(&LIMITS[3]).await;
+async fn each_limit_of_a_key_for_100_lets_exactly_100_through() {
+    each_fits_exactly(Level::Key, |limit| OF_KEYS.contains(&limit.field)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_minute_limit_of_100_lets_exactly_100_through() {
-    lets_exactly_100_through(&LIMITS[4]).await;
+async fn each_daily_limit_of_an_organization_for_100_lets_exactly_100_through() {
+    each_fits_exactly(Level::Organization, |limit| limit.window == DAY).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_monthly_limit_of_an_organization_for_100_lets_exactly_100_through() {
+    each_fits_exactly(Level::Organization, |limit| limit.window > DAY).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_minute_limit_of_an_organization_for_100_lets_exactly_100_through() {
+    each_fits_exactly(Level::Organization, |limit| limit.window == MINUTE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wallet_that_fits_exactly_100_lets_exactly_100_through() {
     let scene = Scene::new().await;
-    scene
-        .rounds(async |stream| {
-            let funds = GPT_4O_MINI.cost(most(stream)) * i128::from(ROOM);
-            let tenant = Tenant::new(&scene.gateway, funds, "{}").await;
-            for refusal in scene.storm(&tenant, stream).await {
-                refused_by_the_wallet(&refusal);
-            }
-            tenant.at_rest().await;
-            assert_eq!(tenant.wallet().await.at("balance").nano(), 0, "all was spent");
-            assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), ROOM);
-            assert_eq!(tenant.records().await.len(), 101, "one recharge and 100 debits");
-        })
-        .await;
+    rounds(async |storm| pays_for_exactly_100(&scene, storm, storm.usage).await).await;
+}
+
+/// A wallet that covers the bound of the hundredth call after 99 of them, and not of the next.
+async fn pays_for_exactly_100(scene: &Scene, storm: Storm, bound: Usage) {
+    let (each, most) = (GPT_4O_MINI.cost(storm.usage), GPT_4O_MINI.cost(bound));
+    let funds = 99 * each + most;
+    let tenant = Tenant::new(&scene.gateway, funds, "{}").await;
+    let outcome = scene.storm(storm, std::slice::from_ref(&tenant)).await;
+    let expected = storm.calls.min(100);
+    assert_eq!(outcome.served, expected, "{storm:?}: {:?}", outcome.refused.first());
+    assert_eq!(outcome.reached, expected, "{storm:?}");
+    for refusal in &outcome.refused {
+        refused_by_the_wallet(refusal);
+    }
+    tenant.at_rest().await;
+    let left = funds - each * expected as i128;
+    assert_eq!(tenant.wallet().await.at("balance").nano(), left, "all else was spent");
+    let counted = tenant.usage().await.at("dailyUsage.requestCount").count();
+    assert_eq!(counted, expected as u64);
+    assert_eq!(tenant.records().await.len(), expected + 1, "one recharge and the debits");
 }
 
 /// Says what it needs, and never what there is: a key's holder need not know the balance.
@@ -209,4 +216,59 @@ fn refused_by_the_wallet(refusal: &Told) {
     for secret in ["balance\":", "available", "frozen"] {
         assert!(!refusal.body.contains(secret), "the balance is nobody's business: {error}");
     }
+}
+
+/// Calls wait for what open ones hold and will not use: none is refused that would fit at rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_use_less_than_they_may_are_refused_only_when_none_fits_any_more() {
+    let scene = Scene::new().await;
+    let under = [(1, Level::Project), (5, Level::Organization), (8, Level::Key)];
+    let limits = under.map(|(at, level)| Some((&LIMITS[at], level)));
+    for limit in limits.into_iter().chain([None]) {
+        rounds(async |storm| {
+            let input = input_of(&scene.gateway, storm.stream).await;
+            let storm = Storm { usage: Usage::of(input, 1), ..storm };
+            let bound = Usage::of(input, MAX_TOKENS);
+            match limit {
+                Some(limit) => leaves_no_room(&scene, storm, bound, limit).await,
+                None => pays_for_exactly_100(&scene, storm, bound).await,
+            }
+        })
+        .await;
+    }
+}
+
+/// Input tokens of a call as the gateway counts them near a limit.
+async fn input_of(gateway: &Gateway, stream: bool) -> u64 {
+    let quota = LIMITS[1].quota(i128::from(MAX_TOKENS) + 1);
+    let tenant = Tenant::new(gateway, FUNDS, &quota).await;
+    let request = Request::chat(&tenant.key, chat(GPT_4O_MINI.model, MAX_TOKENS, stream));
+    let refusal = Told::by(request.send(&tenant.proxy).await).await;
+    let error = refusal.is(429, &[LIMITS[1].code]);
+    error.at("limit.requested").count() - MAX_TOKENS
+}
+
+/// Room for the whole bound of the hundredth call after 99 of them, and not for the next.
+async fn leaves_no_room(
+    scene: &Scene,
+    storm: Storm,
+    bound: Usage,
+    (limit, level): (&Limit, Level),
+) {
+    let (each, most) = (limit.each(storm.usage), limit.each(bound));
+    let room = 99 * each + most;
+    let (cast, outcome) = in_one_minute(async || {
+        let cast = Cast::under(limit, level, room, &scene.gateway).await;
+        let outcome = scene.storm(storm, &cast.limited).await;
+        (cast, outcome)
+    })
+    .await;
+    let expected = storm.calls.min(100);
+    let (what, first) = (limit.field, outcome.refused.first());
+    assert_eq!(outcome.served, expected, "{what} {storm:?}: {first:?}");
+    assert_eq!(outcome.reached, expected, "{what} {storm:?}");
+    for refusal in &outcome.refused {
+        limit.refused(level, refusal, (most, room));
+    }
+    cast.at_rest().await;
 }

@@ -21,6 +21,8 @@ mod process;
 mod gateway;
 mod tenant;
 mod served;
+mod told;
+mod storm;
 mod rehearsal;
 // One topic a file.
 mod admin;

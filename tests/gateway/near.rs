@@ -9,7 +9,7 @@ use crate::client::Request;
 use crate::gateway::{Gateway, within};
 use crate::openai::Usage;
 use crate::price::{CLAUDE_HAIKU, GEMINI_FLASH, GPT_4O_MINI, Price};
-use crate::refusals::Told;
+use crate::told::Told;
 use crate::tenant::Tenant;
 use crate::upstream::{Plan, Seen, Upstream};
 use crate::{anthropic, gemini, openai};

@@ -64,10 +64,7 @@ async fn an_organization_has_one_quota_for_all_its_projects() {
     let own = tenant.get(&format!("/api/projects/{}/quota", tenant.project)).await;
     assert!(own.at("dailyRequestLimit").is_null(), "a project's is another: {own}");
 
-    let body = r#"{"name":"second"}"#;
-    let project = tenant.post("/api/projects", body).await.at("id").text();
-    let second = Tenant { project, ..tenant.clone() };
-    let key = second.new_key(&gateway, r#"{"name":"second"}"#).await;
+    let key = tenant.second_project(&gateway).await.key;
     let mut spent = 0;
     for key in [&tenant.key, &tenant.key, &key] {
         let call = Request::chat(key, chat("gpt-4o-mini", 5, false)).send(&tenant.proxy).await;

@@ -2,85 +2,18 @@
 
 use std::time::Duration;
 
-use crate::client::{Answer, Request};
+use crate::client::Request;
 use crate::gateway::Gateway;
 use crate::json::Json;
 use crate::openai::{Usage, bound, chat, reply};
 use crate::price::GPT_4O_MINI;
 use crate::tenant::Tenant;
+use crate::told::{LIMITS, Level, Limit, Told};
 use crate::upstream::{Plan, Step, Upstream};
 use crate::wait::eventually;
 use crate::{anthropic, gemini};
 
 const MAX_TOKENS: u64 = 20;
-
-/// A limit of the quota, and the refusal that names it.
-pub struct Limit {
-    pub field: &'static str,
-    pub code: &'static str,
-    pub counts_tokens: bool,
-    /// The longest that its window lasts, in seconds.
-    pub window: u64,
-}
-
-pub const DAY: u64 = 86_400;
-pub const MINUTE: u64 = 60;
-
-pub const LIMITS: [Limit; 5] = [
-    requests("dailyRequestLimit", "daily_requests_exceeded", DAY),
-    tokens("dailyTokenLimit", "daily_tokens_exceeded", DAY),
-    requests("monthlyRequestLimit", "monthly_requests_exceeded", 31 * DAY),
-    tokens("monthlyTokenLimit", "monthly_tokens_exceeded", 31 * DAY),
-    requests("requestsPerMinuteLimit", "requests_per_minute_exceeded", MINUTE),
-];
-
-const fn requests(field: &'static str, code: &'static str, window: u64) -> Limit {
-    Limit { field, code, counts_tokens: false, window }
-}
-
-const fn tokens(field: &'static str, code: &'static str, window: u64) -> Limit {
-    Limit { field, code, counts_tokens: true, window }
-}
-
-/// An answer as it was told, whole.
-#[derive(Debug)]
-pub struct Told {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: String,
-}
-
-impl Told {
-    pub async fn by(answer: Answer) -> Self {
-        let (status, headers) = (answer.status, answer.headers.clone());
-        Self { status, headers, body: answer.text().await }
-    }
-
-    #[track_caller]
-    pub fn header(&self, name: &str) -> &str {
-        let found = self.headers.iter().find(|(own, _)| own == name);
-        found.map_or_else(|| panic!("no `{name}` on {self:?}"), |(_, value)| value)
-    }
-
-    pub fn tells(&self, name: &str) -> bool {
-        self.headers.iter().any(|(own, _)| own == name)
-    }
-
-    pub fn retry_after(&self) -> u64 {
-        self.header("retry-after").parse().expect("Retry-After is whole seconds")
-    }
-
-    #[track_caller]
-    pub fn is(&self, status: u16, codes: &[&str]) -> Json {
-        assert_eq!(self.status, status, "{self:?}");
-        assert_eq!(self.header("x-meteor-error-source"), "gateway");
-        let error = Json::new(&self.body).at("error");
-        let code = error.at("code").text();
-        assert!(codes.contains(&code.as_str()), "{code} is none of {codes:?}: {error}");
-        assert!(!error.at("message").text().is_empty());
-        error
-    }
-}
 
 fn used(stream: bool) -> Usage {
     bound(&chat(GPT_4O_MINI.model, MAX_TOKENS, stream), MAX_TOKENS)
@@ -119,19 +52,38 @@ async fn a_call_in_flight_holds_its_bound_in_money_and_tokens() {
 async fn the_first_limit_in_the_specified_order_names_itself() {
     let upstream = Upstream::start(|_| Plan::json(500, "{}")).await;
     let gateway = Gateway::before(&upstream).await;
-    let tenant = Tenant::new(&gateway, 0, "{}").await;
+    let mut tenant = Tenant::new(&gateway, 0, "{}").await;
+    let zeros = |limits: &[Limit]| {
+        let each = limits.iter().map(|limit| format!(r#""{}":0"#, limit.field));
+        each.collect::<Vec<_>>().join(",")
+    };
+    tenant.organization_quota(&format!("{{{}}}", zeros(&LIMITS))).await;
+    let named = |limits: String| format!(r#"{{"name":"narrow",{limits}}}"#);
+    let spend = zeros(&LIMITS[8..]);
+    let minute = zeros(&LIMITS[4..5]);
+    let refused = async |tenant: &Tenant, limit: &Limit, level: Level| {
+        let error = one(tenant).await.is(429, &[limit.code]);
+        assert_eq!(error.at("limit.level").text(), level.name(), "{error}");
+        let told = tenant.told_limit(level.name(), limit.field).await;
+        assert!(told.at("enforced").is_true(), "{told}");
+    };
+    tenant.key = tenant.new_key(&gateway, &named(format!("{spend},{minute}"))).await;
     for first in 0..LIMITS.len() {
-        let zeros: Vec<String> =
-            LIMITS[first..].iter().map(|limit| format!(r#""{}":0"#, limit.field)).collect();
-        tenant.quota(&format!("{{{}}}", zeros.join(","))).await;
-        one(&tenant).await.is(429, &[LIMITS[first].code]);
+        tenant.quota(&format!("{{{}}}", zeros(&LIMITS[first..]))).await;
+        refused(&tenant, &LIMITS[first], Level::Project).await;
     }
     tenant.quota("{}").await;
+    refused(&tenant, &LIMITS[4], Level::Key).await;
+    tenant.key = tenant.new_key(&gateway, &named(spend)).await;
+    refused(&tenant, &LIMITS[8], Level::Key).await;
+    tenant.key = tenant.new_key(&gateway, r#"{"name":"wide"}"#).await;
+    for first in 0..LIMITS.len() {
+        tenant.organization_quota(&format!("{{{}}}", zeros(&LIMITS[first..]))).await;
+        refused(&tenant, &LIMITS[first], Level::Organization).await;
+    }
+    tenant.organization_quota("{}").await;
     let error = one(&tenant).await.is(402, &["insufficient_balance"]);
     assert_eq!(error.at("type").text(), "insufficient_quota");
-    let open = r#"{"dailyRequestLimit":0,"enforceQuota":false}"#;
-    tenant.quota(open).await;
-    one(&tenant).await.is(402, &["insufficient_balance"]);
     assert_eq!(upstream.count(), 0, "nothing that was refused reached the provider");
     assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), 0);
 }

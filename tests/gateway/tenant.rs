@@ -69,6 +69,31 @@ impl Tenant {
         self.post(&format!("/api/projects/{}/quota", self.project), quota).await
     }
 
+    /// The limits over all projects of the organization.
+    pub async fn organization_quota(&self, quota: &str) -> Json {
+        self.post("/api/organization/quota", quota).await
+    }
+
+    /// A further project of this organization, with a key to it; `process` hides the key.
+    pub async fn second_project(&self, process: &Process) -> Self {
+        let made = self.post("/api/projects", r#"{"name":"second"}"#).await;
+        let mut second = Self { project: made.at("id").text(), ..self.clone() };
+        second.key = second.new_key(process, r#"{"name":"second"}"#).await;
+        second
+    }
+
+    /// A limit as this key is told it.
+    pub async fn told_limit(&self, level: &str, name: &str) -> Json {
+        let answer = Request::get("/v1/limits").bearer(&self.key).send(&self.proxy).await;
+        assert_eq!(answer.status, 200);
+        let told = answer.json().await;
+        let is_it = |told: &Json| (told.at("level").text(), told.at("name").text());
+        let mut own = told.at("data").list();
+        own.retain(|told| is_it(told) == (level.to_owned(), name.to_owned()));
+        assert_eq!(own.len(), 1, "{level} {name} stands once in {told}");
+        own.remove(0)
+    }
+
     pub async fn recharge(&self, nano: i128) -> Json {
         let body = format!(r#"{{"amount":{}}}"#, money(nano));
         self.post("/api/organization/wallet/recharge", &body).await
