@@ -4,71 +4,11 @@ use crate::client::Request;
 use crate::gateway::Gateway;
 use crate::openai::{Usage, chat};
 use crate::price::GPT_4O_MINI;
-use crate::storm::{MAX_TOKENS, Scene, Storm, in_one_minute};
+use crate::storm::{Cast, FUNDS, MAX_TOKENS, Scene, Storm, in_one_minute};
 use crate::tenant::Tenant;
 use crate::told::{DAY, LIMITS, Level, Limit, MINUTE, Measure, OF_KEYS, Told};
 
-const FUNDS: i128 = 1_000_000_000_000;
 const ROOM: u64 = 100;
-
-/// Who calls under one limit, and somebody beside it.
-struct Cast {
-    limited: Vec<Tenant>,
-    free: Option<Tenant>,
-}
-
-impl Cast {
-    /// Two keys of one project, one key of its own, or two projects of one organization.
-    async fn under(limit: &Limit, level: Level, value: i128, gateway: &Gateway) -> Self {
-        let quota = limit.quota(value);
-        let tenant = async |quota: &str| Tenant::new(gateway, FUNDS, quota).await;
-        let one = match level {
-            Level::Project => tenant(&quota).await,
-            Level::Key | Level::Organization => tenant("{}").await,
-        };
-        match level {
-            Level::Project => {
-                let key = one.new_key(gateway, r#"{"name":"second"}"#).await;
-                let free = one.second_project(gateway).await;
-                Self { limited: vec![one.clone(), Tenant { key, ..one }], free: Some(free) }
-            }
-            Level::Key => {
-                let body = format!(r#"{{"name":"own",{}"#, &quota[1..]);
-                let key = one.new_key(gateway, &body).await;
-                Self { limited: vec![Tenant { key, ..one.clone() }], free: Some(one) }
-            }
-            Level::Organization => {
-                one.organization_quota(&quota).await;
-                let second = one.second_project(gateway).await;
-                Self { limited: vec![one, second], free: None }
-            }
-        }
-    }
-
-    /// The sum over both projects, or what the one counts.
-    async fn counted(&self, level: Level) -> Counted {
-        let mut sum = Counted::default();
-        let projects = if level == Level::Organization { 2 } else { 1 };
-        for tenant in &self.limited[..projects] {
-            let usage = tenant.usage().await;
-            let (day, month) = (usage.at("dailyUsage"), usage.at("monthlyUsage"));
-            for count in ["requestCount", "tokenCount", "spend"] {
-                assert_eq!(day.at(count), month.at(count), "{usage}");
-            }
-            sum.requests += day.at("requestCount").count();
-            sum.of_minute += usage.at("minuteUsage.requestCount").count();
-            sum.tokens += day.at("tokenCount").count();
-            sum.spend += day.at("spend").nano();
-        }
-        sum
-    }
-
-    async fn at_rest(&self) {
-        for tenant in &self.limited {
-            tenant.at_rest().await;
-        }
-    }
-}
 
 #[derive(Default, PartialEq, Debug)]
 struct Counted {
@@ -76,6 +16,24 @@ struct Counted {
     of_minute: u64,
     tokens: u64,
     spend: i128,
+}
+
+/// The sum over both projects, or what the one counts.
+async fn counted(cast: &Cast, level: Level) -> Counted {
+    let mut sum = Counted::default();
+    let projects = if level == Level::Organization { 2 } else { 1 };
+    for tenant in &cast.limited[..projects] {
+        let usage = tenant.usage().await;
+        let (day, month) = (usage.at("dailyUsage"), usage.at("monthlyUsage"));
+        for count in ["requestCount", "tokenCount", "spend"] {
+            assert_eq!(day.at(count), month.at(count), "{usage}");
+        }
+        sum.requests += day.at("requestCount").count();
+        sum.of_minute += usage.at("minuteUsage.requestCount").count();
+        sum.tokens += day.at("tokenCount").count();
+        sum.spend += day.at("spend").nano();
+    }
+    sum
 }
 
 /// Streamed and not, instant and slow, and once with fewer calls than fit; all at once.
@@ -95,7 +53,7 @@ async fn fits_exactly(scene: &Scene, storm: Storm, limit: &Limit, level: Level) 
     let (cast, outcome, counted, told) = in_one_minute(async || {
         let cast = Cast::under(limit, level, room, &scene.gateway).await;
         let outcome = scene.storm(storm, &cast.limited).await;
-        let counted = cast.counted(level).await;
+        let counted = counted(&cast, level).await;
         let mut told = Vec::new();
         for caller in &cast.limited {
             told.push(caller.told_limit(level.name(), limit.field).await);
@@ -225,7 +183,7 @@ async fn calls_that_use_less_than_they_may_are_refused_only_when_none_fits_any_m
     let under = [(1, Level::Project), (5, Level::Organization), (8, Level::Key)];
     let limits = under.map(|(at, level)| Some((&LIMITS[at], level)));
     for limit in limits.into_iter().chain([None]) {
-        rounds(async |storm| {
+        let round = async |storm: Storm| {
             let input = input_of(&scene.gateway, storm.stream).await;
             let storm = Storm { usage: Usage::of(input, 1), ..storm };
             let bound = Usage::of(input, MAX_TOKENS);
@@ -233,8 +191,11 @@ async fn calls_that_use_less_than_they_may_are_refused_only_when_none_fits_any_m
                 Some(limit) => leaves_no_room(&scene, storm, bound, limit).await,
                 None => pays_for_exactly_100(&scene, storm, bound).await,
             }
-        })
-        .await;
+        };
+        tokio::join!(
+            Box::pin(round(Storm::full(400, true, 0))),
+            Box::pin(round(Storm::full(400, false, 200))),
+        );
     }
 }
 

@@ -9,8 +9,8 @@ use crate::client::Request;
 use crate::gateway::{Gateway, within};
 use crate::openai::Usage;
 use crate::price::{CLAUDE_HAIKU, GEMINI_FLASH, GPT_4O_MINI, Price};
-use crate::told::Told;
 use crate::tenant::Tenant;
+use crate::told::Told;
 use crate::upstream::{Plan, Seen, Upstream};
 use crate::{anthropic, gemini, openai};
 

@@ -1,7 +1,8 @@
 //! A storm: many calls, 64 abreast, against one limit; and what became of them.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::client::Request;
@@ -9,19 +10,28 @@ use crate::gateway::Gateway;
 use crate::openai::{Usage, bound, chat, reply};
 use crate::price::GPT_4O_MINI;
 use crate::tenant::Tenant;
-use crate::told::{MINUTE, Told};
-use crate::upstream::{Seen, Upstream};
+use crate::told::{Level, Limit, MINUTE, Told};
+use crate::upstream::{Plan, Seen, Step, Upstream};
+use crate::wait::eventually;
 
 const ABREAST: usize = 64;
 pub const MAX_TOKENS: u64 = 20;
+pub const FUNDS: i128 = 1_000_000_000_000;
+
+/// How long the provider takes.
+#[derive(Clone, Copy, Debug)]
+pub enum Pace {
+    Ms(u64),
+    /// Until this many calls are open and all others were answered.
+    UntilOpen(usize),
+}
 
 /// How the calls of a storm go.
 #[derive(Clone, Copy, Debug)]
 pub struct Storm {
     pub calls: usize,
     pub stream: bool,
-    /// How long the provider takes.
-    pub latency_ms: u64,
+    pub pace: Pace,
     /// What it reports.
     pub usage: Usage,
 }
@@ -31,6 +41,8 @@ pub struct Outcome {
     pub served: usize,
     /// How many reached the provider.
     pub reached: usize,
+    /// How many were open there at once.
+    pub open_max: usize,
     pub refused: Vec<Told>,
 }
 
@@ -42,69 +54,163 @@ pub fn most(stream: bool) -> Usage {
 impl Storm {
     /// Calls of which each uses all that it may.
     pub fn full(calls: usize, stream: bool, latency_ms: u64) -> Self {
-        Self { calls, stream, latency_ms, usage: most(stream) }
+        Self { calls, stream, pace: Pace::Ms(latency_ms), usage: most(stream) }
     }
 
     /// One of its calls. Its headers tell the provider what to do.
     pub fn call(&self, key: &str) -> Request {
         let Usage { prompt, completion, .. } = self.usage;
-        Request::chat(key, chat(GPT_4O_MINI.model, MAX_TOKENS, self.stream))
-            .header("x-latency-ms", &self.latency_ms.to_string())
-            .header("x-usage", &format!("{prompt} {completion}"))
+        let call = Request::chat(key, chat(GPT_4O_MINI.model, MAX_TOKENS, self.stream))
+            .header("x-usage", &format!("{prompt} {completion}"));
+        match self.pace {
+            Pace::Ms(latency) => call.header("x-latency-ms", &latency.to_string()),
+            Pace::UntilOpen(_) => call,
+        }
+    }
+}
+
+/// How many calls of each storm are open at the provider, and were at most.
+#[derive(Default)]
+struct Open(Mutex<HashMap<String, (usize, usize)>>);
+
+impl Open {
+    fn begin(&self, storm: &str) {
+        let mut storms = self.0.lock().expect("no test panics while it counts");
+        let (open, most) = storms.entry(storm.to_owned()).or_default();
+        *open += 1;
+        *most = (*most).max(*open);
+    }
+
+    fn end(&self, storm: &str) {
+        let mut storms = self.0.lock().expect("no test panics while it counts");
+        storms.get_mut(storm).expect("it has begun").0 -= 1;
+    }
+
+    fn most(&self, storm: &str) -> usize {
+        let storms = self.0.lock().expect("no test panics while it counts");
+        storms.get(storm).map_or(0, |(_, most)| *most)
     }
 }
 
 /// A gateway before a provider that does as the headers of each call say.
 pub struct Scene {
     pub gateway: Gateway,
-    pub upstream: Upstream,
+    upstream: Upstream,
+    open: Arc<Open>,
 }
 
 impl Scene {
     pub async fn new() -> Self {
-        let upstream = Upstream::start(|seen| {
-            let latency = Duration::from_millis(numbers(seen, "x-latency-ms")[0]);
-            let usage = numbers(seen, "x-usage");
-            reply(seen, Usage::of(usage[0], usage[1]), Duration::ZERO).after(latency)
-        })
-        .await;
-        Self { gateway: Gateway::before(&upstream).await, upstream }
+        let open = Arc::new(Open::default());
+        let noted = Arc::clone(&open);
+        let upstream = Upstream::start(move |seen| plan(seen, &noted)).await;
+        Self { gateway: Gateway::before(&upstream).await, upstream, open }
     }
 
     /// Sends them all, by these callers in turn.
     pub async fn storm(&self, storm: Storm, callers: &[Tenant]) -> Outcome {
         static STORMS: AtomicUsize = AtomicUsize::new(0);
         let name = STORMS.fetch_add(1, Ordering::Relaxed).to_string();
-        let tickets = Arc::new(AtomicUsize::new(0));
+        let (tickets, answered) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let workers: Vec<_> = (0..ABREAST)
             .zip(callers.iter().cycle())
             .map(|(_, caller)| {
                 let request = storm.call(&caller.key).header("x-storm", &name);
                 let (tickets, proxy) = (Arc::clone(&tickets), caller.proxy.clone());
+                let answered = Arc::clone(&answered);
                 tokio::spawn(async move {
                     let mut answers = Vec::new();
                     while tickets.fetch_add(1, Ordering::Relaxed) < storm.calls {
                         answers.push(Told::by(request.send(&proxy).await).await);
+                        answered.fetch_add(1, Ordering::Relaxed);
                     }
                     answers
                 })
             })
             .collect();
+        if let Pace::UntilOpen(open) = storm.pace {
+            eventually("all but the open calls are answered", async || {
+                (open + answered.load(Ordering::Relaxed) == storm.calls).then_some(())
+            })
+            .await;
+            eventually("they are open", async || (self.open.most(&name) >= open).then_some(()))
+                .await;
+            self.upstream.release();
+        }
         let mut refused = Vec::new();
         for worker in workers {
             refused.extend(worker.await.expect("no worker fails"));
         }
+        self.upstream.hold();
         assert_eq!(refused.len(), storm.calls);
         refused.retain(|answer| answer.status != 200);
         let seen = self.upstream.seen();
         let reached = seen.iter().filter(|seen| seen.header("x-storm") == Some(&name)).count();
-        Outcome { served: storm.calls - refused.len(), reached, refused }
+        let open_max = self.open.most(&name);
+        Outcome { served: storm.calls - refused.len(), reached, open_max, refused }
     }
+}
+
+/// A call is open until the last of its answer is about to be sent.
+fn plan(seen: &Seen, open: &Arc<Open>) -> Plan {
+    let usage = numbers(seen, "x-usage");
+    let plan = reply(seen, Usage::of(usage[0], usage[1]), Duration::ZERO);
+    let plan = match seen.header("x-latency-ms") {
+        Some(_) => plan.after(Duration::from_millis(numbers(seen, "x-latency-ms")[0])),
+        None => plan.but(0, Step::Stall),
+    };
+    let storm = seen.header("x-storm").unwrap_or_default().to_owned();
+    open.begin(&storm);
+    let (open, pieces) = (Arc::clone(open), plan.pieces());
+    plan.but(pieces - 1, Step::Tell(Arc::new(move || open.end(&storm))))
 }
 
 fn numbers(seen: &Seen, name: &str) -> Vec<u64> {
     let text = seen.header(name).unwrap_or_else(|| panic!("no `{name}` in {}", seen.head));
     text.split(' ').map(|number| number.parse().expect("a number")).collect()
+}
+
+/// Who calls under one limit, and somebody beside it.
+pub struct Cast {
+    pub limited: Vec<Tenant>,
+    pub free: Option<Tenant>,
+}
+
+impl Cast {
+    /// Two keys of one project, both secrets of one key, or two projects of one organization.
+    pub async fn under(limit: &Limit, level: Level, value: i128, gateway: &Gateway) -> Self {
+        let quota = limit.quota(value);
+        let tenant = async |quota: &str| Tenant::new(gateway, FUNDS, quota).await;
+        let one = match level {
+            Level::Project => tenant(&quota).await,
+            Level::Key | Level::Organization => tenant("{}").await,
+        };
+        match level {
+            Level::Project => {
+                let key = one.new_key(gateway, r#"{"name":"second"}"#).await;
+                let free = one.second_project(gateway).await;
+                Self { limited: vec![one.clone(), Tenant { key, ..one }], free: Some(free) }
+            }
+            Level::Key => {
+                let body = format!(r#"{{"name":"own",{}"#, &quota[1..]);
+                let old = one.new_key(gateway, &body).await;
+                let new = one.rotated("own", gateway).await;
+                let with = |key| Tenant { key, ..one.clone() };
+                Self { limited: vec![with(old), with(new)], free: Some(one) }
+            }
+            Level::Organization => {
+                one.organization_quota(&quota).await;
+                let second = one.second_project(gateway).await;
+                Self { limited: vec![one, second], free: None }
+            }
+        }
+    }
+
+    pub async fn at_rest(&self) {
+        for tenant in &self.limited {
+            tenant.at_rest().await;
+        }
+    }
 }
 
 /// Does it within one minute: once more when a new one begins in its midst.
@@ -118,7 +224,15 @@ pub async fn in_one_minute<T>(work: impl AsyncFn() -> T) -> T {
     }
 }
 
+/// Waits, where it must, until what takes a moment fits into the running minute.
+pub async fn early_in_a_minute() {
+    eventually("a minute begins", async || (seconds() % MINUTE < MINUTE - 5).then_some(())).await;
+}
+
 fn minute() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
-    now.as_secs() / MINUTE
+    seconds() / MINUTE
+}
+
+fn seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").as_secs()
 }

@@ -65,6 +65,22 @@ impl Tenant {
         key
     }
 
+    /// The path of the key of that name.
+    pub async fn key_path(&self, name: &str) -> String {
+        let path = format!("/api/projects/{}/api-keys", self.project);
+        let keys = self.get(&path).await.at("data").list();
+        let own = keys.iter().find(|key| key.at("name").text() == name);
+        format!("{path}/{}", own.expect("the key is listed").at("id").text())
+    }
+
+    /// A second secret of the key of that name, beside the first.
+    pub async fn rotated(&self, name: &str, process: &Process) -> String {
+        let path = format!("{}/rotate", self.key_path(name).await);
+        let key = self.post(&path, "{}").await.at("key").text();
+        process.hides(&key);
+        key
+    }
+
     pub async fn quota(&self, quota: &str) -> Json {
         self.post(&format!("/api/projects/{}/quota", self.project), quota).await
     }

@@ -27,6 +27,8 @@ pub enum Step {
     /// Waits until the test says `release`.
     Stall,
     Send(Vec<u8>),
+    /// Tells the test how far it has come.
+    Tell(Arc<dyn Fn() + Send + Sync>),
     /// Closes the connection in the midst of things.
     Cut,
 }
@@ -134,8 +136,14 @@ impl Upstream {
         eventually("the gateway leaves the provider", async || self.seen().get(index)?.left).await
     }
 
+    /// Ends every stall, and those to come.
     pub fn release(&self) {
         self.desk.released.send_replace(true);
+    }
+
+    /// Stalls again from now on.
+    pub fn hold(&self) {
+        self.desk.released.send_replace(false);
     }
 
     /// Closes every connection as soon as nothing is asked on it, and waits until that is done.
@@ -218,6 +226,7 @@ impl Desk {
                     }
                 }
                 Step::Cut => return Ended::Cut,
+                Step::Tell(tell) => tell(),
                 Step::Send(bytes) => {
                     let mut wire = head.take().unwrap_or_default();
                     if plan.chunked {
@@ -272,6 +281,11 @@ impl Plan {
         let at = sends.map(|(index, _)| index).nth(sent).unwrap_or(self.steps.len());
         self.steps.insert(at, step);
         self
+    }
+
+    /// How many pieces it sends.
+    pub fn pieces(&self) -> usize {
+        self.steps.iter().filter(|step| matches!(step, Step::Send(_))).count()
     }
 
     fn head(&self) -> Vec<u8> {

@@ -8,9 +8,9 @@ use crate::client::Request;
 use crate::gateway::{Gateway, within};
 use crate::openai::{Usage, bound, chat, reply};
 use crate::price::GPT_4O_MINI;
-use crate::told::Told;
 use crate::served::{Place, Served, model, upstream};
 use crate::tenant::Tenant;
+use crate::told::Told;
 use crate::upstream::{Step, Upstream};
 use crate::wait::eventually;
 
