@@ -4,13 +4,14 @@ use std::borrow::Cow;
 
 /// How many bytes of `bytes`, from `from` on, complete the first event, its blank line included.
 ///
-/// `from` is where an earlier search of the same bytes stopped. Lines end with LF or CRLF.
+/// `from` is where an earlier search of the same bytes stopped. Lines end with LF or CRLF. A comment
+/// before an event stands alone: it is a sign of life, and must not wait for what it precedes.
 pub fn event_end(bytes: &[u8], from: usize) -> Option<usize> {
     let start = from.saturating_sub(3);
     memchr::memchr_iter(b'\n', &bytes[start..]).map(|at| start + at).find_map(|at| {
         let line_was_empty =
             matches!(&bytes[..at], [.., b'\n'] | [.., b'\n', b'\r'] | [] | [b'\r']);
-        line_was_empty.then_some(at + 1)
+        (line_was_empty || bytes[0] == b':').then_some(at + 1)
     })
 }
 
@@ -41,6 +42,14 @@ mod tests {
         assert_eq!(event_end(b"data: a\n\n", 8), Some(9));
         assert_eq!(event_end(b"data: a\r\n\r\n", 10), Some(11));
         assert_eq!(event_end(b"\n", 0), Some(1));
+    }
+
+    #[test]
+    fn a_comment_before_an_event_stands_alone() {
+        assert_eq!(event_end(b":\n", 0), Some(2));
+        assert_eq!(event_end(b": alive\r\ndata: a\n\n", 7), Some(9));
+        assert_eq!(event_end(b": alive", 0), None);
+        assert_eq!(event_end(b"data: a\n: within\n", 0), None);
     }
 
     #[test]
