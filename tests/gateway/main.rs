@@ -1,8 +1,8 @@
 //! The gateway seen from outside: the real binary, real sockets, a provider that misbehaves.
 //!
 //! Nothing here names the crate under test; what it must do is written down a second time, in the
-//! fake provider (`upstream`, and a file for what each dialect says), the price oracle (`price`) and
-//! the books (`tenant`).
+//! fake provider (`upstream`, and a file for what each dialect says), the price oracle (`price`), the
+//! books (`tenant`) and what passes unmodified (`exchange`).
 #![expect(
     clippy::disallowed_methods,
     reason = "tests stand outside the house: they read clocks and start tasks of their own"
@@ -25,9 +25,12 @@ mod told;
 mod storm;
 mod stage;
 mod rehearsal;
+mod exchange;
+mod replay;
 // One topic a file.
 mod admin;
 mod changes;
+mod coding;
 mod crash;
 mod dialects;
 mod endings;
@@ -39,6 +42,7 @@ mod limits;
 mod near;
 mod queue;
 mod quotas;
+mod recorded;
 mod refusals;
 mod sdk;
 mod secrets;
@@ -48,3 +52,4 @@ mod stream;
 mod tls;
 mod upstreams;
 mod waiting;
+mod written;

@@ -1,0 +1,209 @@
+//! Replays exchanges through the gateway, and says what did not come through as it was sent.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+
+use crate::client::Request;
+use crate::exchange::{Cut, Exchange, comes_back, goes_on, pieces, spaced};
+use crate::served::{Place, Served, model, upstream};
+use crate::tenant::Tenant;
+use crate::upstream::{Plan, Seen, Step, Upstream};
+
+/// What became of one replay.
+pub struct Replayed {
+    pub exchange: usize,
+    pub cut: Cut,
+    /// The id under which the request log has it.
+    pub id: String,
+    /// What did not come through; nothing if all did.
+    pub faults: Vec<String>,
+}
+
+/// Headers of the kinds that must pass; one of tomorrow among them.
+const PASSING: [(&str, &str); 8] = [
+    ("user-agent", "claude-cli/2.0.1 (external, cli)"),
+    ("x-stainless-lang", "js"),
+    ("x-claude-code-session-id", "0b3e5c1e-5d0b-4a0c-a8a5-4ad7a5a1f9c1"),
+    ("openai-beta", "assistants=v2, realtime=v1"),
+    ("x-goog-api-client", "google-genai-sdk/1.2.3 gl-python/3.12"),
+    ("anthropic-dangerous-direct-browser-access", "true"),
+    ("anthropic-of-tomorrow", "\"kept\"; q=1"),
+    ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+];
+
+/// Headers about the client's own account and way here, which must not pass.
+const STAYING: [(&str, &str); 4] = [
+    ("cookie", "session=1"),
+    ("openai-organization", "org-client"),
+    ("anthropic-workspace-id", "wrkspc_client"),
+    ("x-forwarded-for", "192.0.2.1"),
+];
+
+/// Where clients put their key.
+const KEY_HEADERS: [&str; 4] = ["authorization", "x-api-key", "x-goog-api-key", "api-key"];
+
+/// Which replay a request belongs to.
+const MARK: &str = "x-stainless-replay";
+const CREDENTIAL: &str = "the-gateways-own";
+const AT_ONCE: usize = 4;
+
+/// A gateway before a provider that answers each request with the bytes of its exchange.
+pub struct Stage {
+    pub tenant: Tenant,
+    exchanges: Arc<Vec<Exchange>>,
+    provider: Upstream,
+    _served: Served,
+}
+
+impl Stage {
+    /// `seed` decides where answers are cut.
+    pub async fn start(exchanges: Vec<Exchange>, seed: u64) -> Self {
+        let exchanges = Arc::new(exchanges);
+        let answers = Arc::clone(&exchanges);
+        let provider = Upstream::start(move |seen| plan(seen, &answers, seed)).await;
+        let row = upstream("all", &provider.url)
+            + "dialects = [\"openai\", \"anthropic\", \"gemini\"]\ndedicated = true\n\
+               auth = { kind = \"header\", header = \"x-gateway-credential\", \
+               secret = { env = \"CREDENTIAL\" } }\n";
+        let place = Place::new(&(row + &model("*", "upstream = \"all\"")));
+        let served = Served::start(place.with("CREDENTIAL", CREDENTIAL)).await;
+        served.hides(CREDENTIAL);
+        let tenant = served.tenant(1_000_000_000_000, "{}").await;
+        Self { tenant, exchanges, provider, _served: served }
+    }
+
+    /// Sends each, a few at a time, and compares all that came through with all that was sent.
+    pub async fn replay(&self, takes: impl Iterator<Item = (usize, Cut)>) -> Vec<Replayed> {
+        let (mut running, mut came) = (JoinSet::new(), Vec::new());
+        for (exchange, cut) in takes {
+            if running.len() == AT_ONCE {
+                came.extend(running.join_next().await);
+            }
+            let exchanges = Arc::clone(&self.exchanges);
+            let (key, proxy) = (self.tenant.key.clone(), self.tenant.proxy.clone());
+            running.spawn(async move {
+                let sent = Sent::new(&exchanges[exchange], exchange, cut, &key);
+                let (id, faults) = sent.play(&exchanges[exchange], &proxy).await;
+                (sent, Replayed { exchange, cut, id, faults })
+            });
+        }
+        came.extend(running.join_all().await.into_iter().map(Ok));
+        let seen = self.provider.seen().into_iter();
+        let seen: HashMap<String, Seen> =
+            seen.filter_map(|seen| Some((seen.header(MARK)?.to_owned(), seen))).collect();
+        let checked = came.into_iter().map(|came| {
+            let (sent, mut replayed) = came.expect("a replay does not panic");
+            match seen.get(&sent.mark) {
+                None => replayed.faults.push("it did not reach the provider".to_owned()),
+                Some(seen) => {
+                    let exchange = &self.exchanges[replayed.exchange];
+                    replayed.faults.extend(sent.faults_of(exchange, seen, &self.tenant.key));
+                }
+            }
+            replayed
+        });
+        checked.collect()
+    }
+}
+
+fn plan(request: &Seen, exchanges: &[Exchange], seed: u64) -> Plan {
+    let mark = request.header(MARK).expect("the mark passes");
+    let (index, cut) = mark.split_once(' ').expect("an index and a cut");
+    let index: usize = index.parse().expect("an index");
+    let exchange = &exchanges[index];
+    let bytes = exchange.answer.as_bytes();
+    let mut plan = Plan::json(exchange.status, bytes);
+    plan.headers.clone_from(&exchange.answer_headers);
+    if cut != "Whole" {
+        let cuts = (cut == "Anywhere").then_some(seed.wrapping_add(index as u64));
+        let pieces = pieces(bytes, cuts).into_iter();
+        plan = Plan { chunked: true, steps: pieces.map(Step::Send).collect(), ..plan };
+    }
+    plan
+}
+
+/// A request as it was sent.
+struct Sent {
+    mark: String,
+    body: String,
+    request: Request,
+}
+
+impl Sent {
+    fn new(exchange: &Exchange, index: usize, cut: Cut, key: &str) -> Self {
+        let mark = format!("{index} {cut:?}");
+        let body = spaced(&exchange.body, cut);
+        let mut request = Request::post(&exchange.target, &body).header(MARK, &mark);
+        for (name, value) in PASSING.iter().chain(&STAYING) {
+            request = request.header(name, value);
+        }
+        for (name, value) in &exchange.headers {
+            request = request.without(name).header(name, value);
+        }
+        let header = KEY_HEADERS[index % KEY_HEADERS.len()];
+        request = match header {
+            "authorization" => request.bearer(key),
+            header => request.header(header, key),
+        };
+        Self { mark, body, request }
+    }
+
+    /// Sends it; the id of the call, and what is wrong with the answer.
+    async fn play(&self, exchange: &Exchange, proxy: &str) -> (String, Vec<String>) {
+        let mut answer = self.request.send(proxy).await;
+        let mut faults = Faults::default();
+        faults.expect("status", answer.status.to_string(), exchange.status.to_string());
+        for (name, value) in &exchange.answer_headers {
+            faults.expect(name, answer.header(name).unwrap_or("none"), value);
+        }
+        let id = answer.id();
+        let (body, whole) = answer.rest().await;
+        faults.expect("end", if whole { "whole" } else { "cut" }, "whole");
+        faults.expect("answer", &body, comes_back(exchange, &self.body));
+        (id, faults.0)
+    }
+
+    /// What is wrong with what the provider saw.
+    fn faults_of(&self, exchange: &Exchange, seen: &Seen, key: &str) -> Vec<String> {
+        let mut faults = Faults::default();
+        let value = |name: &str| seen.header(name).unwrap_or("none");
+        faults.expect("target", &seen.target, &exchange.target);
+        faults.expect("request", &seen.body, goes_on(&exchange.target, &self.body));
+        let own = exchange.headers.iter().map(|(name, value)| (&**name, &**value));
+        for (name, wanted) in own.chain(PASSING) {
+            let wanted = if name == "accept-encoding" { "identity" } else { wanted };
+            faults.expect(name, value(name), wanted);
+        }
+        for name in STAYING.iter().map(|(name, _)| *name).chain(KEY_HEADERS) {
+            faults.expect(name, value(name), "none");
+        }
+        faults.expect("x-gateway-credential", value("x-gateway-credential"), CREDENTIAL);
+        if seen.head.contains(key) {
+            faults.0.push("the client's key reached the provider".to_owned());
+        }
+        faults.0
+    }
+}
+
+#[derive(Default)]
+struct Faults(Vec<String>);
+
+impl Faults {
+    fn expect(&mut self, what: &str, got: impl AsRef<[u8]>, wanted: impl AsRef<[u8]>) {
+        if got.as_ref() != wanted.as_ref() {
+            self.0.push(difference(what, got.as_ref(), wanted.as_ref()));
+        }
+    }
+}
+
+/// Where two texts part, and a little of each from there on.
+fn difference(what: &str, got: &[u8], wanted: &[u8]) -> String {
+    let same = got.iter().zip(wanted).take_while(|(a, b)| a == b).count();
+    let part = |text: &[u8]| {
+        let bytes = &text[same.saturating_sub(20)..text.len().min(same + 100)];
+        String::from_utf8_lossy(bytes).into_owned()
+    };
+    format!("{what} at byte {same}: got {:?}, wanted {:?}", part(got), part(wanted))
+}
