@@ -174,7 +174,11 @@ impl ProjectBook {
         for key in &mut page.keys.accounts {
             key.set_quota(Quota { limits: key.quota.limits, ..quota });
         }
-        page.queue.released(clock::tick());
+    }
+
+    /// Lets everyone who waits look again, after an edit.
+    pub fn wake_all(&self) {
+        self.lock().queue.wake_all();
     }
 
     /// Opens a key's account, or puts other limits into the one that is open. Its month, and
@@ -189,7 +193,6 @@ impl ProjectBook {
         let quota = Quota { limits, ..page.account.quota };
         if let Some(slot) = page.keys.slots.get(&key).copied() {
             page.keys.account(slot).set_quota(quota);
-            page.queue.released(clock::tick());
             return slot;
         }
         let slot = KeySlot(page.keys.accounts.len());
@@ -257,16 +260,17 @@ impl OrganizationBook {
 
     /// Switches the wallet on or off for new calls.
     pub fn set_active(&self, active: bool) {
-        let page = &mut *self.lock();
-        page.wallet.set_active(active);
-        page.queue.released(clock::tick());
+        self.lock().wallet.set_active(active);
     }
 
     /// Puts other limits in force; open holds are honoured, usage is kept.
     pub fn set_quota(&self, quota: Quota) {
-        let page = &mut *self.lock();
-        page.account.set_quota(quota);
-        page.queue.released(clock::tick());
+        self.lock().account.set_quota(quota);
+    }
+
+    /// Lets everyone who waits look again, after an edit.
+    pub fn wake_all(&self) {
+        self.lock().queue.wake_all();
     }
 
     /// Where every window stands at `now`.

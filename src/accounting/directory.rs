@@ -185,6 +185,15 @@ impl Directory {
         keys.0.retain(|_, caller| !replaced(caller));
         keys.0.extend(fresh);
         self.keys.store(Arc::new(keys));
+        // Who waits may have lost its key, or have more room now.
+        for project in rows.projects.iter().filter_map(|row| self.books.project(row.id)) {
+            project.wake_all();
+        }
+        for row in &rows.organizations {
+            if let Some(organization) = self.books.organization(row.id) {
+                organization.wake_all();
+            }
+        }
     }
 
     /// Opens the books that `rows` name, puts their limits in force, and joins keys to them.

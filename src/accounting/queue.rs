@@ -73,6 +73,11 @@ impl Queue {
         self.wake(now);
     }
 
+    /// Lets all look: who calls, or what they may, has changed.
+    pub fn wake_all(&self) {
+        self.waiting.values().for_each(|signal| signal.notify_one());
+    }
+
     /// Whether a call may take what is there: nobody before it is still owed the first choice.
     /// One without a ticket comes last.
     pub fn may_pass(&self, ticket: Option<Ticket>, now: Instant) -> bool {
