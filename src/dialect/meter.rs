@@ -7,7 +7,7 @@ use crate::dialect::capture::Capture;
 use crate::dialect::endpoint::Dialect;
 use crate::dialect::event::{End, Event};
 use crate::dialect::{anthropic, estimate, gemini, openai, sse};
-use crate::domain::usage::Usage;
+use crate::domain::usage::{Unit, Usage};
 
 /// What one piece of an answer becomes for the client.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -23,9 +23,10 @@ pub struct Passage {
 pub struct Reading {
     /// The last usage that the provider reported.
     ///
-    /// Each report replaces the one before it as a whole. One with no input at all is half a
-    /// report, as no call is without input: the caller's own count has to stand for it.
+    /// Each report replaces the one before it as a whole.
     pub reported: Option<Usage>,
+    /// Whether that report leaves the input out: the caller's own count has to stand for it.
+    pub lacks_input: bool,
     /// Output tokens by our own count.
     pub counted_output: u64,
     /// Whether the terminator was seen: the call can be settled.
@@ -37,6 +38,12 @@ pub struct Reading {
 /// The longest incomplete event that is held back or kept for metering. A longer one passes
 /// unread: no usage event is so long.
 const EVENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Whether a report leaves the input out. Gemini leaves out what is 0, and no prompt is; others say
+/// 0 if they mean it.
+fn lacks_input(dialect: Dialect, reported: Option<Usage>) -> bool {
+    dialect == Dialect::Gemini && reported.is_some_and(|usage| usage.get(Unit::InputTokens) == 0)
+}
 
 /// Meters a stream of events.
 #[derive(Debug)]
@@ -142,6 +149,7 @@ impl StreamMeter {
         self.text_tokens += facts.output_tokens;
         let reading = &mut self.reading;
         reading.reported = facts.usage.or(reading.reported);
+        reading.lacks_input = lacks_input(self.dialect, reading.reported);
         reading.terminated |= facts.end == End::Here;
         reading.finished = reading.terminated || self.ended && reading.reported.is_some();
         reading.counted_output = tokens_in(self.dialect, self.text_tokens);
@@ -242,9 +250,10 @@ impl BodyMeter {
     }
 
     /// What was learned so far.
-    pub const fn reading(&self) -> Reading {
+    pub fn reading(&self) -> Reading {
         Reading {
             reported: self.reported,
+            lacks_input: lacks_input(self.dialect, self.reported),
             counted_output: tokens_in(self.dialect, self.counted),
             terminated: false,
             finished: false,

@@ -51,7 +51,7 @@ pub struct Measured {
     pub counted_input: u64,
     /// Output tokens by our own count of what came.
     pub counted_output: u64,
-    /// Whether the answer came to its end.
+    /// Whether the answer came to its end, and the report is a whole one.
     pub complete: bool,
 }
 
@@ -77,14 +77,12 @@ impl Charge {
 
     /// The charge for what was measured, against what was held.
     ///
-    /// A complete answer with a report is charged by the report, unless that leaves the input out.
-    /// Anything else is charged at least the counted input, and the larger of the last report and our own count of the
+    /// A complete answer with a report is charged by the report. Anything else is charged at
+    /// least the counted input, and the larger of the last report and our own count of the
     /// output: leaving early is never cheaper than staying. An estimate stays within the bound.
     pub fn of(measured: &Measured, bound: Bound, held: Nano, prices: &Prices) -> Self {
         let (usage, settled_by) = match measured.reported {
-            Some(usage) if measured.complete && 0 < usage.get(Unit::InputTokens) => {
-                (usage, SettledBy::Usage)
-            }
+            Some(usage) if measured.complete => (usage, SettledBy::Usage),
             reported => (estimate(reported, measured, bound), SettledBy::Estimate),
         };
         let cost = prices.cost(&usage);
@@ -133,10 +131,6 @@ mod tests {
         assert_eq!(charge(&measured).usage, Usage::tokens_of(30, 9));
         measured.counted_output = 1_000;
         assert_eq!(charge(&measured).usage.get(Unit::OutputTokens), 50, "within the bound");
-        let half = Some(Usage::tokens_of(0, 9));
-        measured =
-            Measured { reported: half, complete: true, counted_input: 30, counted_output: 0 };
-        assert_eq!(charge(&measured).usage, Usage::tokens_of(30, 9), "half a report");
         measured = Measured { complete: true, counted_input: 30, ..Measured::default() };
         assert_eq!(charge(&measured).settled_by, SettledBy::Estimate);
     }

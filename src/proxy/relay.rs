@@ -266,7 +266,7 @@ impl Relay {
         permit.measured.reported = reading.reported;
         permit.measured.counted_output = reading.counted_output;
         // What the provider has yet to send changes nothing then: who leaves now has it all.
-        permit.measured.complete = reading.terminated || reading.finished;
+        permit.measured.complete = (reading.terminated || reading.finished) && !reading.lacks_input;
         if reading.terminated || self.is_read || self.upstream.is_end_stream() {
             return;
         }
@@ -297,7 +297,7 @@ impl Relay {
         self.measure();
         if let Some(permit) = &mut self.permit {
             // A stream may also end because the provider failed in its midst, and says so.
-            permit.measured.complete |= is_body;
+            permit.measured.complete |= is_body && !self.meter.reading().lacks_input;
         }
         self.settle(Outcome::Completed);
     }
