@@ -11,7 +11,7 @@ use crate::openai::{Usage, bound, chat, reply};
 use crate::price::GPT_4O_MINI;
 use crate::tenant::Tenant;
 use crate::told::{Level, Limit, MINUTE, Told};
-use crate::upstream::{Plan, Seen, Step, Upstream};
+use crate::upstream::{self, Plan, Step, Upstream};
 use crate::wait::eventually;
 
 const ABREAST: usize = 64;
@@ -69,26 +69,34 @@ impl Storm {
     }
 }
 
-/// How many calls of each storm are open at the provider, and were at most.
-#[derive(Default)]
-struct Open(Mutex<HashMap<String, (usize, usize)>>);
+/// What the provider has seen of one storm.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    reached: usize,
+    open: usize,
+    open_max: usize,
+}
 
-impl Open {
-    fn begin(&self, storm: &str) {
+/// What it has seen of each.
+#[derive(Default)]
+struct Storms(Mutex<HashMap<String, Seen>>);
+
+impl Storms {
+    fn seen<T>(&self, storm: &str, note: impl FnOnce(&mut Seen) -> T) -> T {
         let mut storms = self.0.lock().expect("no test panics while it counts");
-        let (open, most) = storms.entry(storm.to_owned()).or_default();
-        *open += 1;
-        *most = (*most).max(*open);
+        note(storms.entry(storm.to_owned()).or_default())
+    }
+
+    fn begin(&self, storm: &str) {
+        self.seen(storm, |seen| {
+            seen.reached += 1;
+            seen.open += 1;
+            seen.open_max = seen.open_max.max(seen.open);
+        });
     }
 
     fn end(&self, storm: &str) {
-        let mut storms = self.0.lock().expect("no test panics while it counts");
-        storms.get_mut(storm).expect("it has begun").0 -= 1;
-    }
-
-    fn most(&self, storm: &str) -> usize {
-        let storms = self.0.lock().expect("no test panics while it counts");
-        storms.get(storm).map_or(0, |(_, most)| *most)
+        self.seen(storm, |seen| seen.open -= 1);
     }
 }
 
@@ -96,15 +104,15 @@ impl Open {
 pub struct Scene {
     pub gateway: Gateway,
     upstream: Upstream,
-    open: Arc<Open>,
+    storms: Arc<Storms>,
 }
 
 impl Scene {
     pub async fn new() -> Self {
-        let open = Arc::new(Open::default());
-        let noted = Arc::clone(&open);
-        let upstream = Upstream::start(move |seen| plan(seen, &noted)).await;
-        Self { gateway: Gateway::before(&upstream).await, upstream, open }
+        let storms = Arc::new(Storms::default());
+        let noted = Arc::clone(&storms);
+        let upstream = Upstream::start(move |request| plan(request, &noted)).await;
+        Self { gateway: Gateway::before(&upstream).await, upstream, storms }
     }
 
     /// Sends them all, by these callers in turn.
@@ -133,8 +141,10 @@ impl Scene {
                 (open + answered.load(Ordering::Relaxed) == storm.calls).then_some(())
             })
             .await;
-            eventually("they are open", async || (self.open.most(&name) >= open).then_some(()))
-                .await;
+            eventually("they are open", async || {
+                (open <= self.storms.seen(&name, |seen| seen.open)).then_some(())
+            })
+            .await;
             self.upstream.release();
         }
         let mut refused = Vec::new();
@@ -144,29 +154,27 @@ impl Scene {
         self.upstream.hold();
         assert_eq!(refused.len(), storm.calls);
         refused.retain(|answer| answer.status != 200);
-        let seen = self.upstream.seen();
-        let reached = seen.iter().filter(|seen| seen.header("x-storm") == Some(&name)).count();
-        let open_max = self.open.most(&name);
+        let Seen { reached, open_max, .. } = self.storms.seen(&name, |seen| *seen);
         Outcome { served: storm.calls - refused.len(), reached, open_max, refused }
     }
 }
 
 /// A call is open until the last of its answer is about to be sent.
-fn plan(seen: &Seen, open: &Arc<Open>) -> Plan {
-    let usage = numbers(seen, "x-usage");
-    let plan = reply(seen, Usage::of(usage[0], usage[1]), Duration::ZERO);
-    let plan = match seen.header("x-latency-ms") {
-        Some(_) => plan.after(Duration::from_millis(numbers(seen, "x-latency-ms")[0])),
+fn plan(request: &upstream::Seen, storms: &Arc<Storms>) -> Plan {
+    let usage = numbers(request, "x-usage");
+    let plan = reply(request, Usage::of(usage[0], usage[1]), Duration::ZERO);
+    let plan = match request.header("x-latency-ms") {
+        Some(_) => plan.after(Duration::from_millis(numbers(request, "x-latency-ms")[0])),
         None => plan.but(0, Step::Stall),
     };
-    let storm = seen.header("x-storm").unwrap_or_default().to_owned();
-    open.begin(&storm);
-    let (open, pieces) = (Arc::clone(open), plan.pieces());
-    plan.but(pieces - 1, Step::Tell(Arc::new(move || open.end(&storm))))
+    let storm = request.header("x-storm").unwrap_or_default().to_owned();
+    storms.begin(&storm);
+    let (storms, pieces) = (Arc::clone(storms), plan.pieces());
+    plan.but(pieces - 1, Step::Tell(Arc::new(move || storms.end(&storm))))
 }
 
-fn numbers(seen: &Seen, name: &str) -> Vec<u64> {
-    let text = seen.header(name).unwrap_or_else(|| panic!("no `{name}` in {}", seen.head));
+fn numbers(request: &upstream::Seen, name: &str) -> Vec<u64> {
+    let text = request.header(name).unwrap_or_else(|| panic!("no `{name}` in {}", request.head));
     text.split(' ').map(|number| number.parse().expect("a number")).collect()
 }
 

@@ -120,7 +120,7 @@ impl Upstream {
     }
 
     pub fn count(&self) -> usize {
-        self.seen().len()
+        self.desk.seen.lock().expect("no test panics while it notes").len()
     }
 
     /// Waits until this many requests have come.
