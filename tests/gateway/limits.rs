@@ -1,10 +1,9 @@
 //! Limits are exact: of 400 calls 64 abreast against room for 100, exactly 100 reach the provider.
 
-use crate::client::Request;
 use crate::gateway::Gateway;
-use crate::openai::{Usage, chat};
+use crate::openai::Usage;
 use crate::price::GPT_4O_MINI;
-use crate::storm::{Cast, FUNDS, MAX_TOKENS, Scene, Storm, in_one_minute};
+use crate::storm::{Cast, FUNDS, MAX_TOKENS, OUTPUT_MAX, Scene, Storm, in_one_minute, most};
 use crate::tenant::Tenant;
 use crate::told::{DAY, LIMITS, Level, Limit, MINUTE, Measure, OF_KEYS, Told};
 
@@ -196,7 +195,7 @@ async fn calls_that_use_less_than_they_may_are_refused_only_when_none_fits_any_m
     let limits = under.map(|(at, level)| Some((&LIMITS[at], level)));
     for limit in limits.into_iter().chain([None]) {
         two_rounds(async |storm| {
-            let input = input_of(&scene.gateway, storm.stream).await;
+            let input = input_of(&scene.gateway, storm, MAX_TOKENS).await;
             let storm = Storm { usage: Usage::of(input, 1), ..storm };
             let bound = Usage::of(input, MAX_TOKENS);
             match limit {
@@ -208,14 +207,13 @@ async fn calls_that_use_less_than_they_may_are_refused_only_when_none_fits_any_m
     }
 }
 
-/// Input tokens of a call as the gateway counts them near a limit.
-async fn input_of(gateway: &Gateway, stream: bool) -> u64 {
-    let quota = LIMITS[1].quota(i128::from(MAX_TOKENS) + 1);
+/// Input tokens of a call that may say no less than this, as the gateway counts them near a limit.
+async fn input_of(gateway: &Gateway, storm: Storm, least: u64) -> u64 {
+    let quota = LIMITS[1].quota(i128::from(least) + 1);
     let tenant = Tenant::new(gateway, FUNDS, &quota).await;
-    let request = Request::chat(&tenant.key, chat(GPT_4O_MINI.model, MAX_TOKENS, stream));
-    let refusal = Told::by(request.send(&tenant.proxy).await).await;
+    let refusal = Told::by(storm.call(&tenant.key).send(&tenant.proxy).await).await;
     let error = refusal.is(429, &[LIMITS[1].code]);
-    error.at("limit.requested").count() - MAX_TOKENS
+    error.at("limit.requested").count() - least
 }
 
 /// Room for the whole bound of the hundredth call after 99 of them, and not for the next.
@@ -225,8 +223,7 @@ async fn leaves_no_room(
     bound: Usage,
     (limit, level): (&Limit, Level),
 ) {
-    let (each, most) = (limit.each(storm.usage), limit.each(bound));
-    let room = 99 * each + most;
+    let room = 99 * limit.each(storm.usage) + limit.each(bound);
     let (cast, outcome) = in_one_minute(async || {
         let cast = Cast::under(limit, level, room, &scene.gateway).await;
         let outcome = scene.storm(storm, &cast.limited).await;
@@ -238,7 +235,40 @@ async fn leaves_no_room(
     assert_eq!(outcome.served, expected, "{what} {storm:?}: {first:?}");
     assert_eq!(outcome.reached, expected, "{what} {storm:?}");
     for refusal in &outcome.refused {
-        limit.refused(level, refusal, (most, room));
+        limit.refused(level, refusal, (limit.each(most(storm.stream)), room));
     }
     cast.at_rest().await;
+}
+
+/// Calls that name no bound share what there is: they are given smaller answers, or wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_without_a_bound_never_pass_a_limit_and_are_refused_only_at_its_end() {
+    const FLOOR: u64 = 256;
+    let room = 20_000;
+    let scene = Scene::new().await;
+    let storm = Storm { bounded: false, ..Storm::full(400, true, 10) };
+    let input = input_of(&scene.gateway, storm, FLOOR).await;
+    let least = i128::from(input + FLOOR);
+    for (level, at) in [(Level::Project, 1), (Level::Organization, 3)] {
+        for said in [OUTPUT_MAX, 10] {
+            let storm = Storm { usage: Usage::of(input, said), ..storm };
+            let cast = Cast::under(&LIMITS[at], level, room, &scene.gateway).await;
+            let outcome = scene.storm(storm, &cast.limited).await;
+            let used = i128::from(counted(&cast, level).await.tokens);
+            let what = format!("{used} used, {} served: {storm:?}", outcome.served);
+            assert_eq!(outcome.reached, outcome.served, "{what}");
+            assert!(used <= room, "{what}");
+            if said == OUTPUT_MAX {
+                assert!(room - used < least, "room was left: {what}");
+            } else {
+                // The last one that fits leaves less than the least behind.
+                let fit = (room - least) / i128::from(storm.usage.total()) + 1;
+                assert_eq!(outcome.served as i128, fit, "{what}: {:?}", outcome.refused.first());
+            }
+            for refusal in &outcome.refused {
+                LIMITS[at].refused(level, refusal, (2 * i128::from(OUTPUT_MAX), room));
+            }
+            cast.at_rest().await;
+        }
+    }
 }

@@ -16,6 +16,8 @@ use crate::wait::eventually;
 
 const ABREAST: usize = 64;
 pub const MAX_TOKENS: u64 = 20;
+/// The most that the model says.
+pub const OUTPUT_MAX: u64 = 16_384;
 pub const FUNDS: i128 = 1_000_000_000_000;
 
 /// How long the provider takes.
@@ -34,6 +36,8 @@ pub struct Storm {
     pub pace: Pace,
     /// What it reports.
     pub usage: Usage,
+    /// Whether the calls name a bound of their output.
+    pub bounded: bool,
 }
 
 /// What became of them.
@@ -54,14 +58,17 @@ pub fn most(stream: bool) -> Usage {
 impl Storm {
     /// Calls of which each uses all that it may.
     pub fn full(calls: usize, stream: bool, latency_ms: u64) -> Self {
-        Self { calls, stream, pace: Pace::Ms(latency_ms), usage: most(stream) }
+        Self { calls, stream, pace: Pace::Ms(latency_ms), usage: most(stream), bounded: true }
     }
 
     /// One of its calls. Its headers tell the provider what to do.
     pub fn call(&self, key: &str) -> Request {
         let Usage { prompt, completion, .. } = self.usage;
-        let call = Request::chat(key, chat(GPT_4O_MINI.model, MAX_TOKENS, self.stream))
-            .header("x-usage", &format!("{prompt} {completion}"));
+        let mut body = chat(GPT_4O_MINI.model, MAX_TOKENS, self.stream);
+        if !self.bounded {
+            body = body.replace(&format!("\"max_tokens\":{MAX_TOKENS},"), "");
+        }
+        let call = Request::chat(key, body).header("x-usage", &format!("{prompt} {completion}"));
         match self.pace {
             Pace::Ms(latency) => call.header("x-latency-ms", &latency.to_string()),
             Pace::UntilOpen(_) => call,
@@ -162,7 +169,11 @@ impl Scene {
 /// A call is open until the last of its answer is about to be sent.
 fn plan(request: &upstream::Seen, storms: &Arc<Storms>) -> Plan {
     let usage = numbers(request, "x-usage");
-    let plan = reply(request, Usage::of(usage[0], usage[1]), Duration::ZERO);
+    let bound = ["max_tokens", "max_completion_tokens"]
+        .into_iter()
+        .find_map(|field| request.json().find(field));
+    let said = usage[1].min(bound.map_or(OUTPUT_MAX, |bound| bound.count()));
+    let plan = reply(request, Usage::of(usage[0], said), Duration::ZERO);
     let plan = match request.header("x-latency-ms") {
         Some(_) => plan.after(Duration::from_millis(numbers(request, "x-latency-ms")[0])),
         None => plan.but(0, Step::Stall),
