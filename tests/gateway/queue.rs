@@ -6,7 +6,7 @@ use crate::client::Request;
 use crate::gateway::within;
 use crate::json::money;
 use crate::served::Place;
-use crate::stage::{SOON, Stage, USAGE, is_full};
+use crate::stage::{SOON, Stage, USAGE, either, is_full};
 use crate::tenant::Tenant;
 use crate::wait::eventually;
 
@@ -78,7 +78,11 @@ impl Scarce {
 
 /// Patience beyond any test, and one place to wait in.
 async fn stage() -> Stage {
-    let rows = "[admission]\nhold_wait_ms = 60000\nwaiting_max = 1\n";
+    patient_for(60_000).await
+}
+
+async fn patient_for(hold_wait_ms: u64) -> Stage {
+    let rows = format!("[admission]\nhold_wait_ms = {hold_wait_ms}\nwaiting_max = 1\n");
     Stage::new(FUNDS, "{}", |models| Place::new(&format!("{rows}{models}"))).await
 }
 
@@ -183,5 +187,69 @@ async fn a_key_that_is_revoked_while_its_call_waits_is_told_so_at_once() {
     assert_eq!(tenant.told("plain", SMALL).await.status, 200, "nobody is ahead any more");
     stage.upstream.release();
     assert!(open.rest().await.1);
+    tenant.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_in_vain_is_told_to_come_again_soon() {
+    let stage = patient_for(100).await;
+    for scarce in Scarce::ALL {
+        let tenant = scarce.tenant(&stage).await;
+        let mut open = tenant.begun(MOST).await;
+        let reached = stage.upstream.count();
+        let told = tenant.sent(LARGE).await.expect("an answer");
+        let code = match scarce {
+            Scarce::TokensOfProject | Scarce::TokensOfOrganization => "daily_tokens_exceeded",
+            Scarce::Wallet => "balance_on_hold",
+            _ => "monthly_spend_exceeded",
+        };
+        let error = told.is(if matches!(scarce, Scarce::Wallet) { 402 } else { 429 }, &[code]);
+        assert!(error.at("limit.transient").is_true(), "{error}");
+        assert_eq!((told.retry_after(), told.header("x-should-retry")), (1, "true"), "{told:?}");
+        assert_eq!(stage.upstream.count(), reached, "{scarce:?}");
+        holds(&tenant, 1).await;
+        stage.upstream.release();
+        assert!(open.rest().await.1);
+        stage.upstream.hold();
+        assert_eq!(tenant.sent(LARGE).await.expect("an answer").status, 200, "{scarce:?}");
+        tenant.at_rest().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_tokens_and_then_for_money_is_in_one_line_at_a_time() {
+    let stage = stage().await;
+    let tenant = Scarce::Wallet.tenant(&stage).await;
+    Scarce::TokensOfProject.set(&tenant, 1, true).await;
+    let mut open = tenant.begun(MOST).await;
+    let waits = tenant.waiting(LARGE).await;
+    let second = tenant.second_project(&stage.served).await;
+    // Another project is not in this line, and joins the one for money.
+    let other = second.sent(LARGE);
+    Scarce::TokensOfProject.set(&tenant, 2, true).await;
+    // One of the two found the line for money full.
+    let (told, last) = either(waits, other).await;
+    is_full(&told);
+    tenant.recharge(MONEY).await;
+    assert_eq!(last.await.expect("an answer").status, 200);
+    stage.upstream.release();
+    assert!(open.rest().await.1);
+    tenant.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_leaves_nothing_of_calls_that_wait() {
+    let mut stage = stage().await;
+    let tenant = Scarce::TokensOfProject.tenant(&stage).await;
+    let open = tenant.begun(MOST).await;
+    let waits = tenant.waiting(LARGE).await;
+    stage.served.kill();
+    drop((open, waits));
+    let stage = stage.again().await;
+    let tenant = stage.served.home(tenant);
+    holds(&tenant, 0).await;
+    let requests = tenant.usage().await.at("dailyUsage.requestCount").count();
+    assert_eq!(requests, 1, "who waited is not counted");
+    assert_eq!(tenant.told("plain", SMALL).await.status, 200);
     tenant.at_rest().await;
 }

@@ -96,12 +96,8 @@ impl Tenant {
 
     /// A call that waits in a line with one place: a second is told that the line is full.
     pub async fn waiting(&self, max_tokens: u64) -> JoinHandle<Told> {
-        let (mut one, mut other) = (self.sent(max_tokens), self.sent(max_tokens));
-        let (refused, waits) = tokio::select! {
-            refused = &mut one => (refused, other),
-            refused = &mut other => (refused, one),
-        };
-        is_full(&refused.expect("an answer"));
+        let (refused, waits) = either(self.sent(max_tokens), self.sent(max_tokens)).await;
+        is_full(&refused);
         waits
     }
 
@@ -116,6 +112,18 @@ impl Tenant {
         eventually(&what, async || (self.places().await == places).then_some(())).await;
         within(SOON, since, Instant::now(), &what);
     }
+}
+
+/// The one that is answered first, and the other.
+pub async fn either(
+    mut one: JoinHandle<Told>,
+    mut other: JoinHandle<Told>,
+) -> (Told, JoinHandle<Told>) {
+    let (told, last) = tokio::select! {
+        told = &mut one => (told, other),
+        told = &mut other => (told, one),
+    };
+    (told.expect("an answer"), last)
 }
 
 /// Fails unless that says that no more calls may wait.
