@@ -253,3 +253,19 @@ async fn a_kill_leaves_nothing_of_calls_that_wait() {
     assert_eq!(tenant.told("plain", SMALL).await.status, 200);
     tenant.at_rest().await;
 }
+
+/// The line of one project is no concern of another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_project_that_waits_under_its_own_limit_is_in_no_other_projects_way() {
+    let stage = stage().await;
+    let tenant = Scarce::TokensOfProject.tenant(&stage).await;
+    let second = tenant.second_project(&stage.served).await;
+    let mut open = tenant.begun(MOST).await;
+    let waits = tenant.waiting(LARGE).await;
+    let told = second.told("plain", LARGE).await;
+    assert_eq!(told.status, 200, "{told:?}");
+    stage.upstream.release();
+    assert!(open.rest().await.1);
+    assert_eq!(waits.await.expect("an answer").status, 200);
+    tenant.at_rest().await;
+}
