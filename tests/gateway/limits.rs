@@ -146,15 +146,14 @@ async fn each_minute_limit_of_an_organization_for_100_lets_exactly_100_through()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wallet_that_fits_exactly_100_lets_exactly_100_through() {
     let scene = Scene::new().await;
-    let round = async |storm: Storm| pays_for_exactly_100(&scene, storm, storm.usage).await;
+    let round = async |storm: Storm| {
+        pays_for_exactly_100(&scene, storm, GPT_4O_MINI.cost(storm.usage) * 100).await;
+    };
     two_rounds(round).await;
     other_rounds(round).await;
 }
 
-/// A wallet that covers the bound of the hundredth call after 99 of them, and not of the next.
-async fn pays_for_exactly_100(scene: &Scene, storm: Storm, bound: Usage) {
-    let (each, most) = (GPT_4O_MINI.cost(storm.usage), GPT_4O_MINI.cost(bound));
-    let funds = 99 * each + most;
+async fn pays_for_exactly_100(scene: &Scene, storm: Storm, funds: i128) {
     let tenant = Tenant::new(&scene.gateway, funds, "{}").await;
     let outcome = scene.storm(storm, std::slice::from_ref(&tenant)).await;
     let expected = storm.calls.min(100);
@@ -164,7 +163,7 @@ async fn pays_for_exactly_100(scene: &Scene, storm: Storm, bound: Usage) {
         refused_by_the_wallet(refusal);
     }
     tenant.at_rest().await;
-    let left = funds - each * expected as i128;
+    let left = funds - GPT_4O_MINI.cost(storm.usage) * expected as i128;
     assert_eq!(tenant.wallet().await.at("balance").nano(), left, "all else was spent");
     let counted = tenant.usage().await.at("dailyUsage.requestCount").count();
     assert_eq!(counted, expected as u64);
@@ -194,17 +193,30 @@ async fn calls_that_use_less_than_they_may_are_refused_only_when_none_fits_any_m
     let under = [(1, Level::Project), (5, Level::Organization), (8, Level::Key)];
     let limits = under.map(|(at, level)| Some((&LIMITS[at], level)));
     for limit in limits.into_iter().chain([None]) {
-        two_rounds(async |storm| {
+        let round = async |storm: Storm, said: u64| {
             let input = input_of(&scene.gateway, storm, MAX_TOKENS).await;
-            let storm = Storm { usage: Usage::of(input, 1), ..storm };
+            let storm = Storm { usage: Usage::of(input, said), ..storm };
             let bound = Usage::of(input, MAX_TOKENS);
             match limit {
                 Some(limit) => leaves_no_room(&scene, storm, bound, limit).await,
-                None => pays_for_exactly_100(&scene, storm, bound).await,
+                None => {
+                    let [each, most] = [storm.usage, bound].map(|usage| GPT_4O_MINI.cost(usage));
+                    pays_for_exactly_100(&scene, storm, just_for_100(storm, each, most)).await;
+                }
             }
-        })
-        .await;
+        };
+        tokio::join!(
+            Box::pin(round(Storm::full(400, true, 0), 1)),
+            Box::pin(round(Storm::full(400, false, 200), 1)),
+            Box::pin(round(Storm::full(400, false, 50), MAX_TOKENS)),
+        );
     }
+}
+
+/// The least that 100 of these calls fit into, or the most that 101 do not: each may use `most`, of
+/// which it gives back all but `each`.
+fn just_for_100(storm: Storm, each: i128, most: i128) -> i128 {
+    if storm.stream { 99 * each + most } else { 100 * each + most - 1 }
 }
 
 /// Input tokens of a call that may say no less than this, as the gateway counts them near a limit.
@@ -216,14 +228,13 @@ async fn input_of(gateway: &Gateway, storm: Storm, least: u64) -> u64 {
     error.at("limit.requested").count() - least
 }
 
-/// Room for the whole bound of the hundredth call after 99 of them, and not for the next.
 async fn leaves_no_room(
     scene: &Scene,
     storm: Storm,
     bound: Usage,
     (limit, level): (&Limit, Level),
 ) {
-    let room = 99 * limit.each(storm.usage) + limit.each(bound);
+    let room = just_for_100(storm, limit.each(storm.usage), limit.each(bound));
     let (cast, outcome) = in_one_minute(async || {
         let cast = Cast::under(limit, level, room, &scene.gateway).await;
         let outcome = scene.storm(storm, &cast.limited).await;
