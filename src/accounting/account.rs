@@ -1,17 +1,21 @@
 //! An account: the limits of one subject (a project, a key, an organization), and where they stand.
 
+use crate::accounting::queue::Queue;
+use crate::clock;
 use crate::domain::counter::{Counters, Exceeded, Room, Windows};
 use crate::domain::limit::{Amounts, Level, Limit, Measure};
 use crate::domain::quota::Quota;
 use crate::domain::time::UnixMs;
 
 /// The limits of one subject, and where they stand.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Account {
     /// The limits in force.
     pub quota: Quota,
     /// Where their windows stand. Everything is counted, whether it is limited or not.
     pub counters: Counters,
+    /// Who waits for tokens or money under these limits.
+    pub queue: Queue,
 }
 
 /// One limit, and where it stands.
@@ -63,9 +67,12 @@ impl Account {
         self.counters.hold(windows, need);
     }
 
-    /// Exchanges what was held for what was used.
+    /// Exchanges what was held for what was used, and lets whoever waits look.
     pub fn settle(&mut self, windows: Windows, held: &Amounts, used: &Amounts) {
         self.counters.settle(windows, held, used);
+        if !self.queue.is_empty() {
+            self.queue.released(clock::tick());
+        }
     }
 
     /// Puts other limits in force; open holds are honoured, usage is kept.

@@ -77,7 +77,7 @@ pub async fn admit(
             if desk.lender.lend(ask).await == Answer::Granted {
                 continue;
             }
-            if *is_final || turn.as_ref().is_some_and(|turn| turn.is_spent(&desk.admission)) {
+            if *is_final {
                 return Err((*ask).into());
             }
             if !need.is_tight() {
@@ -86,6 +86,11 @@ pub async fn admit(
             }
         }
         let Some(turn) = &mut turn else { return Err(Denial::QueueFull) };
+        if let Some(ask) = short.ask
+            && turn.is_spent(&desk.admission)
+        {
+            return Err(ask.into());
+        }
         turn.sleep(&desk.admission).await;
         caller = still().ok_or(Denial::Revoked)?;
         demand.now = clock::now();
@@ -105,13 +110,14 @@ async fn tighten(desk: &Desk, demand: &Demand, need: &mut Need) -> Option<Finger
         need.tighten(u64::MAX, rates);
         return None;
     }
-    let fingerprint = desk.inputs.fingerprint(&model.name, body);
+    let fingerprint = desk.inputs.fingerprint(*endpoint, &model.name, body);
     let counted = match desk.inputs.known(fingerprint) {
         Some(known) => Some(known),
         None => by_vocabulary(*endpoint, model, body.clone()).await,
     };
     need.tighten(counted.unwrap_or(u64::MAX), rates);
-    Some(fingerprint)
+    // Another upstream may count otherwise.
+    (model.targets.len() == 1).then_some(fingerprint)
 }
 
 impl From<Ask> for Denial {

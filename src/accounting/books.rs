@@ -9,7 +9,6 @@ use dashmap::DashMap;
 use foldhash::fast::RandomState as FastHash;
 
 use crate::accounting::account::Account;
-use crate::accounting::queue::Queue;
 use crate::clock;
 use crate::domain::counter::{Room, Tally};
 use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
@@ -52,8 +51,7 @@ impl Books {
     /// Opens a project's book, or returns the one that is open.
     pub fn open_project(&self, id: ProjectId, open: impl FnOnce() -> Account) -> Arc<ProjectBook> {
         let entry = self.projects.entry(id).or_insert_with(|| {
-            let queue = Queue::new(self.admission.hold_wait);
-            let page = ProjectPage { account: open(), keys: KeyAccounts::default(), queue };
+            let page = ProjectPage { account: open(), keys: KeyAccounts::default() };
             Arc::new(ProjectBook { id, page: Mutex::new(page) })
         });
         Arc::clone(&entry)
@@ -67,8 +65,7 @@ impl Books {
     ) -> Arc<OrganizationBook> {
         let entry = self.organizations.entry(id).or_insert_with(|| {
             let (account, wallet) = open();
-            let queue = Queue::new(self.admission.hold_wait);
-            let page = OrganizationPage { account, wallet, open: HashMap::default(), queue };
+            let page = OrganizationPage { account, wallet, open: HashMap::default() };
             Arc::new(OrganizationBook { id, page: Mutex::new(page) })
         });
         Arc::clone(&entry)
@@ -84,8 +81,13 @@ impl Books {
 
     /// How many calls wait for tokens or money that others hold.
     pub fn waiting(&self) -> usize {
-        let projects: usize = self.projects.iter().map(|book| book.lock().queue.len()).sum();
-        projects + self.organizations.iter().map(|book| book.lock().queue.len()).sum::<usize>()
+        let of_project = |page: &ProjectPage| {
+            let of_keys = page.keys.accounts.iter().map(|key| key.queue.len());
+            page.account.queue.len() + of_keys.sum::<usize>()
+        };
+        let projects: usize = self.projects.iter().map(|book| of_project(&book.lock())).sum();
+        let organizations = self.organizations.iter().map(|book| book.lock().account.queue.len());
+        projects + organizations.sum::<usize>()
     }
 }
 
@@ -104,8 +106,6 @@ pub struct ProjectPage {
     pub account: Account,
     /// Those of its keys.
     pub keys: KeyAccounts,
-    /// Who waits for tokens or money under these limits.
-    pub queue: Queue,
 }
 
 /// Where a key's account stands among those of its project. It never changes.
@@ -178,7 +178,9 @@ impl ProjectBook {
 
     /// Lets everyone who waits look again, after an edit.
     pub fn wake_all(&self) {
-        self.lock().queue.wake_all();
+        let page = self.lock();
+        page.account.queue.wake_all();
+        page.keys.accounts.iter().for_each(|key| key.queue.wake_all());
     }
 
     /// Opens a key's account, or puts other limits into the one that is open. Its month, and
@@ -218,14 +220,12 @@ pub struct OrganizationBook {
 /// What lies under an organization's lock.
 #[derive(Debug)]
 pub struct OrganizationPage {
-    /// The limits over all projects.
+    /// The limits over all projects, and who waits for them or for money of the wallet.
     pub account: Account,
     /// The money in motion.
     pub wallet: Wallet,
     /// Who holds it: the sum of their amounts is what the wallet holds.
     pub open: HashMap<RequestLogId, OpenHold, FastHash>,
-    /// Who waits for money, or for tokens under these limits.
-    pub queue: Queue,
 }
 
 /// Money and tokens set aside for one open call.
@@ -255,7 +255,7 @@ impl OrganizationBook {
     pub fn fund(&self, amount: Nano) {
         let page = &mut *self.lock();
         page.wallet.fund(amount);
-        page.queue.released(clock::tick());
+        page.account.queue.released(clock::tick());
     }
 
     /// Switches the wallet on or off for new calls.
@@ -270,7 +270,7 @@ impl OrganizationBook {
 
     /// Lets everyone who waits look again, after an edit.
     pub fn wake_all(&self) {
-        self.lock().queue.wake_all();
+        self.lock().account.queue.wake_all();
     }
 
     /// Where every window stands at `now`.

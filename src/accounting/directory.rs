@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use foldhash::fast::RandomState as FastHash;
@@ -11,6 +12,7 @@ use crate::accounting::account::{Account, Standing};
 use crate::accounting::books::{
     Books, KeySlot, OrganizationBook, OrganizationPage, ProjectBook, ProjectPage, Rooms,
 };
+use crate::accounting::queue::Queue;
 use crate::domain::access::{Cidr, glob_matches};
 use crate::domain::counter::{Counters, Windows};
 use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId};
@@ -202,10 +204,11 @@ impl Directory {
         rows: &CallerRows,
         now: UnixMs,
     ) -> HashMap<SecretHash, Arc<Caller>, FastHash> {
+        let patience = self.books.admission().hold_wait;
         let mut organizations = HashMap::new();
         for row in &rows.organizations {
             let open = || {
-                let account = account(row.quota, now, row.minute, &row.days);
+                let account = account(row.quota, now, (row.minute, &row.days), patience);
                 (account, Wallet::restore(row.balance, row.wallet_active))
             };
             let book = self.books.open_organization(row.id, open);
@@ -215,7 +218,7 @@ impl Directory {
         }
         let mut projects = HashMap::new();
         for row in &rows.projects {
-            let open = || account(row.quota, now, row.minute, &row.days);
+            let open = || account(row.quota, now, (row.minute, &row.days), patience);
             let book = self.books.open_project(row.id, open);
             book.set_quota(row.quota);
             projects.insert(row.id, (row, book));
@@ -227,7 +230,7 @@ impl Directory {
             else {
                 continue;
             };
-            let open = |quota| account(quota, now, key.minute, &key.days);
+            let open = |quota| account(quota, now, (key.minute, &key.days), patience);
             let slot = project_book.set_key(key.id, key.limits, open);
             let lists =
                 [&key.allowed_models, &project.allowed_models, &organization.allowed_models];
@@ -254,9 +257,9 @@ impl Directory {
 fn account(
     quota: Quota,
     now: UnixMs,
-    minute: (Minute, Amounts),
-    days: &[(Day, Amounts)],
+    (minute, days): ((Minute, Amounts), &[(Day, Amounts)]),
+    patience: Duration,
 ) -> Account {
     let counters = Counters::restore(quota.reset_day, now, minute, days.iter().copied());
-    Account { quota, counters }
+    Account { quota, counters, queue: Queue::new(patience) }
 }

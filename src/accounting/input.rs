@@ -36,9 +36,9 @@ impl Default for Inputs {
 }
 
 impl Inputs {
-    /// Names a body that is meant for a model.
-    pub fn fingerprint(&self, model: &str, body: &[u8]) -> Fingerprint {
-        Fingerprint(self.hasher.hash_one((model, body)))
+    /// Names a body that is meant for a model. Each endpoint reads it in its own way.
+    pub fn fingerprint(&self, endpoint: Endpoint, model: &str, body: &[u8]) -> Fingerprint {
+        Fingerprint(self.hasher.hash_one((endpoint, model, body)))
     }
 
     /// Remembers how many input tokens a provider reported for a body.
@@ -78,11 +78,12 @@ mod tests {
     #[test]
     fn a_body_is_known_by_its_model_and_its_bytes() {
         let inputs = Inputs::default();
-        let body = inputs.fingerprint("a", b"{}");
-        assert_eq!(inputs.known(body), None);
-        inputs.learn(body, 7);
-        assert_eq!(inputs.known(inputs.fingerprint("a", b"{}")), Some(7));
-        assert_eq!(inputs.known(inputs.fingerprint("b", b"{}")), None);
-        assert_eq!(inputs.known(inputs.fingerprint("a", b"{ }")), None);
+        let chat = |model, body: &[u8]| inputs.fingerprint(Endpoint::ChatCompletions, model, body);
+        assert_eq!(inputs.known(chat("a", b"{}")), None);
+        inputs.learn(chat("a", b"{}"), 7);
+        assert_eq!(inputs.known(chat("a", b"{}")), Some(7));
+        assert_eq!(inputs.known(chat("b", b"{}")), None);
+        assert_eq!(inputs.known(chat("a", b"{ }")), None);
+        assert_eq!(inputs.known(inputs.fingerprint(Endpoint::Messages, "a", b"{}")), None);
     }
 }

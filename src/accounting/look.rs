@@ -6,7 +6,8 @@ use crate::accounting::books::{OpenHold, OrganizationPage, ProjectPage, Rooms};
 use crate::accounting::directory::Caller;
 use crate::accounting::need::Need;
 use crate::accounting::permit::{Demand, Desk};
-use crate::accounting::turn::{Place, Turn};
+use crate::accounting::queue::Queue;
+use crate::accounting::turn::Turn;
 use crate::clock;
 use crate::domain::counter::{Exceeded, Windows};
 use crate::domain::limit::{Amounts, Level, Measure};
@@ -69,22 +70,21 @@ pub fn look(
     let mut pages = Pages { caller, project, organization, windows };
     let all = need.amounts(need.bound());
     let way = pages.check(&all);
-    let passes = pages.may_pass(&all, turn.as_ref());
-    if way.is_ok() && passes {
+    let behind = pages.behind(&all, turn.as_ref());
+    if way.is_ok() && behind.is_none() {
         return Look::Taken(pages.take(demand, need, (need.bound(), None), turn));
     }
     let (mut place, mut ask) = match way {
-        Ok(()) => (pages.whose_turn(turn.as_ref()), None),
+        Ok(()) => (behind.unwrap_or(Level::Project), None),
         Err((place, ask)) => {
             // Whether anything could help is known before the input is counted, if nothing can.
             let (least, shown) = if need.is_tight() {
-                (need.least(), need.least())
+                (need.amounts(need.least()), need.amounts(need.least()))
             } else {
-                (need.lowest(), need.bound())
+                (need.lowest(demand.model.prices.plain()), all)
             };
-            if let Err(ask) = pages.check_at_rest(&need.amounts(least)) {
-                let ask = with_amounts(ask, &need.amounts(shown));
-                return Look::Short(Short { ask: Some(ask), is_final: true });
+            if let Err(ask) = pages.check_at_rest(&least) {
+                return Look::Short(Short { ask: Some(with_amounts(ask, &shown)), is_final: true });
             }
             if !need.is_tight() {
                 return Look::Short(Short { ask: Some(ask), is_final: false });
@@ -93,14 +93,14 @@ pub fn look(
         }
     };
     if need.is_clampable() && ask.is_some() {
-        match pages.check(&need.amounts(need.least())) {
-            Ok(()) if passes => {
+        match (pages.check(&need.amounts(need.least())), behind) {
+            (Ok(()), None) => {
                 let bound = pages.share(need, turn.as_ref());
                 let clamped = Some(need.of_each(bound));
                 return Look::Taken(pages.take(demand, need, (bound, clamped), turn));
             }
-            Ok(()) => (place, ask) = (pages.whose_turn(turn.as_ref()), None),
-            Err((first, in_the_way)) => (place, ask) = (first, Some(in_the_way)),
+            (Ok(()), Some(line)) => (place, ask) = (line, None),
+            (Err((first, in_the_way)), _) => (place, ask) = (first, Some(in_the_way)),
         }
     }
     let waiting = turn.get_or_insert_with(|| Turn::new(caller, &desk.admission));
@@ -126,15 +126,14 @@ fn with_amounts(ask: Ask, need: &Amounts) -> Ask {
 
 impl Pages<'_> {
     /// The first that is in the way, in the order of checks, and where to wait for it.
-    fn check(&mut self, need: &Amounts) -> Result<(), (Place, Ask)> {
-        let (at_project, at_organization) = (Place::Project, Place::Organization);
+    fn check(&mut self, need: &Amounts) -> Result<(), (Level, Ask)> {
         let key = self.project.keys.account(self.caller.slot).check(need);
-        self.by(Level::Project, self.project.account.check(need))
-            .map_err(|ask| (at_project, ask))?;
-        self.by(Level::Key, key).map_err(|ask| (at_project, ask))?;
+        let at = |level| move |ask| (level, ask);
+        self.by(Level::Project, self.project.account.check(need)).map_err(at(Level::Project))?;
+        self.by(Level::Key, key).map_err(at(Level::Key))?;
         self.by(Level::Organization, self.organization.account.check(need))
-            .map_err(|ask| (at_organization, ask))?;
-        self.check_wallet(need, false).map_err(|ask| (at_organization, ask))
+            .and_then(|()| self.check_wallet(need, false))
+            .map_err(at(Level::Organization))
     }
 
     /// The first that would be in the way even if all that is held came back.
@@ -162,20 +161,28 @@ impl Pages<'_> {
         }
     }
 
-    /// Whether nobody is ahead who waits for the same. What costs nothing waits for nobody.
-    fn may_pass(&self, need: &Amounts, turn: Option<&Turn>) -> bool {
-        let nobody = self.project.queue.is_empty() && self.organization.queue.is_empty();
-        if nobody || (need.tokens == 0 && need.spend.0 == 0) {
-            return true;
-        }
-        let (ticket, now) = (turn.map(Turn::ticket), clock::tick());
-        self.project.queue.may_pass(ticket, now) && self.organization.queue.may_pass(ticket, now)
+    /// The lines of all that applies to this call.
+    fn queues(&mut self) -> [(Level, &mut Queue); 3] {
+        let key = &mut self.project.keys.account(self.caller.slot).queue;
+        [
+            (Level::Project, &mut self.project.account.queue),
+            (Level::Key, key),
+            (Level::Organization, &mut self.organization.account.queue),
+        ]
     }
 
-    /// The queue in which somebody is ahead.
-    fn whose_turn(&self, turn: Option<&Turn>) -> Place {
-        let passes = self.project.queue.may_pass(turn.map(Turn::ticket), clock::tick());
-        if passes { Place::Organization } else { Place::Project }
+    /// The line in which somebody is ahead who waits for the same, if anybody is. What costs
+    /// nothing waits for nobody.
+    fn behind(&mut self, need: &Amounts, turn: Option<&Turn>) -> Option<Level> {
+        let queues = self.queues();
+        if need.tokens == 0 && need.spend.0 == 0 || queues.iter().all(|(_, queue)| queue.is_empty())
+        {
+            return None;
+        }
+        let (ticket, now) = (turn.map(Turn::ticket), clock::tick());
+        let blocks =
+            |(level, queue): (Level, &mut Queue)| (!queue.may_pass(ticket, now)).then_some(level);
+        queues.into_iter().find_map(blocks)
     }
 
     /// A fair share of what is left, for this call and each one that waits.
@@ -184,24 +191,19 @@ impl Pages<'_> {
             left / i64::try_from(waiting.saturating_add(1)).unwrap_or(i64::MAX)
         };
         let waits_in = turn.and_then(Turn::place);
-        let others = |place, waiting: usize| waiting - usize::from(waits_in == Some(place));
-        let in_project = others(Place::Project, self.project.queue.len());
-        let in_organization = others(Place::Organization, self.organization.queue.len());
+        let [project, key, organization] =
+            self.queues().map(|(level, queue)| queue.len() - usize::from(waits_in == Some(level)));
         let mut least = |measure| {
-            let key = self.project.keys.account(self.caller.slot).remaining(measure);
-            let project = self.project.account.remaining(measure);
-            let project = [key, project].into_iter().flatten().min();
-            let organization = self.organization.account.remaining(measure);
-            [
-                project.map(|left| of(left, in_project)),
-                organization.map(|left| of(left, in_organization)),
-            ]
-            .into_iter()
-            .flatten()
-            .min()
+            let of_key = self.project.keys.account(self.caller.slot).remaining(measure);
+            let shares = [
+                self.project.account.remaining(measure).map(|left| of(left, project)),
+                of_key.map(|left| of(left, key)),
+                self.organization.account.remaining(measure).map(|left| of(left, organization)),
+            ];
+            shares.into_iter().flatten().min()
         };
         let (tokens, spend) = (least(Measure::Tokens), least(Measure::Spend));
-        let mut money = of(self.organization.wallet.available().0, in_organization);
+        let mut money = of(self.organization.wallet.available().0, organization);
         money = spend.map_or(money, |spend| spend.min(money));
         need.within(tokens, Nano(money))
     }

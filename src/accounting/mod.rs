@@ -1,7 +1,7 @@
 //! Quota and money in motion: who may call, what a call takes, and what it gives back.
 
-pub mod account;
 pub mod queue;
+pub mod account;
 pub mod books;
 pub mod directory;
 pub mod input;

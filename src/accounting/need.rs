@@ -57,10 +57,12 @@ impl Need {
         Bound { output_tokens: self.least_output, ..self.bound }
     }
 
-    /// Less than the call could ever do with, whatever its input turns out to be: what does not
-    /// fit under a limit now need not be counted.
-    pub fn lowest(&self) -> Bound {
-        Bound { input_tokens: self.bound.input_tokens.min(1), output_tokens: self.least_output }
+    /// Less than the call could ever do with, whatever its input turns out to be, at the `plain`
+    /// rates: where this does not fit, the input need not be counted.
+    pub fn lowest(&self, plain: Rates) -> Amounts {
+        let input_tokens = self.bound.input_tokens.min(1);
+        let bound = Bound { input_tokens, output_tokens: self.least_output };
+        Self { rates: plain, ..*self }.amounts(bound)
     }
 
     /// The most that fits into these shares, at least the least, and as much for each choice.
@@ -123,6 +125,6 @@ mod tests {
         assert_eq!(need.bound().input_tokens, 30, "counting never loosens a bound");
         assert_eq!(need.amounts(need.bound()).spend, Nano(30 + 4_000));
         let short = Bound { output_tokens: 10, ..BOUND };
-        assert_eq!(Need::new(short, rates(), 1, Some(256)).lowest().tokens(), 11);
+        assert_eq!(Need::new(short, rates(), 1, Some(256)).lowest(rates()).tokens, 11);
     }
 }

@@ -182,8 +182,9 @@ impl Permit {
 
     fn settle_now(&mut self, outcome: Outcome) -> Position {
         let charge = self.charge();
-        if let (Some(body), SettledBy::Usage) = (self.body, charge.settled_by) {
-            self.desk.inputs.learn(body, charge.usage.get(Unit::InputTokens));
+        let input = charge.usage.get(Unit::InputTokens);
+        if let (Some(body), SettledBy::Usage, 1..) = (self.body, charge.settled_by, input) {
+            self.desk.inputs.learn(body, input);
         }
         let tokens = i64::try_from(charge.usage.tokens()).unwrap_or(i64::MAX / 4);
         self.give_back(&Amounts { requests: 1, tokens, spend: charge.cost });
@@ -203,17 +204,13 @@ impl Permit {
         let caller = &self.caller;
         let project = &mut *caller.project.lock();
         let organization = &mut *caller.organization.lock();
+        // The money is back before whoever waits for it looks.
+        organization.wallet.settle(self.need.spend, used.spend);
         let key = project.keys.account(caller.slot);
         for account in [key, &mut project.account, &mut organization.account] {
             account.settle(self.windows, &self.need, used);
         }
-        organization.wallet.settle(self.need.spend, used.spend);
         organization.open.remove(&self.id);
-        for queue in [&mut project.queue, &mut organization.queue] {
-            if !queue.is_empty() {
-                queue.released(clock::tick());
-            }
-        }
     }
 
     fn ended(&self, charge: Charge, counted: bool, outcome: Outcome) -> Ended<&str> {

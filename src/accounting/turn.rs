@@ -5,20 +5,14 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use crate::accounting::books::{OrganizationBook, OrganizationPage, ProjectBook, ProjectPage};
+use crate::accounting::books::{
+    KeySlot, OrganizationBook, OrganizationPage, ProjectBook, ProjectPage,
+};
 use crate::accounting::directory::Caller;
 use crate::accounting::queue::{Queue, Ticket};
 use crate::clock;
+use crate::domain::limit::Level;
 use crate::settings::admission::AdmissionSettings;
-
-/// Whose tokens or money a call waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// The project's, or its key's.
-    Project,
-    /// The organization's.
-    Organization,
-}
 
 /// How many times its patience a call waits at most, though others keep being served.
 const PATIENCE_MAX: u32 = 15;
@@ -28,8 +22,9 @@ const PATIENCE_MAX: u32 = 15;
 pub struct Turn {
     project: Arc<ProjectBook>,
     organization: Arc<OrganizationBook>,
+    slot: KeySlot,
     ticket: Ticket,
-    place: Option<Place>,
+    place: Option<Level>,
     signal: Arc<Notify>,
     looks_at: Instant,
 }
@@ -41,6 +36,7 @@ impl Turn {
         Self {
             project: Arc::clone(&caller.project),
             organization: Arc::clone(&caller.organization),
+            slot: caller.slot,
             ticket: Ticket::new(now),
             place: None,
             signal: Arc::new(Notify::new()),
@@ -54,7 +50,7 @@ impl Turn {
     }
 
     /// Whose queue it waits in.
-    pub const fn place(&self) -> Option<Place> {
+    pub const fn place(&self) -> Option<Level> {
         self.place
     }
 
@@ -62,7 +58,7 @@ impl Turn {
     /// queue is full.
     pub fn wait_in(
         &mut self,
-        place: Place,
+        place: Level,
         project: &mut ProjectPage,
         organization: &mut OrganizationPage,
         waiting_max: usize,
@@ -71,7 +67,7 @@ impl Turn {
             return true;
         }
         self.leave(project, organization);
-        let queue = queue_of(place, project, organization);
+        let queue = self.queue(place, project, organization);
         if waiting_max <= queue.len() {
             return false;
         }
@@ -80,10 +76,23 @@ impl Turn {
         true
     }
 
+    fn queue<'a>(
+        &self,
+        place: Level,
+        project: &'a mut ProjectPage,
+        organization: &'a mut OrganizationPage,
+    ) -> &'a mut Queue {
+        match place {
+            Level::Project => &mut project.account.queue,
+            Level::Key => &mut project.keys.account(self.slot).queue,
+            Level::Organization => &mut organization.account.queue,
+        }
+    }
+
     /// Waits no longer; both locks are held by the caller.
     pub fn leave(&mut self, project: &mut ProjectPage, organization: &mut OrganizationPage) {
         if let Some(place) = self.place.take() {
-            queue_of(place, project, organization).leave(self.ticket, clock::tick());
+            self.queue(place, project, organization).leave(self.ticket, clock::tick());
         }
     }
 
@@ -91,10 +100,9 @@ impl Turn {
     pub fn is_spent(&self, settings: &AdmissionSettings) -> bool {
         let Some(place) = self.place else { return false };
         let now = clock::tick();
-        let until = match place {
-            Place::Project => self.project.lock().queue.patient_until(self.ticket),
-            Place::Organization => self.organization.lock().queue.patient_until(self.ticket),
-        };
+        let (mut project, mut organization) = (self.project.lock(), self.organization.lock());
+        let queue = self.queue(place, &mut project, &mut organization);
+        let until = queue.patient_until(self.ticket);
         until.min(self.ticket.since + settings.hold_wait * PATIENCE_MAX) <= now
     }
 
@@ -112,21 +120,10 @@ impl Turn {
 /// A call that ends while it waits gives its place up: those behind it must not wait for it.
 impl Drop for Turn {
     fn drop(&mut self) {
-        let Some(place) = self.place.take() else { return };
-        match place {
-            Place::Project => self.project.lock().queue.leave(self.ticket, clock::tick()),
-            Place::Organization => self.organization.lock().queue.leave(self.ticket, clock::tick()),
+        if self.place.is_some() {
+            let (project, organization) =
+                (Arc::clone(&self.project), Arc::clone(&self.organization));
+            self.leave(&mut project.lock(), &mut organization.lock());
         }
-    }
-}
-
-fn queue_of<'a>(
-    place: Place,
-    project: &'a mut ProjectPage,
-    organization: &'a mut OrganizationPage,
-) -> &'a mut Queue {
-    match place {
-        Place::Project => &mut project.queue,
-        Place::Organization => &mut organization.queue,
     }
 }

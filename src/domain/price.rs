@@ -74,6 +74,12 @@ impl Prices {
         self.dearest
     }
 
+    /// What a token costs that is of no special kind: no call costs less a token, but for what comes
+    /// from a cache.
+    pub fn plain(&self) -> Rates {
+        self.rates(Units::default().with(Unit::InputTokens).with(Unit::OutputTokens))
+    }
+
     /// The most that a token can cost, if it is one of `units`.
     pub fn rates(&self, units: Units) -> Rates {
         let dearest = |total| {

@@ -77,9 +77,9 @@ impl Charge {
 
     /// The charge for what was measured, against what was held.
     ///
-    /// A complete answer with a report is charged by the report. Anything else is charged at
-    /// least the counted input, and the larger of the last report and our own count of the
-    /// output: leaving early is never cheaper than staying. An estimate stays within the bound.
+    /// A complete answer with a report is charged by the report. Anything else is charged the input
+    /// that was reported, else counted, and the larger of the last report and our own count of the
+    /// output: leaving early is never cheaper than staying. What was counted stays within the bound.
     pub fn of(measured: &Measured, bound: Bound, held: Nano, prices: &Prices) -> Self {
         let (usage, settled_by) = match measured.reported {
             Some(usage) if measured.complete => (usage, SettledBy::Usage),
@@ -93,9 +93,12 @@ impl Charge {
 
 fn estimate(reported: Option<Usage>, measured: &Measured, bound: Bound) -> Usage {
     let reported = reported.unwrap_or_default();
-    let larger = |unit: Unit, counted: u64, bound: u64| reported.get(unit).max(counted.min(bound));
-    let input = larger(Unit::InputTokens, measured.counted_input, bound.input_tokens);
-    let output = larger(Unit::OutputTokens, measured.counted_output, bound.output_tokens);
+    let input = match reported.get(Unit::InputTokens) {
+        0 => measured.counted_input.min(bound.input_tokens),
+        known => known,
+    };
+    let output = measured.counted_output.min(bound.output_tokens);
+    let output = reported.get(Unit::OutputTokens).max(output);
     reported.with(Unit::InputTokens, input).with(Unit::OutputTokens, output)
 }
 
@@ -128,7 +131,11 @@ mod tests {
         let charged = charge(&measured);
         assert_eq!((charged.cost, charged.settled_by), (Nano(44), SettledBy::Estimate));
         measured.reported = Some(Usage::tokens_of(12, 9));
-        assert_eq!(charge(&measured).usage, Usage::tokens_of(30, 9));
+        assert_eq!(
+            charge(&measured).usage,
+            Usage::tokens_of(12, 9),
+            "the provider knows its input"
+        );
         measured.counted_output = 1_000;
         assert_eq!(charge(&measured).usage.get(Unit::OutputTokens), 50, "within the bound");
         measured = Measured { complete: true, counted_input: 30, ..Measured::default() };
