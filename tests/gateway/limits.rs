@@ -190,27 +190,31 @@ fn refused_by_the_wallet(refusal: &Told) {
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_that_use_less_than_they_may_are_refused_only_when_none_fits_any_more() {
     let scene = Scene::new().await;
-    let under = [(1, Level::Project), (5, Level::Organization), (8, Level::Key)];
-    let limits = under.map(|(at, level)| Some((&LIMITS[at], level)));
-    for limit in limits.into_iter().chain([None]) {
-        let round = async |storm: Storm, said: u64| {
-            let input = input_of(&scene.gateway, storm, MAX_TOKENS).await;
-            let storm = Storm { usage: Usage::of(input, said), ..storm };
-            let bound = Usage::of(input, MAX_TOKENS);
-            match limit {
-                Some(limit) => leaves_no_room(&scene, storm, bound, limit).await,
-                None => {
-                    let [each, most] = [storm.usage, bound].map(|usage| GPT_4O_MINI.cost(usage));
-                    pays_for_exactly_100(&scene, storm, just_for_100(storm, each, most)).await;
-                }
+    let round = async |limit: Option<(usize, Level)>, storm: Storm, said: u64| {
+        let input = input_of(&scene.gateway, storm, MAX_TOKENS).await;
+        let storm = Storm { usage: Usage::of(input, said), ..storm };
+        let bound = Usage::of(input, MAX_TOKENS);
+        match limit {
+            Some((at, level)) => leaves_no_room(&scene, storm, bound, (&LIMITS[at], level)).await,
+            None => {
+                let [each, most] = [storm.usage, bound].map(|usage| GPT_4O_MINI.cost(usage));
+                pays_for_exactly_100(&scene, storm, just_for_100(storm, each, most)).await;
             }
-        };
+        }
+    };
+    let rounds = async |limit: Option<(usize, Level)>| {
         tokio::join!(
-            Box::pin(round(Storm::full(400, true, 0), 1)),
-            Box::pin(round(Storm::full(400, false, 200), 1)),
-            Box::pin(round(Storm::full(400, false, 50), MAX_TOKENS)),
+            Box::pin(round(limit, Storm::full(400, true, 0), 1)),
+            Box::pin(round(limit, Storm::full(400, false, 100), 1)),
+            Box::pin(round(limit, Storm::full(400, false, 50), MAX_TOKENS)),
         );
-    }
+    };
+    tokio::join!(
+        Box::pin(rounds(Some((1, Level::Project)))),
+        Box::pin(rounds(Some((5, Level::Organization)))),
+        Box::pin(rounds(Some((8, Level::Key)))),
+        Box::pin(rounds(None)),
+    );
 }
 
 /// The least that 100 of these calls fit into, or the most that 101 do not: each may use `most`, of
@@ -261,7 +265,7 @@ async fn calls_without_a_bound_never_pass_a_limit_and_are_refused_only_at_its_en
     let input = input_of(&scene.gateway, storm, FLOOR).await;
     let least = i128::from(input + FLOOR);
     for (level, at) in [(Level::Project, 1), (Level::Organization, 3)] {
-        for said in [OUTPUT_MAX, 10] {
+        for said in [OUTPUT_MAX, 100] {
             let storm = Storm { usage: Usage::of(input, said), ..storm };
             let cast = Cast::under(&LIMITS[at], level, room, &scene.gateway).await;
             let outcome = scene.storm(storm, &cast.limited).await;
