@@ -9,6 +9,7 @@ use dashmap::DashMap;
 use foldhash::fast::RandomState as FastHash;
 
 use crate::accounting::account::Account;
+use crate::accounting::states::States;
 use crate::clock;
 use crate::domain::counter::{Room, Tally};
 use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
@@ -18,6 +19,7 @@ use crate::domain::quota::Quota;
 use crate::domain::time::{Month, UnixMs};
 use crate::domain::wallet::Wallet;
 use crate::settings::admission::AdmissionSettings;
+use crate::store::provider_states::key;
 
 /// All books of this node. Books are opened once and live as long as the process.
 #[derive(Debug)]
@@ -51,7 +53,8 @@ impl Books {
     /// Opens a project's book, or returns the one that is open.
     pub fn open_project(&self, id: ProjectId, open: impl FnOnce() -> Account) -> Arc<ProjectBook> {
         let entry = self.projects.entry(id).or_insert_with(|| {
-            let page = ProjectPage { account: open(), keys: KeyAccounts::default() };
+            let (account, keys) = (open(), KeyAccounts::default());
+            let page = ProjectPage { account, keys, states: States::default() };
             Arc::new(ProjectBook { id, page: Mutex::new(page) })
         });
         Arc::clone(&entry)
@@ -106,6 +109,8 @@ pub struct ProjectPage {
     pub account: Account,
     /// Those of its keys.
     pub keys: KeyAccounts,
+    /// What providers keep for it.
+    pub states: States,
 }
 
 /// Where a key's account stands among those of its project. It never changes.
@@ -206,6 +211,12 @@ impl ProjectBook {
     /// Where every window stands at `now`.
     pub fn standing(&self, now: UnixMs) -> Standing {
         Standing::of(&mut self.lock().account, now)
+    }
+
+    /// The upstream that gave the project this id of state, and keeps what it names.
+    pub fn keeper(&self, id: &str, now: UnixMs) -> Option<Arc<str>> {
+        let key = key(id);
+        self.lock().states.upstream(&key, now)
     }
 }
 

@@ -23,6 +23,7 @@ use crate::domain::wallet::Wallet;
 use crate::settings::admission::AdmissionSettings;
 use crate::store::callers::{self, CallerRows, Scope};
 use crate::store::database::{Database, DatabaseError};
+use crate::store::provider_states;
 
 /// SHA-256 of a key's secret: what is stored, and what is looked up.
 pub type SecretHash = [u8; 32];
@@ -132,7 +133,7 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Opens every book and reads every key.
+    /// Opens every book and reads every key, and what providers keep for whom.
     pub async fn load(
         database: &Database,
         admission: AdmissionSettings,
@@ -142,6 +143,12 @@ impl Directory {
         let directory = Self { keys: ArcSwap::default(), building: Mutex::new(()), books };
         let rows = callers::read(database, Scope::Everything, now).await?;
         directory.keys.store(Arc::new(Keys(directory.callers(&rows, now))));
+        // A book that is opened later is that of a new project, for which nothing is kept yet.
+        for state in provider_states::read(database, now, provider_states::KEPT_MAX).await? {
+            if let Some(book) = directory.books.project(state.project) {
+                book.lock().states.keep(state.key, state.upstream.into(), state.at);
+            }
+        }
         Ok(directory)
     }
 

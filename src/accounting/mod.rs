@@ -2,6 +2,7 @@
 
 pub mod queue;
 pub mod account;
+pub mod states;
 pub mod books;
 pub mod directory;
 pub mod input;

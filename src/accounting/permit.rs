@@ -22,6 +22,7 @@ use crate::domain::usage::Unit;
 use crate::journal::entry::{Ended, Entry, Outcome, Progress};
 use crate::journal::writer::{Position, Writer};
 use crate::settings::admission::AdmissionSettings;
+use crate::store::provider_states::key;
 
 /// Where a worker's calls are admitted and settled: its journal and its lender.
 #[derive(Debug)]
@@ -55,6 +56,8 @@ pub struct Course {
     pub admitted_us: u32,
     /// From arrival to the first byte of the answer.
     pub first_byte_us: Option<u32>,
+    /// The id of what the upstream keeps for the project.
+    pub kept_id: Option<Box<str>>,
 }
 
 /// An admitted call's hold on limits and wallet.
@@ -154,6 +157,14 @@ impl Permit {
         u32::try_from(clock::since(self.arrived).as_micros()).unwrap_or(u32::MAX)
     }
 
+    /// Notes the id of what the upstream keeps for the project: once the call is settled, the
+    /// project may refer to it there.
+    pub fn keeps(&mut self, id: &str) {
+        if self.course.kept_id.as_deref() != Some(id) {
+            self.course.kept_id = Some(id.into());
+        }
+    }
+
     /// Ends the call with a charge for what was measured. Not to be told to the client before the
     /// position is durable.
     pub fn settle(mut self, outcome: Outcome) -> Position {
@@ -202,7 +213,11 @@ impl Permit {
         assert!(self.is_open, "a permit ends once");
         self.is_open = false;
         let caller = &self.caller;
+        let kept = self.course.kept_id.as_deref().map(key).zip(self.course.upstream.as_ref());
         let project = &mut *caller.project.lock();
+        if let Some((key, upstream)) = kept {
+            project.states.keep(key, Arc::clone(upstream), self.at);
+        }
         let organization = &mut *caller.organization.lock();
         // The money is back before whoever waits for it looks.
         organization.wallet.settle(self.need.spend, used.spend);
@@ -229,6 +244,7 @@ impl Permit {
             admitted_us: course.admitted_us,
             first_byte_us: course.first_byte_us,
             duration_us: self.elapsed_us(),
+            kept_id: course.kept_id.as_deref(),
         }
     }
 }

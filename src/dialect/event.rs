@@ -31,4 +31,6 @@ pub struct Event {
     pub null_usage: Option<Range<usize>>,
     /// Output tokens by our own count of its text.
     pub output_tokens: u64,
+    /// The id of state that the provider keeps for whoever called.
+    pub kept_id: Option<Box<str>>,
 }

@@ -66,6 +66,7 @@ pub struct StreamMeter {
     /// What an Anthropic stream reported so far.
     counts: Counts,
     reading: Reading,
+    kept_id: Option<Box<str>>,
 }
 
 impl StreamMeter {
@@ -82,12 +83,18 @@ impl StreamMeter {
             text_tokens: 0,
             counts: Counts::default(),
             reading: Reading::default(),
+            kept_id: None,
         }
     }
 
     /// What was learned so far.
     pub const fn reading(&self) -> &Reading {
         &self.reading
+    }
+
+    /// The id of what the provider keeps for the caller, at most 256 bytes.
+    pub fn kept_id(&self) -> Option<&str> {
+        self.kept_id.as_deref()
     }
 
     /// Reads what one read brought.
@@ -138,7 +145,7 @@ impl StreamMeter {
 
     /// Learns what an event says.
     fn learn(&mut self, data: &[u8]) -> Event {
-        let facts = match self.dialect {
+        let mut facts = match self.dialect {
             Dialect::OpenAi => openai::event::event(data),
             Dialect::Anthropic => anthropic::event::event(data, &mut self.counts),
             Dialect::Gemini => gemini::event::event(data),
@@ -147,6 +154,7 @@ impl StreamMeter {
         // Of several choices another one may go on.
         self.ended = facts.finish || self.ended && facts.output_tokens == 0;
         self.text_tokens += facts.output_tokens;
+        self.kept_id = facts.kept_id.take().or(self.kept_id.take());
         let reading = &mut self.reading;
         reading.reported = facts.usage.or(reading.reported);
         reading.lacks_input = lacks_input(self.dialect, reading.reported);
@@ -224,6 +232,9 @@ pub struct BodyMeter {
     dialect: Dialect,
     capture: Capture,
     reported: Option<Usage>,
+    /// Where the dialect's answers name what the provider keeps.
+    kept: Option<Capture>,
+    kept_id: Option<Box<str>>,
     counted: u64,
 }
 
@@ -234,7 +245,12 @@ impl BodyMeter {
             Dialect::OpenAi | Dialect::Anthropic => b"usage",
             Dialect::Gemini => b"usageMetadata",
         };
-        Self { dialect, capture: Capture::new(key), reported: None, counted: 0 }
+        let kept = match dialect {
+            Dialect::Anthropic => Some(Capture::new(b"container")),
+            Dialect::OpenAi | Dialect::Gemini => None,
+        };
+        let capture = Capture::new(key);
+        Self { dialect, capture, reported: None, kept, kept_id: None, counted: 0 }
     }
 
     /// Reads what one read brought.
@@ -247,6 +263,14 @@ impl BodyMeter {
         };
         let reported = &mut self.reported;
         self.capture.read(chunk, |object| *reported = read(object).or(*reported));
+        if let Some(kept) = &mut self.kept {
+            kept.read(chunk, |object| self.kept_id = anthropic::outside::container_id(object));
+        }
+    }
+
+    /// The id of what the provider keeps for the caller, at most 256 bytes.
+    pub fn kept_id(&self) -> Option<&str> {
+        self.kept_id.as_deref()
     }
 
     /// What was learned so far.

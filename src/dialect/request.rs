@@ -34,24 +34,48 @@ pub struct Request {
     pub include_usage: Option<Edit>,
     /// Whether the body refers to content that is elsewhere, and so is not bound by its length.
     pub refers: bool,
-    /// The field that names state kept at the provider, where one does: that state may be
-    /// another tenant's.
-    pub state: Option<&'static str>,
+    /// The state kept at the provider that the body refers to: it may be another tenant's.
+    pub state: Option<State>,
+}
+
+/// A reference to state kept at the provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// The field that names it.
+    pub field: &'static str,
+    /// The one id that an answer can have given it by; `None` where no answer gives such ids, and
+    /// where the body has several references.
+    pub id: Option<Box<str>>,
+}
+
+/// The longest id of state that is kept; those of providers have some 30 bytes.
+const STATE_ID_BYTES_MAX: usize = 256;
+
+/// The id of state in a JSON value, if it is a string of at most 256 bytes.
+pub fn state_id(value: &[u8]) -> Option<Box<str>> {
+    let id = json::string_of(value)?;
+    (1..=STATE_ID_BYTES_MAX).contains(&id.len()).then(|| id.into())
 }
 
 /// What a body refers to that is not in it: [`Request::refers`] and [`Request::state`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Outside {
     /// Content that is elsewhere.
     pub refers: bool,
-    /// The field that names state kept at the provider.
-    pub state: Option<&'static str>,
+    /// State kept at the provider.
+    pub state: Option<State>,
 }
 
 impl Outside {
-    /// That field names state kept at the provider.
+    /// That field names state kept at the provider, which no answer gave an id of.
     pub fn names_state(&mut self, field: &'static str) {
-        *self = Self { refers: true, state: Some(field) };
+        *self = Self { refers: true, state: Some(State { field, id: None }) };
+    }
+
+    /// That field names state kept at the provider, by an id that an answer can have given.
+    pub fn names_state_by_id(&mut self, field: &'static str, id: &[u8]) {
+        let id = if self.state.is_none() { state_id(id) } else { None };
+        *self = Self { refers: true, state: Some(State { field, id }) };
     }
 }
 
@@ -211,6 +235,22 @@ mod tests {
         for body in [r#"{"content":"caf\u00e9 \u0022file_id\u0022"}"#, r#"{"a":"\u00"}"#] {
             assert!(!may_have_key(body.as_bytes(), &words), "{body}");
         }
+    }
+
+    #[test]
+    fn one_reference_has_an_id_and_two_have_none() {
+        let id = |outside: &Outside| outside.state.clone().and_then(|state| state.id);
+        let mut outside = Outside::default();
+        outside.names_state_by_id("a", br#""\u0069""#);
+        assert_eq!(id(&outside).as_deref(), Some("i"));
+        outside.names_state_by_id("a", br#""i""#);
+        assert_eq!(id(&outside), None);
+        let mut outside = Outside::default();
+        outside.names_state("b");
+        outside.names_state_by_id("a", br#""i""#);
+        assert_eq!(outside, Outside { refers: true, state: Some(State { field: "a", id: None }) });
+        assert_eq!(state_id(br#""""#).or(state_id(b"7")), None);
+        assert_eq!(state_id(format!("\"{}\"", "i".repeat(257)).as_bytes()), None);
     }
 
     #[test]

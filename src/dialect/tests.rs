@@ -182,3 +182,27 @@ fn a_body_reports_its_last_usage() {
     meter.read(b"{\"usageMetadata\":{\"promptTokenCount\":5,\"candidatesTokenCount\":6}}\n]");
     assert_eq!(meter.reading().reported, Some(Usage::tokens_of(5, 6)));
 }
+
+#[test]
+fn an_id_of_state_is_found_at_the_top_of_an_answer_and_nowhere_else() {
+    let whole = |dialect, body: &str| {
+        let mut meter = BodyMeter::new(dialect);
+        body.as_bytes().chunks(7).for_each(|chunk| meter.read(chunk));
+        meter.kept_id().map(str::to_owned)
+    };
+    let body = r#"{"content":[{"container":{"id":"d"}}],"container":{"expires_at":"2","id":"c"}}"#;
+    assert_eq!(whole(Dialect::Anthropic, body).as_deref(), Some("c"));
+    assert_eq!(whole(Dialect::OpenAi, body), None);
+    let deeper = r#"{"content":[{"container":{"id":"d"}}],"container":null}"#;
+    assert_eq!(whole(Dialect::Anthropic, deeper), None);
+
+    let mut meter = StreamMeter::new(Dialect::Anthropic, false);
+    let mut read = |event: &str| {
+        meter.read(Bytes::from(format!("data: {event}\n\n")));
+        meter.kept_id().map(str::to_owned)
+    };
+    assert_eq!(read(r#"{"type":"message_start","message":{"container":null}}"#), None);
+    let last = r#"{"type":"message_delta","delta":{"container":{"id":"c"}}}"#;
+    assert_eq!(read(last).as_deref(), Some("c"));
+    assert_eq!(read(r#"{"type":"message_stop"}"#).as_deref(), Some("c"), "it is remembered");
+}

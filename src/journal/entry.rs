@@ -129,6 +129,8 @@ pub struct Ended<T> {
     pub first_byte_us: Option<u32>,
     /// From arrival to the end, in microseconds; at most 71 minutes.
     pub duration_us: u32,
+    /// The id of what the upstream keeps for the project, if the answer gave one.
+    pub kept_id: Option<T>,
 }
 
 /// Calls that were refused for one reason.

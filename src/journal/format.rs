@@ -123,6 +123,10 @@ fn put_ended<T: AsRef<str>>(buffer: &mut Vec<u8>, ended: &Ended<T>) {
     put_text(buffer, ended.refusal.as_ref());
     put_text(buffer, ended.upstream.as_ref());
     put_text(buffer, ended.upstream_model.as_ref());
+    // Absent, it takes no byte: so wrote those who did not know it yet.
+    if let Some(id) = &ended.kept_id {
+        put_text(buffer, id.as_ref());
+    }
 }
 
 /// The entry at the start of `bytes`, and how many bytes it takes; `None` where nothing was
@@ -216,6 +220,7 @@ impl Fields<'_> {
         let first_byte_us = Some(u32::from_le_bytes(self.array()?)).filter(|us| *us != u32::MAX);
         let duration_us = u32::from_le_bytes(self.array()?);
         let (refusal, upstream, upstream_model) = (self.text()?, self.text()?, self.text()?);
+        let kept_id = if self.rest.is_empty() { None } else { Some(self.text()?) };
         Some(Ended {
             id,
             charge,
@@ -230,6 +235,7 @@ impl Fields<'_> {
             admitted_us,
             first_byte_us,
             duration_us,
+            kept_id,
         })
     }
 
@@ -299,6 +305,7 @@ mod tests {
             admitted_us: 11,
             first_byte_us: None,
             duration_us: 12,
+            kept_id: None,
         };
         let hold = Hold {
             asked: asked.clone(),
@@ -310,7 +317,7 @@ mod tests {
         vec![
             Entry::Hold(hold),
             Entry::Progress(Progress { id: RequestLogId(1), charge }),
-            Entry::Settle(ended.clone()),
+            Entry::Settle(Ended { kept_id: Some("container_1".to_owned()), ..ended.clone() }),
             Entry::Void(Ended { first_byte_us: Some(3), ..ended }),
             Entry::Refused(Refused { asked, status: 429, code: "x".to_owned(), count: 3 }),
         ]
@@ -332,6 +339,34 @@ mod tests {
             rest = &rest[length..];
         }
         assert_eq!(read(rest), None);
+    }
+
+    /// The bytes that such an end has had since before there were ids in it.
+    const OLD_END: &[u8] = b"\x34\0\0\0\x8e\x48\x1c\x4f\x03\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\
+        \0\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\0\0\0\0\0\xff\xff\xff\xff\0\0\0\0\0\0\0\0\0\0";
+
+    #[test]
+    fn an_end_without_an_id_is_written_and_read_as_before_there_were_any() {
+        let plain = Ended {
+            id: RequestLogId(1),
+            charge: Charge::nothing(),
+            counted: false,
+            outcome: Outcome::Completed,
+            status: 0,
+            refusal: String::new(),
+            upstream: String::new(),
+            upstream_model: String::new(),
+            output_clamped: false,
+            attempts: 0,
+            admitted_us: 0,
+            first_byte_us: None,
+            duration_us: 0,
+            kept_id: None,
+        };
+        let mut written = Vec::new();
+        write(&Entry::Settle(plain.clone()), &mut written);
+        assert_eq!(written, OLD_END);
+        assert_eq!(read(OLD_END).expect("an entry").0, Entry::Settle(plain));
     }
 
     #[test]

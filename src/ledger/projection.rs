@@ -1,6 +1,6 @@
 //! The projection: a batch of the journal as rows, in one transaction with its checkpoint.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use sqlx::{Row, SqliteConnection};
@@ -16,6 +16,7 @@ use crate::journal::format;
 use crate::ledger::batch::Batch;
 use crate::ledger::call::{Call, End};
 use crate::ledger::rows::Insert;
+use crate::store::provider_states::{KEPT_MS, key};
 
 static RECORDS: LazyLock<Insert> = LazyLock::new(|| {
     let head = "INSERT INTO wallet_records (organization_id, seq, id, kind, amount_nano,
@@ -55,6 +56,11 @@ static MINUTES: LazyLock<Insert> = LazyLock::new(|| {
     Insert::new(head, 5, tail)
 });
 
+static STATES: LazyLock<Insert> = LazyLock::new(|| {
+    let head = "INSERT INTO provider_states (project_id, id_hash, upstream, created_at)";
+    Insert::new(head, 4, "ON CONFLICT DO NOTHING")
+});
+
 static OPEN: LazyLock<Insert> = LazyLock::new(|| {
     let head = "INSERT INTO open_holds (request_log_id, entry)";
     Insert::new(head, 2, "ON CONFLICT (request_log_id) DO UPDATE SET entry = excluded.entry")
@@ -87,6 +93,7 @@ pub async fn write(
 ) -> Result<(), sqlx::Error> {
     records(connection, &batch.calls, now).await?;
     calls(connection, &batch.calls).await?;
+    states(connection, &batch.calls, now).await?;
     let days: Vec<_> = batch.days.iter().collect();
     DAYS.run(connection, &days, |query, ((subject, day), used)| {
         query
@@ -220,6 +227,35 @@ async fn calls(connection: &mut SqliteConnection, calls: &[Call]) -> Result<(), 
                 .bind(asked.stream)
                 .bind(call.cost().0)
                 .bind(call.detail.as_str())
+        })
+        .await
+}
+
+/// Notes what upstreams keep for projects, and forgets what those were given too long ago.
+async fn states(
+    connection: &mut SqliteConnection,
+    calls: &[Call],
+    now: UnixMs,
+) -> Result<(), sqlx::Error> {
+    let kept = calls.iter().filter_map(|call| match &call.end {
+        End::Ended { hold, ended, .. } => {
+            let id = key(ended.kept_id.as_deref()?);
+            Some((Uuid::from_u128(hold.asked.project.0), id, &*ended.upstream, hold.asked.at))
+        }
+        End::Refused(_) => None,
+    });
+    let kept: Vec<_> = kept.collect();
+    let projects: BTreeSet<Uuid> = kept.iter().map(|(project, ..)| *project).collect();
+    for project in projects {
+        sqlx::query("DELETE FROM provider_states WHERE project_id = $1 AND created_at < $2")
+            .bind(project)
+            .bind(now.0 - KEPT_MS)
+            .execute(&mut *connection)
+            .await?;
+    }
+    STATES
+        .run(connection, &kept, |query, (project, id, upstream, at)| {
+            query.bind(*project).bind(&id[..]).bind(*upstream).bind(at.0)
         })
         .await
 }

@@ -104,6 +104,7 @@ fn end_of(orphan: &OpenCall, now: UnixMs) -> Entry<String> {
         admitted_us: 0,
         first_byte_us: None,
         duration_us: u32::try_from(lived_us).unwrap_or(u32::MAX),
+        kept_id: None,
     };
     if orphan.progress.is_some() { Entry::Settle(ended) } else { Entry::Void(ended) }
 }
@@ -167,6 +168,7 @@ mod tests {
     use crate::domain::time::{Day, Minute};
     use crate::domain::usage::Usage;
     use crate::journal::entry::Asked;
+    use crate::store::provider_states::key;
     use crate::store::usage;
 
     const MINUTES_A_DAY: i64 = 1_440;
@@ -224,6 +226,7 @@ mod tests {
                 admitted_us: 0,
                 first_byte_us: None,
                 duration_us: 0,
+                kept_id: None,
             };
             Entry::Settle(ended)
         }
@@ -258,6 +261,44 @@ mod tests {
             row.get("minute"),
             Amounts { requests: row.get("requests"), tokens: row.get("tokens"), spend },
         )
+    }
+
+    #[tokio::test]
+    async fn an_id_of_state_stands_beside_its_project_for_30_days() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = with_organizations(&folder.path().join("gateway.db")).await;
+        let mut batch = Batch::restore("node_1", []);
+        let mut project = async |call: u128, who, at: Minute, ids: &[Option<&str>], now| {
+            let used = Amounts { tokens: 2, ..Amounts::default() };
+            let told = Told { who, minute: at, used };
+            for (id, kept) in (call..).zip(ids) {
+                batch.take(told.hold(id));
+                let mut end = told.end(id);
+                if let Entry::Settle(ended) = &mut end {
+                    ended.kept_id = kept.map(str::to_owned);
+                    ended.upstream = "u".to_owned();
+                }
+                batch.take(end);
+            }
+            commit(&database, &mut batch, &[], now).await.expect("committed");
+            let rows = sqlx::query("SELECT * FROM provider_states ORDER BY created_at, project_id");
+            let rows = rows.fetch_all(database.reader()).await.expect("rows");
+            let row = |row: &sqlx::sqlite::SqliteRow| {
+                assert_eq!(row.get::<&str, _>("upstream"), "u");
+                let id: Vec<u8> = row.get("id_hash");
+                (row.get::<Uuid, _>("project_id").as_u128(), id, row.get::<i64, _>("created_at"))
+            };
+            rows.iter().map(row).collect::<Vec<_>>()
+        };
+        let row = |project, id, at: Minute| (project, key(id).to_vec(), at.start().0);
+        let (first, other) = ((1, 11, 111), (2, 21, 211));
+        let (day, later) = (Minute(MINUTES_A_DAY), Minute(32 * MINUTES_A_DAY));
+        let rows = project(1, first, day, &[Some("a"), None, Some("a")], UnixMs(0)).await;
+        assert_eq!(rows, [row(11, "a", day)], "once");
+        let rows = project(4, other, later, &[Some("a")], later.start()).await;
+        assert_eq!(rows, [row(11, "a", day), row(21, "a", later)], "each for itself");
+        let rows = project(5, first, later, &[Some("a")], later.start()).await;
+        assert_eq!(rows, [row(11, "a", later), row(21, "a", later)], "the old one is forgotten");
     }
 
     #[tokio::test]

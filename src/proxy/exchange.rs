@@ -99,7 +99,7 @@ async fn enter(
     }
     let now = clock::now();
     let known = again(&worker.shared.directory, known, now, arrival.address)?;
-    let route = route(&worker.shared.catalog.load(), &known.caller, call)?;
+    let route = route(&worker.shared.catalog.load(), &known.caller, call, now)?;
     let permit = admit(worker, (arrival, now), &known, call, &route).await?;
     Ok((route, permit))
 }

@@ -263,6 +263,9 @@ impl Relay {
     fn measure(&mut self) {
         let Some(permit) = &mut self.permit else { return };
         let reading = self.meter.reading();
+        if let Some(id) = self.meter.kept_id() {
+            permit.keeps(id);
+        }
         permit.measured.reported = reading.reported;
         permit.measured.counted_output = reading.counted_output;
         // What the provider has yet to send changes nothing then: who leaves now has it all.
@@ -357,6 +360,14 @@ impl Meter {
             Self::Stream(meter) => *meter.reading(),
             Self::Body(meter) => meter.reading(),
             Self::Off => Reading::default(),
+        }
+    }
+
+    fn kept_id(&self) -> Option<&str> {
+        match self {
+            Self::Stream(meter) => meter.kept_id(),
+            Self::Body(meter) => meter.kept_id(),
+            Self::Off => None,
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::accounting::directory::Caller;
 use crate::dialect::endpoint::Metering;
 use crate::domain::catalog::{Model, Target};
 use crate::domain::settlement::Bound;
+use crate::domain::time::UnixMs;
 use crate::domain::usage::Usage;
 use crate::proxy::catalog::Catalog;
 use crate::proxy::receive::Call;
@@ -39,9 +40,15 @@ const WINDOW_TOKENS_DEFAULT: u64 = 1_000_000;
 
 /// Finds the model, if this caller may use it and some upstream serves it in the call's dialect.
 ///
-/// A call that refers to state kept at the provider goes to dedicated upstreams only: elsewhere the
-/// state may be another tenant's.
-pub fn route(catalog: &Catalog, caller: &Caller, call: &Call) -> Result<Route, Refusal> {
+/// A call that refers to state kept at a provider goes to the upstream that gave the project its
+/// id. If none did, it goes to dedicated upstreams only: elsewhere the state may be another
+/// tenant's.
+pub fn route(
+    catalog: &Catalog,
+    caller: &Caller,
+    call: &Call,
+    now: UnixMs,
+) -> Result<Route, Refusal> {
     let name = &call.request.model;
     let unknown = || Refusal::UnknownModel(name.chars().take(128).collect());
     let model = catalog.model(name).ok_or_else(unknown)?;
@@ -58,10 +65,14 @@ pub fn route(catalog: &Catalog, caller: &Caller, call: &Call) -> Result<Route, R
     if !caller.may_use_model(name) {
         return Err(Refusal::Forbidden("this key may not use this model"));
     }
-    if let Some(field) = call.request.state {
-        stops.retain(|stop| stop.upstream.settings.dedicated);
+    if let Some(state) = &call.request.state {
+        let keeper = state.id.as_deref().and_then(|id| caller.project.keeper(id, now));
+        stops.retain(|stop| match &keeper {
+            Some(keeper) => stop.upstream.name() == keeper,
+            None => stop.upstream.settings.dedicated,
+        });
         if stops.is_empty() {
-            return Err(kept_elsewhere(field));
+            return Err(kept_elsewhere(state.field));
         }
     }
     let bound = bound(&model, call);

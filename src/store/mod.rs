@@ -16,5 +16,6 @@ pub mod organizations;
 pub mod projects;
 pub mod api_keys;
 pub mod request_logs;
+pub mod provider_states;
 pub mod idempotency;
 pub mod audit;

@@ -48,6 +48,7 @@ mod sdk;
 mod secrets;
 mod serve;
 mod slots;
+mod state;
 mod stream;
 mod tls;
 mod upstreams;

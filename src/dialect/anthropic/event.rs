@@ -1,5 +1,6 @@
 //! The events of an Anthropic stream: what each says.
 
+use crate::dialect::anthropic::outside::container_id;
 use crate::dialect::anthropic::usage::Counts;
 use crate::dialect::event::{End, Event};
 use crate::dialect::{estimate, json};
@@ -29,8 +30,10 @@ pub fn event(data: &[u8], counts: &mut Counts) -> Event {
         Some("message_start") => {
             // A start that comes again begins again.
             *counts = Counts::default();
-            json::each(message.unwrap_or_default(), &["usage"], |usage| counts.read(usage));
+            let message = message.unwrap_or_default();
+            json::each(message, &["usage"], |usage| counts.read(usage));
             event.usage = counts.usage();
+            event.kept_id = container_in(message);
         }
         Some("content_block_start") => {
             event.output_tokens = tokens(block.unwrap_or_default(), &["name", "text"]);
@@ -41,12 +44,19 @@ pub fn event(data: &[u8], counts: &mut Counts) -> Event {
         Some("message_delta") => {
             counts.read(usage.unwrap_or_default());
             event.usage = counts.usage();
+            event.kept_id = container_in(delta.unwrap_or_default());
             (event.end, event.finish) = (End::Near, true);
         }
         Some("message_stop") => event.end = End::Here,
         _ => {}
     }
     event
+}
+
+fn container_in(object: &[u8]) -> Option<Box<str>> {
+    let mut id = None;
+    json::each(object, &["container"], |container| id = container_id(container));
+    id
 }
 
 fn tokens(object: &[u8], names: &[&str]) -> u64 {
@@ -73,6 +83,23 @@ mod tests {
         assert_eq!((last.end, last.finish), (End::Near, true));
         assert_eq!(event(start, &mut counts).usage, Some(Usage::tokens_of(9, 1)), "begun again");
         assert_eq!(event(br#"{"type":"message_stop"}"#, &mut counts).end, End::Here);
+    }
+
+    #[test]
+    fn the_container_is_named_by_the_start_or_the_last_delta() {
+        for (data, id) in [
+            (
+                r#"{"type":"message_start","message":{"container":{"id":"c","expires_at":"2"}}}"#,
+                true,
+            ),
+            (r#"{"type":"message_delta","delta":{"container":{"id":"c"}}}"#, true),
+            (r#"{"type":"message_delta","delta":{"container":null}}"#, false),
+            (r#"{"type":"message_start","message":{"content":[{"container":{"id":"c"}}]}}"#, false),
+            (r#"{"type":"content_block_delta","delta":{"container":{"id":"c"}}}"#, false),
+        ] {
+            let said = event(data.as_bytes(), &mut Counts::default());
+            assert_eq!(said.kept_id.as_deref(), id.then_some("c"), "{data}");
+        }
     }
 
     #[test]

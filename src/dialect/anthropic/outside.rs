@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use memchr::memmem::Finder;
 
 use crate::dialect::json;
-use crate::dialect::request::{Outside, may_have_value};
+use crate::dialect::request::{Outside, may_have_value, state_id};
 
 /// What the tools that the provider runs begin their type with: each brings in content of its own.
 const HOSTED_TOOLS: [&str; 4] = ["web_search_", "web_fetch_", "code_execution_", "advisor_"];
@@ -47,15 +47,39 @@ pub fn find(body: &[u8], container: Option<&[u8]>, servers: Option<&[u8]>) -> Ou
         });
     }
     if let Some(container) = container {
-        outside.refers = true;
-        let mut names_one = container.starts_with(b"\"");
-        json::each(container, &["id"], |id| names_one |= id != b"null");
-        if names_one {
-            outside.names_state("container");
-        }
+        container_of(container, &mut outside);
     }
     outside.refers |= servers.is_some();
     outside
+}
+
+/// A container is named by its id. Skills that are not the provider's own were stored there, too.
+fn container_of(container: &[u8], outside: &mut Outside) {
+    outside.refers = true;
+    if container.starts_with(b"\"") {
+        outside.names_state_by_id("container", container);
+    }
+    json::each(container, &["id"], |id| {
+        if id != b"null" {
+            outside.names_state_by_id("container", id);
+        }
+    });
+    json::each(container, &["skills"], |skills| {
+        json::elements(skills, |skill| {
+            json::each(skill, &["type"], |kind| {
+                if json::string_of(kind).is_none_or(|kind| kind != "anthropic") {
+                    outside.names_state("container");
+                }
+            });
+        });
+    });
+}
+
+/// The id of the container that an answer speaks of.
+pub fn container_id(container: &[u8]) -> Option<Box<str>> {
+    let mut found = None;
+    json::each(container, &["id"], |id| found = state_id(id));
+    found
 }
 
 fn is_hosted(tool: &[u8]) -> bool {
@@ -122,6 +146,11 @@ mod tests {
         read(&format!(r#""messages":[{{"content":[{block}]}}]"#))
     }
 
+    /// The field that names state, and the id by which it does.
+    fn state(outside: Outside) -> Option<(&'static str, Option<String>)> {
+        outside.state.map(|state| (state.field, state.id.map(String::from)))
+    }
+
     #[test]
     fn content_that_is_elsewhere_is_seen() {
         let only_refers = Outside { refers: true, state: None };
@@ -132,6 +161,8 @@ mod tests {
         assert_eq!(read(r#""tools":[{"type":"web_search_20250305","name":"w"}]"#), only_refers);
         assert_eq!(read(r#""mcp_servers":[{"type":"url","url":"https://a"}]"#), only_refers);
         assert_eq!(read(r#""container":{"skills":[]}"#), only_refers);
+        let public = r#""container":{"id":null,"skills":[{"type":"anthropic","skill_id":"pdf"}]}"#;
+        assert_eq!(read(public), only_refers);
         let here = r#"{"type":"image","source":{"type":"base64","data":"AA=="}}"#;
         assert_eq!(said(here), Outside::default());
     }
@@ -139,18 +170,28 @@ mod tests {
     #[test]
     fn state_kept_at_the_provider_is_named() {
         let file = r#"{"type":"document","source":{"type":"file","file_id":"f"}}"#;
-        assert_eq!(said(file).state, Some("file_id"));
-        assert_eq!(said(&format!(r#"{{"content":[{file}]}}"#)).state, Some("file_id"));
+        let file_id = Some(("file_id", None));
+        assert_eq!(state(said(file)), file_id);
+        assert_eq!(state(said(&format!(r#"{{"content":[{file}]}}"#))), file_id);
         let upload = r#"{"type":"container_upload","file_id":"f"}"#;
-        assert_eq!(said(upload).state, Some("file_id"));
-        assert_eq!(read(r#""container":"c""#).state, Some("container"));
-        assert_eq!(read(r#""container":{"id":"c"}"#).state, Some("container"));
+        assert_eq!(state(said(upload)), file_id);
+        let container = |id: Option<&str>| Some(("container", id.map(str::to_owned)));
+        assert_eq!(state(read(r#""container":"c""#)), container(Some("c")));
+        assert_eq!(state(read(r#""container":{"id":"c"}"#)), container(Some("c")));
+        for several in [
+            r#""container":{"id":"c","id":"d"}"#.to_owned(),
+            r#""container":{"id":"c","skills":[{"type":"custom","skill_id":"s"}]}"#.to_owned(),
+            r#""container":{"id":7}"#.to_owned(),
+            format!(r#""container":"c","messages":[{{"content":[{file}]}}]"#),
+        ] {
+            assert_eq!(state(read(&several)), container(None), "{several}");
+        }
         assert_eq!(read(r#""container":null"#), Outside::default());
         let mut deep = file.to_owned();
         for _ in 0..5 {
             deep = format!(r#"{{"content":[{deep}]}}"#);
         }
-        assert_eq!(said(&deep).state, Some("content"));
+        assert_eq!(state(said(&deep)), Some(("content", None)));
     }
 
     #[test]

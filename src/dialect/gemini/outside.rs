@@ -102,6 +102,7 @@ fn file_of(file: &[u8], outside: &mut Outside) {
 mod tests {
     use super::*;
     use crate::dialect::gemini::request::input_only;
+    use crate::dialect::request::State;
 
     fn read(body: &str) -> Outside {
         let request = input_only("m", body.as_bytes()).expect(body);
@@ -148,7 +149,8 @@ mod tests {
                 "fileUri",
             ),
         ] {
-            assert_eq!(read(&body), Outside { refers: true, state: Some(state) }, "{body}");
+            let state = Some(State { field: state, id: None });
+            assert_eq!(read(&body), Outside { refers: true, state }, "{body}");
         }
         assert_eq!(read(r#"{"cachedContent":null}"#), Outside::default());
     }

@@ -26,8 +26,9 @@ static REFERENCES: LazyLock<[Finder<'static>; 11]> = LazyLock::new(|| {
 
 static FILE_ID: LazyLock<[Finder<'static>; 1]> = LazyLock::new(|| [Finder::new("\"file_id\"")]);
 
-/// Finds what the body refers to; `tools` is its own field for those. A `file_id` is state only where the provider would look for it:
-/// in a part of a message. A schema or a text may use the word.
+/// Finds what the body refers to; `tools` is its own field for those. A `file_id` is state only
+/// where the provider would look for it: in a part of a message. A schema or a text may use the
+/// word.
 pub fn find(body: &[u8], tools: Option<&[u8]>) -> Outside {
     let mut outside = Outside { refers: may_have_key(body, &*REFERENCES), state: None };
     if outside.refers && may_have_key(body, &*FILE_ID) {
@@ -64,6 +65,7 @@ fn message_of(message: &[u8], outside: &mut Outside) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::request::State;
 
     #[test]
     fn tools_of_the_provider_bring_in_content() {
@@ -91,7 +93,7 @@ mod tests {
             (r#"{"messages":[{"content":"send the \"file_id\""}]}"#, false, false),
             (r#"{"messages":[{"content":[{"image_url":{"url":"u"}}]}]}"#, true, false),
         ] {
-            let state = state.then_some("file_id");
+            let state = state.then_some(State { field: "file_id", id: None });
             assert_eq!(find(body.as_bytes(), None), Outside { refers, state }, "{body}");
         }
     }

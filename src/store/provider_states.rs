@@ -1,0 +1,123 @@
+//! What providers keep for projects: which upstream gave which id to which project.
+
+use sha2::{Digest as _, Sha256};
+use sqlx::Row;
+use uuid::Uuid;
+
+use crate::domain::ids::ProjectId;
+use crate::domain::time::UnixMs;
+use crate::store::database::{Database, DatabaseError};
+
+/// What an id is known by: the first half of its SHA-256.
+pub type StateKey = [u8; 16];
+
+/// How long an id is known: as long as providers keep what it names.
+pub const KEPT_MS: i64 = 30 * 86_400_000;
+
+/// How many ids of a project are known at most, the newest.
+pub const KEPT_MAX: usize = 100_000;
+
+/// The key of an id.
+pub fn key(id: &str) -> StateKey {
+    let mut key = StateKey::default();
+    key.copy_from_slice(&Sha256::digest(id.as_bytes())[..16]);
+    key
+}
+
+/// An id that a project was given.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ProviderState {
+    /// Who was given it.
+    pub project: ProjectId,
+    /// The id.
+    pub key: StateKey,
+    /// Who gave it, and keeps what it names.
+    pub upstream: String,
+    /// When the call came that was given it.
+    pub at: UnixMs,
+}
+
+/// What is known at `now`, of each project oldest first; of several that are as old as the last
+/// one that `most` allows, all.
+pub async fn read(
+    database: &Database,
+    now: UnixMs,
+    most: usize,
+) -> Result<Vec<ProviderState>, DatabaseError> {
+    // CROSS: each project is looked up among the states, by age.
+    let rows = sqlx::query(
+        "SELECT s.project_id, s.id_hash, s.upstream, s.created_at
+         FROM projects p CROSS JOIN provider_states s
+            ON s.project_id = p.id AND s.created_at >= max($1, coalesce(
+                (SELECT created_at FROM provider_states WHERE project_id = p.id
+                 ORDER BY created_at DESC LIMIT 1 OFFSET $2), 0))
+         ORDER BY s.project_id, s.created_at",
+    )
+    .bind(now.0 - KEPT_MS)
+    .bind(i64::try_from(most).unwrap_or(i64::MAX) - 1)
+    .fetch_all(database.reader())
+    .await?;
+    let state = |row: &sqlx::sqlite::SqliteRow| -> Result<ProviderState, sqlx::Error> {
+        Ok(ProviderState {
+            project: ProjectId(row.try_get::<Uuid, _>(0)?.as_u128()),
+            key: row.try_get::<&[u8], _>(1)?.try_into().unwrap_or_default(),
+            upstream: row.try_get(2)?,
+            at: UnixMs(row.try_get(3)?),
+        })
+    };
+    Ok(rows.iter().map(state).collect::<Result<_, _>>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_newest_of_each_project_are_read_oldest_first() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = Database::open(&folder.path().join("gateway.db")).await.expect("a database");
+        let mut tx = database.begin().await.expect("a transaction");
+        sqlx::query(
+            "INSERT INTO organizations (id, name, status, self_funding, on_disconnect, output_clamp,
+                created_at, updated_at, version) VALUES ($1, '', 'Active', 1, 'drain', 0, 0, 0, 1)",
+        )
+        .bind(Uuid::from_u128(9))
+        .execute(&mut *tx)
+        .await
+        .expect("an organization");
+        for project in [1, 2] {
+            sqlx::query(
+                "INSERT INTO projects (id, organization_id, name, status, created_by, created_at,
+                    updated_at, version) VALUES ($1, $2, '', 'Active', $1, 0, 0, 1)",
+            )
+            .bind(Uuid::from_u128(project))
+            .bind(Uuid::from_u128(9))
+            .execute(&mut *tx)
+            .await
+            .expect("a project");
+        }
+        for (project, id, at) in [(1, "c", 30), (1, "a", 10), (1, "b", 20), (2, "a", 5)] {
+            sqlx::query("INSERT INTO provider_states VALUES ($1, $2, 'u', $3)")
+                .bind(Uuid::from_u128(project))
+                .bind(&key(id)[..])
+                .bind(at)
+                .execute(&mut *tx)
+                .await
+                .expect("a state");
+        }
+        tx.commit().await.expect("committed");
+        let state = |project, id, at| ProviderState {
+            project: ProjectId(project),
+            key: key(id),
+            upstream: "u".to_owned(),
+            at: UnixMs(at),
+        };
+        let all =
+            [state(1, "a", 10), state(1, "b", 20), state(1, "c", 30), state(2, "a", 5)].map(Some);
+        for (now, most, skipped) in [(0, 4, &[][..]), (0, 2, &[0]), (KEPT_MS + 11, 4, &[0, 3])] {
+            let read = read(&database, UnixMs(now), most).await.expect("states");
+            let expected = all.iter().enumerate().filter(|(at, _)| !skipped.contains(at));
+            assert!(read.iter().eq(expected.filter_map(|(_, state)| state.as_ref())), "{read:?}");
+        }
+    }
+}
