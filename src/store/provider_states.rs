@@ -51,7 +51,7 @@ pub async fn read(
             ON s.project_id = p.id AND s.created_at >= max($1, coalesce(
                 (SELECT created_at FROM provider_states WHERE project_id = p.id
                  ORDER BY created_at DESC LIMIT 1 OFFSET $2), 0))
-         ORDER BY s.project_id, s.created_at",
+         ORDER BY p.id, s.created_at",
     )
     .bind(now.0 - KEPT_MS)
     .bind(i64::try_from(most).unwrap_or(i64::MAX) - 1)
