@@ -42,6 +42,8 @@ pub struct Desk {
 pub struct Course {
     /// Whether its request was given to an upstream.
     pub forwarded: bool,
+    /// Whether it ends without a charge: its answer is an error, or only counts.
+    pub is_free: bool,
     /// How many upstreams were tried.
     pub attempts: u16,
     /// The one that was tried last.
@@ -165,10 +167,10 @@ impl Permit {
         }
     }
 
-    /// Ends the call with a charge for what was measured. Not to be told to the client before the
+    /// Ends the call with a charge for what was measured, unless it is free. Not to be told to the client before the
     /// position is durable.
     pub fn settle(mut self, outcome: Outcome) -> Position {
-        self.settle_now(outcome)
+        self.end_now(outcome)
     }
 
     /// Ends the call without a charge, and waits until that is written: whoever is told of it then
@@ -189,6 +191,14 @@ impl Permit {
 
     fn charge(&self) -> Charge {
         Charge::of(&self.measured, self.bound, self.need.spend, &self.model.prices)
+    }
+
+    fn end_now(&mut self, outcome: Outcome) -> Position {
+        if self.course.forwarded && !self.course.is_free {
+            self.settle_now(outcome)
+        } else {
+            self.release_now(outcome)
+        }
     }
 
     fn settle_now(&mut self, outcome: Outcome) -> Position {
@@ -251,10 +261,8 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if self.is_open && self.course.forwarded {
-            self.settle_now(Outcome::Cancelled);
-        } else if self.is_open {
-            self.release_now(Outcome::Cancelled);
+        if self.is_open {
+            self.end_now(Outcome::Cancelled);
         }
     }
 }

@@ -45,8 +45,10 @@ pub struct Relay {
     upstream: Incoming,
     lease: Option<Lease>,
     meter: Meter,
-    /// Until the call is settled. An answer that is free never has one.
+    /// Until the call is settled.
     permit: Option<Permit>,
+    /// How the call came out, if the answer comes to its end.
+    outcome: Outcome,
     writer: Rc<Writer>,
     ready: VecDeque<Bytes>,
     /// What may not be sent before the settlement is durable.
@@ -107,26 +109,27 @@ pub async fn relay(answered: Answered, endpoint: Endpoint, strips: bool) -> Resp
         writer.durable(permit.held_at()).await;
     }
     let is_stream = parts.headers.get(CONTENT_TYPE).is_some_and(is_event_stream);
-    let (meter, permit) = if !parts.status.is_success() {
+    let is_error = !parts.status.is_success();
+    if is_error {
         parts.headers.insert(headers::ERROR_SOURCE, HeaderValue::from_static("upstream"));
-        permit.release(Outcome::Failed).await;
-        (Meter::Off, None)
-    } else if endpoint.metering() == Metering::Request {
-        permit.release(Outcome::Completed).await;
-        (Meter::Off, None)
+    }
+    permit.course.is_free = is_error || endpoint.metering() == Metering::Request;
+    let meter = if permit.course.is_free {
+        Meter::Off
     } else if is_stream {
         if strips {
             parts.headers.remove(CONTENT_LENGTH);
         }
-        (Meter::Stream(StreamMeter::new(dialect, strips)), Some(permit))
+        Meter::Stream(StreamMeter::new(dialect, strips))
     } else {
-        (Meter::Body(BodyMeter::new(dialect)), Some(permit))
+        Meter::Body(BodyMeter::new(dialect))
     };
     let mut relay = Relay {
         upstream: body,
         lease: Some(lease),
         meter,
-        permit,
+        permit: Some(permit),
+        outcome: if is_error { Outcome::Failed } else { Outcome::Completed },
         writer,
         ready: VecDeque::new(),
         end: Vec::new(),
@@ -241,7 +244,7 @@ impl Relay {
             }
             self.finish();
         } else if self.meter.reading().terminated {
-            self.settle(Outcome::Completed);
+            self.settle();
         }
     }
 
@@ -261,7 +264,9 @@ impl Relay {
 
     /// Keeps the permit's knowledge up to date, and the journal's now and then.
     fn measure(&mut self) {
-        let Some(permit) = &mut self.permit else { return };
+        let Some(permit) = self.permit.as_mut().filter(|permit| !permit.course.is_free) else {
+            return;
+        };
         let reading = self.meter.reading();
         if let Some(id) = self.meter.kept_id() {
             permit.keeps(id);
@@ -302,7 +307,7 @@ impl Relay {
             // A stream may also end because the provider failed in its midst, and says so.
             permit.measured.complete |= is_body && !self.meter.reading().lacks_input;
         }
-        self.settle(Outcome::Completed);
+        self.settle();
     }
 
     /// The upstream's answer will never be complete. What came of it is charged.
@@ -316,15 +321,15 @@ impl Relay {
         }
     }
 
-    fn settle(&mut self, outcome: Outcome) {
+    fn settle(&mut self) {
         let Some(permit) = self.permit.take() else {
-            // Free, or settled already: then the gate that is shut opens for this end, too.
+            // Settled already: then the gate that is shut opens for this end, too.
             if self.is_open() {
                 self.ready.extend(self.end.drain(..));
             }
             return;
         };
-        let position = permit.settle(outcome);
+        let position = permit.settle(self.outcome);
         self.gate = if self.writer.is_durable_when_written() {
             Gate::Written(position)
         } else {
