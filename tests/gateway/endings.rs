@@ -180,3 +180,23 @@ async fn no_place_stays_taken_by_calls_that_outlast_the_time_to_finish() {
     let requests = stage.tenant.usage().await.at("dailyUsage.requestCount").count();
     assert_eq!(requests, 2 * 3, "each of them is counted");
 }
+
+/// An error of the provider is free; but while its body is still coming, its call is open.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_that_is_still_being_told_takes_its_place() {
+    let stage = Stage::new(FUNDS, THREE, Place::new).await;
+    let (tenant, upstream) = (&stage.tenant, &stage.upstream);
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let answer = tenant.call("verbose", 20).await;
+        assert_eq!(answer.status, 500);
+        open.push(answer);
+    }
+    assert_eq!(tenant.places().await, 0, "three are open at the provider");
+    upstream.release();
+    for mut answer in open {
+        assert!(answer.rest().await.1);
+    }
+    assert_eq!(tenant.places().await, 3);
+    tenant.at_rest().await;
+}

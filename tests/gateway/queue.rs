@@ -269,3 +269,20 @@ async fn a_project_that_waits_under_its_own_limit_is_in_no_other_projects_way() 
     assert_eq!(waits.await.expect("an answer").status, 200);
     tenant.at_rest().await;
 }
+
+/// Its own limit is no concern of the project's other keys.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_waits_under_its_own_limit_is_in_nobody_elses_way() {
+    let stage = stage().await;
+    let narrow = Scarce::SpendOfKey.tenant(&stage).await;
+    let wide = narrow.new_key(&stage.served, r#"{"name":"wide"}"#).await;
+    let wide = Tenant { key: wide, ..narrow.clone() };
+    let mut open = narrow.begun(MOST).await;
+    let waits = narrow.waiting(LARGE).await;
+    let told = wide.told("plain", LARGE).await;
+    assert_eq!(told.status, 200, "{told:?}");
+    stage.upstream.release();
+    assert!(open.rest().await.1);
+    assert_eq!(waits.await.expect("an answer").status, 200);
+    narrow.at_rest().await;
+}

@@ -36,6 +36,11 @@ fn plan(seen: &Seen) -> Plan {
         "dying" => Plan { steps: vec![Step::Cut], ..Plan::json(200, "") },
         "failing" => Plan::json(500, error()),
         "unwelcome" => Plan::json(401, error()),
+        "verbose" => {
+            let (head, rest) = error().split_at(9);
+            let steps = [Step::Send(head.into()), Step::Stall, Step::Send(rest.into())];
+            Plan { steps: steps.into(), ..Plan::json(500, "") }
+        }
         _ => reply(seen, USAGE, Duration::ZERO),
     }
 }
@@ -49,7 +54,9 @@ impl Stage {
         rows += &upstream("hasty", &provider.url);
         rows += "first_byte_timeout_ms = 200\nidle_timeout_ms = 200\n";
         rows += &upstream("nowhere", &nowhere);
-        for name in ["plain", "steady", "mute", "cutting", "dying", "failing", "unwelcome"] {
+        for name in
+            ["plain", "steady", "mute", "cutting", "dying", "failing", "unwelcome", "verbose"]
+        {
             rows += &model(name, r#"upstream = "patient""#);
         }
         for name in ["late", "quiet"] {
