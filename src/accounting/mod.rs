@@ -11,3 +11,6 @@ pub mod permit;
 pub mod turn;
 pub mod look;
 pub mod admit;
+
+#[cfg(test)]
+mod tests;

@@ -135,7 +135,8 @@ async fn whoever_waits_costs_nothing() {
     let rows = "[admission]\nhold_wait_ms = 60000\n".to_owned()
         + &upstream("one", &provider.url)
         + &model(GPT_4O_MINI.model, "upstream = \"one\"");
-    let served = Served::start(Place::new(&rows)).await;
+    let place = Place::new(&rows).with("METEOR__PROXY__CONNECTIONS_MAX", "100000");
+    let served = Served::start(place).await;
     let loose = bound(&chat(GPT_4O_MINI.model, 1_000, false), 1_000);
     let tenant = served.tenant(GPT_4O_MINI.cost(loose), "{}").await;
     ask(&tenant, 1_000);
