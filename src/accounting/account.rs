@@ -53,13 +53,13 @@ impl Account {
 
     /// How much is left under the tightest limit of that measure, if it refuses at all.
     pub fn remaining(&self, measure: Measure) -> Option<i64> {
-        let limits = self.quota.enforce.then_some(&self.quota.limits)?;
-        self.counters.tightest(limits, measure).map(|room| room.remaining)
+        self.room(measure).map(|room| room.remaining)
     }
 
-    /// The tightest limit of that measure.
+    /// The tightest limit of that measure, if it refuses at all.
     pub fn room(&self, measure: Measure) -> Option<Room> {
-        self.counters.tightest(&self.quota.limits, measure)
+        let limits = self.quota.enforce.then_some(&self.quota.limits)?;
+        self.counters.tightest(limits, measure)
     }
 
     /// Takes what `check` allowed.
@@ -88,5 +88,29 @@ impl Account {
             let (reset_at, enforced) = (self.counters.reset_at(limit), self.quota.enforce);
             Standing { level, limit, value, used, held, reset_at, enforced }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::limit::Limits;
+    use crate::domain::time::Minute;
+
+    const NOW: UnixMs = UnixMs(1_705_314_600_000);
+
+    #[test]
+    fn room_is_told_only_of_limits_that_refuse() {
+        for enforce in [true, false] {
+            let limits = Limits::default().with(Limit::DailyRequests, Some(0));
+            let quota = Quota { limits, enforce, ..Quota::default() };
+            let minute = (Minute(0), Amounts::default());
+            let counters = Counters::restore(quota.reset_day, NOW, minute, std::iter::empty());
+            let account = Account { quota, counters };
+            assert_eq!(account.room(Measure::Requests).is_some(), enforce);
+            assert_eq!(account.remaining(Measure::Requests), enforce.then_some(0));
+            let told: Vec<_> = account.standings(Level::Project).collect();
+            assert_eq!((told.len(), told[0].enforced), (1, enforce), "it is listed all the same");
+        }
     }
 }
