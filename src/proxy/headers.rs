@@ -48,7 +48,8 @@ fn is_hop(name: &str) -> bool {
 }
 
 /// Whether a request header is not for the upstream: hop by hop, a credential, something that
-/// moves the bill, something about the client's way here, or something the gateway sets itself.
+/// moves the bill or cuts usage out of the answer, something that turns the call into another,
+/// something about the client's way here, or something the gateway sets itself.
 /// All others pass, those of tomorrow too.
 fn stays_down(name: &str) -> bool {
     let ours = matches!(
@@ -65,6 +66,10 @@ fn stays_down(name: &str) -> bool {
             | "openai-project"
             | "anthropic-workspace-id"
             | "x-goog-user-project"
+            | "x-goog-fieldmask"
+            | "x-http-method-override"
+            | "x-method-override"
+            | "x-http-method"
             | "cookie"
             | "forwarded"
             | "x-request-id"
@@ -305,6 +310,10 @@ mod tests {
             ("x-stainless-retry-count", "1"),
             ("x-goog-api-client", "c"),
             ("x-goog-user-project", "p"),
+            ("x-goog-fieldmask", "candidates"),
+            ("x-http-method-override", "GET"),
+            ("x-method-override", "GET"),
+            ("x-http-method", "GET"),
             ("traceparent", "t"),
         ]);
         let passed = [

@@ -23,6 +23,49 @@ pub fn value_of<'a>(part: &'a str, name: &str) -> Option<&'a str> {
     is_it.then_some(value)
 }
 
+/// Whether a part of a Gemini call's query is not for the upstream: a credential, what moves the
+/// bill or cuts usage out of the answer, or what turns the call into another. The answer without
+/// it is whole, so whoever sent it understands it.
+pub fn stays_down(part: &str) -> bool {
+    matches!(
+        &*system_parameter(part).0,
+        "key"
+            | "access_token"
+            | "oauth_token"
+            | "bearer_token"
+            | "userproject"
+            | "fields"
+            | "ct"
+            | "req"
+            | "httpmethod"
+            | "httpheaders"
+    )
+}
+
+/// What in the query of a Gemini call asks for an answer that no meter reads: a format that is
+/// neither JSON nor a stream of it, or a script around it.
+pub fn unmetered(query: &str) -> Option<&'static str> {
+    parts(query).find_map(|part| {
+        let (name, value) = system_parameter(part);
+        match &*name {
+            "callback" => Some("callback"),
+            "alt" => {
+                let value = decoded(value).unwrap_or_default().to_ascii_lowercase();
+                let format = value.split(';').next();
+                (!matches!(format, Some("json" | "sse"))).then_some("alt")
+            }
+            _ => None,
+        }
+    })
+}
+
+/// The name of a part as Google's servers take it, with or without a `$`, and its value.
+fn system_parameter(part: &str) -> (String, &str) {
+    let (name, value) = part.split_once('=').unwrap_or((part, ""));
+    let name = decoded(name).unwrap_or_default();
+    (name.strip_prefix('$').unwrap_or(&name).to_ascii_lowercase(), value)
+}
+
 /// A text without its escapes; `None` if it is no text then.
 pub fn decoded(text: &str) -> Option<Cow<'_, str>> {
     percent_decode_str(text).decode_utf8().ok()
@@ -46,6 +89,27 @@ mod tests {
             assert_eq!(value_of(other, KEY), None, "{other}");
         }
         assert_eq!(parts("&a=1&&b").collect::<Vec<_>>(), ["a=1", "b"]);
+    }
+
+    #[test]
+    fn what_hides_the_bill_is_seen_however_it_is_written() {
+        for part in ["fields=a", "%24Fields", "f%69elds=", "$ct=x", "$httpMethod=GET", "$key=k"] {
+            assert!(stays_down(part), "{part}");
+        }
+        for part in ["alt=sse", "prettyPrint=1", "$.xgafv=2", "beta=true", "field=1", "%FF=1"] {
+            assert!(!stays_down(part), "{part}");
+        }
+        for (query, told) in [
+            ("", None),
+            ("alt=sse&$alt=json;enum-encoding=int&%24ALT=J%53ON&a=proto", None),
+            ("a=1&alt=proto", Some("alt")),
+            ("alt=sse&%24alt=m%65dia", Some("alt")),
+            ("alt=jsonp", Some("alt")),
+            ("alt", Some("alt")),
+            ("$Callback=f", Some("callback")),
+        ] {
+            assert_eq!(unmetered(query), told, "{query}");
+        }
     }
 
     #[test]

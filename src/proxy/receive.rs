@@ -10,7 +10,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use crate::dialect::endpoint::Endpoint;
+use crate::dialect::endpoint::{Dialect, Endpoint};
 use crate::dialect::read;
 use crate::dialect::request::Request;
 use crate::proxy::query;
@@ -38,7 +38,9 @@ pub async fn receive(
     mut body: Incoming,
     settings: &ProxySettings,
 ) -> Result<Call, Refusal> {
-    let read = match check_headers(&parts, settings.body_bytes_max) {
+    let checked =
+        check_headers(&parts, settings.body_bytes_max).and_then(|()| check_query(endpoint, &parts));
+    let read = match checked {
         Ok(()) => whole(&mut body, settings).await,
         Err(refusal) => Err(refusal),
     };
@@ -81,6 +83,19 @@ fn check_headers(parts: &Parts, bytes_max: usize) -> Result<(), Refusal> {
         return Err(Refusal::TooLarge(bytes_max));
     }
     Ok(())
+}
+
+fn check_query(endpoint: Endpoint, parts: &Parts) -> Result<(), Refusal> {
+    if endpoint.dialect() != Dialect::Gemini {
+        return Ok(());
+    }
+    query::unmetered(parts.uri.query().unwrap_or_default()).map_or(Ok(()), |name| {
+        let message = format!(
+            "`{name}` asks for an answer that cannot be metered; leave it out, or ask for \
+             `alt=sse` or `alt=json`"
+        );
+        Err(Refusal::Malformed { param: Some(name), message })
+    })
 }
 
 /// How long a client is listened to that is about to be refused, and how long it may be silent.

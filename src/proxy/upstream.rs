@@ -91,8 +91,9 @@ impl Upstream {
     }
 
     /// The target of a call that came for `asked`; `model` is the name to put into its path, where
-    /// the path names one and it is called otherwise here. The caller's `?key=` is left out, the
-    /// gateway's own credential is added where it belongs there.
+    /// the path names one and it is called otherwise here. The caller's `?key=` is left out, and of a
+    /// Gemini call what would hide its usage; the gateway's own credential is added where it
+    /// belongs there.
     pub fn uri(&self, asked: &Uri, model: Option<&str>) -> Result<Uri, InvalidUri> {
         let prefix = &self.settings.address.path_prefix;
         let own = match &self.settings.auth {
@@ -109,9 +110,13 @@ impl Upstream {
             Some(format!("{before}{}{after}", query::escaped(model)))
         });
         let path = renamed.as_deref().unwrap_or(asked.path());
+        // Of those that are forwarded, only Gemini's paths name a model.
+        let is_gemini = endpoint::around_model(asked.path()).is_some();
         let is_ours = |part: &&str| {
             let named = |name: &str| query::value_of(part, name).is_some();
-            named(query::KEY) || own.as_ref().is_some_and(|(name, _)| named(name))
+            named(query::KEY)
+                || own.as_ref().is_some_and(|(name, _)| named(name))
+                || (is_gemini && query::stays_down(part))
         };
         let kept = query::parts(asked.query().unwrap_or_default()).filter(|part| !is_ours(part));
         let credential = own.as_ref().map(|(_, credential)| credential.as_str());

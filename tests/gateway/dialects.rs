@@ -150,6 +150,41 @@ async fn what_only_counts_is_a_request_without_tokens_or_money() {
     tenant.at_rest().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_cannot_cut_usage_out_of_its_own_answer() {
+    let provider = Upstream::start(reply).await;
+    let (_served, tenant) = scene(&provider, "").await;
+    let path = "/v1beta/models/plain:generateContent";
+    let call = async |target: &str, body: String| {
+        let request = Request::post(target, body).bearer(&tenant.key);
+        let request = request.header("x-goog-fieldmask", "a").header("x-http-method", "GET");
+        request.send(&tenant.proxy).await
+    };
+    for (asked, sent) in [
+        ("?fields=candidates", ""),
+        ("?%24FIELDS=a&prettyPrint=false&alt=sse", "?prettyPrint=false&alt=sse"),
+        ("?f%69elds=a&$httpMethod=GET&$ct=a&access_token=t&a=1&oauth_token=t", "?a=1"),
+    ] {
+        let answer = call(&format!("{path}{asked}"), gemini::contents(Some(9))).await;
+        let id = answer.id();
+        answer.text().await;
+        let seen = provider.seen().pop().expect("the call");
+        assert_eq!(seen.target, format!("{path}{sent}"));
+        assert_eq!((seen.header("x-goog-fieldmask"), seen.header("x-http-method")), (None, None));
+        assert_eq!(tenant.log(&id).await.at("settledBy").text(), "usage", "{asked}");
+    }
+    for asked in ["alt=proto", "%24ALT=m%65dia", "a=1&callback=f"] {
+        let answer = call(&format!("{path}?{asked}"), gemini::contents(Some(9))).await;
+        assert_eq!(answer.status, 400, "what cannot be metered is refused: {asked}");
+    }
+    // Where these names mean nothing, they are not the gateway's.
+    let target = "/v1/messages?beta=true&fields=id&alt=proto&%24ct=x";
+    call(target, anthropic::message("plain", Some(9), false)).await.text().await;
+    let seen = provider.seen();
+    assert_eq!((seen.len(), &*seen[3].target), (4, target));
+    tenant.at_rest().await;
+}
+
 /// The ids that a list of models shows, and the list.
 async fn listed(request: Request, tenant: &Tenant) -> (Vec<String>, Json) {
     let answer = request.send(&tenant.proxy).await;
