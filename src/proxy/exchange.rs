@@ -78,8 +78,12 @@ async fn govern(worker: &Worker, arrival: &Arrival, known: &Known, call: Call) -
         }
     };
     let strips = call.request.include_usage.is_some();
-    match forward(&worker.pool, call, &route, permit).await {
-        Ok(answered) => relay(answered, endpoint, strips).await.map(Answer::from),
+    let told = match forward(&worker.pool, call, &route, permit).await {
+        Ok(answered) => relay(answered, endpoint, strips).await,
+        Err(refusal) => Err(refusal),
+    };
+    match told {
+        Ok(response) => response.map(Answer::from),
         Err(refusal) => {
             with_limits(own(answer(&refusal, dialect, arrival)), caller, dialect, arrival)
         }

@@ -8,6 +8,7 @@ use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 
 use crate::accounting::permit::Permit;
+use crate::dialect::endpoint::Dialect;
 use crate::dialect::read::clamp_edit;
 use crate::dialect::request::Edit;
 use crate::journal::entry::Outcome;
@@ -93,11 +94,16 @@ pub async fn forward(
             }
         }
     }
+    Err(give_up(permit, refusal, call.endpoint.dialect()).await)
+}
+
+/// Gives a call back that no upstream will answer, and notes what its client is told.
+pub async fn give_up(mut permit: Permit, refusal: Refusal, dialect: Dialect) -> Refusal {
     let told = refusal.told(crate::clock::now());
-    permit.course.status = told.status_in(call.endpoint.dialect());
+    permit.course.status = told.status_in(dialect);
     permit.course.refusal = told.code;
     permit.release(Outcome::Failed).await;
-    Err(refusal)
+    refusal
 }
 
 /// An answer about the gateway's credential is the gateway's fault, and may echo the secret.

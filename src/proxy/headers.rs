@@ -78,12 +78,16 @@ fn stays_down(name: &str) -> bool {
     ours || is_hop(name) || name.starts_with("x-forwarded-")
 }
 
-/// Whether a response header is not for the client: hop by hop, or about the shared credential.
+/// Whether a response header is not for the client: hop by hop, about the shared credential, or
+/// leading to the upstream itself, by an address that may hold it.
 fn stays_up(name: &str) -> bool {
     let theirs = matches!(
         name,
         "set-cookie"
             | "alt-svc"
+            | "location"
+            | "content-location"
+            | "refresh"
             | "openai-organization"
             | "openai-project"
             | "anthropic-organization-id"
@@ -329,6 +333,9 @@ mod tests {
         let upstream = headers(&[
             ("request-id", "theirs"),
             ("set-cookie", "c"),
+            ("location", "http://h/?key=k"),
+            ("content-location", "/?key=k"),
+            ("refresh", "0; url=/?key=k"),
             ("x-ratelimit-limit-requests", "1"),
             ("anthropic-ratelimit-input-tokens-limit", "1"),
             ("retry-after", "5"),

@@ -17,6 +17,7 @@ pub mod receive;
 pub mod route;
 pub mod admit;
 pub mod forward;
+pub mod clear;
 pub mod relay;
 pub mod answer;
 pub mod inform;

@@ -20,9 +20,11 @@ use crate::dialect::endpoint::{Endpoint, Metering};
 use crate::dialect::meter::{BodyMeter, Passage, Reading, StreamMeter};
 use crate::journal::entry::Outcome;
 use crate::journal::writer::{Position, Writer};
-use crate::proxy::forward::Answered;
+use crate::proxy::clear::clear;
+use crate::proxy::forward::{Answered, give_up};
 use crate::proxy::headers;
 use crate::proxy::pool::Lease;
+use crate::proxy::refuse::Refusal;
 
 /// An answer that cannot go on: the client's connection is cut, so that it takes no part for all.
 #[derive(Debug, thiserror::Error)]
@@ -88,12 +90,21 @@ impl std::fmt::Debug for Gate {
 
 /// Turns an upstream's answer into the client's.
 ///
-/// An error of the upstream is free and passes byte for byte, and so does what it only counted;
-/// anything else is metered. `strips` says that usage was asked for by the gateway only.
-pub async fn relay(answered: Answered, endpoint: Endpoint, strips: bool) -> Response<Relay> {
+/// An error of the upstream is free and passes byte for byte, but for the secret where it may echo
+/// that; so does what it only counted; anything else is metered. `strips` says that usage was asked
+/// for by the gateway only.
+pub async fn relay(
+    answered: Answered,
+    endpoint: Endpoint,
+    strips: bool,
+) -> Result<Response<Relay>, Refusal> {
     let Answered { response, lease, mut permit, upstream } = answered;
     let (settings, dialect) = (&upstream.settings, endpoint.dialect());
-    let (mut parts, body) = response.into_parts();
+    let (mut parts, mut body) = response.into_parts();
+    let cleared = match clear(&upstream, &mut parts, &mut body).await {
+        Ok(cleared) => cleared.filter(|body| !body.is_empty()),
+        Err(refusal) => return Err(give_up(permit, refusal, dialect).await),
+    };
     headers::for_client(&mut parts.headers, settings.forward_limits);
     // Ours is the connection to the client, whatever the upstream's was.
     parts.version = Version::HTTP_11;
@@ -131,7 +142,7 @@ pub async fn relay(answered: Answered, endpoint: Endpoint, strips: bool) -> Resp
         permit: Some(permit),
         outcome: if is_error { Outcome::Failed } else { Outcome::Completed },
         writer,
-        ready: VecDeque::new(),
+        ready: cleared.into_iter().collect(),
         end: Vec::new(),
         gate: Gate::Open,
         broken: None,
@@ -142,7 +153,7 @@ pub async fn relay(answered: Answered, endpoint: Endpoint, strips: bool) -> Resp
         progress_tokens: 0,
     };
     relay.take_what_is_there().await;
-    Response::from_parts(parts, relay)
+    Ok(Response::from_parts(parts, relay))
 }
 
 fn is_event_stream(value: &HeaderValue) -> bool {

@@ -90,6 +90,14 @@ impl Upstream {
         self.settings.dialects.contains(&dialect)
     }
 
+    /// The secret, if it stands in the target of every call: then an answer may echo it.
+    pub fn secret_in_target(&self) -> Option<&str> {
+        match &self.settings.auth {
+            Auth::Query { secret, .. } => Some(secret.expose()),
+            Auth::None | Auth::Header { .. } => None,
+        }
+    }
+
     /// The target of a call that came for `asked`; `model` is the name to put into its path, where
     /// the path names one and it is called otherwise here. The caller's `?key=` is left out, and of a
     /// Gemini call what would hide its usage; the gateway's own credential is added where it

@@ -11,8 +11,9 @@ use crate::gateway::Gateway;
 use crate::json::Json;
 use crate::openai::{Usage, chat, reply};
 use crate::process::holds_a_key;
+use crate::served::{Place, Served, model, upstream};
 use crate::tenant::Tenant;
-use crate::upstream::{Plan, Upstream};
+use crate::upstream::{Plan, Seen, Step, Upstream};
 
 const MODEL: &str = "gpt-4o-mini";
 /// As a provider echoes it when it does not like it.
@@ -175,6 +176,68 @@ async fn a_providers_other_errors_pass_byte_for_byte() {
     tenant.at_rest().await;
     assert_eq!(tenant.wallet().await.at("balance").nano(), 1_000_000_000, "an error costs nothing");
     assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), 5, "but it counts");
+}
+
+/// Answers with the status that the seed says, and echoes the target wherever it can.
+fn echo(seen: &Seen) -> Plan {
+    let (status, target) = (seen.json().at("seed").count(), &seen.target);
+    let mut plan = Plan::json(u16::try_from(status).expect("a status"), "");
+    for name in ["location", "content-location", "x-asked"] {
+        plan.headers.push((name, format!("http://127.0.0.1:9{target}")));
+    }
+    plan.headers.push(("refresh", format!("0; url={target}")));
+    plan.headers.push(("x-mine", "kept".to_owned()));
+    // The secret, which comes last, comes in two pieces.
+    let half = target.len().saturating_sub(UPSTREAM_SECRET.len() / 2);
+    let mut pieces = vec![format!("no {}", &target[..half]), format!("{} here", &target[half..])];
+    if seen.json().at("n").count() == 2 {
+        pieces.push("x".repeat(64 << 10));
+    }
+    plan.steps = pieces.into_iter().map(|piece| Step::Send(piece.into_bytes())).collect();
+    plan.chunked = status == 404;
+    plan
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_in_the_target_is_not_told_by_an_error_that_echoes_it() {
+    let provider = Upstream::start(echo).await;
+    let auth = "auth = { kind = \"query\", parameter = \"code\", secret = { env = \"CODE\" } }\n";
+    let own = upstream("own", &provider.url) + auth;
+    let none = upstream("none", &provider.url);
+    let models = model("m", "upstream = \"own\"") + &model("n", "upstream = \"none\"");
+    let place = Place::new(&(own + &none + &models)).with("CODE", UPSTREAM_SECRET);
+    let served = Served::start(place).await;
+    served.hides(UPSTREAM_SECRET);
+    let tenant = served.tenant(1_000_000_000, "{}").await;
+    let call = async |model: &str, status: u16, n: u8| {
+        let body = format!(
+            r#"{{"model":"{model}","messages":[],"max_tokens":5,"seed":{status},"n":{n}}}"#
+        );
+        Request::chat(&tenant.key, body).send(&tenant.proxy).await
+    };
+    for status in [307, 400, 404, 503] {
+        let answer = call("m", status, 1).await;
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.header("x-meteor-error-source"), Some("upstream"));
+        assert_eq!(answer.header("x-mine"), Some("kept"));
+        for name in ["location", "content-location", "refresh", "x-asked"] {
+            assert_eq!(answer.header(name), None, "{status}");
+        }
+        assert_eq!(answer.text().await, "no /v1/chat/completions?code=*** here");
+    }
+    // What is too long to be searched does not pass at all.
+    let answer = call("m", 404, 2).await;
+    let (status, id) = (answer.status, answer.id());
+    let body = answer.text().await;
+    assert!(status == 502 && !body.contains(UPSTREAM_SECRET), "{status}: {body}");
+    assert_eq!(Json::new(&body).at("error.code").text(), "upstream_error");
+    assert_eq!(tenant.log(&id).await.at("status").count(), 502);
+    // Who has no secret there says what it likes, but for where it may be found.
+    let answer = call("n", 404, 2).await;
+    assert_eq!((answer.status, answer.header("location")), (404, None));
+    assert!(answer.header("x-asked").is_some() && answer.text().await.len() > 64 << 10);
+    tenant.at_rest().await;
+    assert_eq!(tenant.wallet().await.at("balance").nano(), 1_000_000_000, "an error costs nothing");
 }
 
 #[tokio::test(flavor = "multi_thread")]
