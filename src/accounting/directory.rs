@@ -24,6 +24,7 @@ use crate::settings::admission::AdmissionSettings;
 use crate::store::callers::{self, CallerRows, Scope};
 use crate::store::database::{Database, DatabaseError};
 use crate::store::provider_states;
+use crate::store::usage::Subjects;
 
 /// SHA-256 of a key's secret: what is stored, and what is looked up.
 pub type SecretHash = [u8; 32];
@@ -141,7 +142,7 @@ impl Directory {
     ) -> Result<Self, DatabaseError> {
         let books = Books::new(admission);
         let directory = Self { keys: ArcSwap::default(), building: Mutex::new(()), books };
-        let rows = callers::read(database, Scope::Everything, now).await?;
+        let rows = callers::read(database, Scope::Everything, now, None).await?;
         directory.keys.store(Arc::new(Keys(directory.callers(&rows, now))));
         // A book that is opened later is that of a new project, for which nothing is kept yet.
         for state in provider_states::read(database, now, provider_states::KEPT_MAX).await? {
@@ -169,8 +170,10 @@ impl Directory {
         project: ProjectId,
         now: UnixMs,
     ) -> Result<(), DatabaseError> {
-        let rows = callers::read(database, Scope::Project(project), now).await?;
-        self.replace(&rows, now, |caller| caller.project.id == project);
+        let replaced = |caller: &Caller| caller.project.id == project;
+        let open = self.open_books(replaced);
+        let rows = callers::read(database, Scope::Project(project), now, Some(&open)).await?;
+        self.replace(&rows, now, replaced);
         Ok(())
     }
 
@@ -181,9 +184,21 @@ impl Directory {
         organization: OrganizationId,
         now: UnixMs,
     ) -> Result<(), DatabaseError> {
-        let rows = callers::read(database, Scope::Organization(organization), now).await?;
-        self.replace(&rows, now, |caller| caller.organization.id == organization);
+        let replaced = |caller: &Caller| caller.organization.id == organization;
+        let (open, scope) = (self.open_books(replaced), Scope::Organization(organization));
+        let rows = callers::read(database, scope, now, Some(&open)).await?;
+        self.replace(&rows, now, replaced);
         Ok(())
+    }
+
+    /// Whose usage need not be read for these callers. Books never close, so they are open still
+    /// when the rows have come.
+    fn open_books(&self, of: impl Fn(&Caller) -> bool) -> Subjects {
+        let keys = self.keys.load();
+        let callers = keys.0.values().filter(|caller| of(caller));
+        let subjects =
+            |caller: &Arc<Caller>| [caller.key.0, caller.project.id.0, caller.organization.id.0];
+        callers.flat_map(subjects).collect()
     }
 
     /// Swaps the callers that `replaced` names for those of `rows`.

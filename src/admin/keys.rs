@@ -302,7 +302,7 @@ mod tests {
         let one = format!("{path}/{}", scene.post(&path, body).await.text_of("id"));
         let in_force = async || {
             let (database, now) = (&scene.platform.database, crate::clock::now());
-            let rows = callers::read(database, callers::Scope::Everything, now).await;
+            let rows = callers::read(database, callers::Scope::Everything, now, None).await;
             let limits = rows.expect("rows").keys[0].limits;
             (limits.get(Limit::RequestsPerMinute), limits.get(Limit::MonthlySpend))
         };

@@ -227,7 +227,7 @@ mod tests {
         let organization = OrganizationId::parse(&scene.organization).expect("an id");
         let scope = callers::Scope::Organization(organization);
         let now = crate::clock::now();
-        let rows = callers::read(&scene.platform.database, scope, now).await.expect("rows");
+        let rows = callers::read(&scene.platform.database, scope, now, None).await.expect("rows");
         let limits = rows.organizations[0].quota.limits;
         assert_eq!(limits.get(Limit::DailyTokens), Some(9), "as admission reads it");
         let audited = sqlx::query(

@@ -13,7 +13,7 @@ use crate::domain::quota::Quota;
 use crate::domain::time::{Day, Minute, UnixMs};
 use crate::store::database::{Database, DatabaseError};
 use crate::store::quotas;
-use crate::store::usage::{self, Used, Windows};
+use crate::store::usage::{self, Subjects, Used, Windows};
 
 /// Which part of the directory to read.
 #[derive(Debug, Clone, Copy)]
@@ -146,11 +146,13 @@ impl Part {
     }
 }
 
-/// Reads that part as one consistent picture.
+/// Reads that part as one consistent picture; after an edit, without the usage of those whose books
+/// are `open`: what these hold is newer, and they are nearly all.
 pub async fn read(
     database: &Database,
     scope: Scope,
     now: UnixMs,
+    open: Option<&Subjects>,
 ) -> Result<CallerRows, DatabaseError> {
     let part = Part::of(scope);
     let mut tx = database.picture().await?;
@@ -159,7 +161,10 @@ pub async fn read(
         part.organizations, part.projects, part.keys
     );
     let since = Day(now.day().0 - DAYS_READ);
-    let used = usage::windows(&mut tx, &subjects, part.id, since).await?;
+    let used = match open {
+        Some(open) => usage::windows_but(&mut tx, (subjects, part.id), since, open).await?,
+        None => usage::windows(&mut tx, &subjects, part.id, since).await?,
+    };
     let organizations = format!(
         "SELECT o.id, o.status, o.allowed_models, w.balance_nano, w.is_active, o.on_disconnect,
             o.output_clamp, q.limits, q.enforce_quota, q.custom_reset_day
@@ -336,6 +341,16 @@ mod tests {
         tx.commit().await.expect("committed");
         database
     }
+
+    /// What was read of everyone's usage.
+    fn windows(rows: &CallerRows) -> Vec<(u128, Used)> {
+        let organizations = rows.organizations.iter().map(|row| (row.id.0, row.minute, &row.days));
+        let projects = rows.projects.iter().map(|row| (row.id.0, row.minute, &row.days));
+        let keys = rows.keys.iter().map(|row| (row.id.0, row.minute, &row.days));
+        let all = organizations.chain(projects).chain(keys);
+        all.map(|(id, minute, days)| (id, Used { minute, days: days.clone() })).collect()
+    }
+
     #[tokio::test]
     async fn a_part_comes_with_the_limits_and_windows_of_all_that_stands_in_it() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -351,17 +366,20 @@ mod tests {
             (Scope::Project(ProjectId(11)), &[1], &[11], &[111, 111]),
             (Scope::Project(ProjectId(21)), &[2], &[21], &[211]),
         ] {
-            let rows = read(&database, scope, NOW).await.expect("rows");
+            let open = Subjects::from_iter([2, 12, 111]);
+            let again = read(&database, scope, NOW, Some(&open)).await.expect("rows");
+            for (id, used) in windows(&again) {
+                assert_eq!(used == Used::default(), open.contains(&id), "{id} of {scope:?}");
+            }
+            let rows = read(&database, scope, NOW, None).await.expect("rows");
             let read: Vec<u128> = rows.organizations.iter().map(|row| row.id.0).collect();
             assert_eq!(read, organizations, "{scope:?}");
             let read: Vec<u128> = rows.projects.iter().map(|row| row.id.0).collect();
             assert_eq!(read, projects, "{scope:?}");
             let read: Vec<u128> = rows.keys.iter().map(|row| row.id.0).collect();
             assert_eq!(read, keys, "{scope:?}");
-            let windows = rows.organizations.iter().map(|row| (row.minute, &row.days));
-            let windows = windows.chain(rows.projects.iter().map(|row| (row.minute, &row.days)));
-            for window in windows.chain(rows.keys.iter().map(|row| (row.minute, &row.days))) {
-                assert_eq!(window, (minute, &days.to_vec()), "{scope:?}");
+            for (_, used) in windows(&rows) {
+                assert_eq!(used, Used { minute, days: days.to_vec() }, "{scope:?}");
             }
             for row in &rows.organizations {
                 let limit = (row.id.0 == 1).then_some(9);

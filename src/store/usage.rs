@@ -1,7 +1,7 @@
 //! Durable usage: what a project, a key or an organization used on each UTC day, and in the latest
 //! minute.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use foldhash::fast::RandomState as FastHash;
 use sqlx::sqlite::SqliteRow;
@@ -15,13 +15,16 @@ use crate::store::columns::{Subject, uuid};
 use crate::store::database::DatabaseError;
 
 /// What one of them used.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Used {
     /// In the latest minute known.
     pub minute: (Minute, Amounts),
     /// A day.
     pub days: Vec<(Day, Amounts)>,
 }
+
+/// Several of them.
+pub type Subjects = HashSet<Subject, FastHash>;
 
 /// What several of them used.
 #[derive(Debug, Default)]
@@ -31,6 +34,11 @@ impl Windows {
     /// What that one used.
     pub fn of(&self, subject: Subject) -> Used {
         self.0.get(&subject).cloned().unwrap_or_default()
+    }
+
+    /// What others used besides.
+    pub fn add(&mut self, others: Self) {
+        self.0.extend(others.0);
     }
 }
 
@@ -63,6 +71,22 @@ pub async fn windows(
         used.days.push((Day(row.try_get(4)?), amounts(&row, 1)?));
     }
     Ok(windows)
+}
+
+/// The same without those that are `open`: for when these are nearly all, each is looked up alone.
+pub async fn windows_but(
+    connection: &mut SqliteConnection,
+    (subjects, id): (String, Option<Uuid>),
+    since: Day,
+    open: &Subjects,
+) -> Result<Windows, DatabaseError> {
+    let ids = sqlx::query_scalar::<_, Uuid>(sqlx::AssertSqlSafe(subjects)).bind(id);
+    let ids = ids.fetch_all(&mut *connection).await?;
+    let mut all = Windows::default();
+    for id in ids.into_iter().filter(|id| !open.contains(&id.as_u128())) {
+        all.0.extend(windows(connection, "SELECT $1 AS id", Some(id), since).await?.0);
+    }
+    Ok(all)
 }
 
 /// The sum of the days from `first` up to, and without, `end`.
