@@ -93,6 +93,8 @@ impl Account {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::domain::limit::Limits;
     use crate::domain::time::Minute;
@@ -106,7 +108,7 @@ mod tests {
             let quota = Quota { limits, enforce, ..Quota::default() };
             let minute = (Minute(0), Amounts::default());
             let counters = Counters::restore(quota.reset_day, NOW, minute, std::iter::empty());
-            let account = Account { quota, counters };
+            let account = Account { quota, counters, queue: Queue::new(Duration::ZERO) };
             assert_eq!(account.room(Measure::Requests).is_some(), enforce);
             assert_eq!(account.remaining(Measure::Requests), enforce.then_some(0));
             let told: Vec<_> = account.standings(Level::Project).collect();
