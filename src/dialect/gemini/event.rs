@@ -12,10 +12,19 @@ pub fn event(data: &[u8]) -> Event {
         match &*key {
             "candidates" => json::elements(value, |one| candidate(one, &mut event)),
             "usageMetadata" => event.usage = usage::read(value),
+            // A prompt that is blocked has no candidate to say so.
+            "promptFeedback" => json::each(value, &["blockReason"], |reason| {
+                event.finish |= is_reason(reason);
+            }),
             _ => {}
         }
     });
     if read.is_err() { Event::default() } else { event }
+}
+
+/// Whether that is a reason. A zero is the unspecified one of those who ask for numbers.
+fn is_reason(value: &[u8]) -> bool {
+    !matches!(value, b"null" | b"0" | b"\"\"")
 }
 
 fn candidate(candidate: &[u8], event: &mut Event) {
@@ -23,8 +32,7 @@ fn candidate(candidate: &[u8], event: &mut Event) {
     let _ = json::fields(candidate, |key, value| {
         let value = &candidate[value];
         match &*key {
-            // A zero is the unspecified reason of those who ask for numbers.
-            "finishReason" => event.finish |= !matches!(value, b"null" | b"0" | b"\"\""),
+            "finishReason" => event.finish |= is_reason(value),
             "content" => json::each(value, &["parts"], |parts| {
                 json::elements(parts, |part| event.output_tokens += tokens_of(part));
             }),
@@ -60,6 +68,16 @@ mod tests {
         );
         let usage = Some(Usage::tokens_of(3, 2));
         assert_eq!(said, Event { finish: true, usage, output_tokens: 4, ..Event::default() });
+    }
+
+    #[test]
+    fn a_blocked_prompt_ends_the_answer() {
+        let said = event(
+            br#"{"promptFeedback":{"blockReason":"PROHIBITED_CONTENT"},
+                "usageMetadata":{"promptTokenCount":258,"totalTokenCount":258}}"#,
+        );
+        assert!(said.finish && said.usage.is_some());
+        assert!(!event(br#"{"promptFeedback":{"safetyRatings":[]}}"#).finish);
     }
 
     #[test]
