@@ -1,5 +1,4 @@
 //! A JSON scanner: checks the whole text against the grammar, yields the fields of the top level.
-//!
 //! Everything is skipped without being copied; only keys with escapes are rewritten.
 
 use std::borrow::Cow;
@@ -49,14 +48,19 @@ pub fn fields<'a>(
 /// Calls `visit` with every element of an array. Another value is taken as an array of itself
 /// alone, as the providers do; what is not valid has no further elements.
 pub fn elements<'a>(bytes: &'a [u8], mut visit: impl FnMut(&'a [u8])) {
+    element_places(bytes, |place| visit(&bytes[place]));
+}
+
+/// The same with where every element stands.
+pub fn element_places(bytes: &[u8], mut visit: impl FnMut(Range<usize>)) {
     let read = outermost(bytes, b'[', |scanner| {
         let start = scanner.at;
         scanner.value()?;
-        visit(&bytes[start..scanner.at]);
+        visit(start..scanner.at);
         Ok(())
     });
     if read == Err(Fault::NotAnObject) {
-        visit(bytes);
+        visit(0..bytes.len());
     }
 }
 

@@ -130,6 +130,10 @@ mod tests {
     fn no_bound_is_put_where_one_is_or_where_nothing_comes_out() {
         for (endpoint, body) in [
             (Endpoint::ChatCompletions, r#"{"max_tokens":1}"#),
+            (Endpoint::ChatCompletions, r#"{"max_tokens":0}"#),
+            (Endpoint::ChatCompletions, r#"{"max_completion_tokens":0}"#),
+            (Endpoint::Messages, r#"{"max_tokens":0}"#),
+            (Endpoint::GenerateContent, r#"{"generationConfig":{"maxOutputTokens":0}}"#),
             (Endpoint::GenerateContent, r#"{"generationConfig":{"maxOutputTokens":1}}"#),
             (Endpoint::GenerateContent, r#"{"generationConfig":{},"generation_config":{}}"#),
             (Endpoint::Embeddings, r#"{"model":"a"}"#),
@@ -151,7 +155,7 @@ mod tests {
             Endpoint::EmbedContent,
             Endpoint::BatchEmbedContents,
         ] {
-            let read = request(endpoint, Some("m"), body).expect("valid");
+            let read = request(endpoint, Some("a"), body).expect("valid");
             assert_eq!((read.output_tokens_max, read.choices, read.stream), (Some(0), 1, false));
         }
     }

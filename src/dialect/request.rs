@@ -22,8 +22,8 @@ pub struct Edit {
 pub struct Request {
     /// The model asked for.
     pub model: String,
-    /// Where its name stands in the body, quotes included; `None` when the path names it.
-    pub model_at: Option<Range<usize>>,
+    /// Where the body names it, quotes included: wherever it is called otherwise, these change.
+    pub model_places: Vec<Range<usize>>,
     /// Whether the answer is to be streamed.
     pub stream: bool,
     /// The most output tokens of one choice, where the client names a bound.
@@ -32,11 +32,31 @@ pub struct Request {
     pub choices: u64,
     /// What makes the upstream report usage at the end of a stream, if the client did not ask.
     pub include_usage: Option<Edit>,
-    /// Whether the body refers to content that is elsewhere, and so is not bound by its length.
-    pub refers: bool,
-    /// The state kept at the provider that the body refers to: it may be another tenant's.
-    pub state: Option<State>,
+    /// What it costs that the bytes of the body do not show.
+    pub outside: Outside,
 }
+
+impl Request {
+    /// What changes in `body` where the model is called otherwise; `name` is a JSON string. What
+    /// stands in front of the name stays.
+    pub fn renamed(&self, body: &[u8], name: &str) -> impl Iterator<Item = Edit> {
+        self.model_places.iter().map(move |place| {
+            let said = json::string_of(&body[place.clone()]);
+            let is_whole = said.is_none_or(|said| said == self.model);
+            let text = if is_whole { name.to_owned() } else { format!("\"{FOLDER}{}", &name[1..]) };
+            Edit { range: place.clone(), text: Cow::Owned(text) }
+        })
+    }
+}
+
+/// What Gemini puts in front of the name of a model, if it likes.
+pub const FOLDER: &str = "models/";
+
+/// What providers put in front of a call with tools, at most, in tokens.
+pub const TOOLS_TOKENS: u64 = 600;
+
+/// What an image costs that stands in the body, at most, in tokens.
+pub const IMAGE_TOKENS: u64 = 5_000;
 
 /// A reference to state kept at the provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,25 +77,36 @@ pub fn state_id(value: &[u8]) -> Option<Box<str>> {
     (1..=STATE_ID_BYTES_MAX).contains(&id.len()).then(|| id.into())
 }
 
-/// What a body refers to that is not in it: [`Request::refers`] and [`Request::state`].
+/// What a body refers to that is not in it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Outside {
-    /// Content that is elsewhere.
+    /// Whether there is content that is not bound by the body's length: it is elsewhere, or packed.
     pub refers: bool,
-    /// State kept at the provider.
+    /// The state kept at the provider that the body refers to: it may be another tenant's.
     pub state: Option<State>,
+    /// Input tokens, at most, that come on top of the body's bytes.
+    pub hidden_tokens: u64,
 }
 
 impl Outside {
     /// That field names state kept at the provider, which no answer gave an id of.
     pub fn names_state(&mut self, field: &'static str) {
-        *self = Self { refers: true, state: Some(State { field, id: None }) };
+        (self.refers, self.state) = (true, Some(State { field, id: None }));
     }
 
     /// That field names state kept at the provider, by an id that an answer can have given.
     pub fn names_state_by_id(&mut self, field: &'static str, id: &[u8]) {
         let id = if self.state.is_none() { state_id(id) } else { None };
-        *self = Self { refers: true, state: Some(State { field, id }) };
+        (self.refers, self.state) = (true, Some(State { field, id }));
+    }
+
+    /// Adds media that stand in the body. What is no image may be of any length in few bytes.
+    pub fn adds_media(&mut self, media_type: &str) {
+        if media_type.to_ascii_lowercase().starts_with("image/") {
+            self.hidden_tokens += IMAGE_TOKENS;
+        } else {
+            self.refers = true;
+        }
     }
 }
 
@@ -107,23 +138,24 @@ impl<'a, const N: usize> Fields<'a, N> {
     /// Finds the fields of those names, and checks that the body is one JSON object.
     ///
     /// A policy field that stands twice is refused: the gateway would price one and the upstream
-    /// might run the other.
+    /// might run the other. So is one whose letters are large where they should be small: some
+    /// upstreams make no difference.
     pub fn read(body: &'a [u8], names: [&'static str; N]) -> Result<Self, RequestFault> {
         let mut places = [const { None }; N];
-        let mut twice = None;
+        let mut wrong = None;
         json::fields(body, |key, value| {
-            if let Some(at) = names.iter().position(|name| *name == key)
-                && places[at].replace(value).is_some()
-            {
-                twice = Some(names[at]);
+            if let Some(at) = names.iter().position(|name| *name == key) {
+                if places[at].replace(value).is_some() {
+                    wrong = Some((names[at], "stands more than once in the body; send it once"));
+                }
+            } else if let Some(name) = names.iter().find(|name| differs_by_case(&key, name)) {
+                wrong = Some((*name, "stands in the body in other letters; write it as here"));
             }
         })
         .map_err(fault)?;
-        match twice {
+        match wrong {
             None => Ok(Self { body, names, places }),
-            Some(name) => {
-                Err(RequestFault::about(name, "stands more than once in the body; send it once"))
-            }
+            Some((name, what)) => Err(RequestFault::about(name, what)),
         }
     }
 
@@ -135,6 +167,24 @@ impl<'a, const N: usize> Fields<'a, N> {
     /// The value of field `at`; `null` is none.
     pub fn value(&self, at: usize) -> Option<&'a [u8]> {
         self.place(at).map(|range| &self.body[range]).filter(|value| *value != b"null")
+    }
+
+    /// The value of field `at`, if there is something in it.
+    pub fn filled(&self, at: usize) -> Option<&'a [u8]> {
+        self.value(at).filter(|value| match value {
+            [b'[', inside @ .., b']'] | [b'{', inside @ .., b'}'] => {
+                !inside.trim_ascii().is_empty()
+            }
+            value => *value != b"\"\"",
+        })
+    }
+
+    /// Refuses a field that names another model: it has another price, and may be forbidden.
+    pub fn names_no_model(&self, at: usize) -> Result<(), RequestFault> {
+        match self.filled(at) {
+            None => Ok(()),
+            Some(_) => Err(names_another_model(self.names[at])),
+        }
     }
 
     /// A text that must be there and not be empty.
@@ -161,6 +211,11 @@ impl<'a, const N: usize> Fields<'a, N> {
         Ok(())
     }
 
+    /// The bound of the output; to some a zero means none, so it bounds nothing.
+    pub fn bound(&self, at: usize) -> Result<Option<u64>, RequestFault> {
+        Ok(self.count(at)?.filter(|bound| 0 < *bound))
+    }
+
     /// A whole number, 0 or more, if there is one.
     pub fn count(&self, at: usize) -> Result<Option<u64>, RequestFault> {
         match self.value(at) {
@@ -171,6 +226,21 @@ impl<'a, const N: usize> Fields<'a, N> {
             },
         }
     }
+}
+
+/// That field names a model beside the one that the call is for.
+pub fn names_another_model(field: &'static str) -> RequestFault {
+    RequestFault::about(field, "names another model beside `model`; send the call without it")
+}
+
+/// Whether a key is a name but for its case, as those see it who know the letters of all scripts.
+fn differs_by_case(key: &str, name: &str) -> bool {
+    let fold = |letter: char| match letter {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        other => other.to_ascii_lowercase(),
+    };
+    name.len() <= key.len() && key.chars().map(fold).eq(name.chars().map(fold))
 }
 
 /// The edit that puts `field` in front of the fields of `object`, which stands at `start` of the
@@ -248,7 +318,8 @@ mod tests {
         let mut outside = Outside::default();
         outside.names_state("b");
         outside.names_state_by_id("a", br#""i""#);
-        assert_eq!(outside, Outside { refers: true, state: Some(State { field: "a", id: None }) });
+        let state = Some(State { field: "a", id: None });
+        assert_eq!(outside, Outside { refers: true, state, ..Outside::default() });
         assert_eq!(state_id(br#""""#).or(state_id(b"7")), None);
         assert_eq!(state_id(format!("\"{}\"", "i".repeat(257)).as_bytes()), None);
     }
@@ -260,6 +331,40 @@ mod tests {
         assert!(!may_have_key(br#"{"type":"url","required":["url"]}"#, &words));
         assert!(may_have_value(br#"{"type" : "url"}"#, &words));
         assert!(!may_have_value(br#"{"url":{"required":["url"]}}"#, &words));
+    }
+
+    #[test]
+    fn a_policy_field_in_other_letters_is_refused() {
+        for (body, refused) in [
+            (r#"{"MAX_TOKENS":1}"#, true),
+            (r#"{"max_tokens":1,"Max_tokens":2}"#, true),
+            (r#"{"max_to\u212aens":1}"#, true),
+            ("{\"max_token\u{17f}\":1}", true),
+            (r#"{"max_tokens":1,"maxTokens":2,"MAX":3}"#, false),
+        ] {
+            let read = Fields::read(body.as_bytes(), ["max_tokens"]).map(|_| ());
+            assert_eq!(
+                read.map_err(|fault| fault.param),
+                if refused { Err(Some("max_tokens")) } else { Ok(()) },
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_place_of_a_model_is_renamed_and_keeps_what_is_in_front() {
+        let body = br#"{"a":"models/m","b":"m"}"#;
+        let request = Request {
+            model: "m".to_owned(),
+            model_places: vec![5..15, 20..23],
+            stream: false,
+            output_tokens_max: None,
+            choices: 1,
+            include_usage: None,
+            outside: Outside::default(),
+        };
+        let texts: Vec<_> = request.renamed(body, "\"n\"").map(|edit| edit.text).collect();
+        assert_eq!(texts, ["\"models/n\"", "\"n\""]);
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub async fn admit(
         choices: call.request.choices,
         is_unbounded: call.request.output_tokens_max.is_none() && 0 < route.bound.output_tokens,
         body: call.body.clone(),
-        refers: call.request.refers,
+        refers: call.request.outside.refers,
         counted_input: estimate::tokens_of_bytes(&call.body),
         stream: call.request.stream,
         address: arrival.address,

@@ -1,6 +1,5 @@
 //! Forward: to the first upstream of the route that answers, on the same hold.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::uri::InvalidUri;
@@ -8,7 +7,7 @@ use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 
 use crate::accounting::permit::Permit;
-use crate::dialect::endpoint::Dialect;
+use crate::dialect::endpoint::{Dialect, around_model};
 use crate::dialect::read::clamp_edit;
 use crate::dialect::request::Edit;
 use crate::journal::entry::Outcome;
@@ -146,7 +145,7 @@ async fn send(
 
 /// The target at one stop, with the model's name there where the path names it.
 fn uri(call: &Call, stop: &Stop) -> Result<Uri, InvalidUri> {
-    let in_path = call.request.model_at.is_none();
+    let in_path = around_model(call.parts.uri.path()).is_some();
     let model = stop.model.as_deref().filter(|_| in_path);
     stop.upstream.uri(&call.parts.uri, model)
 }
@@ -154,9 +153,9 @@ fn uri(call: &Call, stop: &Stop) -> Result<Uri, InvalidUri> {
 /// The request for one stop. Its body is shared with the call, not copied.
 fn outgoing(call: &Call, stop: &Stop, uri: Uri, bound: Option<Edit>) -> Request<Outgoing> {
     let mut edits: Vec<Edit> = call.request.include_usage.iter().cloned().chain(bound).collect();
-    if let (Some(model), Some(range)) = (&stop.model, call.request.model_at.clone()) {
-        let text = Cow::Owned(serde_json::Value::from(&**model).to_string());
-        edits.push(Edit { range, text });
+    if let Some(model) = &stop.model {
+        let name = serde_json::Value::from(&**model).to_string();
+        edits.extend(call.request.renamed(&call.body, &name));
     }
     edits.sort_by_key(|edit| edit.range.start);
     let mut request = Request::new(Outgoing::new(&call.body, &edits));

@@ -65,7 +65,7 @@ pub fn route(
     if !caller.may_use_model(name) {
         return Err(Refusal::Forbidden("this key may not use this model"));
     }
-    if let Some(state) = &call.request.state {
+    if let Some(state) = &call.request.outside.state {
         let keeper = state.id.as_deref().and_then(|id| caller.project.keeper(id, now));
         stops.retain(|stop| match &keeper {
             Some(keeper) => stop.upstream.name() == keeper,
@@ -87,17 +87,17 @@ fn kept_elsewhere(field: &'static str) -> Refusal {
     Refusal::Malformed { param: Some(field), message }
 }
 
-/// Input: no more tokens than bytes, for text in the body. Output: the client's own bound, else
+/// Input: no more tokens than bytes, for text in the body, and what these do not show. Output: the client's own bound, else
 /// the model's, for each choice. A call that only counts uses nothing.
 fn bound(model: &Model, call: &Call) -> Bound {
     if call.endpoint.metering() == Metering::Request {
         return Bound::default();
     }
-    let bytes = call.body.len() as u64;
+    let here = (call.body.len() as u64).saturating_add(call.request.outside.hidden_tokens);
     let window = model.max_input_tokens.unwrap_or(WINDOW_TOKENS_DEFAULT);
     let output = call.request.output_tokens_max.unwrap_or(model.max_output_tokens);
     Bound {
-        input_tokens: if call.request.refers { bytes.max(window) } else { bytes },
+        input_tokens: if call.request.outside.refers { here.max(window) } else { here },
         output_tokens: output.saturating_mul(call.request.choices).min(Usage::COUNT_MAX),
     }
 }

@@ -55,8 +55,12 @@ fn asked(model: &str) -> Vec<(String, String)> {
     );
     let contents = " {\n\"contents\" : [{\"parts\":[{\"text\":\"\\u00e9\"}]}] }".to_owned();
     let input = format!("{{ \"input\":[\"x\"] , \"model\":\"{model}\" }}");
-    let embed = r#"{ "content":{"parts":[{"text":"x"}]}}"#.to_owned();
-    let batch = r#"{ "requests":[{"content":{"parts":[{"text":"x"}]}}]}"#.to_owned();
+    let counted = format!("{{\"generateContentRequest\":{{ \"model\": \"models/{model}\"}} }}");
+    let content = r#""content":{"parts":[{"text":"x"}]}"#;
+    let embed = format!("{{ {content}, \"model\" :\"{model}\" }}");
+    let batch = format!(
+        "{{ \"requests\":[{{\"model\":\"models/{model}\", {content}}},{{{content},\"model\":\"{model}\"}}]}}"
+    );
     vec![
         ("/v1/chat/completions".to_owned(), message.clone()),
         ("/v1/embeddings".to_owned(), input),
@@ -71,6 +75,7 @@ fn asked(model: &str) -> Vec<(String, String)> {
             contents.clone(),
         ),
         (format!("/v1beta/models/{model}:countTokens"), contents),
+        (format!("/v1beta/models/{model}:countTokens"), counted),
         (format!("/v1beta/models/{model}:embedContent"), embed),
         (format!("/v1/models/{model}:batchEmbedContents"), batch),
     ]
@@ -92,7 +97,7 @@ async fn each_call_goes_on_to_the_path_it_came_for_and_both_bodies_pass_byte_for
         assert_eq!(seen.header("anthropic-beta"), Some("one,two"));
         assert_eq!(seen.header("anthropic-odd"), Some("kept"));
     }
-    assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), 12);
+    assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), 13);
     tenant.at_rest().await;
 }
 
@@ -119,6 +124,25 @@ async fn a_model_is_called_by_its_name_at_the_upstream_in_body_and_in_path() {
         assert_eq!(log.at("model").text(), "renamed", "{log}");
         assert_eq!(log.at("upstreamModel").text(), there, "{log}");
     }
+    tenant.at_rest().await;
+}
+
+/// A second model would run at the price of the first, and past what the key may use.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_model_in_a_call_is_refused() {
+    let provider = Upstream::start(reply).await;
+    let (_served, tenant) = scene(&provider, "").await;
+    for (target, body) in [
+        ("/v1/chat/completions", r#"{"model":"plain","messages":[],"models":["renamed"]}"#),
+        ("/v1/messages", r#"{"model":"plain","messages":[],"fallbacks":[{"model":"renamed"}]}"#),
+        ("/v1beta/models/plain:embedContent", r#"{"model":"models/renamed","content":{}}"#),
+        ("/v1beta/models/plain:generateContent", r#"{"model":"renamed","contents":[]}"#),
+    ] {
+        let answer = Request::post(target, body).bearer(&tenant.key).send(&tenant.proxy).await;
+        let status = answer.status;
+        assert_eq!(status, 400, "{target}: {}", answer.text().await);
+    }
+    assert!(provider.seen().is_empty());
     tenant.at_rest().await;
 }
 

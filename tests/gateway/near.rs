@@ -15,6 +15,7 @@ use crate::upstream::{Plan, Seen, Upstream};
 use crate::{anthropic, gemini, openai};
 
 const CALLS: usize = 400;
+const FUNDS: i128 = 1_000_000_000;
 const ABREAST: usize = 64;
 /// The least output that a call without a bound is admitted with.
 const FLOOR: u64 = 256;
@@ -247,4 +248,39 @@ async fn calls_run_beside_each_other_as_far_as_the_money_goes() {
     // One after the other they would take 25 s; 64 beside each other take two rounds, and one
     // more for the first call, which took all there was.
     within(Duration::from_secs(6), start, Instant::now(), "128 calls of 200 ms");
+}
+
+/// Few bytes may be many tokens: these are held, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_that_no_byte_shows_are_held() {
+    let scene = Scene::new().await;
+    let [claude, flash] = [&CLAUDE_HAIKU, &GEMINI_FLASH].map(|price| price.model);
+    let message = |content: &str| {
+        let content = content.replace('\'', "\"");
+        format!(
+            r#"{{"model":"{claude}","max_tokens":9,"messages":[{{"role":"user","content":[{content}]}}]}}"#
+        )
+    };
+    let image = "{'type':'image','source':{'type':'base64','media_type':'image/png','data':'A'}}";
+    let content = |kind: &str| {
+        let part = format!(r#"{{"inlineData":{{"mimeType":"{kind}","data":"AA=="}}}}"#);
+        format!(
+            r#"{{"contents":[{{"parts":[{part}]}}],"generationConfig":{{"maxOutputTokens":9}}}}"#
+        )
+    };
+    let generate = gemini::target(flash, false);
+    let tenant = Tenant::new(&scene.gateway, FUNDS, r#"{"dailyTokenLimit":5000}"#).await;
+    for (target, body, status) in [
+        ("/v1/messages", message("{'type':'text','text':'AA=='}"), 200),
+        ("/v1/messages", message(image), 429),
+        ("/v1/messages", message(&image.replace("image", "application")), 429),
+        (&generate, content("text/plain"), 200),
+        (&generate, content("image/png"), 429),
+        (&generate, content("video/mp4"), 429),
+    ] {
+        let answer = Request::post(target, &body).bearer(&tenant.key).send(&tenant.proxy).await;
+        let told = answer.status;
+        assert_eq!(told, status, "{body}: {}", answer.text().await);
+    }
+    tenant.at_rest().await;
 }

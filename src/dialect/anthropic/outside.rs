@@ -1,37 +1,39 @@
 //! What an Anthropic request refers to that is not in its body.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
 
 use crate::dialect::json;
-use crate::dialect::request::{Outside, may_have_value, state_id};
+use crate::dialect::request::{
+    Outside, RequestFault, TOOLS_TOKENS, may_have_value, names_another_model, state_id,
+};
 
 /// What the tools that the provider runs begin their type with: each brings in content of its own.
 const HOSTED_TOOLS: [&str; 4] = ["web_search_", "web_fetch_", "code_execution_", "advisor_"];
 
-/// The values without which nothing in the body is elsewhere.
-static VALUES: LazyLock<[Finder<'static>; 7]> = LazyLock::new(|| {
-    [
-        "\"url\"",
-        "\"file\"",
-        "\"container_upload\"",
-        "\"web_search_",
-        "\"web_fetch_",
-        "\"code_execution_",
-        "\"advisor_",
-    ]
-    .map(Finder::new)
+/// The values without which nothing in the messages is elsewhere, or packed.
+static VALUES: LazyLock<[Finder<'static>; 4]> = LazyLock::new(|| {
+    ["\"url\"", "\"file\"", "\"container_upload\"", "\"base64\""].map(Finder::new)
 });
+
+/// What the provider says of a tool that it defines and the client runs, at most, in tokens.
+const DEFINED_TOOL_TOKENS: u64 = 1_000;
 
 /// How deep blocks stand in blocks: a result of a tool, in it a document, in it an image.
 const BLOCK_LEVELS_MAX: u32 = 4;
 
-/// Finds what the body refers to; `container` and `servers` are its own fields for those.
+/// Finds what the body refers to; `container` and `tools` are its own fields for those. A tool that
+/// asks another model is refused.
 ///
 /// A file is state only where the provider would look for it: as the source of a block. A schema
 /// or a text may use the word.
-pub fn find(body: &[u8], container: Option<&[u8]>, servers: Option<&[u8]>) -> Outside {
+pub fn find(
+    body: &[u8],
+    container: Option<&[u8]>,
+    tools: Option<&[u8]>,
+) -> Result<Outside, RequestFault> {
     let mut outside = Outside::default();
     if may_have_value(body, &*VALUES) {
         json::each(body, &["messages"], |messages| {
@@ -42,15 +44,12 @@ pub fn find(body: &[u8], container: Option<&[u8]>, servers: Option<&[u8]>) -> Ou
         json::each(body, &["system"], |system| {
             json::elements(system, |block| block_of(block, 0, &mut outside));
         });
-        json::each(body, &["tools"], |tools| {
-            json::elements(tools, |tool| outside.refers |= is_hosted(tool));
-        });
     }
     if let Some(container) = container {
         container_of(container, &mut outside);
     }
-    outside.refers |= servers.is_some();
-    outside
+    let asks_another = tools.is_some_and(|tools| tools_of(tools, &mut outside));
+    if asks_another { Err(names_another_model("tools")) } else { Ok(outside) }
 }
 
 /// A container is named by its id. Skills that are not the provider's own were stored there, too.
@@ -82,13 +81,31 @@ pub fn container_id(container: &[u8]) -> Option<Box<str>> {
     found
 }
 
-fn is_hosted(tool: &[u8]) -> bool {
-    let mut hosted = false;
-    json::each(tool, &["type"], |kind| {
-        let kind = json::string_of(kind).unwrap_or_default();
-        hosted |= HOSTED_TOOLS.iter().any(|tool| kind.starts_with(tool));
+/// What tools cost beside the JSON that defines them, at most, in tokens.
+pub fn tools_tokens(tools: &[u8]) -> u64 {
+    let mut outside = Outside::default();
+    tools_of(tools, &mut outside);
+    outside.hidden_tokens
+}
+
+/// Adds what tools bring in and cost; whether one of them asks another model.
+fn tools_of(tools: &[u8], outside: &mut Outside) -> bool {
+    let mut asks_another = false;
+    outside.hidden_tokens += TOOLS_TOKENS;
+    json::elements(tools, |tool| {
+        // The body was checked; what is no tool has no fields.
+        let _ = json::fields(tool, |key, value| match (&*key, &tool[value]) {
+            (_, b"null") | ("type", b"\"custom\"") => {}
+            ("type", kind) => {
+                let kind = json::string_of(kind).unwrap_or_default();
+                outside.refers |= HOSTED_TOOLS.iter().any(|tool| kind.starts_with(tool));
+                outside.hidden_tokens += DEFINED_TOOL_TOKENS;
+            }
+            ("model", _) => asks_another = true,
+            _ => {}
+        });
     });
-    hosted
+    asks_another
 }
 
 /// The blocks of a `content`, which may be a mere text.
@@ -119,27 +136,42 @@ fn block_of(block: &[u8], level: u32, outside: &mut Outside) {
 }
 
 fn source_of(source: &[u8], level: u32, outside: &mut Outside) {
+    let (mut is_packed, mut media_type) = (false, Cow::default());
     // As above.
     let _ = json::fields(source, |key, value| {
         let value = &source[value];
-        match (&*key, json::string_of(value).as_deref()) {
-            ("type", Some("url")) => outside.refers = true,
-            ("type", Some("file")) | ("file_id", Some(_)) => outside.names_state("file_id"),
-            ("content", _) => blocks(value, level, outside),
+        match &*key {
+            "content" => return blocks(value, level, outside),
+            // It may be long, and is not looked into.
+            "data" => return,
+            _ => {}
+        }
+        match (&*key, json::string_of(value)) {
+            ("type", Some(kind)) => match &*kind {
+                "url" => outside.refers = true,
+                "file" => outside.names_state("file_id"),
+                "base64" => is_packed = true,
+                _ => {}
+            },
+            ("file_id", Some(_)) => outside.names_state("file_id"),
+            ("media_type", Some(kind)) => media_type = kind,
             _ => {}
         }
     });
+    if is_packed {
+        outside.adds_media(&media_type);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::dialect::anthropic::request::message;
+    use crate::dialect::request::IMAGE_TOKENS;
 
     fn read(rest: &str) -> Outside {
         let body = format!(r#"{{"model":"a",{rest}}}"#);
-        let request = message(body.as_bytes()).expect("valid");
-        Outside { refers: request.refers, state: request.state }
+        message(body.as_bytes()).expect("valid").outside
     }
 
     fn said(block: &str) -> Outside {
@@ -153,18 +185,42 @@ mod tests {
 
     #[test]
     fn content_that_is_elsewhere_is_seen() {
-        let only_refers = Outside { refers: true, state: None };
+        let only_refers = Outside { refers: true, ..Outside::default() };
         let url = r#"{"type":"image","source":{"type":"url","url":"https://a/b"}}"#;
         assert_eq!(said(url), only_refers);
         assert_eq!(said(&url.replace("\"url\",", "\"\\u0075rl\",")), only_refers);
         assert_eq!(said(&format!(r#"{{"type":"tool_result","content":[{url}]}}"#)), only_refers);
-        assert_eq!(read(r#""tools":[{"type":"web_search_20250305","name":"w"}]"#), only_refers);
+        assert!(read(r#""tools":[{"type":"web_search_20250305","name":"w"}]"#).refers);
         assert_eq!(read(r#""mcp_servers":[{"type":"url","url":"https://a"}]"#), only_refers);
         assert_eq!(read(r#""container":{"skills":[]}"#), only_refers);
         let public = r#""container":{"id":null,"skills":[{"type":"anthropic","skill_id":"pdf"}]}"#;
         assert_eq!(read(public), only_refers);
-        let here = r#"{"type":"image","source":{"type":"base64","data":"AA=="}}"#;
-        assert_eq!(said(here), Outside::default());
+    }
+
+    #[test]
+    fn what_is_packed_into_few_bytes_is_seen() {
+        let packed = |kind: &str| {
+            format!(r#"{{"source":{{"type":"base64","media_type":"{kind}","data":"AA=="}}}}"#)
+        };
+        let image = packed("image/png");
+        assert!(said(&packed("application/pdf")).refers);
+        assert!(said(r#"{"source":{"type":"base64","data":"AA=="}}"#).refers);
+        let result = format!(r#"{image},{{"type":"tool_result","content":[{image}]}}"#);
+        let expected = Outside { hidden_tokens: 2 * IMAGE_TOKENS, ..Outside::default() };
+        assert_eq!(said(&result), expected);
+    }
+
+    #[test]
+    fn tools_cost_what_no_byte_shows() {
+        for (tools, tokens) in [
+            ("[ ]", 0),
+            ("null", 0),
+            (r#"[{"name":"t"},{"type":"custom"},{"type":null}]"#, TOOLS_TOKENS),
+            (r#"[{"type":"bash_20250124"},{"type":"computer_20250124"}]"#, TOOLS_TOKENS + 2_000),
+        ] {
+            let expected = Outside { hidden_tokens: tokens, ..Outside::default() };
+            assert_eq!(read(&format!(r#""tools":{tools}"#)), expected, "{tools}");
+        }
     }
 
     #[test]
@@ -201,7 +257,8 @@ mod tests {
             r#""messages":[{"content":"the \"file\" of type \"url\""}]"#,
             r#""messages":[{"content":[{"type":"tool_use","input":{"source":{"type":"file"}}}]}]"#,
         ] {
-            assert_eq!(read(harmless), Outside::default(), "{harmless}");
+            let found = Outside { hidden_tokens: 0, ..read(harmless) };
+            assert_eq!(found, Outside::default(), "{harmless}");
         }
     }
 }

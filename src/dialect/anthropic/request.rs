@@ -3,8 +3,16 @@
 use crate::dialect::anthropic::outside;
 use crate::dialect::request::{Fields, Request, RequestFault};
 
-const POLICY_FIELDS: [&str; 6] =
-    ["model", "background", "stream", "max_tokens", "container", "mcp_servers"];
+const POLICY_FIELDS: [&str; 8] = [
+    "model",
+    "background",
+    "stream",
+    "max_tokens",
+    "container",
+    "mcp_servers",
+    "tools",
+    "fallbacks",
+];
 
 /// Reads the policy fields of a request for a message, and checks that the body is JSON.
 ///
@@ -13,16 +21,17 @@ pub fn message(body: &[u8]) -> Result<Request, RequestFault> {
     let fields = Fields::read(body, POLICY_FIELDS)?;
     let model = fields.text(0, "must be the name of a model, a string")?;
     fields.in_foreground(1)?;
-    let outside = outside::find(body, fields.value(4), fields.value(5));
+    fields.names_no_model(7)?;
+    let mut outside = outside::find(body, fields.value(4), fields.filled(6))?;
+    outside.refers |= fields.value(5).is_some();
     Ok(Request {
         model,
-        model_at: fields.place(0),
+        model_places: fields.place(0).into_iter().collect(),
         stream: fields.flag(2)?,
-        output_tokens_max: fields.count(3)?,
+        output_tokens_max: fields.bound(3)?,
         choices: 1,
         include_usage: None,
-        refers: outside.refers,
-        state: outside.state,
+        outside,
     })
 }
 
@@ -45,7 +54,9 @@ mod tests {
         let request = request.expect("valid");
         assert_eq!((request.model.as_str(), request.stream), ("claude", true));
         assert_eq!((request.output_tokens_max, request.choices), (Some(9), 1));
-        assert_eq!(read(r#"{"model":"claude"}"#).expect("valid").output_tokens_max, None);
+        for unbound in [r#"{"model":"claude"}"#, r#"{"model":"claude","max_tokens":0}"#] {
+            assert_eq!(read(unbound).expect("valid").output_tokens_max, None, "{unbound}");
+        }
         let counted = count(br#"{"model":"claude","max_tokens":9}"#).expect("valid");
         assert_eq!(counted.output_tokens_max, Some(0));
     }
@@ -58,8 +69,12 @@ mod tests {
             (r#"{"model":"a","max_tokens":1,"max_tokens":1}"#, "max_tokens"),
             (r#"{"model":"a","stream":1}"#, "stream"),
             (r#"{"model":"a","background":true}"#, "background"),
+            (r#"{"model":"a","fallbacks":[{"model":"dear"}]}"#, "fallbacks"),
+            (r#"{"model":"a","tools":[{"type":"advisor_20260301","model":"dear"}]}"#, "tools"),
         ] {
             assert_eq!(read(body).expect_err(body).param, Some(param), "{body}");
         }
+        let empty = r#"{"model":"a","fallbacks":[],"tools":[{"name":"t","input_schema":{}}]}"#;
+        assert!(read(empty).is_ok());
     }
 }

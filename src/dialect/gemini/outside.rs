@@ -1,5 +1,6 @@
 //! What a Gemini request refers to that is not in its body.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
@@ -26,36 +27,49 @@ const HOSTED_TOOLS: [&str; 12] = [
 /// Tools that read what is stored at the provider.
 const STORED_TOOLS: [&str; 3] = ["fileSearch", "file_search", "retrieval"];
 
-static FILES: LazyLock<[Finder<'static>; 2]> =
-    LazyLock::new(|| ["\"fileData\"", "\"file_data\""].map(Finder::new));
+static MEDIA: LazyLock<[Finder<'static>; 4]> = LazyLock::new(|| {
+    ["\"fileData\"", "\"file_data\"", "\"inlineData\"", "\"inline_data\""].map(Finder::new)
+});
 
 /// How deep requests stand in a request, and parts in a part: an answer of a tool has some.
 const LEVELS_MAX: u32 = 3;
 
 /// Finds what the body refers to; `tools` is its field for those, `is_cached` whether it names
-/// cached content.
+/// cached content, `holds_requests` whether it has other requests in it.
 ///
 /// A file is state only where the provider would look for it, in a part of a content, and only if
 /// it is kept by the provider's own file service: others are open to everybody or to nobody.
-pub fn find(body: &[u8], tools: Option<&[u8]>, is_cached: bool) -> Outside {
+pub fn find(body: &[u8], tools: Option<&[u8]>, is_cached: bool, holds_requests: bool) -> Outside {
     let mut outside = Outside::default();
-    if may_have_key(body, &*FILES) {
+    if holds_requests || may_have_key(body, &*MEDIA) {
         request(body, 0, &mut outside);
     }
-    json::elements(tools.unwrap_or(b"null"), |tool| {
-        json::each(tool, &HOSTED_TOOLS, |_| outside.refers = true);
-        json::each(tool, &STORED_TOOLS, |_| outside.names_state("tools"));
-    });
+    tools_of(tools.unwrap_or(b"null"), &mut outside);
     if is_cached {
         outside.names_state("cachedContent");
     }
     outside
 }
 
+fn tools_of(tools: &[u8], outside: &mut Outside) {
+    json::elements(tools, |tool| {
+        json::each(tool, &HOSTED_TOOLS, |_| outside.refers = true);
+        json::each(tool, &STORED_TOOLS, |_| outside.names_state("tools"));
+    });
+}
+
 fn request(object: &[u8], level: u32, outside: &mut Outside) {
     if level == LEVELS_MAX {
+        // Nothing known nests like this.
+        outside.refers = true;
         return;
     }
+    json::each(object, &["cachedContent", "cached_content"], |name| {
+        if name != b"null" {
+            outside.names_state("cachedContent");
+        }
+    });
+    json::each(object, &["tools"], |tools| tools_of(tools, outside));
     json::each(
         object,
         &["contents", "content", "systemInstruction", "system_instruction"],
@@ -72,16 +86,29 @@ fn request(object: &[u8], level: u32, outside: &mut Outside) {
 
 fn parts(holder: &[u8], level: u32, outside: &mut Outside) {
     if level == LEVELS_MAX {
+        outside.refers = true;
         return;
     }
     json::each(holder, &["parts"], |list| {
         json::elements(list, |part| {
             json::each(part, &["fileData", "file_data"], |file| file_of(file, outside));
+            json::each(part, &["inlineData", "inline_data"], |media| media_of(media, outside));
             json::each(part, &["functionResponse", "function_response"], |answer| {
                 parts(answer, level + 1, outside);
             });
         });
     });
+}
+
+/// Media in the body: a text has no more tokens than bytes.
+fn media_of(media: &[u8], outside: &mut Outside) {
+    let mut kind = Cow::default();
+    json::each(media, &["mimeType", "mime_type"], |said| {
+        kind = json::string_of(said).unwrap_or_default();
+    });
+    if media != b"null" && !kind.starts_with("text/") {
+        outside.adds_media(&kind);
+    }
 }
 
 fn file_of(file: &[u8], outside: &mut Outside) {
@@ -102,14 +129,14 @@ fn file_of(file: &[u8], outside: &mut Outside) {
 mod tests {
     use super::*;
     use crate::dialect::gemini::request::input_only;
-    use crate::dialect::request::State;
+    use crate::dialect::request::{IMAGE_TOKENS, State};
 
     fn read(body: &str) -> Outside {
-        let request = input_only("m", body.as_bytes()).expect(body);
-        Outside { refers: request.refers, state: request.state }
+        // Tools cost something of their own.
+        Outside { hidden_tokens: 0, ..input_only("m", body.as_bytes()).expect(body).outside }
     }
 
-    const REFERS: Outside = Outside { refers: true, state: None };
+    const REFERS: Outside = Outside { refers: true, state: None, hidden_tokens: 0 };
 
     #[test]
     fn content_that_is_elsewhere_is_seen() {
@@ -134,6 +161,11 @@ mod tests {
             (r#"{"cached_content":"cachedContents/a"}"#.to_owned(), "cachedContent"),
             (r#"{"tools":[{"fileSearch":{"fileSearchStoreNames":[]}}]}"#.to_owned(), "tools"),
             (
+                r#"{"generateContentRequest":{"cachedContent":"cachedContents/a"}}"#.to_owned(),
+                "cachedContent",
+            ),
+            (r#"{"requests":[{"tools":[{"fileSearch":{}}]}]}"#.to_owned(), "tools"),
+            (
                 format!(r#"{{"contents":[{{"parts":[{{"fileData":{{"fileUri":"{file}"}}}}]}}]}}"#),
                 "fileUri",
             ),
@@ -150,9 +182,27 @@ mod tests {
             ),
         ] {
             let state = Some(State { field: state, id: None });
-            assert_eq!(read(&body), Outside { refers: true, state }, "{body}");
+            assert_eq!(read(&body), Outside { state, ..REFERS }, "{body}");
         }
         assert_eq!(read(r#"{"cachedContent":null}"#), Outside::default());
+    }
+
+    #[test]
+    fn what_is_packed_into_few_bytes_is_seen() {
+        let part = |kind: &str| format!(r#"{{"inlineData":{{"mimeType":"{kind}","data":"AA"}}}}"#);
+        let found = |parts: &str| {
+            let body = format!(r#"{{"contents":[{{"parts":[{parts}]}}]}}"#);
+            input_only("m", body.as_bytes()).expect("valid").outside
+        };
+        for kind in ["video/mp4", "audio/wav", "application/pdf", ""] {
+            assert_eq!(found(&part(kind)), REFERS, "{kind}");
+        }
+        assert_eq!(found(r#"{"inline_data":{"data":"AA"}}"#), REFERS);
+        assert_eq!(found(&part("text/plain")), Outside::default());
+        let image = part("IMAGE/png");
+        let result = format!(r#"{image},{{"functionResponse":{{"parts":[{image}]}}}}"#);
+        let expected = Outside { hidden_tokens: 2 * IMAGE_TOKENS, ..Outside::default() };
+        assert_eq!(found(&result), expected);
     }
 
     #[test]

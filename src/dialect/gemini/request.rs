@@ -1,19 +1,26 @@
 //! The policy fields of Gemini requests. Each may be written in camel case and in snake case.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use crate::dialect::gemini::outside;
 use crate::dialect::json;
-use crate::dialect::request::{Edit, Fields, Request, RequestFault, put_first};
+use crate::dialect::request::{
+    Edit, FOLDER, Fields, Request, RequestFault, TOOLS_TOKENS, put_first,
+};
 use crate::domain::usage::Usage;
 
-const POLICY_FIELDS: [&str; 6] = [
+const POLICY_FIELDS: [&str; 10] = [
     "background",
     "generationConfig",
     "generation_config",
     "cachedContent",
     "cached_content",
     "tools",
+    "model",
+    "requests",
+    "generateContentRequest",
+    "generate_content_request",
 ];
 
 const CONFIG_FIELDS: [&str; 4] =
@@ -45,22 +52,54 @@ pub fn input_only(model: &str, body: &[u8]) -> Result<Request, RequestFault> {
     read(model, body).map(|(request, _)| request)
 }
 
-fn read<'a>(model: &str, body: &'a [u8]) -> Result<(Request, Fields<'a, 6>), RequestFault> {
+fn read<'a>(model: &str, body: &'a [u8]) -> Result<(Request, Fields<'a, 10>), RequestFault> {
     let fields = Fields::read(body, POLICY_FIELDS)?;
     fields.in_foreground(0)?;
     let is_cached = fields.value(3).or(fields.value(4)).is_some();
-    let outside = outside::find(body, fields.value(5), is_cached);
+    let holds_requests = (7..10).any(|at| fields.value(at).is_some());
+    let mut outside = outside::find(body, fields.value(5), is_cached, holds_requests);
+    if fields.filled(5).is_some() {
+        outside.hidden_tokens += TOOLS_TOKENS;
+    }
     let request = Request {
-        model: decoded(model)?,
-        model_at: None,
+        model: model.to_owned(),
+        model_places: model_places(model, body, &fields)?,
         stream: false,
         output_tokens_max: Some(0),
         choices: 1,
         include_usage: None,
-        refers: outside.refers,
-        state: outside.state,
+        outside,
     };
     Ok((request, fields))
+}
+
+/// Where the body, and the requests in it, name the model: it must be that of the path.
+fn model_places(
+    model: &str,
+    body: &[u8],
+    fields: &Fields<'_, 10>,
+) -> Result<Vec<Range<usize>>, RequestFault> {
+    let mut places: Vec<_> = fields.place(6).into_iter().collect();
+    for list in (7..10).filter_map(|at| fields.place(at)) {
+        json::element_places(&body[list.clone()], |place| {
+            let start = list.start + place.start;
+            // The body was checked; what is no request has no fields.
+            let _ = json::fields(&body[start..list.start + place.end], |key, value| {
+                if key == "model" {
+                    places.push(start + value.start..start + value.end);
+                }
+            });
+        });
+    }
+    places.retain(|place| &body[place.clone()] != b"null");
+    let is_it = |place: &Range<usize>| {
+        let said = json::string_of(&body[place.clone()]);
+        said.is_some_and(|said| said == model || said.strip_prefix(FOLDER) == Some(model))
+    };
+    if places.iter().all(is_it) {
+        return Ok(places);
+    }
+    Err(RequestFault::about("model", "is not that of the path; name the same in both"))
 }
 
 /// The bound of one candidate, and how many there are.
@@ -69,37 +108,13 @@ fn read_config(config: &[u8], name: &'static str) -> Result<(Option<u64>, u64), 
         return Err(RequestFault::about(name, "must be an object"));
     }
     let fields = Fields::read(config, CONFIG_FIELDS)?;
-    let bound = fields.count(0)?.max(fields.count(1)?);
+    let bound = fields.bound(0)?.max(fields.bound(1)?);
     // A zero is what this dialect writes for nothing.
     let choices = fields.count(2)?.max(fields.count(3)?).unwrap_or(1).max(1);
     if CHOICES_MAX < choices {
         return Err(RequestFault::about("candidateCount", "must be from 1 to 128"));
     }
-    Ok((bound.filter(|bound| 0 < *bound), choices))
-}
-
-/// The model's name as the path has it, its escapes resolved.
-fn decoded(model: &str) -> Result<String, RequestFault> {
-    let fault = || RequestFault {
-        param: Some("model"),
-        message: "the model in the path is not valid; write it as the list of models does"
-            .to_owned(),
-    };
-    let mut bytes = Vec::with_capacity(model.len());
-    let mut rest = model.as_bytes();
-    while let [byte, after @ ..] = rest {
-        rest = after;
-        if *byte != b'%' {
-            bytes.push(*byte);
-            continue;
-        }
-        let digits = after.get(..2).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
-        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
-        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        bytes.push(byte.ok_or_else(fault)?);
-        rest = &after[2..];
-    }
-    String::from_utf8(bytes).ok().filter(|model| !model.is_empty()).ok_or_else(fault)
+    Ok((bound, choices))
 }
 
 /// The edit that bounds the output in a body that names no bound. Where two configurations stand,
@@ -148,8 +163,12 @@ fn clamp_config(config: &[u8], start: usize, bound: String, tokens: u64) -> Opti
 mod tests {
     use super::*;
 
+    fn asked_of(body: &str) -> Request {
+        content("m", body.as_bytes(), true).expect(body)
+    }
+
     fn asked(body: &str) -> (Option<u64>, u64) {
-        let request = content("m", body.as_bytes(), true).expect(body);
+        let request = asked_of(body);
         (request.output_tokens_max, request.choices)
     }
 
@@ -203,12 +222,46 @@ mod tests {
     }
 
     #[test]
-    fn the_model_comes_from_the_path() {
-        let model = |path: &str| input_only(path, b"{}").map(|request| request.model).ok();
-        assert_eq!(model("gemini-2.5-flash").as_deref(), Some("gemini-2.5-flash"));
-        assert_eq!(model("a%3Ab%2f%C3%A9").as_deref(), Some("a:b/é"));
-        for wrong in ["", "a%", "a%2", "a%+1", "%ff"] {
-            assert_eq!(model(wrong), None, "{wrong}");
+    fn the_model_comes_from_the_path_whose_escapes_were_resolved() {
+        for model in ["gemini-2.5-flash", "a%2Fb", "50%"] {
+            assert_eq!(input_only(model, b"{}").expect(model).model, model);
         }
+    }
+
+    #[test]
+    fn a_body_names_no_other_model_than_the_path() {
+        let places = |body: &str| {
+            let request = input_only("m", body.as_bytes()).map_err(|fault| fault.param)?;
+            let said = request.model_places.into_iter().map(|place| body[place].to_owned());
+            Ok(said.collect::<Vec<_>>())
+        };
+        for (body, said) in [
+            (r#"{"model":null,"requests":[]}"#, vec![]),
+            (r#"{"model" : "m"}"#, vec![r#""m""#]),
+            (r#"{"model":"\u006dodels/m"}"#, vec![r#""\u006dodels/m""#]),
+            (
+                r#"{"requests":[ {"model":"models/m"},{"a":"model","model": "m"}]}"#,
+                vec![r#""models/m""#, r#""m""#],
+            ),
+            (r#"{"generateContentRequest": {"model":"m"}}"#, vec![r#""m""#]),
+            (r#"{"contents":[{"parts":[{"model":"dear"}]}]}"#, vec![]),
+        ] {
+            assert_eq!(places(body), Ok(said.into_iter().map(str::to_owned).collect()), "{body}");
+        }
+        for other in [
+            r#"{"model":"dear"}"#,
+            r#"{"model":["m"]}"#,
+            r#"{"requests":[{"model":"m"},{"model":"models/dear"}]}"#,
+            r#"{"generate_content_request":{"model":"m","model":"dear"}}"#,
+        ] {
+            assert_eq!(places(other), Err(Some("model")), "{other}");
+        }
+    }
+
+    #[test]
+    fn tools_cost_what_no_byte_shows() {
+        let hidden = |body: &str| asked_of(body).outside.hidden_tokens;
+        assert_eq!(hidden(r#"{"tools":[{"functionDeclarations":[]}]}"#), TOOLS_TOKENS);
+        assert_eq!(hidden(r#"{"tools":[]}"#), 0);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use memchr::memmem::Finder;
 
 use crate::dialect::json;
-use crate::dialect::request::{Outside, may_have_key};
+use crate::dialect::request::{Outside, RequestFault, may_have_key, names_another_model};
 
 static REFERENCES: LazyLock<[Finder<'static>; 11]> = LazyLock::new(|| {
     [
@@ -26,24 +26,38 @@ static REFERENCES: LazyLock<[Finder<'static>; 11]> = LazyLock::new(|| {
 
 static FILE_ID: LazyLock<[Finder<'static>; 1]> = LazyLock::new(|| [Finder::new("\"file_id\"")]);
 
-/// Finds what the body refers to; `tools` is its own field for those. A `file_id` is state only
-/// where the provider would look for it: in a part of a message. A schema or a text may use the
-/// word.
-pub fn find(body: &[u8], tools: Option<&[u8]>) -> Outside {
-    let mut outside = Outside { refers: may_have_key(body, &*REFERENCES), state: None };
+/// Finds what the body refers to; `tools` is its own field for those. A tool that asks another
+/// model is refused.
+///
+/// A `file_id` is state only where the provider would look for it: in a part of a message. A schema
+/// or a text may use the word.
+pub fn find(body: &[u8], tools: Option<&[u8]>) -> Result<Outside, RequestFault> {
+    let refers = may_have_key(body, &*REFERENCES);
+    let mut outside = Outside { refers, ..Outside::default() };
     if outside.refers && may_have_key(body, &*FILE_ID) {
         json::each(body, &["messages"], |messages| {
             json::elements(messages, |message| message_of(message, &mut outside));
         });
     }
+    let mut asks_another = false;
     json::elements(tools.unwrap_or(b"null"), |tool| {
         json::each(tool, &["type"], |kind| {
             // Any other is run by the provider, and brings in content of its own.
             let kind = json::string_of(kind);
-            outside.refers |= !matches!(kind.as_deref(), Some("function" | "custom"));
+            if !matches!(kind.as_deref(), Some("function" | "custom")) {
+                outside.refers = true;
+                asks_another |= names_model(tool);
+                json::each(tool, &["parameters"], |settings| asks_another |= names_model(settings));
+            }
         });
     });
-    outside
+    if asks_another { Err(names_another_model("tools")) } else { Ok(outside) }
+}
+
+fn names_model(object: &[u8]) -> bool {
+    let mut names = false;
+    json::each(object, &["model"], |model| names |= model != b"null");
+    names
 }
 
 fn message_of(message: &[u8], outside: &mut Outside) {
@@ -75,7 +89,8 @@ mod tests {
             (r#"{"type":"router:web_search"}"#, true),
         ] {
             let tools = format!("[{tool}]");
-            assert_eq!(find(b"{}", Some(tools.as_bytes())).refers, refers, "{tool}");
+            let found = find(b"{}", Some(tools.as_bytes())).expect("one model");
+            assert_eq!(found.refers, refers, "{tool}");
         }
     }
 
@@ -94,7 +109,8 @@ mod tests {
             (r#"{"messages":[{"content":[{"image_url":{"url":"u"}}]}]}"#, true, false),
         ] {
             let state = state.then_some(State { field: "file_id", id: None });
-            assert_eq!(find(body.as_bytes(), None), Outside { refers, state }, "{body}");
+            let expected = Outside { refers, state, ..Outside::default() };
+            assert_eq!(find(body.as_bytes(), None), Ok(expected), "{body}");
         }
     }
 }

@@ -5,12 +5,12 @@ use std::ops::Range;
 
 use crate::dialect::json;
 use crate::dialect::openai::outside;
-use crate::dialect::request::{Edit, Fields, Request, RequestFault, put_first};
+use crate::dialect::request::{Edit, Fields, Request, RequestFault, TOOLS_TOKENS, put_first};
 
 /// The most choices that a request may ask for.
 const CHOICES_MAX: u64 = 128;
 
-const CHAT_FIELDS: [&str; 8] = [
+const CHAT_FIELDS: [&str; 12] = [
     "model",
     "background",
     "stream",
@@ -19,7 +19,13 @@ const CHAT_FIELDS: [&str; 8] = [
     "max_completion_tokens",
     "n",
     "tools",
+    "functions",
+    "models",
+    "route",
+    "fallbacks",
 ];
+
+const BOUNDS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
 
 /// Reads the policy fields of a chat completion request, and checks that the body is JSON.
 pub fn chat(body: &[u8]) -> Result<Request, RequestFault> {
@@ -32,51 +38,53 @@ pub fn chat(body: &[u8]) -> Result<Request, RequestFault> {
         return Err(RequestFault::about("n", "must be from 1 to 128"));
     }
     let include_usage = if stream { include_usage(body, fields.place(3))? } else { None };
-    let outside = outside::find(body, fields.value(7));
+    (9..12).try_for_each(|at| fields.names_no_model(at))?;
+    let mut outside = outside::find(body, fields.value(7))?;
+    if fields.filled(7).or(fields.filled(8)).is_some() {
+        outside.hidden_tokens += TOOLS_TOKENS;
+    }
     Ok(Request {
         model,
-        model_at: fields.place(0),
+        model_places: fields.place(0).into_iter().collect(),
         stream,
-        output_tokens_max: fields.count(4)?.max(fields.count(5)?),
+        output_tokens_max: fields.bound(4)?.max(fields.bound(5)?),
         choices,
         include_usage,
-        refers: outside.refers,
-        state: outside.state,
+        outside,
     })
 }
 
 /// Reads the policy fields of an embeddings request: there is no output to bound.
 pub fn embeddings(body: &[u8]) -> Result<Request, RequestFault> {
-    let fields = Fields::read(body, ["model", "background"])?;
+    let fields = Fields::read(body, ["model", "background", "models", "route", "fallbacks"])?;
     fields.in_foreground(1)?;
-    let outside = outside::find(body, None);
+    (2..5).try_for_each(|at| fields.names_no_model(at))?;
     Ok(Request {
         model: fields.text(0, "must be the name of a model, a string")?,
-        model_at: fields.place(0),
+        model_places: fields.place(0).into_iter().collect(),
         stream: false,
         output_tokens_max: Some(0),
         choices: 1,
         include_usage: None,
-        refers: outside.refers,
-        state: outside.state,
+        outside: outside::find(body, None)?,
     })
 }
 
-/// The edit that bounds the output by `field`, in a body that names no bound in it.
+/// The edit that bounds the output by `field`, in a body that names no bound, be it 0.
 pub fn clamp(body: &[u8], field: &'static str, tokens: u64) -> Option<Edit> {
-    let mut place = None;
+    let (mut place, mut is_bound) = (None, false);
     json::fields(body, |key, value| {
-        if key == field {
+        let is_field = key == field;
+        is_bound |= (is_field || BOUNDS.contains(&&*key)) && &body[value.clone()] != b"null";
+        if is_field {
             place = Some(value);
         }
     })
     .ok()?;
     match place {
+        _ if is_bound => None,
         None => put_first(body, 0, format!("\"{field}\":{tokens}")),
-        Some(range) if &body[range.clone()] == b"null" => {
-            Some(Edit { range, text: Cow::Owned(tokens.to_string()) })
-        }
-        Some(_) => None,
+        Some(range) => Some(Edit { range, text: Cow::Owned(tokens.to_string()) }),
     }
 }
 
@@ -160,8 +168,43 @@ mod tests {
             (r#"{"model":"a","max_tokens":-1}"#, "max_tokens"),
             (r#"{"model":"a","max_tokens":1.5}"#, "max_tokens"),
             (r#"{"model":"a","stream":true,"stream_options":1}"#, "stream_options"),
+            (r#"{"model":"a","models":["dear"]}"#, "models"),
+            (r#"{"model":"a","route":"fallback"}"#, "route"),
+            (r#"{"model":"a","fallbacks":["dear"]}"#, "fallbacks"),
+            (r#"{"model":"a","tools":[{"type":"advisor","model":"dear"}]}"#, "tools"),
+            (r#"{"model":"a","tools":[{"type":"x:y","parameters":{"model":"dear"}}]}"#, "tools"),
         ] {
             assert_eq!(read(body).expect_err(body).param, Some(param), "{body}");
+        }
+        let empty = br#"{"model":"a","models":[ ],"route":null,"fallbacks":""}"#;
+        assert!(chat(empty).is_ok() && embeddings(empty).is_ok());
+        let other = br#"{"model":"a","input":"x","models":["dear"]}"#;
+        assert_eq!(embeddings(other).expect_err("another model").param, Some("models"));
+        let function = r#"{"model":"a","tools":[{"type":"function","function":{"model":"b"}}]}"#;
+        assert!(read(function).is_ok());
+    }
+
+    #[test]
+    fn tools_cost_what_no_byte_shows() {
+        for (rest, tokens) in [
+            (r#""tools":[{"type":"function"}],"functions":[{}]"#, TOOLS_TOKENS),
+            (r#""functions":[{}]"#, TOOLS_TOKENS),
+            (r#""tools":[ ],"functions":null"#, 0),
+        ] {
+            let body = format!(r#"{{"model":"a",{rest}}}"#);
+            assert_eq!(read(&body).expect("valid").outside.hidden_tokens, tokens, "{rest}");
+        }
+    }
+
+    #[test]
+    fn a_bound_of_nothing_is_none() {
+        for (bounds, expected) in [
+            (r#""max_tokens":0"#, None),
+            (r#""max_completion_tokens":0"#, None),
+            (r#""max_tokens":0,"max_completion_tokens":5"#, Some(5)),
+        ] {
+            let body = format!(r#"{{"model":"a",{bounds}}}"#);
+            assert_eq!(read(&body).expect("valid").output_tokens_max, expected, "{bounds}");
         }
     }
 
