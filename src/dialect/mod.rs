@@ -13,6 +13,7 @@ pub mod gemini;
 pub mod read;
 pub mod units;
 pub mod meter;
+pub mod texts;
 pub mod prompt;
 pub mod tokenizer;
 

@@ -1,9 +1,10 @@
 //! The texts of a request whose tokens make up its input: for a bound that is tighter than bytes.
 
-use std::borrow::Cow;
-
+use crate::dialect::anthropic::outside::tools_tokens;
 use crate::dialect::endpoint::{Dialect, Endpoint};
 use crate::dialect::json;
+use crate::dialect::request::TOOLS_TOKENS;
+use crate::dialect::texts::{Prompt, kind_of};
 
 /// The longest body that is looked into. Longer ones keep their bytes as the bound, so that nobody
 /// can make a worker count for long.
@@ -16,37 +17,18 @@ const OTHER_TOKENS: u64 = 16;
 /// What a message costs beside its text, its role included.
 const MESSAGE_TOKENS: u64 = 4;
 
-/// What providers say of tools in general, before they name any.
+/// What OpenAI says of tools in general, before it names any.
 const OPENAI_TOOLS_TOKENS: u64 = 96;
-const ANTHROPIC_TOOLS_TOKENS: u64 = 600;
 
 /// What Anthropic puts in front where a form of the answer, or thinking, is asked for.
 const ANTHROPIC_MODE_TOKENS: u64 = 230;
 
 /// What models of others put in front of a chat, and of one with tools or a form of the answer.
 const FOREIGN_CHAT_TOKENS: u64 = 80;
-const FOREIGN_FORM_TOKENS: u64 = 600;
+const FOREIGN_FORM_TOKENS: u64 = TOOLS_TOKENS;
 
 /// What they put around a text that is embedded.
 const FOREIGN_EDGE_TOKENS: u64 = 2;
-
-/// Hidden thoughts that a client sends back: at most a token in so many bytes.
-const HIDDEN_BYTES_PER_TOKEN: u64 = 3;
-
-/// What the input of a request consists of.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Prompt<'a> {
-    /// Its texts.
-    pub texts: Vec<Cow<'a, str>>,
-    /// Tokens that it costs beside them, at most.
-    pub overhead: u64,
-    /// Tokens that it costs on top at models that speak the OpenAI dialect and are not OpenAI's:
-    /// their templates are longer.
-    pub foreign_overhead: u64,
-    /// Whether that is all. If not, it has images or the like, or it is too long to be counted:
-    /// then nothing here bounds it.
-    pub is_text: bool,
-}
 
 /// The prompt of a request that was read before.
 pub fn of(endpoint: Endpoint, body: &[u8]) -> Prompt<'_> {
@@ -66,45 +48,17 @@ pub fn of(endpoint: Endpoint, body: &[u8]) -> Prompt<'_> {
 }
 
 impl<'a> Prompt<'a> {
-    /// Adds a string; another value is null, or no text.
-    fn text(&mut self, value: &'a [u8]) {
-        match json::string_of(value) {
-            Some(text) => self.texts.push(text),
-            None => self.is_text &= value == b"null",
-        }
-    }
-
-    /// Adds a value as the JSON that it is: providers render it shorter.
-    fn raw(&mut self, value: &'a [u8]) {
-        match std::str::from_utf8(value) {
-            Ok("null") => {}
-            Ok(text) => self.texts.push(Cow::Borrowed(text)),
-            Err(_) => self.is_text = false,
-        }
-    }
-
-    /// Adds what has structure, as it may be shown to the model; settings are plain values.
-    fn raw_structure(&mut self, value: &'a [u8]) {
-        if value.starts_with(b"{") || value.starts_with(b"[") {
-            self.raw(value);
-        }
-    }
-
-    /// Adds what only the provider can read: thoughts that it encrypted.
-    fn hidden(&mut self, value: &[u8]) {
-        self.overhead += (value.len() as u64).div_ceil(HIDDEN_BYTES_PER_TOKEN);
-    }
-
     fn embeddings(&mut self, body: &'a [u8]) {
-        json::each(body, &["input"], |input| {
-            json::elements(input, |one| match one.first() {
-                Some(b'[') => json::elements(one, |_| self.overhead += 1),
-                Some(b'0'..=b'9') => self.overhead += 1,
-                _ => {
-                    self.foreign_overhead += FOREIGN_EDGE_TOKENS;
-                    self.text(one);
+        self.each_field(body, |prompt, key, value| match key {
+            "input" => json::elements(value, |one| match one.first() {
+                Some(b'[') => json::elements(one, |one| prompt.token(one)),
+                Some(b'"') => {
+                    prompt.foreign_overhead += FOREIGN_EDGE_TOKENS;
+                    prompt.text(one);
                 }
-            });
+                _ => prompt.token(one),
+            }),
+            _ => prompt.unknown(key, value),
         });
     }
 
@@ -123,14 +77,14 @@ impl<'a> Prompt<'a> {
                 prompt.raw(value);
             }
             "stream_options" | "logit_bias" | "metadata" | "stop" | "modalities" => {}
-            _ => prompt.raw_structure(value),
+            _ => prompt.unknown(key, value),
         });
     }
 
     fn chat_message(&mut self, message: &'a [u8]) {
         self.overhead += MESSAGE_TOKENS;
         self.each_field(message, |prompt, key, value| match key {
-            "role" => {}
+            "role" => prompt.role(value),
             "content" => json::elements(value, |part| prompt.chat_part(part)),
             "name" => {
                 prompt.overhead += 1;
@@ -158,11 +112,15 @@ impl<'a> Prompt<'a> {
         self.each_field(body, |prompt, key, value| match key {
             "messages" => json::elements(value, |message| {
                 prompt.overhead += MESSAGE_TOKENS;
-                json::each(message, &["content"], |content| prompt.blocks(content, 0));
+                prompt.each_field(message, |prompt, key, value| match key {
+                    "role" => prompt.role(value),
+                    "content" => prompt.blocks(value, 0),
+                    _ => prompt.raw(value),
+                });
             }),
             "system" => prompt.blocks(value, 0),
             "tools" => {
-                prompt.overhead += ANTHROPIC_TOOLS_TOKENS;
+                prompt.overhead += tools_tokens(value);
                 prompt.raw(value);
             }
             "thinking" | "output_config" | "output_format" => {
@@ -170,7 +128,7 @@ impl<'a> Prompt<'a> {
                 prompt.raw(value);
             }
             "metadata" | "stop_sequences" => {}
-            _ => prompt.raw_structure(value),
+            _ => prompt.unknown(key, value),
         });
     }
 
@@ -198,8 +156,10 @@ impl<'a> Prompt<'a> {
             "contents" | "content" | "systemInstruction" | "system_instruction" => {
                 json::elements(value, |content| {
                     prompt.overhead += MESSAGE_TOKENS;
-                    json::each(content, &["parts"], |parts| {
-                        json::elements(parts, |part| prompt.part(part));
+                    prompt.each_field(content, |prompt, key, value| match key {
+                        "parts" => json::elements(value, |part| prompt.part(part)),
+                        "role" => prompt.role(value),
+                        _ => prompt.raw(value),
                     });
                 });
             }
@@ -208,11 +168,11 @@ impl<'a> Prompt<'a> {
             }
             "generationConfig" | "generation_config" => {
                 // Of it only a schema is shown to the model.
-                prompt.each_field(value, |prompt, _, value| prompt.raw_structure(value));
+                prompt.each_field(value, Prompt::unknown);
             }
             "safetySettings" | "safety_settings" | "labels" => {}
             "title" => prompt.text(value),
-            _ => prompt.raw_structure(value),
+            _ => prompt.unknown(key, value),
         });
     }
 
@@ -237,23 +197,14 @@ impl<'a> Prompt<'a> {
             _ => prompt.is_text = false,
         });
     }
-
-    fn each_field(&mut self, object: &'a [u8], mut visit: impl FnMut(&mut Self, &str, &'a [u8])) {
-        // A list stands where an object should: then nobody knows what it means.
-        let read = json::fields(object, |key, value| visit(self, &key, &object[value]));
-        self.is_text &= read.is_ok();
-    }
-}
-
-fn kind_of(value: &[u8]) -> Option<Cow<'_, str>> {
-    let mut kind = None;
-    json::each(value, &["type"], |value| kind = json::string_of(value));
-    kind
 }
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use super::*;
+    use crate::dialect::texts::SETTING_BYTES_MAX;
 
     fn read(endpoint: Endpoint, body: &str) -> (Vec<String>, u64, bool) {
         let prompt = of(endpoint, body.as_bytes());
@@ -292,7 +243,34 @@ mod tests {
         assert_eq!(read(r#"["a","b"]"#), (vec!["a".to_owned(), "b".to_owned()], 0, true));
         assert_eq!(read("[1,2,3]"), (vec![], 3, true));
         assert_eq!(read("[[1,2],[3]]"), (vec![], 3, true));
-        assert!(!read(r#"[{"image":"a"}]"#).2);
+        for other in [r#"[{"image":"a"}]"#, r#"[["long","long"]]"#, "[[[1]]]", "[-1]", "[true]"] {
+            assert!(!read(other).2, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_knows_is_counted_as_it_stands() {
+        for (endpoint, body, found) in [
+            (Endpoint::Embeddings, r#"{"model":"e","messages":[{"a":1}]}"#, r#"[{"a":1}]"#),
+            (Endpoint::ChatCompletions, r#"{"user":"u","system":"s","top_k":1}"#, r#""s""#),
+            (Endpoint::ChatCompletions, r#"{"messages":[{"role":"r s"}]}"#, r#""r s""#),
+            (Endpoint::Messages, r#"{"model":"c","prompt":"p"}"#, r#""p""#),
+            (Endpoint::Messages, r#"{"messages":[{"role":"user","name":"n"}]}"#, r#""n""#),
+            (Endpoint::GenerateContent, r#"{"contents":[{"role":"r"}],"model":"m"}"#, r#""r""#),
+            (Endpoint::EmbedContent, r#"{"taskType":"T","text":"t"}"#, r#""t""#),
+        ] {
+            assert_eq!(texts(endpoint, body), [found], "{body}");
+        }
+        let long = format!(r#"{{"user":"{}"}}"#, "u".repeat(SETTING_BYTES_MAX));
+        assert_eq!(texts(Endpoint::ChatCompletions, &long).len(), 1);
+        assert!(!read(Endpoint::GenerateContent, r#"{"contents":"text"}"#).2);
+    }
+
+    #[test]
+    fn what_a_provider_says_of_its_own_tools_is_counted() {
+        let body = r#"{"tools":[{"type":"bash_20250124"},{"name":"n"}]}"#;
+        let (_, overhead, _) = read(Endpoint::Messages, body);
+        assert_eq!(overhead, OTHER_TOKENS + TOOLS_TOKENS + 1_000);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A vocabulary is unpacked when it is first needed, once in a process, which takes some 50 ms.
 
 use crate::dialect::endpoint::Dialect;
-use crate::dialect::prompt::Prompt;
+use crate::dialect::texts::Prompt;
 
 /// Whose vocabulary a model has: which one is counted in, and the percentage of that count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,16 +26,19 @@ const OTHER: Vocabulary = Vocabulary { percent: 130, ..OPEN_WEIGHTS };
 /// The tokens of a prompt for `model`, which is the model's name at its provider.
 ///
 /// An upper bound where the vocabulary is the model's own and the prompt is plain; elsewhere it
-/// is one by experience.
+/// is one by experience: other scripts may cost there a token a letter. No prompt is nothing.
 pub fn count(model: &str, dialect: Dialect, prompt: &Prompt<'_>) -> u64 {
     let vocabulary = vocabulary(model, dialect);
     let encoding = tiktoken::get_encoding(vocabulary.encoding);
-    let tokens = prompt.texts.iter().map(|text| {
+    let hundredths = prompt.texts.iter().map(|text| {
         // Without a table there are no more tokens than bytes.
-        encoding.map_or(text.len(), |encoding| encoding.count(text)) as u64
+        let tokens = encoding.map_or(text.len(), |encoding| encoding.count(text)) as u64;
+        let is_exact = vocabulary.percent == 100;
+        let least = if is_exact { 0 } else { text.chars().filter(|char| !char.is_ascii()).count() };
+        (tokens * vocabulary.percent).max(least as u64 * 100)
     });
     let overhead = prompt.overhead + if vocabulary.is_own { 0 } else { prompt.foreign_overhead };
-    (tokens.sum::<u64>() * vocabulary.percent).div_ceil(100) + overhead
+    (hundredths.sum::<u64>().div_ceil(100) + overhead).max(1)
 }
 
 fn vocabulary(model: &str, dialect: Dialect) -> Vocabulary {
@@ -113,6 +116,24 @@ mod tests {
         assert_eq!(count("gpt-4", Dialect::OpenAi, &chinese), 6 + 7);
         let special = prompt("<|endoftext|>");
         assert!(7 + 1 < count("gpt-4o", Dialect::OpenAi, &special), "a text, not a command");
+    }
+
+    #[test]
+    fn other_scripts_cost_a_token_a_letter_elsewhere() {
+        let text = "\u{4f60}\u{597d}\u{4e16}\u{754c}".repeat(10);
+        let of = |text: String| Prompt { texts: vec![text.into()], ..Prompt::default() };
+        let prompt = of(text);
+        assert!(count("gpt-4o", Dialect::OpenAi, &prompt) < 30);
+        for (model, dialect) in
+            [("c", Dialect::Anthropic), ("g", Dialect::Gemini), ("llama", Dialect::OpenAi)]
+        {
+            assert_eq!(count(model, dialect, &prompt), 40, "{model}");
+        }
+    }
+
+    #[test]
+    fn no_prompt_is_nothing() {
+        assert_eq!(count("gpt-4o", Dialect::OpenAi, &Prompt::default()), 1);
     }
 
     #[test]

@@ -7,18 +7,16 @@ use crate::dialect::endpoint::Dialect;
 use crate::dialect::request::hides_letters;
 use crate::domain::usage::{Unit, Units};
 
-/// Words, and the units that no body can ask for without one of them. That a word stands in a text
-/// only loosens the bound.
-const ASKED_BY: [(&[&str], &[Unit]); 4] = [
+/// Words in small letters, and the units that no body can ask for without one of them, however
+/// large its letters. That a word stands in a text only loosens the bound.
+const ASKED_BY: [(&[&str], &[Unit]); 5] = [
     (
         &["cache_control"],
         &[Unit::CacheWriteTokens, Unit::CacheWrite5mTokens, Unit::CacheWrite1hTokens],
     ),
-    (&["audio", "AUDIO"], &[Unit::InputAudioTokens, Unit::OutputAudioTokens]),
-    (
-        &["image", "IMAGE", "inline", "file", "\"data\""],
-        &[Unit::InputImageTokens, Unit::OutputImageTokens, Unit::InputAudioTokens],
-    ),
+    (&["audio"], &[Unit::InputAudioTokens, Unit::OutputAudioTokens]),
+    (&["speechconfig", "speech_config", "modalities"], &[Unit::OutputAudioTokens]),
+    (&["image", "inline", "file", "\"data\""], &[Unit::InputImageTokens, Unit::InputAudioTokens]),
     (&["\"tools\""], &[Unit::ToolUseInputTokens]),
 ];
 
@@ -28,17 +26,24 @@ pub fn units(dialect: Dialect, body: &[u8]) -> Units {
         return Units::ALL;
     }
     let mut units = Units::default();
-    let text =
-        [Unit::InputTokens, Unit::CachedInputTokens, Unit::OutputTokens, Unit::ReasoningTokens];
-    for unit in text {
+    let always = [
+        Unit::InputTokens,
+        Unit::CachedInputTokens,
+        Unit::OutputTokens,
+        Unit::ReasoningTokens,
+        // Some models paint unasked.
+        Unit::OutputImageTokens,
+    ];
+    for unit in always {
         units = units.with(unit);
     }
     // Where caching is automatic, its writes are as well.
     if dialect == Dialect::OpenAi {
         units = units.with(Unit::CacheWriteTokens);
     }
+    let body = body.to_ascii_lowercase();
     for (words, asked) in ASKED_BY {
-        if words.iter().any(|word| memmem::find(body, word.as_bytes()).is_some()) {
+        if words.iter().any(|word| memmem::find(&body, word.as_bytes()).is_some()) {
             units = asked.iter().fold(units, |units, unit| units.with(*unit));
         }
     }
@@ -61,6 +66,20 @@ mod tests {
         assert!(holds(Dialect::Anthropic, cached, Unit::CacheWrite1hTokens));
         let spoken = br#"{"inlineData":{"mimeType":"audio/wav"}}"#;
         assert!(holds(Dialect::Gemini, spoken, Unit::InputAudioTokens));
+        assert!(
+            holds(Dialect::Gemini, plain, Unit::OutputImageTokens),
+            "some models paint unasked"
+        );
+        assert!(!holds(Dialect::Gemini, plain, Unit::OutputAudioTokens));
+        for speaks in [
+            r#"{"responseModalities":["Audio"]}"#,
+            r#"{"responseModalities":[3]}"#,
+            r#"{"speechConfig":{}}"#,
+            r#"{"speech_config":{}}"#,
+            r#"{"MODALITIES":["aUdio"]}"#,
+        ] {
+            assert!(holds(Dialect::Gemini, speaks.as_bytes(), Unit::OutputAudioTokens), "{speaks}");
+        }
         let hidden = br#"{"cach\u0065_control":1}"#;
         assert!(holds(Dialect::Anthropic, hidden, Unit::CacheWrite1hTokens));
     }
