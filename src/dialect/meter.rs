@@ -35,8 +35,8 @@ pub struct Reading {
     pub finished: bool,
 }
 
-/// The longest incomplete event that is held back or kept for metering. A longer one passes
-/// unread: no usage event is so long.
+/// The longest incomplete event that is held back or kept for metering. A longer one passes, and is
+/// only watched for usage where an image and its report may come as one.
 const EVENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Whether a report leaves the input out. Gemini leaves out what is 0, and no prompt is; others say
@@ -57,6 +57,8 @@ pub struct StreamMeter {
     searched: usize,
     /// How much of `partial` went to the client.
     sent: usize,
+    /// What watches an event that is too long to be kept, of which some has passed.
+    long: Option<Capture>,
     /// Whether what comes now is held back.
     closing: bool,
     /// Whether the reason was told why the generation ended.
@@ -78,6 +80,7 @@ impl StreamMeter {
             partial: BytesMut::new(),
             searched: 0,
             sent: 0,
+            long: None,
             closing: false,
             ended: false,
             text_tokens: 0,
@@ -124,6 +127,7 @@ impl StreamMeter {
         }
         if is_too_long {
             self.sent = 0;
+            self.watch(&rest);
         } else {
             self.searched = rest.len();
             self.partial = BytesMut::from(&rest[..]);
@@ -134,13 +138,29 @@ impl StreamMeter {
     /// What is left when the upstream ends without completing its last event; that is read, too.
     pub fn finish(&mut self) -> Bytes {
         let rest = std::mem::take(&mut self.partial).freeze();
-        if let Some(data) = sse::data(&rest)
+        if self.long.is_some() {
+            self.watch(&rest);
+        } else if let Some(data) = sse::data(&rest)
             && self.learn(&data).only_usage
             && self.strips
         {
             return Bytes::new();
         }
         rest.slice(self.sent.min(rest.len())..)
+    }
+
+    /// Watches a piece of an event that is too long to be kept.
+    fn watch(&mut self, piece: &[u8]) {
+        if self.dialect != Dialect::Gemini {
+            return;
+        }
+        let long = self.long.get_or_insert_with(|| Capture::new(b"usageMetadata"));
+        let reading = &mut self.reading;
+        long.read(piece, |object| {
+            reading.reported = gemini::usage::read(object).or(reading.reported);
+        });
+        reading.lacks_input = lacks_input(self.dialect, reading.reported);
+        reading.counted_output = reading.counted_output.max(1);
     }
 
     /// Learns what an event says.
@@ -177,6 +197,11 @@ impl StreamMeter {
     ) {
         let bytes = whole.slice(range.start.max(sent.min(range.end))..range.end);
         let event = &whole[range.clone()];
+        if self.long.is_some() {
+            self.watch(event);
+            self.long = None;
+            return self.push(passage, bytes);
+        }
         let Some(data) = sse::data(event) else { return self.push(passage, bytes) };
         let facts = self.learn(&data);
         if self.strips && facts.only_usage {

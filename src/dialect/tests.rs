@@ -73,6 +73,32 @@ fn an_endless_event_passes_unread() {
 }
 
 #[test]
+fn an_image_that_is_too_long_to_be_kept_reports_its_usage_all_the_same() {
+    let image = "A".repeat(9 * 1024 * 1024);
+    let event = |data: &str, tokens: u64| {
+        format!(
+            "data: {{\"candidates\":[{{\"content\":{{\"parts\":[{{\"inlineData\":{{\"data\":\"{data}\"}}}}]}}}}],\
+             \"usageMetadata\":{{\"promptTokenCount\":5,\"candidatesTokenCount\":{tokens}}}}}\r\n\r\n"
+        )
+    };
+    for (stream, tokens) in [
+        (event(&image, 1_290), 1_290),
+        (event(&image, 1_290).trim_end().to_owned(), 1_290),
+        (event(&image, 1_290) + &event("A", 1_300), 1_300),
+        (event(&image, 1_290) + &event(&image, 2_580), 2_580),
+    ] {
+        let pieces: Vec<&str> = stream
+            .as_bytes()
+            .chunks(1_000_003)
+            .map(|piece| std::str::from_utf8(piece).expect("text"))
+            .collect();
+        let (pass, end, reading) = run_in(Dialect::Gemini, false, &pieces);
+        assert!(pass + &end == stream, "{tokens}");
+        assert_eq!(reading.reported, Some(Usage::tokens_of(5, tokens)));
+    }
+}
+
+#[test]
 fn a_terminator_without_its_blank_line_is_held_back_too() {
     for strips in [false, true] {
         let (pass, end, _) = run(strips, &["data: {}\n\nda", "ta: [DO", "NE]\n"]);
