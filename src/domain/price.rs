@@ -69,6 +69,20 @@ impl Prices {
         nano_of(sum)
     }
 
+    /// The dearer of both, unit by unit: what a call is priced at that either may answer.
+    #[must_use]
+    pub fn or(&self, other: &Self) -> Self {
+        let mut dearer = Self::default();
+        for unit in Unit::ALL {
+            let is_given =
+                self.given[unit as usize].is_some() || other.given[unit as usize].is_some();
+            let price = self.per_million(unit).max(other.per_million(unit));
+            dearer.given[unit as usize] = is_given.then_some(price);
+        }
+        dearer.dearest = dearer.rates(Units::ALL);
+        dearer
+    }
+
     /// The most that a token can cost, whatever unit it turns out to be.
     pub const fn dearest(&self) -> Rates {
         self.dearest
@@ -195,6 +209,20 @@ mod tests {
         assert_eq!(list.rates(text).ceiling(100, 50), list.cost(&Usage::tokens_of(100, 50)));
         let plain = prices(&[(Unit::InputTokens, 7), (Unit::OutputTokens, 9)]);
         assert_eq!(plain.dearest().ceiling(11, 13), plain.cost(&Usage::tokens_of(11, 13)));
+    }
+
+    #[test]
+    fn of_two_models_the_dearer_price_of_each_unit_counts() {
+        let one = prices(&[(Unit::InputTokens, 3_000_000), (Unit::OutputTokens, 5_000_000)]);
+        let other = prices(&[
+            (Unit::InputTokens, 2_000_000),
+            (Unit::CachedInputTokens, 1_000_000),
+            (Unit::OutputTokens, 9_000_000),
+        ]);
+        let cached = Usage::tokens_of(10, 1).with(Unit::CachedInputTokens, 10);
+        assert_eq!(one.or(&other).cost(&Usage::tokens_of(10, 1)), Nano(39));
+        assert_eq!(one.or(&other).cost(&cached), Nano(39), "a cache that only one of them has");
+        assert_eq!(one.or(&one), one);
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub fn route(
 ) -> Result<Route, Refusal> {
     let name = &call.request.model;
     let unknown = || Refusal::UnknownModel(name.chars().take(128).collect());
-    let model = catalog.model(name).ok_or_else(unknown)?;
+    let mut model = catalog.model(name).ok_or_else(unknown)?;
     let stop = |(target, upstream): (&Target, &Arc<Upstream>)| Stop {
         upstream: Arc::clone(upstream),
         lane: target.upstream,
@@ -64,6 +64,9 @@ pub fn route(
     }
     if !caller.may_use_model(name) {
         return Err(Refusal::Forbidden("this key may not use this model"));
+    }
+    for other in &call.request.outside.other_models {
+        model = Arc::new(beside(catalog, caller, &model, other)?);
     }
     if let Some(state) = &call.request.outside.state {
         let keeper = state.id.as_deref().and_then(|id| caller.project.keeper(id, now));
@@ -79,6 +82,21 @@ pub fn route(
     Ok(Route { model, stops, bound })
 }
 
+/// The model of a call that another one may answer, too: it must be served and allowed as well,
+/// and the call is priced at the dearer of both.
+fn beside(catalog: &Catalog, caller: &Caller, model: &Model, name: &str) -> Result<Model, Refusal> {
+    let unknown = || Refusal::UnknownModel(name.chars().take(128).collect());
+    let other = catalog.model(name).ok_or_else(unknown)?;
+    if !caller.may_use_model(name) {
+        return Err(Refusal::Forbidden("this key may not use a model that the call names"));
+    }
+    Ok(Model {
+        prices: model.prices.or(&other.prices),
+        price_version: format!("{}+{}", model.price_version, other.price_version).into(),
+        ..Model::clone(model)
+    })
+}
+
 fn kept_elsewhere(field: &'static str) -> Refusal {
     let message = format!(
         "`{field}` refers to state kept at the provider, under a credential that others share; \
@@ -87,8 +105,8 @@ fn kept_elsewhere(field: &'static str) -> Refusal {
     Refusal::Malformed { param: Some(field), message }
 }
 
-/// Input: no more tokens than bytes, for text in the body, and what these do not show. Output: the client's own bound, else
-/// the model's, for each choice. A call that only counts uses nothing.
+/// Input: no more tokens than bytes, for text in the body, and what these do not show. Output: the
+/// client's own bound, else the model's, for each choice. A call that only counts uses nothing.
 fn bound(model: &Model, call: &Call) -> Bound {
     if call.endpoint.metering() == Metering::Request {
         return Bound::default();

@@ -29,6 +29,7 @@ mod exchange;
 mod replay;
 // One topic a file.
 mod admin;
+mod beside;
 mod changes;
 mod coding;
 mod crash;

@@ -30,9 +30,6 @@ const NOT_BILLED_SO: [(&str, &str); 6] = [
 ];
 const SEVERAL: &str = "it tells of the last of several answers, which were pasted into one body";
 
-/// Asks a second model, which the gateway refuses.
-const REFUSED: &str = "test_anthropic_advisor_tool_stream";
-
 /// Headers of answers that are about the call and must come back.
 const COMING_BACK: [&str; 9] = [
     "content-type",
@@ -123,9 +120,6 @@ fn recordings(folder: &Path) -> Vec<Recording> {
             return None;
         }
         let file = entry.at("file").text();
-        if file.contains(REFUSED) {
-            return None;
-        }
         let recorded = read(&folder.join(&file));
         Some(Recording {
             kind: format!("{:18} {endpoint}", entry.at("provider").text()),

@@ -6,9 +6,7 @@ use std::sync::LazyLock;
 use memchr::memmem::Finder;
 
 use crate::dialect::json;
-use crate::dialect::request::{
-    Outside, RequestFault, TOOLS_TOKENS, may_have_value, names_another_model, state_id,
-};
+use crate::dialect::request::{Outside, TOOLS_TOKENS, may_have_value, state_id};
 
 /// What the tools that the provider runs begin their type with: each brings in content of its own.
 const HOSTED_TOOLS: [&str; 4] = ["web_search_", "web_fetch_", "code_execution_", "advisor_"];
@@ -29,11 +27,7 @@ const BLOCK_LEVELS_MAX: u32 = 4;
 ///
 /// A file is state only where the provider would look for it: as the source of a block. A schema
 /// or a text may use the word.
-pub fn find(
-    body: &[u8],
-    container: Option<&[u8]>,
-    tools: Option<&[u8]>,
-) -> Result<Outside, RequestFault> {
+pub fn find(body: &[u8], container: Option<&[u8]>, tools: Option<&[u8]>) -> Outside {
     let mut outside = Outside::default();
     if may_have_value(body, &*VALUES) {
         json::each(body, &["messages"], |messages| {
@@ -48,8 +42,19 @@ pub fn find(
     if let Some(container) = container {
         container_of(container, &mut outside);
     }
-    let asks_another = tools.is_some_and(|tools| tools_of(tools, &mut outside));
-    if asks_another { Err(names_another_model("tools")) } else { Ok(outside) }
+    if let Some(tools) = tools {
+        tools_of(tools, &mut outside);
+    }
+    outside
+}
+
+/// Adds the models that answer where the first one does not.
+pub fn fallbacks_of(fallbacks: &[u8], outside: &mut Outside) {
+    json::elements(fallbacks, |fallback| {
+        json::each(fallback, &["model"], |model| {
+            outside.other_models.extend(json::string_of(model).map(Cow::into_owned));
+        });
+    });
 }
 
 /// A container is named by its id. Skills that are not the provider's own were stored there, too.
@@ -88,9 +93,8 @@ pub fn tools_tokens(tools: &[u8]) -> u64 {
     outside.hidden_tokens
 }
 
-/// Adds what tools bring in and cost; whether one of them asks another model.
-fn tools_of(tools: &[u8], outside: &mut Outside) -> bool {
-    let mut asks_another = false;
+/// Adds what tools bring in and cost, and the models that they ask.
+fn tools_of(tools: &[u8], outside: &mut Outside) {
     outside.hidden_tokens += TOOLS_TOKENS;
     json::elements(tools, |tool| {
         // The body was checked; what is no tool has no fields.
@@ -101,11 +105,12 @@ fn tools_of(tools: &[u8], outside: &mut Outside) -> bool {
                 outside.refers |= HOSTED_TOOLS.iter().any(|tool| kind.starts_with(tool));
                 outside.hidden_tokens += DEFINED_TOOL_TOKENS;
             }
-            ("model", _) => asks_another = true,
+            ("model", model) => {
+                outside.other_models.extend(json::string_of(model).map(Cow::into_owned));
+            }
             _ => {}
         });
     });
-    asks_another
 }
 
 /// The blocks of a `content`, which may be a mere text.

@@ -21,8 +21,8 @@ pub fn message(body: &[u8]) -> Result<Request, RequestFault> {
     let fields = Fields::read(body, POLICY_FIELDS)?;
     let model = fields.text(0, "must be the name of a model, a string")?;
     fields.in_foreground(1)?;
-    fields.names_no_model(7)?;
-    let mut outside = outside::find(body, fields.value(4), fields.filled(6))?;
+    let mut outside = outside::find(body, fields.value(4), fields.filled(6));
+    outside::fallbacks_of(fields.value(7).unwrap_or_default(), &mut outside);
     outside.refers |= fields.value(5).is_some();
     Ok(Request {
         model,
@@ -69,12 +69,18 @@ mod tests {
             (r#"{"model":"a","max_tokens":1,"max_tokens":1}"#, "max_tokens"),
             (r#"{"model":"a","stream":1}"#, "stream"),
             (r#"{"model":"a","background":true}"#, "background"),
-            (r#"{"model":"a","fallbacks":[{"model":"dear"}]}"#, "fallbacks"),
-            (r#"{"model":"a","tools":[{"type":"advisor_20260301","model":"dear"}]}"#, "tools"),
         ] {
             assert_eq!(read(body).expect_err(body).param, Some(param), "{body}");
         }
-        let empty = r#"{"model":"a","fallbacks":[],"tools":[{"name":"t","input_schema":{}}]}"#;
-        assert!(read(empty).is_ok());
+    }
+
+    #[test]
+    fn models_beside_the_first_are_named() {
+        let others = |body| read(body).expect("valid").outside.other_models;
+        let none = r#"{"model":"a","fallbacks":[],"tools":[{"name":"t","input_schema":{}}]}"#;
+        assert!(others(none).is_empty());
+        let two = r#"{"model":"a","fallbacks":[{"model":"b"}],
+            "tools":[{"type":"advisor_20260301","model":"c"}]}"#;
+        assert_eq!(others(two), ["c", "b"]);
     }
 }
