@@ -242,7 +242,10 @@ fn differs_by_case(key: &str, name: &str) -> bool {
         '\u{212a}' => 'k',
         other => other.to_ascii_lowercase(),
     };
-    name.len() <= key.len() && key.chars().map(fold).eq(name.chars().map(fold))
+    if key.is_ascii() {
+        return key.eq_ignore_ascii_case(name);
+    }
+    key.chars().map(fold).eq(name.chars().map(fold))
 }
 
 /// The edit that puts `field` in front of the fields of `object`, which stands at `start` of the
@@ -256,6 +259,11 @@ pub fn put_first(object: &[u8], start: usize, field: String) -> Option<Edit> {
 }
 
 static ESCAPE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\\u00"));
+
+/// Whether one of those words may be anywhere in the body.
+pub fn may_have(body: &[u8], words: &[Finder<'_>]) -> bool {
+    hides_letters(body) || words.iter().any(|word| word.find(body).is_some())
+}
 
 /// Whether one of those words may be a key in the body.
 ///

@@ -56,9 +56,9 @@ pub struct Batch {
     /// Calls that are over, in the order of their ends.
     pub calls: Vec<Call>,
     /// Usage by subject and day.
-    pub days: BTreeMap<(Subject, Day), DayUsage>,
+    pub days: HashMap<(Subject, Day), DayUsage, FastHash>,
     /// Usage by subject in the latest minute that it was used in.
-    pub minutes: BTreeMap<Subject, (Minute, Amounts)>,
+    pub minutes: HashMap<Subject, (Minute, Amounts), FastHash>,
     /// The minute that each key was last used in, as far as it is news.
     pub keys_used: BTreeMap<ApiKeyId, Minute>,
     keys_known: HashMap<ApiKeyId, Minute, FastHash>,

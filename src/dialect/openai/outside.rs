@@ -5,7 +5,11 @@ use std::sync::LazyLock;
 use memchr::memmem::Finder;
 
 use crate::dialect::json;
-use crate::dialect::request::{Outside, RequestFault, may_have_key, names_another_model};
+use crate::dialect::request::{Outside, RequestFault, may_have, may_have_key, names_another_model};
+
+/// A part of each of those words: a body without any of these few has none of them.
+static STEMS: LazyLock<[Finder<'static>; 5]> =
+    LazyLock::new(|| ["_url\"", "file_", "audio\"", "search_", "\"plugins"].map(Finder::new));
 
 static REFERENCES: LazyLock<[Finder<'static>; 11]> = LazyLock::new(|| {
     [
@@ -32,7 +36,7 @@ static FILE_ID: LazyLock<[Finder<'static>; 1]> = LazyLock::new(|| [Finder::new("
 /// A `file_id` is state only where the provider would look for it: in a part of a message. A schema
 /// or a text may use the word.
 pub fn find(body: &[u8], tools: Option<&[u8]>) -> Result<Outside, RequestFault> {
-    let refers = may_have_key(body, &*REFERENCES);
+    let refers = may_have(body, &*STEMS) && may_have_key(body, &*REFERENCES);
     let mut outside = Outside { refers, ..Outside::default() };
     if outside.refers && may_have_key(body, &*FILE_ID) {
         json::each(body, &["messages"], |messages| {
