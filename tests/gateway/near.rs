@@ -284,3 +284,22 @@ async fn tokens_that_no_byte_shows_are_held() {
     }
     tenant.at_rest().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_organization_that_wants_no_clamp_has_its_calls_as_they_are() {
+    let scene = Scene::new().await;
+    for dialect in DIALECTS {
+        let funds = dialect.price().cost(REAL) * 10;
+        let tenant = Tenant::new(&scene.gateway, funds, "{}").await;
+        let call = dialect.call(&tenant.key, None, false);
+        for (clamps, status) in [("false", 402), ("true", 200)] {
+            let body = format!(r#"{{"outputClamp":{clamps}}}"#);
+            let put = tenant.ask(Request::put("/api/organization", body)).await;
+            assert_eq!(put.status, 200);
+            let told = Told::by(call.send(&tenant.proxy).await).await;
+            assert_eq!(told.status, status, "{dialect:?}: {told:?}");
+            assert_eq!(told.tells("x-meteor-output-clamped"), status == 200, "{told:?}");
+        }
+        tenant.at_rest().await;
+    }
+}
