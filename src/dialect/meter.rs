@@ -42,7 +42,8 @@ const EVENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Whether a report leaves the input out. Gemini leaves out what is 0, and no prompt is; others say
 /// 0 if they mean it.
 fn lacks_input(dialect: Dialect, reported: Option<Usage>) -> bool {
-    dialect == Dialect::Gemini && reported.is_some_and(|usage| usage.get(Unit::InputTokens) == 0)
+    let prompt = |usage: Usage| usage.get(Unit::InputTokens) - usage.get(Unit::ToolUseInputTokens);
+    dialect == Dialect::Gemini && reported.is_some_and(|usage| prompt(usage) == 0)
 }
 
 /// Meters a stream of events.

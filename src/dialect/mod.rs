@@ -6,6 +6,7 @@ pub mod estimate;
 pub mod capture;
 pub mod sse;
 pub mod event;
+pub mod outside;
 pub mod request;
 pub mod openai;
 pub mod anthropic;

@@ -3,7 +3,7 @@
 use crate::dialect::anthropic::outside::tools_tokens;
 use crate::dialect::endpoint::{Dialect, Endpoint};
 use crate::dialect::json;
-use crate::dialect::request::TOOLS_TOKENS;
+use crate::dialect::outside::TOOLS_TOKENS;
 use crate::dialect::texts::{Prompt, kind_of};
 
 /// The longest body that is looked into. Longer ones keep their bytes as the bound, so that nobody

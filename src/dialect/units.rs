@@ -4,7 +4,7 @@
 use memchr::memmem;
 
 use crate::dialect::endpoint::Dialect;
-use crate::dialect::request::hides_letters;
+use crate::dialect::outside::hides_letters;
 use crate::domain::usage::{Unit, Units};
 
 /// Words in small letters, and the units that no body can ask for without one of them, however
@@ -20,9 +20,12 @@ const ASKED_BY: [(&[&str], &[Unit]); 5] = [
     (&["\"tools\""], &[Unit::ToolUseInputTokens]),
 ];
 
+/// A longer body is not searched.
+const BODY_BYTES_MAX: usize = 1 << 20;
+
 /// The units that a call in that dialect with that body can use.
 pub fn units(dialect: Dialect, body: &[u8]) -> Units {
-    if hides_letters(body) {
+    if BODY_BYTES_MAX < body.len() || hides_letters(body) {
         return Units::ALL;
     }
     let mut units = Units::default();

@@ -91,10 +91,14 @@ impl Charge {
     }
 }
 
+/// Some report a few tokens of input when an answer begins, and the true number when it ends.
+const PLACEHOLDER_MAX: u64 = 8;
+
 fn estimate(reported: Option<Usage>, measured: &Measured, bound: Bound) -> Usage {
     let reported = reported.unwrap_or_default();
+    let counted = measured.counted_input.min(bound.input_tokens);
     let input = match reported.get(Unit::InputTokens) {
-        0 => measured.counted_input.min(bound.input_tokens),
+        unsure @ ..=PLACEHOLDER_MAX => unsure.max(counted),
         known => known,
     };
     let output = measured.counted_output.min(bound.output_tokens);

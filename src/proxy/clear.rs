@@ -1,7 +1,7 @@
 //! Clear: an answer of an upstream without the secret that stood in the target it was asked by.
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderName};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use http::response::Parts;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
@@ -31,7 +31,8 @@ pub async fn clear(
     if parts.status.is_success() {
         return Ok(None);
     }
-    let is_plain = !parts.headers.contains_key(CONTENT_ENCODING);
+    let coding = parts.headers.get(CONTENT_ENCODING).map(HeaderValue::as_bytes);
+    let is_plain = coding.is_none_or(|coding| coding.eq_ignore_ascii_case(b"identity"));
     let whole = Limited::new(body, ERROR_BYTES_MAX).collect();
     match tokio::time::timeout(upstream.settings.idle_timeout, whole).await {
         Ok(Ok(whole)) if is_plain => {

@@ -60,6 +60,8 @@ pub async fn forward(
         match tried.await.unwrap_or(Err(CallError::TimedOut)) {
             Ok((response, lease)) => {
                 let status = response.status();
+                // An error is free from here on, also for a client that does not hear it out.
+                permit.course.is_free = !status.is_success();
                 if is_own_credential(status) {
                     stop.upstream.tries.count(Try::Credential);
                     refusal = Refusal::CredentialRefused;
@@ -128,6 +130,7 @@ async fn send(
     loop {
         let lease = pool.lease(&stop.upstream, stop.lane).await?;
         let was_forwarded = permit.course.forwarded;
+        let was_free = std::mem::take(&mut permit.course.is_free);
         if !was_forwarded {
             // From here on the upstream may act on the call, whatever becomes of us.
             permit.course.forwarded = true;
@@ -135,7 +138,7 @@ async fn send(
         }
         match lease.send(request).await {
             Err(CallError::Stale(unsent)) => {
-                permit.course.forwarded = was_forwarded;
+                (permit.course.forwarded, permit.course.is_free) = (was_forwarded, was_free);
                 request = *unsent;
             }
             tried => return tried,

@@ -340,8 +340,9 @@ impl Relay {
             }
             return;
         };
+        let is_free = permit.course.is_free;
         let position = permit.settle(self.outcome);
-        self.gate = if self.writer.is_durable_when_written() {
+        self.gate = if is_free || self.writer.is_durable_when_written() {
             Gate::Written(position)
         } else {
             let writer = Rc::clone(&self.writer);

@@ -66,7 +66,7 @@ pub fn route(
         return Err(Refusal::Forbidden("this key may not use this model"));
     }
     for other in &call.request.outside.other_models {
-        model = Arc::new(beside(catalog, caller, &model, other)?);
+        model = Arc::new(beside(catalog, caller, (&model, &stops), other)?);
     }
     if let Some(state) = &call.request.outside.state {
         let keeper = state.id.as_deref().and_then(|id| caller.project.keeper(id, now));
@@ -82,13 +82,28 @@ pub fn route(
     Ok(Route { model, stops, bound })
 }
 
-/// The model of a call that another one may answer, too: it must be served and allowed as well,
-/// and the call is priced at the dearer of both.
-fn beside(catalog: &Catalog, caller: &Caller, model: &Model, name: &str) -> Result<Model, Refusal> {
+/// The model of a call that another one may answer, too: it must be served by the same upstreams
+/// under this very name, and allowed as well. The call is priced at the dearer of both.
+fn beside(
+    catalog: &Catalog,
+    caller: &Caller,
+    (model, stops): (&Model, &[Stop]),
+    name: &str,
+) -> Result<Model, Refusal> {
     let unknown = || Refusal::UnknownModel(name.chars().take(128).collect());
     let other = catalog.model(name).ok_or_else(unknown)?;
     if !caller.may_use_model(name) {
         return Err(Refusal::Forbidden("this key may not use a model that the call names"));
+    }
+    let is_there = |stop: &Stop| {
+        let so_named = |target: &Target| {
+            let there = target.upstream_model.as_deref().unwrap_or(name);
+            target.upstream == stop.lane && there == name
+        };
+        other.targets.iter().any(so_named)
+    };
+    if !stops.iter().all(is_there) {
+        return Err(unknown());
     }
     Ok(Model {
         prices: model.prices.or(&other.prices),

@@ -27,8 +27,10 @@ async fn a_second_model_in_a_call_is_not_passed_by() {
     let narrow = tenant.new_key(&served, r#"{"name":"narrow","allowedModels":["plain"]}"#).await;
     for (key, other, status) in [
         (&tenant.key, "nobody-serves-it", 404),
-        (&narrow, "renamed", 403),
-        (&tenant.key, "renamed", 200),
+        (&narrow, "other", 403),
+        // The provider would take the public name for one of its own.
+        (&tenant.key, "renamed", 404),
+        (&tenant.key, "other", 200),
     ] {
         let request = Request::post("/v1/messages", with(other)).header("x-api-key", key);
         assert_eq!(request.send(&tenant.proxy).await.status, status, "{other}");

@@ -42,6 +42,7 @@ pub async fn scene(provider: &Upstream, more: &str) -> (Served, Tenant) {
         + DIALECTS
         + more
         + &model("plain", "upstream = \"all\"")
+        + &model("other", "upstream = \"all\"")
         + &model("renamed", "upstream = \"all\"\nupstream_model = 'vendor/größe'");
     let served = Served::start(Place::new(&rows)).await;
     let tenant = served.tenant(FUNDS, "{}").await;

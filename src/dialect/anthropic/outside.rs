@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 use memchr::memmem::Finder;
 
 use crate::dialect::json;
-use crate::dialect::request::{Outside, TOOLS_TOKENS, may_have_value, state_id};
+use crate::dialect::outside::{Outside, TOOLS_TOKENS, may_have_value, state_id};
+use crate::dialect::request::{Fields, RequestFault};
 
 /// What the tools that the provider runs begin their type with: each brings in content of its own.
 const HOSTED_TOOLS: [&str; 4] = ["web_search_", "web_fetch_", "code_execution_", "advisor_"];
@@ -49,12 +50,16 @@ pub fn find(body: &[u8], container: Option<&[u8]>, tools: Option<&[u8]>) -> Outs
 }
 
 /// Adds the models that answer where the first one does not.
-pub fn fallbacks_of(fallbacks: &[u8], outside: &mut Outside) {
+pub fn fallbacks_of(fallbacks: &[u8], outside: &mut Outside) -> Result<(), RequestFault> {
+    let mut is_clear = fallbacks.starts_with(b"[");
     json::elements(fallbacks, |fallback| {
-        json::each(fallback, &["model"], |model| {
-            outside.other_models.extend(json::string_of(model).map(Cow::into_owned));
-        });
+        let model = Fields::read(fallback, ["model"]).and_then(|fields| fields.text(0, ""));
+        is_clear &= model.map(|model| outside.names_model(model)).is_ok();
     });
+    if is_clear {
+        return Ok(());
+    }
+    Err(RequestFault::about("fallbacks", "must be a list of objects with a `model`"))
 }
 
 /// A container is named by its id. Skills that are not the provider's own were stored there, too.
@@ -106,7 +111,7 @@ fn tools_of(tools: &[u8], outside: &mut Outside) {
                 outside.hidden_tokens += DEFINED_TOOL_TOKENS;
             }
             ("model", model) => {
-                outside.other_models.extend(json::string_of(model).map(Cow::into_owned));
+                outside.names_model(json::string_of(model).unwrap_or_default().into_owned());
             }
             _ => {}
         });
@@ -172,7 +177,7 @@ fn source_of(source: &[u8], level: u32, outside: &mut Outside) {
 mod tests {
     use super::*;
     use crate::dialect::anthropic::request::message;
-    use crate::dialect::request::IMAGE_TOKENS;
+    use crate::dialect::outside::IMAGE_TOKENS;
 
     fn read(rest: &str) -> Outside {
         let body = format!(r#"{{"model":"a",{rest}}}"#);

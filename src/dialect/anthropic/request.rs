@@ -1,9 +1,10 @@
 //! The policy fields of Anthropic requests.
 
 use crate::dialect::anthropic::outside;
+use crate::dialect::outside::OTHER_MODELS_MAX;
 use crate::dialect::request::{Fields, Request, RequestFault};
 
-const POLICY_FIELDS: [&str; 8] = [
+const POLICY_FIELDS: [&str; 10] = [
     "model",
     "background",
     "stream",
@@ -12,6 +13,8 @@ const POLICY_FIELDS: [&str; 8] = [
     "mcp_servers",
     "tools",
     "fallbacks",
+    "models",
+    "route",
 ];
 
 /// Reads the policy fields of a request for a message, and checks that the body is JSON.
@@ -22,7 +25,16 @@ pub fn message(body: &[u8]) -> Result<Request, RequestFault> {
     let model = fields.text(0, "must be the name of a model, a string")?;
     fields.in_foreground(1)?;
     let mut outside = outside::find(body, fields.value(4), fields.filled(6));
-    outside::fallbacks_of(fields.value(7).unwrap_or_default(), &mut outside);
+    if let Some(fallbacks) = fields.filled(7) {
+        outside::fallbacks_of(fallbacks, &mut outside)?;
+    }
+    fields.names_no_model(8)?;
+    fields.names_no_model(9)?;
+    outside.other_models.retain(|other| *other != model);
+    if OTHER_MODELS_MAX < outside.other_models.len() {
+        let what = "names too many models; name eight at most";
+        return Err(RequestFault::about("fallbacks", what));
+    }
     outside.refers |= fields.value(5).is_some();
     Ok(Request {
         model,
@@ -82,5 +94,18 @@ mod tests {
         let two = r#"{"model":"a","fallbacks":[{"model":"b"}],
             "tools":[{"type":"advisor_20260301","model":"c"}]}"#;
         assert_eq!(others(two), ["c", "b"]);
+        let itself = r#"{"model":"a","fallbacks":[{"model":"a"},{"model":"b"},{"model":"b"}]}"#;
+        assert_eq!(others(itself), ["b"]);
+        let name = |at: usize| format!(r#"{{"model":"m{at}"}}"#);
+        let many: Vec<String> = (0..100_000).map(name).collect();
+        for fallbacks in [
+            format!("[{}]", many.join(",")),
+            r#"["b"]"#.to_owned(),
+            r#"[{"Model":"b"}]"#.to_owned(),
+            r#"{"model":"b"}"#.to_owned(),
+        ] {
+            let fault = read(&format!(r#"{{"model":"a","fallbacks":{fallbacks}}}"#));
+            assert_eq!(fault.expect_err("unclear").param, Some("fallbacks"));
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use memchr::memmem::Finder;
 
 use crate::dialect::json;
-use crate::dialect::request::{Outside, may_have_key};
+use crate::dialect::outside::{Outside, may_have_key};
 
 /// The tools that the provider runs: each brings in content of its own.
 const HOSTED_TOOLS: [&str; 12] = [
@@ -129,7 +129,7 @@ fn file_of(file: &[u8], outside: &mut Outside) {
 mod tests {
     use super::*;
     use crate::dialect::gemini::request::input_only;
-    use crate::dialect::request::{IMAGE_TOKENS, State};
+    use crate::dialect::outside::{IMAGE_TOKENS, State};
 
     fn read(body: &str) -> Outside {
         // Tools cost something of their own.

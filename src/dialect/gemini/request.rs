@@ -5,9 +5,8 @@ use std::ops::Range;
 
 use crate::dialect::gemini::outside;
 use crate::dialect::json;
-use crate::dialect::request::{
-    Edit, FOLDER, Fields, Request, RequestFault, TOOLS_TOKENS, put_first,
-};
+use crate::dialect::outside::TOOLS_TOKENS;
+use crate::dialect::request::{Edit, FOLDER, Fields, Request, RequestFault, put_first};
 use crate::domain::usage::Usage;
 
 const POLICY_FIELDS: [&str; 10] = [

@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 use memchr::memmem::Finder;
 
 use crate::dialect::json;
-use crate::dialect::request::{Outside, RequestFault, may_have, may_have_key, names_another_model};
+use crate::dialect::outside::{Outside, may_have, may_have_key};
+use crate::dialect::request::{RequestFault, names_another_model};
 
 /// A part of each of those words: a body without any of these few has none of them.
 static STEMS: LazyLock<[Finder<'static>; 5]> =
@@ -83,7 +84,7 @@ fn message_of(message: &[u8], outside: &mut Outside) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::request::State;
+    use crate::dialect::outside::State;
 
     #[test]
     fn tools_of_the_provider_bring_in_content() {

@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use crate::dialect::json;
 use crate::dialect::openai::outside;
-use crate::dialect::request::{Edit, Fields, Request, RequestFault, TOOLS_TOKENS, put_first};
+use crate::dialect::outside::TOOLS_TOKENS;
+use crate::dialect::request::{Edit, Fields, Request, RequestFault, put_first};
 
 /// The most choices that a request may ask for.
 const CHOICES_MAX: u64 = 128;
