@@ -71,6 +71,10 @@ pub async fn admit(
         }
         let short = match look(desk, &caller, &demand, &need, &mut turn) {
             Look::Taken(taken) => break taken,
+            Look::Near => {
+                body = look_up(desk, &demand, &mut need);
+                continue;
+            }
             Look::Short(short) => short,
         };
         if let Short { ask: Some(ask), is_final } = &short {
@@ -80,8 +84,15 @@ pub async fn admit(
             if *is_final {
                 return Err((*ask).into());
             }
+            if !need.is_looked_up() {
+                body = look_up(desk, &demand, &mut need);
+            }
+            if !need.is_priced() {
+                price(&demand, &mut need);
+                continue;
+            }
             if !need.is_tight() {
-                body = tighten(desk, &demand, &mut need).await;
+                count(&demand, body.and_then(|body| desk.inputs.known(body)), &mut need).await;
                 continue;
             }
         }
@@ -94,30 +105,43 @@ pub async fn admit(
         turn.sleep(&desk.admission).await;
         caller = still().ok_or(Denial::Revoked)?;
         demand.now = clock::now();
+        if let Some(known) = body.and_then(|body| desk.inputs.known(body)) {
+            need.knows(known);
+        }
     };
     Ok(permit(desk, caller, &demand, (taken, body)))
 }
 
-/// Counts the input of a call as closely as can be: by what its provider said of the same body,
-/// else by its vocabulary. Returns what the body is known by, so that more can be learned of it.
-async fn tighten(desk: &Desk, demand: &Demand, need: &mut Need) -> Option<Fingerprint> {
-    let Demand { endpoint, model, body, .. } = demand;
-    if clamp_edit(*endpoint, model.output_field, body, 1).is_none() {
-        need.takes_no_bound();
-    }
-    let rates = model.prices.rates(units(endpoint.dialect(), body));
-    if demand.refers {
-        need.tighten(u64::MAX, rates);
+/// What the provider said of the very same body before. Returns what the body is known by, so that
+/// more can be learned of it; nothing is known of one whose content is elsewhere, or that several
+/// upstreams may count, each in its own way.
+fn look_up(desk: &Desk, demand: &Demand, need: &mut Need) -> Option<Fingerprint> {
+    need.looked_up();
+    if demand.refers || demand.model.targets.len() != 1 {
         return None;
     }
-    let fingerprint = desk.inputs.fingerprint(*endpoint, &model.name, body);
-    let counted = match desk.inputs.known(fingerprint) {
+    let body = desk.inputs.fingerprint(demand.endpoint, &demand.model.name, &demand.body);
+    if let Some(known) = desk.inputs.known(body) {
+        need.knows(known);
+    }
+    Some(body)
+}
+
+/// Holds no more than what the body can ask for, and sees whether its output can be bounded.
+fn price(demand: &Demand, need: &mut Need) {
+    let Demand { endpoint, model, body, .. } = demand;
+    let takes_bound = clamp_edit(*endpoint, model.output_field, body, 1).is_some();
+    need.price(model.prices.rates(units(endpoint.dialect(), body)), takes_bound);
+}
+
+/// Counts the input by its vocabulary, where it is not known.
+async fn count(demand: &Demand, known: Option<u64>, need: &mut Need) {
+    let counted = match known {
         Some(known) => Some(known),
-        None => by_vocabulary(*endpoint, model, body.clone()).await,
+        None if demand.refers => None,
+        None => by_vocabulary(demand.endpoint, &demand.model, demand.body.clone()).await,
     };
-    need.tighten(counted.unwrap_or(u64::MAX), rates);
-    // Another upstream may count otherwise.
-    (model.targets.len() == 1).then_some(fingerprint)
+    need.tighten(counted.unwrap_or(u64::MAX));
 }
 
 impl From<Ask> for Denial {

@@ -9,6 +9,7 @@ use dashmap::DashMap;
 use foldhash::fast::RandomState as FastHash;
 
 use crate::accounting::account::Account;
+use crate::accounting::input::Inputs;
 use crate::accounting::states::States;
 use crate::clock;
 use crate::domain::counter::{Room, Tally};
@@ -27,12 +28,19 @@ pub struct Books {
     projects: DashMap<ProjectId, Arc<ProjectBook>>,
     organizations: DashMap<OrganizationId, Arc<OrganizationBook>>,
     admission: AdmissionSettings,
+    inputs: Arc<Inputs>,
 }
 
 impl Books {
     /// No books yet.
     pub fn new(admission: AdmissionSettings) -> Self {
-        Self { projects: DashMap::new(), organizations: DashMap::new(), admission }
+        let (projects, organizations) = (DashMap::new(), DashMap::new());
+        Self { projects, organizations, admission, inputs: Arc::default() }
+    }
+
+    /// What is known of bodies that were counted.
+    pub const fn inputs(&self) -> &Arc<Inputs> {
+        &self.inputs
     }
 
     /// How calls are admitted near a limit.

@@ -1,9 +1,8 @@
 //! Input: how many tokens a body really has. Asked only near a limit, where the loose bound of a
 //! token a byte would refuse what fits.
 
-use std::cell::RefCell;
 use std::hash::BuildHasher;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use foldhash::quality::RandomState;
@@ -13,16 +12,16 @@ use crate::dialect::{prompt, tokenizer};
 use crate::domain::catalog::{Model, Target};
 use crate::tasks;
 
-/// How many bodies a worker remembers: the provider's own count of the very same body is better
-/// than any of ours.
+/// How many bodies are remembered: the provider's own count of the very same body is better than
+/// any of ours.
 const KNOWN_MAX: usize = 4_096;
 
-/// What one worker knows of bodies that were counted.
+/// What is known of bodies that were counted.
 #[derive(Debug)]
 pub struct Inputs {
     hasher: RandomState,
     /// By fingerprint, the latest at each place.
-    known: RefCell<Vec<Option<(Fingerprint, u64)>>>,
+    known: Mutex<Vec<Option<(Fingerprint, u64)>>>,
 }
 
 /// Names a model and a body.
@@ -31,7 +30,7 @@ pub struct Fingerprint(u64);
 
 impl Default for Inputs {
     fn default() -> Self {
-        Self { hasher: RandomState::default(), known: RefCell::new(vec![None; KNOWN_MAX]) }
+        Self { hasher: RandomState::default(), known: Mutex::new(vec![None; KNOWN_MAX]) }
     }
 }
 
@@ -43,12 +42,14 @@ impl Inputs {
 
     /// Remembers how many input tokens a provider reported for a body.
     pub fn learn(&self, body: Fingerprint, tokens: u64) {
-        self.known.borrow_mut()[place(body)] = Some((body, tokens));
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known[place(body)] = Some((body, tokens));
     }
 
     /// What a provider reported for this body before.
     pub fn known(&self, body: Fingerprint) -> Option<u64> {
-        self.known.borrow()[place(body)].filter(|(known, _)| *known == body).map(|(_, count)| count)
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known[place(body)].filter(|(known, _)| *known == body).map(|(_, count)| count)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::accounting::account::Account;
 use crate::accounting::books::{OpenHold, OrganizationPage, ProjectPage, Rooms};
 use crate::accounting::directory::Caller;
 use crate::accounting::need::Need;
@@ -20,6 +21,9 @@ use crate::lender::Ask;
 pub enum Look {
     /// Everything was taken.
     Taken(Taken),
+    /// All fits, but not many times more: what the call needs should be known better. Nothing was
+    /// taken.
+    Near,
     /// Something is in the way. Nothing was taken.
     Short(Short),
 }
@@ -45,6 +49,9 @@ pub struct Taken {
     /// What is left.
     pub rooms: Rooms,
 }
+
+/// How many times its need must be left for a call to be far from a limit.
+const NEAR: i64 = 1_000;
 
 /// Both pages, under their locks.
 struct Pages<'a> {
@@ -72,6 +79,9 @@ pub fn look(
     let way = pages.check(&all);
     let behind = pages.behind(&all, turn.as_ref());
     if way.is_ok() && behind.is_none() {
+        if !need.is_looked_up() && pages.is_near(&all) {
+            return Look::Near;
+        }
         return Look::Taken(pages.take(demand, need, (need.bound(), None), turn));
     }
     let (mut place, mut ask) = match way {
@@ -86,7 +96,7 @@ pub fn look(
             if let Err(ask) = pages.check_at_rest(&least) {
                 return Look::Short(Short { ask: Some(with_amounts(ask, &shown)), is_final: true });
             }
-            if !need.is_tight() {
+            if !need.is_priced() {
                 return Look::Short(Short { ask: Some(ask), is_final: false });
             }
             (place, Some(ask))
@@ -102,6 +112,9 @@ pub fn look(
             (Ok(()), Some(line)) => (place, ask) = (line, None),
             (Err((first, in_the_way)), _) => (place, ask) = (first, Some(in_the_way)),
         }
+    }
+    if ask.is_some() && !need.is_tight() {
+        return Look::Short(Short { ask, is_final: false });
     }
     let waiting = turn.get_or_insert_with(|| Turn::new(caller, &desk.admission));
     if !waiting.wait_in(place, pages.project, pages.organization, desk.admission.waiting_max) {
@@ -159,6 +172,20 @@ impl Pages<'_> {
                 Err(Ask::Money { organization, amount: need.spend, short })
             }
         }
+    }
+
+    /// Whether what is left of tokens or money is not many times as much.
+    fn is_near(&mut self, need: &Amounts) -> bool {
+        let key = self.project.keys.account(self.caller.slot);
+        let near = |account: &Account, measure| {
+            let left = account.remaining(measure);
+            left.is_some_and(|left| left / NEAR < need.of(measure))
+        };
+        let measures = [Measure::Tokens, Measure::Spend];
+        self.organization.wallet.available().0 / NEAR < need.spend.0
+            || [&self.project.account, key, &self.organization.account]
+                .into_iter()
+                .any(|account| measures.into_iter().any(|measure| near(account, measure)))
     }
 
     /// The lines of all that applies to this call.

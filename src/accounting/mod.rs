@@ -3,9 +3,9 @@
 pub mod queue;
 pub mod account;
 pub mod states;
+pub mod input;
 pub mod books;
 pub mod directory;
-pub mod input;
 pub mod need;
 pub mod permit;
 pub mod turn;

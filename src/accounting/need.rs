@@ -13,7 +13,20 @@ pub struct Need {
     choices: u64,
     /// The output it could do with, over all choices; all of it where it may not be bounded.
     least_output: u64,
-    is_tight: bool,
+    care: Care,
+}
+
+/// How closely a call was looked at. Each step is dearer than the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Care {
+    /// Not at all: a token for every byte, at the dearest rates.
+    Loose,
+    /// Whether its body is known was asked.
+    LookedUp,
+    /// Its rates are those of what can be in it.
+    Priced,
+    /// Its input is known or counted.
+    Tight,
 }
 
 impl Need {
@@ -22,12 +35,22 @@ impl Need {
     pub fn new(bound: Bound, rates: Rates, choices: u64, floor: Option<u64>) -> Self {
         let least = floor.map_or(bound.output_tokens, |floor| floor.saturating_mul(choices));
         let least_output = least.min(bound.output_tokens);
-        Self { bound, rates, choices, least_output, is_tight: false }
+        Self { bound, rates, choices, least_output, care: Care::Loose }
     }
 
-    /// Whether the input was counted, so that nothing is gained by counting it again.
-    pub const fn is_tight(&self) -> bool {
-        self.is_tight
+    /// Whether it was asked what is known of its body.
+    pub fn is_looked_up(&self) -> bool {
+        Care::LookedUp <= self.care
+    }
+
+    /// Whether its rates are those of what can be in it.
+    pub fn is_priced(&self) -> bool {
+        Care::Priced <= self.care
+    }
+
+    /// Whether its input was counted, so that nothing is gained by counting it again.
+    pub fn is_tight(&self) -> bool {
+        self.care == Care::Tight
     }
 
     /// Whether the call could do with less output.
@@ -35,16 +58,30 @@ impl Need {
         self.least_output < self.bound.output_tokens
     }
 
-    /// Notes that the output of this call cannot be bounded after all.
-    pub const fn takes_no_bound(&mut self) {
-        self.least_output = self.bound.output_tokens;
+    /// Notes that it was asked what is known of its body.
+    pub fn looked_up(&mut self) {
+        self.care = self.care.max(Care::LookedUp);
     }
 
-    /// Lowers the input to what was counted, and the rates to those of what is in it.
-    pub fn tighten(&mut self, input_tokens: u64, rates: Rates) {
-        self.bound.input_tokens = self.bound.input_tokens.min(input_tokens);
+    /// Puts the rates of what can be in it in the place of the dearest; `takes_bound` says whether
+    /// its output can be bounded at all.
+    pub fn price(&mut self, rates: Rates, takes_bound: bool) {
         self.rates = rates;
-        self.is_tight = true;
+        if !takes_bound {
+            self.least_output = self.bound.output_tokens;
+        }
+        self.care = self.care.max(Care::Priced);
+    }
+
+    /// The provider's own count of this very input: neither fewer nor more.
+    pub fn knows(&mut self, input_tokens: u64) {
+        self.bound.input_tokens = input_tokens;
+    }
+
+    /// Lowers the input to what was counted.
+    pub fn tighten(&mut self, input_tokens: u64) {
+        self.bound.input_tokens = self.bound.input_tokens.min(input_tokens);
+        self.care = Care::Tight;
     }
 
     /// All that the call might use.
@@ -119,9 +156,9 @@ mod tests {
     fn a_bound_of_the_clients_own_is_its_least() {
         let mut need = Need::new(BOUND, rates(), 1, None);
         assert!(!need.is_clampable());
-        need.tighten(30, rates());
+        need.tighten(30);
         assert_eq!(need.least(), Bound { input_tokens: 30, output_tokens: 2_000 });
-        need.tighten(50, rates());
+        need.tighten(50);
         assert_eq!(need.bound().input_tokens, 30, "counting never loosens a bound");
         assert_eq!(need.amounts(need.bound()).spend, Nano(30 + 4_000));
         let short = Bound { output_tokens: 10, ..BOUND };

@@ -34,7 +34,7 @@ pub struct Desk {
     /// How calls are admitted near a limit.
     pub admission: AdmissionSettings,
     /// What is known of bodies that were counted.
-    pub inputs: Inputs,
+    pub inputs: Arc<Inputs>,
 }
 
 /// What happened to a call on its way, for its record.

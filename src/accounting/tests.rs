@@ -10,7 +10,6 @@ use crate::accounting::account::Account;
 use crate::accounting::admit::{Denial, admit};
 use crate::accounting::books::Books;
 use crate::accounting::directory::Caller;
-use crate::accounting::input::Inputs;
 use crate::accounting::permit::{Demand, Desk, Permit};
 use crate::accounting::queue::Queue;
 use crate::clock;
@@ -58,7 +57,8 @@ impl Scene {
         let writer = Writer::new(Arc::clone(&journal.chains()[0])).expect("a segment");
         let admission = AdmissionSettings { hold_wait: PATIENCE, ..AdmissionSettings::default() };
         let books = Books::new(admission);
-        let desk = Rc::new(Desk { writer, lender: Whole, admission, inputs: Inputs::default() });
+        let inputs = Arc::clone(books.inputs());
+        let desk = Rc::new(Desk { writer, lender: Whole, admission, inputs });
         let project = books.open_project(ProjectId(1), || account(Quota::default()));
         let open = || (account(Quota::default()), Wallet::restore(Nano(balance), true));
         let organization = books.open_organization(OrganizationId(2), open);
@@ -128,8 +128,8 @@ fn demand(id: u128, model: &Arc<Model>, body: &str, output_tokens: u64) -> Deman
 async fn a_text_is_not_refused_for_the_price_of_speech() {
     let scene = Scene::new(5_000);
     let prices = [(Unit::InputTokens, 1), (Unit::OutputTokens, 2), (Unit::OutputAudioTokens, 80)];
-    let held = scene.admit(demand(1, &model(&prices), BODY, 1_000)).await.expect("2,008 of 5,000");
-    assert_eq!(held.bound, Bound { input_tokens: 8, output_tokens: 1_000 });
+    let held = scene.admit(demand(1, &model(&prices), BODY, 1_000)).await.expect("2,057 of 5,000");
+    assert_eq!(held.need.spend, Nano(2_057));
 }
 
 #[tokio::test]

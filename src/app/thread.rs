@@ -12,7 +12,6 @@ use tokio::runtime::{Builder as RuntimeBuilder, LocalOptions};
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 
-use crate::accounting::input::Inputs;
 use crate::accounting::permit::Desk;
 use crate::counters::memory::Whole;
 use crate::journal::keeper::ChainState;
@@ -61,15 +60,11 @@ fn work(setup: WorkerSetup, socket: TcpListener) -> io::Result<()> {
     let writer = Writer::new(chain)
         .ok_or_else(|| io::Error::other("the journal has no segment to begin with"))?;
     let settings = Rc::new(shared.settings.clone());
-    let admission = shared.directory.books().admission();
+    let books = shared.directory.books();
+    let (admission, inputs) = (books.admission(), Arc::clone(books.inputs()));
     let worker = Rc::new(Worker {
         shared,
-        desk: Rc::new(Desk {
-            writer: Rc::clone(&writer),
-            lender: Whole,
-            admission,
-            inputs: Inputs::default(),
-        }),
+        desk: Rc::new(Desk { writer: Rc::clone(&writer), lender: Whole, admission, inputs }),
         pool: Pool::new(tls),
         ids: Ids::new().map_err(io::Error::other)?,
         refusals: Refusals::new(Rc::clone(&writer)),

@@ -198,6 +198,9 @@ impl Counters {
 
     /// The limit of that measure with the least room left.
     pub fn tightest(&self, limits: &Limits, measure: Measure) -> Option<Room> {
+        if limits.is_empty() {
+            return None;
+        }
         let of_measure = limits
             .set()
             .filter(|(limit, _)| limit.measure() == measure && limit.window() != Window::Now);

@@ -36,6 +36,7 @@ mod crash;
 mod dialects;
 mod endings;
 mod faults;
+mod hidden;
 mod hostile;
 mod leave;
 mod life;

@@ -113,7 +113,7 @@ impl Scene {
 }
 
 /// Sends so many calls, 64 at a time; all answers.
-async fn storm(proxy: &str, request: &Request, calls: usize) -> Vec<Told> {
+pub async fn storm(proxy: &str, request: &Request, calls: usize) -> Vec<Told> {
     let tickets = Arc::new(AtomicUsize::new(0));
     let callers: Vec<_> = (0..ABREAST)
         .map(|_| {

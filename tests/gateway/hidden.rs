@@ -1,0 +1,36 @@
+//! Input that no byte shows: a provider may put more in front of a call than the call has. It says
+//! so with its first answer, and near a limit it is believed.
+
+use std::time::Duration;
+
+use crate::client::Request;
+use crate::gateway::Gateway;
+use crate::near::storm;
+use crate::openai::{Usage, reply};
+use crate::tenant::Tenant;
+use crate::upstream::Upstream;
+
+const BODY: &str = r#"{"model":"text-embedding-3-small","input":["hello embedding world"]}"#;
+
+/// Served and used of a limit for a hundred calls of this many tokens, after one that tells.
+async fn served(tokens: u64) -> (usize, u64) {
+    let usage = Usage::of(tokens, 0);
+    let upstream = Upstream::start(move |seen| reply(seen, usage, Duration::ZERO)).await;
+    let gateway = Gateway::before(&upstream).await;
+    let quota = format!(r#"{{"dailyTokenLimit":{}}}"#, 100 * tokens);
+    let tenant = Tenant::new(&gateway, 1_000_000_000, &quota).await;
+    let call = Request::post("/v1/embeddings", BODY).bearer(&tenant.key);
+    assert_eq!(call.clone().send(&tenant.proxy).await.status, 200);
+    let answers = storm(&tenant.proxy, &call, 300).await;
+    tenant.at_rest().await;
+    let used = tenant.usage().await.at("dailyUsage.tokenCount").count();
+    (1 + answers.iter().filter(|answer| answer.status == 200).count(), used)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn near_a_limit_the_providers_own_count_of_a_body_is_believed() {
+    // Fewer than the body has bytes, and many more.
+    for tokens in [5, 50, 200] {
+        assert_eq!(served(tokens).await, (100, 100 * tokens), "{tokens}");
+    }
+}
