@@ -26,6 +26,9 @@ use crate::store::database::{Database, DatabaseError};
 use crate::store::provider_states;
 use crate::store::usage::Subjects;
 
+/// What every key begins with.
+pub const KEY_PREFIX: &str = "sk-mtr-";
+
 /// SHA-256 of a key's secret: what is stored, and what is looked up.
 pub type SecretHash = [u8; 32];
 

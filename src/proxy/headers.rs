@@ -4,8 +4,10 @@ use std::fmt::Write;
 
 use bytes::BytesMut;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use memchr::memmem;
 
 use crate::accounting::books::Rooms;
+use crate::accounting::directory::KEY_PREFIX;
 use crate::dialect::endpoint::Dialect;
 use crate::domain::counter::Room;
 use crate::domain::ids::RequestLogId;
@@ -103,16 +105,22 @@ fn is_limit(name: &str) -> bool {
         || matches!(name, "ratelimit" | "ratelimit-policy")
 }
 
+/// Whether a key stands in a header that is not for one: some clients put it into several.
+fn may_hold_a_key(value: &HeaderValue) -> bool {
+    KEY_PREFIX.len() + 49 <= value.len()
+        && memmem::find(value.as_bytes(), KEY_PREFIX.as_bytes()).is_some()
+}
+
 /// Turns a client's headers into those for the upstream.
 pub fn for_upstream(headers: &mut HeaderMap) {
-    remove(headers, stays_down);
+    remove(headers, |name, value| stays_down(name) || may_hold_a_key(value));
     headers.insert(http::header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
 }
 
 /// Turns an upstream's headers into those for the client. Its rate limits are those of a
 /// credential that all callers share: they pass only where the operator says so.
 pub fn for_client(headers: &mut HeaderMap, forward_limits: bool) {
-    remove(headers, |name| stays_up(name) || (!forward_limits && is_limit(name)));
+    remove(headers, |name, _| stays_up(name) || (!forward_limits && is_limit(name)));
     for name in [REQUEST_ID, ANTHROPIC_REQUEST_ID] {
         if let Some(id) = headers.remove(name) {
             headers.insert(UPSTREAM_REQUEST_ID, id);
@@ -121,14 +129,15 @@ pub fn for_client(headers: &mut HeaderMap, forward_limits: bool) {
 }
 
 /// Removes what `stays` names, and what the `connection` header itself names.
-fn remove(headers: &mut HeaderMap, stays: impl Fn(&str) -> bool) {
+fn remove(headers: &mut HeaderMap, stays: impl Fn(&str, &HeaderValue) -> bool) {
     let lines = headers.get_all(http::header::CONNECTION).iter();
     let mut removed: Vec<HeaderName> = lines
         .filter_map(|value| value.to_str().ok())
         .filter(|value| !value.eq_ignore_ascii_case("keep-alive"))
         .flat_map(|value| value.split(',').filter_map(|name| name.trim().parse().ok()))
         .collect();
-    removed.extend(headers.keys().filter(|name| stays(name.as_str())).cloned());
+    let kept_back = headers.iter().filter(|(name, value)| stays(name.as_str(), value));
+    removed.extend(kept_back.map(|(name, _)| name.clone()));
     for name in removed {
         headers.remove(name);
     }
@@ -319,6 +328,7 @@ mod tests {
             ("x-method-override", "GET"),
             ("x-http-method", "GET"),
             ("traceparent", "t"),
+            ("referer", "http://x/?k=sk-mtr-0000000000000000000000000000000000000000000000000"),
         ]);
         let passed = [
             "accept-encoding",

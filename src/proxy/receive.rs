@@ -57,10 +57,16 @@ pub async fn receive(
     Ok(Call { endpoint, parts, body, request })
 }
 
+/// The name of the model without its escapes. One that could lead a provider's front to another
+/// path is no name of a model.
 fn decoded(model: &str) -> Result<Cow<'_, str>, Refusal> {
-    query::decoded(model).ok_or_else(|| Refusal::Malformed {
+    let is_name = |name: &Cow<'_, str>| {
+        let odd = |letter: char| letter.is_control() || matches!(letter, '?' | '#' | '\\');
+        !name.contains("..") && !name.contains(odd)
+    };
+    query::decoded(model).filter(is_name).ok_or_else(|| Refusal::Malformed {
         param: Some("model"),
-        message: "the model that the path names is not valid UTF-8".to_owned(),
+        message: "what stands in the path for a model is no name of one; correct it".to_owned(),
     })
 }
 

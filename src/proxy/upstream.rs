@@ -7,6 +7,7 @@ use http::header::{HOST, HeaderMap, HeaderValue};
 use http::uri::InvalidUri;
 use metrics::{Counter, Gauge, counter, gauge};
 
+use crate::accounting::directory::KEY_PREFIX;
 use crate::dialect::endpoint::{self, Dialect};
 use crate::proxy::query;
 use crate::settings::upstream::{Auth, UpstreamSettings};
@@ -123,6 +124,7 @@ impl Upstream {
         let is_ours = |part: &&str| {
             let named = |name: &str| query::value_of(part, name).is_some();
             named(query::KEY)
+                || part.contains(KEY_PREFIX)
                 || own.as_ref().is_some_and(|(name, _)| named(name))
                 || (is_gemini && query::stays_down(part))
         };
@@ -177,6 +179,7 @@ mod tests {
         for (base, auth, asked, sent) in [
             ("http://h", Auth::None, "/v1/x", "/v1/x"),
             ("http://h", Auth::None, "/v1/x?k%65y=k", "/v1/x"),
+            ("http://h", Auth::None, "/v1/x?api-key=sk-mtr-0&a=1", "/v1/x?a=1"),
             ("http://h/p", Auth::None, "/v1/x?a=1&key=k&$alt=2", "/p/v1/x?a=1&$alt=2"),
             ("http://h", own(), "/v1/x?key=k&code=theirs&b", "/v1/x?b&code=own"),
         ] {

@@ -309,3 +309,26 @@ async fn paths_and_methods_that_are_not_served_are_404() {
     assert!([404, 405].contains(&answer.send(&scene.gateway.proxy).await.status), "GET");
     scene.unharmed().await;
 }
+
+/// A provider's front that resolves escapes would be led elsewhere, under the gateway's credential.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_leads_elsewhere_is_no_model() {
+    let upstream = Upstream::start(|seen| reply(seen, Usage::of(1, 1), Duration::ZERO)).await;
+    let gateway = Gateway::before(&upstream).await;
+    let tenant = Tenant::of(&gateway);
+    for odd in ["..%2f", "..%2f..%2fadmin", "%00", "a%00b", "x%0d%0aX-Evil:1", "a%3fb=c", "a%23b"] {
+        let target = format!("/v1beta/models/{odd}:generateContent");
+        let call = Request::post(&target, r#"{"contents":[]}"#).bearer(&tenant.key);
+        let answer = call.send(&tenant.proxy).await;
+        assert_eq!(answer.status, 400, "{odd}");
+    }
+    let call = Request::post(
+        "/v1/chat/completions?api-key=KEY".replace("KEY", &tenant.key).as_str(),
+        r#"{"model":"gpt-4o-mini","messages":[]}"#,
+    );
+    let call = call.bearer(&tenant.key).header("referer", &format!("http://x/?key={}", tenant.key));
+    assert_eq!(call.send(&tenant.proxy).await.status, 200);
+    let seen = upstream.seen();
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    assert!(!seen[0].head.contains(&tenant.key), "{}", seen[0].head);
+}
