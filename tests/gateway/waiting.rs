@@ -47,14 +47,18 @@ fn ask(tenant: &Tenant, output: u64) -> JoinHandle<(Told, Instant)> {
 }
 
 /// A tenant one call of whom holds 1,000 tokens, with this much left beside.
-async fn held(gateway: &Gateway, provider: &Upstream, left: u64) -> Tenant {
+async fn held(
+    gateway: &Gateway,
+    provider: &Upstream,
+    left: u64,
+) -> (Tenant, JoinHandle<(Told, Instant)>) {
     let loose = bound(&chat(GPT_4O_MINI.model, 1_000, false), 1_000);
     let funds = GPT_4O_MINI.cost(loose) + money(left);
     let tenant = Tenant::new(gateway, funds, "{}").await;
     let before = provider.count();
-    ask(&tenant, 1_000);
+    let open = ask(&tenant, 1_000);
     provider.reached(before + 1).await;
-    tenant
+    (tenant, open)
 }
 
 /// How many calls wait, by the metrics.
@@ -69,7 +73,7 @@ async fn waiting_at(admin: &str) -> usize {
 async fn a_huge_call_at_the_head_holds_small_ones_up_no_longer_than_it_waits() {
     let provider = provider().await;
     let gateway = Gateway::before(&provider).await;
-    let tenant = held(&gateway, &provider, 500).await;
+    let (tenant, open) = held(&gateway, &provider, 500).await;
     let start = Instant::now();
     let huge = ask(&tenant, 900);
     eventually("it waits", async || (waiting_at(&gateway.admin).await == 1).then_some(())).await;
@@ -85,7 +89,7 @@ async fn a_huge_call_at_the_head_holds_small_ones_up_no_longer_than_it_waits() {
     assert_eq!(refusal.retry_after(), 1);
     within(HOLD_WAIT + SLACK, start, at, "the huge call");
     provider.release();
-    eventually("the first call ends", async || tenant.holds().await.is_empty().then_some(())).await;
+    assert_eq!(open.await.expect("an answer").0.status, 200);
     tenant.at_rest().await;
 }
 
@@ -93,7 +97,7 @@ async fn a_huge_call_at_the_head_holds_small_ones_up_no_longer_than_it_waits() {
 async fn a_wallet_that_others_empty_refuses_who_waits_for_it_at_once() {
     let provider = provider().await;
     let gateway = Gateway::before(&provider).await;
-    let tenant = held(&gateway, &provider, 0).await;
+    let (tenant, open) = held(&gateway, &provider, 0).await;
     // What the first call gives back of its loose bound is less than this needs.
     let waiting = ask(&tenant, 300);
     eventually("it waits", async || (waiting_at(&gateway.admin).await == 1).then_some(())).await;
@@ -104,6 +108,7 @@ async fn a_wallet_that_others_empty_refuses_who_waits_for_it_at_once() {
     assert!(!error.at("transient").is_true(), "{error}");
     assert_eq!(refusal.header("x-should-retry"), "false");
     within(SLACK, start, at, "the refusal");
+    assert_eq!(open.await.expect("an answer").0.status, 200);
     tenant.at_rest().await;
 }
 
@@ -111,7 +116,7 @@ async fn a_wallet_that_others_empty_refuses_who_waits_for_it_at_once() {
 async fn a_key_that_is_revoked_while_its_call_waits_opens_nothing() {
     let provider = provider().await;
     let gateway = Gateway::before(&provider).await;
-    let tenant = held(&gateway, &provider, 0).await;
+    let (tenant, open) = held(&gateway, &provider, 0).await;
     let keys = tenant.get(&format!("/api/projects/{}/api-keys", tenant.project)).await;
     let id = keys.at("data").list()[0].at("id").text();
     let waiting = ask(&tenant, 600);
@@ -124,6 +129,7 @@ async fn a_key_that_is_revoked_while_its_call_waits_opens_nothing() {
     refusal.is(401, &["invalid_api_key"]);
     assert_eq!(provider.count(), 1, "it was never forwarded");
     provider.release();
+    assert_eq!(open.await.expect("an answer").0.status, 200);
 }
 
 /// So many calls wait; `METEOR_WAITING` says how many.
