@@ -1,8 +1,8 @@
 //! Admission: all limits and the wallet, all or nothing, in the specified order.
 //!
-//! Far from a limit it is one look under two locks. Near one, a call that does not fit is counted
-//! more closely (tighten), waits for what open calls hold (wait), or is given a smaller output
-//! (clamp), before it is refused.
+//! Far from a limit it is one look under two locks. Near one, what is known of the call is asked
+//! for. A call that does not fit is given a smaller output (clamp), is counted more closely
+//! (tighten), and waits for what open calls hold (wait), before it is refused.
 
 use std::rc::Rc;
 use std::sync::Arc;
