@@ -29,6 +29,9 @@ use crate::store::usage::Subjects;
 /// What every key begins with.
 pub const KEY_PREFIX: &str = "sk-mtr-";
 
+/// How long every key is: prefix, 43 digits of randomness, 6 of checksum.
+pub const KEY_BYTES: usize = KEY_PREFIX.len() + 49;
+
 /// SHA-256 of a key's secret: what is stored, and what is looked up.
 pub type SecretHash = [u8; 32];
 

@@ -2,6 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
+use crate::accounting::directory::KEY_PREFIX;
 use crate::settings::secret::Secret;
 
 /// SHA-256 of a secret: all of it that is kept.
@@ -39,7 +40,7 @@ impl SecretKind {
     /// Its first letters.
     pub const fn prefix(self) -> &'static str {
         match self {
-            Self::ApiKey => "sk-mtr-",
+            Self::ApiKey => KEY_PREFIX,
             Self::AdminToken => "at-mtr-",
             Self::Session => "ses-mtr-",
             Self::SetupLink => "set-mtr-",

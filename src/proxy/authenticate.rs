@@ -8,14 +8,11 @@ use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use http::request::Parts;
 use sha2::{Digest, Sha256};
 
-use crate::accounting::directory::{Caller, Directory, KEY_PREFIX, SecretHash};
+use crate::accounting::directory::{Caller, Directory, KEY_BYTES, KEY_PREFIX, SecretHash};
 use crate::domain::time::UnixMs;
 use crate::proxy::arrival::Arrival;
 use crate::proxy::query;
 use crate::proxy::refuse::Refusal;
-
-/// The shape of every key: prefix, 43 digits of randomness, 6 of checksum.
-const KEY_BYTES: usize = KEY_PREFIX.len() + 49;
 
 /// Somebody who is known, and the key that says so.
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use memchr::memmem;
 
 use crate::accounting::books::Rooms;
-use crate::accounting::directory::KEY_PREFIX;
+use crate::accounting::directory::{KEY_BYTES, KEY_PREFIX};
 use crate::dialect::endpoint::Dialect;
 use crate::domain::counter::Room;
 use crate::domain::ids::RequestLogId;
@@ -107,8 +107,7 @@ fn is_limit(name: &str) -> bool {
 
 /// Whether a key stands in a header that is not for one: some clients put it into several.
 fn may_hold_a_key(value: &HeaderValue) -> bool {
-    KEY_PREFIX.len() + 49 <= value.len()
-        && memmem::find(value.as_bytes(), KEY_PREFIX.as_bytes()).is_some()
+    KEY_BYTES <= value.len() && memmem::find(value.as_bytes(), KEY_PREFIX.as_bytes()).is_some()
 }
 
 /// Turns a client's headers into those for the upstream.

@@ -305,9 +305,7 @@ impl Relay {
         if let Some(lease) = self.lease.take() {
             lease.give_back();
         }
-        let mut is_body = true;
         if let Meter::Stream(meter) = &mut self.meter {
-            is_body = false;
             let rest = meter.finish();
             if !rest.is_empty() {
                 self.end.push(rest);
@@ -316,6 +314,7 @@ impl Relay {
         self.measure();
         if let Some(permit) = &mut self.permit {
             // A stream may also end because the provider failed in its midst, and says so.
+            let is_body = matches!(self.meter, Meter::Body(_));
             permit.measured.complete |= is_body && !self.meter.reading().lacks_input;
         }
         self.settle();

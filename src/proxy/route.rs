@@ -50,8 +50,7 @@ pub fn route(
     now: UnixMs,
 ) -> Result<Route, Refusal> {
     let name = &call.request.model;
-    let unknown = || Refusal::UnknownModel(name.chars().take(128).collect());
-    let mut model = catalog.model(name).ok_or_else(unknown)?;
+    let mut model = catalog.model(name).ok_or_else(|| unknown(name))?;
     let stop = |(target, upstream): (&Target, &Arc<Upstream>)| Stop {
         upstream: Arc::clone(upstream),
         lane: target.upstream,
@@ -60,7 +59,7 @@ pub fn route(
     let dialect = call.endpoint.dialect();
     let mut stops: Vec<Stop> = catalog.targets(&model, dialect).map(stop).collect();
     if stops.is_empty() {
-        return Err(unknown());
+        return Err(unknown(name));
     }
     if !caller.may_use_model(name) {
         return Err(Refusal::Forbidden("this key may not use this model"));
@@ -82,6 +81,10 @@ pub fn route(
     Ok(Route { model, stops, bound })
 }
 
+fn unknown(name: &str) -> Refusal {
+    Refusal::UnknownModel(name.chars().take(128).collect())
+}
+
 /// The model of a call that another one may answer, too: it must be served by the same upstreams
 /// under this very name, and allowed as well. The call is priced at the dearer of both.
 fn beside(
@@ -90,8 +93,7 @@ fn beside(
     (model, stops): (&Model, &[Stop]),
     name: &str,
 ) -> Result<Model, Refusal> {
-    let unknown = || Refusal::UnknownModel(name.chars().take(128).collect());
-    let other = catalog.model(name).ok_or_else(unknown)?;
+    let other = catalog.model(name).ok_or_else(|| unknown(name))?;
     if !caller.may_use_model(name) {
         return Err(Refusal::Forbidden("this key may not use a model that the call names"));
     }
@@ -103,7 +105,7 @@ fn beside(
         other.targets.iter().any(so_named)
     };
     if !stops.iter().all(is_there) {
-        return Err(unknown());
+        return Err(unknown(name));
     }
     Ok(Model {
         prices: model.prices.or(&other.prices),

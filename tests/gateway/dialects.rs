@@ -15,15 +15,19 @@ const USAGE: Usage = Usage { prompt: 14, completion: 6, cached: 2, reasoning: 0 
 const FUNDS: i128 = 1_000_000_000;
 const DIALECTS: &str = "dialects = [\"openai\", \"anthropic\", \"gemini\"]\n";
 
-/// Answers in the dialect of the path.
 pub fn reply(seen: &Seen) -> Plan {
+    reply_with(seen, USAGE)
+}
+
+/// Answers at once in the dialect of the path, and reports this usage.
+pub fn reply_with(seen: &Seen, usage: Usage) -> Plan {
     let pace = Duration::ZERO;
     if seen.target.contains("/messages") {
-        anthropic::reply(seen, USAGE, pace)
+        anthropic::reply(seen, usage, pace)
     } else if seen.target.contains("/models/") {
-        gemini::reply(seen, USAGE, pace)
+        gemini::reply(seen, usage, pace)
     } else {
-        openai::reply(seen, USAGE, pace)
+        openai::reply(seen, usage, pace)
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::client::Request;
 use crate::gateway::Gateway;
-use crate::near::storm;
 use crate::openai::{Usage, reply};
+use crate::storm::storm;
 use crate::tenant::Tenant;
 use crate::upstream::Upstream;
 

@@ -2,21 +2,22 @@
 //! longer than it helps.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::client::Request;
+use crate::dialects::reply_with;
 use crate::gateway::{Gateway, within};
 use crate::openai::Usage;
 use crate::price::{CLAUDE_HAIKU, GEMINI_FLASH, GPT_4O_MINI, Price};
+use crate::storm::storm;
 use crate::tenant::Tenant;
 use crate::told::Told;
-use crate::upstream::{Plan, Seen, Upstream};
-use crate::{anthropic, gemini, openai};
+use crate::upstream::{Seen, Upstream};
+use crate::{anthropic, gemini};
 
 const CALLS: usize = 400;
 const FUNDS: i128 = 1_000_000_000;
-const ABREAST: usize = 64;
 /// The least output that a call without a bound is admitted with.
 const FLOOR: u64 = 256;
 /// What every call really uses. The input is what the vocabulary of gpt-4o makes of its body; the
@@ -76,16 +77,6 @@ impl Dialect {
     }
 }
 
-fn reply(seen: &Seen) -> Plan {
-    if seen.target.contains("/messages") {
-        anthropic::reply(seen, REAL, Duration::ZERO)
-    } else if seen.target.contains("/models/") {
-        gemini::reply(seen, REAL, Duration::ZERO)
-    } else {
-        openai::reply(seen, REAL, Duration::ZERO)
-    }
-}
-
 struct Scene {
     gateway: Gateway,
     upstream: Upstream,
@@ -97,7 +88,7 @@ impl Scene {
         let latency_ms = Arc::new(AtomicU64::new(0));
         let turned = Arc::clone(&latency_ms);
         let upstream = Upstream::start(move |seen| {
-            reply(seen).after(Duration::from_millis(turned.load(Ordering::Relaxed)))
+            reply_with(seen, REAL).after(Duration::from_millis(turned.load(Ordering::Relaxed)))
         })
         .await;
         Self { gateway: Gateway::before(&upstream).await, upstream, latency_ms }
@@ -110,29 +101,6 @@ impl Scene {
             round(stream).await;
         }
     }
-}
-
-/// Sends so many calls, 64 at a time; all answers.
-pub async fn storm(proxy: &str, request: &Request, calls: usize) -> Vec<Told> {
-    let tickets = Arc::new(AtomicUsize::new(0));
-    let callers: Vec<_> = (0..ABREAST)
-        .map(|_| {
-            let (tickets, request, proxy) =
-                (Arc::clone(&tickets), request.clone(), proxy.to_owned());
-            tokio::spawn(async move {
-                let mut answers = Vec::new();
-                while tickets.fetch_add(1, Ordering::Relaxed) < calls {
-                    answers.push(Told::by(request.send(&proxy).await).await);
-                }
-                answers
-            })
-        })
-        .collect();
-    let mut answers = Vec::new();
-    for caller in callers {
-        answers.extend(caller.await.expect("no caller fails"));
-    }
-    answers
 }
 
 /// Money for exactly 100 such calls, and nobody names a bound.

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::task::JoinHandle;
+
 use crate::client::Request;
 use crate::gateway::Gateway;
 use crate::openai::{Usage, bound, chat, reply};
@@ -107,6 +109,43 @@ impl Storms {
     }
 }
 
+type Worker = JoinHandle<Vec<Told>>;
+
+/// Begins to send so many calls, 64 abreast: these in turn, each to its proxy.
+fn begin(
+    requests: Vec<(Request, String)>,
+    calls: usize,
+    answered: &Arc<AtomicUsize>,
+) -> Vec<Worker> {
+    let tickets = Arc::new(AtomicUsize::new(0));
+    let worker = |(request, proxy): (Request, String)| {
+        let (tickets, answered) = (Arc::clone(&tickets), Arc::clone(answered));
+        tokio::spawn(async move {
+            let mut answers = Vec::new();
+            while tickets.fetch_add(1, Ordering::Relaxed) < calls {
+                answers.push(Told::by(request.send(&proxy).await).await);
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+            answers
+        })
+    };
+    requests.into_iter().cycle().take(ABREAST).map(worker).collect()
+}
+
+/// All that was answered.
+async fn all(workers: Vec<Worker>) -> Vec<Told> {
+    let mut answers = Vec::new();
+    for worker in workers {
+        answers.extend(worker.await.expect("no worker fails"));
+    }
+    answers
+}
+
+/// Sends this call so many times, 64 abreast; all answers.
+pub async fn storm(proxy: &str, request: &Request, calls: usize) -> Vec<Told> {
+    all(begin(vec![(request.clone(), proxy.to_owned())], calls, &Arc::default())).await
+}
+
 /// A gateway before a provider that does as the headers of each call say.
 pub struct Scene {
     pub gateway: Gateway,
@@ -126,23 +165,11 @@ impl Scene {
     pub async fn storm(&self, storm: Storm, callers: &[Tenant]) -> Outcome {
         static STORMS: AtomicUsize = AtomicUsize::new(0);
         let name = STORMS.fetch_add(1, Ordering::Relaxed).to_string();
-        let (tickets, answered) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let workers: Vec<_> = (0..ABREAST)
-            .zip(callers.iter().cycle())
-            .map(|(_, caller)| {
-                let request = storm.call(&caller.key).header("x-storm", &name);
-                let (tickets, proxy) = (Arc::clone(&tickets), caller.proxy.clone());
-                let answered = Arc::clone(&answered);
-                tokio::spawn(async move {
-                    let mut answers = Vec::new();
-                    while tickets.fetch_add(1, Ordering::Relaxed) < storm.calls {
-                        answers.push(Told::by(request.send(&proxy).await).await);
-                        answered.fetch_add(1, Ordering::Relaxed);
-                    }
-                    answers
-                })
-            })
-            .collect();
+        let answered = Arc::new(AtomicUsize::new(0));
+        let request = |caller: &Tenant| {
+            (storm.call(&caller.key).header("x-storm", &name), caller.proxy.clone())
+        };
+        let workers = begin(callers.iter().map(request).collect(), storm.calls, &answered);
         if let Pace::UntilOpen(open) = storm.pace {
             eventually("all but the open calls are answered", async || {
                 (open + answered.load(Ordering::Relaxed) == storm.calls).then_some(())
@@ -154,10 +181,7 @@ impl Scene {
             .await;
             self.upstream.release();
         }
-        let mut refused = Vec::new();
-        for worker in workers {
-            refused.extend(worker.await.expect("no worker fails"));
-        }
+        let mut refused = all(workers).await;
         self.upstream.hold();
         assert_eq!(refused.len(), storm.calls);
         refused.retain(|answer| answer.status != 200);

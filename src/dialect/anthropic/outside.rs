@@ -23,8 +23,7 @@ const DEFINED_TOOL_TOKENS: u64 = 1_000;
 /// How deep blocks stand in blocks: a result of a tool, in it a document, in it an image.
 const BLOCK_LEVELS_MAX: u32 = 4;
 
-/// Finds what the body refers to; `container` and `tools` are its own fields for those. A tool that
-/// asks another model is refused.
+/// Finds what the body refers to; `container` and `tools` are its own fields for those.
 ///
 /// A file is state only where the provider would look for it: as the source of a block. A schema
 /// or a text may use the word.
