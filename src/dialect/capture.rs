@@ -1,4 +1,4 @@
-//! Finds the values of one field in a body that passes by in pieces, without keeping the body.
+//! Finds the values of a few fields in a body that passes by in pieces, without keeping the body.
 
 /// The longest value that is kept; a usage object has some hundred bytes.
 const VALUE_BYTES_MAX: usize = 64 * 1024;
@@ -6,14 +6,16 @@ const VALUE_BYTES_MAX: usize = 64 * 1024;
 /// How many bytes are looked at in one step where there is nothing of interest.
 const STEP_BYTES: usize = 32;
 
-/// Watches for `"key": {…}` among the fields of the outermost object, or of each object in the
+/// Watches for some `"key": {…}` among the fields of the outermost object, or of each object in the
 /// outermost array.
 ///
 /// What stands deeper is content: a model may quote a report, or call a tool with one. A key that
 /// is written with escapes is not found; no provider writes so.
 #[derive(Debug)]
 pub struct Capture {
-    key: &'static [u8],
+    keys: &'static [&'static [u8]],
+    /// The keys that the one being read can still be, a bit each; then the one that it is.
+    candidates: u8,
     /// The beginning of a value whose end is still to come.
     kept: Vec<u8>,
     /// How many objects and arrays are open.
@@ -53,10 +55,11 @@ enum Text {
 }
 
 impl Capture {
-    /// Watches for a key.
-    pub const fn new(key: &'static [u8]) -> Self {
+    /// Watches for these keys, eight at most.
+    pub const fn new(keys: &'static [&'static [u8]]) -> Self {
         Self {
-            key,
+            keys,
+            candidates: 0,
             kept: Vec::new(),
             depth: 0,
             level: 1,
@@ -66,8 +69,8 @@ impl Capture {
         }
     }
 
-    /// Reads on; `found` gets every object that is complete now.
-    pub fn read(&mut self, piece: &[u8], mut found: impl FnMut(&[u8])) {
+    /// Reads on; `found` gets every object that is complete now, behind its key.
+    pub fn read(&mut self, piece: &[u8], mut found: impl FnMut(&[u8], &[u8])) {
         // Where the value begins that is being read, or goes on, in this piece.
         let mut value = 0;
         let mut at = 0;
@@ -85,11 +88,12 @@ impl Capture {
                 value = at - 1;
             }
             if before == Place::Value && self.place == Place::Elsewhere {
+                let key = self.keys[self.candidates.trailing_zeros() as usize];
                 if self.kept.is_empty() {
-                    found(&piece[value..at]);
+                    found(key, &piece[value..at]);
                 } else {
                     self.kept.extend_from_slice(&piece[value..at]);
-                    found(&self.kept);
+                    found(key, &self.kept);
                     self.kept.clear();
                 }
             }
@@ -127,16 +131,21 @@ impl Capture {
         let end = memchr::memchr2(b'"', b'\\', bytes);
         let run = &bytes[..end.unwrap_or(bytes.len())];
         if let Text::Key(length) = self.text {
-            let is_key = self.key[length..].starts_with(run);
-            self.text = if is_key { Text::Key(length + run.len()) } else { Text::Other };
+            self.keep_candidates(|key| key.get(length..).is_some_and(|rest| rest.starts_with(run)));
+            let may_be_key = self.candidates != 0;
+            self.text = if may_be_key { Text::Key(length + run.len()) } else { Text::Other };
         }
         let Some(end) = end else { return bytes.len() };
         if bytes[end] == b'\\' {
             self.text = Text::Escaped;
             return end + 1;
         }
+        if let (Place::BeforeKey, Text::Key(length)) = (self.place, self.text) {
+            self.keep_candidates(|key| key.len() == length);
+        }
+        let is_key = matches!(self.text, Text::Key(_)) && self.candidates != 0;
         self.place = match self.place {
-            Place::BeforeKey if self.text == Text::Key(self.key.len()) => Place::BeforeValue,
+            Place::BeforeKey if is_key => Place::BeforeValue,
             Place::BeforeKey | Place::BeforeValue => Place::Elsewhere,
             other => other,
         };
@@ -144,10 +153,20 @@ impl Capture {
         end + 1
     }
 
+    fn keep_candidates(&mut self, keep: impl Fn(&[u8]) -> bool) {
+        for (at, key) in self.keys.iter().enumerate() {
+            if !keep(key) {
+                self.candidates &= !(1 << at);
+            }
+        }
+    }
+
     fn mark(&mut self, mark: u8) {
         let in_value = matches!(self.place, Place::Value | Place::LongValue);
         match mark {
-            b'"' if self.place == Place::BeforeKey => self.text = Text::Key(0),
+            b'"' if self.place == Place::BeforeKey => {
+                (self.text, self.candidates) = (Text::Key(0), u8::MAX >> (8 - self.keys.len()));
+            }
             b'"' => self.text = Text::Other,
             b'{' | b'[' => {
                 let is_object = mark == b'{';
@@ -185,10 +204,10 @@ mod tests {
         "usage" : {"n":"}\"","m":[{}],"usage":{}},"usagE":{},"usage2":{},"us":{},"z":"usage"}"#;
 
     fn found(pieces: &[&str]) -> Vec<String> {
-        let mut capture = Capture::new(b"usage");
+        let mut capture = Capture::new(&[b"usage"]);
         let mut objects = Vec::new();
         for piece in pieces {
-            capture.read(piece.as_bytes(), |value| {
+            capture.read(piece.as_bytes(), |_, value| {
                 objects.push(String::from_utf8_lossy(value).into_owned());
             });
         }
@@ -232,14 +251,31 @@ mod tests {
 
     #[test]
     fn a_value_without_end_is_let_go_and_its_end_is_found() {
-        let mut capture = Capture::new(b"usage");
-        capture.read(b"{\"usage\":{\"", |_| panic!("not complete"));
+        let mut capture = Capture::new(&[b"usage"]);
+        capture.read(b"{\"usage\":{\"", |_, _| panic!("not complete"));
         for _ in 0..100 {
-            capture.read(&[b'x'; 1024], |_| panic!("not complete"));
+            capture.read(&[b'x'; 1024], |_, _| panic!("not complete"));
         }
         assert_eq!(capture.kept.capacity(), 0);
         let mut objects = 0;
-        capture.read(b"\"},\"usage\":{}}", |_| objects += 1);
+        capture.read(b"\"},\"usage\":{}}", |_, _| objects += 1);
         assert_eq!(objects, 1);
+    }
+    #[test]
+    fn several_keys_are_told_apart_in_one_walk() {
+        let body = r#"{"container":{"a":1},"co":{},"usage":{"b":2},"contain":{},"containers":{}}"#;
+        for cut in 0..body.len() {
+            let mut capture = Capture::new(&[b"usage", b"container"]);
+            let mut objects = Vec::new();
+            for piece in [&body[..cut], &body[cut..]] {
+                capture.read(piece.as_bytes(), |key, value| {
+                    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+                    objects.push((text(key), text(value)));
+                });
+            }
+            let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+            let expected = [pair("container", r#"{"a":1}"#), pair("usage", r#"{"b":2}"#)];
+            assert_eq!(objects, expected, "{cut}");
+        }
     }
 }

@@ -155,9 +155,9 @@ impl StreamMeter {
         if self.dialect != Dialect::Gemini {
             return;
         }
-        let long = self.long.get_or_insert_with(|| Capture::new(b"usageMetadata"));
+        let long = self.long.get_or_insert_with(|| Capture::new(&[b"usageMetadata"]));
         let reading = &mut self.reading;
-        long.read(piece, |object| {
+        long.read(piece, |_, object| {
             reading.reported = gemini::usage::read(object).or(reading.reported);
         });
         reading.lacks_input = lacks_input(self.dialect, reading.reported);
@@ -252,14 +252,15 @@ const fn tokens_in(dialect: Dialect, tokens: u64) -> u64 {
     }
 }
 
+/// Where an answer of Anthropic names what the provider keeps.
+const CONTAINER: &[u8] = b"container";
+
 /// Meters an answer that is one JSON document.
 #[derive(Debug)]
 pub struct BodyMeter {
     dialect: Dialect,
     capture: Capture,
     reported: Option<Usage>,
-    /// Where the dialect's answers name what the provider keeps.
-    kept: Option<Capture>,
     kept_id: Option<Box<str>>,
     counted: u64,
 }
@@ -267,16 +268,12 @@ pub struct BodyMeter {
 impl BodyMeter {
     /// A meter for an answer in that dialect.
     pub const fn new(dialect: Dialect) -> Self {
-        let key: &[u8] = match dialect {
-            Dialect::OpenAi | Dialect::Anthropic => b"usage",
-            Dialect::Gemini => b"usageMetadata",
-        };
-        let kept = match dialect {
-            Dialect::Anthropic => Some(Capture::new(b"container")),
-            Dialect::OpenAi | Dialect::Gemini => None,
-        };
-        let capture = Capture::new(key);
-        Self { dialect, capture, reported: None, kept, kept_id: None, counted: 0 }
+        let capture = Capture::new(match dialect {
+            Dialect::OpenAi => &[b"usage"],
+            Dialect::Anthropic => &[b"usage", CONTAINER],
+            Dialect::Gemini => &[b"usageMetadata"],
+        });
+        Self { dialect, capture, reported: None, kept_id: None, counted: 0 }
     }
 
     /// Reads what one read brought.
@@ -287,11 +284,14 @@ impl BodyMeter {
             Dialect::Anthropic => anthropic::usage::read,
             Dialect::Gemini => gemini::usage::read,
         };
-        let reported = &mut self.reported;
-        self.capture.read(chunk, |object| *reported = read(object).or(*reported));
-        if let Some(kept) = &mut self.kept {
-            kept.read(chunk, |object| self.kept_id = anthropic::outside::container_id(object));
-        }
+        let (reported, kept_id) = (&mut self.reported, &mut self.kept_id);
+        self.capture.read(chunk, |key, object| {
+            if key == CONTAINER {
+                *kept_id = anthropic::outside::container_id(object);
+            } else {
+                *reported = read(object).or(*reported);
+            }
+        });
     }
 
     /// The id of what the provider keeps for the caller, at most 256 bytes.
