@@ -19,7 +19,7 @@ use crate::domain::limit::Amounts;
 use crate::domain::settlement::{Bound, Charge, Measured, SettledBy};
 use crate::domain::time::UnixMs;
 use crate::domain::usage::Unit;
-use crate::journal::entry::{Ended, Entry, Outcome, Progress};
+use crate::journal::entry::{Ended, Entry, Outcome, Progress, Whose};
 use crate::journal::writer::{Position, Writer};
 use crate::settings::admission::AdmissionSettings;
 use crate::store::provider_states::key;
@@ -242,6 +242,12 @@ impl Permit {
         let course = &self.course;
         Ended {
             id: self.id,
+            whose: Whose {
+                organization: self.caller.organization.id,
+                project: self.caller.project.id,
+                key: self.caller.key,
+                windows: self.windows,
+            },
             charge,
             counted,
             outcome,

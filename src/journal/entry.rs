@@ -1,12 +1,12 @@
 //! What the journal says of calls.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::domain::counter::Windows;
 use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
 use crate::domain::money::Nano;
 use crate::domain::settlement::{Bound, Charge};
-use crate::domain::time::UnixMs;
+use crate::domain::time::{Day, Minute, UnixMs};
 
 /// One entry. `T` is the text type: borrowed when written, owned when read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +63,14 @@ pub struct Hold<T> {
     pub price_version: T,
 }
 
+impl<T> Hold<T> {
+    /// Whose usage the call is.
+    pub const fn whose(&self) -> Whose {
+        let Asked { organization, project, key, .. } = self.asked;
+        Whose { organization, project, key, windows: self.windows }
+    }
+}
+
 /// What an open call has cost so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
@@ -100,11 +108,37 @@ impl Outcome {
     }
 }
 
+/// Whose usage a call is, and when: what an end must say itself, so that it can be posted though
+/// its hold is unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Whose {
+    /// Who pays.
+    pub organization: OrganizationId,
+    /// What is metered.
+    pub project: ProjectId,
+    /// The key.
+    pub key: ApiKeyId,
+    /// The windows in which it is counted.
+    pub windows: Windows,
+}
+
+impl Whose {
+    /// Nobody's.
+    pub const UNKNOWN: Self = Self {
+        organization: OrganizationId(0),
+        project: ProjectId(0),
+        key: ApiKeyId(0),
+        windows: Windows { minute: Minute(0), day: Day(0) },
+    };
+}
+
 /// A call that ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended<T> {
     /// The call.
     pub id: RequestLogId,
+    /// Whose it is.
+    pub whose: Whose,
     /// What it is charged.
     pub charge: Charge,
     /// Whether it counts as a request: it reached an upstream.
@@ -131,6 +165,28 @@ pub struct Ended<T> {
     pub duration_us: u32,
     /// The id of what the upstream keeps for the project, if the answer gave one.
     pub kept_id: Option<T>,
+}
+
+impl Ended<String> {
+    /// The hold of a call of which nothing is known but its end: it held nothing.
+    pub fn unheld(&self) -> Hold<String> {
+        let Whose { organization, project, key, windows } = self.whose;
+        let asked = Asked {
+            id: self.id,
+            // A UUIDv7 begins with its time.
+            at: UnixMs(i64::try_from(self.id.0 >> 80).unwrap_or_default()),
+            organization,
+            project,
+            key,
+            endpoint: String::new(),
+            dialect: String::new(),
+            model: self.upstream_model.clone(),
+            stream: false,
+            address: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        let (bound, amount) = (Bound::default(), Nano::ZERO);
+        Hold { asked, windows, bound, amount, price_version: String::new() }
+    }
 }
 
 /// Calls that were refused for one reason.

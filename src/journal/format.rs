@@ -8,7 +8,7 @@ use crate::domain::money::Nano;
 use crate::domain::settlement::{Bound, Charge, SettledBy};
 use crate::domain::time::{Day, Minute, UnixMs};
 use crate::domain::usage::{Unit, Usage};
-use crate::journal::entry::{Asked, Ended, Entry, Hold, Outcome, Progress, Refused};
+use crate::journal::entry::{Asked, Ended, Entry, Hold, Outcome, Progress, Refused, Whose};
 
 /// Length and checksum before each entry.
 pub const HEADER_BYTES: usize = 8;
@@ -27,8 +27,7 @@ pub fn write<T: AsRef<str>>(entry: &Entry<T>, buffer: &mut Vec<u8>) {
         Entry::Hold(hold) => {
             buffer.push(1);
             put_asked(buffer, &hold.asked);
-            put(buffer, &hold.windows.minute.0.to_le_bytes());
-            put(buffer, &hold.windows.day.0.to_le_bytes());
+            put_windows(buffer, hold.windows);
             put(buffer, &hold.bound.input_tokens.to_le_bytes());
             put(buffer, &hold.bound.output_tokens.to_le_bytes());
             put(buffer, &hold.amount.0.to_le_bytes());
@@ -40,11 +39,11 @@ pub fn write<T: AsRef<str>>(entry: &Entry<T>, buffer: &mut Vec<u8>) {
             put_charge(buffer, &progress.charge);
         }
         Entry::Settle(ended) => {
-            buffer.push(3);
+            buffer.push(6);
             put_ended(buffer, ended);
         }
         Entry::Void(ended) => {
-            buffer.push(4);
+            buffer.push(7);
             put_ended(buffer, ended);
         }
         Entry::Refused(refused) => {
@@ -79,9 +78,7 @@ fn put_text(buffer: &mut Vec<u8>, text: &str) {
 fn put_asked<T: AsRef<str>>(buffer: &mut Vec<u8>, asked: &Asked<T>) {
     put(buffer, &asked.id.0.to_le_bytes());
     put(buffer, &asked.at.0.to_le_bytes());
-    put(buffer, &asked.organization.0.to_le_bytes());
-    put(buffer, &asked.project.0.to_le_bytes());
-    put(buffer, &asked.key.0.to_le_bytes());
+    put_ids(buffer, (asked.organization, asked.project, asked.key));
     let address = match asked.address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
         IpAddr::V6(v6) => v6,
@@ -91,6 +88,17 @@ fn put_asked<T: AsRef<str>>(buffer: &mut Vec<u8>, asked: &Asked<T>) {
     put_text(buffer, asked.endpoint.as_ref());
     put_text(buffer, asked.dialect.as_ref());
     put_text(buffer, asked.model.as_ref());
+}
+
+fn put_ids(buffer: &mut Vec<u8>, ids: (OrganizationId, ProjectId, ApiKeyId)) {
+    put(buffer, &ids.0.0.to_le_bytes());
+    put(buffer, &ids.1.0.to_le_bytes());
+    put(buffer, &ids.2.0.to_le_bytes());
+}
+
+fn put_windows(buffer: &mut Vec<u8>, windows: Windows) {
+    put(buffer, &windows.minute.0.to_le_bytes());
+    put(buffer, &windows.day.0.to_le_bytes());
 }
 
 fn put_charge(buffer: &mut Vec<u8>, charge: &Charge) {
@@ -112,6 +120,9 @@ fn put_charge(buffer: &mut Vec<u8>, charge: &Charge) {
 
 fn put_ended<T: AsRef<str>>(buffer: &mut Vec<u8>, ended: &Ended<T>) {
     put(buffer, &ended.id.0.to_le_bytes());
+    let Whose { organization, project, key, windows } = ended.whose;
+    put_ids(buffer, (organization, project, key));
+    put_windows(buffer, windows);
     put_charge(buffer, &ended.charge);
     buffer.push(u8::from(ended.counted) | u8::from(ended.output_clamped) << 1);
     buffer.push(ended.outcome as u8);
@@ -123,7 +134,7 @@ fn put_ended<T: AsRef<str>>(buffer: &mut Vec<u8>, ended: &Ended<T>) {
     put_text(buffer, ended.refusal.as_ref());
     put_text(buffer, ended.upstream.as_ref());
     put_text(buffer, ended.upstream_model.as_ref());
-    // Absent, it takes no byte: so wrote those who did not know it yet.
+    // Absent, it takes no byte.
     if let Some(id) = &ended.kept_id {
         put_text(buffer, id.as_ref());
     }
@@ -146,6 +157,12 @@ pub fn read(bytes: &[u8]) -> Option<(Entry<String>, usize)> {
     Some(((Fields { rest: body }).entry()?, HEADER_BYTES + length))
 }
 
+/// Where the next entry begins in `bytes`, wherever that is: after a stretch that was damaged, or
+/// never reached the disk.
+pub fn find(bytes: &[u8]) -> Option<usize> {
+    (0..bytes.len()).find(|at| read(&bytes[*at..]).is_some())
+}
+
 /// Fields still to be read.
 struct Fields<'a> {
     rest: &'a [u8],
@@ -156,7 +173,7 @@ impl Fields<'_> {
         let entry = match self.byte()? {
             1 => Entry::Hold(Hold {
                 asked: self.asked()?,
-                windows: Windows { minute: Minute(self.i64()?), day: Day(self.i64()?) },
+                windows: self.windows()?,
                 bound: Bound { input_tokens: self.u64()?, output_tokens: self.u64()? },
                 amount: Nano(self.i64()?),
                 price_version: self.text()?,
@@ -164,14 +181,17 @@ impl Fields<'_> {
             2 => {
                 Entry::Progress(Progress { id: RequestLogId(self.u128()?), charge: self.charge()? })
             }
-            3 => Entry::Settle(self.ended()?),
-            4 => Entry::Void(self.ended()?),
             5 => Entry::Refused(Refused {
                 asked: self.asked()?,
                 status: u16::from_le_bytes(self.array()?),
                 code: self.text()?,
                 count: u32::from_le_bytes(self.array()?),
             }),
+            // So ends were written that did not say whose they are: their hold does.
+            3 => Entry::Settle(self.ended(|_| Some(Whose::UNKNOWN))?),
+            4 => Entry::Void(self.ended(|_| Some(Whose::UNKNOWN))?),
+            6 => Entry::Settle(self.ended(Self::whose)?),
+            7 => Entry::Void(self.ended(Self::whose)?),
             _ => return None,
         };
         self.rest.is_empty().then_some(entry)
@@ -192,6 +212,19 @@ impl Fields<'_> {
         })
     }
 
+    fn windows(&mut self) -> Option<Windows> {
+        Some(Windows { minute: Minute(self.i64()?), day: Day(self.i64()?) })
+    }
+
+    fn whose(&mut self) -> Option<Whose> {
+        Some(Whose {
+            organization: OrganizationId(self.u128()?),
+            project: ProjectId(self.u128()?),
+            key: ApiKeyId(self.u128()?),
+            windows: self.windows()?,
+        })
+    }
+
     fn charge(&mut self) -> Option<Charge> {
         let cost = Nano(self.i64()?);
         let settled_by = match self.byte()? {
@@ -209,8 +242,9 @@ impl Fields<'_> {
         Some(Charge { usage, cost, settled_by, overage })
     }
 
-    fn ended(&mut self) -> Option<Ended<String>> {
-        let (id, charge) = (RequestLogId(self.u128()?), self.charge()?);
+    fn ended(&mut self, whose: impl FnOnce(&mut Self) -> Option<Whose>) -> Option<Ended<String>> {
+        let (id, whose) = (RequestLogId(self.u128()?), whose(self)?);
+        let charge = self.charge()?;
         let flags = self.byte()?;
         let (counted, output_clamped) = (flags & 1 == 1, flags & 2 == 2);
         let outcome = *Outcome::ALL.get(usize::from(self.byte()?))?;
@@ -223,6 +257,7 @@ impl Fields<'_> {
         let kept_id = if self.rest.is_empty() { None } else { Some(self.text()?) };
         Some(Ended {
             id,
+            whose,
             charge,
             counted,
             outcome,
@@ -268,117 +303,5 @@ impl Fields<'_> {
         let (text, rest) = self.rest.split_at_checked(length)?;
         self.rest = rest;
         String::from_utf8(text.to_vec()).ok()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn samples() -> Vec<Entry<String>> {
-        let asked = Asked {
-            id: RequestLogId(1),
-            at: UnixMs(2),
-            organization: OrganizationId(3),
-            project: ProjectId(4),
-            key: ApiKeyId(u128::MAX),
-            endpoint: "chat.completions".to_owned(),
-            dialect: "openai".to_owned(),
-            model: "gpt-4o".to_owned(),
-            stream: true,
-            address: "127.0.0.1".parse().expect("an address"),
-        };
-        let usage = Usage::tokens_of(7, 8).with(Unit::Characters, 9);
-        let charge =
-            Charge { usage, cost: Nano(-5), settled_by: SettledBy::Estimate, overage: true };
-        let ended = Ended {
-            id: RequestLogId(1),
-            charge,
-            counted: true,
-            outcome: Outcome::Cancelled,
-            status: 200,
-            refusal: String::new(),
-            upstream: "demo".to_owned(),
-            upstream_model: "é".repeat(300),
-            output_clamped: false,
-            attempts: 2,
-            admitted_us: 11,
-            first_byte_us: None,
-            duration_us: 12,
-            kept_id: None,
-        };
-        let hold = Hold {
-            asked: asked.clone(),
-            windows: Windows { minute: Minute(-1), day: Day(5) },
-            bound: Bound { input_tokens: 6, output_tokens: 7 },
-            amount: Nano(8),
-            price_version: "v".to_owned(),
-        };
-        vec![
-            Entry::Hold(hold),
-            Entry::Progress(Progress { id: RequestLogId(1), charge }),
-            Entry::Settle(Ended { kept_id: Some("container_1".to_owned()), ..ended.clone() }),
-            Entry::Void(Ended { first_byte_us: Some(3), ..ended }),
-            Entry::Refused(Refused { asked, status: 429, code: "x".to_owned(), count: 3 }),
-        ]
-    }
-
-    #[test]
-    fn entries_read_what_they_write() {
-        let mut buffer = Vec::new();
-        for entry in samples() {
-            write(&entry, &mut buffer);
-        }
-        let mut rest = buffer.as_slice();
-        for mut entry in samples() {
-            if let Entry::Settle(ended) | Entry::Void(ended) = &mut entry {
-                ended.upstream_model = "é".repeat(256);
-            }
-            let (read, length) = read(rest).expect("an entry");
-            assert_eq!(read, entry);
-            rest = &rest[length..];
-        }
-        assert_eq!(read(rest), None);
-    }
-
-    /// The bytes that such an end has had since before there were ids in it.
-    const OLD_END: &[u8] = b"\x34\0\0\0\x8e\x48\x1c\x4f\x03\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\
-        \0\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\0\0\0\0\0\xff\xff\xff\xff\0\0\0\0\0\0\0\0\0\0";
-
-    #[test]
-    fn an_end_without_an_id_is_written_and_read_as_before_there_were_any() {
-        let plain = Ended {
-            id: RequestLogId(1),
-            charge: Charge::nothing(),
-            counted: false,
-            outcome: Outcome::Completed,
-            status: 0,
-            refusal: String::new(),
-            upstream: String::new(),
-            upstream_model: String::new(),
-            output_clamped: false,
-            attempts: 0,
-            admitted_us: 0,
-            first_byte_us: None,
-            duration_us: 0,
-            kept_id: None,
-        };
-        let mut written = Vec::new();
-        write(&Entry::Settle(plain.clone()), &mut written);
-        assert_eq!(written, OLD_END);
-        assert_eq!(read(OLD_END).expect("an entry").0, Entry::Settle(plain));
-    }
-
-    #[test]
-    fn a_torn_or_garbled_entry_is_the_end() {
-        let mut buffer = Vec::new();
-        write(&samples()[2], &mut buffer);
-        for cut in 0..buffer.len() {
-            assert_eq!(read(&buffer[..cut]), None);
-            let mut garbled = buffer.clone();
-            garbled[cut] ^= 0x10;
-            assert_eq!(read(&garbled), None, "{cut}");
-        }
-        assert_eq!(read(&[0; 64]), None);
     }
 }

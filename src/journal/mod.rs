@@ -7,3 +7,6 @@ pub mod segment;
 pub mod keeper;
 pub mod writer;
 pub mod reader;
+
+#[cfg(test)]
+mod tests;

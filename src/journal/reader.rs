@@ -26,6 +26,9 @@ pub struct Reader {
 /// How much is read at once. No entry is longer.
 const CHUNK_BYTES: usize = 256 * 1024;
 
+/// What lies where nothing was written.
+static BLANK: [u8; CHUNK_BYTES] = [0; CHUNK_BYTES];
+
 impl Reader {
     /// A reader that begins at that place.
     pub fn new(folder: &Path, chain: ChainName, segment: u32, offset: u64) -> Self {
@@ -76,12 +79,39 @@ impl Reader {
         Ok(())
     }
 
-    /// Reads a chain that nobody writes any more to its end.
+    /// Reads a chain that nobody writes any more to its end. What a loss of power left damaged is
+    /// passed over, and told in the log.
     pub fn read_to_end(&mut self, mut take: impl FnMut(Entry<String>)) -> io::Result<()> {
         loop {
-            if self.read_chunk(u64::MAX, &mut take)? == 0 && !self.next_segment()? {
+            if self.read_chunk(u64::MAX, &mut take)? == 0
+                && !self.pass_damage()?
+                && !self.next_segment()?
+            {
                 return Ok(());
             }
+        }
+    }
+
+    /// Goes on to the next entry of this segment that is whole, if there is one.
+    fn pass_damage(&mut self) -> io::Result<bool> {
+        let Some(file) = &self.file else { return Ok(false) };
+        let (start, overlap) = (self.offset, format::ENTRY_BYTES_MAX + format::HEADER_BYTES);
+        let mut offset = start;
+        loop {
+            self.chunk.resize(CHUNK_BYTES, 0);
+            let filled = read_at(file, &mut self.chunk, offset)?;
+            let bytes = &self.chunk[..filled];
+            let is_blank = *bytes == BLANK[..filled];
+            if let Some(at) = if is_blank { None } else { format::find(bytes) } {
+                self.offset = offset + at as u64;
+                let (chain, segment) = (self.chain, self.segment);
+                tracing::error!(?chain, segment, start, end = self.offset, "damaged: left out");
+                return Ok(true);
+            }
+            if filled < CHUNK_BYTES {
+                return Ok(false);
+            }
+            offset += (filled - overlap) as u64;
         }
     }
 
@@ -141,6 +171,7 @@ fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -191,9 +222,24 @@ mod tests {
         let expected: Vec<_> = (0..200).map(progress).collect();
         assert_eq!(read, expected);
 
-        let mut again = Reader::new(folder.path(), chain.name, 0, 0);
-        let mut count = 0;
-        again.read_to_end(|_| count += 1).expect("entries");
-        assert_eq!(count, 200);
+        let whole = || {
+            let mut again = Reader::new(folder.path(), chain.name, 0, 0);
+            let mut read = Vec::new();
+            again.read_to_end(|entry| read.push(entry)).expect("entries");
+            read
+        };
+        assert_eq!(whole(), expected);
+
+        // A loss of power may leave a hole anywhere, and garble what it was writing.
+        let length = position.0 / 200;
+        for (segment, at, bytes) in [(0, 0, length), (2, length, 2 * length), (3, 7, 1)] {
+            let file = OpenOptions::new()
+                .write(true)
+                .open(chain.name.segment(segment).path(folder.path()));
+            let hole = vec![0; usize::try_from(bytes).expect("few")];
+            file.expect("a segment").write_all_at(&hole, at).expect("written");
+        }
+        let left: Vec<_> = expected.into_iter().filter(|entry| whole().contains(entry)).collect();
+        assert_eq!((whole(), left.len()), (left, 200 - 4));
     }
 }

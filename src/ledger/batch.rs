@@ -11,7 +11,7 @@ use crate::domain::money::Nano;
 use crate::domain::time::{Day, Minute};
 use crate::domain::usage::Unit;
 use crate::journal::entry::{Ended, Entry, Hold, Progress};
-use crate::ledger::call::{Call, End};
+use crate::ledger::call::{Call, End, Ending};
 use crate::store::columns::Subject;
 
 /// A call that was admitted and has not ended.
@@ -64,6 +64,8 @@ pub struct Batch {
     keys_known: HashMap<ApiKeyId, Minute, FastHash>,
     /// Calls that ended and that the database still lists as open.
     pub closed: Vec<RequestLogId>,
+    /// Ends whose hold is unknown: were they posted before, they are not to be posted again.
+    late: Vec<(Ended<String>, bool)>,
     /// How many entries were taken.
     pub entries: u64,
 }
@@ -112,12 +114,34 @@ impl Batch {
 
     fn end(&mut self, ended: Ended<String>, charged: bool) {
         let Some(open) = self.open.remove(&ended.id) else {
-            tracing::error!(call = %ended.id, "an end without a hold is left out of the ledger");
-            return;
+            return self.late.push((ended, charged));
         };
         if open.saved != Saved::No {
             self.closed.push(ended.id);
         }
+        self.post(Ending { hold: open.hold, ended: Box::new(ended), charged, late: false });
+    }
+
+    /// An end whose hold is unknown, and whether it is charged.
+    pub fn late(&self) -> Option<&(Ended<String>, bool)> {
+        self.late.last()
+    }
+
+    /// Takes the end that `late` shows by what it says itself, or leaves it out.
+    pub fn end_late(&mut self, is_new: bool) {
+        if let Some((ended, charged)) = self.late.pop().filter(|_| is_new) {
+            let hold = Box::new(ended.unheld());
+            self.post(Ending { hold, ended: Box::new(ended), charged, late: true });
+        }
+    }
+
+    /// Whether a call has ended in this batch.
+    pub fn has_ended(&self, id: RequestLogId) -> bool {
+        self.calls.iter().any(|call| call.asked().id == id)
+    }
+
+    fn post(&mut self, ending: Ending) {
+        let Ending { hold, ended, .. } = &ending;
         let tokens = |unit| i64::try_from(ended.charge.usage.get(unit)).unwrap_or(i64::MAX);
         let used = DayUsage {
             requests: i64::from(ended.counted),
@@ -125,12 +149,11 @@ impl Batch {
             output_tokens: tokens(Unit::OutputTokens),
             spend_nano: ended.charge.cost.0,
         };
-        let asked = &open.hold.asked;
+        let (asked, windows) = (&hold.asked, hold.windows);
         for subject in [asked.project.0, asked.key.0, asked.organization.0] {
-            self.count(subject, open.hold.windows, &used);
+            self.count(subject, windows, &used);
         }
-        let end = End::Ended { hold: open.hold, ended: Box::new(ended), charged };
-        self.calls.push(Call::new(end, &self.node));
+        self.calls.push(Call::new(End::Ended(ending), &self.node));
     }
 
     /// Adds to the windows of one of those whose usage the call is.
@@ -166,7 +189,7 @@ impl Batch {
     }
 
     /// Whether there is nothing to commit.
-    pub fn is_empty(&self) -> bool {
+    pub const fn is_empty(&self) -> bool {
         self.entries == 0
     }
 

@@ -22,16 +22,22 @@ pub struct Call {
 #[derive(Debug)]
 pub enum End {
     /// Admitted and ended.
-    Ended {
-        /// As it was admitted.
-        hold: Box<Hold<String>>,
-        /// As it ended.
-        ended: Box<Ended<String>>,
-        /// Whether it is charged: a void one has no record.
-        charged: bool,
-    },
+    Ended(Ending),
     /// Refused, once or more often.
     Refused(Box<Refused<String>>),
+}
+
+/// The end of a call that was admitted.
+#[derive(Debug)]
+pub struct Ending {
+    /// As it was admitted.
+    pub hold: Box<Hold<String>>,
+    /// As it ended.
+    pub ended: Box<Ended<String>>,
+    /// Whether it is charged: a void one has no record.
+    pub charged: bool,
+    /// Whether its hold was unknown when it ended.
+    pub late: bool,
 }
 
 impl Call {
@@ -44,7 +50,7 @@ impl Call {
     /// Who asked for what.
     pub const fn asked(&self) -> &Asked<String> {
         match &self.end {
-            End::Ended { hold, .. } => &hold.asked,
+            End::Ended(Ending { hold, .. }) => &hold.asked,
             End::Refused(refused) => &refused.asked,
         }
     }
@@ -52,7 +58,7 @@ impl Call {
     /// How it came out.
     pub fn outcome(&self) -> Outcome {
         match &self.end {
-            End::Ended { ended, .. } => ended.outcome,
+            End::Ended(Ending { ended, .. }) => ended.outcome,
             End::Refused(_) => Outcome::Refused,
         }
     }
@@ -60,7 +66,7 @@ impl Call {
     /// The status that the client saw.
     pub fn status(&self) -> u16 {
         match &self.end {
-            End::Ended { ended, .. } => ended.status,
+            End::Ended(Ending { ended, .. }) => ended.status,
             End::Refused(refused) => refused.status,
         }
     }
@@ -68,7 +74,7 @@ impl Call {
     /// The code of the gateway's own error.
     pub fn refusal(&self) -> Option<&str> {
         let code = match &self.end {
-            End::Ended { ended, .. } => &ended.refusal,
+            End::Ended(Ending { ended, .. }) => &ended.refusal,
             End::Refused(refused) => &refused.code,
         };
         (!code.is_empty()).then_some(code.as_str())
@@ -77,7 +83,7 @@ impl Call {
     /// The upstream that was tried last.
     pub fn upstream(&self) -> Option<&str> {
         match &self.end {
-            End::Ended { ended, .. } if !ended.upstream.is_empty() => Some(&ended.upstream),
+            End::Ended(Ending { ended, .. }) if !ended.upstream.is_empty() => Some(&ended.upstream),
             _ => None,
         }
     }
@@ -85,7 +91,7 @@ impl Call {
     /// What it is charged.
     pub fn cost(&self) -> Nano {
         match &self.end {
-            End::Ended { ended, .. } => ended.charge.cost,
+            End::Ended(Ending { ended, .. }) => ended.charge.cost,
             End::Refused(_) => Nano::ZERO,
         }
     }
@@ -94,7 +100,7 @@ impl Call {
     pub fn write_line(&self, line: &mut Vec<u8>) {
         let asked = self.asked();
         let bound = match &self.end {
-            End::Ended { hold, .. } => hold.bound,
+            End::Ended(Ending { hold, .. }) => hold.bound,
             End::Refused(_) => Bound::default(),
         };
         // Ids, times and words of our own need no escaping.
@@ -126,7 +132,7 @@ impl Call {
 
 fn detail(end: &End, node: &str) -> String {
     let asked = match end {
-        End::Ended { hold, .. } => &hold.asked,
+        End::Ended(Ending { hold, .. }) => &hold.asked,
         End::Refused(refused) => &refused.asked,
     };
     let mut detail = Detail {
@@ -137,7 +143,7 @@ fn detail(end: &End, node: &str) -> String {
         ..Detail::default()
     };
     match end {
-        End::Ended { hold, ended, .. } => detail.ended(hold, ended),
+        End::Ended(ending) => detail.ended(ending),
         End::Refused(refused) => {
             detail.count = Some(refused.count);
             detail.settled_by = Some(SettledBy::Nothing.name());
@@ -165,6 +171,8 @@ struct Detail<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     settled_by: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    late: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     overage: Option<bool>,
     attempts: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -182,12 +190,14 @@ struct Detail<'a> {
 }
 
 impl<'a> Detail<'a> {
-    fn ended(&mut self, hold: &'a Hold<String>, ended: &'a Ended<String>) {
+    fn ended(&mut self, ending: &'a Ending) {
+        let Ending { hold, ended, late, .. } = ending;
         self.upstream_model = Some(&*ended.upstream_model).filter(|name| !name.is_empty());
         self.usage =
             ended.charge.usage.counts().map(|(unit, count)| (unit.name(), count)).collect();
         self.price_version = Some(&hold.price_version);
         self.settled_by = Some(ended.charge.settled_by.name());
+        self.late = late.then_some(true);
         self.overage = ended.charge.overage.then_some(true);
         self.attempts = ended.attempts;
         self.output_clamped = ended.output_clamped.then_some(true);

@@ -6,7 +6,11 @@ pub mod wallets;
 pub mod chain;
 pub mod call;
 pub mod batch;
+pub mod late;
 pub mod rows;
 pub mod projection;
 pub mod projector;
 pub mod recovery;
+
+#[cfg(test)]
+mod tests;

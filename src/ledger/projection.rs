@@ -9,12 +9,12 @@ use uuid::Uuid;
 use crate::domain::ids::OrganizationId;
 use crate::domain::money::Nano;
 use crate::domain::record::RecordKind;
-use crate::domain::settlement::SettledBy;
+use crate::domain::settlement::Charge;
 use crate::domain::time::UnixMs;
 use crate::journal::entry::Entry;
 use crate::journal::format;
 use crate::ledger::batch::Batch;
-use crate::ledger::call::{Call, End};
+use crate::ledger::call::{Call, End, Ending};
 use crate::ledger::rows::Insert;
 use crate::store::provider_states::{KEPT_MS, key};
 
@@ -149,7 +149,9 @@ async fn records(
     now: UnixMs,
 ) -> Result<(), sqlx::Error> {
     let mut charged: BTreeMap<OrganizationId, Vec<&Call>> = BTreeMap::new();
-    for call in calls.iter().filter(|call| matches!(call.end, End::Ended { charged: true, .. })) {
+    for call in
+        calls.iter().filter(|call| matches!(&call.end, End::Ended(ending) if ending.charged))
+    {
         charged.entry(call.asked().organization).or_default().push(call);
     }
     let mut records = Vec::new();
@@ -181,13 +183,11 @@ async fn records(
     RECORDS
         .run(connection, &records, |query, record| {
             let asked = record.call.asked();
-            let (settled_by, overage, price_version) = match &record.call.end {
-                End::Ended { hold, ended, .. } => {
-                    let charge = &ended.charge;
-                    (charge.settled_by, charge.overage, hold.price_version.as_str())
-                }
-                End::Refused(_) => (SettledBy::Nothing, false, ""),
+            let ending = match &record.call.end {
+                End::Ended(ending) => Some(ending),
+                End::Refused(_) => None,
             };
+            let charge = ending.map_or_else(Charge::nothing, |ending| ending.ended.charge);
             query
                 .bind(Uuid::from_u128(asked.organization.0))
                 .bind(record.seq)
@@ -200,10 +200,10 @@ async fn records(
                 .bind(Uuid::from_u128(asked.project.0))
                 .bind(Uuid::from_u128(asked.key.0))
                 .bind(asked.model.as_str())
-                .bind(settled_by.name())
-                .bind(overage)
-                .bind(false)
-                .bind(price_version)
+                .bind(charge.settled_by.name())
+                .bind(charge.overage)
+                .bind(ending.is_some_and(|ending| ending.late))
+                .bind(ending.map(|ending| &*ending.hold.price_version))
                 .bind(now.0)
         })
         .await
@@ -238,7 +238,7 @@ async fn states(
     now: UnixMs,
 ) -> Result<(), sqlx::Error> {
     let kept = calls.iter().filter_map(|call| match &call.end {
-        End::Ended { hold, ended, .. } => {
+        End::Ended(Ending { hold, ended, .. }) => {
             let id = key(ended.kept_id.as_deref()?);
             Some((Uuid::from_u128(hold.asked.project.0), id, &*ended.upstream, hold.asked.at))
         }

@@ -10,8 +10,9 @@ use crate::clock;
 use crate::journal::keeper::Journal;
 use crate::journal::reader::Reader;
 use crate::ledger::batch::Batch;
-use crate::ledger::call::{Call, End};
+use crate::ledger::call::{Call, End, Ending};
 use crate::ledger::freshness::Freshness;
+use crate::ledger::late;
 use crate::ledger::projection::{self, Checkpoint};
 use crate::store::database::{Database, DatabaseError};
 use crate::tasks;
@@ -92,6 +93,10 @@ impl Projector {
         if self.batch.is_empty() {
             return;
         }
+        while let Err(fault) = late::post(self.database.reader(), &mut self.batch).await {
+            tracing::error!(%fault, "the database cannot be asked; it is tried again");
+            tokio::time::sleep(RETRY).await;
+        }
         while let Err(fault) = self.commit().await {
             tracing::error!(%fault, "the projection could not be committed; it is tried again");
             tokio::time::sleep(RETRY).await;
@@ -139,7 +144,7 @@ fn count(calls: &[Call]) {
     let mut refusals: HashMap<&str, u64> = HashMap::new();
     let mut rules: HashMap<&str, u64> = HashMap::new();
     let mut usage: HashMap<&str, u64> = HashMap::new();
-    let (mut spend, mut overages) = (0, 0);
+    let (mut spend, mut overages, mut lates) = (0, 0, 0);
     let stage = |name| histogram!(metric::STAGE_SECONDS, "stage" => name);
     let (admit, forward, relay) = (stage("admit"), stage("forward"), stage("relay"));
     for call in calls {
@@ -149,13 +154,14 @@ fn count(calls: &[Call]) {
         if let Some(code) = call.refusal() {
             *refusals.entry(code).or_default() += times;
         }
-        let End::Ended { ended, .. } = &call.end else { continue };
+        let End::Ended(Ending { ended, late, .. }) = &call.end else { continue };
         *rules.entry(ended.charge.settled_by.name()).or_default() += 1;
         for (unit, count) in ended.charge.usage.counts() {
             *usage.entry(unit.name()).or_default() += count;
         }
         spend += u64::try_from(ended.charge.cost.0).unwrap_or_default();
         overages += u64::from(ended.charge.overage);
+        lates += u64::from(*late);
         admit.record(seconds(i64::from(ended.admitted_us)));
         if let Some(first_byte) = ended.first_byte_us {
             forward.record(seconds(i64::from(first_byte.saturating_sub(ended.admitted_us))));
@@ -177,6 +183,7 @@ fn count(calls: &[Call]) {
     }
     counter!(metric::SPEND_NANO).increment(spend);
     counter!(metric::OVERAGES).increment(overages);
+    counter!(metric::LATE).increment(lates);
 }
 
 /// Microseconds as the seconds that Prometheus wants.

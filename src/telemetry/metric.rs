@@ -18,6 +18,8 @@ pub const SPEND_NANO: &str = "meteor_spend_nano_total";
 pub const SETTLED: &str = "meteor_settled_total";
 /// Calls that used more than their hold.
 pub const OVERAGES: &str = "meteor_overages_total";
+/// Calls that were settled though their hold was unknown.
+pub const LATE: &str = "meteor_late_settlements_total";
 /// Calls that hold money now.
 pub const OPEN_HOLDS: &str = "meteor_open_holds";
 /// Calls that wait for what open calls hold.
@@ -68,6 +70,7 @@ fn describe() {
     describe_counter!(SPEND_NANO, Count, "Money charged, in nano-units of the currency.");
     describe_counter!(SETTLED, Count, "Calls charged, by the rule that charged them.");
     describe_counter!(OVERAGES, Count, "Calls that used more than their hold.");
+    describe_counter!(LATE, Count, "Calls settled though their hold was unknown.");
     describe_gauge!(OPEN_HOLDS, Count, "Calls that hold money now.");
     describe_gauge!(WAITING_CALLS, Count, "Calls that wait for what open calls hold.");
     describe_gauge!(OPEN_HOLDS_NANO, Count, "Money that open calls hold, in nano-units.");
@@ -83,7 +86,7 @@ fn describe() {
     describe_gauge!(BUILD, Count, "The version that runs.");
     metrics::gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     // What has no labels is there from the start, at 0: an absence of trouble can be seen.
-    for name in [UNAUTHENTICATED, SPEND_NANO, OVERAGES, PROJECTED_ENTRIES, CALL_LOG_DROPPED] {
+    for name in [UNAUTHENTICATED, SPEND_NANO, OVERAGES, LATE, PROJECTED_ENTRIES, CALL_LOG_DROPPED] {
         metrics::counter!(name).absolute(0);
     }
     for name in [CONNECTIONS, PROJECTOR_LAG_SECONDS] {

@@ -1,0 +1,123 @@
+//! What is written is what is read, whatever was cut or damaged.
+
+use crate::domain::counter::Windows;
+use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
+use crate::domain::money::Nano;
+use crate::domain::settlement::{Bound, Charge, SettledBy};
+use crate::domain::time::{Day, Minute, UnixMs};
+use crate::domain::usage::{Unit, Usage};
+use crate::journal::entry::{Asked, Ended, Entry, Hold, Outcome, Progress, Refused, Whose};
+use crate::journal::format::{find, read, write};
+
+fn samples() -> Vec<Entry<String>> {
+    let asked = Asked {
+        id: RequestLogId(1),
+        at: UnixMs(2),
+        organization: OrganizationId(3),
+        project: ProjectId(4),
+        key: ApiKeyId(u128::MAX),
+        endpoint: "chat.completions".to_owned(),
+        dialect: "openai".to_owned(),
+        model: "gpt-4o".to_owned(),
+        stream: true,
+        address: "127.0.0.1".parse().expect("an address"),
+    };
+    let usage = Usage::tokens_of(7, 8).with(Unit::Characters, 9);
+    let charge = Charge { usage, cost: Nano(-5), settled_by: SettledBy::Estimate, overage: true };
+    let whose = Whose {
+        organization: asked.organization,
+        project: asked.project,
+        key: asked.key,
+        windows: Windows { minute: Minute(-1), day: Day(5) },
+    };
+    let ended = Ended {
+        id: RequestLogId(1),
+        whose,
+        charge,
+        counted: true,
+        outcome: Outcome::Cancelled,
+        status: 200,
+        refusal: String::new(),
+        upstream: "demo".to_owned(),
+        upstream_model: "é".repeat(300),
+        output_clamped: false,
+        attempts: 2,
+        admitted_us: 11,
+        first_byte_us: None,
+        duration_us: 12,
+        kept_id: None,
+    };
+    let hold = Hold {
+        asked: asked.clone(),
+        windows: whose.windows,
+        bound: Bound { input_tokens: 6, output_tokens: 7 },
+        amount: Nano(8),
+        price_version: "v".to_owned(),
+    };
+    vec![
+        Entry::Hold(hold),
+        Entry::Progress(Progress { id: RequestLogId(1), charge }),
+        Entry::Settle(Ended { kept_id: Some("container_1".to_owned()), ..ended.clone() }),
+        Entry::Void(Ended { first_byte_us: Some(3), ..ended }),
+        Entry::Refused(Refused { asked, status: 429, code: "x".to_owned(), count: 3 }),
+    ]
+}
+
+#[test]
+fn entries_read_what_they_write() {
+    let mut buffer = Vec::new();
+    for entry in samples() {
+        write(&entry, &mut buffer);
+    }
+    let mut rest = buffer.as_slice();
+    for mut entry in samples() {
+        if let Entry::Settle(ended) | Entry::Void(ended) = &mut entry {
+            ended.upstream_model = "é".repeat(256);
+        }
+        let (read, length) = read(rest).expect("an entry");
+        assert_eq!(read, entry);
+        rest = &rest[length..];
+    }
+    assert_eq!(read(rest), None);
+}
+
+#[test]
+fn a_torn_or_garbled_entry_is_the_end() {
+    let mut buffer = Vec::new();
+    write(&samples()[2], &mut buffer);
+    for cut in 0..buffer.len() {
+        assert_eq!(read(&buffer[..cut]), None);
+        let mut garbled = buffer.clone();
+        garbled[cut] ^= 0x10;
+        assert_eq!(read(&garbled), None, "{cut}");
+    }
+    assert_eq!(read(&[0; 64]), None);
+}
+
+/// An end as it was written before ends said whose they are.
+const OLD_END: &[u8] = b"\x34\0\0\0\x8e\x48\x1c\x4f\x03\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\
+    \0\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\0\0\0\0\0\xff\xff\xff\xff\0\0\0\0\0\0\0\0\0\0";
+
+#[test]
+fn an_end_that_does_not_say_whose_it_is_is_read_all_the_same() {
+    let Some((Entry::Settle(ended), 60)) = read(OLD_END) else { panic!("an end") };
+    assert_eq!((ended.id, ended.whose), (RequestLogId(1), Whose::UNKNOWN));
+    assert_eq!((ended.charge, ended.kept_id), (Charge::nothing(), None));
+}
+
+#[test]
+fn the_next_entry_is_found_behind_whatever_is_damaged() {
+    let mut buffer = Vec::new();
+    for entry in samples() {
+        write(&entry, &mut buffer);
+    }
+    assert_eq!(find(&buffer), Some(0));
+    let first = read(&buffer).expect("an entry").1;
+    for damaged in [0, 5, first - 1] {
+        let mut garbled = buffer.clone();
+        garbled[damaged] ^= 1;
+        assert_eq!(find(&garbled), Some(first), "{damaged}");
+    }
+    buffer[..first].fill(0);
+    assert_eq!((find(&buffer), find(&[0; 100])), (Some(first), None));
+}

@@ -1,0 +1,231 @@
+//! Recovery and projection on a real database.
+
+use sqlx::Row;
+use uuid::Uuid;
+
+use crate::domain::counter::Windows;
+use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
+use crate::domain::limit::Amounts;
+use crate::domain::money::Nano;
+use crate::domain::settlement::{Bound, Charge};
+use crate::domain::time::{Day, Minute, UnixMs};
+use crate::domain::usage::Usage;
+use crate::journal::entry::{Asked, Ended, Entry, Hold, Outcome, Whose};
+use crate::ledger::batch::Batch;
+use crate::ledger::recovery::{commit, first_gap};
+use crate::store::database::Database;
+use crate::store::provider_states::key;
+use crate::store::usage;
+
+const MINUTES_A_DAY: i64 = 1_440;
+
+/// A call of (organization, project, key) in that minute, and what it used.
+#[derive(Clone, Copy)]
+struct Told {
+    who: (u128, u128, u128),
+    minute: Minute,
+    used: Amounts,
+}
+
+impl Told {
+    fn day(&self) -> Day {
+        Day(self.minute.0 / MINUTES_A_DAY)
+    }
+
+    fn is_of(&self, subject: u128) -> bool {
+        [self.who.0, self.who.1, self.who.2].contains(&subject)
+    }
+
+    fn windows(&self) -> Windows {
+        Windows { minute: self.minute, day: self.day() }
+    }
+
+    fn hold(&self, id: u128) -> Entry<String> {
+        let asked = Asked {
+            id: RequestLogId(id),
+            at: self.minute.start(),
+            organization: OrganizationId(self.who.0),
+            project: ProjectId(self.who.1),
+            key: ApiKeyId(self.who.2),
+            endpoint: String::new(),
+            dialect: String::new(),
+            model: String::new(),
+            stream: false,
+            address: "::1".parse().expect("an address"),
+        };
+        let windows = self.windows();
+        let (bound, amount) = (Bound::default(), Nano::ZERO);
+        Entry::Hold(Hold { asked, windows, bound, amount, price_version: String::new() })
+    }
+
+    fn end(&self, id: u128) -> Entry<String> {
+        let input = 1 + self.used.tokens.unsigned_abs() / 2;
+        let output = self.used.tokens.unsigned_abs() - input;
+        let used = Usage::tokens_of(input, output);
+        let ended = Ended {
+            id: RequestLogId(id),
+            whose: Whose {
+                organization: OrganizationId(self.who.0),
+                project: ProjectId(self.who.1),
+                key: ApiKeyId(self.who.2),
+                windows: self.windows(),
+            },
+            charge: Charge { usage: used, cost: self.used.spend, ..Charge::nothing() },
+            counted: self.used.requests == 1,
+            outcome: Outcome::Completed,
+            status: 200,
+            refusal: String::new(),
+            upstream: String::new(),
+            upstream_model: String::new(),
+            output_clamped: false,
+            attempts: 1,
+            admitted_us: 0,
+            first_byte_us: None,
+            duration_us: 0,
+            kept_id: None,
+        };
+        Entry::Settle(ended)
+    }
+}
+
+async fn with_organizations(file: &std::path::Path) -> Database {
+    let database = Database::open(file).await.expect("a database");
+    let mut tx = database.begin().await.expect("a transaction");
+    for organization in [1, 2] {
+        for query in [
+            "INSERT INTO organizations (id, name, status, self_funding, on_disconnect,
+                created_at, updated_at, version) VALUES (?, '', 'Active', 1, 'drain', 0, 0, 1)",
+            "INSERT INTO wallets (organization_id, balance_nano, last_seq, is_active,
+                deactivated_by_operator, updated_at) VALUES (?, 0, 0, 1, 0, 0)",
+        ] {
+            let query = sqlx::query(query).bind(Uuid::from_u128(organization));
+            query.execute(&mut *tx).await.expect("a row");
+        }
+    }
+    tx.commit().await.expect("committed");
+    database
+}
+
+async fn minute_of(database: &Database, subject: u128) -> (i64, Amounts) {
+    let row = sqlx::query("SELECT * FROM usage_minutes WHERE subject_id = ?")
+        .bind(Uuid::from_u128(subject))
+        .fetch_one(database.reader())
+        .await
+        .expect("a minute");
+    let spend = Nano(row.get("spend_nano"));
+    (row.get("minute"), Amounts { requests: row.get("requests"), tokens: row.get("tokens"), spend })
+}
+
+#[tokio::test]
+async fn an_id_of_state_stands_beside_its_project_for_30_days() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let database = with_organizations(&folder.path().join("gateway.db")).await;
+    let mut batch = Batch::restore("node_1", []);
+    let mut project = async |call: u128, who, at: Minute, ids: &[Option<&str>], now| {
+        let used = Amounts { tokens: 2, ..Amounts::default() };
+        let told = Told { who, minute: at, used };
+        for (id, kept) in (call..).zip(ids) {
+            batch.take(told.hold(id));
+            let mut end = told.end(id);
+            if let Entry::Settle(ended) = &mut end {
+                ended.kept_id = kept.map(str::to_owned);
+                ended.upstream = "u".to_owned();
+            }
+            batch.take(end);
+        }
+        commit(&database, &mut batch, &[], now).await.expect("committed");
+        let rows = sqlx::query("SELECT * FROM provider_states ORDER BY created_at, project_id");
+        let rows = rows.fetch_all(database.reader()).await.expect("rows");
+        let row = |row: &sqlx::sqlite::SqliteRow| {
+            assert_eq!(row.get::<&str, _>("upstream"), "u");
+            let id: Vec<u8> = row.get("id_hash");
+            (row.get::<Uuid, _>("project_id").as_u128(), id, row.get::<i64, _>("created_at"))
+        };
+        rows.iter().map(row).collect::<Vec<_>>()
+    };
+    let row = |project, id, at: Minute| (project, key(id).to_vec(), at.start().0);
+    let (first, other) = ((1, 11, 111), (2, 21, 211));
+    let (day, later) = (Minute(MINUTES_A_DAY), Minute(32 * MINUTES_A_DAY));
+    let rows = project(1, first, day, &[Some("a"), None, Some("a")], UnixMs(0)).await;
+    assert_eq!(rows, [row(11, "a", day)], "once");
+    let rows = project(4, other, later, &[Some("a")], later.start()).await;
+    assert_eq!(rows, [row(11, "a", day), row(21, "a", later)], "each for itself");
+    let rows = project(5, first, later, &[Some("a")], later.start()).await;
+    assert_eq!(rows, [row(11, "a", later), row(21, "a", later)], "the old one is forgotten");
+}
+
+#[tokio::test]
+async fn an_end_without_its_hold_is_posted_once_and_flagged() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let database = with_organizations(&folder.path().join("gateway.db")).await;
+    let used = Amounts { requests: 1, tokens: 30, spend: Nano(7) };
+    let told = Told { who: (1, 11, 111), minute: Minute(3 * MINUTES_A_DAY), used };
+    let nobody = Told { who: (9, 11, 111), ..told };
+    let mut batch = Batch::restore("node_1", []);
+    for round in 0..2 {
+        // In the second round all of it is known already.
+        for end in [told.end(5), told.end(5), nobody.end(6)] {
+            batch.take(end);
+        }
+        commit(&database, &mut batch, &[], UnixMs(0)).await.expect("committed");
+        let records = sqlx::query("SELECT amount_nano, late FROM wallet_records");
+        let records = records.fetch_all(database.reader()).await.expect("records");
+        let row = |row: &sqlx::sqlite::SqliteRow| (row.get::<i64, _>(0), row.get::<bool, _>(1));
+        assert_eq!(records.iter().map(row).collect::<Vec<_>>(), [(7, true)], "{round}");
+        let day = usage::sum(database.reader(), 11, told.day(), told.day().next()).await;
+        assert_eq!(day.expect("a sum"), used, "{round}");
+    }
+}
+
+#[test]
+fn a_segment_that_is_missing_before_another_is_a_gap() {
+    let gap = |start, numbers: &[u32]| first_gap(start, numbers.iter().copied());
+    assert_eq!(gap(0, &[0, 1, 2]), None);
+    assert_eq!(gap(2, &[1, 2, 3]), None, "what was projected may be gone, or not");
+    assert_eq!(gap(0, &[]), None);
+    assert_eq!((gap(0, &[1]), gap(1, &[0, 2]), gap(1, &[1, 3])), (Some(0), Some(1), Some(2)));
+}
+
+#[tokio::test]
+async fn a_call_is_the_usage_of_its_project_its_key_and_its_organization() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let database = with_organizations(&folder.path().join("gateway.db")).await;
+    let midnight = 20_000 * MINUTES_A_DAY;
+    let whose = [(1, 11, 111), (1, 11, 112), (1, 12, 121), (2, 21, 211)];
+    let calls: Vec<Told> = (0..40)
+        .zip(whose.into_iter().cycle())
+        .map(|(n, who)| Told {
+            who,
+            // From the last minutes of a day into the next one; now and then a late one.
+            minute: Minute(midnight - 2 + n / 8 - n % 5 / 4),
+            used: Amounts { requests: i64::from(n % 7 != 0), tokens: 10 + n, spend: Nano(1 << n) },
+        })
+        .collect();
+    let mut batch = Batch::restore("node_1", []);
+    for (part, half) in calls.chunks(20).zip(0..) {
+        for (call, id) in part.iter().zip(100 * half..) {
+            batch.take(call.hold(id));
+            batch.take(call.end(id));
+        }
+        commit(&database, &mut batch, &[], UnixMs(0)).await.expect("committed");
+    }
+
+    for subject in [1, 2, 11, 12, 21, 111, 112, 121, 211] {
+        let sum = |fits: &dyn Fn(&Told) -> bool| {
+            let mut sum = Amounts::default();
+            let own = calls.iter().filter(|call| call.is_of(subject) && fits(call));
+            own.for_each(|call| sum += call.used);
+            sum
+        };
+        for day in [Day(19_999), Day(20_000)] {
+            let kept = usage::sum(database.reader(), subject, day, day.next()).await;
+            let expected = sum(&|call| call.day() == day);
+            assert_ne!(expected, Amounts::default(), "{subject} on {day}");
+            assert_eq!(kept.expect("a sum"), expected, "{subject} on {day}");
+        }
+        let own = calls.iter().filter(|call| call.is_of(subject));
+        let latest = own.map(|call| call.minute).max().expect("a call");
+        let expected = (latest.0, sum(&|call| call.minute == latest));
+        assert_eq!(minute_of(&database, subject).await, expected, "{subject}");
+    }
+}
