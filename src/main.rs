@@ -66,7 +66,7 @@ fn run(command: Command) -> Result<()> {
             let settings =
                 check::load(config.as_deref()).map_err(|report| anyhow::anyhow!("{report}"))?;
             log::begin(&settings.log);
-            block_on(run::serve(settings))
+            block_on(run::serve(settings, config))
         }
         Command::Check { file } => {
             check::load(Some(&file)).map_err(|report| anyhow::anyhow!("{report}"))?;

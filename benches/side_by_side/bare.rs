@@ -72,7 +72,7 @@ async fn pass(pool: Pool, upstream: Arc<Upstream>, request: Request<Incoming>) -
     *request.method_mut() = parts.method;
     *request.uri_mut() = parts.uri;
     *request.headers_mut() = parts.headers;
-    let lease = pool.lease(&upstream, 0).await.expect("the fake provider listens");
+    let lease = pool.lease(&upstream).await.expect("the fake provider listens");
     let (response, lease) = lease.send(request).await.expect("the fake provider answers");
     response.map(|body| Passed { body, lease: Some(lease) })
 }

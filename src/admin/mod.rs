@@ -13,6 +13,7 @@ pub mod operation;
 pub mod account;
 pub mod tokens;
 pub mod organizations;
+pub mod catalog;
 pub mod limits;
 pub mod usage;
 pub mod projects;

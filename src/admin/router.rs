@@ -20,8 +20,8 @@ use crate::admin::operation::Operations;
 use crate::admin::scalar::money_as_text;
 use crate::admin::state::AdminState;
 use crate::admin::{
-    account, export, keys, openapi, organizations, projects, quotas, records, request_logs, tokens,
-    usage, wallet,
+    account, catalog, export, keys, openapi, organizations, projects, quotas, records,
+    request_logs, tokens, usage, wallet,
 };
 use crate::clock;
 use crate::organization::denied::Fault;
@@ -31,6 +31,7 @@ fn operations() -> Operations {
     let operations = account::operations(Operations::default());
     let operations = tokens::operations(operations);
     let operations = organizations::operations(operations);
+    let operations = catalog::operations(operations);
     let operations = projects::operations(operations);
     let operations = quotas::operations(operations);
     let operations = usage::operations(operations);

@@ -22,7 +22,7 @@ use crate::organization::access::{Principal, Seat};
 use crate::organization::bootstrap::{self, FirstStart, NewOperator};
 use crate::organization::denied::Denied;
 use crate::organization::organizations::{self, NewOrganization};
-use crate::organization::platform::{Platform, PlatformSettings};
+use crate::organization::platform::{Platform, PlatformSettings, Reload};
 use crate::organization::roles::{Scope, TokenKind};
 use crate::organization::tokens::{self, NewToken};
 use crate::organization::work::{Origin, Work};
@@ -88,7 +88,8 @@ impl Scene {
         let journal = Arc::new(Journal::open(settings, 1, 0).expect("a journal"));
         let freshness = Arc::new(Freshness::new(journal));
         let settings = PlatformSettings { currency: "USD".into(), node: "node_1".into() };
-        let platform = Platform::new(database, Arc::new(directory), freshness, settings);
+        let reload = Reload::new(|| Err("there is no file".to_owned()));
+        let platform = Platform::new(database, Arc::new(directory), freshness, settings, reload);
         let state = AdminState::new(Arc::clone(&platform), AdminSettings::default());
         let router = router(state);
         let (token, organization) = (String::new(), String::new());

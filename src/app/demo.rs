@@ -64,7 +64,7 @@ pub async fn demo(options: DemoOptions) -> Result<()> {
     let stage = Stage { data: data.clone(), proxy_port, admin_port, provider };
     let settings = catalog::settings(stage, &Environment::of_process())
         .map_err(|report| anyhow::anyhow!("{report}"))?;
-    let running = run::start(settings).await?;
+    let running = run::start(settings, None).await?;
     let seeded = seed::seed(&running.platform, &data).await?;
     let printed = Printed {
         proxy_url: format!("http://{}", running.node.proxy_address),

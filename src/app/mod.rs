@@ -4,6 +4,7 @@ pub mod log;
 pub mod folder;
 pub mod thread;
 pub mod health;
+pub mod reload;
 pub mod node;
 pub mod run;
 pub mod demo;

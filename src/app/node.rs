@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -14,6 +15,7 @@ use tokio::sync::watch;
 use crate::accounting::directory::Directory;
 use crate::app::folder::{Folder, FolderError};
 use crate::app::health::{self, Health};
+use crate::app::reload::{self, catalog};
 use crate::app::thread::{WorkerSetup, start_projector, start_worker};
 use crate::clock;
 use crate::config::check::Settings;
@@ -22,10 +24,10 @@ use crate::journal::keeper::{ChainState, Journal, JournalSettings};
 use crate::ledger::freshness::Freshness;
 use crate::ledger::projector::Projector;
 use crate::ledger::recovery::{RecoveryError, recover};
+use crate::organization::platform::Reload;
 use crate::proxy::catalog::Catalog;
 use crate::proxy::connect;
 use crate::proxy::listener;
-use crate::proxy::upstream::Upstream;
 use crate::proxy::worker::Shared;
 use crate::store::database::{Database, DatabaseError};
 use crate::store::facts;
@@ -109,7 +111,7 @@ impl Node {
 
         let shared = Arc::new(Shared {
             directory: Arc::clone(&directory),
-            catalog: ArcSwap::from_pointee(catalog(&settings)),
+            catalog: ArcSwap::from_pointee(catalog(&settings, &Catalog::default())),
             settings: settings.proxy.clone(),
             draining: AtomicBool::new(false),
         });
@@ -156,6 +158,11 @@ impl Node {
         })
     }
 
+    /// How its catalog is read again from `file`.
+    pub fn reload(&self, file: Option<PathBuf>) -> Reload {
+        reload::of_file(file, Arc::clone(&self.shared))
+    }
+
     /// Takes no more calls, lets open ones finish, and brings all of them into the database.
     pub async fn stop(self) {
         self.shared.draining.store(true, Ordering::Release);
@@ -193,12 +200,6 @@ fn begin_journal(settings: &Settings, folder: &Folder, run: u32) -> io::Result<A
     let journal = Arc::new(Journal::open(journal_settings, run, settings.workers)?);
     journal.start_keeper()?;
     Ok(journal)
-}
-
-/// The models and upstreams of the configuration.
-fn catalog(settings: &Settings) -> Catalog {
-    let upstreams = settings.upstreams.iter().cloned().map(Upstream::new).map(Arc::new);
-    Catalog::new(settings.models.iter().cloned(), settings.fallback.clone(), upstreams.collect())
 }
 
 /// Starts a worker for each set-up. The first socket chooses a free port, if asked to; the others

@@ -30,8 +30,8 @@ pub struct Running {
     stop_admin: oneshot::Sender<()>,
 }
 
-/// Starts a node and its admin listener.
-pub async fn start(settings: Settings) -> Result<Running> {
+/// Starts a node and its admin listener; `file` is what a reload reads again.
+pub async fn start(settings: Settings, file: Option<PathBuf>) -> Result<Running> {
     let metrics = metric::install().context("the metrics cannot be kept")?;
     let listener = TcpListener::bind(settings.admin.listen)
         .await
@@ -48,6 +48,7 @@ pub async fn start(settings: Settings) -> Result<Running> {
         Arc::clone(&node.directory),
         Arc::clone(&node.freshness),
         PlatformSettings { currency, node: node.id.to_string() },
+        node.reload(file),
     );
     let state = AdminState::new(Arc::clone(&platform), admin_settings);
     let routes = node.health(metrics).merge(router(state));
@@ -68,13 +69,21 @@ async fn serve_admin(listener: TcpListener, routes: Router, stopped: oneshot::Re
 }
 
 impl Running {
-    /// Waits for SIGTERM or SIGINT, finishes what is open, and stops.
+    /// Waits for SIGTERM or SIGINT, finishes what is open, and stops. SIGHUP reads the catalog
+    /// again.
     pub async fn until_stopped(self) -> Result<()> {
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        let mut hang_up = signal(SignalKind::hangup()).context("SIGHUP")?;
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hang_up.recv() => {}
+            }
+            if let Err(fault) = self.platform.reload.read() {
+                tracing::error!(%fault, "the catalog stays as it is");
+            }
         }
         tracing::info!("stopping: open calls are finished first");
         self.node.stop().await;
@@ -84,8 +93,8 @@ impl Running {
     }
 }
 
-/// `meteor serve`: the real thing.
-pub async fn serve(settings: Settings) -> Result<()> {
+/// `meteor serve`: the real thing, by the settings of that file.
+pub async fn serve(settings: Settings, file: Option<PathBuf>) -> Result<()> {
     let operator = settings.admin.operator.as_ref().map(|operator| NewOperator {
         email: operator.email.clone(),
         name: operator.email.clone(),
@@ -93,7 +102,7 @@ pub async fn serve(settings: Settings) -> Result<()> {
     });
     let data: PathBuf = settings.data.clone();
     let given_url = settings.admin.public_url.clone();
-    let running = start(settings).await?;
+    let running = start(settings, file).await?;
     let url = given_url.unwrap_or_else(|| format!("http://{}", running.admin_address));
     let first = bootstrap::first_start(&running.platform, operator)
         .await

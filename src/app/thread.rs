@@ -80,6 +80,9 @@ fn work(setup: WorkerSetup, socket: TcpListener) -> io::Result<()> {
             loop {
                 tokio::time::sleep(REFUSALS_EVERY).await;
                 flushed.refusals.flush();
+                let catalog = flushed.shared.catalog.load();
+                let is_kept = |lane| catalog.upstreams().iter().any(|known| known.lane == lane);
+                flushed.pool.keep(is_kept);
             }
         });
         let called = Rc::clone(&worker);

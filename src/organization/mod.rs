@@ -13,6 +13,7 @@ pub mod bootstrap;
 pub mod sign_in;
 pub mod tokens;
 pub mod organizations;
+pub mod catalog;
 pub mod members;
 pub mod projects;
 pub mod quotas;

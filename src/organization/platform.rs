@@ -21,6 +21,37 @@ pub struct PlatformSettings {
     pub node: String,
 }
 
+/// What a reload has put in force.
+#[derive(Debug, Clone, Copy)]
+pub struct Reloaded {
+    /// How many models have a name.
+    pub models: usize,
+    /// How many upstreams serve them.
+    pub upstreams: usize,
+}
+
+/// Reads the catalog's file again; says every fault of it.
+#[derive(Clone)]
+pub struct Reload(Arc<dyn Fn() -> Result<Reloaded, String> + Send + Sync>);
+
+impl Reload {
+    /// So it is read.
+    pub fn new(read: impl Fn() -> Result<Reloaded, String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    /// Puts in force what the file says now, or nothing of it.
+    pub fn read(&self) -> Result<Reloaded, String> {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for Reload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reload")
+    }
+}
+
 /// The deployment, as seen by this node.
 #[derive(Debug)]
 pub struct Platform {
@@ -32,6 +63,8 @@ pub struct Platform {
     pub freshness: Arc<Freshness>,
     /// What is the same everywhere.
     pub settings: PlatformSettings,
+    /// How the catalog is read again.
+    pub reload: Reload,
     /// Where passwords are hashed.
     pub passwords: Passwords,
     /// How often one address may try to sign in.
@@ -51,12 +84,14 @@ impl Platform {
         directory: Arc<Directory>,
         freshness: Arc<Freshness>,
         settings: PlatformSettings,
+        reload: Reload,
     ) -> Arc<Self> {
         Arc::new(Self {
             database,
             directory,
             freshness,
             settings,
+            reload,
             passwords: Passwords::default(),
             throttle: Throttle::default(),
             chains: ChainChecks::default(),

@@ -29,6 +29,11 @@ impl Catalog {
         Self { models: models.collect(), fallback: fallback.map(Arc::new), upstreams }
     }
 
+    /// Its upstreams.
+    pub fn upstreams(&self) -> &[Arc<Upstream>] {
+        &self.upstreams
+    }
+
     /// The model of that name.
     pub fn model(&self, name: &str) -> Option<Arc<Model>> {
         self.models.get(name).cloned().or_else(|| {

@@ -128,7 +128,7 @@ async fn send(
     permit: &mut Permit,
 ) -> Result<(Response<Incoming>, Lease), CallError> {
     loop {
-        let lease = pool.lease(&stop.upstream, stop.lane).await?;
+        let lease = pool.lease(&stop.upstream).await?;
         let was_forwarded = permit.course.forwarded;
         let was_free = std::mem::take(&mut permit.course.is_free);
         if !was_forwarded {

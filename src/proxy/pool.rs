@@ -91,8 +91,18 @@ impl Pool {
         Self { lanes: Rc::default(), tls }
     }
 
-    /// A connection to the upstream at `lane`: the one that was used last, or a new one.
-    pub async fn lease(&self, upstream: &Upstream, lane: usize) -> Result<Lease, ConnectError> {
+    /// Closes what is idle and leads to no upstream of those lanes.
+    pub fn keep(&self, is_kept: impl Fn(usize) -> bool) {
+        for (lane, idle) in self.lanes.borrow_mut().iter_mut().enumerate() {
+            if !is_kept(lane) {
+                idle.clear();
+            }
+        }
+    }
+
+    /// A connection to the upstream: the one that was used last, or a new one.
+    pub async fn lease(&self, upstream: &Upstream) -> Result<Lease, ConnectError> {
+        let lane = upstream.lane;
         let idle_max = upstream.settings.idle_connections_max;
         while let Some(mut sender) = self.take(lane) {
             if let Ok(Ok(())) = tokio::time::timeout(READY_WAIT, sender.ready()).await {

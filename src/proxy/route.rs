@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::accounting::directory::Caller;
-use crate::dialect::endpoint::Metering;
+use crate::dialect::endpoint::{Dialect, Metering};
 use crate::domain::catalog::{Model, Target};
 use crate::domain::settlement::Bound;
 use crate::domain::time::UnixMs;
@@ -29,8 +29,6 @@ pub struct Route {
 pub struct Stop {
     /// The upstream.
     pub upstream: Arc<Upstream>,
-    /// Its lane in a worker's pool.
-    pub lane: usize,
     /// The model's name there, if it is another.
     pub model: Option<Arc<str>>,
 }
@@ -53,7 +51,6 @@ pub fn route(
     let mut model = catalog.model(name).ok_or_else(|| unknown(name))?;
     let stop = |(target, upstream): (&Target, &Arc<Upstream>)| Stop {
         upstream: Arc::clone(upstream),
-        lane: target.upstream,
         model: target.upstream_model.clone(),
     };
     let dialect = call.endpoint.dialect();
@@ -65,7 +62,7 @@ pub fn route(
         return Err(Refusal::Forbidden("this key may not use this model"));
     }
     for other in &call.request.outside.other_models {
-        model = Arc::new(beside(catalog, caller, (&model, &stops), other)?);
+        model = Arc::new(beside(catalog, caller, (&model, &stops, dialect), other)?);
     }
     if let Some(state) = &call.request.outside.state {
         let keeper = state.id.as_deref().and_then(|id| caller.project.keeper(id, now));
@@ -90,7 +87,7 @@ fn unknown(name: &str) -> Refusal {
 fn beside(
     catalog: &Catalog,
     caller: &Caller,
-    (model, stops): (&Model, &[Stop]),
+    (model, stops, dialect): (&Model, &[Stop], Dialect),
     name: &str,
 ) -> Result<Model, Refusal> {
     let other = catalog.model(name).ok_or_else(|| unknown(name))?;
@@ -98,11 +95,11 @@ fn beside(
         return Err(Refusal::Forbidden("this key may not use a model that the call names"));
     }
     let is_there = |stop: &Stop| {
-        let so_named = |target: &Target| {
+        let so_named = |(target, upstream): (&Target, &Arc<Upstream>)| {
             let there = target.upstream_model.as_deref().unwrap_or(name);
-            target.upstream == stop.lane && there == name
+            Arc::ptr_eq(upstream, &stop.upstream) && there == name
         };
-        other.targets.iter().any(so_named)
+        catalog.targets(&other, dialect).any(so_named)
     };
     if !stops.iter().all(is_there) {
         return Err(unknown(name));

@@ -1,6 +1,7 @@
 //! An upstream: a provider's endpoint, ready to be called.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::Uri;
 use http::header::{HOST, HeaderMap, HeaderValue};
@@ -13,11 +14,15 @@ use crate::proxy::query;
 use crate::settings::upstream::{Auth, UpstreamSettings};
 use crate::telemetry::metric;
 
+static NEXT_LANE: AtomicUsize = AtomicUsize::new(0);
+
 /// A provider's endpoint. Built when the catalog is, so that a call builds nothing.
 #[derive(Debug)]
 pub struct Upstream {
     /// How it is reached.
     pub settings: UpstreamSettings,
+    /// Its lane in a worker's pool: that of no other upstream, nor of an earlier form of it.
+    pub lane: usize,
     /// What the `host` header says.
     pub host_header: HeaderValue,
     /// How its tries come out.
@@ -78,7 +83,8 @@ impl Upstream {
     pub fn new(settings: UpstreamSettings) -> Self {
         let host_header = HeaderValue::try_from(&settings.address.authority)
             .unwrap_or(HeaderValue::from_static(""));
-        Self { host_header, tries: Tries::new(&settings.name), settings }
+        let lane = NEXT_LANE.fetch_add(1, Ordering::Relaxed);
+        Self { lane, host_header, tries: Tries::new(&settings.name), settings }
     }
 
     /// Its name in logs, metrics and the API.

@@ -11,7 +11,7 @@ use crate::dialect::endpoint::Dialect;
 use crate::settings::secret::Secret;
 
 /// A provider's endpoint, as it was configured.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamSettings {
     /// Its name in logs, metrics and the API.
     pub name: Arc<str>,
@@ -38,7 +38,7 @@ pub struct UpstreamSettings {
 }
 
 /// What a call carries to prove who the gateway is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Auth {
     /// Nothing: the endpoint asks for nothing.
     None,

@@ -1,0 +1,204 @@
+//! Prices, models, quotas and keys that are edited under calls in flight: a call is settled by what
+//! was in force when it was admitted, and nothing that was edited away comes back.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::client::Request;
+use crate::openai::{Usage, WORDS, chat, events};
+use crate::price::{GPT_4O, GPT_4O_MINI, Price};
+use crate::served::{Place, Served, upstream};
+use crate::tenant::Tenant;
+use crate::told::Told;
+use crate::upstream::{Plan, Upstream};
+
+const USAGE: Usage = Usage { prompt: 9, completion: 3, cached: 0, reasoning: 0 };
+const CALLERS: usize = 200;
+const FUNDS: i128 = 1_000_000_000_000;
+
+/// What the file says: the prices of its models, and whether there is a second one.
+struct Text {
+    price: &'static Price,
+    prices: &'static str,
+    second: bool,
+}
+
+const CHEAP: &str = r#"{ inputTokens = "0.15", outputTokens = "0.60" }"#;
+const DEAR: &str = r#"{ inputTokens = "2.50", outputTokens = "10.00" }"#;
+
+/// What it says in turn.
+const TEXTS: [Text; 3] = [
+    Text { price: &GPT_4O_MINI, prices: CHEAP, second: true },
+    Text { price: &GPT_4O, prices: DEAR, second: true },
+    Text { price: &GPT_4O, prices: DEAR, second: false },
+];
+
+/// How many edits there are.
+fn edits() -> usize {
+    std::env::var("METEOR_EDITS").map_or(90, |edits| edits.parse().expect("a number of edits"))
+}
+
+fn rows(provider: &Upstream, text: &Text) -> String {
+    let row = |id: &str| {
+        let prices = text.prices;
+        format!(
+            "[[models]]\nid = \"{id}\"\nupstream = \"fake\"\nmax_output_tokens = 100\n\
+             prices = {prices}\n"
+        )
+    };
+    let second = if text.second { row("second") } else { String::new() };
+    upstream("fake", &provider.url) + &row("first") + &second
+}
+
+/// Even while one text is in force, odd while another follows it.
+#[derive(Default)]
+struct Clock(AtomicUsize);
+
+impl Clock {
+    fn read(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn tick(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// A call that was served: its id, and the clock before it was sent and when its head had come.
+struct Call {
+    id: String,
+    from: usize,
+    to: usize,
+}
+
+async fn caller(
+    tenant: Tenant,
+    model: &'static str,
+    clock: Arc<Clock>,
+    stop: Arc<AtomicBool>,
+) -> (Vec<Call>, usize) {
+    let (mut served, mut refused) = (Vec::new(), 0);
+    while !stop.load(Ordering::Relaxed) {
+        let from = clock.read();
+        let request = Request::chat(&tenant.key, chat(model, 30, true));
+        let mut answer = request.send(&tenant.proxy).await;
+        let to = clock.read();
+        match answer.status {
+            200 => {
+                assert!(answer.rest().await.1, "an open call ends, whatever is edited");
+                served.push(Call { id: answer.id(), from, to });
+            }
+            404 if model == "second" => refused += 1,
+            401 | 429 => refused += 1,
+            status => panic!("{status}: {}", answer.text().await),
+        }
+        if answer.status != 200 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    (served, refused)
+}
+
+/// Sends one edit after the other; which text was in force while the clock showed 0, 2, 4, …
+async fn edit(
+    (place, provider): (&Place, &Upstream),
+    tenant: &Tenant,
+    clock: &Clock,
+    text: impl Fn(&str) -> String,
+) -> Vec<usize> {
+    let mut in_force = vec![0];
+    for edit in 1..=edits() {
+        match edit % 3 {
+            0 => {
+                let next = edit / 3 % TEXTS.len();
+                clock.tick();
+                place.write("gateway.toml", &text(&rows(provider, &TEXTS[next])));
+                tenant.post("/api/platform/reload", "").await;
+                clock.tick();
+                in_force.push(next);
+            }
+            1 => {
+                let limit = if edit % 2 == 0 { "0" } else { "null" };
+                tenant.quota(&format!(r#"{{"dailyRequestLimit":{limit}}}"#)).await;
+                if limit == "0" {
+                    refused(tenant, 429).await;
+                }
+            }
+            _ => {
+                let enabled = edit % 2 == 0;
+                let path = tenant.key_path("second").await;
+                let body = format!(r#"{{"enabled":{enabled}}}"#);
+                let answer = tenant.ask(Request::put(&path, body)).await;
+                assert_eq!(answer.status, 200);
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    in_force
+}
+
+async fn refused(tenant: &Tenant, status: u16) {
+    let request = Request::chat(&tenant.key, chat("first", 30, true));
+    let told = Told::by(request.send(&tenant.proxy).await).await;
+    assert_eq!(told.status, status, "an edit that was answered is in force: {told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_are_settled_by_what_was_in_force_when_they_were_admitted() {
+    let provider =
+        Upstream::start(|_| Plan::stream(events(WORDS, Some(USAGE)), Duration::from_millis(30)))
+            .await;
+    let place = Place::new(&rows(&provider, &TEXTS[0])).with("METEOR__PROXY__WORKERS", "2");
+    let whole = std::fs::read_to_string(place.path("gateway.toml")).expect("the file");
+    let own = whole.replace(&rows(&provider, &TEXTS[0]), "");
+    let served = Served::start(place.clone()).await;
+    let tenant = served.tenant(FUNDS, "{}").await;
+    let other =
+        Tenant { key: tenant.new_key(&served, r#"{"name":"second"}"#).await, ..tenant.clone() };
+
+    let (clock, stop) = (Arc::new(Clock::default()), Arc::new(AtomicBool::new(false)));
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|n| {
+            let who = if n % 4 == 0 { other.clone() } else { tenant.clone() };
+            let model = if n % 3 == 0 { "second" } else { "first" };
+            tokio::spawn(caller(who, model, Arc::clone(&clock), Arc::clone(&stop)))
+        })
+        .collect();
+    let text = |rows: &str| format!("{own}{rows}");
+    let in_force = edit((&place, &provider), &tenant, &clock, text).await;
+    tenant.quota("{}").await;
+    stop.store(true, Ordering::Relaxed);
+    let (mut calls, mut refusals) = (Vec::new(), 0);
+    for caller in callers {
+        let (served, refused) = caller.await.expect("a caller ends");
+        calls.extend(served);
+        refusals += refused;
+    }
+    tenant.at_rest().await;
+    assert!(CALLERS < calls.len() && 0 < refusals, "{} and {refusals}", calls.len());
+
+    let records = tenant.records().await;
+    let paid: HashMap<String, i128> = records
+        .iter()
+        .filter(|record| record.at("type").text() == "Consume")
+        .map(|record| (record.at("requestLogId").text(), record.at("amount").nano()))
+        .collect();
+    assert_eq!(paid.len(), calls.len(), "whoever was served has paid");
+    let mut certain = 0;
+    for call in &calls {
+        let may = in_force[call.from / 2..=(call.to.div_ceil(2)).min(in_force.len() - 1)]
+            .iter()
+            .map(|text| TEXTS[*text].price.cost(USAGE));
+        let (may, amount) = (may.collect::<Vec<_>>(), paid[&call.id]);
+        assert!(may.contains(&amount), "{amount} while {}..={}", call.from, call.to);
+        certain += usize::from(may.len() == 1);
+    }
+    assert!(calls.len() / 4 < certain, "{certain} of {}", calls.len());
+    println!(
+        "{} edits, {} calls, {certain} under one text, {refusals} refused",
+        edits(),
+        calls.len()
+    );
+}
