@@ -38,6 +38,7 @@ mod edits;
 mod endings;
 mod faults;
 mod hidden;
+mod holds;
 mod hostile;
 mod leave;
 mod life;

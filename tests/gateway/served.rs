@@ -117,6 +117,11 @@ impl Served {
         again
     }
 
+    /// A file beside its configuration.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.place.path(name)
+    }
+
     /// The secret of the set-up link that it prints.
     pub async fn link(&self) -> String {
         let line = self.line(holds_a_link).await;
