@@ -48,6 +48,7 @@ mod queue;
 mod parallel;
 mod quotas;
 mod recorded;
+mod refunds;
 mod refusals;
 mod sdk;
 mod secrets;
