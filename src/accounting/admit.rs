@@ -11,6 +11,7 @@ use crate::accounting::directory::Caller;
 use crate::accounting::input::{Fingerprint, by_vocabulary};
 use crate::accounting::look::{Look, Short, Taken, look};
 use crate::accounting::need::Need;
+use crate::accounting::once::Claim;
 use crate::accounting::permit::{Course, Demand, Desk, Permit};
 use crate::accounting::turn::Turn;
 use crate::clock;
@@ -109,7 +110,7 @@ pub async fn admit(
             need.knows(known);
         }
     };
-    Ok(permit(desk, caller, &demand, (taken, body)))
+    Ok(permit(desk, caller, demand, (taken, body)))
 }
 
 /// What the provider said of the very same body before. Returns what the body is known by, so that
@@ -158,7 +159,7 @@ impl From<Ask> for Denial {
 fn permit(
     desk: &Rc<Desk>,
     caller: Arc<Caller>,
-    demand: &Demand,
+    mut demand: Demand,
     (taken, body): (Taken, Option<Fingerprint>),
 ) -> Permit {
     let mut permit = Permit {
@@ -175,11 +176,12 @@ fn permit(
         rooms: taken.rooms,
         clamped: taken.clamped,
         body,
+        claim: demand.claim.take(),
         is_open: true,
         measured: Measured { counted_input: demand.counted_input, ..Measured::default() },
         course: Course::default(),
     };
-    permit.held_at = desk.writer.append(&Entry::Hold(hold(&permit, demand)));
+    permit.held_at = desk.writer.append(&Entry::Hold(hold(&permit, &demand)));
     permit
 }
 
@@ -202,5 +204,6 @@ fn hold<'a>(permit: &'a Permit, demand: &'a Demand) -> Hold<&'a str> {
         bound: permit.bound,
         amount: permit.need.spend,
         price_version: &demand.model.price_version,
+        once: permit.claim.as_ref().map(Claim::once),
     }
 }

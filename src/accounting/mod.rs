@@ -3,6 +3,7 @@
 pub mod queue;
 pub mod account;
 pub mod states;
+pub mod once;
 pub mod input;
 pub mod books;
 pub mod directory;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::accounting::books::Rooms;
 use crate::accounting::directory::Caller;
 use crate::accounting::input::{Fingerprint, Inputs};
+use crate::accounting::once::Claim;
 use crate::clock;
 use crate::counters::memory::Whole;
 use crate::dialect::endpoint::Endpoint;
@@ -16,6 +17,7 @@ use crate::domain::catalog::Model;
 use crate::domain::counter::Windows;
 use crate::domain::ids::RequestLogId;
 use crate::domain::limit::Amounts;
+use crate::domain::once::Done;
 use crate::domain::settlement::{Bound, Charge, Measured, SettledBy};
 use crate::domain::time::UnixMs;
 use crate::domain::usage::Unit;
@@ -82,6 +84,8 @@ pub struct Permit {
     pub(crate) rooms: Rooms,
     pub(crate) clamped: Option<u64>,
     pub(crate) body: Option<Fingerprint>,
+    /// Its key, if it is to be done once; free again where the call ends without a charge.
+    pub(crate) claim: Option<Claim>,
     pub(crate) is_open: bool,
     /// What is known of its usage; kept up to date while the answer passes.
     pub measured: Measured,
@@ -120,6 +124,8 @@ pub struct Demand {
     pub stream: bool,
     /// Where it came from.
     pub address: std::net::IpAddr,
+    /// Its key, if it is to be done once.
+    pub claim: Option<Claim>,
 }
 
 impl Permit {
@@ -209,7 +215,13 @@ impl Permit {
         }
         let tokens = i64::try_from(charge.usage.tokens()).unwrap_or(i64::MAX / 4);
         self.give_back(&Amounts { requests: 1, tokens, spend: charge.cost });
-        self.desk.writer.append(&Entry::Settle(self.ended(charge, true, outcome)))
+        let position = self.desk.writer.append(&Entry::Settle(self.ended(charge, true, outcome)));
+        if let Some(claim) = self.claim.take() {
+            let Charge { usage, cost, .. } = charge;
+            let done = Done { id: self.id, status: self.course.status, usage, cost };
+            claim.settled(done, Arc::clone(self.desk.writer.chain()), position);
+        }
+        position
     }
 
     fn release_now(&mut self, outcome: Outcome) -> Position {

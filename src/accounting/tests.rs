@@ -121,6 +121,7 @@ fn demand(id: u128, model: &Arc<Model>, body: &str, output_tokens: u64) -> Deman
         counted_input: 1,
         stream: false,
         address: "::1".parse().expect("an address"),
+        claim: None,
     }
 }
 

@@ -13,6 +13,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 
 use crate::accounting::directory::Directory;
+use crate::accounting::once::OnceKeys;
 use crate::app::folder::{Folder, FolderError};
 use crate::app::health::{self, Health};
 use crate::app::reload::{self, catalog};
@@ -111,6 +112,7 @@ impl Node {
 
         let shared = Arc::new(Shared {
             directory: Arc::clone(&directory),
+            once_keys: OnceKeys::new(database.clone()),
             catalog: ArcSwap::from_pointee(catalog(&settings, &Catalog::default())),
             settings: settings.proxy.clone(),
             draining: AtomicBool::new(false),

@@ -13,3 +13,4 @@ pub mod record;
 pub mod catalog;
 pub mod access;
 pub mod settlement;
+pub mod once;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use crate::domain::counter::Windows;
 use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
 use crate::domain::money::Nano;
+use crate::domain::once::Once;
 use crate::domain::settlement::{Bound, Charge};
 use crate::domain::time::{Day, Minute, UnixMs};
 
@@ -61,6 +62,8 @@ pub struct Hold<T> {
     pub amount: Nano,
     /// The prices it will be settled by.
     pub price_version: T,
+    /// What it is known by, if it is to be done once.
+    pub once: Option<Once>,
 }
 
 impl<T> Hold<T> {
@@ -185,7 +188,7 @@ impl Ended<String> {
             address: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         };
         let (bound, amount) = (Bound::default(), Nano::ZERO);
-        Hold { asked, windows, bound, amount, price_version: String::new() }
+        Hold { asked, windows, bound, amount, price_version: String::new(), once: None }
     }
 }
 

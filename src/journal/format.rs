@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use crate::domain::counter::Windows;
 use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
 use crate::domain::money::Nano;
+use crate::domain::once::Once;
 use crate::domain::settlement::{Bound, Charge, SettledBy};
 use crate::domain::time::{Day, Minute, UnixMs};
 use crate::domain::usage::{Unit, Usage};
@@ -32,6 +33,11 @@ pub fn write<T: AsRef<str>>(entry: &Entry<T>, buffer: &mut Vec<u8>) {
             put(buffer, &hold.bound.output_tokens.to_le_bytes());
             put(buffer, &hold.amount.0.to_le_bytes());
             put_text(buffer, hold.price_version.as_ref());
+            // Absent, it takes no byte: so wrote those who did not know it yet.
+            hold.once
+                .iter()
+                .flat_map(|once| [once.key, once.body])
+                .for_each(|hash| put(buffer, &hash));
         }
         Entry::Progress(progress) => {
             buffer.push(2);
@@ -177,6 +183,10 @@ impl Fields<'_> {
                 bound: Bound { input_tokens: self.u64()?, output_tokens: self.u64()? },
                 amount: Nano(self.i64()?),
                 price_version: self.text()?,
+                once: match self.rest {
+                    [] => None,
+                    _ => Some(Once { key: self.array()?, body: self.array()? }),
+                },
             }),
             2 => {
                 Entry::Progress(Progress { id: RequestLogId(self.u128()?), charge: self.charge()? })

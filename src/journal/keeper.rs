@@ -133,6 +133,15 @@ impl ChainState {
         self.published.load(Ordering::SeqCst)
     }
 
+    /// Whether everything before `position` is as durable as the journal promises.
+    pub fn is_durable(&self, position: u64) -> bool {
+        let reached = match self.durability() {
+            Durability::Process => self.published(),
+            Durability::Power => *self.synced.borrow(),
+        };
+        position <= reached
+    }
+
     /// The writer's word that it cannot write any more. What it could not write is in memory only:
     /// the process ends, and the next one recovers what was written.
     pub fn report_lost(&self, fault: &io::Error) -> ! {

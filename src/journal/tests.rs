@@ -3,6 +3,7 @@
 use crate::domain::counter::Windows;
 use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
 use crate::domain::money::Nano;
+use crate::domain::once::Once;
 use crate::domain::settlement::{Bound, Charge, SettledBy};
 use crate::domain::time::{Day, Minute, UnixMs};
 use crate::domain::usage::{Unit, Usage};
@@ -53,8 +54,11 @@ fn samples() -> Vec<Entry<String>> {
         bound: Bound { input_tokens: 6, output_tokens: 7 },
         amount: Nano(8),
         price_version: "v".to_owned(),
+        once: None,
     };
+    let once = Some(Once { key: [1; 16], body: [2; 16] });
     vec![
+        Entry::Hold(Hold { once, ..hold.clone() }),
         Entry::Hold(hold),
         Entry::Progress(Progress { id: RequestLogId(1), charge }),
         Entry::Settle(Ended { kept_id: Some("container_1".to_owned()), ..ended.clone() }),
@@ -84,7 +88,7 @@ fn entries_read_what_they_write() {
 #[test]
 fn a_torn_or_garbled_entry_is_the_end() {
     let mut buffer = Vec::new();
-    write(&samples()[2], &mut buffer);
+    write(&samples()[3], &mut buffer);
     for cut in 0..buffer.len() {
         assert_eq!(read(&buffer[..cut]), None);
         let mut garbled = buffer.clone();

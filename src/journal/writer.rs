@@ -57,6 +57,11 @@ impl Writer {
         Some(Rc::new(Self { chain, desk: RefCell::new(desk) }))
     }
 
+    /// The chain that it writes.
+    pub const fn chain(&self) -> &Arc<ChainState> {
+        &self.chain
+    }
+
     /// Whether a call may be admitted: its entries, and those of all open calls, are sure to find
     /// room in the next segment, or else in what is left of this one.
     pub fn has_room(&self) -> bool {

@@ -16,6 +16,7 @@ use crate::journal::format;
 use crate::ledger::batch::Batch;
 use crate::ledger::call::{Call, End, Ending};
 use crate::ledger::rows::Insert;
+use crate::store::once;
 use crate::store::provider_states::{KEPT_MS, key};
 
 static RECORDS: LazyLock<Insert> = LazyLock::new(|| {
@@ -61,6 +62,17 @@ static STATES: LazyLock<Insert> = LazyLock::new(|| {
     Insert::new(head, 4, "ON CONFLICT DO NOTHING")
 });
 
+static ONCE: LazyLock<Insert> = LazyLock::new(|| {
+    let head = "INSERT INTO once_keys
+        (key_hash, body_hash, request_log_id, status, usage, cost_nano, created_at)";
+    // A key that stands there still is older than a day.
+    let tail = "ON CONFLICT (key_hash) DO UPDATE SET
+        body_hash = excluded.body_hash, request_log_id = excluded.request_log_id,
+        status = excluded.status, usage = excluded.usage, cost_nano = excluded.cost_nano,
+        created_at = excluded.created_at";
+    Insert::new(head, 7, tail)
+});
+
 static OPEN: LazyLock<Insert> = LazyLock::new(|| {
     let head = "INSERT INTO open_holds (request_log_id, entry)";
     Insert::new(head, 2, "ON CONFLICT (request_log_id) DO UPDATE SET entry = excluded.entry")
@@ -94,6 +106,7 @@ pub async fn write(
     records(connection, &batch.calls, now).await?;
     calls(connection, &batch.calls).await?;
     states(connection, &batch.calls, now).await?;
+    once_keys(connection, &batch.calls, now).await?;
     let days: Vec<_> = batch.days.iter().collect();
     DAYS.run(connection, &days, |query, ((subject, day), used)| {
         query
@@ -258,6 +271,36 @@ async fn states(
             query.bind(*project).bind(&id[..]).bind(*upstream).bind(at.0)
         })
         .await
+}
+
+/// Notes the calls that are not to be done again, and forgets some of a day ago: more than came.
+async fn once_keys(
+    connection: &mut SqliteConnection,
+    calls: &[Call],
+    now: UnixMs,
+) -> Result<(), sqlx::Error> {
+    let done = calls.iter().filter_map(|call| match &call.end {
+        End::Ended(Ending { hold, ended, charged: true, .. }) => {
+            hold.once.map(|once| (once, hold, ended))
+        }
+        _ => None,
+    });
+    let done: Vec<_> = done.collect();
+    if done.is_empty() {
+        return Ok(());
+    }
+    once::forget(connection, now, 2 * done.len()).await?;
+    ONCE.run(connection, &done, |query, (once, hold, ended)| {
+        query
+            .bind(&once.key[..])
+            .bind(&once.body[..])
+            .bind(Uuid::from_u128(ended.id.0))
+            .bind(i64::from(ended.status))
+            .bind(once::json(&ended.charge.usage))
+            .bind(ended.charge.cost.0)
+            .bind(hold.asked.at.0)
+    })
+    .await
 }
 
 async fn open_holds(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {

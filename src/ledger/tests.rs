@@ -54,8 +54,8 @@ impl Told {
             address: "::1".parse().expect("an address"),
         };
         let windows = self.windows();
-        let (bound, amount) = (Bound::default(), Nano::ZERO);
-        Entry::Hold(Hold { asked, windows, bound, amount, price_version: String::new() })
+        let (bound, amount, once) = (Bound::default(), Nano::ZERO, None);
+        Entry::Hold(Hold { asked, windows, bound, amount, price_version: String::new(), once })
     }
 
     fn end(&self, id: u128) -> Entry<String> {

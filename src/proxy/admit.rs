@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::accounting::admit::{Denial, admit as hold};
+use crate::accounting::once::Claim;
 use crate::accounting::permit::{Demand, Permit};
 use crate::clock;
 use crate::dialect::estimate;
@@ -20,7 +21,7 @@ pub async fn admit(
     worker: &Worker,
     (arrival, now): (&Arrival, UnixMs),
     known: &Known,
-    call: &Call,
+    (call, claim): (&Call, Option<Claim>),
     route: &Route,
 ) -> Result<Permit, Refusal> {
     let demand = Demand {
@@ -38,6 +39,7 @@ pub async fn admit(
         counted_input: estimate::tokens_of_bytes(&call.body),
         stream: call.request.stream,
         address: arrival.address,
+        claim,
     };
     let still = || again(&worker.shared.directory, known, clock::now(), arrival.address);
     let caller = || still().ok().map(|known| known.caller);

@@ -19,6 +19,7 @@ use crate::proxy::answer::Answer;
 use crate::proxy::arrival::Arrival;
 use crate::proxy::authenticate::{Known, again, authenticate};
 use crate::proxy::forward::forward;
+use crate::proxy::once::claim;
 use crate::proxy::receive::{Call, discard, receive};
 use crate::proxy::refusals::RefusedCall;
 use crate::proxy::refuse::Refusal;
@@ -90,7 +91,7 @@ async fn govern(worker: &Worker, arrival: &Arrival, known: &Known, call: Call) -
     }
 }
 
-/// Route and admit, as things are now that the body is here. From here on the call has a permit,
+/// Claim, route and admit, as things are now that the body is here. From here on the call has a permit,
 /// which writes its own record.
 async fn enter(
     worker: &Worker,
@@ -101,10 +102,11 @@ async fn enter(
     if worker.shared.is_draining() {
         return Err(Refusal::Draining);
     }
+    let claim = claim(worker, arrival, &known.caller, call).await?;
     let now = clock::now();
     let known = again(&worker.shared.directory, known, now, arrival.address)?;
     let route = route(&worker.shared.catalog.load(), &known.caller, call, now)?;
-    let permit = admit(worker, (arrival, now), &known, call, &route).await?;
+    let permit = admit(worker, (arrival, now), &known, (call, claim), &route).await?;
     Ok((route, permit))
 }
 

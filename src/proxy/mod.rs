@@ -14,6 +14,7 @@ pub mod refusals;
 pub mod worker;
 pub mod authenticate;
 pub mod receive;
+pub mod once;
 pub mod route;
 pub mod admit;
 pub mod forward;

@@ -3,10 +3,12 @@
 use serde_json::{Map, Value, json};
 
 use crate::accounting::admit::Denial;
+use crate::accounting::once::Taken;
 use crate::dialect::endpoint::Dialect;
 use crate::domain::counter::Exceeded;
 use crate::domain::limit::{Level, Limit, Limits, Measure, Window};
 use crate::domain::money::Nano;
+use crate::domain::once::Done;
 use crate::domain::time::UnixMs;
 use crate::domain::wallet::Short;
 
@@ -30,6 +32,8 @@ pub enum Refusal {
     },
     /// The body is larger than this many bytes.
     TooLarge(usize),
+    /// Its `Idempotency-Key` is not free.
+    Taken(Taken),
     /// A limit or the wallet.
     Denied(Denial),
     /// The gateway is about to stop.
@@ -89,6 +93,18 @@ impl Refusal {
             Self::UnknownModel(_) => told(404, "invalid_request_error", "model_not_found"),
             Self::Malformed { .. } => told(400, "invalid_request_error", "invalid_request"),
             Self::TooLarge(_) => told(413, "invalid_request_error", "request_too_large"),
+            Self::Taken(Taken::InFlight(_)) => Told {
+                should_retry: Some(false),
+                ..told(409, "invalid_request_error", "idempotency_key_in_flight")
+            },
+            Self::Taken(Taken::Done(_)) => Told {
+                should_retry: Some(false),
+                ..told(409, "invalid_request_error", "already_executed")
+            },
+            Self::Taken(Taken::Mismatch(_)) => Told {
+                should_retry: Some(false),
+                ..told(422, "invalid_request_error", "idempotency_mismatch")
+            },
             Self::Denied(Denial::Limit { exceeded, .. }) => by_limit(exceeded, now),
             Self::Denied(Denial::Wallet { short: Short::OnHold, .. }) => Told {
                 retry_after_s: Some(SOON_S),
@@ -99,7 +115,9 @@ impl Refusal {
                 should_retry: Some(false),
                 ..told(402, "insufficient_quota", "insufficient_balance")
             },
-            Self::Draining | Self::Denied(Denial::JournalFull | Denial::QueueFull) => {
+            Self::Draining
+            | Self::Taken(Taken::Unknown)
+            | Self::Denied(Denial::JournalFull | Denial::QueueFull) => {
                 Told { retry_after_s: Some(SOON_S), ..told(503, "overloaded_error", "overloaded") }
             }
             Self::UpstreamFailed | Self::CredentialRefused => {
@@ -126,6 +144,7 @@ impl Refusal {
             ),
             Self::Malformed { message, .. } => message.clone(),
             Self::TooLarge(bytes) => format!("the body is larger than {bytes} bytes; send less"),
+            Self::Taken(taken) => taken_message(taken).to_owned(),
             Self::Denied(Denial::Limit { exceeded, .. }) => limit_message(exceeded),
             Self::Denied(Denial::Wallet { short, .. }) => match short {
                 Short::Inactive => "the organization's wallet is switched off",
@@ -158,14 +177,23 @@ impl Refusal {
         match self {
             Self::Malformed { param, .. } => *param,
             Self::UnknownModel(_) => Some("model"),
+            Self::Taken(Taken::InFlight(_) | Taken::Done(_) | Taken::Mismatch(_)) => {
+                Some("Idempotency-Key")
+            }
             _ => None,
         }
     }
 
-    /// What the error object says besides, in every dialect: which limit, or what the wallet was
-    /// asked for. Never what is in the wallet.
+    /// What the error object says besides, in every dialect: which limit, what the wallet was asked
+    /// for, or which call has the key. Never what is in the wallet.
     pub fn members(&self) -> Map<String, Value> {
         let members = match self {
+            Self::Taken(Taken::InFlight(id) | Taken::Mismatch(id)) => {
+                json!({ "requestLogId": id.to_string() })
+            }
+            Self::Taken(Taken::Done(done)) => {
+                json!({ "requestLogId": done.id.to_string(), "call": call_object(done) })
+            }
             Self::Denied(Denial::Limit { level, exceeded }) => {
                 json!({ "limit": limit_object(*level, exceeded) })
             }
@@ -234,6 +262,32 @@ fn limit_message(exceeded: &Exceeded) -> String {
         amount(exceeded.requested),
         exceeded.reset_at,
     )
+}
+
+const fn taken_message(taken: &Taken) -> &'static str {
+    match taken {
+        Taken::InFlight(_) => {
+            "the call with this Idempotency-Key is in flight; wait for its answer, or look it up \
+             in the request log"
+        }
+        Taken::Done(_) => {
+            "the call with this Idempotency-Key was executed already and is not executed again; \
+             send another key for another call"
+        }
+        Taken::Mismatch(_) => {
+            "this Idempotency-Key was used with another body; send another key for another call"
+        }
+        Taken::Unknown => {
+            "whether this Idempotency-Key is free cannot be said at the moment; try again"
+        }
+    }
+}
+
+/// How a call came out. An object of its own: Gemini has another `status` in its error.
+fn call_object(done: &Done) -> Value {
+    let usage = done.usage.counts().map(|(unit, count)| (unit.name().to_owned(), count.into()));
+    let usage: Map<String, Value> = usage.collect();
+    json!({ "status": done.status, "usage": usage, "cost": done.cost.to_string() })
 }
 
 /// A count, or money as exact text.

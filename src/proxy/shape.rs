@@ -116,6 +116,7 @@ const fn gemini_status(status: u16) -> &'static str {
         402 => "FAILED_PRECONDITION",
         403 => "PERMISSION_DENIED",
         404 => "NOT_FOUND",
+        409 => "ALREADY_EXISTS",
         429 => "RESOURCE_EXHAUSTED",
         503 => "UNAVAILABLE",
         504 => "DEADLINE_EXCEEDED",
@@ -128,11 +129,14 @@ const fn gemini_status(status: u16) -> &'static str {
 mod tests {
     use super::*;
     use crate::accounting::admit::Denial;
+    use crate::accounting::once::Taken;
     use crate::clock;
     use crate::domain::counter::Exceeded;
     use crate::domain::limit::{Level, Limit, Measure, Window};
     use crate::domain::money::Nano;
+    use crate::domain::once::Done;
     use crate::domain::time::UnixMs;
+    use crate::domain::usage::Usage;
     use crate::domain::wallet::Short;
 
     const NOW: UnixMs = UnixMs(1_705_314_600_000);
@@ -147,6 +151,12 @@ mod tests {
         Refusal::Denied(Denial::Wallet { short, required: Nano(2) })
     }
 
+    fn executed() -> Refusal {
+        let (usage, cost) = (Usage::tokens_of(9, 3), Nano(1_500_000));
+        let done = Done { id: RequestLogId(5), status: 200, usage, cost };
+        Refusal::Taken(Taken::Done(Box::new(done)))
+    }
+
     /// Every refusal there is.
     fn refusals() -> Vec<Refusal> {
         let mut all = vec![
@@ -156,6 +166,10 @@ mod tests {
             Refusal::UnknownModel("m".to_owned()),
             Refusal::Malformed { param: None, message: String::new() },
             Refusal::TooLarge(1),
+            Refusal::Taken(Taken::InFlight(RequestLogId(5))),
+            executed(),
+            Refusal::Taken(Taken::Mismatch(RequestLogId(5))),
+            Refusal::Taken(Taken::Unknown),
         ];
         for limit in Limit::ALL {
             all.push(exceeded(limit, 0));
@@ -187,9 +201,18 @@ mod tests {
             Refusal::UnknownPath => "no such method and path",
             Refusal::UnknownModel(_) => "no such model in this dialect",
             Refusal::Malformed { .. } => {
-                "body malformed, a policy field twice, a reference to state that tenants share"
+                "body or `Idempotency-Key` malformed, a policy field twice, a reference to state \
+                 that tenants share"
             }
             Refusal::TooLarge(_) => "body too large",
+            Refusal::Taken(Taken::InFlight(_)) => "its `Idempotency-Key` is that of an open call",
+            Refusal::Taken(Taken::Done(_)) => {
+                "its `Idempotency-Key` is that of a call that is paid"
+            }
+            Refusal::Taken(Taken::Mismatch(_)) => "its `Idempotency-Key` came with another body",
+            Refusal::Taken(Taken::Unknown) => {
+                "the database cannot say if an `Idempotency-Key` is free"
+            }
             Refusal::Denied(Denial::Limit { exceeded, .. }) => {
                 let name = exceeded.limit.field();
                 return if 0 < exceeded.held {
@@ -247,7 +270,8 @@ in `error.details` (Gemini). `Retry-After` is in whole seconds, and stands in a 
 (Gemini). In all dialects the error object of a limit carries `limit`: its `name`, `level`, `limit`, \
 `used`, `held`, `requested`, `resetAt`, and whether it is `transient`: whether the call would fit if \
 those in flight gave back what they hold. That of the wallet carries `required` and `transient`, \
-never the balance.
+never the balance. That of an `Idempotency-Key` carries the `requestLogId` of the call that has it, \
+and, if that is paid, `call`: its `status`, `usage` and `cost`.
 
 | when | status | code | OpenAI `type` | Anthropic `type` | Gemini `status` | `Retry-After` | `x-should-retry` |
 |---|---|---|---|---|---|---|---|
@@ -294,6 +318,19 @@ never the balance.
                 assert_eq!(error["limit"], openai["error"]["limit"]);
                 assert_eq!(error["required"].is_string(), told.status == 402);
             }
+        }
+    }
+
+    #[test]
+    fn a_call_that_is_paid_is_told_in_every_dialect_alike() {
+        for dialect in Dialect::ALL {
+            let (body, response) = answered(&executed(), dialect);
+            let error = &body["error"];
+            assert_eq!(error["requestLogId"], RequestLogId(5).to_string());
+            let usage = json!({ "inputTokens": 9, "outputTokens": 3 });
+            assert_eq!(error["call"], json!({ "status": 200, "usage": usage, "cost": "0.0015" }));
+            assert_eq!(response.headers()["x-request-id"], RequestLogId(7).to_string());
+            assert_eq!(response.headers()["x-should-retry"], "false");
         }
     }
 

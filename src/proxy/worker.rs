@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use metrics::Counter;
 
 use crate::accounting::directory::Directory;
+use crate::accounting::once::OnceKeys;
 use crate::accounting::permit::Desk;
 use crate::proxy::arrival::Ids;
 use crate::proxy::catalog::Catalog;
@@ -35,6 +36,8 @@ pub struct ProxySettings {
 pub struct Shared {
     /// Who may call.
     pub directory: Arc<Directory>,
+    /// Which keys of calls that are to be done once are taken.
+    pub once_keys: Arc<OnceKeys>,
     /// What may be called.
     pub catalog: ArcSwap<Catalog>,
     /// How calls are received.

@@ -17,5 +17,6 @@ pub mod projects;
 pub mod api_keys;
 pub mod request_logs;
 pub mod provider_states;
+pub mod once;
 pub mod idempotency;
 pub mod audit;
