@@ -10,6 +10,7 @@ use crate::domain::limit::{Level, Limit, Limits, Measure, Window};
 use crate::domain::money::Nano;
 use crate::domain::once::Done;
 use crate::domain::time::UnixMs;
+use crate::domain::usage::Unit;
 use crate::domain::wallet::Short;
 
 /// A no.
@@ -283,10 +284,11 @@ const fn taken_message(taken: &Taken) -> &'static str {
     }
 }
 
-/// How a call came out. An object of its own: Gemini has another `status` in its error.
+/// How a call came out, in the words of the request log. An object of its own: Gemini's error has
+/// another `status`.
 fn call_object(done: &Done) -> Value {
-    let usage = done.usage.counts().map(|(unit, count)| (unit.name().to_owned(), count.into()));
-    let usage: Map<String, Value> = usage.collect();
+    let counts = Unit::ALL.map(|unit| (unit.name().to_owned(), done.usage.get(unit).into()));
+    let usage = Map::from_iter(counts);
     json!({ "status": done.status, "usage": usage, "cost": done.cost.to_string() })
 }
 

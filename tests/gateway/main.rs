@@ -44,6 +44,7 @@ mod leave;
 mod life;
 mod limits;
 mod near;
+mod once;
 mod queue;
 mod parallel;
 mod quotas;

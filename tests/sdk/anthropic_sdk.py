@@ -1,7 +1,7 @@
 """The official `anthropic` package, new and from before it sent keys as Bearer."""
 
 import anthropic
-from scene import BREAK_OFF, FACTS, KEYS, SAY, Wire, finish, raises, walk
+from scene import BREAK_OFF, FACTS, KEYS, SAY, Wire, done_once, finish, raises, walk
 
 BEARER = not anthropic.__version__.startswith("0.")
 KINDS = {
@@ -9,6 +9,8 @@ KINDS = {
     401: anthropic.AuthenticationError,
     403: anthropic.PermissionDeniedError,
     404: anthropic.NotFoundError,
+    409: anthropic.ConflictError,
+    422: anthropic.UnprocessableEntityError,
     429: anthropic.RateLimitError,
     500: anthropic.InternalServerError,
     502: anthropic.InternalServerError,
@@ -122,6 +124,7 @@ lists_models()
 takes_the_key_in_either_place()
 breaks_off()
 completes_with_the_built_in_provider()
+done_once(Client, KINDS, told=lambda error: error.body["error"])
 walk(
     "anthropic",
     Client,

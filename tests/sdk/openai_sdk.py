@@ -3,7 +3,7 @@
 import json
 
 import openai
-from scene import BREAK_OFF, FACTS, KEYS, SAY, Wire, finish, raises, walk
+from scene import BREAK_OFF, FACTS, KEYS, SAY, Wire, done_once, finish, raises, walk
 
 KINDS = {
     400: openai.BadRequestError,
@@ -13,6 +13,8 @@ KINDS = {
     413: openai.APIStatusError,
     403: openai.PermissionDeniedError,
     404: openai.NotFoundError,
+    409: openai.ConflictError,
+    422: openai.UnprocessableEntityError,
     429: openai.RateLimitError,
     500: openai.InternalServerError,
     502: openai.InternalServerError,
@@ -115,6 +117,7 @@ embeds()
 lists_models()
 breaks_off()
 completes_with_the_built_in_provider()
+done_once(Client, KINDS, told=lambda error: error.body)
 walk(
     "openai",
     Client,

@@ -99,6 +99,24 @@ def walk(dialect: str, new_client, kinds: dict, said, limit, retries: int) -> No
             assert limit(error)["limit"] == 0, (row["what"], error)
 
 
+def done_once(new_client, kinds: dict, told) -> None:
+    """A call with a key of its own is done once, and what is sent again is not asked for again.
+
+    `told` gives from an error what the gateway says of the call that has the key.
+    """
+    own = {"extra_headers": {"Idempotency-Key": "once"}}
+    new_client().ask(**own)
+    for status, more in [(409, {}), (422, {"text": "Say goodbye."})]:
+        client = new_client()
+        error = raises(kinds[status], lambda: client.ask(**more, **own))
+        assert client.wire.attempts == 1 and error.status_code == status, error
+        call = told(error)
+        assert call["requestLogId"] != error.response.headers["x-request-id"], call
+        if status == 409:
+            assert call["code"] == "already_executed" and call["call"]["status"] == 200, call
+            assert call["call"]["usage"]["inputTokens"] == FACTS["input"], call
+
+
 def finish(package: str) -> None:
     """Says what was measured, and on the last line what the other side of the scene checks."""
     for what, status, kind, attempts, told, pauses in _measured:
