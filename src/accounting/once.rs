@@ -144,11 +144,11 @@ impl OnceKeys {
                 Err(holder) => holder,
             },
             Ok(Err(fault)) => {
-                tracing::error!(%fault, "whether a call was done cannot be read");
+                tracing::warn!(%fault, "whether a call was done cannot be read");
                 return Err(Taken::Unknown);
             }
             Err(_) => {
-                tracing::error!("whether a call was done could not be read in time");
+                tracing::warn!("whether a call was done could not be read in time");
                 return Err(Taken::Unknown);
             }
         };

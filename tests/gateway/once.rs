@@ -23,6 +23,7 @@ fn call(tenant: &Tenant, bound: u64, once: &str) -> Request {
     Request::chat(&tenant.key, chat(MODEL, bound, stream)).header("Idempotency-Key", once)
 }
 
+const KEYS: usize = 32;
 const AT_ONCE: u64 = 40;
 /// Answers when the test says so.
 const LATER: u64 = 41;
@@ -221,6 +222,37 @@ async fn of_64_calls_at_once_one_is_executed_and_the_others_are_told_which() {
     tenant.at_rest().await;
 }
 
+/// An end moves from memory to the database while others ask for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_are_sent_again_and_again_are_executed_once_each() {
+    let provider = provider().await;
+    let gateway = Gateway::before(&provider).await;
+    let tenant = Tenant::new(&gateway, FUNDS, "{}").await;
+    let sender = |own: usize| {
+        let tenant = tenant.clone();
+        async move {
+            let mut executed = 0;
+            for turn in 0..200 {
+                // Each sends the keys in an order of its own, several times.
+                let once = (turn * (2 * own + 1) + own) % KEYS;
+                let answer = call(&tenant, AT_ONCE, &once.to_string()).send(&tenant.proxy).await;
+                let status = answer.status;
+                assert!(status == 200 || status == 409, "{}", answer.text().await);
+                executed += usize::from(status == 200);
+            }
+            executed
+        }
+    };
+    let senders: Vec<_> = (0..6).map(|own| tokio::spawn(sender(own))).collect();
+    let mut executed = 0;
+    for sender in senders {
+        executed += sender.await.expect("a sender ends");
+    }
+    assert_eq!((executed, provider.count()), (KEYS, KEYS));
+    assert_eq!(tenant.records().await.len(), KEYS + 1, "one debit each, after the recharge");
+    tenant.at_rest().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_and_what_costs_nothing_free_the_key() {
     let provider = provider().await;
@@ -325,8 +357,8 @@ async fn calls_that_a_kill_cuts_off_are_executed_if_they_had_said_something() {
     gateway.kill();
     assert!(!waiting.await.expect("it ends"), "it was not answered");
     let gateway = gateway.again().await;
-    let (proxy, admin) = (gateway.proxy.clone(), gateway.admin.clone());
-    let tenant = Tenant { proxy, admin, ..tenant };
+    let (admin, proxy) = (gateway.admin.clone(), gateway.proxy.clone());
+    let tenant = Tenant { admin, proxy, ..tenant };
     let error = no(&said, &tenant, EXECUTED, &answer.id()).await;
     is_as_logged(&error, &tenant, &answer.id()).await;
     provider.release();
