@@ -34,10 +34,10 @@ pub fn write<T: AsRef<str>>(entry: &Entry<T>, buffer: &mut Vec<u8>) {
             put(buffer, &hold.amount.0.to_le_bytes());
             put_text(buffer, hold.price_version.as_ref());
             // Absent, it takes no byte: so wrote those who did not know it yet.
-            hold.once
-                .iter()
-                .flat_map(|once| [once.key, once.body])
-                .for_each(|hash| put(buffer, &hash));
+            if let Some(Once { key, body }) = &hold.once {
+                put(buffer, key);
+                put(buffer, body);
+            }
         }
         Entry::Progress(progress) => {
             buffer.push(2);

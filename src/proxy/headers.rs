@@ -327,6 +327,7 @@ mod tests {
             ("x-method-override", "GET"),
             ("x-http-method", "GET"),
             ("traceparent", "t"),
+            ("idempotency-key", "k"),
             ("referer", "http://x/?k=sk-mtr-0000000000000000000000000000000000000000000000000"),
         ]);
         let passed = [
