@@ -13,8 +13,10 @@ use crate::accounting::look::{Look, Short, Taken, look};
 use crate::accounting::need::Need;
 use crate::accounting::once::Claim;
 use crate::accounting::permit::{Course, Demand, Desk, Permit};
+use crate::accounting::presence::Presence;
 use crate::accounting::turn::Turn;
 use crate::clock;
+use crate::dialect::endpoint::Metering;
 use crate::dialect::read::clamp_edit;
 use crate::dialect::units::units;
 use crate::domain::counter::Exceeded;
@@ -162,6 +164,9 @@ fn permit(
     mut demand: Demand,
     (taken, body): (Taken, Option<Fingerprint>),
 ) -> Permit {
+    let is_read_on = (caller.on_disconnect_drain || demand.hides_usage)
+        && demand.endpoint.metering() == Metering::Full;
+    let presence = is_read_on.then(|| Rc::new(Presence::new(caller.on_disconnect_drain)));
     let mut permit = Permit {
         id: demand.id,
         desk: Rc::clone(desk),
@@ -178,6 +183,7 @@ fn permit(
         body,
         claim: demand.claim.take(),
         is_open: true,
+        presence,
         measured: Measured { counted_input: demand.counted_input, ..Measured::default() },
         course: Course::default(),
     };

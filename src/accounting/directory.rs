@@ -37,7 +37,7 @@ pub type SecretHash = [u8; 32];
 
 /// Everything that a call needs to know of who calls.
 #[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "four switches of three owners, each by itself")]
+#[expect(clippy::struct_excessive_bools, reason = "five switches of three owners, each by itself")]
 pub struct Caller {
     /// The key.
     pub key: ApiKeyId,
@@ -57,6 +57,8 @@ pub struct Caller {
     pub organization_active: bool,
     /// Whether the output of a call that names no bound may be bounded near a limit.
     pub output_clamp: bool,
+    /// Whether a call whose client leaves is read to its end.
+    pub on_disconnect_drain: bool,
     /// Globs, one list each of key, project and organization; a model must match one of each.
     pub allowed_models: Vec<Vec<String>>,
     /// Where it may be used from; `None` is anywhere.
@@ -272,6 +274,7 @@ impl Directory {
                 project_active: project.active,
                 organization_active: organization.active,
                 output_clamp: organization.output_clamp,
+                on_disconnect_drain: organization.on_disconnect_drain,
                 allowed_models: lists.into_iter().flatten().cloned().collect(),
                 allowed_cidrs: key.allowed_cidrs.clone(),
             });

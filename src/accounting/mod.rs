@@ -8,6 +8,7 @@ pub mod input;
 pub mod books;
 pub mod directory;
 pub mod need;
+pub mod presence;
 pub mod permit;
 pub mod turn;
 pub mod look;

@@ -10,6 +10,7 @@ use crate::accounting::books::Rooms;
 use crate::accounting::directory::Caller;
 use crate::accounting::input::{Fingerprint, Inputs};
 use crate::accounting::once::Claim;
+use crate::accounting::presence::Presence;
 use crate::clock;
 use crate::counters::memory::Whole;
 use crate::dialect::endpoint::Endpoint;
@@ -87,6 +88,7 @@ pub struct Permit {
     /// Its key, if it is to be done once; free again where the call ends without a charge.
     pub(crate) claim: Option<Claim>,
     pub(crate) is_open: bool,
+    pub(crate) presence: Option<Rc<Presence>>,
     /// What is known of its usage; kept up to date while the answer passes.
     pub measured: Measured,
     /// What happened to it.
@@ -95,6 +97,7 @@ pub struct Permit {
 
 /// What a call asks admission for.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the call")]
 pub struct Demand {
     /// The call.
     pub id: RequestLogId,
@@ -118,6 +121,8 @@ pub struct Demand {
     pub body: Bytes,
     /// Whether its body refers to content that does not stand in it.
     pub refers: bool,
+    /// Whether its usage cannot be told from what comes of its answer.
+    pub hides_usage: bool,
     /// Input tokens by our own count.
     pub counted_input: u64,
     /// Whether a stream was asked for.
@@ -165,6 +170,38 @@ impl Permit {
         u32::try_from(clock::since(self.arrived).as_micros()).unwrap_or(u32::MAX)
     }
 
+    /// Whether its client is there, of a call that is read on when that has left.
+    pub const fn presence(&self) -> Option<&Rc<Presence>> {
+        self.presence.as_ref()
+    }
+
+    /// Whether its client has left, and it is read on.
+    pub fn has_left(&self) -> bool {
+        self.presence.as_ref().is_some_and(|presence| presence.left().is_some())
+    }
+
+    /// Whether it is read on if its client leaves now: it costs something that is not known yet, or
+    /// is to be read to its end in any case.
+    pub fn is_read_on(&self) -> bool {
+        let is_unknown = |presence: &Rc<Presence>| presence.drains() || !self.measured.complete;
+        !self.course.is_free && self.presence.as_ref().is_some_and(is_unknown)
+    }
+
+    /// Notes whether its request was given to an upstream.
+    pub fn set_forwarded(&mut self, forwarded: bool) {
+        self.course.forwarded = forwarded;
+        if let Some(presence) = &self.presence {
+            presence.set_forwarded(forwarded);
+        }
+    }
+
+    /// Once its client has left, writes down what it is charged if this process dies now.
+    pub fn note_leaving(&self) {
+        if self.presence.as_ref().is_some_and(|presence| presence.is_news()) {
+            self.progress();
+        }
+    }
+
     /// Notes the id of what the upstream keeps for the project: once the call is settled, the
     /// project may refer to it there.
     pub fn keeps(&mut self, id: &str) {
@@ -196,7 +233,8 @@ impl Permit {
     }
 
     fn charge(&self) -> Charge {
-        Charge::of(&self.measured, self.bound, self.need.spend, &self.model.prices)
+        let charge = if self.has_left() { Charge::of_abandoned } else { Charge::of };
+        charge(&self.measured, self.bound, self.need.spend, &self.model.prices)
     }
 
     fn end_now(&mut self, outcome: Outcome) -> Position {
@@ -209,6 +247,7 @@ impl Permit {
 
     fn settle_now(&mut self, outcome: Outcome) -> Position {
         let charge = self.charge();
+        let outcome = if self.has_left() { Outcome::Cancelled } else { outcome };
         let input = charge.usage.get(Unit::InputTokens);
         if let (Some(body), SettledBy::Usage, 1..) = (self.body, charge.settled_by, input) {
             self.desk.inputs.learn(body, input);

@@ -72,6 +72,7 @@ impl Scene {
             project_active: true,
             organization_active: true,
             output_clamp: true,
+            on_disconnect_drain: false,
             allowed_models: vec![],
             allowed_cidrs: None,
         });
@@ -98,6 +99,7 @@ fn model(list: &[(Unit, i64)]) -> Arc<Model> {
         name: "gpt-4o".into(),
         max_output_tokens: 1_000,
         output_field: "max_tokens",
+        hidden_output: false,
         max_input_tokens: None,
         prices: list.iter().fold(Prices::default(), price),
         price_version: "v".into(),
@@ -118,6 +120,7 @@ fn demand(id: u128, model: &Arc<Model>, body: &str, output_tokens: u64) -> Deman
         is_unbounded: false,
         body: Bytes::copy_from_slice(body.as_bytes()),
         refers: false,
+        hides_usage: false,
         counted_input: 1,
         stream: false,
         address: "::1".parse().expect("an address"),

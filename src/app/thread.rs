@@ -18,6 +18,7 @@ use crate::journal::keeper::ChainState;
 use crate::journal::writer::Writer;
 use crate::ledger::projector::Projector;
 use crate::proxy::arrival::Ids;
+use crate::proxy::background::Background;
 use crate::proxy::exchange::exchange;
 use crate::proxy::listener;
 use crate::proxy::pool::Pool;
@@ -66,6 +67,7 @@ fn work(setup: WorkerSetup, socket: TcpListener) -> io::Result<()> {
         shared,
         desk: Rc::new(Desk { writer: Rc::clone(&writer), lender: Whole, admission, inputs }),
         pool: Pool::new(tls),
+        background: Background::new(settings.drain_after_leave),
         ids: Ids::new().map_err(io::Error::other)?,
         refusals: Refusals::new(Rc::clone(&writer)),
         unauthenticated: counter!(metric::UNAUTHENTICATED),
@@ -85,10 +87,16 @@ fn work(setup: WorkerSetup, socket: TcpListener) -> io::Result<()> {
                 flushed.pool.keep(is_kept);
             }
         });
+        let background = worker.background.clone();
         let called = Rc::clone(&worker);
         let service = move |request, address| exchange(Rc::clone(&called), request, address);
+        let finished = async {
+            listener::serve(socket, settings, drain, service).await?;
+            background.ended().await;
+            Ok(())
+        };
         tokio::select! {
-            served = listener::serve(socket, settings, drain, service) => served,
+            served = finished => served,
             _ = abort.wait_for(|abort| *abort) => Ok(()),
         }
     });

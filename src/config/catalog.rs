@@ -53,6 +53,7 @@ fn model(row: &mut Section<'_>, id: &str, upstreams: &[String]) -> Option<Model>
     }
     let max_output_tokens = row.whole("max_output_tokens", 0..=TOKENS_MAX);
     let output_field = row.choice("output_field", OUTPUT_FIELDS).unwrap_or("max_tokens");
+    let hidden_output = row.flag("hidden_output", false);
     let max_input_tokens = row.whole("max_input_tokens", 1..=TOKENS_MAX);
     let prices = prices(row, max_output_tokens.is_none_or(|most| 0 < most));
     let targets = targets(row, upstreams);
@@ -61,6 +62,7 @@ fn model(row: &mut Section<'_>, id: &str, upstreams: &[String]) -> Option<Model>
         name: Arc::from(id),
         max_output_tokens: max_output_tokens?,
         output_field,
+        hidden_output,
         max_input_tokens,
         prices,
         price_version: version(&prices).into(),

@@ -153,6 +153,7 @@ fn proxy(root: &mut Section<'_>) -> Proxy {
         header_bytes_max: part.size("header_bytes_max", 65_536, 8_192..=1 << 20),
         header_read_timeout: part.time_ms("header_read_timeout_ms", 10_000, 1),
         client_idle: part.time_ms("client_idle_ms", 60_000, 1),
+        drain_after_leave: drain_after_leave(&mut part),
         connections_max: part.size("connections_max", 10_000, 1..=1_000_000),
     };
     let drain_timeout = part.time_ms("drain_timeout_ms", 600_000, 0);
@@ -162,6 +163,12 @@ fn proxy(root: &mut Section<'_>) -> Proxy {
     let workers = if workers == 0 { cores() } else { workers };
     let workers = u16::try_from(workers).unwrap_or(u16::MAX);
     Proxy { listen, workers, settings, drain_delay, drain_timeout }
+}
+
+/// A minute at most: all that while the call holds its place.
+fn drain_after_leave(part: &mut Section<'_>) -> Duration {
+    let time = part.whole("drain_after_leave_ms", 1..=60_000).unwrap_or(10_000);
+    Duration::from_millis(time)
 }
 
 fn admission(root: &mut Section<'_>) -> AdmissionSettings {

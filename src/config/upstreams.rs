@@ -46,6 +46,7 @@ fn upstream(row: &mut Section<'_>, name: &str) -> Option<UpstreamSettings> {
     let idle_timeout = row.time_ms("idle_timeout_ms", 300_000, 1);
     let idle_connections_max = row.size("connections_idle_max", 256, 0..=65_536);
     let dedicated = row.flag("dedicated", false);
+    let bills_on = row.flag("bills_on", false);
     let forward_limits = row.flag("forward_limits", false);
     Some(UpstreamSettings {
         name: name.into(),
@@ -58,6 +59,7 @@ fn upstream(row: &mut Section<'_>, name: &str) -> Option<UpstreamSettings> {
         idle_timeout,
         idle_connections_max,
         dedicated,
+        bills_on,
         forward_limits,
     })
 }

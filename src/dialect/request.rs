@@ -30,6 +30,8 @@ pub struct Request {
     pub choices: u64,
     /// What makes the upstream report usage at the end of a stream, if the client did not ask.
     pub include_usage: Option<Edit>,
+    /// Whether it asks for output that does not show in the answer, or only in part.
+    pub hides_output: bool,
     /// What it costs that the bytes of the body do not show.
     pub outside: Outside,
 }
@@ -241,6 +243,7 @@ mod tests {
             output_tokens_max: None,
             choices: 1,
             include_usage: None,
+            hides_output: false,
             outside: Outside::default(),
         };
         let texts: Vec<_> = request.renamed(body, "\"n\"").map(|edit| edit.text).collect();

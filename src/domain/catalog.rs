@@ -23,6 +23,8 @@ pub struct Model {
     /// What the bound of its output is called in the OpenAI dialect: `max_tokens`, or, where that
     /// is refused, `max_completion_tokens`.
     pub output_field: &'static str,
+    /// Whether part of what it generates, and bills, does not show in its answer.
+    pub hidden_output: bool,
     /// The context window, where known.
     pub max_input_tokens: Option<u64>,
     /// What it costs.

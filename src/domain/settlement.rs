@@ -89,6 +89,20 @@ impl Charge {
         let overage = held < cost || bound.tokens() < usage.tokens();
         Self { usage, cost, settled_by, overage }
     }
+
+    /// The charge for a call that was read on after its client had left, to learn its usage.
+    ///
+    /// A complete answer costs what it costs whoever stays. Of any other nobody knows how much was
+    /// generated: it is charged all that was held, or what is known where that is more.
+    pub fn of_abandoned(measured: &Measured, bound: Bound, held: Nano, prices: &Prices) -> Self {
+        let known = Self::of(measured, bound, held, prices);
+        if measured.complete {
+            return known;
+        }
+        let whole = Usage::tokens_of(bound.input_tokens, bound.output_tokens);
+        let usage = if whole.tokens() < known.usage.tokens() { known.usage } else { whole };
+        Self { usage, cost: known.cost.max(held), ..known }
+    }
 }
 
 /// Some report a few tokens of input when an answer begins, and the true number when it ends.
@@ -144,6 +158,30 @@ mod tests {
         assert_eq!(charge(&measured).usage.get(Unit::OutputTokens), 50, "within the bound");
         measured = Measured { complete: true, counted_input: 30, ..Measured::default() };
         assert_eq!(charge(&measured).settled_by, SettledBy::Estimate);
+    }
+
+    #[test]
+    fn an_abandoned_answer_is_charged_its_report_or_all_that_was_held() {
+        let held = Nano(777);
+        let prices = Prices::default().with(Unit::InputTokens, 1_000_000).expect("in range");
+        let charge = |measured| Charge::of_abandoned(&measured, BOUND, held, &prices);
+        let reported = Some(Usage::tokens_of(10, 20));
+        let measured = Measured { reported, counted_input: 30, ..Measured::default() };
+        let whole = Charge {
+            usage: Usage::tokens_of(100, 50),
+            cost: held,
+            settled_by: SettledBy::Estimate,
+            overage: false,
+        };
+        assert_eq!(charge(Measured::default()), whole, "nothing is known");
+        assert_eq!(charge(measured), whole, "a report is not the last before the end");
+        let complete = Measured { complete: true, ..measured };
+        assert_eq!(charge(complete), Charge::of(&complete, BOUND, held, &prices));
+        assert_eq!(charge(complete).settled_by, SettledBy::Usage);
+        let reported = Some(Usage::tokens_of(1_000, 20));
+        let beyond = charge(Measured { reported, ..measured });
+        assert_eq!((beyond.cost, beyond.overage), (Nano(1_000), true), "never less than is known");
+        assert_eq!(beyond.usage, Usage::tokens_of(1_000, 20));
     }
 
     #[test]

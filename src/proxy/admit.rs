@@ -36,6 +36,7 @@ pub async fn admit(
         is_unbounded: call.request.output_tokens_max.is_none() && 0 < route.bound.output_tokens,
         body: call.body.clone(),
         refers: call.request.outside.refers,
+        hides_usage: route.hides_usage(call),
         counted_input: estimate::tokens_of_bytes(&call.body),
         stream: call.request.stream,
         address: arrival.address,

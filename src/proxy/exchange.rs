@@ -67,7 +67,12 @@ pub async fn exchange(
 }
 
 /// Takes a call that was understood through its other stages.
-async fn govern(worker: &Worker, arrival: &Arrival, known: &Known, call: Call) -> Response<Answer> {
+async fn govern(
+    worker: &Rc<Worker>,
+    arrival: &Arrival,
+    known: &Known,
+    call: Call,
+) -> Response<Answer> {
     let (caller, endpoint) = (&known.caller, call.endpoint);
     let dialect = endpoint.dialect();
     let (route, permit) = match enter(worker, arrival, known, &call).await {
@@ -78,17 +83,32 @@ async fn govern(worker: &Worker, arrival: &Arrival, known: &Known, call: Call) -
             return with_limits(told, caller, dialect, arrival);
         }
     };
-    let strips = call.request.include_usage.is_some();
-    let told = match forward(&worker.pool, call, &route, permit).await {
-        Ok(answered) => relay(answered, endpoint, strips).await,
-        Err(refusal) => Err(refusal),
-    };
-    match told {
-        Ok(response) => response.map(Answer::from),
-        Err(refusal) => {
-            with_limits(own(answer(&refusal, dialect, arrival)), caller, dialect, arrival)
+    let told = match permit.presence().map(Rc::clone) {
+        None => pass(worker, call, &route, permit).await,
+        // Only such a call pays for a task of its own.
+        Some(presence) => {
+            let own = Rc::clone(worker);
+            let passing = async move { pass(&own, call, &route, permit).await };
+            let told = worker.background.outlive(presence, passing).await;
+            told.unwrap_or(Err(Refusal::UpstreamFailed))
         }
-    }
+    };
+    told.unwrap_or_else(|refusal| {
+        with_limits(own(answer(&refusal, dialect, arrival)), caller, dialect, arrival)
+    })
+}
+
+/// Forward and relay: what can go on without a client.
+async fn pass(
+    worker: &Worker,
+    call: Call,
+    route: &Route,
+    permit: Permit,
+) -> Result<Response<Answer>, Refusal> {
+    let (endpoint, strips) = (call.endpoint, call.request.include_usage.is_some());
+    let answered = forward(&worker.pool, call, route, permit).await?;
+    let response = relay(answered, endpoint, strips).await?;
+    Ok(response.map(|relay| Answer::of(relay, &worker.background)))
 }
 
 /// Claim, route and admit, as things are now that the body is here. From here on the call has a permit,

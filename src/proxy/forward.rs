@@ -1,5 +1,7 @@
 //! Forward: to the first upstream of the route that answers, on the same hold.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 
 use http::uri::InvalidUri;
@@ -49,6 +51,10 @@ pub async fn forward(
         .and_then(|tokens| clamp_edit(call.endpoint, route.model.output_field, &call.body, tokens));
     let mut refusal = Refusal::UpstreamFailed;
     for (place, stop) in route.stops.iter().enumerate() {
+        if 0 < place && permit.has_left() {
+            // Nobody is left who could use another answer.
+            break;
+        }
         let is_last = place + 1 == route.stops.len();
         let Ok(uri) = uri(&call, stop) else { continue };
         permit.course.attempts += 1;
@@ -133,12 +139,18 @@ async fn send(
         let was_free = std::mem::take(&mut permit.course.is_free);
         if !was_forwarded {
             // From here on the upstream may act on the call, whatever becomes of us.
-            permit.course.forwarded = true;
+            permit.set_forwarded(true);
             permit.course.admitted_us = permit.elapsed_us();
         }
-        match lease.send(request).await {
+        let mut sent = pin!(lease.send(request));
+        let tried = poll_fn(|context| {
+            permit.note_leaving();
+            sent.as_mut().poll(context)
+        });
+        match tried.await {
             Err(CallError::Stale(unsent)) => {
-                (permit.course.forwarded, permit.course.is_free) = (was_forwarded, was_free);
+                permit.set_forwarded(was_forwarded);
+                permit.course.is_free = was_free;
                 request = *unsent;
             }
             tried => return tried,

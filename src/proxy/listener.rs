@@ -1,6 +1,5 @@
 //! The listener: a worker's own socket on the shared port, and its connections until they end.
 
-use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -23,6 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::Sleep;
 
+use crate::proxy::open::Open;
 use crate::proxy::worker::ProxySettings;
 use crate::tasks;
 use crate::telemetry::metric;
@@ -59,7 +59,7 @@ where
     B::Error: std::error::Error + Send + Sync + 'static,
 {
     let listener = TcpListener::from_std(listener)?;
-    let open = Open::default();
+    let open = Open::new(gauge!(metric::CONNECTIONS));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -84,9 +84,7 @@ where
         });
     }
     drop(listener);
-    while 0 < open.count() {
-        open.fewer().await;
-    }
+    open.none().await;
     Ok(())
 }
 
@@ -135,42 +133,6 @@ async fn connection<S, F, B>(
     .await;
     if let Err(fault) = ended {
         tracing::debug!(%peer, %fault, "a client connection broke off");
-    }
-}
-
-/// Counts the connections of a worker.
-#[derive(Debug, Clone, Default)]
-struct Open {
-    count: Rc<Cell<usize>>,
-    left: Rc<tokio::sync::Notify>,
-}
-
-/// One open connection.
-#[derive(Debug)]
-struct Guest(Open);
-
-impl Open {
-    fn count(&self) -> usize {
-        self.count.get()
-    }
-
-    fn enter(&self) -> Guest {
-        self.count.set(self.count.get() + 1);
-        gauge!(metric::CONNECTIONS).increment(1.0);
-        Guest(self.clone())
-    }
-
-    /// Resolves when a connection has ended.
-    async fn fewer(&self) {
-        self.left.notified().await;
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        self.0.count.set(self.0.count.get() - 1);
-        gauge!(metric::CONNECTIONS).decrement(1.0);
-        self.0.left.notify_one();
     }
 }
 

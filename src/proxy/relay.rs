@@ -15,14 +15,17 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use crate::accounting::permit::Permit;
+use crate::accounting::presence::Presence;
 use crate::clock;
 use crate::dialect::endpoint::{Endpoint, Metering};
-use crate::dialect::meter::{BodyMeter, Passage, Reading, StreamMeter};
+use crate::dialect::meter::{BodyMeter, Passage, StreamMeter};
 use crate::journal::entry::Outcome;
-use crate::journal::writer::{Position, Writer};
+use crate::journal::writer::Writer;
 use crate::proxy::clear::clear;
 use crate::proxy::forward::{Answered, give_up};
+use crate::proxy::gate::Gate;
 use crate::proxy::headers;
+use crate::proxy::meter::Meter;
 use crate::proxy::pool::Lease;
 use crate::proxy::refuse::Refusal;
 
@@ -62,30 +65,6 @@ pub struct Relay {
     silence: Option<Pin<Box<Sleep>>>,
     progress_at: Option<Instant>,
     progress_tokens: u64,
-}
-
-#[derive(Debug)]
-enum Meter {
-    Stream(StreamMeter),
-    Body(BodyMeter),
-    Off,
-}
-
-/// What the end of the answer waits for.
-enum Gate {
-    Open,
-    Written(Position),
-    Durable(Pin<Box<dyn Future<Output = ()>>>),
-}
-
-impl std::fmt::Debug for Gate {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Open => "Open",
-            Self::Written(_) => "Written",
-            Self::Durable(_) => "Durable",
-        })
-    }
 }
 
 /// Turns an upstream's answer into the client's.
@@ -175,6 +154,28 @@ impl Relay {
     /// Whether everything was sent.
     pub fn is_over(&self) -> bool {
         self.is_read && self.ready.is_empty() && self.is_open() && self.broken.is_none()
+    }
+
+    /// Who is to be told that the client has left, if the answer is read on then.
+    pub fn presence(&self) -> Option<&Rc<Presence>> {
+        self.permit.as_ref().filter(|permit| permit.is_read_on()).and_then(Permit::presence)
+    }
+
+    /// Reads on without a client, for what the end says of the usage. Dropped before that, it
+    /// settles as it is.
+    pub async fn read_on(mut self) {
+        poll_fn(|context| {
+            if let Some(permit) = &self.permit {
+                permit.note_leaving();
+            }
+            while !self.is_read {
+                ready!(self.poll_upstream(context));
+                self.ready.clear();
+                self.end.clear();
+            }
+            Poll::Ready(())
+        })
+        .await;
     }
 
     /// Whether nothing waits for the settlement.
@@ -285,12 +286,15 @@ impl Relay {
         permit.measured.reported = reading.reported;
         permit.measured.counted_output = reading.counted_output;
         // What the provider has yet to send changes nothing then: who leaves now has it all.
-        permit.measured.complete = (reading.terminated || reading.finished) && !reading.lacks_input;
+        let complete = (reading.terminated || reading.finished) && !reading.lacks_input;
+        let is_news = complete && !permit.measured.complete && permit.has_left();
+        permit.measured.complete = complete;
         if reading.terminated || self.is_read || self.upstream.is_end_stream() {
             return;
         }
         let last = *self.progress_at.get_or_insert_with(clock::tick);
-        let due = self.progress_tokens + PROGRESS_TOKENS <= reading.counted_output
+        let due = is_news
+            || self.progress_tokens + PROGRESS_TOKENS <= reading.counted_output
             || PROGRESS_EVERY <= clock::since(last);
         if due {
             permit.progress();
@@ -341,21 +345,14 @@ impl Relay {
         };
         let is_free = permit.course.is_free;
         let position = permit.settle(self.outcome);
-        self.gate = if is_free || self.writer.is_durable_when_written() {
-            Gate::Written(position)
-        } else {
-            let writer = Rc::clone(&self.writer);
-            Gate::Durable(Box::pin(async move { writer.durable(position).await }))
-        };
+        self.gate = Gate::shut(position, !is_free, &self.writer);
     }
 
     fn poll_gate(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        ready!(match &mut self.gate {
-            Gate::Open => return Poll::Ready(()),
-            Gate::Written(position) => self.writer.poll_written(*position, context),
-            Gate::Durable(durable) => durable.as_mut().poll(context),
-        });
-        self.gate = Gate::Open;
+        if self.is_open() {
+            return Poll::Ready(());
+        }
+        ready!(self.gate.poll(&self.writer, context));
         self.ready.extend(self.end.drain(..));
         Poll::Ready(())
     }
@@ -367,23 +364,5 @@ impl Relay {
             .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)))
             .as_mut()
             .poll(context)
-    }
-}
-
-impl Meter {
-    fn reading(&self) -> Reading {
-        match self {
-            Self::Stream(meter) => *meter.reading(),
-            Self::Body(meter) => meter.reading(),
-            Self::Off => Reading::default(),
-        }
-    }
-
-    fn kept_id(&self) -> Option<&str> {
-        match self {
-            Self::Stream(meter) => meter.kept_id(),
-            Self::Body(meter) => meter.kept_id(),
-            Self::Off => None,
-        }
     }
 }

@@ -24,6 +24,15 @@ pub struct Route {
     pub bound: Bound,
 }
 
+impl Route {
+    /// Whether what a call uses here cannot be told from what comes of its answer: part is hidden,
+    /// or an upstream goes on when nobody listens any more.
+    pub fn hides_usage(&self, call: &Call) -> bool {
+        let bills_on = |stop: &Stop| stop.upstream.settings.bills_on;
+        self.model.hidden_output || call.request.hides_output || self.stops.iter().any(bills_on)
+    }
+}
+
 /// One place where a model is served.
 #[derive(Debug)]
 pub struct Stop {
@@ -106,6 +115,7 @@ fn beside(
     }
     Ok(Model {
         prices: model.prices.or(&other.prices),
+        hidden_output: model.hidden_output || other.hidden_output,
         price_version: format!("{}+{}", model.price_version, other.price_version).into(),
         ..Model::clone(model)
     })

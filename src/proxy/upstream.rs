@@ -173,6 +173,7 @@ mod tests {
             idle_timeout: Duration::ZERO,
             idle_connections_max: 0,
             dedicated: false,
+            bills_on: false,
             forward_limits: false,
         };
         let asked = asked.parse().expect("a target");

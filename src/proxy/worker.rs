@@ -12,6 +12,7 @@ use crate::accounting::directory::Directory;
 use crate::accounting::once::OnceKeys;
 use crate::accounting::permit::Desk;
 use crate::proxy::arrival::Ids;
+use crate::proxy::background::Background;
 use crate::proxy::catalog::Catalog;
 use crate::proxy::pool::Pool;
 use crate::proxy::refusals::Refusals;
@@ -27,6 +28,8 @@ pub struct ProxySettings {
     pub header_read_timeout: Duration,
     /// How long a client may take no byte before it counts as gone.
     pub client_idle: Duration,
+    /// How long an answer is read on for its usage after its client has left.
+    pub drain_after_leave: Duration,
     /// How many connections each worker serves at once.
     pub connections_max: usize,
 }
@@ -62,6 +65,8 @@ pub struct Worker {
     pub desk: Rc<Desk>,
     /// Its connections to upstreams.
     pub pool: Pool,
+    /// Its calls that go on without their clients.
+    pub background: Background,
     /// Its ids of calls.
     pub ids: Ids,
     /// What it refused this second.

@@ -33,6 +33,8 @@ pub struct UpstreamSettings {
     pub idle_connections_max: usize,
     /// Whether what it keeps belongs to this gateway's callers alone: calls may refer to it.
     pub dedicated: bool,
+    /// Whether it generates, and bills, to the end though its answer is not taken any more.
+    pub bills_on: bool,
     /// Whether callers are told of its own rate limits.
     pub forward_limits: bool,
 }

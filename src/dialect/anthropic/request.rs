@@ -1,10 +1,11 @@
 //! The policy fields of Anthropic requests.
 
 use crate::dialect::anthropic::outside;
+use crate::dialect::json;
 use crate::dialect::outside::OTHER_MODELS_MAX;
 use crate::dialect::request::{Fields, Request, RequestFault};
 
-const POLICY_FIELDS: [&str; 10] = [
+const POLICY_FIELDS: [&str; 11] = [
     "model",
     "background",
     "stream",
@@ -15,6 +16,7 @@ const POLICY_FIELDS: [&str; 10] = [
     "fallbacks",
     "models",
     "route",
+    "thinking",
 ];
 
 /// Reads the policy fields of a request for a message, and checks that the body is JSON.
@@ -43,8 +45,16 @@ pub fn message(body: &[u8]) -> Result<Request, RequestFault> {
         output_tokens_max: fields.bound(3)?,
         choices: 1,
         include_usage: None,
+        hides_output: fields.value(10).is_some_and(thinks),
         outside,
     })
+}
+
+/// Whether the model is asked to think. Of what it thinks, and bills, it shows a summary or nothing.
+fn thinks(thinking: &[u8]) -> bool {
+    let mut is_off = false;
+    json::each(thinking, &["type"], |kind| is_off = kind == b"\"disabled\"");
+    !is_off
 }
 
 /// Reads the same of a request that only counts: it is never a stream and has no output.
@@ -84,6 +94,22 @@ mod tests {
         ] {
             assert_eq!(read(body).expect_err(body).param, Some(param), "{body}");
         }
+    }
+
+    #[test]
+    fn a_model_that_is_asked_to_think_hides_output() {
+        for (thinking, hides) in [
+            ("null", false),
+            (r#"{"type":"disabled"}"#, false),
+            (r#"{"type":"enabled","budget_tokens":1024}"#, true),
+            (r#"{"type":"adaptive","display":"omitted"}"#, true),
+            (r#"{"type":"of tomorrow"}"#, true),
+            ("{}", true),
+        ] {
+            let request = read(&format!(r#"{{"model":"a","thinking":{thinking}}}"#));
+            assert_eq!(request.expect("valid").hides_output, hides, "{thinking}");
+        }
+        assert!(!read(r#"{"model":"a"}"#).expect("valid").hides_output);
     }
 
     #[test]

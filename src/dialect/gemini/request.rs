@@ -67,6 +67,7 @@ fn read<'a>(model: &str, body: &'a [u8]) -> Result<(Request, Fields<'a, 10>), Re
         output_tokens_max: Some(0),
         choices: 1,
         include_usage: None,
+        hides_output: false,
         outside,
     };
     Ok((request, fields))

@@ -51,6 +51,7 @@ pub fn chat(body: &[u8]) -> Result<Request, RequestFault> {
         output_tokens_max: fields.bound(4)?.max(fields.bound(5)?),
         choices,
         include_usage,
+        hides_output: false,
         outside,
     })
 }
@@ -67,6 +68,7 @@ pub fn embeddings(body: &[u8]) -> Result<Request, RequestFault> {
         output_tokens_max: Some(0),
         choices: 1,
         include_usage: None,
+        hides_output: false,
         outside: outside::find(body, None)?,
     })
 }
