@@ -88,11 +88,12 @@ async fn an_answer_that_does_not_end_in_time_is_charged_the_hold() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_time_runs_from_the_moment_when_the_client_left() {
     // The head comes after most of the time, the end never.
-    let late = |seen: &Seen| stall(2)(seen).after(SHORT_TIME * 3 / 4);
-    let mut scene = Scene::new(late, "drain", &[SHORT]).await;
+    let time = ("METEOR__PROXY__DRAIN_AFTER_LEAVE_MS", "1000");
+    let late = |seen: &Seen| stall(2)(seen).after(Duration::from_millis(900));
+    let mut scene = Scene::new(late, "drain", &[time]).await;
     let leaving = scene.left(Dialect::OpenAi, "plain", 0).await;
     let took = scene.upstream.left(0).await.duration_since(leaving);
-    assert!(took < SHORT_TIME * 7 / 4, "{took:?} is more than once the time");
+    assert!(took < Duration::from_millis(1_800), "{took:?} is more than once the time");
     scene.charged_the_hold(Dialect::OpenAi, "plain").await;
 }
 
