@@ -185,6 +185,37 @@ mod tests {
     }
 
     #[test]
+    fn who_is_read_on_for_never_pays_less_than_who_stays() {
+        let prices = Prices::default()
+            .with(Unit::InputTokens, 1_000_000)
+            .and_then(|prices| prices.with(Unit::OutputTokens, 2_000_000))
+            .expect("prices in range");
+        let held = prices.dearest().ceiling(BOUND.input_tokens, BOUND.output_tokens);
+        let counts = [0, 1, 30, 50, 100, 1_000];
+        let reports = counts.iter().flat_map(|input| counts.map(|output| (*input, output)));
+        let reports: Vec<_> = reports
+            .map(|(input, output)| Some(Usage::tokens_of(input, output)))
+            .chain([None])
+            .collect();
+        for reported in reports {
+            for counted_output in counts {
+                let measured =
+                    Measured { reported, counted_input: 30, counted_output, complete: false };
+                let stays = Charge::of(&measured, BOUND, held, &prices);
+                let leaves = Charge::of_abandoned(&measured, BOUND, held, &prices);
+                assert!(stays.cost <= leaves.cost && held <= leaves.cost, "{measured:?}");
+                assert!(stays.usage.tokens() <= leaves.usage.tokens(), "{measured:?}");
+                assert_eq!(stays.overage, leaves.overage, "{measured:?}");
+                let complete = Measured { complete: true, ..measured };
+                assert_eq!(
+                    Charge::of(&complete, BOUND, held, &prices),
+                    Charge::of_abandoned(&complete, BOUND, held, &prices),
+                );
+            }
+        }
+    }
+
+    #[test]
     fn a_report_above_the_bound_is_posted_in_full_and_flagged() {
         let reported = Some(Usage::tokens_of(100, 51));
         let measured = Measured { reported, complete: true, ..Measured::default() };

@@ -85,7 +85,7 @@ impl Dialect {
     }
 
     /// Who leaves behind so many events has cost so much, if the provider ends there.
-    fn cost_after(self, sent: usize) -> (Usage, &'static str) {
+    pub fn cost_after(self, model: &str, sent: usize) -> (Usage, &'static str) {
         if self.told_after() <= sent {
             return (USAGE, "usage");
         }
@@ -96,7 +96,7 @@ impl Dialect {
             .map(|(_, tokens)| tokens)
             .sum();
         // A token of input is three bytes of the body, until the provider knows better.
-        let counted = self.body("plain").len().div_ceil(3) as u64;
+        let counted = self.body(model).len().div_ceil(3) as u64;
         let begun = u64::from(1 < sent);
         let usage = match self {
             Self::OpenAi => Usage::of(counted, said.max(begun)),
@@ -306,7 +306,7 @@ async fn cancels(dialect: Dialect) {
     let (mut costs, mut tokens) = (Vec::new(), 0);
     let events = dialect.events().len();
     for sent in 0..=events {
-        let (usage, rule) = dialect.cost_after(sent);
+        let (usage, rule) = dialect.cost_after("plain", sent);
         let cost = GPT_4O_MINI.cost(usage);
         stall.set(sent);
         let mut quick = false;

@@ -121,6 +121,46 @@ async fn an_upstream_that_breaks_off_unheard_is_charged_the_hold() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_breaks_off_before_a_client_that_stays_is_charged_by_what_came() {
+    let cut = |seen: &Seen| Plan::stream(of_path(seen).events(), Duration::ZERO).but(4, Step::Cut);
+    for (mode, model) in [("drain", "plain"), ("cancel", "thinking")] {
+        let mut scene = Scene::new(cut, mode, &[]).await;
+        for dialect in DIALECTS {
+            let body = dialect.body(model);
+            let whole = scene.ask(dialect, (model, &body)).await.rest().await.1;
+            assert!(!whole, "it broke off");
+            let (usage, rule) = dialect.cost_after(model, 4);
+            let log = scene.charged(usage, GPT_4O_MINI.cost(usage), rule).await;
+            assert_eq!(log.at("outcome").text(), "Failed", "{log}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_never_reports_is_charged_by_count_as_if_the_client_had_stayed() {
+    let silent = |_: &Seen| {
+        let events = openai::events(openai::WORDS, None);
+        Plan::stream(events, Duration::ZERO).but(3, Step::Stall)
+    };
+    let mut scene = Scene::new(silent, "drain", &[LONG]).await;
+    let body = Dialect::OpenAi.body("plain");
+    scene.upstream.release();
+    let whole = scene.ask(Dialect::OpenAi, ("plain", &body)).await.rest().await.1;
+    assert!(whole, "it came to its end");
+    let stayed = scene.go_on().await;
+    let mut answer = scene.ask(Dialect::OpenAi, ("plain", &body)).await;
+    assert!(answer.piece().await.expect("a whole piece").is_some());
+    drop(answer);
+    scene.turn().await;
+    let left = scene.go_on().await;
+    assert_eq!(left.at("outcome").text(), "Cancelled", "{left}");
+    for log in [&stayed, &left] {
+        assert_eq!(log.at("settledBy").text(), "estimate", "{log}");
+        assert_eq!(log.at("cost").nano(), stayed.at("cost").nano(), "{log}");
+    }
+}
+
 /// What a client that has left before the answer begins pays for an upstream that does so.
 async fn is_free(plan: impl Fn(&Seen) -> Plan + Send + Sync + 'static) {
     let mut scene = Scene::new(plan, "drain", &[LONG]).await;
