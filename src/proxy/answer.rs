@@ -51,7 +51,8 @@ impl Answer {
 impl Drop for Followed {
     fn drop(&mut self) {
         let Some(relay) = self.relay.take() else { return };
-        if let Some(presence) = relay.presence().map(Rc::clone) {
+        let presence = relay.presence().map(Rc::clone);
+        if let Some(presence) = presence.filter(|_| relay.is_read_on()) {
             self.background.go_on(presence, relay.read_on());
         }
     }

@@ -156,9 +156,14 @@ impl Relay {
         self.is_read && self.ready.is_empty() && self.is_open() && self.broken.is_none()
     }
 
-    /// Who is to be told that the client has left, if the answer is read on then.
+    /// Whether its client is there, of a call that may have to be read on when that has left.
     pub fn presence(&self) -> Option<&Rc<Presence>> {
-        self.permit.as_ref().filter(|permit| permit.is_read_on()).and_then(Permit::presence)
+        self.permit.as_ref().and_then(Permit::presence)
+    }
+
+    /// Whether it is read on if its client leaves now.
+    pub fn is_read_on(&self) -> bool {
+        self.permit.as_ref().is_some_and(Permit::is_read_on)
     }
 
     /// Reads on without a client, for what the end says of the usage. Dropped before that, it
