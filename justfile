@@ -16,6 +16,10 @@ test *filter:
 ci:
     .ci/run
 
+# Looks at the books of a gateway under load, over and over.
+verify-under-load seconds="120":
+    VERIFY_SECONDS={{ seconds }} tests/run under_load_no_look
+
 # Measures the gateway beside a bare proxy.
 bench *flags:
     cargo bench {{ flags }}

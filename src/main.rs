@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use meteor::app::demo::{DemoOptions, demo};
+use meteor::app::verify::{VerifyOptions, verify_ledger};
 use meteor::app::{health, log, run};
 use meteor::config::check;
 use meteor::settings::log::{LogFormat, LogLevel, LogSettings};
@@ -37,6 +38,8 @@ enum Command {
         /// The configuration.
         file: PathBuf,
     },
+    /// Prove the books of a gateway that runs, or that does not: 0 is sound, 1 is not, 2 unknown.
+    VerifyLedger(VerifyOptions),
     /// Ask a gateway on this machine whether it is ready; for containers and scripts.
     Health {
         /// Its admin listener.
@@ -46,39 +49,49 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(fault) => {
-            eprintln!("meteor: {fault:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let command = Cli::parse().command;
+    let failure = match command {
+        Command::VerifyLedger(_) => ExitCode::from(UNKNOWN),
+        _ => ExitCode::FAILURE,
+    };
+    run(command).unwrap_or_else(|fault| {
+        eprintln!("meteor: {fault:#}");
+        failure
+    })
 }
 
-fn run(command: Command) -> Result<()> {
+/// The exit code where the books could not be looked at.
+const UNKNOWN: u8 = 2;
+
+fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Demo(options) => {
             let level = LogLevel::Warn;
             log::begin(&LogSettings { level, format: LogFormat::Text, calls: true });
-            block_on(demo(options))
+            block_on(demo(options))?;
         }
         Command::Serve { config } => {
             let settings =
                 check::load(config.as_deref()).map_err(|report| anyhow::anyhow!("{report}"))?;
             log::begin(&settings.log);
-            block_on(run::serve(settings, config))
+            block_on(run::serve(settings, config))?;
         }
         Command::Check { file } => {
             check::load(Some(&file)).map_err(|report| anyhow::anyhow!("{report}"))?;
             println!("{}: no faults", file.display());
-            Ok(())
         }
-        Command::Health { admin } => health::ask(admin),
+        Command::VerifyLedger(options) => {
+            if !block_on(verify_ledger(options))? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Health { admin } => health::ask(admin)?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The runtime of everything but the data plane, which has threads of its own.
-fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("admin")

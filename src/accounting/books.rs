@@ -82,6 +82,11 @@ impl Books {
         Arc::clone(&entry)
     }
 
+    /// The books of all organizations that were opened.
+    pub fn all_organizations(&self) -> Vec<Arc<OrganizationBook>> {
+        self.organizations.iter().map(|book| Arc::clone(&book)).collect()
+    }
+
     /// Every organization's open holds: how many, and their sum.
     pub fn open_holds(&self) -> (usize, Nano) {
         self.organizations.iter().fold((0, Nano::ZERO), |(count, sum), book| {
@@ -308,5 +313,11 @@ impl OrganizationBook {
     /// The sum of what open calls hold.
     pub fn frozen(&self) -> Nano {
         self.lock().wallet.held()
+    }
+
+    /// What the wallet holds, and the sum of what open calls hold: the same, always.
+    pub fn held_twice(&self) -> (Nano, Nano) {
+        let page = self.lock();
+        (page.wallet.held(), page.open.values().map(|hold| hold.amount).sum())
     }
 }

@@ -17,6 +17,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use crate::accounting::directory::Directory;
 use crate::journal::keeper::Journal;
 use crate::ledger::freshness::Freshness;
+use crate::organization::platform::Platform;
 use crate::proxy::worker::Shared;
 use crate::telemetry::metric;
 
@@ -40,6 +41,8 @@ pub fn ask(admin: SocketAddr) -> Result<()> {
 /// What health is read from.
 #[derive(Clone)]
 pub struct Health {
+    /// What the use cases work on.
+    pub platform: Arc<Platform>,
     /// The data plane.
     pub shared: Arc<Shared>,
     /// The books.
@@ -90,6 +93,7 @@ async fn metrics(State(health): State<Health>) -> String {
     gauge!(metric::OPEN_HOLDS_NANO).set(held.0 as f64);
     gauge!(metric::JOURNAL_BACKLOG_BYTES).set(health.journal.backlog_bytes() as f64);
     gauge!(metric::JOURNAL_WRITABLE).set(if health.journal.is_writable() { 1.0 } else { 0.0 });
+    gauge!(metric::LEDGER_CHECK_AGE_SECONDS).set(health.platform.chains.age().as_secs_f64());
     health.metrics.run_upkeep();
     health.metrics.render()
 }

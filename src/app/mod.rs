@@ -5,6 +5,8 @@ pub mod folder;
 pub mod thread;
 pub mod health;
 pub mod reload;
+pub mod watch;
 pub mod node;
 pub mod run;
 pub mod demo;
+pub mod verify;

@@ -18,6 +18,7 @@ use crate::app::folder::{Folder, FolderError};
 use crate::app::health::{self, Health};
 use crate::app::reload::{self, catalog};
 use crate::app::thread::{WorkerSetup, start_projector, start_worker};
+use crate::app::watch::Watch;
 use crate::clock;
 use crate::config::check::Settings;
 use crate::domain::ids::NodeId;
@@ -25,7 +26,7 @@ use crate::journal::keeper::{ChainState, Journal, JournalSettings};
 use crate::ledger::freshness::Freshness;
 use crate::ledger::projector::Projector;
 use crate::ledger::recovery::{RecoveryError, recover};
-use crate::organization::platform::Reload;
+use crate::organization::platform::{Platform, Reload};
 use crate::proxy::catalog::Catalog;
 use crate::proxy::connect;
 use crate::proxy::listener;
@@ -149,8 +150,9 @@ impl Node {
     }
 
     /// The routes that tell of its health.
-    pub fn health(&self, metrics: PrometheusHandle) -> Router {
+    pub fn health(&self, metrics: PrometheusHandle, platform: Arc<Platform>) -> Router {
         health::routes(Health {
+            platform,
             shared: Arc::clone(&self.shared),
             directory: Arc::clone(&self.directory),
             journal: Arc::clone(&self.journal),
@@ -163,6 +165,11 @@ impl Node {
     /// How its catalog is read again from `file`.
     pub fn reload(&self, file: Option<PathBuf>) -> Reload {
         reload::of_file(file, Arc::clone(&self.shared))
+    }
+
+    /// The watch over its books.
+    pub fn watch(&self, platform: Arc<Platform>) -> Watch {
+        Watch::new(platform, Arc::clone(&self.journal))
     }
 
     /// Takes no more calls, lets open ones finish, and brings all of them into the database.

@@ -9,6 +9,7 @@ use axum::Router;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use crate::admin::router::router;
 use crate::admin::state::{AdminSettings, AdminState};
@@ -28,6 +29,7 @@ pub struct Running {
     /// The node.
     pub node: Node,
     stop_admin: oneshot::Sender<()>,
+    watch: JoinHandle<()>,
 }
 
 /// Starts a node and its admin listener; `file` is what a reload reads again.
@@ -51,10 +53,11 @@ pub async fn start(settings: Settings, file: Option<PathBuf>) -> Result<Running>
         node.reload(file),
     );
     let state = AdminState::new(Arc::clone(&platform), admin_settings);
-    let routes = node.health(metrics).merge(router(state));
+    let watch = tasks::spawn("watch", node.watch(Arc::clone(&platform)).run());
+    let routes = node.health(metrics, Arc::clone(&platform)).merge(router(state));
     let (stop_admin, stopped) = oneshot::channel::<()>();
     tasks::spawn("admin", serve_admin(listener, routes, stopped));
-    Ok(Running { admin_address, platform, node, stop_admin })
+    Ok(Running { admin_address, platform, node, stop_admin, watch })
 }
 
 async fn serve_admin(listener: TcpListener, routes: Router, stopped: oneshot::Receiver<()>) {
@@ -86,6 +89,7 @@ impl Running {
             }
         }
         tracing::info!("stopping: open calls are finished first");
+        self.watch.abort();
         self.node.stop().await;
         // The admin side goes last: it answers `/readyz` while calls finish.
         let _ = self.stop_admin.send(());

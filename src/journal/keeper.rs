@@ -55,6 +55,7 @@ pub struct ChainState {
     next_number: AtomicU32,
     /// The segment that is written, for the keeper's syncs.
     current: Mutex<Option<Arc<File>>>,
+    appended: AtomicU64,
     published: AtomicU64,
     synced: watch::Sender<u64>,
     projected: AtomicU64,
@@ -112,6 +113,16 @@ impl ChainState {
         }
         self.bells.wake_keeper();
         Some((file, bytes))
+    }
+
+    /// The writer's word that everything before `position` waits to be written.
+    pub fn report_appended(&self, position: u64) {
+        self.appended.store(position, Ordering::Release);
+    }
+
+    /// How many bytes of entries there are, written or not.
+    pub fn appended(&self) -> u64 {
+        self.appended.load(Ordering::Acquire)
     }
 
     /// The writer's word that everything before `position` is written.
@@ -220,6 +231,7 @@ impl Journal {
                 has_spare: AtomicBool::new(false),
                 next_number: AtomicU32::new(0),
                 current: Mutex::new(None),
+                appended: AtomicU64::new(0),
                 published: AtomicU64::new(0),
                 synced: watch::Sender::new(0),
                 projected: AtomicU64::new(0),

@@ -92,6 +92,21 @@ impl Reader {
         }
     }
 
+    /// Reads to the end of that segment, or of the chain where that comes before. The chain may
+    /// still be written.
+    pub fn read_through(
+        &mut self,
+        last: u32,
+        mut take: impl FnMut(Entry<String>),
+    ) -> io::Result<()> {
+        loop {
+            let is_over = self.read_chunk(u64::MAX, &mut take)? == 0;
+            if is_over && (last <= self.segment || !self.next_segment()?) {
+                return Ok(());
+            }
+        }
+    }
+
     /// Goes on to the next entry of this segment that is whole, if there is one.
     fn pass_damage(&mut self) -> io::Result<bool> {
         let Some(file) = &self.file else { return Ok(false) };
@@ -113,6 +128,11 @@ impl Reader {
             }
             offset += (filled - overlap) as u64;
         }
+    }
+
+    /// Whether an entry stands at its place, in this very segment.
+    pub fn has_entry(mut self) -> io::Result<bool> {
+        Ok(self.read_chunk(self.consumed + 1, &mut |_| {})? != 0)
     }
 
     /// Takes the entries of one chunk; how many bytes they were.
@@ -229,6 +249,15 @@ mod tests {
             read
         };
         assert_eq!(whole(), expected);
+
+        let mut part = Reader::new(folder.path(), chain.name, 0, 0);
+        let mut count = 0;
+        part.read_through(2, |_| count += 1).expect("entries");
+        assert_eq!(part.place().0, 2, "no further, though there is more");
+        assert!(0 < count && count < 200, "{count}");
+        let has_entry = |number| Reader::new(folder.path(), chain.name, number, 0).has_entry();
+        let last = reader.place().0;
+        assert!(has_entry(0).expect("a look") && !has_entry(last + 1).expect("a look"));
 
         // A loss of power may leave a hole anywhere, and garble what it was writing.
         let length = position.0 / 200;

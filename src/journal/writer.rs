@@ -77,7 +77,9 @@ impl Writer {
         if let Some(committer) = desk.committer.take() {
             committer.wake();
         }
-        Position(desk.written.0 + desk.buffer.len() as u64)
+        let position = Position(desk.written.0 + desk.buffer.len() as u64);
+        self.chain.report_appended(position.0);
+        position
     }
 
     /// Resolves when everything before `position` is written: it survives this process.

@@ -1,69 +1,324 @@
 //! The chain: each record continues the one before, and the wallet ends where the last one does.
+//!
+//! Followed from its first record, it also proves the sums: what came in less what went out is the
+//! balance, and what each project and key consumed is what their usage says.
 
-use dashmap::DashMap;
-use sqlx::{Row, SqlitePool};
+use std::collections::HashMap;
 
-use crate::domain::ids::OrganizationId;
-use crate::domain::money::Nano;
-use crate::domain::time::UnixMs;
-use crate::store::columns::uuid;
-use crate::store::database::DatabaseError;
+use foldhash::fast::RandomState as FastHash;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+use uuid::Uuid;
 
-/// How far a chain was followed, and whether it holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ChainCheck {
-    /// When.
-    pub checked_at: UnixMs,
-    /// Up to which record.
-    pub last_seq: i64,
-    /// Whether it is unbroken as far as that.
-    pub ok: bool,
+use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId};
+use crate::domain::record::RecordKind;
+use crate::ledger::violation::{Findings, Violation, money};
+use crate::store::columns::Subject;
+
+/// A record as far as the chain and the sums need it.
+#[derive(Debug, Clone)]
+pub struct Link {
+    organization: OrganizationId,
+    seq: i64,
+    /// Or the word that is no kind.
+    kind: Result<RecordKind, String>,
+    amount: i64,
+    previous: i64,
+    current: i64,
+    call: Option<u128>,
+    project: Option<Subject>,
+    key: Option<Subject>,
+    /// What was charged beyond the hold: the only thing that takes a balance below zero.
+    excess: i64,
 }
 
-/// What is known of each chain since the start of this process.
-#[derive(Debug, Default)]
-pub struct ChainChecks(DashMap<OrganizationId, (ChainCheck, Nano)>);
-
-/// How many records one look follows; a long chain takes several.
-const RECORDS_A_LOOK: i64 = 10_000;
-
-impl ChainChecks {
-    /// Follows the chain on from where the last look ended.
-    pub async fn look(
-        &self,
-        pool: &SqlitePool,
-        organization: OrganizationId,
-        now: UnixMs,
-    ) -> Result<ChainCheck, DatabaseError> {
-        let start = ChainCheck { checked_at: now, last_seq: 0, ok: true };
-        let known = self.0.get(&organization).map_or((start, Nano::ZERO), |known| *known);
-        let (mut check, mut balance) = known;
-        let mut tx = pool.begin().await?;
-        let rows = sqlx::query(
-            "SELECT seq, previous_balance_nano, current_balance_nano FROM wallet_records
-             WHERE organization_id = $1 AND $2 < seq ORDER BY seq LIMIT $3",
+macro_rules! links {
+    ($which:literal) => {
+        concat!(
+            "SELECT r.organization_id, r.seq, r.kind, r.amount_nano, r.previous_balance_nano,
+                r.current_balance_nano, r.request_log_id, r.project_id, r.api_key_id,
+                CASE WHEN r.kind <> 'Consume' THEN 0
+                    WHEN r.late THEN r.amount_nano
+                    WHEN r.overage THEN max(0, r.amount_nano - coalesce((
+                        SELECT l.detail ->> '$.holdAmountNano' FROM request_logs l
+                        WHERE l.project_id = r.project_id AND l.id = r.request_log_id
+                            AND json_valid(l.detail)), 0))
+                    ELSE 0 END
+             FROM wallet_records r ",
+            $which
         )
-        .bind(uuid(organization.0))
-        .bind(check.last_seq)
-        .bind(RECORDS_A_LOOK)
-        .fetch_all(&mut *tx)
-        .await?;
-        let wallet =
-            sqlx::query("SELECT last_seq, balance_nano FROM wallets WHERE organization_id = $1")
-                .bind(uuid(organization.0))
-                .fetch_one(&mut *tx)
-                .await?;
-        tx.commit().await?;
-        for row in &rows {
-            let seq: i64 = row.try_get(0)?;
-            check.ok &= seq == check.last_seq + 1 && Nano(row.try_get(1)?) == balance;
-            (check.last_seq, balance) = (seq, Nano(row.try_get(2)?));
+    };
+}
+
+/// The links of all chains, one chain after the other.
+pub const ALL_LINKS: &str = links!("ORDER BY r.organization_id, r.seq");
+
+/// The links of one chain (`$1`) after a seq (`$2`), so many (`$3`).
+pub const LINKS_AFTER: &str =
+    links!("WHERE r.organization_id = $1 AND $2 < r.seq ORDER BY r.seq LIMIT $3");
+
+impl Link {
+    /// A row of either query.
+    pub fn read(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        let id = |column| row.try_get::<Option<Uuid>, _>(column);
+        let kind: &str = row.try_get(2)?;
+        Ok(Self {
+            organization: OrganizationId(row.try_get::<Uuid, _>(0)?.as_u128()),
+            seq: row.try_get(1)?,
+            kind: RecordKind::parse(kind).ok_or_else(|| kind.to_owned()),
+            amount: row.try_get(3)?,
+            previous: row.try_get(4)?,
+            current: row.try_get(5)?,
+            call: id(6)?.map(|id| id.as_u128()),
+            project: id(7)?.map(|id| id.as_u128()),
+            key: id(8)?.map(|id| id.as_u128()),
+            excess: row.try_get(9)?,
+        })
+    }
+
+    /// Whose it is.
+    pub const fn organization(&self) -> OrganizationId {
+        self.organization
+    }
+
+    /// The call that a Refund gives back, if it is one.
+    pub fn refunded_call(&self) -> Option<u128> {
+        self.call.filter(|_| self.kind == Ok(RecordKind::Refund))
+    }
+
+    /// Those whose usage it is.
+    pub fn subjects(&self) -> impl Iterator<Item = Subject> {
+        let own = (self.kind == Ok(RecordKind::Consume)).then_some(self.organization.0);
+        own.into_iter().flat_map(|own| [Some(own), self.project, self.key]).flatten()
+    }
+
+    /// What it does to the balance.
+    fn moves(&self) -> i128 {
+        let amount = i128::from(self.amount);
+        if self.kind == Ok(RecordKind::Consume) { -amount } else { amount }
+    }
+}
+
+/// One chain, as far as it was followed.
+#[derive(Debug, Clone)]
+pub struct Chain {
+    organization: OrganizationId,
+    seq: i64,
+    balance: i64,
+    /// Recharges and refunds less consumes.
+    sum: i128,
+    /// All that was charged beyond holds.
+    excess: i128,
+    consumed: HashMap<Subject, (Whose, i128), FastHash>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Whose {
+    Organization,
+    Project,
+    Key,
+}
+
+impl Chain {
+    /// A chain before its first record.
+    pub fn new(organization: OrganizationId) -> Self {
+        let consumed = HashMap::default();
+        Self { organization, seq: 0, balance: 0, sum: 0, excess: 0, consumed }
+    }
+
+    /// Whose it is.
+    pub const fn organization(&self) -> OrganizationId {
+        self.organization
+    }
+
+    /// The last record that was followed; 0 before the first.
+    pub const fn seq(&self) -> i64 {
+        self.seq
+    }
+
+    /// Whether it ends where that wallet does.
+    pub const fn ends_at(&self, last_seq: i64, balance: i64) -> bool {
+        self.seq == last_seq && self.balance == balance
+    }
+
+    /// Goes on by one record. What is wrong is told once: the next is compared with what is there.
+    pub fn follow(&mut self, link: &Link, findings: &mut Findings) {
+        let mut wrong = |found: String, expected: String| {
+            findings.add(Violation {
+                table: "wallet_records",
+                organization: Some(self.organization),
+                row: format!("seq {}", link.seq),
+                found,
+                expected,
+            });
+        };
+        let is_next = link.seq.checked_sub(1) == Some(self.seq);
+        if !is_next {
+            wrong(format!("follows seq {}", self.seq), "the next seq, without a gap".into());
+        } else if link.previous != self.balance {
+            let expected = format!("{}, where the record before ends", money(self.balance.into()));
+            wrong(format!("previous balance {}", money(link.previous.into())), expected);
         }
-        let (last_seq, ends_at): (i64, i64) = (wallet.try_get(0)?, wallet.try_get(1)?);
-        let more_to_follow = i64::try_from(rows.len()) == Ok(RECORDS_A_LOOK);
-        check.ok &= more_to_follow || (last_seq == check.last_seq && Nano(ends_at) == balance);
-        check.checked_at = now;
-        self.0.insert(organization, (check, balance));
-        Ok(check)
+        if let Err(kind) = &link.kind {
+            wrong(format!("kind {kind:?}"), "Recharge, Consume or Refund".into());
+        }
+        if link.amount < 0 {
+            wrong(format!("amount {}", money(link.amount.into())), "0 or more".into());
+        }
+        let continues = |from: i64| i128::from(from) + link.moves() == link.current.into();
+        let is_right = continues(link.previous) || (is_next && continues(self.balance));
+        if !is_right {
+            let expected = i128::from(link.previous) + link.moves();
+            let expected = format!("{}, by its amount", money(expected));
+            wrong(format!("current balance {}", money(link.current.into())), expected);
+        }
+        self.excess += i128::from(link.excess);
+        if i128::from(link.current) < -self.excess {
+            let expected = format!("{} or more, by all overages so far", money(-self.excess));
+            wrong(format!("balance {}", money(link.current.into())), expected);
+        }
+        if link.kind == Ok(RecordKind::Consume) {
+            self.count(link);
+        }
+        self.sum += link.moves();
+        (self.seq, self.balance) = (link.seq, link.current);
+    }
+
+    fn count(&mut self, link: &Link) {
+        let own = (Whose::Organization, Some(self.organization.0));
+        for (whose, subject) in [own, (Whose::Project, link.project), (Whose::Key, link.key)] {
+            if let Some(subject) = subject {
+                self.consumed.entry(subject).or_insert((whose, 0)).1 += i128::from(link.amount);
+            }
+        }
+    }
+
+    /// Compares its end with its wallet: the last seq and the balance.
+    pub fn end(&self, last_seq: i64, balance: i64, findings: &mut Findings) {
+        let mut wrong = |found: String, expected: String| {
+            findings.add(Violation {
+                table: "wallets",
+                organization: Some(self.organization),
+                row: "wallet".into(),
+                found,
+                expected,
+            });
+        };
+        if last_seq != self.seq {
+            let expected = format!("{}, the last record's", self.seq);
+            wrong(format!("last seq {last_seq}"), expected);
+        }
+        if balance != self.balance || i128::from(balance) != self.sum {
+            let (last, sum) = (money(self.balance.into()), money(self.sum));
+            let expected = format!("{last} by the last record, {sum} by the sum of all");
+            wrong(format!("balance {}", money(balance.into())), expected);
+        }
+    }
+
+    /// Those who consumed anything.
+    pub fn subjects(&self) -> impl Iterator<Item = Subject> {
+        self.consumed.keys().copied()
+    }
+
+    /// Compares what a subject consumed with the sum of its usage.
+    pub fn compare_usage(&self, subject: Subject, spend: i64, findings: &mut Findings) {
+        let Some((whose, consumed)) = self.consumed.get(&subject) else { return };
+        if i128::from(spend) == *consumed {
+            return;
+        }
+        let row = match whose {
+            Whose::Organization => "organization".to_owned(),
+            Whose::Project => ProjectId(subject).to_string(),
+            Whose::Key => ApiKeyId(subject).to_string(),
+        };
+        findings.add(Violation {
+            table: "usage_days",
+            organization: Some(self.organization),
+            row,
+            found: format!("spend {} over all days", money(spend.into())),
+            expected: format!("{}, the sum of its Consumes", money(*consumed)),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: OrganizationId = OrganizationId(1);
+
+    fn link(seq: i64, kind: RecordKind, amount: i64, previous: i64) -> Link {
+        let current = previous + if kind == RecordKind::Consume { -amount } else { amount };
+        let (call, project, key) = (Some(7), Some(2), Some(3));
+        let organization = OWN;
+        let kind = Ok(kind);
+        Link { organization, seq, kind, amount, previous, current, call, project, key, excess: 0 }
+    }
+
+    fn sound() -> Vec<Link> {
+        vec![
+            link(1, RecordKind::Recharge, 100, 0),
+            link(2, RecordKind::Consume, 30, 100),
+            link(3, RecordKind::Refund, 10, 70),
+            link(4, RecordKind::Consume, 0, 80),
+        ]
+    }
+
+    /// What a change to a sound chain of 80 makes of it, line by line.
+    fn told(change: impl FnOnce(&mut Vec<Link>)) -> Vec<String> {
+        let mut links = sound();
+        change(&mut links);
+        let (mut chain, mut findings) = (Chain::new(OWN), Findings::default());
+        for link in &links {
+            chain.follow(link, &mut findings);
+        }
+        chain.end(4, 80, &mut findings);
+        for subject in [1, 2, 3] {
+            chain.compare_usage(subject, 30, &mut findings);
+        }
+        let own = format!(" {OWN}");
+        findings.told.iter().map(|told| told.to_string().replacen(&own, "", 1)).collect()
+    }
+
+    #[test]
+    fn a_sound_chain_has_no_violations() {
+        assert!(told(|_| {}).is_empty());
+    }
+
+    #[test]
+    fn each_break_is_told_with_its_row_once() {
+        let gap = told(|links| links[3].seq = 5);
+        assert_eq!(
+            gap[0],
+            "wallet_records seq 5: follows seq 3; should be the next seq, without a gap"
+        );
+        let previous = told(|links| links[2].previous += 1);
+        assert_eq!(previous.len(), 1, "{previous:?}");
+        assert!(previous[0].contains("seq 3: previous balance 0.000000071; should be 0.00000007,"));
+        let amount = told(|links| links[1].amount += 1);
+        assert!(amount[0].contains("seq 2: current balance 0.00000007; should be 0.000000069"));
+        assert!(amount[1].starts_with("wallets wallet: balance 0.00000008; should be"));
+        assert_eq!(amount.len(), 2 + 3, "the usage of three: {amount:?}");
+        let kind = told(|links| links[3].kind = Err("Gift".into()));
+        assert_eq!(
+            kind,
+            ["wallet_records seq 4: kind \"Gift\"; should be Recharge, Consume or Refund"]
+        );
+    }
+
+    #[test]
+    fn a_balance_below_zero_is_covered_by_overages_to_the_last_nano_unit() {
+        let mut debit = link(2, RecordKind::Consume, 150, 100);
+        let debts = |debit: &Link| {
+            let (mut chain, mut findings) = (Chain::new(OWN), Findings::default());
+            chain.follow(&sound()[0], &mut findings);
+            chain.follow(debit, &mut findings);
+            findings.count
+        };
+        assert_eq!(debts(&debit), 1);
+        debit.excess = 49;
+        assert_eq!(debts(&debit), 1);
+        debit.excess = 50;
+        assert_eq!(debts(&debit), 0);
     }
 }

@@ -3,7 +3,10 @@
 pub mod freshness;
 pub mod records;
 pub mod wallets;
+pub mod violation;
 pub mod chain;
+pub mod pairs;
+pub mod watch;
 pub mod call;
 pub mod batch;
 pub mod late;
@@ -11,6 +14,8 @@ pub mod rows;
 pub mod projection;
 pub mod projector;
 pub mod recovery;
+pub mod unprojected;
+pub mod verify;
 
 #[cfg(test)]
 mod tests;

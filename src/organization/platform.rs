@@ -6,8 +6,8 @@ use tokio::sync::{Mutex, Semaphore};
 
 use crate::accounting::directory::Directory;
 use crate::domain::time::UnixMs;
-use crate::ledger::chain::ChainChecks;
 use crate::ledger::freshness::Freshness;
+use crate::ledger::watch::ChainWatch;
 use crate::organization::passwords::Passwords;
 use crate::organization::throttle::Throttle;
 use crate::store::database::Database;
@@ -70,7 +70,7 @@ pub struct Platform {
     /// How often one address may try to sign in.
     pub throttle: Throttle,
     /// What is known of each ledger.
-    pub chains: ChainChecks,
+    pub chains: ChainWatch,
     /// Held from a commit until the directory has seen it: edits arrive in the order of commits.
     pub landing: Mutex<()>,
     /// One note of use is written at a time; those that would queue are dropped.
@@ -94,7 +94,7 @@ impl Platform {
             reload,
             passwords: Passwords::default(),
             throttle: Throttle::default(),
-            chains: ChainChecks::default(),
+            chains: ChainWatch::default(),
             landing: Mutex::new(()),
             notes: Arc::new(Semaphore::new(1)),
         })

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, SqlitePool, Transaction};
 
@@ -17,6 +18,9 @@ pub struct Database {
 #[derive(Debug, thiserror::Error)]
 #[error("database: {0}")]
 pub struct DatabaseError(#[from] pub sqlx::Error);
+
+/// The steps that lead to the schema of this program.
+pub static SCHEMA: Migrator = sqlx::migrate!("migrations/sqlite");
 
 const READERS: u32 = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,7 +38,7 @@ impl Database {
             .statement_cache_capacity(256);
         let writer =
             SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
-        sqlx::migrate!("migrations/sqlite").run(&writer).await.map_err(sqlx::Error::from)?;
+        SCHEMA.run(&writer).await.map_err(sqlx::Error::from)?;
         let reader = SqlitePoolOptions::new()
             .max_connections(READERS)
             .connect_with(options.read_only(true))

@@ -1,8 +1,10 @@
 //! The SQL of everything that is not money in motion: people, organizations, projects, keys.
 
 pub mod database;
+pub mod bystander;
 pub mod facts;
 pub mod columns;
+pub mod each;
 pub mod paging;
 pub mod quotas;
 pub mod usage;

@@ -44,6 +44,12 @@ pub const PROJECTOR_LAG_SECONDS: &str = "meteor_projector_lag_seconds";
 pub const PROJECTED_ENTRIES: &str = "meteor_projected_entries_total";
 /// Calls whose log line was dropped, as nobody read the log.
 pub const CALL_LOG_DROPPED: &str = "meteor_call_log_dropped_total";
+/// Rows of the books that were found to be wrong.
+pub const LEDGER_VIOLATIONS: &str = "meteor_ledger_violations_total";
+/// Wallet records that the watch over the ledger has followed.
+pub const LEDGER_RECORDS: &str = "meteor_ledger_checked_records_total";
+/// Time since all chains were last followed to their ends.
+pub const LEDGER_CHECK_AGE_SECONDS: &str = "meteor_ledger_check_age_seconds";
 /// Always 1; the `version` that runs.
 pub const BUILD: &str = "meteor_build_info";
 
@@ -83,10 +89,16 @@ fn describe() {
     describe_gauge!(PROJECTOR_LAG_SECONDS, Seconds, "Age of the oldest call projected last.");
     describe_counter!(PROJECTED_ENTRIES, Count, "Journal entries that were projected.");
     describe_counter!(CALL_LOG_DROPPED, Count, "Calls whose log line was dropped.");
+    describe_counter!(LEDGER_VIOLATIONS, Count, "Rows of the books that are wrong.");
+    describe_counter!(LEDGER_RECORDS, Count, "Wallet records that were checked.");
+    describe_gauge!(LEDGER_CHECK_AGE_SECONDS, Seconds, "Time since the last complete check.");
     describe_gauge!(BUILD, Count, "The version that runs.");
     metrics::gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     // What has no labels is there from the start, at 0: an absence of trouble can be seen.
     for name in [UNAUTHENTICATED, SPEND_NANO, OVERAGES, LATE, PROJECTED_ENTRIES, CALL_LOG_DROPPED] {
+        metrics::counter!(name).absolute(0);
+    }
+    for name in [LEDGER_VIOLATIONS, LEDGER_RECORDS] {
         metrics::counter!(name).absolute(0);
     }
     for name in [CONNECTIONS, PROJECTOR_LAG_SECONDS] {

@@ -61,5 +61,6 @@ mod state;
 mod stream;
 mod tls;
 mod upstreams;
+mod verify;
 mod waiting;
 mod written;

@@ -1,0 +1,131 @@
+//! `meteor verify-ledger`: looks at the books of a gateway that runs, or that does not.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use crate::config::check;
+use crate::ledger::verify::{Verified, verify};
+use crate::ledger::violation::{Violation, money};
+use crate::store::bystander::Bystander;
+
+/// What the command line says.
+#[derive(Debug, Clone, clap::Args)]
+pub struct VerifyOptions {
+    /// The configuration of the gateway [default: all at its default].
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    config: Option<PathBuf>,
+    /// The data folder, instead of what the configuration says.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Print one JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// How often a look is begun anew, because a gateway started or removed a segment meanwhile.
+const LOOKS: usize = 5;
+
+/// Looks once, and prints what is wrong and what was seen; whether all is sound.
+pub async fn verify_ledger(options: VerifyOptions) -> Result<bool> {
+    let (data, database) = match options.data {
+        Some(data) => {
+            let database = data.join("meteor.db");
+            (data, database)
+        }
+        None => {
+            let settings = check::load(options.config.as_deref())
+                .map_err(|report| anyhow::anyhow!("{report}"))?;
+            (settings.data, settings.database)
+        }
+    };
+    for look in 1..=LOOKS {
+        let mut bystander = Bystander::open(&database).await?;
+        let mut picture = bystander.picture().await?;
+        let verified = verify(&mut picture, &data.join("journal")).await;
+        picture.rollback().await.context("database")?;
+        if !bystander.was_undisturbed() {
+            continue;
+        }
+        let verified = verified?;
+        if !verified.is_stale || look == LOOKS {
+            print(&verified, options.json)?;
+            return Ok(verified.findings.count == 0);
+        }
+    }
+    bail!("a gateway starts and stops on {} meanwhile; try again", data.display())
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "camelCase")]
+enum Line<'a> {
+    Violation {
+        table: &'a str,
+        organization: Option<String>,
+        row: &'a str,
+        found: &'a str,
+        expected: &'a str,
+    },
+    #[serde(rename_all = "camelCase")]
+    Summary {
+        organizations: usize,
+        records: u64,
+        calls: u64,
+        open_holds: usize,
+        frozen: String,
+        unprojected_entries: Option<u64>,
+        violations: u64,
+    },
+}
+
+fn print(verified: &Verified, json: bool) -> Result<()> {
+    let Verified { organizations, records, calls, open_holds, findings, .. } = verified;
+    let (frozen, unprojected_entries) = (money(verified.frozen), verified.unprojected);
+    for violation in &findings.told {
+        if json {
+            println!("{}", serde_json::to_string(&line(violation))?);
+        } else {
+            println!("{violation}");
+        }
+    }
+    let untold = findings.count - findings.told.len() as u64;
+    if untold > 0 {
+        eprintln!("meteor: {untold} further violations are counted only");
+    }
+    let (organizations, records) = (*organizations, *records);
+    let (calls, open_holds, violations) = (*calls, *open_holds, findings.count);
+    if json {
+        let summary = Line::Summary {
+            organizations,
+            records,
+            calls,
+            open_holds,
+            frozen,
+            unprojected_entries,
+            violations,
+        };
+        println!("{}", serde_json::to_string(&summary)?);
+    } else {
+        let journal = unprojected_entries.map_or_else(
+            || "no journal".to_owned(),
+            |count| format!("{count} unprojected entries"),
+        );
+        println!(
+            "{organizations} organizations, {records} records, {calls} calls, {open_holds} open \
+             holds, {frozen} frozen, {journal}, {violations} violations"
+        );
+    }
+    Ok(())
+}
+
+fn line(violation: &Violation) -> Line<'_> {
+    let Violation { table, organization, row, found, expected } = violation;
+    Line::Violation {
+        table,
+        organization: organization.map(|id| id.to_string()),
+        row,
+        found,
+        expected,
+    }
+}

@@ -1,0 +1,169 @@
+//! A sound store, for tests: everything that one can hold.
+
+use std::fs;
+use std::path::Path;
+
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
+use tempfile::TempDir;
+
+use crate::domain::counter::Windows;
+use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
+use crate::domain::money::Nano;
+use crate::domain::record::RecordKind;
+use crate::domain::settlement::{Bound, Charge};
+use crate::domain::time::{Day, Minute, UnixMs};
+use crate::domain::usage::Usage;
+use crate::journal::entry::{Asked, Ended, Entry, Hold, Outcome, Progress, Whose};
+use crate::journal::format;
+use crate::journal::segment::ChainName;
+use crate::ledger::batch::Batch;
+use crate::ledger::projection::{self, Checkpoint};
+use crate::ledger::records;
+use crate::ledger::wallets::{self, Posting};
+use crate::store::database::Database;
+
+/// The one chain of its journal.
+pub const CHAIN: ChainName = ChainName { run: 1, worker: 0 };
+
+/// Two organizations, each with a project and a key.
+pub const WHO: [(u128, u128, u128); 2] = [(1, 2, 3), (5, 6, 7)];
+
+/// That a call was admitted.
+pub fn hold(id: u128, who: (u128, u128, u128), amount: i64) -> Entry<String> {
+    let asked = Asked {
+        id: RequestLogId(id),
+        at: UnixMs(0),
+        organization: OrganizationId(who.0),
+        project: ProjectId(who.1),
+        key: ApiKeyId(who.2),
+        endpoint: String::new(),
+        dialect: String::new(),
+        model: String::new(),
+        stream: false,
+        address: "::1".parse().expect("an address"),
+    };
+    let windows = Windows { minute: Minute(0), day: Day(0) };
+    let (bound, amount, once) = (Bound::default(), Nano(amount), None);
+    Entry::Hold(Hold { asked, windows, bound, amount, price_version: String::new(), once })
+}
+
+fn ended(id: u128, cost: i64, overage: bool) -> Ended<String> {
+    let usage = Usage::tokens_of(3, 4);
+    Ended {
+        id: RequestLogId(id),
+        whose: Whose::UNKNOWN,
+        charge: Charge { usage, cost: Nano(cost), overage, ..Charge::nothing() },
+        counted: true,
+        outcome: Outcome::Completed,
+        status: 200,
+        refusal: String::new(),
+        upstream: String::new(),
+        upstream_model: String::new(),
+        output_clamped: false,
+        attempts: 1,
+        admitted_us: 0,
+        first_byte_us: None,
+        duration_us: 0,
+        kept_id: None,
+    }
+}
+
+/// That it ended and is charged.
+pub fn settle(id: u128, cost: i64) -> Entry<String> {
+    Entry::Settle(ended(id, cost, false))
+}
+
+/// Adds entries to a segment; how many bytes it then has.
+pub fn append(folder: &Path, number: u32, entries: &[Entry<String>]) -> u64 {
+    let path = CHAIN.segment(number).path(&folder.join("journal"));
+    let mut bytes = fs::read(&path).unwrap_or_default();
+    for entry in entries {
+        format::write(entry, &mut bytes);
+    }
+    fs::write(path, &bytes).expect("a segment");
+    bytes.len() as u64
+}
+
+/// Everything that a sound store can hold. Balances: -120 (an overage of 200) and 499; open in
+/// the database are calls 12 and 15, of which the journal ends the first and adds 14.
+pub async fn sound() -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::create_dir(folder.path().join("journal")).expect("a folder");
+    let database = Database::open(&folder.path().join("meteor.db")).await.expect("a database");
+    let mut tx = database.begin().await.expect("a transaction");
+    for (organization, project, _) in WHO {
+        let query = format!(
+            "INSERT INTO organizations (id, name, status, self_funding, on_disconnect, created_at,
+                updated_at, version) VALUES ({0}, '', 'Active', 1, 'drain', 0, 0, 1);
+             INSERT INTO wallets VALUES ({0}, 0, 0, 1, 0, 0);
+             INSERT INTO projects (id, organization_id, name, status, created_by, created_at,
+                updated_at, version) VALUES ({1}, {0}, '', 'Active', x'00', 0, 0, 1)",
+            id(organization),
+            id(project)
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(query)).execute(&mut *tx).await.expect("rows");
+        let paid = Posting { amount: Nano(if organization == 1 { 1_000 } else { 500 }), ..IN };
+        wallets::post(&mut tx, OrganizationId(organization), &paid, UnixMs(0)).await.expect("in");
+    }
+    let entries = [
+        hold(10, WHO[0], 40),
+        settle(10, 30),
+        hold(11, WHO[0], 900),
+        hold(12, WHO[0], 50),
+        Entry::Settle(ended(11, 1_100, true)),
+        hold(13, WHO[0], 0),
+        Entry::Void(Ended { charge: Charge::nothing(), ..ended(13, 0, false) }),
+        hold(15, WHO[0], 60),
+        hold(20, WHO[1], 1),
+        settle(20, 1),
+    ];
+    let position = append(folder.path(), 0, &entries);
+    let mut batch = Batch::restore("node_1", []);
+    for entry in entries {
+        batch.take(entry);
+    }
+    let checkpoint = Checkpoint { chain: CHAIN.number(), segment: 0, position };
+    projection::write(&mut tx, &batch, &[checkpoint], UnixMs(0)).await.expect("projected");
+    let first = OrganizationId(1);
+    let consume = records::consume(&mut tx, first, RequestLogId(10)).await.expect("a look");
+    let consume = consume.expect("a Consume");
+    let back =
+        Posting { kind: RecordKind::Refund, amount: Nano(10), consume: Some(&consume), ..IN };
+    wallets::post(&mut tx, first, &back, UnixMs(0)).await.expect("back");
+    tx.commit().await.expect("committed");
+    database.close().await;
+    let progress = Progress { id: RequestLogId(14), charge: Charge::nothing() };
+    let rest = [hold(14, WHO[0], 7), Entry::Progress(progress), settle(12, 5)];
+    append(folder.path(), 0, &rest);
+    folder
+}
+
+/// A recharge of nothing yet.
+pub const IN: Posting<'_> = Posting {
+    kind: RecordKind::Recharge,
+    amount: Nano::ZERO,
+    consume: None,
+    description: None,
+    reference: None,
+    actor: "{}",
+};
+
+/// An id as SQL spells it.
+pub fn id(id: u128) -> String {
+    format!("x'{id:032x}'")
+}
+
+/// Writes what the gateway never would.
+pub async fn plant(folder: &Path, sql: &str) {
+    let options = SqliteConnectOptions::new().filename(folder.join("meteor.db"));
+    let mut connection = options.foreign_keys(false).connect().await.expect("a database");
+    let sql = format!(
+        "PRAGMA ignore_check_constraints = ON;
+         DROP TRIGGER IF EXISTS wallet_records_are_never_changed;
+         DROP TRIGGER IF EXISTS wallet_records_are_never_deleted;
+         {sql}"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql.clone())).execute(&mut connection).await.expect(&sql);
+    connection.close().await.expect("closed");
+}

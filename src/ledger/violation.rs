@@ -1,0 +1,60 @@
+//! Violations: rows of the books that are not what they should be.
+
+use std::fmt;
+
+use crate::domain::ids::OrganizationId;
+use crate::domain::money::Nano;
+
+/// A row that is not what it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Where it stands: a table, or `journal`, or `books` for what is in memory only.
+    pub table: &'static str,
+    /// Whose it is, where that is known.
+    pub organization: Option<OrganizationId>,
+    /// Which row: its seq, or its id.
+    pub row: String,
+    /// What is there.
+    pub found: String,
+    /// What should be there.
+    pub expected: String,
+}
+
+/// One line.
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { table, organization, row, found, expected } = self;
+        write!(f, "{table}")?;
+        if let Some(organization) = organization {
+            write!(f, " {organization}")?;
+        }
+        write!(f, " {row}: {found}; should be {expected}")
+    }
+}
+
+/// The most violations that are kept word for word; all are counted.
+const TOLD_MAX: usize = 10_000;
+
+/// What a look has found.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// The first of them, in the order in which they were found.
+    pub told: Vec<Violation>,
+    /// How many there are.
+    pub count: u64,
+}
+
+impl Findings {
+    /// Adds one.
+    pub fn add(&mut self, violation: Violation) {
+        self.count += 1;
+        if self.told.len() < TOLD_MAX {
+            self.told.push(violation);
+        }
+    }
+}
+
+/// A sum of money as text. It may be out of the range of an amount, where the books are wrong.
+pub fn money(sum: i128) -> String {
+    i64::try_from(sum).map_or_else(|_| format!("{sum} nano-units"), |sum| Nano(sum).to_string())
+}
