@@ -8,6 +8,7 @@ pub mod dialect;
 pub mod settings;
 pub mod clock;
 pub mod tasks;
+pub mod crash;
 pub mod telemetry;
 pub mod store;
 pub mod journal;

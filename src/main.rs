@@ -10,6 +10,8 @@ use meteor::app::demo::{DemoOptions, demo};
 use meteor::app::verify::{VerifyOptions, verify_ledger};
 use meteor::app::{health, log, run};
 use meteor::config::check;
+use meteor::config::environment::Environment;
+use meteor::crash;
 use meteor::settings::log::{LogFormat, LogLevel, LogSettings};
 
 #[global_allocator]
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
 const UNKNOWN: u8 = 2;
 
 fn run(command: Command) -> Result<ExitCode> {
+    crash::arm(Environment::of_process().get(crash::VARIABLE))?;
     match command {
         Command::Demo(options) => {
             let level = LogLevel::Warn;

@@ -16,6 +16,7 @@ use crate::accounting::permit::{Course, Demand, Desk, Permit};
 use crate::accounting::presence::Presence;
 use crate::accounting::turn::Turn;
 use crate::clock;
+use crate::crash::crash_point;
 use crate::dialect::endpoint::Metering;
 use crate::dialect::read::clamp_edit;
 use crate::dialect::units::units;
@@ -188,6 +189,7 @@ fn permit(
         course: Course::default(),
     };
     permit.held_at = desk.writer.append(&Entry::Hold(hold(&permit, &demand)));
+    crash_point!("hold-appended");
     permit
 }
 

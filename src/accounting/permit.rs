@@ -13,6 +13,7 @@ use crate::accounting::once::Claim;
 use crate::accounting::presence::Presence;
 use crate::clock;
 use crate::counters::memory::Whole;
+use crate::crash::crash_point;
 use crate::dialect::endpoint::Endpoint;
 use crate::domain::catalog::Model;
 use crate::domain::counter::Windows;
@@ -230,6 +231,7 @@ impl Permit {
         }
         let charge = self.charge();
         self.desk.writer.append(&Entry::<&str>::Progress(Progress { id: self.id, charge }));
+        crash_point!("progress-appended");
     }
 
     fn charge(&self) -> Charge {
@@ -255,6 +257,7 @@ impl Permit {
         let tokens = i64::try_from(charge.usage.tokens()).unwrap_or(i64::MAX / 4);
         self.give_back(&Amounts { requests: 1, tokens, spend: charge.cost });
         let position = self.desk.writer.append(&Entry::Settle(self.ended(charge, true, outcome)));
+        crash_point!("settle-appended");
         if let Some(claim) = self.claim.take() {
             let Charge { usage, cost, .. } = charge;
             let done = Done { id: self.id, status: self.course.status, usage, cost };
@@ -266,7 +269,10 @@ impl Permit {
     fn release_now(&mut self, outcome: Outcome) -> Position {
         let counted = self.course.forwarded;
         self.give_back(&Amounts { requests: i64::from(counted), ..Amounts::default() });
-        self.desk.writer.append(&Entry::Void(self.ended(Charge::nothing(), counted, outcome)))
+        let ended = self.ended(Charge::nothing(), counted, outcome);
+        let position = self.desk.writer.append(&Entry::Void(ended));
+        crash_point!("void-appended");
+        position
     }
 
     /// Exchanges the hold for what was used, in the windows of the admission.

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use crate::crash::crash_point;
 use crate::journal::entry::Entry;
 use crate::journal::format;
 use crate::journal::keeper::{ChainState, Durability};
@@ -129,6 +130,7 @@ impl Writer {
         if let Err(fault) = desk.write(&self.chain) {
             self.chain.report_lost(&fault);
         }
+        crash_point!("turn-written");
         desk.written.0 += desk.buffer.len() as u64;
         self.chain.publish(desk.written.0);
         desk.buffer.clear();
@@ -156,6 +158,7 @@ impl Desk {
                 self.segment = next;
                 self.segment_bytes = bytes;
                 self.filled = 0;
+                crash_point!("segment-rolled");
                 continue;
             }
             self.segment.write_all_at(&self.buffer[done..done + fits], self.filled)?;

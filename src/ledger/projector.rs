@@ -7,6 +7,7 @@ use std::time::Duration;
 use metrics::{counter, gauge, histogram};
 
 use crate::clock;
+use crate::crash::crash_point;
 use crate::journal::keeper::Journal;
 use crate::journal::reader::Reader;
 use crate::ledger::batch::Batch;
@@ -120,7 +121,9 @@ impl Projector {
             .collect();
         let mut tx = self.database.begin().await?;
         projection::write(&mut tx, &self.batch, &checkpoints, clock::now()).await?;
+        crash_point!("batch-uncommitted");
         tx.commit().await?;
+        crash_point!("batch-committed");
         Ok(())
     }
 

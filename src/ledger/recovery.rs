@@ -5,6 +5,7 @@ use std::path::Path;
 
 use sqlx::Row;
 
+use crate::crash::crash_point;
 use crate::domain::settlement::Charge;
 use crate::domain::time::UnixMs;
 use crate::journal::entry::{Ended, Entry, Hold, Outcome, Progress};
@@ -76,10 +77,12 @@ pub async fn recover(
         let checkpoint = Checkpoint { chain: chain.number(), segment, position };
         commit(database, &mut batch, &[checkpoint], now).await?;
     }
+    crash_point!("recovery-projected");
     for orphan in batch.open_calls() {
         batch.take(end_of(&orphan, now));
         recovered.orphans += 1;
         commit(database, &mut batch, &[], now).await?;
+        crash_point!("recovery-orphan");
     }
     Ok(recovered)
 }

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::accounting::books::OpenHold;
 use crate::clock;
+use crate::crash::crash_point;
 use crate::domain::ids::RequestLogId;
 use crate::domain::money::Nano;
 use crate::domain::record::RecordKind;
@@ -113,7 +114,9 @@ pub async fn recharge(work: &mut Work, seat: &Seat, new: &NewRecharge) -> Result
         reference: new.reference.as_deref(),
         actor: &actor,
     };
-    post(work, seat, &posting, "wallet.recharge").await
+    let posted = post(work, seat, &posting, "wallet.recharge").await;
+    crash_point!("recharge-posted");
+    posted
 }
 
 /// Gives back part or all of what a call cost.
@@ -136,7 +139,9 @@ pub async fn refund(work: &mut Work, seat: &Seat, new: &NewRefund) -> Result<Rec
         reference: None,
         actor: &actor,
     };
-    post(work, seat, &posting, "wallet.refund").await
+    let posted = post(work, seat, &posting, "wallet.refund").await;
+    crash_point!("refund-posted");
+    posted
 }
 
 async fn post(

@@ -9,6 +9,7 @@ use serde_json::Value;
 use sqlx::{Sqlite, SqliteConnection, Transaction};
 
 use crate::clock;
+use crate::crash::crash_point;
 use crate::domain::ids::{OrganizationId, ProjectId};
 use crate::domain::money::Nano;
 use crate::domain::time::UnixMs;
@@ -135,6 +136,7 @@ impl Work {
         let landed = tasks::spawn("commit", async move {
             let _landing = platform.landing.lock().await;
             tx.commit().await.map_err(DatabaseError::from)?;
+            crash_point!("money-committed" if effects.iter().any(|effect| matches!(effect, Effect::Fund(..))));
             land(&platform, &effects, now).await;
             Ok::<(), DatabaseError>(())
         });

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::crash::crash_point;
 use crate::proxy::outgoing::Outgoing;
 use crate::proxy::upstream::Upstream;
 use crate::tasks;
@@ -138,7 +139,9 @@ impl AsyncWrite for UpstreamStream {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        either!(self, stream => stream.poll_write_vectored(context, pieces))
+        let written = either!(self, stream => stream.poll_write_vectored(context, pieces));
+        crash_point!("request-sent" if matches!(written, Poll::Ready(Ok(1..))));
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -9,6 +9,7 @@ use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 
 use crate::accounting::permit::Permit;
+use crate::crash::crash_point;
 use crate::dialect::endpoint::{Dialect, around_model};
 use crate::dialect::read::clamp_edit;
 use crate::dialect::request::Edit;
@@ -45,6 +46,7 @@ pub async fn forward(
     route: &Route,
     mut permit: Permit,
 ) -> Result<Answered, Refusal> {
+    crash_point!("hold-written");
     headers::for_upstream(&mut call.parts.headers);
     let bound = permit
         .output_clamped()
@@ -65,6 +67,7 @@ pub async fn forward(
         let tried = tokio::time::timeout(timeout, send(pool, stop, request, &mut permit));
         match tried.await.unwrap_or(Err(CallError::TimedOut)) {
             Ok((response, lease)) => {
+                crash_point!("answered");
                 let status = response.status();
                 // An error is free from here on, also for a client that does not hear it out.
                 permit.course.is_free = !status.is_success();
@@ -142,6 +145,7 @@ async fn send(
             permit.set_forwarded(true);
             permit.course.admitted_us = permit.elapsed_us();
         }
+        crash_point!("forwarding");
         let mut sent = pin!(lease.send(request));
         let tried = poll_fn(|context| {
             permit.note_leaving();

@@ -17,6 +17,7 @@ use tokio::time::Sleep;
 use crate::accounting::permit::Permit;
 use crate::accounting::presence::Presence;
 use crate::clock;
+use crate::crash::crash_point;
 use crate::dialect::endpoint::{Endpoint, Metering};
 use crate::dialect::meter::{BodyMeter, Passage, StreamMeter};
 use crate::journal::entry::Outcome;
@@ -209,6 +210,7 @@ impl Relay {
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
         loop {
             if let Some(bytes) = self.ready.pop_front() {
+                crash_point!("end-given" if self.permit.is_none() && self.is_open() && self.ready.is_empty());
                 return Poll::Ready(Some(Ok(bytes)));
             }
             ready!(self.poll_gate(context));
@@ -241,6 +243,8 @@ impl Relay {
 
     fn take(&mut self, frame: Frame<Bytes>) {
         let Ok(data) = frame.into_data() else { return };
+        crash_point!("piece-taken");
+        crash_point!("progress-written" if 0 < self.progress_tokens);
         match &mut self.meter {
             Meter::Stream(meter) => {
                 let Passage { pass, end } = meter.read(data);
@@ -290,6 +294,7 @@ impl Relay {
         }
         permit.measured.reported = reading.reported;
         permit.measured.counted_output = reading.counted_output;
+        crash_point!("usage-seen" if reading.reported.is_some());
         // What the provider has yet to send changes nothing then: who leaves now has it all.
         let complete = (reading.terminated || reading.finished) && !reading.lacks_input;
         let is_news = complete && !permit.measured.complete && permit.has_left();
@@ -358,6 +363,7 @@ impl Relay {
             return Poll::Ready(());
         }
         ready!(self.gate.poll(&self.writer, context));
+        crash_point!("settle-written");
         self.ready.extend(self.end.drain(..));
         Poll::Ready(())
     }
