@@ -33,3 +33,11 @@ fmt:
 
 lint:
     cargo clippy --all-targets -- -D warnings
+
+# Kills a gateway under load, so many times, and reconciles it after each: about a quarter of an hour.
+kills times="1000":
+    METEOR_KILLS={{ times }} cargo test --test gateway kills:: -- --nocapture
+
+# Has a gateway die at so many passings of every crash point: about 4 minutes.
+points passings="20":
+    METEOR_POINTS={{ passings }} cargo test --test gateway points:: -- --nocapture

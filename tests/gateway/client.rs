@@ -84,22 +84,26 @@ impl Request {
 /// server may answer, and stop reading, before it has seen all.
 pub async fn exchange(authority: &str, wire: &[u8]) -> Result<Answer> {
     in_time(&format!("an answer of {authority}"), async {
-        let stream = TcpStream::connect(authority).await?;
-        stream.set_nodelay(true)?;
-        let (mut reads, mut writes) = stream.into_split();
-        let writing = async {
-            // A refused write shows in what is read, or in that nothing is.
-            let _ = writes.write_all(wire).await;
-            std::future::pending::<()>().await;
-        };
-        let mut answer = tokio::select! {
-            answer = Answer::read(&mut reads) => answer?,
-            () = writing => unreachable!("it waits for ever"),
-        };
-        answer.stream = Some(reads.reunite(writes).expect("both halves are of one stream"));
-        Ok(answer)
+        exchange_on(TcpStream::connect(authority).await?, wire).await
     })
     .await
+}
+
+/// The same on a connection that is there.
+pub async fn exchange_on(stream: TcpStream, wire: &[u8]) -> Result<Answer> {
+    stream.set_nodelay(true)?;
+    let (mut reads, mut writes) = stream.into_split();
+    let writing = async {
+        // A refused write shows in what is read, or in that nothing is.
+        let _ = writes.write_all(wire).await;
+        std::future::pending::<()>().await;
+    };
+    let mut answer = tokio::select! {
+        answer = Answer::read(&mut reads) => answer?,
+        () = writing => unreachable!("it waits for ever"),
+    };
+    answer.stream = Some(reads.reunite(writes).expect("both halves are of one stream"));
+    Ok(answer)
 }
 
 enum Framing {
