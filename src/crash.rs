@@ -1,4 +1,5 @@
-//! Crash points: named places at which a test has the process die, as by `kill -9`.
+//! Crash points: named places at which a test has the process die, as by `kill -9`, or its task
+//! panic.
 //!
 //! A place costs nothing until it is armed, and does not exist in a release build.
 
@@ -7,7 +8,7 @@ use std::sync::OnceLock;
 #[cfg(debug_assertions)]
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The variable that arms a point: `<point>:<n>`.
+/// The variable that arms a point: `<point>:<n>`, or `<point>:<n>:panic`.
 pub const VARIABLE: &str = "METEOR_CRASH";
 
 /// Every point: those of a call in the order of its path, then those behind it.
@@ -40,7 +41,10 @@ pub const POINTS: [&str; 22] = [
 #[derive(Debug, thiserror::Error)]
 pub enum CrashError {
     /// There is no such point, or no such passing of it.
-    #[error("{VARIABLE} is not <point>:<n> with n from 1; the points are {}", POINTS.join(", "))]
+    #[error(
+        "{VARIABLE} is not <point>:<n> or <point>:<n>:panic with n from 1; the points are {}",
+        POINTS.join(", ")
+    )]
     Unknown,
     /// This build has no points.
     #[error("{VARIABLE} is set, but a release build has no crash points; unset it")]
@@ -48,14 +52,24 @@ pub enum CrashError {
 }
 
 #[cfg(debug_assertions)]
-static ARMED: OnceLock<(usize, AtomicU64)> = OnceLock::new();
+static ARMED: OnceLock<Armed> = OnceLock::new();
+
+/// A point, and what happens there.
+#[cfg(debug_assertions)]
+#[derive(Debug)]
+struct Armed {
+    place: usize,
+    /// How many passings are left.
+    left: AtomicU64,
+    panics: bool,
+}
 
 /// Arms the point that the variable's value names; without one, none. Called once, at the start.
 #[cfg(debug_assertions)]
 pub fn arm(value: Option<&str>) -> Result<(), CrashError> {
     if let Some(value) = value {
-        let (place, passings) = parse(value).ok_or(CrashError::Unknown)?;
-        ARMED.get_or_init(|| (place, AtomicU64::new(passings)));
+        let armed = parse(value).ok_or(CrashError::Unknown)?;
+        ARMED.get_or_init(|| armed);
     }
     Ok(())
 }
@@ -67,17 +81,20 @@ pub fn arm(value: Option<&str>) -> Result<(), CrashError> {
 }
 
 #[cfg(debug_assertions)]
-fn parse(value: &str) -> Option<(usize, u64)> {
+fn parse(value: &str) -> Option<Armed> {
     let (name, passings) = value.split_once(':')?;
+    let panics = passings.strip_suffix(":panic");
     let place = POINTS.iter().position(|point| *point == name)?;
-    Some((place, passings.parse().ok().filter(|passings| 0 < *passings)?))
+    let left: u64 = panics.unwrap_or(passings).parse().ok().filter(|passings| 0 < *passings)?;
+    Some(Armed { place, left: AtomicU64::new(left), panics: panics.is_some() })
 }
 
 /// Passes the point at that place of the list; the process dies if it is the armed passing.
 #[cfg(debug_assertions)]
 pub fn pass(place: usize) {
-    let Some((armed, left)) = ARMED.get() else { return };
-    if *armed == place && left.fetch_sub(1, Ordering::Relaxed) == 1 {
+    let Some(armed) = ARMED.get() else { return };
+    if armed.place == place && armed.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+        assert!(!armed.panics, "as {VARIABLE} says");
         let process = rustix::process::getpid();
         rustix::process::kill_process(process, rustix::process::Signal::KILL)
             .expect("a process may kill itself");
@@ -164,10 +181,22 @@ mod tests {
     #[cfg(debug_assertions)]
     fn what_is_no_point_arms_nothing_and_names_those_there_are() {
         assert!(arm(None).is_ok());
-        for wrong in ["", "hold-written", "hold-written:0", "hold-written:x", "nowhere:1"] {
+        for wrong in [
+            "",
+            "hold-written",
+            "hold-written:0",
+            "hold-written:x",
+            "nowhere:1",
+            "hold-written:3:die",
+        ] {
             let told = arm(Some(wrong)).expect_err(wrong).to_string();
             assert!(POINTS.iter().all(|point| told.contains(point)), "{told}");
         }
-        assert_eq!(parse("hold-written:3"), Some((1, 3)));
+        let read = |value| {
+            let armed = parse(value).expect(value);
+            (armed.place, armed.left.into_inner(), armed.panics)
+        };
+        assert_eq!(read("hold-written:3"), (1, 3, false));
+        assert_eq!(read("hold-appended:2:panic"), (0, 2, true));
     }
 }

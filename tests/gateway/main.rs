@@ -54,6 +54,7 @@ mod near;
 mod once;
 mod points;
 mod queue;
+mod panics;
 mod parallel;
 mod quotas;
 mod reading_on;
