@@ -186,11 +186,12 @@ impl ChainState {
         let number = self.next_number.load(Ordering::Relaxed);
         let bytes = self.settings.segment_bytes;
         let file = self.name.segment(number).create(&self.settings.folder, bytes)?;
-        self.next_number.store(number + 1, Ordering::Relaxed);
         if self.durability() == Durability::Power {
             file.sync_all()?;
             File::open(&self.settings.folder)?.sync_all()?;
         }
+        // Only now: a number that was left out would be the chain's end for whoever reads it.
+        self.next_number.store(number + 1, Ordering::Relaxed);
         *lock(&self.spare) = Some((file, bytes));
         self.has_spare.store(true, Ordering::Relaxed);
         Ok(())
@@ -203,7 +204,8 @@ impl ChainState {
             return;
         }
         let current = lock(&self.current).clone();
-        if current.is_some_and(|file| file.sync_data().is_err()) {
+        if let Some(Err(fault)) = current.map(|file| file.sync_data()) {
+            tracing::error!(chain = ?self.name, %fault, "the journal cannot be synced");
             tasks::stop_process("a sync of the journal failed");
         }
         self.synced.send_replace(target);
@@ -292,10 +294,17 @@ impl Journal {
 
     fn keep_for_ever(&self) {
         let mut swept = clock::tick();
+        let mut failed = None;
         loop {
             for chain in &self.chains {
-                if let Err(fault) = chain.make_spare() {
-                    tracing::error!(%fault, "no room for the next journal segment; calls are refused");
+                // Syncs ask for the keeper often; a disk that said no is asked again in a while.
+                let is_due = failed.is_none_or(|at| ROUND <= clock::since(at));
+                if is_due && let Err(fault) = chain.make_spare() {
+                    failed = Some(clock::tick());
+                    tracing::error!(
+                        folder = %self.folder().display(), %fault,
+                        "no room for the next journal segment: make room; until then calls are refused"
+                    );
                 }
                 if self.durability() == Durability::Power {
                     chain.sync();

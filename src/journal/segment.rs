@@ -59,12 +59,15 @@ impl SegmentName {
         parts.next().is_none().then_some(name)
     }
 
-    /// Makes the file with all its blocks; zeros mark where nothing is written yet.
+    /// Makes the file with all its blocks; zeros mark where nothing is written yet. What an
+    /// attempt that failed has left is overwritten: no other run has this name.
     pub fn create(self, folder: &Path, bytes: u64) -> io::Result<File> {
         let path = self.path(folder);
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(true).open(&path)?;
         if let Err(fault) = fallocate(&file, FallocateFlags::empty(), 0, bytes) {
-            std::fs::remove_file(path)?;
+            // A disk on which nothing can be made may let nothing be removed either.
+            let _ = std::fs::remove_file(path);
             return Err(fault.into());
         }
         Ok(file)
