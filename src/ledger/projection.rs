@@ -96,6 +96,28 @@ pub struct Checkpoint {
     pub position: u64,
 }
 
+/// Whether the database has these checkpoints, and so what was written with them.
+pub async fn is_written(
+    connection: &mut SqliteConnection,
+    checkpoints: &[Checkpoint],
+) -> Result<bool, sqlx::Error> {
+    for checkpoint in checkpoints {
+        let there: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM journal_checkpoints
+                WHERE chain = $1 AND segment = $2 AND position = $3)",
+        )
+        .bind(checkpoint.chain)
+        .bind(i64::from(checkpoint.segment))
+        .bind(i64::try_from(checkpoint.position).unwrap_or(i64::MAX))
+        .fetch_one(&mut *connection)
+        .await?;
+        if !there {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Writes everything that the batch holds.
 pub async fn write(
     connection: &mut SqliteConnection,

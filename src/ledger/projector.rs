@@ -29,6 +29,14 @@ const BATCH_ENTRIES_MAX: usize = 8_192;
 /// How long to wait after the database failed.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// Which attempt to commit a batch it is. One that was told to have failed may have succeeded:
+/// what a sync was about can be on the disk though the sync failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    First,
+    Further,
+}
+
 /// Follows every chain of a journal.
 #[derive(Debug)]
 pub struct Projector {
@@ -81,8 +89,8 @@ impl Projector {
         self.call_log.close();
     }
 
-    /// Commits one batch; tries again for as long as the database fails.
-    async fn project(&mut self) {
+    /// Takes what the workers have written into the batch.
+    fn read(&mut self) {
         for (reader, chain) in self.readers.iter_mut().zip(self.journal.chains()) {
             let batch = &mut self.batch;
             let read = reader.read(chain.published(), BATCH_ENTRIES_MAX, |entry| batch.take(entry));
@@ -91,6 +99,11 @@ impl Projector {
                 tasks::stop_process("what was written to the journal is not there");
             }
         }
+    }
+
+    /// Commits one batch; tries again for as long as the database fails.
+    async fn project(&mut self) {
+        self.read();
         if self.batch.is_empty() {
             return;
         }
@@ -98,7 +111,9 @@ impl Projector {
             tracing::error!(%fault, "the database cannot be asked; it is tried again");
             tokio::time::sleep(RETRY).await;
         }
-        while let Err(fault) = self.commit().await {
+        let mut attempt = Attempt::First;
+        while let Err(fault) = self.commit(attempt).await {
+            attempt = Attempt::Further;
             tracing::error!(%fault, "the projection could not be committed; it is tried again");
             tokio::time::sleep(RETRY).await;
         }
@@ -110,7 +125,7 @@ impl Projector {
         self.freshness.batch_committed();
     }
 
-    async fn commit(&self) -> Result<(), DatabaseError> {
+    async fn commit(&self, attempt: Attempt) -> Result<(), DatabaseError> {
         let checkpoints: Vec<Checkpoint> = self
             .readers
             .iter()
@@ -120,6 +135,9 @@ impl Projector {
             })
             .collect();
         let mut tx = self.database.begin().await?;
+        if attempt == Attempt::Further && projection::is_written(&mut tx, &checkpoints).await? {
+            return Ok(());
+        }
         projection::write(&mut tx, &self.batch, &checkpoints, clock::now()).await?;
         crash_point!("batch-uncommitted");
         tx.commit().await?;
@@ -193,4 +211,118 @@ fn count(calls: &[Call]) {
 #[expect(clippy::float_arithmetic, clippy::cast_precision_loss, reason = "metrics are floats")]
 fn seconds(microseconds: i64) -> f64 {
     microseconds.max(0) as f64 / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Row;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::counter::Windows;
+    use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
+    use crate::domain::money::Nano;
+    use crate::domain::settlement::{Bound, Charge};
+    use crate::domain::time::{Day, Minute, UnixMs};
+    use crate::domain::usage::Usage;
+    use crate::journal::entry::{Asked, Ended, Entry, Hold, Outcome};
+    use crate::journal::keeper::{Durability, JournalSettings};
+    use crate::journal::writer::Writer;
+
+    const WHO: (u128, u128, u128) = (1, 11, 111);
+
+    fn call(id: u128) -> [Entry<&'static str>; 2] {
+        let id = RequestLogId(id);
+        let asked = Asked {
+            id,
+            at: UnixMs(0),
+            organization: OrganizationId(WHO.0),
+            project: ProjectId(WHO.1),
+            key: ApiKeyId(WHO.2),
+            endpoint: "e",
+            dialect: "d",
+            model: "m",
+            stream: false,
+            address: "::1".parse().expect("an address"),
+        };
+        let windows = Windows { minute: Minute(1_440), day: Day(1) };
+        let (bound, amount) = (Bound::default(), Nano::ZERO);
+        let hold = Hold { asked, windows, bound, amount, price_version: "v" };
+        let usage = Usage::tokens_of(3, 4);
+        let ended = Ended {
+            id,
+            charge: Charge { usage, cost: Nano(5), ..Charge::nothing() },
+            counted: true,
+            outcome: Outcome::Completed,
+            status: 200,
+            refusal: "",
+            upstream: "u",
+            upstream_model: "m",
+            output_clamped: false,
+            attempts: 1,
+            admitted_us: 0,
+            first_byte_us: None,
+            duration_us: 0,
+            kept_id: None,
+        };
+        [Entry::Hold(hold), Entry::Settle(ended)]
+    }
+
+    /// What the database has of them: records, balance and last place, requests and spend of a day.
+    async fn projected(database: &Database) -> [i64; 5] {
+        let row = sqlx::query(
+            "SELECT (SELECT COUNT(*) FROM wallet_records), w.balance_nano, w.last_seq,
+                coalesce(d.requests, 0), coalesce(d.spend_nano, 0)
+             FROM wallets w LEFT JOIN usage_days d ON d.subject_id = w.organization_id",
+        );
+        let row = row.fetch_one(database.reader()).await.expect("a row");
+        [0, 1, 2, 3, 4].map(|column| row.get(column))
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_succeeded_and_was_told_to_have_failed_is_not_done_twice() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = Database::open(&folder.path().join("db")).await.expect("a database");
+        let mut tx = database.begin().await.expect("a transaction");
+        for query in [
+            "INSERT INTO organizations (id, name, status, self_funding, on_disconnect,
+                created_at, updated_at, version) VALUES (?, '', 'Active', 1, 'drain', 0, 0, 1)",
+            "INSERT INTO wallets (organization_id, balance_nano, last_seq, is_active,
+                deactivated_by_operator, updated_at) VALUES (?, 0, 0, 1, 0, 0)",
+        ] {
+            let query = sqlx::query(query).bind(Uuid::from_u128(WHO.0));
+            query.execute(&mut *tx).await.expect("a row");
+        }
+        tx.commit().await.expect("committed");
+        let settings = JournalSettings {
+            folder: folder.path().to_owned(),
+            durability: Durability::Process,
+            segment_bytes: 1 << 16,
+            keep: Duration::from_mins(1),
+            backlog_bytes_max: 1 << 30,
+        };
+        let journal = Arc::new(Journal::open(settings, 1, 1).expect("a journal"));
+        let writer = Writer::new(Arc::clone(&journal.chains()[0])).expect("a segment");
+        let freshness = Arc::new(Freshness::new(Arc::clone(&journal)));
+        let (log, copy) = (CallLog::default(), database.clone());
+        let mut projector = Projector::new(journal, freshness, copy, "node_1", log);
+
+        let write = |id| {
+            for entry in call(id) {
+                writer.append(&entry);
+            }
+            writer.commit();
+        };
+        write(1);
+        projector.read();
+        projector.commit(Attempt::First).await.expect("committed");
+        projector.commit(Attempt::Further).await.expect("seen to be committed");
+        projector.batch.committed();
+        assert_eq!(projected(&database).await, [1, -5, 1, 1, 5]);
+        // One that did fail is done.
+        write(2);
+        projector.read();
+        projector.commit(Attempt::Further).await.expect("committed");
+        assert_eq!(projected(&database).await, [2, -10, 2, 2, 10]);
+    }
 }

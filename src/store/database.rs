@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Sqlite, SqlitePool, Transaction};
+use sqlx::{Connection, Sqlite, SqlitePool, Transaction};
 
 /// A SQLite database: one writer, several readers, in WAL mode.
 #[derive(Debug, Clone)]
@@ -36,8 +36,18 @@ impl Database {
             .busy_timeout(BUSY_TIMEOUT)
             .foreign_keys(true)
             .statement_cache_capacity(256);
-        let writer =
-            SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .after_release(|connection, _| {
+                Box::pin(async move {
+                    // A commit that fails ends the transaction, and the connection does not know:
+                    // it would begin no other. One that is made anew does.
+                    connection.ping().await?;
+                    Ok(!connection.is_in_transaction())
+                })
+            })
+            .connect_with(options.clone())
+            .await?;
         SCHEMA.run(&writer).await.map_err(sqlx::Error::from)?;
         let reader = SqlitePoolOptions::new()
             .max_connections(READERS)
