@@ -16,7 +16,10 @@ pub struct Folder {
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// It cannot be made, read or written.
-    #[error("the data folder {0} cannot be used: {1}")]
+    #[error(
+        "the data folder {0} cannot be used: {1}; make it writable and make room there, or name \
+         another"
+    )]
     Io(PathBuf, io::Error),
     /// Another process has it.
     #[error("the data folder {0} is in use by another gateway; stop that one or name another")]
@@ -24,7 +27,8 @@ pub enum FolderError {
 }
 
 impl Folder {
-    /// Makes the folder if it is not there, and locks it.
+    /// Makes the folder if it is not there, and locks it. What is seen in it from now on is there
+    /// after a loss of power, too: a segment that was removed does not come back.
     pub fn open(path: &Path) -> Result<Self, FolderError> {
         let fault = |fault| FolderError::Io(path.to_owned(), fault);
         let mut builder = DirBuilder::new();
@@ -33,10 +37,14 @@ impl Folder {
         builder.create(path.join("journal")).map_err(fault)?;
         let lock = File::create(path.join("lock")).map_err(fault)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(FolderError::InUse(path.to_owned())),
-            Err(TryLockError::Error(error)) => Err(fault(error)),
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(FolderError::InUse(path.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(fault(error)),
         }
+        for folder in [path, &path.join("journal")] {
+            File::open(folder).and_then(|folder| folder.sync_all()).map_err(fault)?;
+        }
+        Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
     /// The folder itself.

@@ -42,12 +42,15 @@ pub enum StartError {
     #[error(transparent)]
     Folder(#[from] FolderError),
     /// The database.
-    #[error(transparent)]
-    Database(#[from] DatabaseError),
+    #[error("the database {0} cannot be used: {1}; make its folder writable and make room there")]
+    Database(PathBuf, DatabaseError),
     /// What the last run left.
-    #[error("the last run cannot be recovered: {0}")]
-    Recovery(#[from] RecoveryError),
-    /// The journal, a socket or a thread.
+    #[error("the last run in {0} cannot be recovered: {1}; make it writable and make room there")]
+    Recovery(PathBuf, RecoveryError),
+    /// The journal of the run that begins.
+    #[error("the journal in {0} cannot be begun: {1}; make it writable and make room there")]
+    Journal(PathBuf, io::Error),
+    /// A socket or a thread.
     #[error("{0}: {1}")]
     Io(&'static str, io::Error),
     /// The set-up of TLS.
@@ -84,15 +87,20 @@ impl Node {
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let io = |what| move |fault| StartError::Io(what, fault);
         let folder = Folder::open(&settings.data)?;
-        let database = Database::open(&settings.database).await?;
+        let said_no = |fault| StartError::Database(settings.database.clone(), fault);
+        let database = Database::open(&settings.database).await.map_err(said_no)?;
         let now = clock::now();
-        let id = facts::node_id(&database).await?;
-        let recovered = recover(&database, &folder.journal(), &id.to_string(), now).await?;
+        let id = facts::node_id(&database).await.map_err(said_no)?;
+        let recovered = recover(&database, &folder.journal(), &id.to_string(), now)
+            .await
+            .map_err(|fault| StartError::Recovery(folder.path().to_owned(), fault))?;
         tracing::info!(?recovered, node = %id, "recovered");
-        let directory = Arc::new(Directory::load(&database, settings.admission, now).await?);
+        let directory =
+            Directory::load(&database, settings.admission, now).await.map_err(said_no)?;
+        let directory = Arc::new(directory);
 
         let journal = begin_journal(&settings, &folder, recovered.next_run)
-            .map_err(io("the journal cannot be begun"))?;
+            .map_err(|fault| StartError::Journal(folder.journal(), fault))?;
 
         let call_log = if settings.log.calls {
             CallLog::printing().map_err(io("the call log's thread"))?
