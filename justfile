@@ -41,3 +41,11 @@ kills times="1000":
 # Has a gateway die at so many passings of every crash point: about 4 minutes.
 points passings="20":
     METEOR_POINTS={{ passings }} cargo test --test gateway points:: -- --nocapture
+
+# Cuts the power under load, again and again: what a client saw the end of must be there.
+power cycles="200":
+    METEOR_POWER={{ cycles }} cargo test --test gateway power:: -- --nocapture
+
+# Takes open streams over the end of a day and a month, and steps the clock.
+calendar streams="1000":
+    METEOR_STREAMS={{ streams }} cargo test --test gateway calendar::

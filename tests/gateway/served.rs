@@ -3,7 +3,7 @@
 use std::fs;
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, ExitStatus, Output};
 use std::sync::Arc;
 
 use tempfile::TempDir;
@@ -117,7 +117,13 @@ impl Served {
         again
     }
 
-    /// A file beside its configuration.
+    /// After its end: a start that comes to nothing, and what it says.
+    pub async fn tries_again(&self) -> (ExitStatus, String) {
+        let mut process = Process::start(self.place.command(&["serve", "--config"]), holds_a_link);
+        (process.ended().await, process.log())
+    }
+
+    /// What lies there in its place.
     pub fn path(&self, name: &str) -> PathBuf {
         self.place.path(name)
     }
