@@ -64,7 +64,7 @@ async fn plain(tenant: &Tenant) -> Told {
 
 /// Calls until the limit says no; how many were served.
 async fn served_until(tenant: &Tenant, code: &str) -> (usize, Told) {
-    for served in 0..200 {
+    for served in 0..1_000 {
         let told = plain(tenant).await;
         if told.status != 200 {
             told.is(429, &[code]);
@@ -117,6 +117,33 @@ async fn a_clock_that_steps_back_and_forth_gives_no_limit_twice_and_loses_no_usa
     shim.makes_it(MORNING + HOUR_MS);
     assert_eq!(served_until(&tenant, "daily_requests_exceeded").await.0, 0);
     assert_eq!(provider.count(), 30);
+    tenant.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_a_clock_that_jumps_exactly_the_limit_is_served() {
+    const LIMIT: usize = 300;
+    let provider = provider().await;
+    let (shim, served) = at(MORNING, [&provider, &provider]).await;
+    let tenant = served.tenant(FUNDS, &format!(r#"{{"dailyRequestLimit":{LIMIT}}}"#)).await;
+    let mut callers = JoinSet::new();
+    for _ in 0..16 {
+        let tenant = tenant.clone();
+        callers.spawn(async move { served_until(&tenant, "daily_requests_exceeded").await.0 });
+    }
+    let mut steps = [-2, 0, -26, -1, 0, -800].into_iter().cycle();
+    let mut all = 0;
+    while !callers.is_empty() {
+        shim.makes_it(MORNING + steps.next().expect("a circle") * HOUR_MS);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        while let Some(served) = callers.try_join_next() {
+            all += served.expect("a caller ends");
+        }
+    }
+    assert_eq!((all, provider.count()), (LIMIT, LIMIT));
+    let usage = tenant.usage().await.at("dailyUsage");
+    assert_eq!(usage.at("requestCount").count(), LIMIT as u64, "{usage}");
+    assert_eq!(usage.at("date").text(), "2027-03-01", "{usage}");
     tenant.at_rest().await;
 }
 

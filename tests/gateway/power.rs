@@ -29,14 +29,21 @@ async fn scene(durability: &str) -> Scene {
     Scene { provider, served, tenant, shim }
 }
 
-/// Calls until the power fails, and starts again with what the disk has; what callers saw.
-async fn cycle(mut scene: Scene, chance: &mut Chance) -> (Scene, Seen) {
+/// Calls until the power fails, and starts again with what the disk has; what callers saw. Each
+/// third time they fill more than a segment, and there is a start before the power fails: what the
+/// run before it removed, and it forgot, must not come back.
+async fn cycle(mut scene: Scene, turn: usize, chance: &mut Chance) -> (Scene, Seen) {
+    let is_long = turn % 3 == 1;
     let load = Load::begin(&scene.tenant);
-    let calls = 10 + chance.below(150);
+    let calls = if is_long { 2_500 + chance.below(500) } else { 10 + chance.below(150) };
     load.ended(usize::try_from(calls).expect("a few")).await;
     scene.tenant.recharge(1).await;
     scene.served.kill();
     let seen = load.stop().await;
+    if is_long {
+        scene = scene.again().await;
+        scene.served.kill();
+    }
     scene.shim.lose_power(chance);
     (scene.again().await, seen)
 }
@@ -59,7 +66,7 @@ async fn with_power_durability_nothing_whose_end_was_seen_is_lost_with_the_power
             (scene, all, own) = (Scene { tenant, ..scene }, Seen::default(), 0);
         }
         let seen;
-        (scene, seen) = cycle(scene, &mut chance).await;
+        (scene, seen) = cycle(scene, turn, &mut chance).await;
         all.ended.extend(seen.ended);
         own += 1;
         scene.reconciles(&all).await;
@@ -75,7 +82,7 @@ async fn with_process_durability_only_the_tail_is_lost_with_the_power() {
     let mut scene = scene("process").await;
     let mut known = debits(&scene.tenant).await;
     for turn in 0..cycles() {
-        (scene, _) = cycle(scene, &mut chance).await;
+        (scene, _) = cycle(scene, turn, &mut chance).await;
         scene.reconciles(&Seen::default()).await;
         has_recharges(&scene, turn % CYCLES_EACH + 1).await;
         let now = debits(&scene.tenant).await;
