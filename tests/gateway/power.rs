@@ -1,13 +1,15 @@
 //! Power that fails at any moment: the disk is left with what was synced, and with any part of what
 //! was not.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::disk::{FUNDS, Load, Scene, Seen, USAGE, debits, rows};
 use crate::openai::reply;
 use crate::served::{Place, Served};
-use crate::shim::{Chance, Shim};
+use crate::shim::{Chance, EIO, Shim};
 use crate::upstream::Upstream;
+use crate::wait::eventually;
 
 /// So often the power fails, unless the variable says otherwise.
 const CYCLES: usize = 3;
@@ -29,18 +31,34 @@ async fn scene(durability: &str) -> Scene {
     Scene { provider, served, tenant, shim }
 }
 
-/// Calls until the power fails, and starts again with what the disk has; what callers saw. Each
-/// third time they fill more than a segment, and there is a start before the power fails: what the
-/// run before it removed, and it forgot, must not come back.
+/// Calls until the power fails, and starts again with what the disk has; what callers saw.
+///
+/// In turn: a few calls; more than a segment of them, with a database that has none of them; and
+/// a few until old segments are removed, with a start before the power fails: what it has forgotten
+/// must not come back.
 async fn cycle(mut scene: Scene, turn: usize, chance: &mut Chance) -> (Scene, Seen) {
-    let is_long = turn % 3 == 1;
-    let load = Load::begin(&scene.tenant);
-    let calls = if is_long { 2_500 + chance.below(500) } else { 10 + chance.below(150) };
-    load.ended(usize::try_from(calls).expect("a few")).await;
     scene.tenant.recharge(1).await;
+    let calls = match turn % 3 {
+        1 => {
+            scene.shim.fails(&[("sync", ".db-wal", EIO)]);
+            2_500 + chance.below(500)
+        }
+        _ => 10 + chance.below(150),
+    };
+    let load = Load::begin(&scene.tenant);
+    load.ended(usize::try_from(calls).expect("a few")).await;
+    if turn % 3 == 2 {
+        eventually("old segments are removed", async || {
+            let names = scene.shim.names_in("journal");
+            let runs: HashSet<_> = names.iter().filter_map(|name| name.split('-').next()).collect();
+            (runs.len() == 1).then_some(())
+        })
+        .await;
+    }
     scene.served.kill();
     let seen = load.stop().await;
-    if is_long {
+    scene.shim.heals();
+    if turn % 3 == 2 {
         scene = scene.again().await;
         scene.served.kill();
     }

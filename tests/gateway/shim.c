@@ -34,7 +34,7 @@ struct control {
     char rules[4088];
 };
 
-enum { NONE = -1, SHORT = 0 };
+enum { NONE = -1, SHORT = 0, SYNC_US = 5000 };
 
 static struct control *control;
 static char data[PATH_MAX], shadow[PATH_MAX];
@@ -255,7 +255,8 @@ static int sync_by(long call, int fd) {
     if (S_ISDIR(is.st_mode)) list(path, to);
     else copy(fd, to);
     close(to);
-    // The shadow is the disk now: a real sync as well would only take time.
+    // The shadow is the disk now, and takes its time as one does: what is told too early is lost.
+    usleep(SYNC_US);
     if (rename(temporary, name) != 0) abort();
     pthread_mutex_unlock(&one);
     return 0;

@@ -74,6 +74,11 @@ impl Shim {
         self.fails(&[]);
     }
 
+    /// What lies in that folder of the data.
+    pub fn names_in(&self, folder: &str) -> BTreeSet<String> {
+        listed(&self.data.join(folder))
+    }
+
     /// After a kill: the folder is what the disk has. Each page that was written after the last
     /// sync of its file, each name that was made or removed after that of its folder, may or may
     /// not be there, as `chance` has it.
