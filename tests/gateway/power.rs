@@ -38,23 +38,32 @@ async fn scene(durability: &str) -> Scene {
 /// must not come back.
 async fn cycle(mut scene: Scene, turn: usize, chance: &mut Chance) -> (Scene, Seen) {
     scene.tenant.recharge(1).await;
-    let calls = match turn % 3 {
-        1 => {
-            scene.shim.fails(&[("sync", ".db-wal", EIO)]);
-            2_500 + chance.below(500)
-        }
-        _ => 10 + chance.below(150),
-    };
-    let load = Load::begin(&scene.tenant);
-    load.ended(usize::try_from(calls).expect("a few")).await;
-    if turn % 3 == 2 {
-        eventually("old segments are removed", async || {
-            let names = scene.shim.names_in("journal");
-            let runs: HashSet<_> = names.iter().filter_map(|name| name.split('-').next()).collect();
-            (runs.len() == 1).then_some(())
-        })
-        .await;
+    if turn % 3 == 1 {
+        scene.shim.fails(&[("sync", ".db-wal", EIO)]);
     }
+    let load = Load::begin(&scene.tenant);
+    let segments = || scene.shim.names_in("journal");
+    match turn % 3 {
+        1 => {
+            // While the second is written, the third is ready.
+            let third = |name: &String| name.ends_with("-00000002.journal");
+            eventually("a second segment is begun", async || {
+                segments().iter().any(third).then_some(())
+            })
+            .await;
+        }
+        2 => {
+            let run = |name: &String| name.split('-').next().map(str::to_owned);
+            eventually("old segments are removed", async || {
+                let runs: HashSet<_> = segments().iter().filter_map(run).collect();
+                (runs.len() == 1).then_some(())
+            })
+            .await;
+        }
+        _ => {}
+    }
+    let calls = 10 + chance.below(150);
+    load.ended(usize::try_from(calls).expect("a few")).await;
     scene.served.kill();
     let seen = load.stop().await;
     scene.shim.heals();

@@ -107,8 +107,12 @@ impl Shim {
                 continue;
             }
             let kept = fs::read(self.shadow.join(shadowed(&own))).unwrap_or_default();
-            let last = fs::read(was.join(&own)).unwrap_or_default();
-            fs::write(self.data.join(&own), mixed(&kept, &last, chance)).expect("a file");
+            // One that was removed comes back as it was.
+            let bytes = match fs::read(was.join(&own)) {
+                Ok(last) => mixed(&kept, &last, chance),
+                Err(_) => kept,
+            };
+            fs::write(self.data.join(&own), bytes).expect("a file");
         }
     }
 
