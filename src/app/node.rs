@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -57,6 +58,9 @@ pub enum StartError {
     #[error("tls: {0}")]
     Tls(#[from] rustls::Error),
 }
+
+/// How long a stop waits for the database to close: one that fails may never do so.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A node that takes calls.
 pub struct Node {
@@ -200,7 +204,9 @@ impl Node {
         self.stop_projector.send_replace(true);
         let projector = self.projector;
         let _ = tokio::task::spawn_blocking(move || projector.join()).await;
-        self.database.close().await;
+        if tokio::time::timeout(CLOSE_PATIENCE, self.database.close()).await.is_err() {
+            tracing::error!("the database does not close; the next start goes on from what it has");
+        }
         tracing::info!("stopped");
     }
 }

@@ -26,6 +26,9 @@ const LINGER: Duration = Duration::from_millis(25);
 /// How many entries one transaction takes at most.
 const BATCH_ENTRIES_MAX: usize = 8_192;
 
+/// How long a stop waits for the database. What it lacks then is in the journal.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
 /// How long to wait after the database failed.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -66,7 +69,7 @@ impl Projector {
         Self { journal, freshness, database, readers, batch, call_log }
     }
 
-    /// Projects until `stop` resolves, and then all that is written by then.
+    /// Projects until `stop` resolves, and then all that is written by then, for 10 s at most.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         let journal = Arc::clone(&self.journal);
         let freshness = Arc::clone(&self.freshness);
@@ -83,8 +86,13 @@ impl Projector {
             }
             self.project().await;
         }
-        while 0 < self.journal.backlog_bytes() {
-            self.project().await;
+        let rest = async {
+            while 0 < self.journal.backlog_bytes() {
+                self.project().await;
+            }
+        };
+        if tokio::time::timeout(STOP_PATIENCE, rest).await.is_err() {
+            tracing::error!("the database lacks the last calls; the next start brings them in");
         }
         self.call_log.close();
     }
@@ -216,65 +224,30 @@ fn seconds(microseconds: i64) -> f64 {
 #[cfg(test)]
 mod tests {
     use sqlx::Row;
-    use uuid::Uuid;
 
     use super::*;
-    use crate::domain::counter::Windows;
-    use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
+    use crate::domain::limit::Amounts;
     use crate::domain::money::Nano;
-    use crate::domain::settlement::{Bound, Charge};
-    use crate::domain::time::{Day, Minute, UnixMs};
-    use crate::domain::usage::Usage;
-    use crate::journal::entry::{Asked, Ended, Entry, Hold, Outcome};
+    use crate::domain::time::Minute;
     use crate::journal::keeper::{Durability, JournalSettings};
     use crate::journal::writer::Writer;
+    use crate::ledger::tests::recovery::{Told, with_organizations};
 
-    const WHO: (u128, u128, u128) = (1, 11, 111);
-
-    fn call(id: u128) -> [Entry<&'static str>; 2] {
-        let id = RequestLogId(id);
-        let asked = Asked {
-            id,
-            at: UnixMs(0),
-            organization: OrganizationId(WHO.0),
-            project: ProjectId(WHO.1),
-            key: ApiKeyId(WHO.2),
-            endpoint: "e",
-            dialect: "d",
-            model: "m",
-            stream: false,
-            address: "::1".parse().expect("an address"),
-        };
-        let windows = Windows { minute: Minute(1_440), day: Day(1) };
-        let (bound, amount) = (Bound::default(), Nano::ZERO);
-        let hold = Hold { asked, windows, bound, amount, price_version: "v" };
-        let usage = Usage::tokens_of(3, 4);
-        let ended = Ended {
-            id,
-            charge: Charge { usage, cost: Nano(5), ..Charge::nothing() },
-            counted: true,
-            outcome: Outcome::Completed,
-            status: 200,
-            refusal: "",
-            upstream: "u",
-            upstream_model: "m",
-            output_clamped: false,
-            attempts: 1,
-            admitted_us: 0,
-            first_byte_us: None,
-            duration_us: 0,
-            kept_id: None,
-        };
-        [Entry::Hold(hold), Entry::Settle(ended)]
-    }
+    const CALL: Told = Told {
+        who: (1, 11, 111),
+        minute: Minute(1_440),
+        used: Amounts { requests: 1, tokens: 7, spend: Nano(5) },
+    };
 
     /// What the database has of them: records, balance and last place, requests and spend of a day.
     async fn projected(database: &Database) -> [i64; 5] {
         let row = sqlx::query(
             "SELECT (SELECT COUNT(*) FROM wallet_records), w.balance_nano, w.last_seq,
                 coalesce(d.requests, 0), coalesce(d.spend_nano, 0)
-             FROM wallets w LEFT JOIN usage_days d ON d.subject_id = w.organization_id",
-        );
+             FROM wallets w LEFT JOIN usage_days d ON d.subject_id = w.organization_id
+             WHERE w.organization_id = ?",
+        )
+        .bind(uuid::Uuid::from_u128(CALL.who.0));
         let row = row.fetch_one(database.reader()).await.expect("a row");
         [0, 1, 2, 3, 4].map(|column| row.get(column))
     }
@@ -282,18 +255,7 @@ mod tests {
     #[tokio::test]
     async fn a_commit_that_succeeded_and_was_told_to_have_failed_is_not_done_twice() {
         let folder = tempfile::tempdir().expect("a folder");
-        let database = Database::open(&folder.path().join("db")).await.expect("a database");
-        let mut tx = database.begin().await.expect("a transaction");
-        for query in [
-            "INSERT INTO organizations (id, name, status, self_funding, on_disconnect,
-                created_at, updated_at, version) VALUES (?, '', 'Active', 1, 'drain', 0, 0, 1)",
-            "INSERT INTO wallets (organization_id, balance_nano, last_seq, is_active,
-                deactivated_by_operator, updated_at) VALUES (?, 0, 0, 1, 0, 0)",
-        ] {
-            let query = sqlx::query(query).bind(Uuid::from_u128(WHO.0));
-            query.execute(&mut *tx).await.expect("a row");
-        }
-        tx.commit().await.expect("committed");
+        let database = with_organizations(&folder.path().join("db")).await;
         let settings = JournalSettings {
             folder: folder.path().to_owned(),
             durability: Durability::Process,
@@ -308,9 +270,8 @@ mod tests {
         let mut projector = Projector::new(journal, freshness, copy, "node_1", log);
 
         let write = |id| {
-            for entry in call(id) {
-                writer.append(&entry);
-            }
+            writer.append(&CALL.hold(id));
+            writer.append(&CALL.end(id));
             writer.commit();
         };
         write(1);

@@ -252,6 +252,21 @@ async fn a_database_that_cannot_commit_costs_calls_only_when_the_backlog_is_full
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_ever_for_a_database_that_fails() {
+    let mut scene = Scene::new("").await;
+    let load = Load::begin(&scene.tenant);
+    load.ended(20).await;
+    scene.shim.fails(&[("sync", ".db-wal", EIO), ("write", ".db", EIO)]);
+    load.ended(50).await;
+    let seen = load.stop().await;
+    scene.served.terminate();
+    assert!(scene.served.ended().await.success(), "what the database lacks is in the journal");
+    scene.shim.heals();
+    let scene = scene.again().await;
+    scene.reconciles(&seen).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_journal_that_cannot_be_written_or_synced_ends_the_process_and_no_debit_is_lost() {
     const WRITE: &str = "the journal cannot be written";
     const SYNC: &str = "a sync of the journal failed";

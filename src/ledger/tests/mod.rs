@@ -1,6 +1,6 @@
 //! The ledger on a real database: recovery, projection, and the proof of it all, tried on a store
 //! that is sound and on those that are not.
 
-mod recovery;
+pub mod recovery;
 mod sound;
 mod planted;

@@ -21,10 +21,10 @@ const MINUTES_A_DAY: i64 = 1_440;
 
 /// A call of (organization, project, key) in that minute, and what it used.
 #[derive(Clone, Copy)]
-struct Told {
-    who: (u128, u128, u128),
-    minute: Minute,
-    used: Amounts,
+pub struct Told {
+    pub who: (u128, u128, u128),
+    pub minute: Minute,
+    pub used: Amounts,
 }
 
 impl Told {
@@ -40,7 +40,7 @@ impl Told {
         Windows { minute: self.minute, day: self.day() }
     }
 
-    fn hold(&self, id: u128) -> Entry<String> {
+    pub fn hold(&self, id: u128) -> Entry<String> {
         let asked = Asked {
             id: RequestLogId(id),
             at: self.minute.start(),
@@ -58,7 +58,7 @@ impl Told {
         Entry::Hold(Hold { asked, windows, bound, amount, price_version: String::new(), once })
     }
 
-    fn end(&self, id: u128) -> Entry<String> {
+    pub fn end(&self, id: u128) -> Entry<String> {
         let input = 1 + self.used.tokens.unsigned_abs() / 2;
         let output = self.used.tokens.unsigned_abs() - input;
         let used = Usage::tokens_of(input, output);
@@ -88,7 +88,7 @@ impl Told {
     }
 }
 
-async fn with_organizations(file: &std::path::Path) -> Database {
+pub async fn with_organizations(file: &std::path::Path) -> Database {
     let database = Database::open(file).await.expect("a database");
     let mut tx = database.begin().await.expect("a transaction");
     for organization in [1, 2] {
