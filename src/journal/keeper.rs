@@ -296,19 +296,12 @@ impl Journal {
         let mut swept = clock::tick();
         let mut failed = None;
         loop {
-            for chain in &self.chains {
-                // Syncs ask for the keeper often; a disk that said no is asked again in a while.
-                let is_due = failed.is_none_or(|at| ROUND <= clock::since(at));
-                if is_due && let Err(fault) = chain.make_spare() {
-                    failed = Some(clock::tick());
-                    tracing::error!(
-                        folder = %self.folder().display(), %fault,
-                        "no room for the next journal segment: make room; until then calls are refused"
-                    );
-                }
-                if self.durability() == Durability::Power {
-                    chain.sync();
-                }
+            // Syncs ask for the keeper often; a disk that said no is asked again in a while.
+            if failed.is_none_or(|at| ROUND <= clock::since(at)) {
+                failed = (!self.make_spares()).then(clock::tick);
+            }
+            if self.durability() == Durability::Power {
+                self.chains.iter().for_each(|chain| chain.sync());
             }
             if ROUND < clock::since(swept) {
                 swept = clock::tick();
@@ -332,8 +325,23 @@ impl Journal {
         }
     }
 
+    /// Makes the segments that are missing; false when there is no room for one.
+    pub fn make_spares(&self) -> bool {
+        let mut has_room = true;
+        for chain in &self.chains {
+            if let Err(fault) = chain.make_spare() {
+                has_room = false;
+                tracing::error!(
+                    folder = %self.folder().display(), %fault,
+                    "no room for the next journal segment: make room; until then calls are refused"
+                );
+            }
+        }
+        has_room
+    }
+
     /// Removes segments that are projected whole and have not been written for `keep`.
-    fn remove_old(&self) -> io::Result<()> {
+    pub fn remove_old(&self) -> io::Result<()> {
         for name in segment::list(self.folder())? {
             let projected = name.run != self.run
                 || self.chains.iter().any(|chain| {

@@ -84,11 +84,11 @@ impl Projector {
                 () = freshness.is_awaited() => {}
                 () = tokio::time::sleep(LINGER) => {}
             }
-            self.project().await;
+            self.project(BATCH_ENTRIES_MAX).await;
         }
         let rest = async {
             while 0 < self.journal.backlog_bytes() {
-                self.project().await;
+                self.project(BATCH_ENTRIES_MAX).await;
             }
         };
         if tokio::time::timeout(STOP_PATIENCE, rest).await.is_err() {
@@ -98,10 +98,10 @@ impl Projector {
     }
 
     /// Takes what the workers have written into the batch.
-    fn read(&mut self) {
+    fn read(&mut self, most: usize) {
         for (reader, chain) in self.readers.iter_mut().zip(self.journal.chains()) {
             let batch = &mut self.batch;
-            let read = reader.read(chain.published(), BATCH_ENTRIES_MAX, |entry| batch.take(entry));
+            let read = reader.read(chain.published(), most, |entry| batch.take(entry));
             if let Err(fault) = read {
                 tracing::error!(%fault, chain = ?chain.name, "the journal cannot be read");
                 tasks::stop_process("what was written to the journal is not there");
@@ -109,9 +109,10 @@ impl Projector {
         }
     }
 
-    /// Commits one batch; tries again for as long as the database fails.
-    async fn project(&mut self) {
-        self.read();
+    /// Commits one batch, of about `most` entries a chain; tries again for as long as the database
+    /// fails.
+    pub async fn project(&mut self, most: usize) {
+        self.read(most);
         if self.batch.is_empty() {
             return;
         }
@@ -275,14 +276,14 @@ mod tests {
             writer.commit();
         };
         write(1);
-        projector.read();
+        projector.read(BATCH_ENTRIES_MAX);
         projector.commit(Attempt::First).await.expect("committed");
         projector.commit(Attempt::Further).await.expect("seen to be committed");
         projector.batch.committed();
         assert_eq!(projected(&database).await, [1, -5, 1, 1, 5]);
         // One that did fail is done.
         write(2);
-        projector.read();
+        projector.read(BATCH_ENTRIES_MAX);
         projector.commit(Attempt::Further).await.expect("committed");
         assert_eq!(projected(&database).await, [2, -10, 2, 2, 10]);
     }

@@ -1,0 +1,133 @@
+//! A call comes: the node admits or denies it, and so does the model.
+
+use std::sync::{Arc, LazyLock};
+
+use bytes::Bytes;
+use meteor::accounting::admit::{Denial, admit};
+use meteor::accounting::permit::Demand;
+use meteor::dialect::endpoint::Endpoint;
+use meteor::domain::catalog::{Model as Served, Target};
+use meteor::domain::ids::RequestLogId;
+use meteor::domain::limit::Level;
+use meteor::domain::price::Prices;
+use meteor::domain::settlement::Bound as Most;
+use meteor::domain::time::UnixMs;
+use meteor::domain::usage::Unit;
+use meteor::domain::wallet::Short;
+
+use crate::history::Dice;
+use crate::model::{Call, Obstacle, Told, Who};
+use crate::node::{BACKLOG_BYTES_MAX, KEYS, WORKERS};
+use crate::price::{Bound, Known, TARIFFS};
+use crate::world::{Open, World};
+
+static SERVED: LazyLock<Vec<Arc<Served>>> = LazyLock::new(|| {
+    let served = |(number, tariff): (usize, &crate::price::Tariff)| {
+        let priced = |prices: Prices, unit, nano| prices.with(unit, nano).expect("in range");
+        let mut prices = priced(Prices::default(), Unit::InputTokens, tariff.input);
+        prices = priced(prices, Unit::OutputTokens, tariff.output);
+        if let Some(cached) = tariff.cached {
+            prices = priced(prices, Unit::CachedInputTokens, cached);
+        }
+        Arc::new(Served {
+            name: format!("m{number}").into(),
+            max_output_tokens: 1_000,
+            output_field: "max_tokens",
+            hidden_output: false,
+            max_input_tokens: None,
+            prices,
+            price_version: "v".into(),
+            targets: vec![Target { upstream: 0, upstream_model: None }],
+        })
+    };
+    TARIFFS.iter().enumerate().map(served).collect()
+});
+
+/// A call of anybody, of any size.
+pub async fn call(world: &mut World, dice: &mut Dice) {
+    let (who, worker) = (dice.pick(&KEYS), dice.place(usize::from(WORKERS)));
+    let tariff = dice.place(TARIFFS.len() * 2) % TARIFFS.len();
+    let bound = Bound { input: dice.between(0, 20), output: dice.between(0, 30) };
+    let known = Known { counted_input: dice.between(0, 14), ..Known::default() };
+    let id = world.next_id;
+    world.next_id += 1;
+    let (tokens, money) = (bound.input + bound.output, TARIFFS[tariff].most(bound));
+
+    let process = world.node.process();
+    let (desk, caller) = (&process.desks[worker], process.caller(who.key));
+    let demand = demand(id, world.now, (tariff, bound, known));
+    let admitted = admit(desk, &caller, demand, || Some(Arc::clone(&caller))).await;
+    if matches!(admitted, Err(Denial::JournalFull)) {
+        let behind = process.journal.chains()[worker].backlog_bytes();
+        assert!(BACKLOG_BYTES_MAX <= behind, "the journal has room: {behind} bytes behind");
+        return world.tell(format!("{id}: the journal is full"));
+    }
+    let at = world.model.see(&who.all(), world.now);
+    let obstacles = world.model.obstacles(who, tokens, money);
+    let verdict = if admitted.is_ok() { "admitted" } else { "denied" };
+    world.tell(format!("{id} of {} takes {tokens} and {money}: {verdict};", who.key));
+    match admitted {
+        Ok(permit) => {
+            assert!(obstacles.is_empty(), "{id} is admitted in spite of {obstacles:?}");
+            world.model.calls.push(Call { id, who, at, tokens, money, end: None });
+            world.model.tell(worker, Told::Held(id));
+            let open = Open { id, worker, tariff, bound, known, forwarded: false, permit };
+            world.open.push(open);
+        }
+        Err(denial) => {
+            assert!(!obstacles.is_empty(), "{id} is denied though it fits: {denial:?}");
+            explained(world, who, money, &denial, &obstacles);
+        }
+    }
+}
+
+/// A denial names what is really in the way, as it really stands.
+fn explained(world: &World, who: Who, money: i64, denial: &Denial, obstacles: &[Obstacle]) {
+    let told = match *denial {
+        Denial::Limit { level, exceeded } => {
+            let subject = match level {
+                Level::Project => who.project,
+                Level::Key => who.key,
+                Level::Organization => who.organization,
+            };
+            let (rule, used, held) = (exceeded.limit as usize, exceeded.used, exceeded.held);
+            let value = world.model.quota(subject).limits[rule];
+            assert_eq!(Some(exceeded.value), value, "{denial:?}");
+            Obstacle::Rule { subject, rule, used, held }
+        }
+        Denial::Wallet { short: Short::Inactive, .. } => Obstacle::Off,
+        Denial::Wallet { short, .. } => {
+            let on_hold = money <= world.model.balance(who.organization);
+            assert_eq!(short == Short::OnHold, on_hold, "{denial:?}");
+            Obstacle::Money
+        }
+        _ => panic!("nobody waits and nothing is revoked: {denial:?}"),
+    };
+    assert!(obstacles.contains(&told), "{denial:?} is not in the way, but {obstacles:?}");
+}
+
+fn demand(id: u64, now: i64, (tariff, bound, known): (usize, Bound, Known)) -> Demand {
+    let most = Most {
+        input_tokens: bound.input.unsigned_abs(),
+        output_tokens: bound.output.unsigned_abs(),
+    };
+    Demand {
+        id: RequestLogId(u128::from(id)),
+        at: UnixMs(now),
+        arrived: meteor::clock::tick(),
+        now: UnixMs(now),
+        endpoint: Endpoint::ChatCompletions,
+        model: Arc::clone(&SERVED[tariff]),
+        bound: most,
+        choices: 1,
+        is_unbounded: false,
+        body: Bytes::from_static(b"{}"),
+        // Content that stands elsewhere: the bound is all that is known of the input.
+        refers: true,
+        counted_input: known.counted_input.unsigned_abs(),
+        hides_usage: false,
+        claim: None,
+        stream: false,
+        address: std::net::IpAddr::from([127, 0, 0, 1]),
+    }
+}

@@ -1,0 +1,129 @@
+//! Whether what the node holds in memory is what the model says.
+
+use meteor::accounting::account::Account;
+use meteor::domain::counter::Tally;
+use meteor::domain::ids::{OrganizationId, ProjectId};
+use meteor::domain::limit::{Amounts, Level, Window};
+use meteor::domain::time::UnixMs;
+use meteor::journal::segment;
+
+use crate::calendar::{DAY_MS, MINUTE_MS, day_of, minute_of, month_of};
+use crate::history::Dice;
+use crate::model::{Model, RULES, Span, Standing, Subject, Sums};
+use crate::node::{BACKLOG_BYTES_MAX, KEYS, WORKERS};
+use crate::world::World;
+
+/// More than a turn of a worker writes.
+const TURN_BYTES: u64 = 16 * 1024;
+
+fn sums(amounts: Amounts) -> Sums {
+    [amounts.requests, amounts.tokens, amounts.spend.0]
+}
+
+fn both(tally: Tally) -> [Sums; 2] {
+    [sums(tally.used), sums(tally.held)]
+}
+
+/// Every window of everybody, every wallet and every hold; without moving any.
+pub fn memory(world: &World) {
+    let (model, books) = (&world.model, world.node.process().directory.books());
+    for who in KEYS {
+        let caller = world.node.process().caller(who.key);
+        let mut project = caller.project.lock();
+        account(model, who.project, &project.account);
+        account(model, who.key, project.keys.account(caller.slot));
+    }
+    let (mut open, mut held) = (0, 0);
+    for organization in [1, 2] {
+        let book = books.organization(OrganizationId(organization.into())).expect("a book");
+        let page = book.lock();
+        account(model, organization, &page.account);
+        let wallet = (page.wallet.balance().0, page.wallet.held().0, page.wallet.is_active());
+        let off = model.wallet_off.contains(&organization);
+        let expected = (model.balance(organization), model.frozen(organization), !off);
+        assert_eq!(wallet, expected, "balance, frozen, active of {organization}");
+        drop(page);
+        let holds = book.holds();
+        let shown: Vec<_> =
+            holds.iter().map(|(id, hold)| (id.0, hold.tokens, hold.amount.0)).collect();
+        let calls = model.calls.iter();
+        let own = calls.filter(|call| call.who.organization == organization && call.end.is_none());
+        let mut told: Vec<_> =
+            own.map(|call| (u128::from(call.id), call.tokens, call.money)).collect();
+        told.sort_unstable();
+        assert_eq!(shown, told, "holds of {organization}");
+        open += told.len();
+        held += expected.1;
+    }
+    let (count, sum) = books.open_holds();
+    assert_eq!((count, sum.0, books.waiting()), (open, held, 0), "open, held, waiting");
+    for chain in world.node.process().journal.chains() {
+        assert!(chain.backlog_bytes() < BACKLOG_BYTES_MAX + TURN_BYTES, "the backlog is bounded");
+    }
+}
+
+fn account(model: &Model, subject: Subject, account: &Account) {
+    let (counters, seen) = (&account.counters, model.seen[&subject]);
+    assert_eq!(counters.latest().0, seen, "what {subject} has seen of time");
+    let shown = Standing {
+        minute: both(counters.tally(Window::Minute)),
+        day: both(counters.tally(Window::Day)),
+        month: both(counters.tally(Window::Month)),
+        open: counters.open_calls(),
+    };
+    assert_eq!(shown, model.standing(subject), "[used, held] of {subject}");
+    let month = (counters.month().first.0, counters.month().end.0);
+    assert_eq!(month, month_of(day_of(seen), model.quota(subject).reset_day), "of {subject}");
+}
+
+/// What the API shows now. Whoever asks sees the windows of this moment.
+pub fn shown(world: &mut World, dice: &mut Dice) {
+    let (who, now) = (dice.pick(&KEYS), UnixMs(world.now));
+    let directory = &world.node.process().directory;
+    if dice.one_in(2) {
+        world.model.see(&[who.project], now.0);
+        let book = directory.books().project(ProjectId(who.project.into())).expect("a book");
+        let standing = book.standing(now);
+        let shown = Standing {
+            minute: both(standing.minute),
+            day: both(standing.day),
+            month: both(standing.month),
+            open: standing.open_calls,
+        };
+        assert_eq!(shown, world.model.standing(who.project), "shown of {}", who.project);
+        return;
+    }
+    let at = world.model.see(&who.all(), now.0);
+    let standings = world.node.process().caller(who.key).standings(now);
+    for standing in &standings {
+        let subject = match standing.level {
+            Level::Project => who.project,
+            Level::Key => who.key,
+            Level::Organization => who.organization,
+        };
+        let (quota, rule) = (world.model.quota(subject), standing.limit as usize);
+        let told = Model::under(&world.model.standing(subject), rule);
+        assert_eq!([standing.used, standing.held], told, "{standing:?}");
+        assert_eq!(Some(standing.value), quota.limits[rule], "{standing:?}");
+        assert_eq!(standing.enforced, quota.enforce, "{standing:?}");
+        let reset = match RULES[rule].0 {
+            Span::Now => at,
+            Span::Minute => (minute_of(at) + 1) * MINUTE_MS,
+            Span::Day => (day_of(at) + 1) * DAY_MS,
+            Span::Month => month_of(day_of(at), quota.reset_day).1 * DAY_MS,
+        };
+        assert_eq!(standing.reset_at.0, reset, "{standing:?}");
+    }
+    let set = who.all().map(|subject| world.model.quota(subject).limits.into_iter().flatten());
+    assert_eq!(standings.len(), set.into_iter().flatten().count(), "every limit is shown");
+}
+
+/// Segments that were projected are removed; what is not projected stays, and is little.
+pub fn sweep(world: &World) {
+    let journal = &world.node.process().journal;
+    journal.remove_old().expect("removed");
+    let left = segment::list(journal.folder()).expect("a folder").len();
+    // The backlog of each chain, the segment that is written, and the spare.
+    let most = usize::from(WORKERS) * 7;
+    assert!(left <= most, "{left} segments are left");
+}

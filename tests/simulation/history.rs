@@ -1,0 +1,159 @@
+//! Histories: what happens in which order, made of a seed and of nothing else.
+//!
+//! A step is a verb and dice. What the dice mean is decided when it is acted, by what there is then:
+//! so a history from which steps were taken out is still a history.
+
+/// What happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// A call comes.
+    Call,
+    /// Several calls come at once.
+    Burst,
+    /// A call is given to an upstream.
+    Forward,
+    /// An upstream says, or the gateway counts, what a call has used.
+    Learn,
+    /// What a call has cost so far is written down.
+    Progress,
+    /// A call ends.
+    End,
+    /// A worker's entries are written.
+    Write,
+    /// A stretch of the journal is brought into the database.
+    Project,
+    /// Old segments are removed.
+    Sweep,
+    /// Time passes.
+    Tick,
+    /// The next minute is near.
+    Minute,
+    /// Midnight is near.
+    Midnight,
+    /// Days pass.
+    Days,
+    /// The wall clock steps back.
+    Back,
+    /// Limits of a project or an organization are replaced.
+    Quota,
+    /// Limits of a key are replaced.
+    KeyLimits,
+    /// A wallet is switched off or on.
+    Switch,
+    /// Money is paid in.
+    Recharge,
+    /// Part of a call's cost is given back.
+    Refund,
+    /// Somebody asks where things stand.
+    Look,
+    /// A refusal is written into the journal.
+    Refuse,
+    /// The process is killed, and started again.
+    Kill,
+    /// The process is stopped in good order, and started again.
+    Stop,
+}
+
+/// How often each happens.
+const WEIGHTS: &[(Verb, u64)] = &[
+    (Verb::Call, 30),
+    (Verb::Burst, 6),
+    (Verb::Forward, 20),
+    (Verb::Learn, 8),
+    (Verb::Progress, 6),
+    (Verb::End, 24),
+    (Verb::Write, 22),
+    (Verb::Project, 9),
+    (Verb::Sweep, 2),
+    (Verb::Tick, 12),
+    (Verb::Minute, 6),
+    (Verb::Midnight, 4),
+    (Verb::Days, 3),
+    (Verb::Back, 3),
+    (Verb::Quota, 7),
+    (Verb::KeyLimits, 3),
+    (Verb::Switch, 2),
+    (Verb::Recharge, 5),
+    (Verb::Refund, 3),
+    (Verb::Look, 6),
+    (Verb::Refuse, 1),
+    (Verb::Kill, 4),
+    (Verb::Stop, 1),
+];
+
+/// One step.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    pub verb: Verb,
+    pub dice: Dice,
+}
+
+/// Chance that is already decided. Each throw takes the next number.
+#[derive(Debug, Clone, Copy)]
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// A number below `sides`.
+    pub fn below(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ mixed >> 31) % sides
+    }
+
+    /// A number from `first` to `last`.
+    pub fn between(&mut self, first: i64, last: i64) -> i64 {
+        first + i64::try_from(self.below(last.abs_diff(first) + 1)).expect("a small number")
+    }
+
+    /// Whether it is one case in so many.
+    pub fn one_in(&mut self, cases: u64) -> bool {
+        self.below(cases) == 0
+    }
+
+    /// One of them.
+    pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.place(of.len())]
+    }
+
+    /// A place in a list that long.
+    pub fn place(&mut self, length: usize) -> usize {
+        usize::try_from(self.below(length as u64)).expect("a place")
+    }
+}
+
+/// Where a history begins, and its steps.
+#[derive(Debug, Clone)]
+pub struct History {
+    pub start: i64,
+    pub steps: Vec<Step>,
+}
+
+/// 2024-02-26T23:00Z: a leap day and the end of a month are near.
+const START_MS: i64 = 1_708_988_400_000;
+const DAY_MS: i64 = 86_400_000;
+
+/// The history of that seed.
+pub fn history(seed: u64) -> History {
+    let mut dice = Dice::new(seed.wrapping_mul(0xd134_2543_de82_ef95));
+    let start = START_MS + dice.between(0, 400) * DAY_MS + dice.between(0, DAY_MS - 1);
+    let steps = (0..dice.between(60, 160)).map(|_| step(&mut dice)).collect();
+    History { start, steps }
+}
+
+fn step(dice: &mut Dice) -> Step {
+    let all = WEIGHTS.iter().map(|(_, weight)| weight).sum();
+    let mut left = dice.below(all);
+    for (verb, weight) in WEIGHTS {
+        if left < *weight {
+            return Step { verb: *verb, dice: Dice::new(dice.below(u64::MAX)) };
+        }
+        left -= weight;
+    }
+    unreachable!("the weights are summed")
+}

@@ -1,0 +1,147 @@
+//! Whether what is durable is what the model says: of every chain of the journal the first so many
+//! calls, each exactly as it ended, and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+use uuid::Uuid;
+
+use crate::model::{End, Model, Subject, Sums, Told};
+use crate::world::World;
+
+/// Checks the database; `whole` says that everything that was written must be in it.
+pub async fn check(world: &World, whole: bool) {
+    let mut tx = world.node.database.picture().await.expect("a picture");
+    let known = logged(&mut tx, &world.model, whole).await;
+    for organization in [1, 2] {
+        chain(&mut tx, &world.model, organization, &known).await;
+    }
+    usage(&mut tx, &world.model, &known).await;
+    if whole {
+        let open = rows(&mut tx, "SELECT request_log_id FROM open_holds").await;
+        let open: BTreeSet<u64> = open.iter().map(|row| number(row, 0)).collect();
+        let told = world.model.calls.iter();
+        let told = told.filter(|call| !known.contains(&call.id));
+        let told: BTreeSet<u64> =
+            told.map(|call| call.id).filter(|id| world.model.is_held(*id)).collect();
+        assert_eq!(open, told, "open holds in the database");
+    }
+}
+
+async fn rows(connection: &mut SqliteConnection, query: &'static str) -> Vec<SqliteRow> {
+    sqlx::query(query).fetch_all(connection).await.expect(query)
+}
+
+fn number(row: &SqliteRow, column: usize) -> u64 {
+    u64::try_from(row.get::<Uuid, _>(column).as_u128()).expect("a small number")
+}
+
+/// The calls in the request log: those that had ended before this run, and the first so many ends
+/// of each chain.
+async fn logged(tx: &mut SqliteConnection, model: &Model, whole: bool) -> BTreeSet<u64> {
+    let query = "SELECT id, cost_nano FROM request_logs WHERE outcome <> 'Refused'";
+    let logged: BTreeMap<u64, i64> =
+        rows(tx, query).await.iter().map(|row| (number(row, 0), row.get(1))).collect();
+    let mut expected: BTreeSet<u64> = model.calls.iter().map(|call| call.id).collect();
+    for (told, written) in &model.chains {
+        for told in told {
+            if let Told::Held(id) = told {
+                expected.remove(id);
+            }
+        }
+        let mut went_on = true;
+        for told in &told[..*written] {
+            let Told::Ended(id, _) = told else { continue };
+            let is_logged = logged.contains_key(id);
+            assert!(went_on || !is_logged, "{id} is logged, but not what ended before it");
+            assert!(is_logged || !whole, "{id} has ended, and is not in the log");
+            went_on = is_logged;
+            if is_logged {
+                expected.insert(*id);
+            }
+        }
+    }
+    let known: BTreeSet<u64> = logged.keys().copied().collect();
+    assert_eq!(known, expected, "calls in the log");
+    for (id, end) in ends(model, &known) {
+        assert_eq!(logged[&id], end.money, "the cost of {id} in the log");
+    }
+    known
+}
+
+fn ends(model: &Model, known: &BTreeSet<u64>) -> Vec<(u64, End)> {
+    let ended = model.calls.iter().filter(|call| known.contains(&call.id));
+    ended.map(|call| (call.id, call.end.expect("it has ended"))).collect()
+}
+
+/// The records of a wallet: one chain, what was paid in, and one Consume for every charged call.
+async fn chain(
+    tx: &mut SqliteConnection,
+    model: &Model,
+    organization: Subject,
+    known: &BTreeSet<u64>,
+) {
+    let query = "SELECT request_log_id, organization_id, seq, kind, amount_nano,
+        previous_balance_nano, current_balance_nano, overage FROM wallet_records
+        ORDER BY organization_id, seq";
+    let (mut seq, mut balance) = (0, 0);
+    let (mut consumed, mut paid) = (BTreeMap::new(), Vec::new());
+    for row in rows(tx, query).await.iter().filter(|row| number(row, 1) == organization) {
+        seq += 1;
+        assert_eq!(
+            (row.get::<i64, _>(2), row.get::<i64, _>(5)),
+            (seq, balance),
+            "an unbroken chain"
+        );
+        let amount: i64 = row.get(4);
+        let call = row.get::<Option<Uuid>, _>(0).map(|_| number(row, 0));
+        balance = row.get(6);
+        let moved = balance - row.get::<i64, _>(5);
+        if row.get::<&str, _>(3) == "Consume" {
+            assert_eq!(moved, -amount);
+            let twice = consumed.insert(call.expect("a call"), (amount, row.get::<bool, _>(7)));
+            assert_eq!(twice, None, "a call is charged once");
+        } else {
+            assert_eq!(moved, amount);
+            paid.push((organization, amount, call));
+        }
+    }
+    let own = |call: &u64| {
+        model.calls.iter().any(|c| c.id == *call && c.who.organization == organization)
+    };
+    let charged = ends(model, known).into_iter().filter(|(id, end)| end.charged && own(id));
+    let charged: BTreeMap<u64, (i64, bool)> =
+        charged.map(|(id, end)| (id, (end.money, end.overage))).collect();
+    assert_eq!(consumed, charged, "what the calls of {organization} are charged");
+    let told: Vec<_> = model.paid.iter().filter(|paid| paid.0 == organization).copied().collect();
+    assert_eq!(paid, told, "what was paid to {organization}");
+    let overages: i64 = charged.values().filter(|(_, over)| *over).map(|(cost, _)| cost).sum();
+    assert!(-overages <= balance, "{balance} of {organization} is below zero by more than overage");
+    let query = "SELECT organization_id, balance_nano, last_seq FROM wallets";
+    let wallets = rows(tx, query).await;
+    let wallet = wallets.iter().find(|row| number(row, 0) == organization).expect("a wallet");
+    assert_eq!((wallet.get::<i64, _>(1), wallet.get::<i64, _>(2)), (balance, seq), "the wallet");
+}
+
+/// What everybody used, by day and in the latest minute.
+async fn usage(tx: &mut SqliteConnection, model: &Model, known: &BTreeSet<u64>) {
+    let mut days: BTreeMap<Subject, BTreeMap<i64, Sums>> = BTreeMap::new();
+    let query = "SELECT subject_id, day, requests, input_tokens + output_tokens, spend_nano
+        FROM usage_days";
+    for row in rows(tx, query).await {
+        let sums = [row.get(2), row.get(3), row.get(4)];
+        days.entry(number(&row, 0)).or_default().insert(row.get(1), sums);
+    }
+    let query = "SELECT subject_id, minute, requests, tokens, spend_nano FROM usage_minutes";
+    let minutes: BTreeMap<Subject, (i64, Sums)> = rows(tx, query)
+        .await
+        .iter()
+        .map(|row| (number(row, 0), (row.get(1), [row.get(2), row.get(3), row.get(4)])))
+        .collect();
+    for subject in model.subjects() {
+        let (told_days, told_minute) = model.usage(subject, known);
+        assert_eq!(days.remove(&subject).unwrap_or_default(), told_days, "days of {subject}");
+        assert_eq!(minutes.get(&subject).copied(), told_minute, "latest minute of {subject}");
+    }
+}

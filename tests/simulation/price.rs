@@ -1,0 +1,77 @@
+//! What calls cost and what they are charged, by the rules of the documentation.
+
+use crate::model::End;
+
+/// Nano-units per million tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct Tariff {
+    pub input: i64,
+    /// Of input that came from a cache; `None`: as other input.
+    pub cached: Option<i64>,
+    pub output: i64,
+}
+
+/// The models of the simulation. One has a cache that is dearer than what it spares, one is free.
+pub const TARIFFS: [Tariff; 4] = [
+    Tariff { input: 3_700_001, cached: None, output: 9_100_003 },
+    Tariff { input: 2_000_000, cached: Some(500_001), output: 11_000_000 },
+    Tariff { input: 1_300_000, cached: Some(2_900_001), output: 999_999 },
+    Tariff { input: 0, cached: None, output: 0 },
+];
+
+/// The most that a call may use.
+#[derive(Debug, Clone, Copy)]
+pub struct Bound {
+    pub input: i64,
+    pub output: i64,
+}
+
+/// Input, cached of it, output.
+pub type Report = [i64; 3];
+
+/// What is known of a call's usage.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Known {
+    pub reported: Option<Report>,
+    pub counted_input: i64,
+    pub counted_output: i64,
+    pub complete: bool,
+}
+
+fn whole(millionths: i128) -> i64 {
+    let up = i128::from(millionths % 1_000_000 != 0);
+    i64::try_from(millionths / 1_000_000 + up).expect("a small amount")
+}
+
+impl Tariff {
+    /// Rounded up once.
+    pub fn cost(&self, [input, cached, output]: Report) -> i64 {
+        let of_cache = i128::from(cached) * i128::from(self.cached.unwrap_or(self.input));
+        let of_input = i128::from(input - cached) * i128::from(self.input);
+        whole(of_cache + of_input + i128::from(output) * i128::from(self.output))
+    }
+
+    /// The most that a call within its bound can cost.
+    pub fn most(&self, bound: Bound) -> i64 {
+        let dearest = self.input.max(self.cached.unwrap_or_default());
+        let of_input = i128::from(bound.input) * i128::from(dearest);
+        whole(of_input + i128::from(bound.output) * i128::from(self.output))
+    }
+
+    /// The charge of a call that an upstream has answered: by a complete report, else by the larger
+    /// of what was reported and what was counted within the bound. Some report up to 8 tokens of
+    /// input before they know better.
+    pub fn charge(&self, known: &Known, bound: Bound) -> End {
+        let [input, cached, output] = known.reported.unwrap_or_default();
+        let used = if known.complete && known.reported.is_some() {
+            [input, cached, output]
+        } else {
+            let counted = known.counted_input.min(bound.input);
+            let input = if 8 < input { input } else { input.max(counted) };
+            [input, cached, output.max(known.counted_output.min(bound.output))]
+        };
+        let (tokens, money) = (used[0] + used[2], self.cost(used));
+        let overage = bound.input + bound.output < tokens || self.most(bound) < money;
+        End { counted: true, charged: true, tokens, money, overage }
+    }
+}

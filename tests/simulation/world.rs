@@ -1,0 +1,334 @@
+//! The world: a node, the model of it, and the time; and how a step is acted on both.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Waker};
+
+use meteor::accounting::permit::Permit;
+use meteor::domain::ids::RequestLogId;
+use meteor::domain::usage::{Unit, Usage};
+use meteor::journal::entry::{Asked, Entry, Outcome, Refused};
+
+use crate::calendar::{DAY_MS, MINUTE_MS, day_of, minute_of};
+use crate::history::{Dice, History, Step, Verb};
+use crate::model::{End, Model, Told, Who};
+use crate::node::{KEYS, Node, WORKERS};
+use crate::price::{Bound, Known, TARIFFS};
+use crate::{admission, check, edits, ledger};
+
+/// A call that was admitted and has not ended.
+pub struct Open {
+    pub id: u64,
+    pub worker: usize,
+    pub tariff: usize,
+    pub bound: Bound,
+    pub known: Known,
+    pub forwarded: bool,
+    pub permit: Permit,
+}
+
+/// What happened, line by line, for whoever must find out why it went wrong.
+pub type Story = Rc<RefCell<String>>;
+
+/// A node, what must be true of it, and the time.
+pub struct World {
+    pub node: Node,
+    pub model: Model,
+    pub open: Vec<Open>,
+    pub now: i64,
+    pub next_id: u64,
+    story: Story,
+}
+
+/// Acts a history. Whatever is not as the model says panics; `story` then tells what was done.
+pub async fn act(history: &History, story: &Story) {
+    let mut world = World {
+        node: Node::new().await,
+        model: Model { keys: KEYS.to_vec(), ..Model::default() },
+        open: Vec::new(),
+        now: history.start,
+        next_id: 1,
+        story: Rc::clone(story),
+    };
+    world.act(history).await;
+}
+
+impl World {
+    async fn act(&mut self, history: &History) {
+        self.begin(&mut Dice::new(0)).await;
+        for organization in [1, 2] {
+            edits::recharge(self, organization, 4_000).await;
+        }
+        for step in &history.steps {
+            self.tell(format!("\n{:>6} {:?}:", self.now - history.start, step.verb));
+            self.step(*step).await;
+            check::memory(self);
+        }
+        self.stop(&mut Dice::new(0)).await;
+        check::memory(self);
+        ledger::check(self, true).await;
+    }
+
+    /// Adds to the story.
+    pub fn tell(&self, what: impl AsRef<str>) {
+        let mut story = self.story.borrow_mut();
+        story.push(' ');
+        story.push_str(what.as_ref());
+    }
+
+    async fn step(&mut self, Step { verb, mut dice }: Step) {
+        let dice = &mut dice;
+        match verb {
+            Verb::Call => admission::call(self, dice).await,
+            Verb::Burst => {
+                for _ in 0..dice.between(2, 9) {
+                    admission::call(self, dice).await;
+                }
+            }
+            Verb::Forward => self.forward(dice),
+            Verb::Learn => self.learn(dice),
+            Verb::Progress => self.progress(dice),
+            Verb::End => self.end(dice),
+            Verb::Write => self.write(dice.place(usize::from(WORKERS))),
+            Verb::Project => self.project(dice).await,
+            Verb::Sweep => check::sweep(self),
+            Verb::Tick | Verb::Minute | Verb::Midnight | Verb::Days | Verb::Back => {
+                self.pass(verb, dice);
+            }
+            Verb::Quota => edits::quota(self, dice).await,
+            Verb::KeyLimits => edits::key_limits(self, dice).await,
+            Verb::Switch => edits::switch(self, dice).await,
+            Verb::Recharge => {
+                let organization = dice.pick(&[1, 1, 2]);
+                edits::recharge(self, organization, dice.between(1, 900)).await;
+            }
+            Verb::Refund => edits::refund(self, dice).await,
+            Verb::Look => check::shown(self, dice),
+            Verb::Refuse => self.refuse(dice),
+            Verb::Kill => self.kill(dice).await,
+            Verb::Stop => self.stop(dice).await,
+        }
+    }
+
+    fn pass(&mut self, verb: Verb, dice: &mut Dice) {
+        let near = dice.between(-1, 1);
+        self.now = match verb {
+            Verb::Tick => self.now + dice.between(1, 20_000),
+            Verb::Minute => (minute_of(self.now) + 1) * MINUTE_MS + near,
+            Verb::Midnight => (day_of(self.now) + 1) * DAY_MS + near,
+            Verb::Days => self.now + dice.between(1, 40) * DAY_MS,
+            _ => self.now - dice.pick(&[1, 30_000, 4_000_000, 2 * DAY_MS, 33 * DAY_MS]),
+        };
+    }
+
+    fn forward(&mut self, dice: &mut Dice) {
+        let model = &self.model;
+        let ready = |open: &Open| !open.forwarded && model.is_held(open.id);
+        let ready: Vec<usize> = (0..self.open.len()).filter(|at| ready(&self.open[*at])).collect();
+        let most = if dice.one_in(3) { 1 } else { ready.len() };
+        for at in ready.into_iter().take(most) {
+            let open = &mut self.open[at];
+            open.forwarded = true;
+            (open.permit.course.forwarded, open.permit.course.attempts) = (true, 1);
+            self.tell(format!("{}", self.open[at].id));
+        }
+    }
+
+    /// A forwarded call, if there is one.
+    fn forwarded(&self, dice: &mut Dice) -> Option<usize> {
+        let forwarded: Vec<usize> =
+            (0..self.open.len()).filter(|at| self.open[*at].forwarded).collect();
+        (!forwarded.is_empty()).then(|| dice.pick(&forwarded))
+    }
+
+    fn learn(&mut self, dice: &mut Dice) {
+        let Some(at) = self.forwarded(dice) else { return };
+        learn(&mut self.open[at], dice);
+        let line = format!("{} {:?}", self.open[at].id, self.open[at].known);
+        self.tell(line);
+    }
+
+    fn progress(&mut self, dice: &mut Dice) {
+        let Some(at) = self.forwarded(dice) else { return };
+        let open = &self.open[at];
+        // Where the journal is full, nothing is written down.
+        if self.node.process().desks[open.worker].writer.has_room() {
+            open.permit.progress();
+            let end = TARIFFS[open.tariff].charge(&open.known, open.bound);
+            let (id, worker) = (open.id, open.worker);
+            self.model.tell(worker, Told::Progress(id, end));
+            self.tell(format!("{id} {end:?}"));
+        }
+    }
+
+    fn end(&mut self, dice: &mut Dice) {
+        if self.open.is_empty() {
+            return;
+        }
+        let any = dice.place(self.open.len());
+        let at = if dice.one_in(4) { any } else { self.forwarded(dice).unwrap_or(any) };
+        self.end_of(at, dice);
+    }
+
+    /// Ends a call in one of all the ways in which calls end.
+    fn end_of(&mut self, at: usize, dice: &mut Dice) {
+        let mut open = self.open.swap_remove(at);
+        let way = dice.below(6);
+        if open.forwarded && way < 3 {
+            open.known.complete = true;
+            learn(&mut open, dice);
+        }
+        let (counted, is_free) = (open.forwarded, way == 4 || way == 5);
+        let end = if open.forwarded && !is_free {
+            TARIFFS[open.tariff].charge(&open.known, open.bound)
+        } else {
+            End { counted, ..End::default() }
+        };
+        let Open { id, worker, mut permit, .. } = open;
+        match way {
+            0..3 => drop(permit.settle(Outcome::Completed)),
+            3 => drop(permit),
+            4 => {
+                permit.course.is_free = true;
+                permit.settle(Outcome::Failed);
+            }
+            _ => {
+                // It waits for the journal, which is written later.
+                let mut released = pin!(permit.release(Outcome::Failed));
+                let polled = released.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+                assert!(polled.is_pending(), "nothing is told before it is written");
+            }
+        }
+        self.model.tell(worker, Told::Ended(id, end));
+        self.tell(format!("{id} way {way} {end:?}"));
+    }
+
+    fn write(&mut self, worker: usize) {
+        let process = self.node.process();
+        process.desks[worker].writer.commit();
+        process.journal.make_spares();
+        let (told, written) = &mut self.model.chains[worker];
+        *written = told.len();
+        self.tell(format!("worker {worker}"));
+    }
+
+    async fn project(&mut self, dice: &mut Dice) {
+        let most = dice.pick(&[1, 3, 10, 1_000]);
+        let commits = if dice.one_in(5) { dice.between(0, 1) } else { i64::MAX };
+        self.tell(format!("{most}"));
+        if self.node.project(most, commits).await.is_err() {
+            self.tell("and died before the commit");
+            return self.kill(dice).await;
+        }
+        if dice.one_in(6) {
+            self.tell("and died after the commit");
+            return self.kill(dice).await;
+        }
+        if dice.one_in(3) {
+            ledger::check(self, false).await;
+        }
+    }
+
+    fn refuse(&mut self, dice: &mut Dice) {
+        let (who, worker) = (dice.pick(&KEYS), dice.place(usize::from(WORKERS)));
+        let id = self.next_id;
+        self.next_id += 1;
+        let asked = asked(id, who, self.now);
+        let refused = Refused { asked, status: 429, code: "x", count: 3 };
+        self.node.process().desks[worker].writer.append(&Entry::Refused(refused));
+        self.model.tell(worker, Told::Refused);
+    }
+
+    /// Kills the process wherever it is, and starts it again, though it may die on its way.
+    async fn kill(&mut self, dice: &mut Dice) {
+        let mut kept = Vec::new();
+        for worker in 0..usize::from(WORKERS) {
+            let (told, written) = &self.model.chains[worker];
+            let mut whole = *written;
+            if whole < told.len() && dice.one_in(2) {
+                whole += self.node.tear(worker, |length| dice.place(length + 1));
+            }
+            kept.push(whole);
+        }
+        self.tell(format!("of each chain remain {kept:?}"));
+        self.open.clear();
+        self.node.kill().await;
+        while dice.one_in(3) {
+            self.now += dice.between(-100_000, 100_000);
+            let commits = dice.between(0, 6);
+            if self.node.start(self.now, commits).await.is_ok() {
+                self.node.ended();
+            } else {
+                self.tell(format!("and died with {commits} commits of recovery"));
+            }
+        }
+        self.begin(dice).await;
+        self.model.crash(&kept, self.now);
+        ledger::check(self, true).await;
+    }
+
+    /// Ends every call, writes and projects all of it, and starts anew.
+    async fn stop(&mut self, dice: &mut Dice) {
+        while !self.open.is_empty() {
+            self.end_of(0, dice);
+        }
+        (0..usize::from(WORKERS)).for_each(|worker| self.write(worker));
+        while self.node.process().journal.backlog_bytes() != 0 {
+            self.node.project(8, i64::MAX).await.expect("projected");
+        }
+        ledger::check(self, true).await;
+        self.node.ended();
+        let kept: Vec<usize> = self.model.chains.iter().map(|(told, _)| told.len()).collect();
+        self.begin(dice).await;
+        self.model.crash(&kept, self.now);
+    }
+
+    async fn begin(&mut self, dice: &mut Dice) {
+        self.now += dice.between(0, 5);
+        self.node.start(self.now, i64::MAX).await.expect("started");
+        self.model.chains.resize(usize::from(WORKERS), (Vec::new(), 0));
+        for subject in self.model.subjects() {
+            self.model.seen.entry(subject).or_insert(self.now);
+        }
+    }
+}
+
+/// Who asked, for an entry.
+pub fn asked(id: u64, who: Who, at: i64) -> Asked<&'static str> {
+    Asked {
+        id: RequestLogId(u128::from(id)),
+        at: meteor::domain::time::UnixMs(at),
+        organization: meteor::domain::ids::OrganizationId(u128::from(who.organization)),
+        project: meteor::domain::ids::ProjectId(u128::from(who.project)),
+        key: meteor::domain::ids::ApiKeyId(u128::from(who.key)),
+        endpoint: "chat.completions",
+        dialect: "openai",
+        model: "m0",
+        stream: false,
+        address: std::net::IpAddr::from([127, 0, 0, 1]),
+    }
+}
+
+/// An upstream reports, or the gateway counts; at times more than the call was to use.
+fn learn(open: &mut Open, dice: &mut Dice) {
+    let beyond = if dice.one_in(8) { 15 } else { 0 };
+    if open.known.complete || dice.one_in(2) {
+        let input = dice.between(0, open.bound.input + beyond);
+        let cached = dice.between(0, input);
+        open.known.reported = Some([input, cached, dice.between(0, open.bound.output + beyond)]);
+    } else {
+        open.known.counted_output += dice.between(0, 12);
+    }
+    if dice.one_in(12) {
+        open.known.reported = None;
+    }
+    let measured = &mut open.permit.measured;
+    measured.complete = open.known.complete;
+    measured.counted_output = open.known.counted_output.unsigned_abs();
+    measured.reported = open.known.reported.map(|[input, cached, output]| {
+        Usage::tokens_of(input.unsigned_abs(), output.unsigned_abs())
+            .with(Unit::CachedInputTokens, cached.unsigned_abs())
+    });
+}
