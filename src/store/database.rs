@@ -162,4 +162,19 @@ mod tests {
         let clamp = &rows("SELECT output_clamp FROM organizations").await[0];
         assert!(clamp.get::<bool, _>(0), "as a new one");
     }
+
+    #[tokio::test]
+    async fn a_commit_that_failed_leaves_the_next_one_free() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = Database::open(&folder.path().join("gateway.db")).await.expect("opened");
+        let add = "INSERT INTO facts (name, value) VALUES ('a', 'b')";
+        let mut tx = database.begin().await.expect("a transaction");
+        tx.lock_handle().await.expect("the connection").set_commit_hook(|| false);
+        sqlx::query(add).execute(&mut *tx).await.expect("a row");
+        tx.commit().await.expect_err("SQLite rolls back by itself, as when the disk is full");
+        let mut tx = database.begin().await.expect("another");
+        tx.lock_handle().await.expect("the connection").remove_commit_hook();
+        sqlx::query(add).execute(&mut *tx).await.expect("a row: the first was not kept");
+        tx.commit().await.expect("committed");
+    }
 }
