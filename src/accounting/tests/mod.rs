@@ -1,0 +1,6 @@
+//! Admission as a whole, without a wire.
+
+mod scene;
+mod near;
+mod wake;
+mod throng;
