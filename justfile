@@ -12,6 +12,14 @@ demo *flags:
 test *filter:
     tests/run {{ filter }}
 
+# Acts ten thousand seeded histories on a node in virtual time; `METEOR_SEED=7` tells of one.
+simulation seeds="10000":
+    METEOR_SEEDS={{ seeds }} cargo test --test simulation -- --nocapture
+
+# Has many workers ask a million times at each of many limits.
+admits asks="1000000":
+    METEOR_ADMITS={{ asks }} cargo test --lib accounting::tests::throng -- --nocapture
+
 # Runs what must hold before a change lands.
 ci:
     .ci/run

@@ -17,7 +17,7 @@ use meteor::domain::wallet::Short;
 
 use crate::history::Dice;
 use crate::model::{Call, Obstacle, Told, Who};
-use crate::node::{BACKLOG_BYTES_MAX, KEYS, WORKERS};
+use crate::node::{KEYS, WORKERS};
 use crate::price::{Bound, Known, TARIFFS};
 use crate::world::{Open, World};
 
@@ -45,7 +45,7 @@ static SERVED: LazyLock<Vec<Arc<Served>>> = LazyLock::new(|| {
 
 /// A call of anybody, of any size.
 pub async fn call(world: &mut World, dice: &mut Dice) {
-    let (who, worker) = (dice.pick(&KEYS), dice.place(usize::from(WORKERS)));
+    let (who, worker) = (dice.pick(&KEYS), dice.place(4) / 3 % usize::from(WORKERS));
     let tariff = dice.place(TARIFFS.len() * 2) % TARIFFS.len();
     let bound = Bound { input: dice.between(0, 20), output: dice.between(0, 30) };
     let known = Known { counted_input: dice.between(0, 14), ..Known::default() };
@@ -59,8 +59,13 @@ pub async fn call(world: &mut World, dice: &mut Dice) {
     let admitted = admit(desk, &caller, demand, || Some(Arc::clone(&caller))).await;
     if matches!(admitted, Err(Denial::JournalFull)) {
         let behind = process.journal.chains()[worker].backlog_bytes();
-        assert!(BACKLOG_BYTES_MAX <= behind, "the journal has room: {behind} bytes behind");
-        return world.tell(format!("{id}: the journal is full"));
+        let most = world.node.backlog_bytes_max;
+        assert!(most <= behind, "the journal has room: {behind} bytes behind");
+        world.tell(format!("{id}: the journal is full"));
+        if dice.one_in(2) {
+            world.node.project(1_000, i64::MAX).await.expect("projected");
+        }
+        return;
     }
     let at = world.model.see(&who.all(), world.now);
     let obstacles = world.model.obstacles(who, tokens, money);
@@ -70,9 +75,9 @@ pub async fn call(world: &mut World, dice: &mut Dice) {
         Ok(permit) => {
             assert!(obstacles.is_empty(), "{id} is admitted in spite of {obstacles:?}");
             world.model.calls.push(Call { id, who, at, tokens, money, end: None });
-            world.model.tell(worker, Told::Held(id));
             let open = Open { id, worker, tariff, bound, known, forwarded: false, permit };
             world.open.push(open);
+            world.enter(worker, Told::Held(id));
         }
         Err(denial) => {
             assert!(!obstacles.is_empty(), "{id} is denied though it fits: {denial:?}");

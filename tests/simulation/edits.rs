@@ -11,6 +11,7 @@ use meteor::ledger::wallets::{self, Posting};
 use meteor::store::quotas;
 use uuid::Uuid;
 
+use crate::calendar::{day_of, month_of};
 use crate::history::Dice;
 use crate::model::{self, RULES, Subject};
 use crate::node::KEYS;
@@ -43,7 +44,9 @@ pub async fn quota(world: &mut World, dice: &mut Dice) {
         quota.enforce = !quota.enforce;
     }
     if dice.one_in(2) {
-        quota.reset_day = dice.between(1, 28);
+        let today = day_of(world.now) - month_of(day_of(world.now), 1).0 + 1;
+        let near = today + dice.between(-1, 1);
+        quota.reset_day = if dice.one_in(3) { dice.between(1, 28) } else { near.clamp(1, 28) };
     }
     world.tell(format!("{subject} {quota:?}"));
     let limits = Limit::ALL.into_iter().zip(quota.limits);

@@ -57,12 +57,12 @@ pub enum Verb {
 /// How often each happens.
 const WEIGHTS: &[(Verb, u64)] = &[
     (Verb::Call, 30),
-    (Verb::Burst, 6),
-    (Verb::Forward, 20),
-    (Verb::Learn, 8),
-    (Verb::Progress, 6),
-    (Verb::End, 24),
-    (Verb::Write, 22),
+    (Verb::Burst, 9),
+    (Verb::Forward, 24),
+    (Verb::Learn, 10),
+    (Verb::Progress, 9),
+    (Verb::End, 28),
+    (Verb::Write, 26),
     (Verb::Project, 9),
     (Verb::Sweep, 2),
     (Verb::Tick, 12),
@@ -77,7 +77,7 @@ const WEIGHTS: &[(Verb, u64)] = &[
     (Verb::Refund, 3),
     (Verb::Look, 6),
     (Verb::Refuse, 1),
-    (Verb::Kill, 4),
+    (Verb::Kill, 3),
     (Verb::Stop, 1),
 ];
 
@@ -127,10 +127,14 @@ impl Dice {
     }
 }
 
-/// Where a history begins, and its steps.
+/// How a history begins, and its steps.
 #[derive(Debug, Clone)]
 pub struct History {
     pub start: i64,
+    /// What each organization begins with.
+    pub money: i64,
+    /// How far the projector may fall behind.
+    pub backlog_bytes_max: u64,
     pub steps: Vec<Step>,
 }
 
@@ -142,8 +146,20 @@ const DAY_MS: i64 = 86_400_000;
 pub fn history(seed: u64) -> History {
     let mut dice = Dice::new(seed.wrapping_mul(0xd134_2543_de82_ef95));
     let start = START_MS + dice.between(0, 400) * DAY_MS + dice.between(0, DAY_MS - 1);
-    let steps = (0..dice.between(60, 160)).map(|_| step(&mut dice)).collect();
-    History { start, steps }
+    let money = dice.pick(&[250, 900, 5_000, 50_000]);
+    let backlog_bytes_max = dice.pick(&[5_000, 100_000]);
+    let mut steps: Vec<Step> = (0..dice.between(60, 160)).map(|_| step(&mut dice)).collect();
+    if dice.one_in(3) {
+        // Nothing dies and little is projected, so that much is in memory and in the journal.
+        for step in &mut steps {
+            let rare = matches!(step.verb, Verb::Kill | Verb::Project | Verb::Stop);
+            if rare && !dice.one_in(8) {
+                step.verb = dice.pick(&[Verb::Burst, Verb::End, Verb::Write]);
+            }
+        }
+        steps.extend([Verb::Write, Verb::Kill].map(|verb| Step { verb, dice }));
+    }
+    History { start, money, backlog_bytes_max, steps }
 }
 
 fn step(dice: &mut Dice) -> Step {

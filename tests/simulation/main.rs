@@ -20,6 +20,7 @@ mod world;
 // Whether it is so.
 mod check;
 mod ledger;
+mod windows;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -89,6 +90,8 @@ fn whatever_happens_the_books_are_as_the_model_says() {
             if !seeds.contains(&seed) || failed.lock().expect("no panic").is_some() {
                 return;
             }
+            // Where the process stops itself, its last words say which seed it was.
+            let _seed = tracing::error_span!("history", METEOR_SEED = seed).entered();
             match act(&runtime, &history(seed)) {
                 Ok(story) if one.is_some() => println!("{story}"),
                 Ok(_) => {}
@@ -96,16 +99,19 @@ fn whatever_happens_the_books_are_as_the_model_says() {
             }
         }
     };
+    let stops = tracing_subscriber::EnvFilter::new("meteor::tasks=error,simulation=error");
+    tracing_subscriber::fmt().with_env_filter(stops).with_writer(std::io::stderr).init();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::panic::set_hook(Box::new(|_| {}));
     std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
     let failed = failed.into_inner().expect("no panic");
     let shrunken = failed.map(|(seed, fault)| {
+        std::panic::set_hook(Box::new(|_| {}));
         let runtime = runtime();
         let shrunken = shrunken(&runtime, history(seed));
-        (seed, fault, act(&runtime, &shrunken))
+        let again = act(&runtime, &shrunken);
+        drop(std::panic::take_hook());
+        (seed, fault, again)
     });
-    drop(std::panic::take_hook());
     if let Some((seed, fault, again)) = shrunken {
         let (fewer, story) = again.err().unwrap_or_default();
         panic!("METEOR_SEED={seed}: {fault}\n\nThe shortest history found:{story}\n\n{fewer}");

@@ -28,11 +28,8 @@ use crate::model::{Subject, Who};
 /// How many chains the journal has.
 pub const WORKERS: u16 = 2;
 
-/// Small, so that chains have many of them.
-const SEGMENT_BYTES: u64 = 16 * 1024;
-
-/// How far the projector may fall behind.
-pub const BACKLOG_BYTES_MAX: u64 = 48 * 1024;
+/// Small, so that chains have many of them: about twenty entries each.
+pub const SEGMENT_BYTES: u64 = 4 * 1024;
 
 /// Who there is.
 pub const KEYS: [Who; 4] = [
@@ -46,6 +43,7 @@ pub const KEYS: [Who; 4] = [
 pub struct Node {
     folder: TempDir,
     pub database: Database,
+    pub backlog_bytes_max: u64,
     commits: Commits,
     process: Option<Process>,
 }
@@ -124,12 +122,12 @@ async fn populate(file: &Path) {
 
 impl Node {
     /// A node whose process does not run yet.
-    pub async fn new() -> Self {
+    pub async fn new(backlog_bytes_max: u64) -> Self {
         let folder = folder();
         std::fs::copy(&POPULATED.1, folder.path().join("gateway.db")).expect("a copy");
         std::fs::create_dir(folder.path().join("journal")).expect("a folder");
         let (database, commits) = open(folder.path()).await;
-        Self { folder, database, commits, process: None }
+        Self { folder, database, backlog_bytes_max, commits, process: None }
     }
 
     pub fn journal_folder(&self) -> PathBuf {
@@ -158,7 +156,7 @@ impl Node {
             durability: Durability::Process,
             segment_bytes: SEGMENT_BYTES,
             keep: Duration::ZERO,
-            backlog_bytes_max: BACKLOG_BYTES_MAX,
+            backlog_bytes_max: self.backlog_bytes_max,
         };
         let journal = Journal::open(settings, recovered.next_run, WORKERS).expect("a journal");
         let journal = Arc::new(journal);

@@ -18,6 +18,9 @@ use crate::node::{KEYS, Node, WORKERS};
 use crate::price::{Bound, Known, TARIFFS};
 use crate::{admission, check, edits, ledger};
 
+/// How many entries one turn of a worker writes at most: they fit into a segment.
+const TURN_ENTRIES_MAX: usize = 12;
+
 /// A call that was admitted and has not ended.
 pub struct Open {
     pub id: u64,
@@ -45,7 +48,7 @@ pub struct World {
 /// Acts a history. Whatever is not as the model says panics; `story` then tells what was done.
 pub async fn act(history: &History, story: &Story) {
     let mut world = World {
-        node: Node::new().await,
+        node: Node::new(history.backlog_bytes_max).await,
         model: Model { keys: KEYS.to_vec(), ..Model::default() },
         open: Vec::new(),
         now: history.start,
@@ -59,7 +62,7 @@ impl World {
     async fn act(&mut self, history: &History) {
         self.begin(&mut Dice::new(0)).await;
         for organization in [1, 2] {
-            edits::recharge(self, organization, 4_000).await;
+            edits::recharge(self, organization, history.money).await;
         }
         for step in &history.steps {
             self.tell(format!("\n{:>6} {:?}:", self.now - history.start, step.verb));
@@ -118,7 +121,10 @@ impl World {
             Verb::Tick => self.now + dice.between(1, 20_000),
             Verb::Minute => (minute_of(self.now) + 1) * MINUTE_MS + near,
             Verb::Midnight => (day_of(self.now) + 1) * DAY_MS + near,
-            Verb::Days => self.now + dice.between(1, 40) * DAY_MS,
+            Verb::Days => {
+                let any = dice.between(1, 70);
+                self.now + dice.pick(&[1, 1, 2, 27, 28, 29, 30, 30, 31, any]) * DAY_MS
+            }
             _ => self.now - dice.pick(&[1, 30_000, 4_000_000, 2 * DAY_MS, 33 * DAY_MS]),
         };
     }
@@ -158,18 +164,21 @@ impl World {
             open.permit.progress();
             let end = TARIFFS[open.tariff].charge(&open.known, open.bound);
             let (id, worker) = (open.id, open.worker);
-            self.model.tell(worker, Told::Progress(id, end));
+            self.enter(worker, Told::Progress(id, end));
             self.tell(format!("{id} {end:?}"));
         }
     }
 
     fn end(&mut self, dice: &mut Dice) {
-        if self.open.is_empty() {
-            return;
+        // Calls end about as often as they come, and mostly after they were forwarded.
+        while !self.open.is_empty() {
+            let any = dice.place(self.open.len());
+            let at = if dice.one_in(5) { any } else { self.forwarded(dice).unwrap_or(any) };
+            self.end_of(at, dice);
+            if dice.one_in(2) {
+                return;
+            }
         }
-        let any = dice.place(self.open.len());
-        let at = if dice.one_in(4) { any } else { self.forwarded(dice).unwrap_or(any) };
-        self.end_of(at, dice);
     }
 
     /// Ends a call in one of all the ways in which calls end.
@@ -201,8 +210,17 @@ impl World {
                 assert!(polled.is_pending(), "nothing is told before it is written");
             }
         }
-        self.model.tell(worker, Told::Ended(id, end));
+        self.enter(worker, Told::Ended(id, end));
         self.tell(format!("{id} way {way} {end:?}"));
+    }
+
+    /// Notes an entry of a worker's chain. As in the real one, a turn never brings many.
+    pub fn enter(&mut self, worker: usize, told: Told) {
+        self.model.tell(worker, told);
+        let (told, written) = &self.model.chains[worker];
+        if TURN_ENTRIES_MAX <= told.len() - written {
+            self.write(worker);
+        }
     }
 
     fn write(&mut self, worker: usize) {
@@ -216,13 +234,13 @@ impl World {
 
     async fn project(&mut self, dice: &mut Dice) {
         let most = dice.pick(&[1, 3, 10, 1_000]);
-        let commits = if dice.one_in(5) { dice.between(0, 1) } else { i64::MAX };
+        let commits = if dice.one_in(8) { dice.between(0, 1) } else { i64::MAX };
         self.tell(format!("{most}"));
         if self.node.project(most, commits).await.is_err() {
             self.tell("and died before the commit");
             return self.kill(dice).await;
         }
-        if dice.one_in(6) {
+        if dice.one_in(12) {
             self.tell("and died after the commit");
             return self.kill(dice).await;
         }
@@ -238,7 +256,7 @@ impl World {
         let asked = asked(id, who, self.now);
         let refused = Refused { asked, status: 429, code: "x", count: 3 };
         self.node.process().desks[worker].writer.append(&Entry::Refused(refused));
-        self.model.tell(worker, Told::Refused);
+        self.enter(worker, Told::Refused);
     }
 
     /// Kills the process wherever it is, and starts it again, though it may die on its way.
@@ -255,7 +273,7 @@ impl World {
         self.tell(format!("of each chain remain {kept:?}"));
         self.open.clear();
         self.node.kill().await;
-        while dice.one_in(3) {
+        while dice.one_in(4) {
             self.now += dice.between(-100_000, 100_000);
             let commits = dice.between(0, 6);
             if self.node.start(self.now, commits).await.is_ok() {
@@ -313,7 +331,7 @@ pub fn asked(id: u64, who: Who, at: i64) -> Asked<&'static str> {
 
 /// An upstream reports, or the gateway counts; at times more than the call was to use.
 fn learn(open: &mut Open, dice: &mut Dice) {
-    let beyond = if dice.one_in(8) { 15 } else { 0 };
+    let beyond = if dice.one_in(4) { 40 } else { 0 };
     if open.known.complete || dice.one_in(2) {
         let input = dice.between(0, open.bound.input + beyond);
         let cached = dice.between(0, input);
