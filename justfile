@@ -20,6 +20,10 @@ simulation seeds="10000":
 admits asks="1000000":
     METEOR_ADMITS={{ asks }} cargo test --lib accounting::tests::throng -- --nocapture
 
+# Tries thousands of schedules of threads at the locks of the books.
+interleavings:
+    cargo test --features interleave --lib accounting::tests::interleave
+
 # Runs what must hold before a change lands.
 ci:
     .ci/run

@@ -3,7 +3,7 @@
 //! Whoever takes both takes the project's first. Nothing waits while holding either.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use dashmap::DashMap;
 use foldhash::fast::RandomState as FastHash;
@@ -11,6 +11,7 @@ use foldhash::fast::RandomState as FastHash;
 use crate::accounting::account::Account;
 use crate::accounting::input::Inputs;
 use crate::accounting::states::States;
+use crate::accounting::sync::{Mutex, MutexGuard};
 use crate::clock;
 use crate::domain::counter::{Room, Tally};
 use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};

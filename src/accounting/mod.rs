@@ -1,5 +1,6 @@
 //! Quota and money in motion: who may call, what a call takes, and what it gives back.
 
+pub mod sync;
 pub mod queue;
 pub mod account;
 pub mod states;

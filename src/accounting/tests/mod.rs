@@ -4,3 +4,5 @@ mod scene;
 mod near;
 mod wake;
 mod throng;
+#[cfg(feature = "interleave")]
+mod interleave;

@@ -1,5 +1,6 @@
 //! Admission in a process of its own: real books, a real journal, no sockets.
 
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,13 +43,15 @@ pub struct House {
     pub organization: Limits,
     pub patience: Duration,
     pub workers: u16,
+    pub segment_bytes: u64,
 }
 
 impl Default for House {
     fn default() -> Self {
         let (project, key) = (Limits::default(), Limits::default());
         let (organization, patience) = (Limits::default(), Duration::from_mins(1));
-        Self { balance: 1 << 50, project, key, organization, patience, workers: 1 }
+        let (balance, workers, segment_bytes) = (1 << 50, 1, 1 << 20);
+        Self { balance, project, key, organization, patience, workers, segment_bytes }
     }
 }
 
@@ -69,11 +72,15 @@ pub struct Scene {
 
 impl House {
     pub fn open(self) -> Arc<Opened> {
-        let folder = tempfile::tempdir().expect("a folder");
+        // In memory, where there is such a place: thousands of journals begin here.
+        let memory = Path::new("/dev/shm");
+        let folder =
+            if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        let folder = folder.expect("a folder");
         let settings = JournalSettings {
             folder: folder.path().to_owned(),
             durability: Durability::Process,
-            segment_bytes: 1 << 20,
+            segment_bytes: self.segment_bytes,
             keep: Duration::from_mins(1),
             backlog_bytes_max: 1 << 40,
         };
