@@ -189,3 +189,26 @@ fn whoever_could_go_on_at_a_key_or_an_organization_is_woken() {
         });
     });
 }
+
+#[test]
+fn an_edit_alone_wakes_whoever_it_lets_go_on() {
+    let houses =
+        [House { project: quota(100).limits, ..house() }, House { balance: 100, ..house() }];
+    for house in houses {
+        try_schedules(move || {
+            let stage = Stage::new(house, 120);
+            let scene = stage.opened.scene(0);
+            // It ends only when the other has been admitted.
+            let first = block_on(scene.admit(stage.call(1, 60))).expect("60 of 100");
+            let second = Arc::clone(&stage);
+            let second = thread::spawn(move || second.calls(1, &[(60, Way::Uses(60))]));
+            stage.opened.caller.project.set_quota(quota(120));
+            stage.opened.caller.project.wake_all();
+            stage.opened.caller.organization.fund(Nano(20));
+            second.join().expect("no panic");
+            assert_eq!(stage.used.load(Ordering::SeqCst), 60, "it was admitted");
+            drop(first);
+            stage.is_at_rest();
+        });
+    }
+}
