@@ -122,14 +122,18 @@ impl StreamMeter {
         }
         let rest = whole.slice(at..);
         let is_too_long = EVENT_BYTES_MAX < rest.len();
-        if is_too_long || !(self.strips || self.may_be_closing(&rest)) {
-            self.push(&mut passage, whole.slice(at.max(sent)..));
-            self.sent = rest.len();
-        }
+        let passes = if is_too_long {
+            rest.len()
+        } else if self.strips {
+            0
+        } else {
+            self.before_closing(&rest)
+        };
+        self.push(&mut passage, whole.slice(at.max(sent)..at + passes));
         if is_too_long {
-            self.sent = 0;
             self.watch(&rest);
         } else {
+            self.sent = passes;
             self.searched = rest.len();
             self.partial = BytesMut::from(&rest[..]);
         }
@@ -196,7 +200,8 @@ impl StreamMeter {
         sent: usize,
         passage: &mut Passage,
     ) {
-        let bytes = whole.slice(range.start.max(sent.min(range.end))..range.end);
+        let start = range.start.max(sent.min(range.end));
+        let bytes = whole.slice(start..range.end);
         let event = &whole[range.clone()];
         if self.long.is_some() {
             self.watch(event);
@@ -204,9 +209,17 @@ impl StreamMeter {
             return self.push(passage, bytes);
         }
         let Some(data) = sse::data(event) else { return self.push(passage, bytes) };
+        let was_closing = self.closing;
         let facts = self.learn(&data);
         if self.strips && facts.only_usage {
             return;
+        }
+        if self.closing && !was_closing {
+            let closing = start.max(range.start + self.before_closing(event));
+            if start < closing {
+                passage.pass.push(whole.slice(start..closing));
+            }
+            return self.push(passage, whole.slice(closing..range.end));
         }
         match facts.null_usage {
             Some(null) if self.strips => {
@@ -229,18 +242,15 @@ impl StreamMeter {
         }
     }
 
-    /// Whether an incomplete event is, or may become, one that a client takes for the end: clients
-    /// that read lines act on it before its blank line.
-    fn may_be_closing(&self, event: &[u8]) -> bool {
-        let begins: &[&[u8]] = match self.dialect {
-            Dialect::OpenAi => &[b"data: [DONE]", b"data:[DONE]"],
+    /// How much of an event comes before what a client takes for the end, or what may become so:
+    /// clients that read lines act on it before its blank line.
+    fn before_closing(&self, event: &[u8]) -> usize {
+        match self.dialect {
+            Dialect::OpenAi => openai::event::before_done(event),
             // Any event may; most come whole, and none is long.
-            Dialect::Anthropic => return true,
-            Dialect::Gemini => return false,
-        };
-        begins.iter().any(|begin| {
-            !event.is_empty() && event.starts_with(&begin[..begin.len().min(event.len())])
-        })
+            Dialect::Anthropic => 0,
+            Dialect::Gemini => event.len(),
+        }
     }
 }
 

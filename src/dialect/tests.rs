@@ -106,6 +106,22 @@ fn a_terminator_without_its_blank_line_is_held_back_too() {
     }
 }
 
+#[test]
+fn a_terminator_is_held_back_whatever_its_event_has_beside_it() {
+    for (before, terminator) in [
+        ("event: end\nid: 7\n", "data: [DONE]\n\n"),
+        ("retry: 1\r\n", "data:  [DONE] \r\n\r\n"),
+        ("", "data: \ndata: [DONE]\nid: 7\n\n"),
+    ] {
+        let stream = [before, terminator].concat();
+        for (cut, strips) in (0..stream.len()).flat_map(|cut| [(cut, false), (cut, true)]) {
+            let (pass, end, reading) = run(strips, &[&stream[..cut], &stream[cut..]]);
+            assert_eq!((pass.as_str(), end.as_str()), (before, terminator), "{cut} {strips}");
+            assert!(reading.terminated);
+        }
+    }
+}
+
 const MESSAGE: &str = concat!(
     "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"usage\":",
     "{\"input_tokens\":5,\"cache_read_input_tokens\":4,\"output_tokens\":1}}}\n\n",

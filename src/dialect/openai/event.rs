@@ -9,10 +9,26 @@ use crate::dialect::openai::usage;
 use crate::dialect::{estimate, json};
 use crate::domain::usage::Usage;
 
+/// What the last event says.
+const DONE: &[u8] = b"[DONE]";
+
+/// How much of an event comes before the line that says so, or may come to say so.
+pub fn before_done(event: &[u8]) -> usize {
+    let may_say_so = |line: &[u8]| match line.strip_prefix(b"data:") {
+        Some(value) => {
+            let value = value.trim_ascii_start();
+            DONE.starts_with(value) || value.starts_with(DONE)
+        }
+        None => b"data:".starts_with(line),
+    };
+    let lines = event.split_inclusive(|byte| *byte == b'\n');
+    lines.take_while(|line| !may_say_so(line.trim_ascii_end())).map(<[u8]>::len).sum()
+}
+
 /// Reads the data of an event. What is not understood says nothing and passes.
 pub fn event(data: &[u8]) -> Event {
     let mut event = Event::default();
-    if data.trim_ascii() == b"[DONE]" {
+    if data.trim_ascii() == DONE {
         event.end = End::Here;
         return event;
     }
