@@ -185,11 +185,9 @@ impl StreamMeter {
         reading.lacks_input = lacks_input(self.dialect, reading.reported);
         reading.terminated |= facts.end == End::Here;
         reading.finished = reading.terminated || self.ended && reading.reported.is_some();
-        reading.counted_output = tokens_in(self.dialect, self.text_tokens);
-        if facts.end != End::Here {
-            // An answer that has begun was generated, though it may have said nothing yet.
-            reading.counted_output = reading.counted_output.max(1);
-        }
+        // An answer that has begun was generated, though it may have said nothing yet.
+        let least = if facts.end == End::Here { reading.counted_output } else { 1 };
+        reading.counted_output = tokens_in(self.dialect, self.text_tokens).max(least);
         facts
     }
 

@@ -209,6 +209,14 @@ fn usage_in_every_chunk_and_before_the_last_one() {
 }
 
 #[test]
+fn an_answer_that_has_begun_counts_though_it_ends_without_a_word() {
+    let (_, _, reading) = run(false, &["data: {}\n\n", "data: [DONE]\n\n"]);
+    assert_eq!((reading.counted_output, reading.terminated), (1, true));
+    let (_, _, reading) = run(false, &["data: [DONE]\n\n"]);
+    assert_eq!(reading.counted_output, 0, "none has begun");
+}
+
+#[test]
 fn a_body_reports_its_last_usage() {
     let mut meter = BodyMeter::new(Dialect::OpenAi);
     meter.read(br#"{"choices":[{"message":{"content":"\"usage\":{}"}}],"usa"#);
