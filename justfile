@@ -32,6 +32,10 @@ ci:
 verify-under-load seconds="120":
     VERIFY_SECONDS={{ seconds }} tests/run under_load_no_look
 
+# Looks for bytes that break the readers of what strangers send.
+fuzz *seconds_and_targets:
+    fuzz/run {{ seconds_and_targets }}
+
 # Measures the gateway beside a bare proxy.
 bench *flags:
     cargo bench {{ flags }}

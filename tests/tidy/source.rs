@@ -45,7 +45,7 @@ impl Tree {
         let read = |file: &str| fs::read_to_string(root().join(file)).unwrap_or_default();
         let tree =
             Self { manifest: read("Cargo.toml"), map: read("ARCHITECTURE.md"), ..Self::default() };
-        ["src", "tests", "benches"]
+        ["src", "tests", "benches", "fuzz"]
             .iter()
             .fold(tree, |tree, folder| collect(tree, &root().join(folder)))
     }

@@ -1,0 +1,195 @@
+//! What must hold of the journal's format, whatever the bytes are.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use meteor::domain::counter::Windows;
+use meteor::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
+use meteor::domain::money::Nano;
+use meteor::domain::once::Once;
+use meteor::domain::settlement::{Bound, Charge, SettledBy};
+use meteor::domain::time::{Day, Minute, UnixMs};
+use meteor::domain::usage::{Unit, Usage};
+use meteor::journal::entry::{Asked, Ended, Entry, Hold, Outcome, Progress, Refused, Whose};
+use meteor::journal::format::{ENTRY_BYTES_MAX, HEADER_BYTES, find, read, write};
+
+/// The longest text that an entry has.
+const TEXT_BYTES_MAX: usize = 512;
+
+/// Checks all of it for these bytes.
+pub fn check(bytes: &[u8]) {
+    stays_within(bytes);
+    stays_within(&sealed(bytes));
+    comes_back(bytes);
+}
+
+/// What is read lies within what is there, depends on nothing behind it, and once it was written
+/// again is a form that stays.
+fn stays_within(bytes: &[u8]) {
+    let Some(at) = find(bytes) else { return assert_eq!(read(bytes), None) };
+    let bytes = &bytes[at..];
+    let (entry, length) = read(bytes).expect("found");
+    assert!(HEADER_BYTES < length && length <= bytes.len());
+    assert_eq!(read(&bytes[..length]), Some((entry.clone(), length)));
+    assert_eq!(read(&bytes[..length - 1]), None);
+    if let Entry::Settle(ended) | Entry::Void(ended) = &entry {
+        assert_eq!(ended.unheld().asked.id, ended.id);
+    }
+    let plain = written(&entry);
+    let (again, _) = read(&plain).expect("what was written can be read");
+    assert_eq!(written(&again), plain);
+}
+
+/// These bytes as the inside of an entry: length and checksum are right.
+fn sealed(inside: &[u8]) -> Vec<u8> {
+    let inside = &inside[..inside.len().min(ENTRY_BYTES_MAX)];
+    let length = u32::try_from(inside.len()).expect("few");
+    let header = [length.to_le_bytes(), crc32fast::hash(inside).to_le_bytes()];
+    [header.as_flattened(), inside].concat()
+}
+
+/// An entry that is made of these bytes comes back, and is found behind anything; cut or damaged,
+/// it never comes back as another.
+fn comes_back(bytes: &[u8]) {
+    let mut stuff = Stuff { rest: bytes };
+    let entry = stuff.entry();
+    let whole = written(&entry);
+    assert_eq!(read(&whole), Some((entry, whole.len())));
+    let cut = usize::from(stuff.byte()) * 16 % whole.len();
+    assert_eq!(read(&whole[..cut]), None, "cut at {cut}");
+    let mut damaged = whole.clone();
+    damaged[cut] ^= stuff.byte().max(1);
+    assert_eq!(read(&damaged), None, "damaged at {cut}");
+
+    let behind = [stuff.rest, &whole].concat();
+    assert!(find(&behind).is_some_and(|at| at <= stuff.rest.len()));
+}
+
+fn written(entry: &Entry<String>) -> Vec<u8> {
+    let mut buffer = Vec::new();
+    write(entry, &mut buffer);
+    buffer
+}
+
+/// Bytes that values are made of; behind their end there are zeros.
+struct Stuff<'a> {
+    rest: &'a [u8],
+}
+
+impl Stuff<'_> {
+    fn array<const N: usize>(&mut self) -> [u8; N] {
+        let (taken, rest) = self.rest.split_at(N.min(self.rest.len()));
+        self.rest = rest;
+        std::array::from_fn(|at| taken.get(at).copied().unwrap_or_default())
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.array::<1>()[0]
+    }
+
+    fn flag(&mut self) -> bool {
+        self.byte() % 2 == 1
+    }
+
+    fn u128(&mut self) -> u128 {
+        u128::from_le_bytes(self.array())
+    }
+
+    fn i64(&mut self) -> i64 {
+        i64::from_le_bytes(self.array())
+    }
+
+    fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.array())
+    }
+
+    fn u16(&mut self) -> u16 {
+        u16::from_le_bytes(self.array())
+    }
+
+    /// A text that is as long as a text can be, or shorter.
+    fn text(&mut self) -> String {
+        let (length, times) = (usize::from(self.byte()), usize::from(self.byte() % 8));
+        let (taken, rest) = self.rest.split_at(length.min(self.rest.len()));
+        self.rest = rest;
+        let mut text = String::from_utf8_lossy(taken).repeat(times);
+        text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+        text
+    }
+
+    fn entry(&mut self) -> Entry<String> {
+        match self.byte() % 5 {
+            0 => Entry::Hold(Hold {
+                asked: self.asked(),
+                windows: self.windows(),
+                bound: Bound { input_tokens: self.u32().into(), output_tokens: self.u32().into() },
+                amount: Nano(self.i64()),
+                price_version: self.text(),
+                once: self.flag().then(|| Once { key: self.array(), body: self.array() }),
+            }),
+            1 => Entry::Progress(Progress { id: RequestLogId(self.u128()), charge: self.charge() }),
+            2 => Entry::Settle(self.ended()),
+            3 => Entry::Void(self.ended()),
+            _ => Entry::Refused(Refused {
+                asked: self.asked(),
+                status: self.u16(),
+                code: self.text(),
+                count: self.u32(),
+            }),
+        }
+    }
+
+    fn asked(&mut self) -> Asked<String> {
+        Asked {
+            id: RequestLogId(self.u128()),
+            at: UnixMs(self.i64()),
+            organization: OrganizationId(self.u128()),
+            project: ProjectId(self.u128()),
+            key: ApiKeyId(self.u128()),
+            address: IpAddr::V6(Ipv6Addr::from(self.array::<16>())).to_canonical(),
+            stream: self.flag(),
+            endpoint: self.text(),
+            dialect: self.text(),
+            model: self.text(),
+        }
+    }
+
+    fn windows(&mut self) -> Windows {
+        Windows { minute: Minute(self.i64()), day: Day(self.i64()) }
+    }
+
+    fn charge(&mut self) -> Charge {
+        let cost = Nano(self.i64());
+        let all = [SettledBy::Usage, SettledBy::Estimate, SettledBy::Nothing];
+        let settled_by = all[usize::from(self.byte() % 3)];
+        let overage = self.flag();
+        let units = self.u16();
+        let used = Unit::ALL.into_iter().filter(|unit| units >> *unit as usize & 1 == 1);
+        let usage = used.fold(Usage::default(), |usage, unit| usage.with(unit, self.u32().into()));
+        Charge { usage, cost, settled_by, overage }
+    }
+
+    fn ended(&mut self) -> Ended<String> {
+        Ended {
+            id: RequestLogId(self.u128()),
+            whose: Whose {
+                organization: OrganizationId(self.u128()),
+                project: ProjectId(self.u128()),
+                key: ApiKeyId(self.u128()),
+                windows: self.windows(),
+            },
+            charge: self.charge(),
+            counted: self.flag(),
+            outcome: Outcome::ALL[usize::from(self.byte() % 4)],
+            status: self.u16(),
+            refusal: self.text(),
+            upstream: self.text(),
+            upstream_model: self.text(),
+            output_clamped: self.flag(),
+            attempts: self.u16(),
+            admitted_us: self.u32(),
+            first_byte_us: Some(self.u32()).filter(|us| *us != u32::MAX),
+            duration_us: self.u32(),
+            kept_id: if self.flag() { Some(self.text()) } else { None },
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Looks for bytes that break `properties/journal.rs`.
+#![no_main]
+
+#[path = "../properties/journal.rs"]
+mod journal;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| journal::check(bytes));

@@ -1,0 +1,7 @@
+//! Looks for bytes that break `properties/json.rs`.
+#![no_main]
+
+#[path = "../properties/json.rs"]
+mod json;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| json::check(bytes));
