@@ -125,21 +125,20 @@ impl Counters {
 
     /// The windows of `now`, or the latest ones seen if the wall clock stepped back.
     pub fn roll(&mut self, now: UnixMs) -> Windows {
-        if self.latest < now {
-            if self.latest.minute() != now.minute() {
-                self.minute = Tally::default();
-            }
-            if self.latest.day() != now.day() {
-                self.days.insert(self.latest.day(), std::mem::take(&mut self.today));
-                self.today = self.days.remove(&now.day()).unwrap_or_default();
-                let oldest = Day(now.day().0 - DAYS_KEPT);
-                self.days.retain(|day, tally| oldest <= *day || tally.held != Amounts::default());
-                self.latest = now;
-                self.sum_month();
-            }
-            self.latest = now;
+        let now = now.max(self.latest);
+        let before = std::mem::replace(&mut self.latest, now);
+        let windows = Windows { minute: now.minute(), day: now.day() };
+        if before.minute() != windows.minute {
+            self.minute = Tally::default();
         }
-        Windows { minute: self.latest.minute(), day: self.latest.day() }
+        if before.day() != windows.day {
+            self.days.insert(before.day(), std::mem::take(&mut self.today));
+            self.today = self.days.remove(&windows.day).unwrap_or_default();
+            let oldest = Day(windows.day.0 - DAYS_KEPT);
+            self.days.retain(|day, tally| oldest <= *day || tally.held != Amounts::default());
+            self.sum_month();
+        }
+        windows
     }
 
     /// Begins the month on another day: another sum of the same days.
@@ -198,9 +197,6 @@ impl Counters {
 
     /// The limit of that measure with the least room left.
     pub fn tightest(&self, limits: &Limits, measure: Measure) -> Option<Room> {
-        if limits.is_empty() {
-            return None;
-        }
         let of_measure = limits
             .set()
             .filter(|(limit, _)| limit.measure() == measure && limit.window() != Window::Now);
@@ -368,5 +364,25 @@ mod tests {
         counters.set_reset_day(ResetDay::FIRST);
         assert_eq!(tokens(&counters), 6);
         assert_eq!(counters.standing(Limit::RequestsPerMinute), (1, 0));
+    }
+
+    #[test]
+    fn days_are_kept_as_long_as_a_month_may_sum_them_or_a_call_is_open() {
+        let mut counters = counters();
+        let windows = counters.roll(NOON);
+        counters.hold(windows, &CALL);
+        counters.hold(windows, &CALL);
+        counters.settle(windows, &CALL, &CALL);
+        let days_later = |days| UnixMs(NOON.0 + days * 86_400_000);
+        counters.roll(days_later(400));
+        assert!(counters.days.contains_key(&windows.day), "a call of that day is open");
+        counters.settle(windows, &CALL, &CALL);
+        assert_eq!(counters.days[&windows.day].used.requests, 2);
+        counters.roll(days_later(401));
+        assert!(!counters.days.contains_key(&windows.day));
+        counters.roll(days_later(401 + DAYS_KEPT));
+        assert!(counters.days.contains_key(&days_later(401).day()));
+        counters.roll(days_later(402 + DAYS_KEPT));
+        assert!(!counters.days.contains_key(&days_later(401).day()));
     }
 }

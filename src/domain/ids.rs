@@ -143,6 +143,9 @@ mod tests {
         for text in ["", "proj_", "org_0190123456787abc8def0123456789ab", "proj_+1", "proj_01901"] {
             assert_eq!(ProjectId::parse(text), Err(MalformedId), "{text}");
         }
-        assert_eq!(RequestLogId::parse("01901234567-7abc-8def-0123456789abcd"), Err(MalformedId));
+        for text in ["01901234567-7abc-8def-0123456789abcd", "0190123-45678-7abc-8def-0123456789ab"]
+        {
+            assert_eq!(RequestLogId::parse(text), Err(MalformedId), "{text}");
+        }
     }
 }

@@ -162,11 +162,6 @@ impl Limits {
         self
     }
 
-    /// Whether none is set.
-    pub fn is_empty(&self) -> bool {
-        self.0.iter().all(Option::is_none)
-    }
-
     /// The limits that are set, in the order of checks.
     pub fn set(&self) -> impl Iterator<Item = (Limit, i64)> + '_ {
         Limit::ALL.into_iter().filter_map(|limit| Some((limit, self.get(limit)?)))
@@ -209,5 +204,38 @@ impl std::ops::SubAssign for Amounts {
         self.requests = self.requests.saturating_sub(other.requests);
         self.tokens = self.tokens.saturating_sub(other.tokens);
         self.spend = Nano(self.spend.0.saturating_sub(other.spend.0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_limit_and_level_goes_by_names_of_its_own() {
+        use std::collections::BTreeSet;
+        let fields: BTreeSet<_> = Limit::ALL.map(Limit::field).into();
+        let codes: BTreeSet<_> = Limit::ALL.map(Limit::code).into();
+        assert_eq!((fields.len(), codes.len()), (Limit::COUNT, Limit::COUNT));
+        assert!(fields.iter().all(|field| field.ends_with("Limit")));
+        assert!(codes.iter().all(|code| code.ends_with("_exceeded")));
+        let levels = [Level::Project, Level::Key, Level::Organization].map(Level::name);
+        assert_eq!(levels, ["project", "key", "organization"]);
+    }
+
+    #[test]
+    fn the_largest_limit_is_the_largest_that_every_json_reader_takes_exactly() {
+        assert_eq!(Limits::MAX, 9_007_199_254_740_991);
+    }
+
+    #[test]
+    fn sums_stop_at_the_ends_of_their_range() {
+        let most = Amounts { requests: i64::MAX, tokens: i64::MAX, spend: Nano(i64::MAX) };
+        let mut sum = most;
+        sum += Amounts { requests: 1, tokens: 1, spend: Nano(1) };
+        assert_eq!(sum, most);
+        let mut rest = Amounts { requests: 5, tokens: 5, spend: Nano(5) };
+        rest -= Amounts { requests: 2, tokens: 3, spend: Nano(4) };
+        assert_eq!(rest, Amounts { requests: 3, tokens: 2, spend: Nano(1) });
     }
 }

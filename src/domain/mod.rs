@@ -14,3 +14,6 @@ pub mod catalog;
 pub mod access;
 pub mod settlement;
 pub mod once;
+
+#[cfg(test)]
+mod tests;

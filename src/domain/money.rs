@@ -136,4 +136,11 @@ mod tests {
         assert_eq!(Nano::parse("99999999999999999999"), Err(TooLarge));
         assert_eq!(Nano::parse("9000000000"), Ok(Nano::units(9_000_000_000)));
     }
+
+    #[test]
+    fn amounts_add_up_and_take_away() {
+        let total: Nano = [Nano(5), Nano(7), -Nano(2)].into_iter().sum();
+        assert_eq!((total, -total), (Nano(10), Nano(-10)));
+        assert_eq!(Vec::<Nano>::new().into_iter().sum::<Nano>(), Nano::ZERO);
+    }
 }

@@ -207,6 +207,7 @@ mod tests {
         assert_eq!(list.dearest().ceiling(100, 50), list.cost(&worst));
         let text = Units::default().with(Unit::InputTokens).with(Unit::OutputTokens);
         assert_eq!(list.rates(text).ceiling(100, 50), list.cost(&Usage::tokens_of(100, 50)));
+        assert_eq!(list.plain().ceiling(100, 50), list.rates(text).ceiling(100, 50));
         let plain = prices(&[(Unit::InputTokens, 7), (Unit::OutputTokens, 9)]);
         assert_eq!(plain.dearest().ceiling(11, 13), plain.cost(&Usage::tokens_of(11, 13)));
     }
@@ -222,7 +223,9 @@ mod tests {
         let cached = Usage::tokens_of(10, 1).with(Unit::CachedInputTokens, 10);
         assert_eq!(one.or(&other).cost(&Usage::tokens_of(10, 1)), Nano(39));
         assert_eq!(one.or(&other).cost(&cached), Nano(39), "a cache that only one of them has");
-        assert_eq!(one.or(&one), one);
+        assert_eq!((one.or(&one), one.or(&other)), (one, other.or(&one)));
+        assert_eq!(one.or(&other).given(Unit::CachedInputTokens), Some(Nano(3_000_000)));
+        assert_eq!(one.or(&other).given(Unit::Images), None, "neither knows it");
     }
 
     #[test]

@@ -48,3 +48,28 @@ impl RecordKind {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_paid_in_or_given_back_raises_a_balance_and_what_is_consumed_lowers_it() {
+        for (kind, balance) in [
+            (RecordKind::Recharge, Nano(103)),
+            (RecordKind::Consume, Nano(97)),
+            (RecordKind::Refund, Nano(103)),
+        ] {
+            assert_eq!(kind.apply(Nano(100), Nano(3)), balance, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn each_kind_reads_its_own_name_and_describes_itself() {
+        for kind in RecordKind::ALL {
+            assert_eq!(RecordKind::parse(kind.name()), Some(kind));
+            assert!(kind.description().contains(' '), "{kind:?}");
+        }
+        assert_eq!(RecordKind::parse("consume"), None);
+    }
+}

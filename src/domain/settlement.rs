@@ -182,6 +182,12 @@ mod tests {
         let beyond = charge(Measured { reported, ..measured });
         assert_eq!((beyond.cost, beyond.overage), (Nano(1_000), true), "never less than is known");
         assert_eq!(beyond.usage, Usage::tokens_of(1_000, 20));
+        let reported = Some(Usage::tokens_of(120, 30));
+        assert_eq!(
+            charge(Measured { reported, ..measured }).usage,
+            whole.usage,
+            "no more than held"
+        );
     }
 
     #[test]
@@ -222,5 +228,25 @@ mod tests {
         let charged = charge(&measured);
         assert!(charged.overage);
         assert_eq!(charged.cost, Nano(202));
+    }
+
+    #[test]
+    fn what_was_held_to_the_last_token_and_nano_unit_is_no_overage() {
+        let prices = Prices::default().with(Unit::OutputTokens, 1_000_000).expect("a price");
+        let measured = |input, output| Measured {
+            reported: Some(Usage::tokens_of(input, output)),
+            complete: true,
+            ..Measured::default()
+        };
+        let overage = |measured, held| Charge::of(&measured, BOUND, Nano(held), &prices).overage;
+        assert!(!overage(measured(100, 50), 50));
+        assert!(overage(measured(100, 50), 49), "money");
+        assert!(overage(measured(101, 50), 50), "tokens");
+    }
+
+    #[test]
+    fn each_rule_has_a_name_of_its_own() {
+        let rules = [SettledBy::Usage, SettledBy::Estimate, SettledBy::Nothing];
+        assert_eq!(rules.map(SettledBy::name), ["usage", "estimate", "none"]);
     }
 }

@@ -205,4 +205,26 @@ mod tests {
         assert_eq!(Day::parse("2024-02-30"), None);
         assert_eq!(Day::parse("2024-02-29"), Some(Day(19_782)));
     }
+
+    #[test]
+    fn minutes_and_days_meet_without_a_gap() {
+        let ten_thirty = UnixMs(1_705_314_600_000);
+        let minute = ten_thirty.minute();
+        assert_eq!((minute.start(), minute.end()), (ten_thirty, UnixMs(ten_thirty.0 + 60_000)));
+        assert_eq!(minute.end().minute(), Minute(minute.0 + 1));
+        let day = ten_thirty.day();
+        assert_eq!(day.start().to_string(), "2024-01-15T00:00:00.000Z");
+        assert_eq!(day.next().to_string(), "2024-01-16");
+        assert_eq!(day.next().start().0 - day.start().0, 86_400_000);
+    }
+
+    #[test]
+    fn a_month_holds_its_first_day_and_not_its_end() {
+        let fifth = ResetDay::new(5).expect("1..=28");
+        assert_eq!((fifth.get(), ResetDay::FIRST.get()), (5, 1));
+        let month = fifth.month_of(Day::parse("2024-01-15").expect("a date"));
+        assert_eq!(month.first.to_string() + " " + &month.end.to_string(), "2024-01-05 2024-02-05");
+        assert!(month.holds(month.first) && !month.holds(Day(month.first.0 - 1)));
+        assert!(month.holds(Day(month.end.0 - 1)) && !month.holds(month.end));
+    }
 }

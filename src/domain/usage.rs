@@ -193,4 +193,33 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn each_unit_goes_by_a_name_of_its_own() {
+        let names: std::collections::BTreeSet<_> = Unit::ALL.map(Unit::name).into();
+        assert_eq!(names.len(), Unit::COUNT);
+        assert!(names.contains("inputTokens") && names.contains("reasoningTokens"));
+    }
+
+    #[test]
+    fn a_set_holds_what_was_put_in_however_often() {
+        let set = Units::default().with(Unit::Images).with(Unit::Images);
+        for unit in Unit::ALL {
+            assert_eq!(set.hold(unit), unit == Unit::Images);
+            assert!(Units::ALL.hold(unit));
+        }
+    }
+
+    #[test]
+    fn token_limits_count_the_totals_and_no_part_twice() {
+        let usage = Usage::tokens_of(7, 5).with(Unit::CachedInputTokens, 3);
+        assert_eq!(usage.tokens(), 12);
+        let used: Vec<_> = usage.with(Unit::OutputTokens, 0).counts().collect();
+        assert_eq!(used, [(Unit::InputTokens, 7), (Unit::CachedInputTokens, 3)]);
+    }
+
+    #[test]
+    fn an_absurd_count_is_cut() {
+        assert_eq!(Usage::tokens_of(u64::MAX, 0).get(Unit::InputTokens), Usage::COUNT_MAX);
+    }
 }

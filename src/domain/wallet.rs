@@ -99,7 +99,9 @@ mod tests {
         assert_eq!((wallet.balance(), wallet.held()), (Nano(50), Nano(0)));
         wallet.fund(Nano(1));
         wallet.check(Nano(51)).expect("a recharge counts at once");
+        assert!(wallet.is_active());
         wallet.set_active(false);
+        assert!(!wallet.is_active());
         assert_eq!(wallet.check(Nano(0)), Err(Short::Inactive));
     }
 

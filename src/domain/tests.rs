@@ -1,0 +1,110 @@
+//! Counters: what a window counts, what stands in the way, and what is left.
+
+use crate::domain::counter::Counters;
+use crate::domain::limit::{Amounts, Limit, Limits, Measure};
+use crate::domain::money::Nano;
+use crate::domain::time::{Minute, ResetDay, UnixMs};
+
+const CALL: Amounts = Amounts { requests: 1, tokens: 10, spend: Nano(5) };
+const NOON: UnixMs = UnixMs(19_737 * 86_400_000 + 43_200_000); // 2024-01-15T12:00Z
+
+fn counters() -> Counters {
+    Counters::restore(ResetDay::FIRST, NOON, (Minute(0), Amounts::default()), [])
+}
+
+fn limits(limit: Limit, value: i64) -> Limits {
+    Limits::default().with(limit, Some(value))
+}
+
+#[test]
+fn a_new_minute_begins_with_nothing_and_the_same_one_goes_on() {
+    let mut counters = counters();
+    let windows = counters.roll(NOON);
+    counters.hold(windows, &CALL);
+    counters.roll(UnixMs(NOON.0 + 59_999));
+    assert_eq!(counters.standing(Limit::RequestsPerMinute), (0, 1));
+    counters.roll(UnixMs(NOON.0 + 60_000));
+    assert_eq!(counters.standing(Limit::RequestsPerMinute), (0, 0));
+    counters.settle(windows, &CALL, &CALL);
+    assert_eq!(counters.standing(Limit::RequestsPerMinute), (0, 0), "it ended with its minute");
+    assert_eq!(counters.standing(Limit::DailyRequests), (1, 0));
+}
+
+#[test]
+fn a_request_that_is_settled_never_comes_back_but_a_place_among_those_at_once_does() {
+    let mut counters = counters();
+    let windows = counters.roll(NOON);
+    counters.hold(windows, &CALL);
+    counters.hold(windows, &CALL);
+    for (limit, comes_back) in [
+        (Limit::ConcurrentCalls, true),
+        (Limit::DailyRequests, false),
+        (Limit::RequestsPerMinute, false),
+        (Limit::DailyTokens, true),
+        (Limit::MonthlySpend, true),
+    ] {
+        let limits = limits(limit, CALL.of(limit.measure()));
+        let refused = counters.check(&limits, &CALL).expect_err("two are open");
+        assert_eq!((refused.limit, refused.transient()), (limit, comes_back), "{limit:?}");
+    }
+    assert_eq!(counters.open_calls(), 2);
+}
+
+#[test]
+fn what_is_used_and_what_is_held_both_stand_in_the_way() {
+    let mut counters = counters();
+    let windows = counters.roll(NOON);
+    counters.hold(windows, &CALL);
+    counters.hold(windows, &CALL);
+    counters.settle(windows, &CALL, &Amounts { tokens: 7, ..CALL });
+    counters.check(&limits(Limit::DailyTokens, 27), &CALL).expect("7 + 10 + 10");
+    let refused = counters.check(&limits(Limit::DailyTokens, 26), &CALL).expect_err("26 < 27");
+    assert_eq!((refused.value, refused.used, refused.held), (26, 7, 10));
+    let limits = limits(Limit::DailyTokens, 26);
+    counters.check_at_rest(&limits, &CALL).expect("7 + 10, once the other has ended");
+}
+
+#[test]
+fn the_tightest_limit_of_a_measure_is_the_one_with_the_least_room() {
+    let mut counters = counters();
+    let windows = counters.roll(NOON);
+    counters.hold(windows, &CALL);
+    counters.hold(windows, &CALL);
+    counters.settle(windows, &CALL, &CALL);
+    let limits = limits(Limit::DailyTokens, 50)
+        .with(Limit::MonthlyTokens, Some(40))
+        .with(Limit::TokensPerMinute, Some(1_000))
+        .with(Limit::ConcurrentCalls, Some(1))
+        .with(Limit::DailyRequests, Some(1));
+    let tokens = counters.tightest(&limits, Measure::Tokens).expect("three limits");
+    assert_eq!((tokens.limit, tokens.value, tokens.remaining), (Limit::MonthlyTokens, 40, 20));
+    assert_eq!(tokens.reset_at, counters.reset_at(Limit::MonthlyTokens));
+    let requests = counters.tightest(&limits, Measure::Requests).expect("a limit");
+    assert_eq!((requests.limit, requests.remaining), (Limit::DailyRequests, 0), "never below 0");
+    assert_eq!(counters.tightest(&limits, Measure::Spend), None);
+}
+
+#[test]
+fn a_window_begins_anew_when_the_next_one_of_its_kind_does() {
+    let mut counters = counters();
+    let now = UnixMs(NOON.0 + 90_000);
+    counters.roll(now);
+    let at = |limit| counters.reset_at(limit).to_string();
+    assert_eq!(at(Limit::RequestsPerMinute), "2024-01-15T12:02:00.000Z");
+    assert_eq!(at(Limit::DailySpend), "2024-01-16T00:00:00.000Z");
+    assert_eq!(at(Limit::MonthlyTokens), "2024-02-01T00:00:00.000Z");
+    assert_eq!((counters.reset_at(Limit::ConcurrentCalls), counters.latest()), (now, now));
+}
+
+#[test]
+fn counters_go_on_from_the_latest_window_known_though_the_clock_stands_before_it() {
+    let later = Minute(NOON.minute().0 + 1_500);
+    let days = [(later.start().day(), CALL)];
+    let mut counters = Counters::restore(ResetDay::FIRST, NOON, (later, CALL), days);
+    assert_eq!(counters.roll(NOON).minute, later);
+    assert_eq!(counters.standing(Limit::RequestsPerMinute), (1, 0));
+    assert_eq!(counters.standing(Limit::DailyTokens), (10, 0));
+    let earlier = (Minute(NOON.minute().0 - 1), CALL);
+    let counters = Counters::restore(ResetDay::FIRST, NOON, earlier, []);
+    assert_eq!(counters.standing(Limit::RequestsPerMinute), (0, 0), "that minute is over");
+}
