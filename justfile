@@ -32,6 +32,10 @@ ci:
 verify-under-load seconds="120":
     VERIFY_SECONDS={{ seconds }} tests/run under_load_no_look
 
+# Changes the code that decides about money, place by place; tests must notice.
+mutants *folders:
+    tests/mutants {{ folders }}
+
 # Looks for bytes that break the readers of what strangers send.
 fuzz *seconds_and_targets:
     fuzz/run {{ seconds_and_targets }}
