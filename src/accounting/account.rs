@@ -95,20 +95,67 @@ impl Account {
 mod tests {
     use std::time::Duration;
 
+    use std::sync::Arc;
+
+    use tokio::sync::Notify;
+
     use super::*;
+    use crate::accounting::queue::Ticket;
     use crate::domain::limit::Limits;
-    use crate::domain::time::Minute;
+    use crate::domain::money::Nano;
+    use crate::domain::time::{Minute, ResetDay};
 
     const NOW: UnixMs = UnixMs(1_705_314_600_000);
+
+    const CALL: Amounts = Amounts { requests: 1, tokens: 10, spend: Nano(0) };
+
+    fn limited(limit: Limit, value: i64, enforce: bool) -> Account {
+        let limits = Limits::default().with(limit, Some(value));
+        let quota = Quota { limits, enforce, ..Quota::default() };
+        let minute = (Minute(0), Amounts::default());
+        let counters = Counters::restore(quota.reset_day, NOW, minute, std::iter::empty());
+        Account { quota, counters, queue: Queue::new(Duration::ZERO) }
+    }
+
+    #[test]
+    fn what_is_held_stands_in_the_way_until_it_comes_back_and_then_whoever_waits_looks() {
+        let mut account = limited(Limit::DailyTokens, 15, true);
+        let windows = account.counters.roll(NOW);
+        account.check(&CALL).expect("10 of 15");
+        account.hold(windows, &CALL);
+        assert_eq!(account.check(&CALL).expect_err("20 of 15").held, 10);
+        account.check_at_rest(&CALL).expect("10 of 15, once the other has ended");
+        assert_eq!(account.remaining(Measure::Tokens), Some(5));
+
+        let signal = Arc::new(Notify::new());
+        account.queue.join(Ticket::new(clock::tick()), Arc::clone(&signal));
+        account.settle(windows, &CALL, &Amounts { tokens: 6, ..CALL });
+        let mut notified = std::pin::pin!(signal.notified());
+        assert!(notified.as_mut().enable(), "it is woken");
+        assert_eq!(account.remaining(Measure::Tokens), Some(9));
+        assert_eq!(account.check_at_rest(&CALL).expect_err("16 of 15").used, 6);
+    }
+
+    #[test]
+    fn a_limit_that_is_not_enforced_refuses_nothing() {
+        let account = limited(Limit::DailyTokens, 0, false);
+        assert_eq!((account.check(&CALL), account.check_at_rest(&CALL)), (Ok(()), Ok(())));
+    }
+
+    #[test]
+    fn other_limits_and_another_month_are_in_force_at_once() {
+        let mut account = limited(Limit::DailyTokens, 15, true);
+        let reset_day = ResetDay::new(20).expect("1..=28");
+        let limits = Limits::default().with(Limit::MonthlyTokens, Some(9));
+        account.set_quota(Quota { limits, reset_day, ..account.quota });
+        assert_eq!(account.check(&CALL).expect_err("10 of 9").limit, Limit::MonthlyTokens);
+        assert_eq!(account.counters.month(), reset_day.month_of(NOW.day()));
+    }
 
     #[test]
     fn room_is_told_only_of_limits_that_refuse() {
         for enforce in [true, false] {
-            let limits = Limits::default().with(Limit::DailyRequests, Some(0));
-            let quota = Quota { limits, enforce, ..Quota::default() };
-            let minute = (Minute(0), Amounts::default());
-            let counters = Counters::restore(quota.reset_day, NOW, minute, std::iter::empty());
-            let account = Account { quota, counters, queue: Queue::new(Duration::ZERO) };
+            let account = limited(Limit::DailyRequests, 0, enforce);
             assert_eq!(account.room(Measure::Requests).is_some(), enforce);
             assert_eq!(account.remaining(Measure::Requests), enforce.then_some(0));
             let told: Vec<_> = account.standings(Level::Project).collect();

@@ -151,6 +151,7 @@ mod tests {
         queue.leave(tickets[0].0, start);
         assert!(!is_woken(&tickets[1].1), "a place is given up once");
         assert_eq!(queue.len(), 2);
+        assert!(!queue.is_empty() && Queue::new(PATIENCE).is_empty());
     }
 
     #[test]
@@ -161,5 +162,17 @@ mod tests {
         let later = start + Duration::from_secs(1);
         queue.released(later);
         assert_eq!(queue.patient_until(tickets[0].0), later + PATIENCE);
+    }
+
+    #[test]
+    fn a_release_wakes_those_behind_whoever_was_passed_over_and_a_change_wakes_all() {
+        let start = clock::tick();
+        let (mut queue, tickets) = queue(&[start, start, start + PATIENCE, start + PATIENCE]);
+        let woken = || tickets.iter().map(|(_, signal)| is_woken(signal)).collect::<Vec<_>>();
+        queue.released(start + PATIENCE);
+        assert_eq!(woken(), [true, true, true, false], "up to the first that is owed its turn");
+        queue.wake_all();
+        assert_eq!(woken(), [true; 4]);
+        assert_eq!(woken(), [false; 4]);
     }
 }
