@@ -210,12 +210,14 @@ impl<'a> Detail<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::counter::Windows;
     use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
-    use crate::domain::time::UnixMs;
+    use crate::domain::settlement::Charge;
+    use crate::domain::time::{Day, Minute, UnixMs};
+    use crate::domain::usage::Usage;
 
-    #[test]
-    fn a_line_is_json_whatever_a_caller_names_the_model() {
-        let asked = Asked {
+    fn asked() -> Asked<String> {
+        Asked {
             id: RequestLogId(1),
             at: UnixMs(2),
             organization: OrganizationId(3),
@@ -226,14 +228,90 @@ mod tests {
             model: "a\"\n\u{7}b".to_owned(),
             stream: true,
             address: "::1".parse().expect("an address"),
-        };
-        let refused = Refused { asked, status: 429, code: "x".to_owned(), count: 3 };
-        let call = Call::new(End::Refused(Box::new(refused)), "node_1");
+        }
+    }
+
+    fn line_of(end: End) -> serde_json::Value {
         let mut line = Vec::new();
-        call.write_line(&mut line);
-        let json: serde_json::Value = serde_json::from_slice(&line).expect("JSON");
+        Call::new(end, "node_1").write_line(&mut line);
+        assert!(!line.contains(&b'\n'));
+        serde_json::from_slice(&line).expect("JSON")
+    }
+
+    /// A call that held 9 for 10 tokens and cost 7, ended by `upstream` for `model`.
+    fn ended(upstream: &str, model: &str) -> End {
+        let windows = Windows { minute: Minute(0), day: Day(0) };
+        let (bound, price_version) = (Bound { input_tokens: 4, output_tokens: 6 }, "p".to_owned());
+        let (asked, amount, once) = (asked(), Nano(9), None);
+        let hold = Hold { asked, windows, bound, amount, price_version, once };
+        let (usage, settled_by) = (Usage::tokens_of(4, 1), SettledBy::Usage);
+        let ended = Ended {
+            id: RequestLogId(1),
+            whose: hold.whose(),
+            charge: Charge { usage, cost: Nano(7), settled_by, overage: true },
+            counted: true,
+            outcome: Outcome::Cancelled,
+            status: 200,
+            refusal: String::new(),
+            upstream: upstream.to_owned(),
+            upstream_model: model.to_owned(),
+            output_clamped: false,
+            attempts: 2,
+            admitted_us: 0,
+            first_byte_us: Some(2_999),
+            duration_us: 12_345,
+            kept_id: None,
+        };
+        let (hold, ended) = (Box::new(hold), Box::new(ended));
+        End::Ended(Ending { hold, ended, charged: true, late: false })
+    }
+
+    #[test]
+    fn the_line_of_a_call_says_who_asked_what_came_out_and_what_it_cost() {
+        let json = line_of(ended("demo", "m-1"));
+        for (field, value) in [
+            ("requestLogId", "00000000-0000-0000-0000-000000000001"),
+            ("endpoint", "chat.completions"),
+            ("dialect", "openai"),
+            ("clientAddress", "::1"),
+            ("node", "node_1"),
+            ("outcome", "Cancelled"),
+            ("upstream", "demo"),
+            ("upstreamModel", "m-1"),
+            ("cost", "0.000000007"),
+            ("settledBy", "usage"),
+            ("priceVersion", "p"),
+        ] {
+            assert_eq!(json[field], value, "{field}");
+        }
+        for (field, value) in [
+            ("status", 200),
+            ("boundTokens", 10),
+            ("holdAmountNano", 9),
+            ("attempts", 2),
+            ("durationMs", 12),
+            ("timeToFirstByteMs", 2),
+        ] {
+            assert_eq!(json[field], value, "{field}");
+        }
+        assert_eq!(json["usage"], serde_json::json!({ "inputTokens": 4, "outputTokens": 1 }));
+        assert_eq!((&json["overage"], &json["refusal"]), (&true.into(), &().into()));
+    }
+
+    #[test]
+    fn a_call_that_reached_no_upstream_names_none() {
+        let json = line_of(ended("", ""));
+        assert!(json["upstream"].is_null() && json.get("upstreamModel").is_none());
+    }
+
+    #[test]
+    fn a_line_is_json_whatever_a_caller_names_the_model() {
+        let refused = Refused { asked: asked(), status: 429, code: "x".to_owned(), count: 3 };
+        let json = line_of(End::Refused(Box::new(refused)));
         assert_eq!(json["model"], "a\"\n\u{7}b");
         assert_eq!((&json["count"], &json["refusal"]), (&3.into(), &"x".into()));
-        assert!(json["upstream"].is_null() && !line.contains(&b'\n'));
+        assert!(json["upstream"].is_null());
+        assert_eq!((&json["status"], &json["outcome"]), (&429.into(), &"Refused".into()));
+        assert_eq!((&json["cost"], &json["settledBy"]), (&"0.00".into(), &"none".into()));
     }
 }

@@ -16,8 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Freshness {
     journal: Arc<Journal>,
-    /// Counts the projector's batches.
-    batches: watch::Sender<u64>,
+    /// Tells of each of the projector's batches.
+    batches: watch::Sender<()>,
     /// Counts the reads that wait: the projector does not linger while there are any.
     waiting: watch::Sender<u64>,
 }
@@ -25,12 +25,12 @@ pub struct Freshness {
 impl Freshness {
     /// Watches all chains of that journal.
     pub fn new(journal: Arc<Journal>) -> Self {
-        Self { journal, batches: watch::Sender::new(0), waiting: watch::Sender::new(0) }
+        Self { journal, batches: watch::Sender::new(()), waiting: watch::Sender::new(0) }
     }
 
     /// The projector's word that it has committed a batch.
     pub fn batch_committed(&self) {
-        self.batches.send_modify(|count| *count += 1);
+        self.batches.send_replace(());
     }
 
     /// Resolves when some read waits for the projector.
@@ -54,11 +54,68 @@ impl Freshness {
             return None;
         }
         self.waiting.send_modify(|count| *count += 1);
-        let waited = tokio::time::timeout(PATIENCE, batches.wait_for(|_| reached())).await;
+        let waited = tokio::time::timeout(PATIENCE, batches.wait_for(|()| reached())).await;
         self.waiting.send_modify(|count| *count -= 1);
         match waited {
             Ok(Ok(_)) => None,
             _ => Some(clock::now()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ids::RequestLogId;
+    use crate::domain::settlement::Charge;
+    use crate::journal::entry::{Entry, Progress};
+    use crate::journal::keeper::{Durability, JournalSettings};
+    use crate::journal::writer::Writer;
+
+    /// A journal of one chain with one entry; how far that reaches.
+    fn written(folder: &std::path::Path) -> (Freshness, u64) {
+        let settings = JournalSettings {
+            folder: folder.to_owned(),
+            durability: Durability::Process,
+            segment_bytes: 1 << 20,
+            keep: Duration::from_mins(1),
+            backlog_bytes_max: 1 << 30,
+        };
+        let journal = Arc::new(Journal::open(settings, 1, 1).expect("a journal"));
+        journal.start_keeper().expect("a thread");
+        let writer = Writer::new(Arc::clone(&journal.chains()[0])).expect("a spare");
+        let entry = Progress { id: RequestLogId(1), charge: Charge::nothing() };
+        let position = writer.append(&Entry::<String>::Progress(entry));
+        writer.commit();
+        (Freshness::new(journal), position.0)
+    }
+
+    #[tokio::test]
+    async fn a_read_waits_for_the_projector_and_no_longer_than_it_must() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (freshness, end) = written(folder.path());
+        let projector = async {
+            freshness.is_awaited().await;
+            freshness.batch_committed();
+            tokio::task::yield_now().await;
+            freshness.journal.chains()[0].report_projected(end, 0);
+            freshness.batch_committed();
+        };
+        let started = clock::tick();
+        let both = async { tokio::join!(freshness.wait(), projector).0 };
+        assert_eq!(tokio::time::timeout(PATIENCE * 5, both).await, Ok(None));
+        assert!(started.elapsed() < PATIENCE, "the projector is told that somebody waits");
+        assert_eq!(freshness.wait().await, None, "all of it is there already");
+        let nobody = tokio::time::timeout(Duration::from_millis(1), freshness.is_awaited());
+        assert!(nobody.await.is_err(), "whoever waited has gone");
+    }
+
+    #[tokio::test]
+    async fn a_read_that_waits_in_vain_says_of_when_its_answer_is() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (freshness, _) = written(folder.path());
+        let started = clock::now();
+        let as_of = freshness.wait().await.expect("not all is there");
+        assert!(started.0 + 900 < as_of.0, "it waited");
     }
 }

@@ -153,3 +153,81 @@ pub async fn set_active(
     .await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::records::{Filter, Stretch, at_seq, count, list};
+    use crate::ledger::tests::recovery::with_organizations;
+
+    const PAYER: OrganizationId = OrganizationId(1);
+
+    fn posting(kind: RecordKind, amount: Nano) -> Posting<'static> {
+        let (consume, description) = (None, None);
+        Posting { kind, amount, consume, description, reference: Some("r-7"), actor: "{}" }
+    }
+
+    #[tokio::test]
+    async fn what_comes_in_is_the_next_line_of_the_chain_and_the_balance_follows_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = with_organizations(&folder.path().join("gateway.db")).await;
+        let mut tx = database.begin().await.expect("a transaction");
+        for (seq, kind, amount) in [
+            (1, RecordKind::Recharge, 100),
+            (2, RecordKind::Refund, 50),
+            (3, RecordKind::Recharge, 7),
+        ] {
+            let posted = post(&mut tx, PAYER, &posting(kind, Nano(amount)), UnixMs(9)).await;
+            assert_eq!(posted.expect("posted"), seq);
+        }
+        let wallet = read(&mut *tx, PAYER).await.expect("a wallet");
+        assert_eq!((wallet.balance, wallet.last_seq), (Nano(157), 3));
+        assert_eq!((wallet.is_active, wallet.updated_at), (true, UnixMs(9)));
+        let second = at_seq(&mut *tx, PAYER, 2).await.expect("read").expect("a record");
+        assert_eq!((second.kind, second.amount), (RecordKind::Refund, Nano(50)));
+        assert_eq!((second.previous, second.current), (Nano(100), Nano(150)));
+        assert_eq!((second.reference.as_deref(), second.created_at), (Some("r-7"), UnixMs(9)));
+        assert!(at_seq(&mut *tx, PAYER, 4).await.expect("read").is_none());
+
+        let refunds = Filter { kind: Some(RecordKind::Refund), ..Filter::default() };
+        let recharges = Filter { kind: Some(RecordKind::Recharge), ..Filter::default() };
+        for (filter, newest_first) in
+            [(Filter::default(), &[3, 2, 1][..]), (refunds, &[2]), (recharges, &[3, 1])]
+        {
+            let stretch = Stretch { before: None, offset: 0, limit: 10 };
+            let records = list(&mut tx, PAYER, &filter, stretch).await.expect("records");
+            let seqs: Vec<_> = records.iter().map(|record| record.seq).collect();
+            assert_eq!(seqs, newest_first);
+            let counted = count(&mut tx, PAYER, &filter, 10).await.expect("a count");
+            assert_eq!(usize::try_from(counted), Ok(newest_first.len()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_wallet_takes_as_much_as_the_api_can_say_and_no_nano_unit_more() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = with_organizations(&folder.path().join("gateway.db")).await;
+        let mut tx = database.begin().await.expect("a transaction");
+        let rest = BALANCE_MAX - Nano(5);
+        for (amount, fits) in [(Nano(5), true), (rest + Nano(1), false), (rest, true)] {
+            let recharge = posting(RecordKind::Recharge, amount);
+            let posted = post(&mut tx, PAYER, &recharge, UnixMs(9)).await;
+            assert_eq!(posted.is_ok(), fits, "{amount}");
+            assert!(fits || matches!(posted, Err(PostError::TooMuch)));
+        }
+    }
+
+    #[tokio::test]
+    async fn only_what_the_operator_switched_off_is_marked_as_its_own() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = with_organizations(&folder.path().join("gateway.db")).await;
+        let mut tx = database.begin().await.expect("a transaction");
+        for (active, by_operator, marked) in
+            [(false, true, true), (true, true, false), (false, false, false), (true, false, false)]
+        {
+            set_active(&mut tx, PAYER, active, by_operator, UnixMs(9)).await.expect("switched");
+            let wallet = read(&mut *tx, PAYER).await.expect("a wallet");
+            assert_eq!((wallet.is_active, wallet.off_by_operator), (active, marked));
+        }
+    }
+}

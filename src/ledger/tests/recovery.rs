@@ -88,6 +88,7 @@ impl Told {
     }
 }
 
+/// A database with the organizations 1 and 2, whose wallets are empty.
 pub async fn with_organizations(file: &std::path::Path) -> Database {
     let database = Database::open(file).await.expect("a database");
     let mut tx = database.begin().await.expect("a transaction");
