@@ -87,4 +87,14 @@ mod tests {
         assert_eq!(inputs.known(chat("a", b"{ }")), None);
         assert_eq!(inputs.known(inputs.fingerprint(Endpoint::Messages, "a", b"{}")), None);
     }
+
+    #[test]
+    fn many_bodies_are_known_at_once() {
+        let inputs = Inputs::default();
+        let named = |n: u8| inputs.fingerprint(Endpoint::Messages, "a", &[n]);
+        let bodies = || (0..8).map(|n| (named(n), u64::from(n)));
+        bodies().for_each(|(body, tokens)| inputs.learn(body, tokens));
+        // Two of them may share a place by chance, hardly all.
+        assert!(1 < bodies().filter(|(body, tokens)| inputs.known(*body) == Some(*tokens)).count());
+    }
 }

@@ -164,4 +164,43 @@ mod tests {
         let short = Bound { output_tokens: 10, ..BOUND };
         assert_eq!(Need::new(short, rates(), 1, Some(256)).lowest(rates()).tokens, 11);
     }
+
+    #[test]
+    fn each_closer_look_is_noted_and_none_is_forgotten() {
+        let mut need = Need::new(BOUND, rates(), 1, None);
+        let looks = |need: &Need| [need.is_looked_up(), need.is_priced(), need.is_tight()];
+        assert_eq!(looks(&need), [false, false, false]);
+        need.looked_up();
+        assert_eq!(looks(&need), [true, false, false]);
+        need.price(rates(), true);
+        assert_eq!(looks(&need), [true, true, false]);
+        need.tighten(7);
+        need.looked_up();
+        assert_eq!(looks(&need), [true, true, true]);
+    }
+
+    #[test]
+    fn what_the_provider_counted_before_is_believed_whether_it_is_more_or_less() {
+        let mut need = Need::new(BOUND, rates(), 1, None);
+        for known in [7, 700] {
+            need.knows(known);
+            assert_eq!(need.bound(), Bound { input_tokens: known, ..BOUND });
+        }
+    }
+
+    #[test]
+    fn a_call_could_do_with_the_floor_of_each_choice_unless_its_output_takes_no_bound() {
+        let mut need = Need::new(BOUND, rates(), 2, Some(256));
+        assert_eq!(need.least(), Bound { output_tokens: 512, ..BOUND });
+        assert_eq!(need.of_each(need.least()), 256);
+        let cheap = Prices::default().with(Unit::OutputTokens, 1_000_000).expect("in range");
+        let lowest = need.lowest(cheap.dearest());
+        assert_eq!((lowest.requests, lowest.tokens, lowest.spend), (1, 513, Nano(512)));
+        need.price(cheap.dearest(), true);
+        assert_eq!(need.amounts(need.bound()).spend, Nano(2_000), "at the new rates");
+        need.price(rates(), false);
+        assert_eq!(need.least(), BOUND);
+        let boundless = Bound { input_tokens: 0, output_tokens: u64::MAX };
+        assert_eq!(need.amounts(boundless).tokens, i64::MAX / 4);
+    }
 }

@@ -1,7 +1,9 @@
 //! Admission as a whole, without a wire.
 
 mod scene;
-mod near;
+mod admission;
+mod waiting;
+mod books;
 mod wake;
 mod throng;
 #[cfg(feature = "interleave")]

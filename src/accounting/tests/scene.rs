@@ -1,5 +1,6 @@
 //! Admission in a process of its own: real books, a real journal, no sockets.
 
+use std::ops::Deref;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,13 +27,16 @@ use crate::domain::price::Prices;
 use crate::domain::quota::Quota;
 use crate::domain::settlement::Bound;
 use crate::domain::time::Minute;
-use crate::domain::usage::Unit;
+use crate::domain::usage::{Unit, Usage};
 use crate::domain::wallet::Wallet;
+use crate::journal::entry::Entry;
 use crate::journal::keeper::{Durability, Journal, JournalSettings};
+use crate::journal::reader::Reader;
 use crate::journal::writer::Writer;
 use crate::settings::admission::AdmissionSettings;
 
 pub const BODY: &str = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
+pub const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What a scene is made of: a wallet with this balance, these limits, and so many workers.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +46,7 @@ pub struct House {
     pub key: Limits,
     pub organization: Limits,
     pub patience: Duration,
+    pub waiting_max: usize,
     pub workers: u16,
     pub segment_bytes: u64,
 }
@@ -51,7 +56,8 @@ impl Default for House {
         let (project, key) = (Limits::default(), Limits::default());
         let (organization, patience) = (Limits::default(), Duration::from_mins(1));
         let (balance, workers, segment_bytes) = (1 << 50, 1, 1 << 20);
-        Self { balance, project, key, organization, patience, workers, segment_bytes }
+        let waiting_max = AdmissionSettings::default().waiting_max;
+        Self { balance, project, key, organization, patience, waiting_max, workers, segment_bytes }
     }
 }
 
@@ -85,11 +91,12 @@ impl House {
             backlog_bytes_max: 1 << 40,
         };
         let journal = Arc::new(Journal::open(settings, 1, self.workers).expect("a journal"));
+        let (hold_wait, waiting_max) = (self.patience, self.waiting_max);
         let admission =
-            AdmissionSettings { hold_wait: self.patience, ..AdmissionSettings::default() };
+            AdmissionSettings { hold_wait, waiting_max, ..AdmissionSettings::default() };
         let books = Books::new(admission);
         let quota = |limits| Quota { limits, ..Quota::default() };
-        let account = |quota| account(quota, self.patience);
+        let account = |quota| patient(quota, self.patience);
         let project = books.open_project(ProjectId(1), || account(quota(self.project)));
         let open =
             || (account(quota(self.organization)), Wallet::restore(Nano(self.balance), true));
@@ -112,6 +119,14 @@ impl House {
     }
 }
 
+impl Deref for Scene {
+    type Target = Opened;
+
+    fn deref(&self) -> &Opened {
+        &self.opened
+    }
+}
+
 impl Opened {
     /// The place of one worker. Whoever writes much has `keep` called.
     pub fn scene(self: &Arc<Self>, worker: usize) -> Scene {
@@ -129,13 +144,48 @@ impl Opened {
 }
 
 impl Scene {
+    pub fn new(balance: i64) -> Self {
+        Self::with(balance, PATIENCE, 10)
+    }
+
+    pub fn with(balance: i64, patience: Duration, waiting_max: usize) -> Self {
+        House { balance, patience, waiting_max, ..House::default() }.open().scene(0)
+    }
+
+    pub async fn until_so_many_wait(&self, count: usize) {
+        let until = clock::tick() + PATIENCE * 10;
+        while self.books.waiting() != count {
+            assert!(clock::tick() < until, "{} wait, not {count}", self.books.waiting());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// What the journal says.
+    pub fn entries(&self) -> Vec<Entry<String>> {
+        self.desk.writer.commit();
+        let mut entries = Vec::new();
+        let mut reader = Reader::new(self.journal.folder(), self.desk.writer.chain().name, 0, 0);
+        reader.read_to_end(|entry| entries.push(entry)).expect("entries");
+        entries
+    }
+
+    /// Requests and tokens of the day that are settled, and the balance.
+    pub fn settled(&self) -> (i64, i64, i64) {
+        let used = self.caller.project.standing(clock::now()).day.used;
+        (used.requests, used.tokens, self.caller.organization.lock().wallet.balance().0)
+    }
+
     pub async fn admit(&self, demand: Demand) -> Result<Permit, Denial> {
         let caller = &self.opened.caller;
         admit(&self.desk, caller, demand, || Some(Arc::clone(caller))).await
     }
 }
 
-fn account(quota: Quota, patience: Duration) -> Account {
+pub fn account(quota: Quota) -> Account {
+    patient(quota, PATIENCE)
+}
+
+fn patient(quota: Quota, patience: Duration) -> Account {
     let (now, minute) = (clock::now(), (Minute(0), Amounts::default()));
     let counters = Counters::restore(quota.reset_day, now, minute, []);
     Account { quota, counters, queue: Queue::new(patience) }
@@ -177,4 +227,16 @@ pub fn demand(id: u128, model: &Arc<Model>, body: &str, output_tokens: u64) -> D
         stream: false,
         address: "::1".parse().expect("an address"),
     }
+}
+
+/// A token costs a nano-unit, of whatever kind it is.
+pub fn plain() -> Arc<Model> {
+    model(&[(Unit::InputTokens, 1), (Unit::OutputTokens, 1)])
+}
+
+/// Answered by an upstream that reported that much.
+pub fn answered(permit: &mut Permit, input: u64, output: u64) {
+    permit.set_forwarded(true);
+    permit.measured.complete = true;
+    permit.measured.reported = Some(Usage::tokens_of(input, output));
 }

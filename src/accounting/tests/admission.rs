@@ -1,0 +1,156 @@
+//! What a call takes, and what it gives back.
+
+use std::time::Duration;
+
+use crate::accounting::admit::Denial;
+use crate::accounting::directory::Caller;
+use crate::accounting::permit::{Demand, Permit};
+use crate::accounting::tests::scene::{BODY, Scene, account, answered, demand, model, plain};
+use crate::clock;
+use crate::dialect::endpoint::Endpoint;
+use crate::domain::ids::{ApiKeyId, RequestLogId};
+use crate::domain::limit::{Level, Limit, Limits};
+use crate::domain::money::Nano;
+use crate::domain::quota::Quota;
+use crate::domain::usage::{Unit, Usage};
+use crate::journal::entry::{Entry, Outcome};
+
+#[tokio::test]
+async fn a_text_is_not_refused_for_the_price_of_speech() {
+    let scene = Scene::new(5_000);
+    let prices = [(Unit::InputTokens, 1), (Unit::OutputTokens, 2), (Unit::OutputAudioTokens, 80)];
+    let held = scene.admit(demand(1, &model(&prices), BODY, 1_000)).await.expect("2,057 of 5,000");
+    assert_eq!(held.need.spend, Nano(2_057));
+}
+
+#[tokio::test]
+async fn what_was_learned_at_one_endpoint_is_not_believed_at_another() {
+    let model = model(&[(Unit::InputTokens, 1), (Unit::OutputTokens, 1)]);
+    let words = "word ".repeat(2_000);
+    let body = format!(r#"{{"model":"m","system":"{words}","messages":[]}}"#);
+    let scene = Scene::new(6_000);
+    let mut first = scene.admit(demand(1, &model, &body, 10)).await.expect("fits once counted");
+    (first.course.forwarded, first.measured.complete) = (true, true);
+    first.measured.reported = Some(Usage::tokens_of(8, 1));
+    first.settle(Outcome::Completed);
+    let messages = Demand { endpoint: Endpoint::Messages, ..demand(2, &model, &body, 10) };
+    let second = scene.admit(messages).await.expect("fits once counted");
+    assert!(2_000 <= second.bound.input_tokens, "{:?}", second.bound);
+    drop(second);
+    let again = scene.admit(demand(3, &model, &body, 10)).await.expect("known");
+    assert_eq!(again.bound.input_tokens, 8, "the provider's own count of the same call");
+}
+
+#[tokio::test]
+async fn what_a_call_holds_is_seen_while_it_is_open_and_exchanged_for_what_it_used() {
+    let scene = Scene::new(1_000_000);
+    let came = clock::tick().checked_sub(Duration::from_millis(7)).expect("the machine is up");
+    let demand = Demand { arrived: came, ..demand(7, &plain(), BODY, 43) };
+    let mut permit = scene.admit(demand).await.expect("fits");
+    assert_eq!(
+        (permit.id(), permit.need.tokens, permit.need.spend),
+        (RequestLogId(7), 100, Nano(100))
+    );
+    assert_eq!(scene.books.open_holds(), (1, Nano(100)));
+    let holds = scene.caller.organization.holds();
+    assert_eq!((holds.len(), holds[0].0, holds[0].1.tokens), (1, RequestLogId(7), 100));
+    let standing = scene.caller.project.standing(clock::now());
+    assert_eq!((standing.day.held.tokens, standing.open_calls), (100, 1));
+    assert!(7_000 <= permit.elapsed_us());
+
+    permit.keeps("kept");
+    permit.course.upstream = Some("u".into());
+    permit.progress();
+    answered(&mut permit, 8, 2);
+    permit.settle(Outcome::Completed);
+    assert_eq!((scene.settled(), scene.books.open_holds()), ((1, 10, 999_990), (0, Nano(0))));
+    assert_eq!(scene.caller.organization.frozen(), Nano(0));
+    assert!(scene.caller.organization.holds().is_empty());
+    let keeper = |id| scene.caller.project.keeper(id, clock::now());
+    assert_eq!((keeper("kept").as_deref(), keeper("other")), (Some("u"), None));
+
+    let entries = scene.entries();
+    let [Entry::Hold(hold), Entry::Progress(progress), Entry::Settle(ended)] = &*entries else {
+        panic!("{entries:?}")
+    };
+    assert_eq!(
+        (hold.amount, hold.bound.output_tokens, progress.id),
+        (Nano(100), 43, hold.asked.id)
+    );
+    assert_eq!((ended.id, ended.whose, ended.counted), (hold.asked.id, hold.whose(), true));
+    assert_eq!((ended.charge.cost, ended.outcome), (Nano(10), Outcome::Completed));
+    assert_eq!((&*ended.upstream, ended.kept_id.as_deref()), ("u", Some("kept")));
+    assert!(!ended.output_clamped && 7_000 <= ended.duration_us);
+}
+
+#[tokio::test]
+async fn a_call_that_is_not_charged_counts_as_a_request_only_if_it_was_forwarded() {
+    let scene = Scene::new(1_000);
+    let admitted = async |id| scene.admit(demand(id, &plain(), BODY, 43)).await.expect("fits");
+    let released = async |permit: Permit| {
+        tokio::join!(permit.release(Outcome::Failed), async { scene.desk.writer.commit() });
+    };
+    released(admitted(1).await).await;
+    assert_eq!(scene.settled(), (0, 0, 1_000));
+    drop(admitted(2).await);
+    assert_eq!(scene.settled(), (0, 0, 1_000), "the client left before");
+    let mut failed = admitted(3).await;
+    failed.set_forwarded(true);
+    released(failed).await;
+    assert_eq!(scene.settled(), (1, 0, 1_000));
+    let mut free = admitted(4).await;
+    answered(&mut free, 8, 0);
+    free.course.is_free = true;
+    free.settle(Outcome::Completed);
+    assert_eq!(scene.settled(), (2, 0, 1_000));
+    let mut left = admitted(5).await;
+    left.set_forwarded(true);
+    (left.measured.counted_input, left.measured.counted_output) = (9, 4);
+    drop(left);
+    assert_eq!(scene.settled(), (3, 13, 987), "what was counted is charged");
+    let last = scene.entries().pop();
+    assert!(matches!(last, Some(Entry::Settle(ended)) if ended.outcome == Outcome::Cancelled));
+}
+
+#[tokio::test]
+async fn who_is_in_the_way_is_named_and_nothing_is_moved() {
+    for level in [Level::Project, Level::Key, Level::Organization] {
+        let scene = Scene::new(1_000);
+        let Caller { project, organization, .. } = &*scene.caller;
+        let limits = Limits::default().with(Limit::DailyTokens, Some(20));
+        let quota = Quota { limits, ..Quota::default() };
+        match level {
+            Level::Project => project.set_quota(quota),
+            Level::Key => drop(project.set_key(ApiKeyId(3), limits, account)),
+            Level::Organization => organization.set_quota(quota),
+        }
+        let denied = scene.admit(demand(1, &plain(), BODY, 43)).await.expect_err("20 at most");
+        let Denial::Limit { level: named, exceeded } = denied else { panic!("{denied:?}") };
+        assert_eq!((named, exceeded.limit, exceeded.value), (level, Limit::DailyTokens, 20));
+        assert!(43 < exceeded.requested);
+        let standings: Vec<_> = scene.caller.standings(clock::now());
+        assert_eq!((standings.len(), standings[0].level, standings[0].held), (1, level, 0));
+        let [requests, tokens] = scene.caller.rooms(clock::now());
+        assert_eq!((requests, tokens.map(|room| room.remaining)), (None, Some(20)));
+    }
+    let scene = Scene::new(20);
+    let denied = scene.admit(demand(1, &plain(), BODY, 43)).await.expect_err("20 nano-units");
+    assert!(matches!(denied, Denial::Wallet { required: Nano(44..), .. }), "{denied:?}");
+    assert_eq!(scene.books.open_holds(), (0, Nano(0)));
+}
+
+#[tokio::test]
+async fn a_call_is_looked_at_closely_where_less_is_left_than_a_thousand_times_its_need() {
+    for (balance, limit, is_near) in [
+        (100_000, None, false),
+        (99_999, None, true),
+        (1_000_000, Some(100_000), false),
+        (1_000_000, Some(99_999), true),
+    ] {
+        let scene = Scene::new(balance);
+        let limits = Limits::default().with(Limit::DailyTokens, limit);
+        scene.caller.project.set_quota(Quota { limits, ..Quota::default() });
+        let held = scene.admit(demand(1, &plain(), BODY, 43)).await.expect("fits");
+        assert_eq!(held.body.is_some(), is_near, "{balance} {limit:?}");
+    }
+}
