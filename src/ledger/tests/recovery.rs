@@ -1,5 +1,9 @@
 //! Recovery and projection on a real database.
 
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
 use sqlx::Row;
 use uuid::Uuid;
 
@@ -7,12 +11,15 @@ use crate::domain::counter::Windows;
 use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
 use crate::domain::limit::Amounts;
 use crate::domain::money::Nano;
-use crate::domain::settlement::{Bound, Charge};
+use crate::domain::settlement::{Bound, Charge, SettledBy};
 use crate::domain::time::{Day, Minute, UnixMs};
 use crate::domain::usage::Usage;
-use crate::journal::entry::{Asked, Ended, Entry, Hold, Outcome, Whose};
+use crate::journal::entry::{Asked, Ended, Entry, Hold, Outcome, Progress, Whose};
+use crate::journal::keeper::{Durability, Journal, JournalSettings};
+use crate::journal::segment;
+use crate::journal::writer::Writer;
 use crate::ledger::batch::Batch;
-use crate::ledger::recovery::{commit, first_gap};
+use crate::ledger::recovery::{commit, first_gap, recover};
 use crate::store::database::Database;
 use crate::store::provider_states::key;
 use crate::store::usage;
@@ -89,7 +96,7 @@ impl Told {
 }
 
 /// A database with the organizations 1 and 2, whose wallets are empty.
-pub async fn with_organizations(file: &std::path::Path) -> Database {
+pub async fn with_organizations(file: &Path) -> Database {
     let database = Database::open(file).await.expect("a database");
     let mut tx = database.begin().await.expect("a transaction");
     for organization in [1, 2] {
@@ -228,5 +235,102 @@ async fn a_call_is_the_usage_of_its_project_its_key_and_its_organization() {
         let latest = own.map(|call| call.minute).max().expect("a call");
         let expected = (latest.0, sum(&|call| call.minute == latest));
         assert_eq!(minute_of(&database, subject).await, expected, "{subject}");
+    }
+}
+
+/// What a call has cost so far: 6 nano-units for 5 tokens.
+fn progress(id: u128) -> Entry<String> {
+    let charge = Charge {
+        usage: Usage::tokens_of(3, 2),
+        cost: Nano(6),
+        settled_by: SettledBy::Estimate,
+        overage: false,
+    };
+    Entry::Progress(Progress { id: RequestLogId(id), charge })
+}
+
+/// Writes these entries to the journal of a run, and ends it.
+fn write_run(folder: &Path, run: u32, entries: &[Entry<String>]) {
+    let settings = JournalSettings {
+        folder: folder.to_owned(),
+        durability: Durability::Process,
+        segment_bytes: 1 << 20,
+        keep: Duration::from_mins(1),
+        backlog_bytes_max: 1 << 30,
+    };
+    let journal = Arc::new(Journal::open(settings, run, 1).expect("a journal"));
+    journal.start_keeper().expect("a thread");
+    let writer = Writer::new(Arc::clone(&journal.chains()[0])).expect("a segment");
+    for entry in entries {
+        writer.append(entry);
+    }
+    writer.commit();
+}
+
+async fn counted(database: &Database, query: &'static str) -> i64 {
+    sqlx::query_scalar(query).fetch_one(database.reader()).await.expect("a count")
+}
+
+#[tokio::test]
+async fn what_a_run_left_is_projected_once_and_the_calls_it_left_open_are_ended() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let database = with_organizations(&folder.path().join("gateway.db")).await;
+    let used = Amounts { requests: 1, tokens: 30, spend: Nano(7) };
+    let told = Told { who: (1, 11, 111), minute: Minute(3 * MINUTES_A_DAY), used };
+    let entries = [told.hold(1), told.end(1), told.hold(2), progress(2), told.hold(3)];
+    write_run(folder.path(), 1, &entries);
+    let now = UnixMs(told.minute.start().0 + 5);
+    let again = async || {
+        let recovered = recover(&database, folder.path(), "node_1", now).await.expect("recovered");
+        let day = usage::sum(database.reader(), 11, told.day(), told.day().next()).await;
+        let expected = Amounts { requests: 3, tokens: 30 + 5, spend: Nano(7 + 6) };
+        assert_eq!(day.expect("a sum"), expected, "one by its end, one by its progress, one void");
+        assert_eq!(counted(&database, "SELECT count(*) FROM open_holds").await, 0);
+        let restarted = "SELECT count(*) FROM request_logs WHERE outcome = 'Failed'";
+        assert_eq!(counted(&database, restarted).await, 2);
+        let chains = counted(&database, "SELECT count(*) FROM journal_checkpoints").await;
+        (recovered.next_run, recovered.entries, recovered.orphans, chains)
+    };
+    assert_eq!(again().await, (2, 5, 2, 1));
+    assert_eq!(again().await, (3, 0, 0, 1), "nothing is new");
+    for name in segment::list(folder.path()).expect("segments") {
+        std::fs::remove_file(name.path(folder.path())).expect("removed");
+    }
+    assert_eq!(again().await, (4, 0, 0, 0), "nor is the place in what is gone kept");
+}
+
+#[tokio::test]
+async fn an_open_call_is_known_to_the_next_run_as_the_database_saw_it_last() {
+    let used = Amounts { requests: 1, tokens: 30, spend: Nano(7) };
+    let told = Told { who: (1, 11, 111), minute: Minute(3 * MINUTES_A_DAY), used };
+    for (seen, spend, orphans) in [
+        (vec![vec![told.hold(1)]], 0, 1),
+        (vec![vec![told.hold(1), progress(1)]], 6, 1),
+        (vec![vec![told.hold(1)], vec![progress(1)]], 6, 1),
+        (vec![vec![told.hold(1)], vec![told.end(1)]], 7, 0),
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let database = with_organizations(&folder.path().join("gateway.db")).await;
+        let mut batch = Batch::restore("node_1", []);
+        for entries in seen {
+            assert!(batch.is_empty());
+            for entry in entries {
+                batch.take(entry);
+            }
+            assert!(!batch.is_empty());
+            commit(&database, &mut batch, &[], UnixMs(0)).await.expect("committed");
+        }
+        let recovered = recover(&database, folder.path(), "node_2", UnixMs(9)).await;
+        assert_eq!(recovered.expect("recovered").orphans, orphans, "{spend}");
+        let day = usage::sum(database.reader(), 11, told.day(), told.day().next()).await;
+        let day = day.expect("a sum");
+        assert_eq!((day.requests, day.spend), (1, Nano(spend)));
+        assert_eq!(counted(&database, "SELECT count(*) FROM open_holds").await, 0, "{spend}");
+        let seen_by = if orphans == 1 { "node_2" } else { "node_1" };
+        let detail: String = sqlx::query_scalar("SELECT detail FROM request_logs")
+            .fetch_one(database.reader())
+            .await
+            .expect("a call");
+        assert!(detail.contains(&format!("\"node\":\"{seen_by}\"")), "{detail}");
     }
 }
