@@ -50,7 +50,7 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(house: House, most: i64) -> Arc<Self> {
+    fn new(house: &House, most: i64) -> Arc<Self> {
         let model = model(&[(Unit::InputTokens, 1), (Unit::OutputTokens, 1)]);
         let (opened, most) = (house.open(), AtomicI64::new(most));
         let (taken, used) = (AtomicI64::new(0), AtomicI64::new(0));
@@ -154,7 +154,7 @@ fn house() -> House {
 #[test]
 fn whoever_could_go_on_at_a_limit_is_woken() {
     try_schedules(|| {
-        let stage = Stage::new(House { project: quota(100).limits, ..house() }, 100);
+        let stage = Stage::new(&House { project: quota(100).limits, ..house() }, 100);
         act(&stage, CALLS, |stage| {
             // As after an edit of the quota: it is put in force, and all who wait look again.
             stage.most.store(130, Ordering::SeqCst);
@@ -167,7 +167,7 @@ fn whoever_could_go_on_at_a_limit_is_woken() {
 #[test]
 fn whoever_could_go_on_with_money_is_woken() {
     try_schedules(|| {
-        let stage = Stage::new(House { balance: 100, ..house() }, 100);
+        let stage = Stage::new(&House { balance: 100, ..house() }, 100);
         act(&stage, CALLS, |stage| {
             stage.most.store(125, Ordering::SeqCst);
             stage.opened.caller.organization.fund(Nano(25));
@@ -181,7 +181,7 @@ fn whoever_could_go_on_with_money_is_woken() {
 fn whoever_could_go_on_at_a_key_or_an_organization_is_woken() {
     try_schedules(|| {
         let (key, organization) = (quota(100).limits, quota(110).limits);
-        let stage = Stage::new(House { key, organization, ..house() }, 100);
+        let stage = Stage::new(&House { key, organization, ..house() }, 100);
         act(&stage, CALLS, |stage| {
             let caller = &stage.opened.caller;
             assert_eq!(caller.standings(crate::clock::now()).len(), 2);
@@ -196,7 +196,7 @@ fn an_edit_alone_wakes_whoever_it_lets_go_on() {
         [House { project: quota(100).limits, ..house() }, House { balance: 100, ..house() }];
     for house in houses {
         try_schedules(move || {
-            let stage = Stage::new(house, 120);
+            let stage = Stage::new(&house, 120);
             let scene = stage.opened.scene(0);
             // It ends only when the other has been admitted.
             let first = block_on(scene.admit(stage.call(1, 60))).expect("60 of 100");
