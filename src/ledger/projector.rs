@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
+use tokio::sync::watch;
 
 use crate::clock;
 use crate::crash::crash_point;
@@ -27,7 +28,7 @@ const LINGER: Duration = Duration::from_millis(25);
 const BATCH_ENTRIES_MAX: usize = 8_192;
 
 /// How long a stop waits for the database. What it lacks then is in the journal.
-const STOP_PATIENCE: Duration = Duration::from_secs(10);
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long to wait after the database failed.
 const RETRY: Duration = Duration::from_millis(500);
@@ -69,32 +70,42 @@ impl Projector {
         Self { journal, freshness, database, readers, batch, call_log }
     }
 
-    /// Projects until `stop` resolves, and then all that is written by then, for 10 s at most.
+    /// Projects until `stop` resolves, and then all that is written by then, for 5 s at most.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
+        let stopping = watch::Sender::new(false);
+        let patience = async {
+            stop.await;
+            stopping.send_replace(true);
+            tokio::time::sleep(STOP_PATIENCE).await;
+        };
+        tokio::select! {
+            () = self.follow(stopping.subscribe()) => {}
+            () = patience => {
+                tracing::error!("the database lacks the last calls; the next start brings them in");
+            }
+        }
+        self.call_log.close();
+    }
+
+    async fn follow(&mut self, mut stopping: watch::Receiver<bool>) {
         let journal = Arc::clone(&self.journal);
         let freshness = Arc::clone(&self.freshness);
-        let mut stop = std::pin::pin!(stop);
+        let mut stop = std::pin::pin!(stopping.wait_for(|stopping| *stopping));
         loop {
             tokio::select! {
-                () = &mut stop => break,
+                _ = &mut stop => break,
                 () = journal.wait_for_entries() => {}
             }
             tokio::select! {
-                () = &mut stop => break,
+                _ = &mut stop => break,
                 () = freshness.is_awaited() => {}
                 () = tokio::time::sleep(LINGER) => {}
             }
             self.project(BATCH_ENTRIES_MAX).await;
         }
-        let rest = async {
-            while 0 < self.journal.backlog_bytes() {
-                self.project(BATCH_ENTRIES_MAX).await;
-            }
-        };
-        if tokio::time::timeout(STOP_PATIENCE, rest).await.is_err() {
-            tracing::error!("the database lacks the last calls; the next start brings them in");
+        while 0 < journal.backlog_bytes() {
+            self.project(BATCH_ENTRIES_MAX).await;
         }
-        self.call_log.close();
     }
 
     /// Takes what the workers have written into the batch.
