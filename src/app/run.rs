@@ -1,5 +1,6 @@
 //! Running: a node and its admin listener, from the start to the signal that ends them.
 
+use std::future::pending;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use axum::Router;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -28,6 +29,8 @@ pub struct Running {
     pub platform: Arc<Platform>,
     /// The node.
     pub node: Node,
+    /// Whether there is a file that a reload reads again.
+    has_file: bool,
     stop_admin: oneshot::Sender<()>,
     watch: JoinHandle<()>,
 }
@@ -43,7 +46,7 @@ pub async fn start(settings: Settings, file: Option<PathBuf>) -> Result<Running>
         public_url: public_url(&settings, admin_address),
         trusted_proxies: Vec::new(),
     };
-    let currency = settings.currency.clone();
+    let (currency, has_file) = (settings.currency.clone(), file.is_some());
     let node = Node::start(settings).await?;
     let platform = Platform::new(
         node.database.clone(),
@@ -57,7 +60,7 @@ pub async fn start(settings: Settings, file: Option<PathBuf>) -> Result<Running>
     let routes = node.health(metrics, Arc::clone(&platform)).merge(router(state));
     let (stop_admin, stopped) = oneshot::channel::<()>();
     tasks::spawn("admin", serve_admin(listener, routes, stopped));
-    Ok(Running { admin_address, platform, node, stop_admin, watch })
+    Ok(Running { admin_address, platform, node, has_file, stop_admin, watch })
 }
 
 async fn serve_admin(listener: TcpListener, routes: Router, stopped: oneshot::Receiver<()>) {
@@ -73,16 +76,17 @@ async fn serve_admin(listener: TcpListener, routes: Router, stopped: oneshot::Re
 
 impl Running {
     /// Waits for SIGTERM or SIGINT, finishes what is open, and stops. SIGHUP reads the catalog
-    /// again.
+    /// again where it has a file; else it does what it always does, as when a terminal closes.
     pub async fn until_stopped(self) -> Result<()> {
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-        let mut hang_up = signal(SignalKind::hangup()).context("SIGHUP")?;
+        let hang_up = self.has_file.then(|| signal(SignalKind::hangup())).transpose();
+        let mut hang_up = hang_up.context("SIGHUP")?;
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hang_up.recv() => {}
+                () = came(hang_up.as_mut()) => {}
             }
             if let Err(fault) = self.platform.reload.read() {
                 tracing::error!(%fault, "the catalog stays as it is");
@@ -94,6 +98,14 @@ impl Running {
         // The admin side goes last: it answers `/readyz` while calls finish.
         let _ = self.stop_admin.send(());
         Ok(())
+    }
+}
+
+/// Resolves when the signal comes: never where nobody listens for it.
+async fn came(signal: Option<&mut Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => pending().await,
     }
 }
 

@@ -125,6 +125,13 @@ async fn sigterm_lets_open_calls_finish_and_ends_with_success() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_demo_ends_with_its_terminal() {
+    let mut gateway = Gateway::with_built_in_provider().await;
+    gateway.hang_up();
+    gateway.ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_provider_that_is_built_in_streams_and_answers() {
     let gateway = Gateway::with_built_in_provider().await;
     let tenant = Tenant::of(&gateway);

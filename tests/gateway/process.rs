@@ -103,9 +103,18 @@ impl Process {
     }
 
     pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// As when its terminal closes.
+    pub fn hang_up(&self) {
+        self.signal("HUP");
+    }
+
+    fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        let sent = Command::new("sh").args(["-c", "kill -TERM \"$0\"", &pid]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "SIGTERM can be sent");
+        let sent = Command::new("sh").args(["-c", "kill -\"$1\" \"$0\"", &pid, name]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "SIG{name} can be sent");
     }
 
     /// The processor's time that all of its threads have used.

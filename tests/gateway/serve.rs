@@ -13,6 +13,7 @@ use crate::price::GPT_4O_MINI;
 use crate::served::{PASSWORD, Place, Served, holds_a_link, model, upstream};
 use crate::tenant::{Tenant, debits};
 use crate::upstream::Upstream;
+use crate::wait::eventually;
 
 const USAGE: Usage = Usage { prompt: 21, completion: 6, cached: 4, reasoning: 0 };
 const FUNDS: i128 = 1_000_000_000;
@@ -217,4 +218,17 @@ async fn what_must_survive_the_loss_of_power_survives_a_kill() {
     }
     assert!(finished(&tenant).await.is_some(), "it goes on");
     calls_are_governed(&tenant, &provider).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hang_up_reads_the_file_again() {
+    let provider = answering().await;
+    let place = Place::new(&rows(&provider));
+    let mut served = Served::start(place.clone()).await;
+    for words in ["the catalog was read again", "the catalog stays as it is"] {
+        served.hang_up();
+        eventually(words, async || served.log().contains(words).then_some(())).await;
+        place.write("gateway.toml", "no such section = 1");
+    }
+    assert!(served.alive());
 }
