@@ -88,6 +88,7 @@ pub async fn forward(
                     return Ok(Answered { response, lease, permit, upstream });
                 }
             }
+            Err(CallError::Left) => break,
             Err(fault) => {
                 tracing::warn!(upstream = %stop.upstream.name(), %fault, "no answer");
                 let timed_out = matches!(
@@ -138,6 +139,9 @@ async fn send(
 ) -> Result<(Response<Incoming>, Lease), CallError> {
     loop {
         let lease = pool.lease(&stop.upstream).await?;
+        if permit.has_left() {
+            return Err(CallError::Left);
+        }
         let was_forwarded = permit.course.forwarded;
         let was_free = std::mem::take(&mut permit.course.is_free);
         if !was_forwarded {

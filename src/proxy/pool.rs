@@ -25,6 +25,9 @@ pub enum CallError {
     /// The connection was closed before a byte of the request was sent: here it is again.
     #[error("the connection was stale")]
     Stale(Box<Request<Outgoing>>),
+    /// Nobody is left who could use an answer, and nothing was sent.
+    #[error("the client left before it was sent")]
+    Left,
     /// The head of the answer took too long.
     #[error("the first byte took too long")]
     TimedOut,
