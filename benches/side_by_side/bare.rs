@@ -17,11 +17,13 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use meteor::dialect::endpoint::Dialect;
 use meteor::proxy::connect::{Roots, tls};
 use meteor::proxy::listener;
+use meteor::proxy::open::Open;
 use meteor::proxy::outgoing::Outgoing;
 use meteor::proxy::pool::{Lease, Pool};
 use meteor::proxy::upstream::Upstream;
 use meteor::proxy::worker::ProxySettings;
 use meteor::settings::upstream::{Auth, BaseUrl, UpstreamSettings};
+use metrics::Gauge;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
 
@@ -46,7 +48,8 @@ fn work(socket: TcpListener, address: SocketAddr) -> Result<()> {
     let service = move |request, _: IpAddr| pass(pool.clone(), Arc::clone(&upstream), request);
     socket.set_nonblocking(true)?;
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
-    Ok(runtime.block_on(listener::serve(socket, settings, draining, service))?)
+    let left = Open::new(Gauge::noop());
+    Ok(runtime.block_on(listener::serve(socket, settings, draining, &left, service))?)
 }
 
 fn upstream(address: SocketAddr) -> Result<Upstream> {

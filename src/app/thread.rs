@@ -91,7 +91,7 @@ fn work(setup: WorkerSetup, socket: TcpListener) -> io::Result<()> {
         let called = Rc::clone(&worker);
         let service = move |request, address| exchange(Rc::clone(&called), request, address);
         let finished = async {
-            listener::serve(socket, settings, drain, service).await?;
+            listener::serve(socket, settings, drain, background.left(), service).await?;
             background.ended().await;
             Ok(())
         };

@@ -18,12 +18,19 @@ pub struct Background {
     /// For how long they do.
     time: Duration,
     open: Open,
+    /// Those of them whose clients have left.
+    left: Open,
 }
 
 impl Background {
     /// None yet; each goes on for `time` after its client has left.
     pub fn new(time: Duration) -> Self {
-        Self { time, open: Open::new(Gauge::noop()) }
+        Self { time, open: Open::new(Gauge::noop()), left: Open::new(Gauge::noop()) }
+    }
+
+    /// Those whose clients have left: each is a connection less, and yet costs what it did.
+    pub const fn left(&self) -> &Open {
+        &self.left
     }
 
     /// Resolves when all of them have ended.
@@ -39,7 +46,7 @@ impl Background {
         work: impl Future<Output = T> + 'static,
     ) -> Option<T> {
         let (mut tell, told) = oneshot::channel();
-        let time = self.time;
+        let (time, left) = (self.time, self.left.clone());
         self.run(async move {
             let mut work = pin!(work);
             let done = tokio::select! {
@@ -48,6 +55,7 @@ impl Background {
                 () = tell.closed() => {
                     presence.leave();
                     if presence.is_forwarded() {
+                        let _guest = left.enter();
                         drop(timeout(time, work).await);
                     }
                     return;
@@ -61,8 +69,9 @@ impl Background {
 
     /// Goes on with `work` now that the client has left, for what is left of the time.
     pub fn go_on(&self, presence: Rc<Presence>, work: impl Future<Output = ()> + 'static) {
-        let time = self.time;
+        let (time, left) = (self.time, self.left.clone());
         self.run(async move {
+            let _guest = left.enter();
             // A worker that is ended now drops this before it runs: no client has left it then.
             let until = presence.leave() + time;
             drop(timeout_at(until.into(), work).await);

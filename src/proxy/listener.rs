@@ -45,11 +45,13 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 /// Accepts until `drain` says so, then lets open connections finish.
 ///
-/// Each connection ends after the call that it is in; one that is in none ends at once.
+/// Each connection ends after the call that it is in; one that is in none ends at once. Calls that
+/// go on though their clients have `left` count like connections.
 pub async fn serve<S, F, B>(
     listener: std::net::TcpListener,
     settings: Rc<ProxySettings>,
     mut drain: watch::Receiver<bool>,
+    left: &Open,
     service: S,
 ) -> io::Result<()>
 where
@@ -61,11 +63,13 @@ where
     let listener = TcpListener::from_std(listener)?;
     let open = Open::new(gauge!(metric::CONNECTIONS));
     loop {
+        let is_full = settings.connections_max <= open.count() + left.count();
         let accepted = tokio::select! {
             biased;
             _ = drain.wait_for(|drain| *drain) => break,
-            accepted = listener.accept(), if open.count() < settings.connections_max => accepted,
-            () = open.fewer(), if settings.connections_max <= open.count() => continue,
+            accepted = listener.accept(), if !is_full => accepted,
+            () = open.fewer(), if is_full => continue,
+            () = left.fewer(), if is_full => continue,
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,

@@ -30,7 +30,7 @@ pub struct ProxySettings {
     pub client_idle: Duration,
     /// How long an answer is read on for its usage after its client has left.
     pub drain_after_leave: Duration,
-    /// How many connections each worker serves at once.
+    /// How many connections each worker serves at once, with the calls that go on without theirs.
     pub connections_max: usize,
 }
 

@@ -323,6 +323,35 @@ async fn a_stop_that_waits_no_longer_charges_the_hold() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stop_that_waits_no_longer_charges_who_stays_by_what_came() {
+    let impatient = ("METEOR__PROXY__DRAIN_TIMEOUT_MS", "100");
+    let mut scene = Scene::new(stall(3), "drain", &[LONG, impatient]).await;
+    let body = Dialect::OpenAi.body("plain");
+    let answer = scene.ask(Dialect::OpenAi, ("plain", &body)).await;
+    scene.turn().await;
+    scene.served.terminate();
+    assert!(scene.served.ended().await.success());
+    drop(answer);
+    let scene = scene.again().await;
+    let (usage, rule) = Dialect::OpenAi.cost_after("plain", 3);
+    scene.charged(usage, GPT_4O_MINI.cost(usage), rule).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_read_on_counts_as_a_connection() {
+    let two = ("METEOR__PROXY__CONNECTIONS_MAX", "2");
+    let mut scene = Scene::new(stall(3), "drain", &[LONG, two]).await;
+    scene.left(Dialect::OpenAi, "plain", 3).await;
+    let body = Dialect::OpenAi.body("plain");
+    drop(scene.ask(Dialect::OpenAi, ("plain", &body)).await);
+    let another = Request::get("/v1/limits").bearer(&scene.tenant.key);
+    let answer = another.send(&scene.tenant.proxy);
+    assert!(tokio::time::timeout(SHORT_TIME, answer).await.is_err(), "there is no room");
+    scene.upstream.release();
+    assert_eq!(in_time("room", another.send(&scene.tenant.proxy)).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_kill_charges_the_hold_of_whoever_had_left() {
     for sent in [0, 1, 4] {
         let mut scene = Scene::new(stall(sent), "drain", &[LONG]).await;
