@@ -26,9 +26,9 @@ pub enum RecoveryError {
     Journal(#[from] std::io::Error),
     /// Entries were removed before they were projected.
     #[error(
-        "the database is older than the journal: segment {0:?} is gone, and was not projected. \
-         Restore it, or a newer database; to go on without what it held, move the journal's folder \
-         away"
+        "the database is older than the journal: {} is gone, and was not projected. Restore it, or \
+         a newer database; to go on without what it held, move the journal's folder away",
+        .0.path(Path::new("")).display()
     )]
     Gap(SegmentName),
     /// The database cannot be read or written.
