@@ -111,7 +111,9 @@ pub async fn forward(
 /// Gives a call back that no upstream will answer, and notes what its client is told.
 pub async fn give_up(mut permit: Permit, refusal: Refusal, dialect: Dialect) -> Refusal {
     let told = refusal.told(crate::clock::now());
-    permit.course.status = told.status_in(dialect);
+    if !permit.has_left() {
+        permit.course.status = told.status_in(dialect);
+    }
     permit.course.refusal = told.code;
     permit.release(Outcome::Failed).await;
     refusal

@@ -94,7 +94,9 @@ pub async fn relay(
     if let Some(tokens) = permit.output_clamped() {
         parts.headers.insert(headers::OUTPUT_CLAMPED, HeaderValue::from(tokens));
     }
-    permit.course.status = parts.status.as_u16();
+    if !permit.has_left() {
+        permit.course.status = parts.status.as_u16();
+    }
     let writer = Rc::clone(permit.writer());
     if !writer.is_durable_when_written() {
         writer.durable(permit.held_at()).await;

@@ -94,7 +94,8 @@ async fn the_time_runs_from_the_moment_when_the_client_left() {
     let leaving = scene.left(Dialect::OpenAi, "plain", 0).await;
     let took = scene.upstream.left(0).await.duration_since(leaving);
     assert!(took < Duration::from_millis(1_800), "{took:?} is more than once the time");
-    scene.charged_the_hold(Dialect::OpenAi, "plain").await;
+    let log = scene.charged_the_hold(Dialect::OpenAi, "plain").await;
+    assert_eq!(log.at("status").count(), 0, "its client saw none: {log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -197,6 +198,7 @@ async fn no_further_upstream_is_tried_for_nobody() {
     let log = scene.go_on().await;
     assert_eq!(log.at("settledBy").text(), "none", "{log}");
     assert_eq!((log.at("attempts").count(), scene.upstream.count()), (1, 1), "{log}");
+    assert_eq!(log.at("status").count(), 0, "its client saw none: {log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
