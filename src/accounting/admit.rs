@@ -121,10 +121,13 @@ pub async fn admit(
 /// upstreams may count, each in its own way.
 fn look_up(desk: &Desk, demand: &Demand, need: &mut Need) -> Option<Fingerprint> {
     need.looked_up();
-    if demand.refers || demand.model.targets.len() != 1 {
+    let [target] = &*demand.model.targets else { return None };
+    if demand.refers {
         return None;
     }
-    let body = desk.inputs.fingerprint(demand.endpoint, &demand.model.name, &demand.body);
+    // By its target, too: a reload may have the name mean another model.
+    let model = (&*demand.model.name, target);
+    let body = desk.inputs.fingerprint(demand.endpoint, model, &demand.body);
     if let Some(known) = desk.inputs.known(body) {
         need.knows(known);
     }

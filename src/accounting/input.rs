@@ -1,7 +1,7 @@
 //! Input: how many tokens a body really has. Asked only near a limit, where the loose bound of a
 //! token a byte would refuse what fits.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hash};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -36,7 +36,7 @@ impl Default for Inputs {
 
 impl Inputs {
     /// Names a body that is meant for a model. Each endpoint reads it in its own way.
-    pub fn fingerprint(&self, endpoint: Endpoint, model: &str, body: &[u8]) -> Fingerprint {
+    pub fn fingerprint(&self, endpoint: Endpoint, model: impl Hash, body: &[u8]) -> Fingerprint {
         Fingerprint(self.hasher.hash_one((endpoint, model, body)))
     }
 
@@ -79,7 +79,8 @@ mod tests {
     #[test]
     fn a_body_is_known_by_its_model_and_its_bytes() {
         let inputs = Inputs::default();
-        let chat = |model, body: &[u8]| inputs.fingerprint(Endpoint::ChatCompletions, model, body);
+        let chat =
+            |model: &str, body: &[u8]| inputs.fingerprint(Endpoint::ChatCompletions, model, body);
         assert_eq!(inputs.known(chat("a", b"{}")), None);
         inputs.learn(chat("a", b"{}"), 7);
         assert_eq!(inputs.known(chat("a", b"{}")), Some(7));

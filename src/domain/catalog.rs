@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::domain::price::Prices;
 
 /// Where a model is served: an upstream, by its place in the catalog, and the name it has there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target {
     /// Index into the list of upstreams.
     pub upstream: usize,

@@ -1,11 +1,13 @@
 //! Input that no byte shows: a provider may put more in front of a call than the call has. It says
 //! so with its first answer, and near a limit it is believed.
 
+use std::fs;
 use std::time::Duration;
 
 use crate::client::Request;
 use crate::gateway::Gateway;
 use crate::openai::{Usage, reply};
+use crate::served::{Place, Served, model, upstream};
 use crate::storm::storm;
 use crate::tenant::Tenant;
 use crate::upstream::Upstream;
@@ -33,4 +35,29 @@ async fn near_a_limit_the_providers_own_count_of_a_body_is_believed() {
     for tokens in [5, 50, 200] {
         assert_eq!(served(tokens).await, (100, 100 * tokens), "{tokens}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_model_counted_is_not_believed_of_another_that_has_its_name_since() {
+    let provider = Upstream::start(|seen| {
+        let tokens = if seen.body.contains("sparing") { 1 } else { 4 };
+        reply(seen, Usage::of(tokens, 0), Duration::ZERO).after(Duration::from_millis(200))
+    })
+    .await;
+    let rows = |there: &str| {
+        let target = format!("targets = [{{ upstream = 'fake', model = '{there}' }}]");
+        upstream("fake", &provider.url) + &model("text-embedding-3-small", &target)
+    };
+    let place = Place::new(&rows("sparing"));
+    let served = Served::start(place.clone()).await;
+    let tenant = served.tenant(1_000_000_000, r#"{"dailyTokenLimit":100}"#).await;
+    let call = Request::post("/v1/embeddings", BODY).bearer(&tenant.key);
+    assert_eq!(call.clone().send(&tenant.proxy).await.status, 200);
+    let text = fs::read_to_string(place.path("gateway.toml")).expect("the file");
+    place.write("gateway.toml", &text.replace("sparing", "wasteful"));
+    tenant.post("/api/platform/reload", "").await;
+    storm(&tenant.proxy, &call, 300).await;
+    tenant.at_rest().await;
+    let used = tenant.usage().await.at("dailyUsage.tokenCount").count();
+    assert!((97..=100).contains(&used), "{used}");
 }
