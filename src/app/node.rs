@@ -176,7 +176,7 @@ impl Node {
 
     /// How its catalog is read again from `file`.
     pub fn reload(&self, file: Option<PathBuf>) -> Reload {
-        reload::of_file(file, Arc::clone(&self.shared))
+        reload::of_file(file, Arc::clone(&self.shared), self.settings.currency.clone())
     }
 
     /// The watch over its books.

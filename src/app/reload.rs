@@ -23,13 +23,17 @@ pub fn catalog(settings: &Settings, before: &Catalog) -> Catalog {
 /// Reads `file` again and puts its catalog in force, at once and whole, or says every fault of it
 /// and changes nothing. A call goes on by the catalog that it was admitted under. All else that
 /// the file says takes effect at the next start.
-pub fn of_file(file: Option<PathBuf>, shared: Arc<Shared>) -> Reload {
+pub fn of_file(file: Option<PathBuf>, shared: Arc<Shared>, currency: String) -> Reload {
     // One at a time: the later file stays.
     let turn = Mutex::new(());
     Reload::new(move || {
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         let file = file.as_deref().ok_or("there is no file to read again; start with --config")?;
         let settings = check::load(Some(file)).map_err(|report| report.to_string())?;
+        if settings.currency != currency {
+            // Prices in one currency must not be taken from wallets in another.
+            return Err("another currency takes effect at a start only; restart".to_owned());
+        }
         let next = catalog(&settings, &shared.catalog.load());
         shared.catalog.store(Arc::new(next));
         let (models, upstreams) = (settings.models.len(), settings.upstreams.len());

@@ -99,7 +99,8 @@ impl Charge {
         if measured.complete {
             return known;
         }
-        let whole = Usage::tokens_of(bound.input_tokens, bound.output_tokens);
+        let input = known.usage.with(Unit::InputTokens, bound.input_tokens);
+        let whole = input.with(Unit::OutputTokens, bound.output_tokens);
         let usage = if whole.tokens() < known.usage.tokens() { known.usage } else { whole };
         Self { usage, cost: known.cost.max(held), ..known }
     }

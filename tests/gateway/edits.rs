@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::client::Request;
-use crate::openai::{Usage, WORDS, chat, events};
+use crate::openai::{Usage, WORDS, chat, completion, events};
 use crate::price::{GPT_4O, GPT_4O_MINI, Price};
 use crate::served::{Place, Served, upstream};
 use crate::tenant::Tenant;
@@ -201,4 +201,35 @@ async fn calls_are_settled_by_what_was_in_force_when_they_were_admitted() {
         edits(),
         calls.len()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_taken_changes_nothing() {
+    let provider = Upstream::start(|_| Plan::json(200, completion(USAGE))).await;
+    let place = Place::new(&rows(&provider, &TEXTS[0]));
+    let whole = std::fs::read_to_string(place.path("gateway.toml")).expect("the file");
+    let served = Served::start(place.clone()).await;
+    let tenant = served.tenant(FUNDS, "{}").await;
+    for (text, told) in [
+        (whole.replace("0.15", "minus"), "inputTokens"),
+        (whole.replace("\"fake\"\nmax", "\"fale\"\nmax"), "fale"),
+        (format!("[money]\ncurrency = \"EUR\"\n{whole}"), "currency"),
+    ] {
+        place.write("gateway.toml", &text.replace("0.60", "9.00"));
+        let answer = tenant.ask(Request::post("/api/platform/reload", "")).await;
+        let status = answer.status;
+        let error = answer.json().await.at("error");
+        assert_eq!(
+            (status, &*error.at("reason").text()),
+            (409, "invalid_configuration"),
+            "{error}"
+        );
+        assert!(error.at("message").text().contains(told), "{error}");
+        let call = Request::chat(&tenant.key, chat("first", 30, false)).send(&tenant.proxy).await;
+        let (status, id) = (call.status, call.id());
+        assert_eq!(status, 200);
+        assert!(call.text().await.contains("choices"));
+        let amount = tenant.debit(&id).await.at("amount").nano();
+        assert_eq!(amount, GPT_4O_MINI.cost(USAGE), "the price is as it was");
+    }
 }
