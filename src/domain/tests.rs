@@ -3,12 +3,12 @@
 use crate::domain::counter::Counters;
 use crate::domain::limit::{Amounts, Limit, Limits, Measure};
 use crate::domain::money::Nano;
-use crate::domain::time::{Minute, ResetDay, UnixMs};
+use crate::domain::time::{Day, Minute, ResetDay, UnixMs};
 
-const CALL: Amounts = Amounts { requests: 1, tokens: 10, spend: Nano(5) };
-const NOON: UnixMs = UnixMs(19_737 * 86_400_000 + 43_200_000); // 2024-01-15T12:00Z
+pub const CALL: Amounts = Amounts { requests: 1, tokens: 10, spend: Nano(5) };
+pub const NOON: UnixMs = UnixMs(19_737 * 86_400_000 + 43_200_000); // 2024-01-15T12:00Z
 
-fn counters() -> Counters {
+pub fn counters() -> Counters {
     Counters::restore(ResetDay::FIRST, NOON, (Minute(0), Amounts::default()), [])
 }
 
@@ -107,4 +107,76 @@ fn counters_go_on_from_the_latest_window_known_though_the_clock_stands_before_it
     let earlier = (Minute(NOON.minute().0 - 1), CALL);
     let counters = Counters::restore(ResetDay::FIRST, NOON, earlier, []);
     assert_eq!(counters.standing(Limit::RequestsPerMinute), (0, 0), "that minute is over");
+}
+
+#[test]
+fn exactly_the_limit_fits_and_a_refusal_moves_nothing() {
+    let mut counters = counters();
+    let windows = counters.roll(NOON);
+    let limits = limits(Limit::DailyTokens, 35);
+    for _ in 0..3 {
+        counters.check(&limits, &CALL).expect("fits");
+        counters.hold(windows, &CALL);
+    }
+    let refused = counters.check(&limits, &CALL).expect_err("31 of 35 would be 40");
+    assert_eq!((refused.used, refused.held, refused.requested), (0, 30, 10));
+    assert!(refused.transient());
+    counters.check_at_rest(&limits, &CALL).expect("fits when what is held comes back");
+    let rest = counters.check_at_rest(&limits, &Amounts { tokens: 36, ..CALL });
+    assert!(!rest.expect_err("36 of 35").transient());
+    counters.settle(windows, &CALL, &Amounts { tokens: 5, ..CALL });
+    counters.check(&limits, &CALL).expect("what came back fits again");
+    assert_eq!(counters.standing(Limit::DailyRequests), (1, 2));
+}
+
+#[test]
+fn the_first_failing_limit_in_the_order_of_checks_names_itself() {
+    let limits = limits(Limit::RequestsPerMinute, 0)
+        .with(Limit::MonthlyTokens, Some(0))
+        .with(Limit::DailySpend, Some(0));
+    let refused = counters().check(&limits, &CALL).expect_err("all are 0");
+    assert_eq!(refused.limit, Limit::MonthlyTokens);
+}
+
+#[test]
+fn a_call_is_settled_in_the_windows_of_its_admission() {
+    let mut counters = counters();
+    let windows = counters.roll(NOON);
+    counters.hold(windows, &CALL);
+    let tomorrow = UnixMs(NOON.0 + 86_400_000);
+    counters.roll(tomorrow);
+    assert_eq!(counters.standing(Limit::DailyRequests), (0, 0));
+    assert_eq!(counters.standing(Limit::MonthlyRequests), (0, 1));
+    counters.settle(windows, &CALL, &CALL);
+    assert_eq!(counters.standing(Limit::DailyRequests), (0, 0));
+    assert_eq!(counters.standing(Limit::MonthlyTokens), (10, 0));
+    assert_eq!(counters.standing(Limit::ConcurrentCalls), (0, 0));
+}
+
+#[test]
+fn a_clock_that_steps_back_opens_no_old_window() {
+    let mut counters = counters();
+    let windows = counters.roll(NOON);
+    counters.hold(windows, &CALL);
+    let back = counters.roll(UnixMs(NOON.0 - 3_600_000));
+    assert_eq!(back, windows);
+    assert_eq!(counters.standing(Limit::RequestsPerMinute), (0, 1));
+}
+
+#[test]
+fn toggling_the_reset_day_never_loses_usage() {
+    let day = NOON.day();
+    let used = |tokens| Amounts { requests: 1, tokens, spend: Nano(1) };
+    let days = [(Day(day.0 - 20), used(1)), (Day(day.0 - 3), used(2)), (day, used(4))];
+    let start = (NOON.minute(), used(9));
+    let mut counters = Counters::restore(ResetDay::FIRST, NOON, start, days);
+    let tokens = |counters: &Counters| counters.standing(Limit::MonthlyTokens).0;
+    assert_eq!(tokens(&counters), 6, "since the 1st: the 12th and the 15th");
+    counters.set_reset_day(ResetDay::new(15).expect("1..=28"));
+    assert_eq!(tokens(&counters), 4);
+    counters.set_reset_day(ResetDay::new(16).expect("1..=28"));
+    assert_eq!(tokens(&counters), 7);
+    counters.set_reset_day(ResetDay::FIRST);
+    assert_eq!(tokens(&counters), 6);
+    assert_eq!(counters.standing(Limit::RequestsPerMinute), (1, 0));
 }
