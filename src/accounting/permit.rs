@@ -211,8 +211,8 @@ impl Permit {
         }
     }
 
-    /// Ends the call with a charge for what was measured, unless it is free. Not to be told to the client before the
-    /// position is durable.
+    /// Ends the call with a charge for what was measured, unless it is free. Not to be told to the
+    /// client before the position is durable.
     pub fn settle(mut self, outcome: Outcome) -> Position {
         self.end_now(outcome)
     }

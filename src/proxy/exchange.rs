@@ -111,8 +111,8 @@ async fn pass(
     Ok(response.map(|relay| Answer::of(relay, &worker.background)))
 }
 
-/// Claim, route and admit, as things are now that the body is here. From here on the call has a permit,
-/// which writes its own record.
+/// Claim, route and admit, as things are now that the body is here. From here on the call has a
+/// permit, which writes its own record.
 async fn enter(
     worker: &Worker,
     arrival: &Arrival,
