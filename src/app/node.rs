@@ -46,7 +46,7 @@ pub enum StartError {
     #[error("the database {0} cannot be used: {1}; make its folder writable and make room there")]
     Database(PathBuf, DatabaseError),
     /// What the last run left.
-    #[error("the last run in {0} cannot be recovered: {1}; make it writable and make room there")]
+    #[error("the last run in {0} cannot be recovered: {1}")]
     Recovery(PathBuf, RecoveryError),
     /// The journal of the run that begins.
     #[error("the journal in {0} cannot be begun: {1}; make it writable and make room there")]

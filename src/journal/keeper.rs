@@ -188,8 +188,10 @@ impl ChainState {
         let file = self.name.segment(number).create(&self.settings.folder, bytes)?;
         if self.durability() == Durability::Power {
             file.sync_all()?;
-            File::open(&self.settings.folder)?.sync_all()?;
         }
+        // Its name is sure to stay, whatever becomes of what is in it: a segment that is missing
+        // was removed.
+        File::open(&self.settings.folder)?.sync_all()?;
         // Only now: a number that was left out would be the chain's end for whoever reads it.
         self.next_number.store(number + 1, Ordering::Relaxed);
         *lock(&self.spare) = Some((file, bytes));

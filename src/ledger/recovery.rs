@@ -22,7 +22,7 @@ use crate::store::facts;
 #[derive(Debug, thiserror::Error)]
 pub enum RecoveryError {
     /// The journal cannot be read.
-    #[error("journal: {0}")]
+    #[error("journal: {0}; make it writable and make room there")]
     Journal(#[from] std::io::Error),
     /// Entries were removed before they were projected.
     #[error(
@@ -32,7 +32,7 @@ pub enum RecoveryError {
     )]
     Gap(SegmentName),
     /// The database cannot be read or written.
-    #[error(transparent)]
+    #[error("{0}; make it writable and make room there")]
     Database(#[from] DatabaseError),
 }
 

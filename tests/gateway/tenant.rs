@@ -159,25 +159,21 @@ impl Tenant {
         self.get(&format!("/api/projects/{}/quota-usage", self.project)).await
     }
 
-    /// All rows of a list, newest first; read again where it has grown between two pages.
+    /// All rows of a list, newest first; read again where it has grown meanwhile.
     async fn all(&self, path: &str) -> Vec<Json> {
         let what = format!("the pages of {path} hold what they count");
         eventually(&what, async || {
-            let mut rows = Vec::new();
-            for page in 1.. {
-                let list = self.get(&format!("{path}?size=100&page={page}")).await;
-                let total = list.at("total").count();
-                let more = list.at("data").list();
-                let ended = more.is_empty() || total <= (rows.len() + more.len()) as u64;
-                rows.extend(more);
-                if ended {
-                    // A row that came between two pages pushes another onto both.
-                    let distinct: HashSet<_> = rows.iter().map(ToString::to_string).collect();
-                    let whole = rows.len() as u64 == total && distinct.len() == rows.len();
+            let (mut rows, mut page) = (Vec::new(), format!("{path}?size=100"));
+            loop {
+                let list = self.get(&page).await;
+                rows.extend(list.at("data").list());
+                let next = list.find("nextCursor").filter(|next| !next.is_null());
+                let Some(next) = next else {
+                    let whole = rows.len() as u64 == list.at("total").count();
                     return whole.then_some(rows);
-                }
+                };
+                page = format!("{path}?size=100&cursor={}", next.text());
             }
-            None
         })
         .await
     }
