@@ -206,3 +206,47 @@ impl Batch {
         self.entries = 0;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::tests::recovery::{Told, progress};
+
+    const CALL: Told = Told {
+        who: (1, 11, 111),
+        minute: Minute(3),
+        used: Amounts { requests: 1, tokens: 7, spend: Nano(5) },
+    };
+
+    #[test]
+    fn the_use_of_a_key_is_news_once_a_minute_whatever_is_committed_meanwhile() {
+        let mut batch = Batch::default();
+        for (minute, news) in [(3, &[3][..]), (3, &[]), (4, &[4]), (4, &[])] {
+            batch.take(Told { minute: Minute(minute), ..CALL }.hold(1));
+            let used: Vec<i64> = batch.keys_used.values().map(|minute| minute.0).collect();
+            assert_eq!(used, news);
+            batch.committed();
+        }
+    }
+
+    #[test]
+    fn an_end_closes_what_the_database_lists_and_only_that() {
+        for (committed_after, unsaved, closed) in [
+            (3, [1, 1, 0], &[][..]),
+            (0, [0, 1, 0], &[RequestLogId(1)]),
+            (1, [1, 0, 0], &[RequestLogId(1)]),
+        ] {
+            let mut batch = Batch::default();
+            for ((at, entry), unsaved) in
+                [CALL.hold(1), progress(1), CALL.end(1)].into_iter().enumerate().zip(unsaved)
+            {
+                batch.take(entry);
+                if at == committed_after {
+                    batch.committed();
+                }
+                assert_eq!(batch.unsaved().count(), unsaved, "{committed_after}, {at}");
+            }
+            assert_eq!(batch.closed, closed, "{committed_after}");
+        }
+    }
+}

@@ -321,4 +321,27 @@ mod tests {
         debit.excess = 50;
         assert_eq!(debts(&debit), 0);
     }
+
+    #[test]
+    fn a_consume_is_usage_of_three_and_a_refund_is_of_its_call() {
+        for (kind, call, subjects) in [
+            (RecordKind::Recharge, None, &[][..]),
+            (RecordKind::Consume, None, &[1, 2, 3]),
+            (RecordKind::Refund, Some(7), &[]),
+        ] {
+            let link = link(1, kind, 5, 0);
+            assert_eq!(
+                (link.refunded_call(), &*link.subjects().collect::<Vec<_>>()),
+                (call, subjects)
+            );
+        }
+    }
+
+    #[test]
+    fn a_chain_ends_where_its_last_record_stands_and_where_its_balance_is() {
+        let (mut chain, mut findings) = (Chain::new(OWN), Findings::default());
+        chain.follow(&sound()[0], &mut findings);
+        assert!(chain.ends_at(1, 100));
+        assert!(!chain.ends_at(2, 100) && !chain.ends_at(1, 99) && !chain.ends_at(2, 99));
+    }
 }

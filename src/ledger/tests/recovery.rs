@@ -16,9 +16,10 @@ use crate::domain::time::{Day, Minute, UnixMs};
 use crate::domain::usage::Usage;
 use crate::journal::entry::{Asked, Ended, Entry, Hold, Outcome, Progress, Whose};
 use crate::journal::keeper::{Durability, Journal, JournalSettings};
-use crate::journal::segment;
+use crate::journal::segment::{self, ChainName};
 use crate::journal::writer::Writer;
 use crate::ledger::batch::Batch;
+use crate::ledger::projection::Checkpoint;
 use crate::ledger::recovery::{commit, first_gap, recover};
 use crate::store::database::Database;
 use crate::store::provider_states::key;
@@ -239,7 +240,7 @@ async fn a_call_is_the_usage_of_its_project_its_key_and_its_organization() {
 }
 
 /// What a call has cost so far: 6 nano-units for 5 tokens.
-fn progress(id: u128) -> Entry<String> {
+pub fn progress(id: u128) -> Entry<String> {
     let charge = Charge {
         usage: Usage::tokens_of(3, 2),
         cost: Nano(6),
@@ -333,4 +334,32 @@ async fn an_open_call_is_known_to_the_next_run_as_the_database_saw_it_last() {
             .expect("a call");
         assert!(detail.contains(&format!("\"node\":\"{seen_by}\"")), "{detail}");
     }
+}
+
+#[tokio::test]
+async fn each_chain_is_followed_from_its_own_place_and_forgotten_with_its_own_segments() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let database = with_organizations(&folder.path().join("gateway.db")).await;
+    let used = Amounts { requests: 1, tokens: 30, spend: Nano(7) };
+    let told = Told { who: (1, 11, 111), minute: Minute(3 * MINUTES_A_DAY), used };
+    write_run(folder.path(), 1, &[told.hold(1), told.end(1)]);
+    write_run(folder.path(), 2, &[told.hold(2), told.end(2)]);
+    // The later one is in its fourth segment already, and those before it are gone.
+    let later = ChainName { run: 2, worker: 0 };
+    let [first, fourth] = [0, 3].map(|number| later.segment(number).path(folder.path()));
+    std::fs::rename(first, fourth).expect("renamed");
+    let place = Checkpoint { chain: later.number(), segment: 3, position: 0 };
+    let mut batch = Batch::restore("node_1", []);
+    commit(&database, &mut batch, &[place], UnixMs(0)).await.expect("committed");
+    let again = async || {
+        let recovered = recover(&database, folder.path(), "node_1", UnixMs(9)).await;
+        let chains = counted(&database, "SELECT count(*) FROM journal_checkpoints").await;
+        (recovered.expect("recovered").entries, chains)
+    };
+    assert_eq!(again().await, (4, 2));
+    let segments = segment::list(folder.path()).expect("segments").into_iter();
+    for name in segments.filter(|name| name.chain() == later) {
+        std::fs::remove_file(name.path(folder.path())).expect("removed");
+    }
+    assert_eq!(again().await, (0, 1));
 }
