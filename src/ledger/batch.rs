@@ -210,13 +210,8 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::tests::projected::CALL;
     use crate::ledger::tests::recovery::{Told, progress};
-
-    const CALL: Told = Told {
-        who: (1, 11, 111),
-        minute: Minute(3),
-        used: Amounts { requests: 1, tokens: 7, spend: Nano(5) },
-    };
 
     #[test]
     fn the_use_of_a_key_is_news_once_a_minute_whatever_is_committed_meanwhile() {

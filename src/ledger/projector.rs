@@ -235,21 +235,17 @@ fn seconds(microseconds: i64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::rc::Rc;
+
     use sqlx::Row;
 
     use super::*;
-    use crate::domain::limit::Amounts;
-    use crate::domain::money::Nano;
-    use crate::domain::time::Minute;
+    use crate::journal::entry::{Entry, Hold, Refused};
     use crate::journal::keeper::{Durability, JournalSettings};
     use crate::journal::writer::Writer;
-    use crate::ledger::tests::recovery::{Told, with_organizations};
-
-    const CALL: Told = Told {
-        who: (1, 11, 111),
-        minute: Minute(1_440),
-        used: Amounts { requests: 1, tokens: 7, spend: Nano(5) },
-    };
+    use crate::ledger::tests::projected::{CALL, metrics_of};
+    use crate::ledger::tests::recovery::with_organizations;
 
     /// What the database has of them: records, balance and last place, requests and spend of a day.
     async fn projected(database: &Database) -> [i64; 5] {
@@ -264,12 +260,11 @@ mod tests {
         [0, 1, 2, 3, 4].map(|column| row.get(column))
     }
 
-    #[tokio::test]
-    async fn a_commit_that_succeeded_and_was_told_to_have_failed_is_not_done_twice() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let database = with_organizations(&folder.path().join("db")).await;
+    /// A projector of a journal of one chain, what writes to that, and the database.
+    async fn begun(folder: &Path) -> (Projector, Rc<Writer>, Database) {
+        let database = with_organizations(&folder.join("db")).await;
         let settings = JournalSettings {
-            folder: folder.path().to_owned(),
+            folder: folder.to_owned(),
             durability: Durability::Process,
             segment_bytes: 1 << 16,
             keep: Duration::from_mins(1),
@@ -279,23 +274,83 @@ mod tests {
         let writer = Writer::new(Arc::clone(&journal.chains()[0])).expect("a segment");
         let freshness = Arc::new(Freshness::new(Arc::clone(&journal)));
         let (log, copy) = (CallLog::default(), database.clone());
-        let mut projector = Projector::new(journal, freshness, copy, "node_1", log);
+        (Projector::new(journal, freshness, copy, "node_1", log), writer, database)
+    }
 
-        let write = |id| {
-            writer.append(&CALL.hold(id));
-            writer.append(&CALL.end(id));
-            writer.commit();
-        };
-        write(1);
+    /// Writes that a call was admitted and ended.
+    fn write(writer: &Writer, id: u128) {
+        writer.append(&CALL.hold(id));
+        writer.append(&CALL.end(id));
+        writer.commit();
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_succeeded_and_was_told_to_have_failed_is_not_done_twice() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut projector, writer, database) = begun(folder.path()).await;
+        write(&writer, 1);
         projector.read(BATCH_ENTRIES_MAX);
         projector.commit(Attempt::First).await.expect("committed");
         projector.commit(Attempt::Further).await.expect("seen to be committed");
         projector.batch.committed();
         assert_eq!(projected(&database).await, [1, -5, 1, 1, 5]);
         // One that did fail is done.
-        write(2);
+        write(&writer, 2);
         projector.read(BATCH_ENTRIES_MAX);
         projector.commit(Attempt::Further).await.expect("committed");
         assert_eq!(projected(&database).await, [2, -10, 2, 2, 10]);
+    }
+
+    #[tokio::test]
+    async fn a_stop_waits_until_all_that_was_written_is_in_the_database() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (projector, writer, database) = begun(folder.path()).await;
+        write(&writer, 1);
+        projector.run(async {}).await;
+        assert_eq!(projected(&database).await, [1, -5, 1, 1, 5]);
+    }
+
+    #[tokio::test]
+    async fn what_was_committed_is_counted_and_as_old_as_its_oldest_call() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut projector, writer, _) = begun(folder.path()).await;
+        write(&writer, 1);
+        projector.read(BATCH_ENTRIES_MAX);
+        let age = || (clock::now().0 - CALL.minute.start().0) / 1_000;
+        let least = age();
+        let told = metrics_of(|| projector.tell());
+        assert!(told.lines().any(|line| line == "meteor_projected_entries_total 2"), "{told}");
+        let lag = told.lines().find_map(|line| line.strip_prefix("meteor_projector_lag_seconds "));
+        let whole = lag.and_then(|lag| lag.split('.').next()).and_then(|lag| lag.parse().ok());
+        assert!((least..=age()).contains(&whole.expect("a lag")), "{told}");
+    }
+
+    #[test]
+    fn calls_are_counted_by_what_became_of_them() {
+        let mut batch = Batch::restore("node_1", []);
+        let mut over = CALL.end(2);
+        if let Entry::Settle(ended) = &mut over {
+            ended.charge.overage = true;
+        }
+        for entry in [CALL.hold(1), CALL.end(1), CALL.hold(2), over, CALL.end(3)] {
+            batch.take(entry);
+        }
+        batch.end_late(true);
+        let Entry::Hold(Hold { asked, .. }) = CALL.hold(4) else { unreachable!("a hold") };
+        batch.take(Entry::Refused(Refused { asked, status: 429, code: "x".to_owned(), count: 3 }));
+        let told = metrics_of(|| count(&batch.calls));
+        for line in [
+            r#"meteor_calls_total{endpoint="",outcome="Completed"} 3"#,
+            r#"meteor_calls_total{endpoint="",outcome="Refused"} 3"#,
+            r#"meteor_refusals_total{code="x"} 3"#,
+            r#"meteor_settled_total{rule="none"} 3"#,
+            r#"meteor_usage_total{unit="inputTokens"} 12"#,
+            r#"meteor_usage_total{unit="outputTokens"} 9"#,
+            "meteor_spend_nano_total 15",
+            "meteor_overages_total 1",
+            "meteor_late_settlements_total 1",
+        ] {
+            assert!(told.lines().any(|there| there == line), "{line}: {told}");
+        }
     }
 }

@@ -58,3 +58,22 @@ impl Findings {
 pub fn money(sum: i128) -> String {
     i64::try_from(sum).map_or_else(|_| format!("{sum} nano-units"), |sum| Nano(sum).to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_violations_are_counted_and_the_first_ten_thousand_are_kept() {
+        let violation = Violation {
+            table: "wallets",
+            organization: None,
+            row: String::new(),
+            found: String::new(),
+            expected: String::new(),
+        };
+        let mut findings = Findings::default();
+        (0..=TOLD_MAX).for_each(|_| findings.add(violation.clone()));
+        assert_eq!((findings.told.len(), findings.count), (TOLD_MAX, TOLD_MAX as u64 + 1));
+    }
+}

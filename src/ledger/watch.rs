@@ -192,3 +192,18 @@ pub fn report(violation: &Violation) {
     tracing::error!(table, organization, row, found, expected, "the ledger is not sound");
     counter!(metric::LEDGER_VIOLATIONS).increment(1);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::tests::projected::metrics_of;
+
+    #[test]
+    fn each_violation_is_counted() {
+        let (found, expected) = ("1".to_owned(), "2".to_owned());
+        let (organization, row) = (None, "wallet".to_owned());
+        let violation = Violation { table: "wallets", organization, row, found, expected };
+        let told = metrics_of(|| report(&violation));
+        assert!(told.lines().any(|line| line == "meteor_ledger_violations_total 1"), "{told}");
+    }
+}

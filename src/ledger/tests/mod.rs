@@ -2,5 +2,6 @@
 //! that is sound and on those that are not.
 
 pub mod recovery;
+pub mod projected;
 mod sound;
 mod planted;

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
+use crate::clock;
 use crate::domain::ids::OrganizationId;
 use crate::domain::money::Nano;
 use crate::domain::time::UnixMs;
@@ -173,6 +175,11 @@ const PLANTED: &[(&str, &[&str])] = &[
         &["open_holds call 00000000-0000-0000-0000-00000000000f: no journal entry"],
     ),
     (
+        "UPDATE open_holds SET entry = (SELECT entry FROM open_holds WHERE request_log_id = #c)
+            WHERE request_log_id = #f",
+        &["open_holds call 00000000-0000-0000-0000-00000000000f: no journal entry"],
+    ),
+    (
         "DELETE FROM open_holds WHERE request_log_id = #c",
         &["journal call 00000000-0000-0000-0000-00000000000c: an end without a Hold"],
     ),
@@ -287,4 +294,37 @@ async fn the_watch_follows_what_grows_and_tells_a_wrong_row_once() {
     assert_eq!((check.last_seq, check.ok), (5, false));
     plant(folder.path(), "UPDATE wallets SET balance_nano = balance_nano - 1").await;
     assert!(!look().await.ok, "what was wrong once is not trusted again");
+}
+
+#[tokio::test]
+async fn a_chain_is_read_as_far_as_its_last_segment_goes() {
+    let folder = sound().await;
+    append(folder.path(), 1, &[hold(16, WHO[1], 1)]);
+    append(folder.path(), 2, &[settle(16, 1)]);
+    let seen = look(folder.path()).await;
+    assert_eq!((lines(&seen), seen.unprojected), (vec![], Some(5)));
+}
+
+#[tokio::test]
+async fn a_round_sees_every_chain_and_a_look_sees_refunds_beyond_their_consume() {
+    let folder = sound().await;
+    let database = Database::open(&folder.path().join("meteor.db")).await.expect("a database");
+    let look = async |watch: &ChainWatch| {
+        watch.look(database.reader(), OrganizationId(1), UnixMs(9)).await.expect("a look").ok
+    };
+    let watch = ChainWatch::default();
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    assert!(Duration::from_millis(2) <= watch.age());
+    let begun = clock::tick();
+    plant(folder.path(), "UPDATE wallets SET balance_nano = balance_nano + 1").await;
+    watch.round(database.reader()).await.expect("a round");
+    assert!(watch.age() <= clock::since(begun));
+    plant(folder.path(), "UPDATE wallets SET balance_nano = balance_nano - 1").await;
+    assert!(!look(&watch).await, "the round has seen what was wrong");
+    assert!(look(&ChainWatch::default()).await);
+    let refund = "UPDATE wallet_records SET amount_nano = 31, current_balance_nano = -99
+            WHERE kind = 'Refund';
+         UPDATE wallets SET balance_nano = -99 WHERE organization_id = #1";
+    plant(folder.path(), &with_ids(refund)).await;
+    assert!(!look(&ChainWatch::default()).await);
 }

@@ -160,7 +160,11 @@ async fn an_id_of_state_stands_beside_its_project_for_30_days() {
     let rows = project(4, other, later, &[Some("a")], later.start()).await;
     assert_eq!(rows, [row(11, "a", day), row(21, "a", later)], "each for itself");
     let rows = project(5, first, later, &[Some("a")], later.start()).await;
-    assert_eq!(rows, [row(11, "a", later), row(21, "a", later)], "the old one is forgotten");
+    let mut both = vec![row(11, "a", later), row(21, "a", later)];
+    assert_eq!(rows, both, "the old one is forgotten");
+    let next = Minute(later.0 + 1);
+    both.push(row(11, "b", next));
+    assert_eq!(project(6, first, next, &[Some("b")], next.start()).await, both, "no other is");
 }
 
 #[tokio::test]
