@@ -3,6 +3,8 @@
 mod scene;
 mod admission;
 mod waiting;
+mod leaving;
+mod opening;
 mod books;
 mod wake;
 mod throng;
