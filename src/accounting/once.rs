@@ -239,6 +239,14 @@ mod tests {
             self.claim(once, 99).await.expect_err("the key is taken")
         }
 
+        /// The key of that number, which is free.
+        fn take(&self, call: u64) -> Claim {
+            let mut key = Digest::default();
+            key[..8].copy_from_slice(&call.to_le_bytes());
+            let taken = self.keys.take(Once { key, ..ONCE }, RequestLogId(call.into()));
+            taken.unwrap_or_else(|_| panic!("free"))
+        }
+
         fn settle(&self, claim: Claim, id: u128, position: u64) {
             claim.settled(done(id), Arc::clone(&self.chain), Position(position));
         }
@@ -325,10 +333,7 @@ mod tests {
         let scene = Scene::new().await;
         let (mut open, most) = (Vec::new(), SWEPT_AT_MIN as u64);
         for call in 0..4 * most {
-            let mut key = Digest::default();
-            key[..8].copy_from_slice(&call.to_le_bytes());
-            let claim = scene.keys.take(Once { key, ..ONCE }, RequestLogId(call.into()));
-            let claim = claim.unwrap_or_else(|_| panic!("free"));
+            let claim = scene.take(call);
             if call < 10 {
                 open.push(claim);
             } else {
@@ -338,5 +343,15 @@ mod tests {
             assert!(scene.keys.lock().known.len() <= SWEPT_AT_MIN);
         }
         drop(open);
+    }
+
+    #[tokio::test]
+    async fn memory_is_swept_when_twice_as_many_are_known_as_were_left() {
+        let scene = Scene::new().await;
+        let mut open = Vec::new();
+        for call in 0..3_000_u64 {
+            open.push(scene.take(call));
+        }
+        assert_eq!(scene.keys.lock().swept_at, 4 * SWEPT_AT_MIN, "at 1,024 and at 2,048");
     }
 }

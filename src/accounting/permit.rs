@@ -254,7 +254,7 @@ impl Permit {
         if let (Some(body), SettledBy::Usage, 1..) = (self.body, charge.settled_by, input) {
             self.desk.inputs.learn(body, input);
         }
-        let tokens = i64::try_from(charge.usage.tokens()).unwrap_or(i64::MAX / 4);
+        let tokens = i64::try_from(charge.usage.tokens()).unwrap_or(i64::MAX);
         self.give_back(&Amounts { requests: 1, tokens, spend: charge.cost });
         let position = self.desk.writer.append(&Entry::Settle(self.ended(charge, true, outcome)));
         crash_point!("settle-appended");
