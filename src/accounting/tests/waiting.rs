@@ -1,5 +1,7 @@
 //! Calls that do not fit now: they wait, share what comes back, or are told.
 
+use std::cell::Cell;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::accounting::admit::{Denial, admit};
@@ -59,7 +61,12 @@ async fn a_call_waits_no_longer_than_fifteen_times_its_patience_though_others_ar
     let scene = Scene::with(2_000, hold_wait, 1);
     let open = scene.admit(demand(1, &plain(), BODY, 1_900)).await.expect("fits");
     let started = clock::tick();
-    let waits = scene.admit(demand(2, &plain(), BODY, 1_500));
+    let looks = Cell::new(0);
+    let still = || {
+        looks.set(looks.get() + 1);
+        Some(Arc::clone(&scene.caller))
+    };
+    let waits = admit(&scene.desk, &scene.caller, demand(2, &plain(), BODY, 1_500), still);
     let serve = async {
         scene.until_so_many_wait(1).await;
         let full = scene.admit(demand(3, &plain(), BODY, 1_500)).await;
@@ -72,6 +79,7 @@ async fn a_call_waits_no_longer_than_fifteen_times_its_patience_though_others_ar
     let denied = tokio::select! { denied = waits => denied, () = serve => unreachable!() };
     assert!(matches!(denied, Err(Denial::Wallet { .. })));
     assert!(hold_wait * 15 <= clock::since(started) && clock::since(started) < hold_wait * 150);
+    assert!(looks.get() < 300, "it looks when it is woken, and once in its patience");
     drop(open);
 }
 
