@@ -171,6 +171,27 @@ pub struct Ended<T> {
 }
 
 impl Ended<String> {
+    /// An end of which no more is known: it costs nothing and counts for nothing.
+    pub fn bare(id: RequestLogId, whose: Whose, outcome: Outcome) -> Self {
+        Self {
+            id,
+            whose,
+            charge: Charge::nothing(),
+            counted: false,
+            outcome,
+            status: 0,
+            refusal: String::new(),
+            upstream: String::new(),
+            upstream_model: String::new(),
+            output_clamped: false,
+            attempts: 0,
+            admitted_us: 0,
+            first_byte_us: None,
+            duration_us: 0,
+            kept_id: None,
+        }
+    }
+
     /// The hold of a call of which nothing is known but its end: it held nothing.
     pub fn unheld(&self) -> Hold<String> {
         let Whose { organization, project, key, windows } = self.whose;

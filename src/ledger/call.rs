@@ -246,21 +246,15 @@ mod tests {
         let hold = Hold { asked, windows, bound, amount, price_version, once };
         let (usage, settled_by) = (Usage::tokens_of(4, 1), SettledBy::Usage);
         let ended = Ended {
-            id: RequestLogId(1),
-            whose: hold.whose(),
             charge: Charge { usage, cost: Nano(7), settled_by, overage: true },
             counted: true,
-            outcome: Outcome::Cancelled,
             status: 200,
-            refusal: String::new(),
             upstream: upstream.to_owned(),
             upstream_model: model.to_owned(),
-            output_clamped: false,
             attempts: 2,
-            admitted_us: 0,
             first_byte_us: Some(2_999),
             duration_us: 12_345,
-            kept_id: None,
+            ..Ended::bare(RequestLogId(1), hold.whose(), Outcome::Cancelled)
         };
         let (hold, ended) = (Box::new(hold), Box::new(ended));
         End::Ended(Ending { hold, ended, charged: true, late: false })

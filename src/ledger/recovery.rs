@@ -106,21 +106,12 @@ fn end_of(orphan: &OpenCall, now: UnixMs) -> Entry<String> {
     let asked = &orphan.hold.asked;
     let lived_us = now.0.saturating_sub(asked.at.0).saturating_mul(1_000);
     let ended = Ended {
-        id: asked.id,
-        whose: orphan.hold.whose(),
         charge: orphan.progress.map_or_else(Charge::nothing, |progress| progress.charge),
         counted: true,
-        outcome: Outcome::Failed,
-        status: 0,
         refusal: "gateway_restarted".to_owned(),
-        upstream: String::new(),
-        upstream_model: String::new(),
-        output_clamped: false,
         attempts: 1,
-        admitted_us: 0,
-        first_byte_us: None,
         duration_us: u32::try_from(lived_us).unwrap_or(u32::MAX),
-        kept_id: None,
+        ..Ended::bare(asked.id, orphan.hold.whose(), Outcome::Failed)
     };
     if orphan.progress.is_some() { Entry::Settle(ended) } else { Entry::Void(ended) }
 }

@@ -25,7 +25,7 @@ async fn a_text_is_not_refused_for_the_price_of_speech() {
 
 #[tokio::test]
 async fn what_was_learned_at_one_endpoint_is_not_believed_at_another() {
-    let model = model(&[(Unit::InputTokens, 1), (Unit::OutputTokens, 1)]);
+    let model = plain();
     let words = "word ".repeat(2_000);
     let body = format!(r#"{{"model":"m","system":"{words}","messages":[]}}"#);
     let scene = Scene::new(6_000);

@@ -13,13 +13,13 @@ use shuttle::thread;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::accounting::permit::{Demand, Permit};
-use crate::accounting::tests::scene::{House, Opened, demand, model};
+use crate::accounting::tests::scene::{House, Opened, demand, plain};
 use crate::domain::catalog::Model;
 use crate::domain::limit::{Limit, Limits};
 use crate::domain::money::Nano;
 use crate::domain::quota::Quota;
 use crate::domain::settlement::Bound;
-use crate::domain::usage::{Unit, Usage};
+use crate::domain::usage::Usage;
 use crate::journal::entry::Outcome;
 
 const SCHEDULES: usize = 3_000;
@@ -51,7 +51,7 @@ struct Stage {
 
 impl Stage {
     fn new(house: &House, most: i64) -> Arc<Self> {
-        let model = model(&[(Unit::InputTokens, 1), (Unit::OutputTokens, 1)]);
+        let model = plain();
         let (opened, most) = (house.open(), AtomicI64::new(most));
         let (taken, used) = (AtomicI64::new(0), AtomicI64::new(0));
         Arc::new(Self { opened, model, most, taken, used })

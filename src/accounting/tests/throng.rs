@@ -15,12 +15,12 @@ use std::time::Duration;
 
 use crate::accounting::admit::Denial;
 use crate::accounting::permit::{Demand, Permit};
-use crate::accounting::tests::scene::{House, Opened, Scene, demand, model};
+use crate::accounting::tests::scene::{House, Opened, Scene, demand, plain};
 use crate::domain::catalog::Model;
 use crate::domain::limit::{Amounts, Limit, Limits, Measure};
 use crate::domain::money::Nano;
 use crate::domain::settlement::Bound;
-use crate::domain::usage::{Unit, Usage};
+use crate::domain::usage::Usage;
 use crate::journal::entry::Outcome;
 
 const WORKERS: u16 = 4;
@@ -184,7 +184,7 @@ fn at_once<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn at_every_limit(ends: Ends, check: impl Fn(&Throng, &Arc<Model>)) {
-    let model = model(&[(Unit::InputTokens, 1), (Unit::OutputTokens, 1)]);
+    let model = plain();
     for measure in [Measure::Requests, Measure::Tokens, Measure::Spend] {
         for limit in LIMITS {
             let throng = Throng::new(limit, measure, ends);

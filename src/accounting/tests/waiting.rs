@@ -12,11 +12,10 @@ use crate::domain::limit::{Limit, Limits};
 use crate::domain::money::Nano;
 use crate::domain::quota::Quota;
 use crate::domain::settlement::Bound;
-use crate::domain::usage::Unit;
 
 #[tokio::test]
 async fn a_call_is_counted_before_its_patience_is_asked() {
-    let model = model(&[(Unit::InputTokens, 1), (Unit::OutputTokens, 1)]);
+    let model = plain();
     // 250 words in a thousand bytes: loosely it needs more than a thousand, counted not 300.
     let words = " the".repeat(250);
     let long = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{words}"}}]}}"#);

@@ -8,12 +8,12 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use crate::accounting::admit::Denial;
 use crate::accounting::permit::{Demand, Permit};
-use crate::accounting::tests::scene::{House, demand, model};
+use crate::accounting::tests::scene::{House, demand, plain};
 use crate::domain::catalog::Model;
 use crate::domain::limit::{Limit, Limits};
 use crate::domain::money::Nano;
 use crate::domain::settlement::Bound;
-use crate::domain::usage::{Unit, Usage};
+use crate::domain::usage::Usage;
 use crate::journal::entry::Outcome;
 
 /// Counts how often it was woken.
@@ -54,7 +54,7 @@ fn houses() -> [House; 5] {
 
 #[tokio::test]
 async fn the_rest_of_a_hold_admits_the_next_at_once() {
-    let model = model(&[(Unit::InputTokens, 1), (Unit::OutputTokens, 1)]);
+    let model = plain();
     for house in houses() {
         let opened = house.open();
         let scene = opened.scene(0);
@@ -78,7 +78,7 @@ async fn the_rest_of_a_hold_admits_the_next_at_once() {
 
 #[tokio::test]
 async fn where_nothing_comes_back_the_next_is_refused_at_once() {
-    let model = model(&[(Unit::InputTokens, 1), (Unit::OutputTokens, 1)]);
+    let model = plain();
     for house in houses() {
         let opened = house.open();
         let scene = opened.scene(0);

@@ -11,10 +11,10 @@ use crate::domain::counter::Windows;
 use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
 use crate::domain::limit::Amounts;
 use crate::domain::money::Nano;
-use crate::domain::settlement::{Bound, Charge, SettledBy};
+use crate::domain::settlement::{Charge, SettledBy};
 use crate::domain::time::{Day, Minute, UnixMs};
 use crate::domain::usage::Usage;
-use crate::journal::entry::{Asked, Ended, Entry, Hold, Outcome, Progress, Whose};
+use crate::journal::entry::{Ended, Entry, Outcome, Progress, Whose};
 use crate::journal::keeper::{Durability, Journal, JournalSettings};
 use crate::journal::segment::{self, ChainName};
 use crate::journal::writer::Writer;
@@ -48,51 +48,33 @@ impl Told {
         Windows { minute: self.minute, day: self.day() }
     }
 
-    pub fn hold(&self, id: u128) -> Entry<String> {
-        let asked = Asked {
-            id: RequestLogId(id),
-            at: self.minute.start(),
+    fn bare(&self, id: u128) -> Ended<String> {
+        let whose = Whose {
             organization: OrganizationId(self.who.0),
             project: ProjectId(self.who.1),
             key: ApiKeyId(self.who.2),
-            endpoint: String::new(),
-            dialect: String::new(),
-            model: String::new(),
-            stream: false,
-            address: "::1".parse().expect("an address"),
+            windows: self.windows(),
         };
-        let windows = self.windows();
-        let (bound, amount, once) = (Bound::default(), Nano::ZERO, None);
-        Entry::Hold(Hold { asked, windows, bound, amount, price_version: String::new(), once })
+        Ended::bare(RequestLogId(id), whose, Outcome::Completed)
+    }
+
+    pub fn hold(&self, id: u128) -> Entry<String> {
+        let mut hold = self.bare(id).unheld();
+        hold.asked.at = self.minute.start();
+        Entry::Hold(hold)
     }
 
     pub fn end(&self, id: u128) -> Entry<String> {
         let input = 1 + self.used.tokens.unsigned_abs() / 2;
         let output = self.used.tokens.unsigned_abs() - input;
         let used = Usage::tokens_of(input, output);
-        let ended = Ended {
-            id: RequestLogId(id),
-            whose: Whose {
-                organization: OrganizationId(self.who.0),
-                project: ProjectId(self.who.1),
-                key: ApiKeyId(self.who.2),
-                windows: self.windows(),
-            },
+        Entry::Settle(Ended {
             charge: Charge { usage: used, cost: self.used.spend, ..Charge::nothing() },
             counted: self.used.requests == 1,
-            outcome: Outcome::Completed,
             status: 200,
-            refusal: String::new(),
-            upstream: String::new(),
-            upstream_model: String::new(),
-            output_clamped: false,
             attempts: 1,
-            admitted_us: 0,
-            first_byte_us: None,
-            duration_us: 0,
-            kept_id: None,
-        };
-        Entry::Settle(ended)
+            ..self.bare(id)
+        })
     }
 }
 

@@ -7,14 +7,13 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 use tempfile::TempDir;
 
-use crate::domain::counter::Windows;
 use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
 use crate::domain::money::Nano;
 use crate::domain::record::RecordKind;
-use crate::domain::settlement::{Bound, Charge};
-use crate::domain::time::{Day, Minute, UnixMs};
+use crate::domain::settlement::Charge;
+use crate::domain::time::UnixMs;
 use crate::domain::usage::Usage;
-use crate::journal::entry::{Asked, Ended, Entry, Hold, Outcome, Progress, Whose};
+use crate::journal::entry::{Ended, Entry, Hold, Outcome, Progress, Whose};
 use crate::journal::format;
 use crate::journal::segment::ChainName;
 use crate::ledger::batch::Batch;
@@ -31,41 +30,24 @@ pub const WHO: [(u128, u128, u128); 2] = [(1, 2, 3), (5, 6, 7)];
 
 /// That a call was admitted.
 pub fn hold(id: u128, who: (u128, u128, u128), amount: i64) -> Entry<String> {
-    let asked = Asked {
-        id: RequestLogId(id),
-        at: UnixMs(0),
+    let whose = Whose {
         organization: OrganizationId(who.0),
         project: ProjectId(who.1),
         key: ApiKeyId(who.2),
-        endpoint: String::new(),
-        dialect: String::new(),
-        model: String::new(),
-        stream: false,
-        address: "::1".parse().expect("an address"),
+        ..Whose::UNKNOWN
     };
-    let windows = Windows { minute: Minute(0), day: Day(0) };
-    let (bound, amount, once) = (Bound::default(), Nano(amount), None);
-    Entry::Hold(Hold { asked, windows, bound, amount, price_version: String::new(), once })
+    let bare = Ended::bare(RequestLogId(id), whose, Outcome::Completed);
+    Entry::Hold(Hold { amount: Nano(amount), ..bare.unheld() })
 }
 
 fn ended(id: u128, cost: i64, overage: bool) -> Ended<String> {
     let usage = Usage::tokens_of(3, 4);
     Ended {
-        id: RequestLogId(id),
-        whose: Whose::UNKNOWN,
         charge: Charge { usage, cost: Nano(cost), overage, ..Charge::nothing() },
         counted: true,
-        outcome: Outcome::Completed,
         status: 200,
-        refusal: String::new(),
-        upstream: String::new(),
-        upstream_model: String::new(),
-        output_clamped: false,
         attempts: 1,
-        admitted_us: 0,
-        first_byte_us: None,
-        duration_us: 0,
-        kept_id: None,
+        ..Ended::bare(RequestLogId(id), Whose::UNKNOWN, Outcome::Completed)
     }
 }
 
