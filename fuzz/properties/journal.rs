@@ -178,6 +178,8 @@ impl Stuff<'_> {
                 windows: self.windows(),
             },
             charge: self.charge(),
+            price_version: self.text(),
+            service_tier: self.text(),
             counted: self.flag(),
             outcome: Outcome::ALL[usize::from(self.byte() % 4)],
             status: self.u16(),

@@ -66,7 +66,8 @@ pub async fn admit(
     let mut caller = Arc::clone(caller);
     let may_clamp = demand.is_unbounded && caller.output_clamp;
     let floor = may_clamp.then_some(desk.admission.output_floor);
-    let mut need = Need::new(demand.bound, demand.model.prices.dearest(), demand.choices, floor);
+    let most = (demand.bound, demand.pieces);
+    let mut need = Need::new(most, &demand.costs, demand.choices, floor);
     let mut body = None;
     let mut turn: Option<Turn> = None;
     let taken = loop {
@@ -110,7 +111,7 @@ pub async fn admit(
         caller = still().ok_or(Denial::Revoked)?;
         demand.now = clock::now();
         if let Some(known) = body.and_then(|body| desk.inputs.known(body)) {
-            need.knows(known);
+            need.knows(&demand.costs, known);
         }
     };
     Ok(permit(desk, caller, demand, (taken, body)))
@@ -126,19 +127,19 @@ fn look_up(desk: &Desk, demand: &Demand, need: &mut Need) -> Option<Fingerprint>
         return None;
     }
     // By its target, too: a reload may have the name mean another model.
-    let model = (&*demand.model.name, target);
+    let model = (&*demand.model.name, target.upstream, &target.upstream_model);
     let body = desk.inputs.fingerprint(demand.endpoint, model, &demand.body);
     if let Some(known) = desk.inputs.known(body) {
-        need.knows(known);
+        need.knows(&demand.costs, known);
     }
     Some(body)
 }
 
 /// Holds no more than what the body can ask for, and sees whether its output can be bounded.
 fn price(demand: &Demand, need: &mut Need) {
-    let Demand { endpoint, model, body, .. } = demand;
+    let Demand { endpoint, model, body, costs, .. } = demand;
     let takes_bound = clamp_edit(*endpoint, model.output_field, body, 1).is_some();
-    need.price(model.prices.rates(units(endpoint.dialect(), body)), takes_bound);
+    need.price(costs, units(endpoint.dialect(), body), takes_bound);
 }
 
 /// Counts the input by its vocabulary, where it is not known.
@@ -148,7 +149,7 @@ async fn count(demand: &Demand, known: Option<u64>, need: &mut Need) {
         None if demand.refers => None,
         None => by_vocabulary(demand.endpoint, &demand.model, demand.body.clone()).await,
     };
-    need.tighten(counted.unwrap_or(u64::MAX));
+    need.tighten(&demand.costs, counted.unwrap_or(u64::MAX));
 }
 
 impl From<Ask> for Denial {
@@ -175,7 +176,7 @@ fn permit(
         id: demand.id,
         desk: Rc::clone(desk),
         caller,
-        model: Arc::clone(&demand.model),
+        tariff: Arc::clone(demand.costs.first()),
         windows: taken.windows,
         bound: taken.bound,
         need: taken.need,
@@ -214,7 +215,7 @@ fn hold<'a>(permit: &'a Permit, demand: &'a Demand) -> Hold<&'a str> {
         windows: permit.windows,
         bound: permit.bound,
         amount: permit.need.spend,
-        price_version: &demand.model.price_version,
+        price_version: demand.costs.first().version(),
         once: permit.claim.as_ref().map(Claim::once),
     }
 }

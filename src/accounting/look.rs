@@ -91,7 +91,7 @@ pub fn look(
             let (least, shown) = if need.is_tight() {
                 (need.amounts(need.least()), need.amounts(need.least()))
             } else {
-                (need.lowest(demand.model.prices.plain()), all)
+                (need.lowest(&demand.costs), all)
             };
             if let Err(ask) = pages.check_at_rest(&least) {
                 return Look::Short(Short { ask: Some(with_amounts(ask, &shown)), is_final: true });

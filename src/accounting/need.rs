@@ -4,12 +4,21 @@ use crate::domain::limit::Amounts;
 use crate::domain::money::Nano;
 use crate::domain::price::Rates;
 use crate::domain::settlement::Bound;
+use crate::domain::tariff::Costs;
+use crate::domain::usage::{Pieces, Units};
 
 /// What a call needs of tokens and money.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Need {
     bound: Bound,
+    /// What is priced by the piece.
+    pieces: Pieces,
+    /// What a token may be.
+    units: Units,
+    /// The most that a token costs, with all the input that the bound allows.
     rates: Rates,
+    /// The most that the pieces cost then.
+    apart: Nano,
     choices: u64,
     /// The output it could do with, over all choices; all of it where it may not be bounded.
     least_output: u64,
@@ -30,12 +39,26 @@ enum Care {
 }
 
 impl Need {
-    /// A call that may use up to `bound` over `choices`, at `rates`. `floor` is the least output of a choice
-    /// that it could do with, where the gateway may bound it.
-    pub fn new(bound: Bound, rates: Rates, choices: u64, floor: Option<u64>) -> Self {
+    /// A call that may use up to `bound` over `choices`, and `pieces`. `floor` is the least output
+    /// of a choice that it could do with, where the gateway may bound it.
+    pub fn new(
+        (bound, pieces): (Bound, Pieces),
+        costs: &Costs,
+        choices: u64,
+        floor: Option<u64>,
+    ) -> Self {
         let least = floor.map_or(bound.output_tokens, |floor| floor.saturating_mul(choices));
         let least_output = least.min(bound.output_tokens);
-        Self { bound, rates, choices, least_output, care: Care::Loose }
+        let (units, care) = (Units::ALL, Care::Loose);
+        let (rates, apart) = (Rates::default(), Nano::ZERO);
+        Self { bound, pieces, units, rates, apart, choices, least_output, care }.priced_by(costs)
+    }
+
+    /// The same at the prices for its input.
+    fn priced_by(self, costs: &Costs) -> Self {
+        let input = self.bound.input_tokens;
+        let rates = costs.rates(input, self.units);
+        Self { rates, apart: costs.of_pieces(input, &self.pieces), ..self }
     }
 
     /// Whether it was asked what is known of its body.
@@ -63,25 +86,26 @@ impl Need {
         self.care = self.care.max(Care::LookedUp);
     }
 
-    /// Puts the rates of what can be in it in the place of the dearest; `takes_bound` says whether
-    /// its output can be bounded at all.
-    pub fn price(&mut self, rates: Rates, takes_bound: bool) {
-        self.rates = rates;
+    /// Puts the prices of what can be in it, `units`, in the place of the dearest; `takes_bound`
+    /// says whether its output can be bounded at all.
+    pub fn price(&mut self, costs: &Costs, units: Units, takes_bound: bool) {
         if !takes_bound {
             self.least_output = self.bound.output_tokens;
         }
         self.care = self.care.max(Care::Priced);
+        *self = Self { units, ..*self }.priced_by(costs);
     }
 
     /// The provider's own count of this very input: neither fewer nor more.
-    pub fn knows(&mut self, input_tokens: u64) {
+    pub fn knows(&mut self, costs: &Costs, input_tokens: u64) {
         self.bound.input_tokens = input_tokens;
+        *self = self.priced_by(costs);
     }
 
     /// Lowers the input to what was counted.
-    pub fn tighten(&mut self, input_tokens: u64) {
-        self.bound.input_tokens = self.bound.input_tokens.min(input_tokens);
+    pub fn tighten(&mut self, costs: &Costs, input_tokens: u64) {
         self.care = Care::Tight;
+        self.knows(costs, self.bound.input_tokens.min(input_tokens));
     }
 
     /// All that the call might use.
@@ -94,12 +118,13 @@ impl Need {
         Bound { output_tokens: self.least_output, ..self.bound }
     }
 
-    /// Less than the call could ever do with, whatever its input turns out to be, at the `plain`
-    /// rates: where this does not fit, the input need not be counted.
-    pub fn lowest(&self, plain: Rates) -> Amounts {
+    /// Less than the call could ever do with, whatever its input turns out to be: where this does
+    /// not fit, the input need not be counted.
+    pub fn lowest(&self, costs: &Costs) -> Amounts {
         let input_tokens = self.bound.input_tokens.min(1);
         let bound = Bound { input_tokens, output_tokens: self.least_output };
-        Self { rates: plain, ..*self }.amounts(bound)
+        let (rates, apart) = (costs.plain(), costs.of_pieces(input_tokens, &self.pieces));
+        Self { rates, apart, ..*self }.amounts(bound)
     }
 
     /// The most that fits into these shares, at least the least, and as much for each choice.
@@ -108,6 +133,7 @@ impl Need {
         let by_tokens = tokens.map_or(u64::MAX, |tokens| {
             u64::try_from(tokens).unwrap_or_default().saturating_sub(input)
         });
+        let spend = Nano(spend.0.saturating_sub(self.apart.0));
         let most =
             self.rates.output_within(input, spend).min(by_tokens).min(self.bound.output_tokens);
         let of_each = most / self.choices.max(1) * self.choices.max(1);
@@ -118,7 +144,7 @@ impl Need {
     pub fn amounts(&self, bound: Bound) -> Amounts {
         let tokens = i64::try_from(bound.tokens()).unwrap_or(i64::MAX / 4);
         let spend = self.rates.ceiling(bound.input_tokens, bound.output_tokens);
-        Amounts { requests: 1, tokens, spend }
+        Amounts { requests: 1, tokens, spend: Nano(spend.0 + self.apart.0) }
     }
 
     /// Output tokens of one choice.
@@ -129,21 +155,35 @@ impl Need {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::domain::price::Prices;
-    use crate::domain::usage::Unit;
+    use crate::domain::tariff::{Row, Tariff};
+    use crate::domain::usage::{ServiceTier, Unit};
 
     const BOUND: Bound = Bound { input_tokens: 100, output_tokens: 2_000 };
 
-    fn rates() -> Rates {
-        let prices = Prices::default().with(Unit::InputTokens, 1_000_000);
-        let prices = prices.and_then(|prices| prices.with(Unit::OutputTokens, 2_000_000));
-        prices.expect("in range").dearest()
+    /// At these nano-units a token, of input and of output.
+    fn at(input: i64, output: i64) -> Costs {
+        let prices = Prices::default().with(Unit::InputTokens, input * 1_000_000);
+        let prices = prices.and_then(|prices| prices.with(Unit::OutputTokens, output * 1_000_000));
+        let prices = prices.and_then(|prices| prices.with(Unit::WebSearches, 1_000));
+        let tariff = Tariff::flat(prices.expect("in range"), "v".into());
+        Costs::new(vec![Arc::new(tariff)], ServiceTier::DEFAULT)
+    }
+
+    fn costs() -> Costs {
+        at(1, 2)
+    }
+
+    fn new(bound: Bound, choices: u64, floor: Option<u64>) -> Need {
+        Need::new((bound, Pieces::default()), &costs(), choices, floor)
     }
 
     #[test]
     fn a_share_is_divided_among_the_choices() {
-        let need = Need::new(BOUND, rates(), 2, Some(256));
+        let need = new(BOUND, 2, Some(256));
         assert!(need.is_clampable());
         let output = |tokens, spend| need.within(tokens, Nano(spend)).output_tokens;
         assert_eq!(output(Some(1_001), 1_000_000), 900, "901 of two choices");
@@ -154,53 +194,89 @@ mod tests {
 
     #[test]
     fn a_bound_of_the_clients_own_is_its_least() {
-        let mut need = Need::new(BOUND, rates(), 1, None);
+        let mut need = new(BOUND, 1, None);
         assert!(!need.is_clampable());
-        need.tighten(30);
+        need.tighten(&costs(), 30);
         assert_eq!(need.least(), Bound { input_tokens: 30, output_tokens: 2_000 });
-        need.tighten(50);
+        need.tighten(&costs(), 50);
         assert_eq!(need.bound().input_tokens, 30, "counting never loosens a bound");
         assert_eq!(need.amounts(need.bound()).spend, Nano(30 + 4_000));
         let short = Bound { output_tokens: 10, ..BOUND };
-        assert_eq!(Need::new(short, rates(), 1, Some(256)).lowest(rates()).tokens, 11);
+        assert_eq!(new(short, 1, Some(256)).lowest(&costs()).tokens, 11);
     }
 
     #[test]
     fn each_closer_look_is_noted_and_none_is_forgotten() {
-        let mut need = Need::new(BOUND, rates(), 1, None);
+        let mut need = new(BOUND, 1, None);
         let looks = |need: &Need| [need.is_looked_up(), need.is_priced(), need.is_tight()];
         assert_eq!(looks(&need), [false, false, false]);
         need.looked_up();
         assert_eq!(looks(&need), [true, false, false]);
-        need.price(rates(), true);
+        need.price(&costs(), Units::ALL, true);
         assert_eq!(looks(&need), [true, true, false]);
-        need.tighten(7);
+        need.tighten(&costs(), 7);
         need.looked_up();
         assert_eq!(looks(&need), [true, true, true]);
     }
 
     #[test]
     fn what_the_provider_counted_before_is_believed_whether_it_is_more_or_less() {
-        let mut need = Need::new(BOUND, rates(), 1, None);
+        let mut need = new(BOUND, 1, None);
         for known in [7, 700] {
-            need.knows(known);
+            need.knows(&costs(), known);
             assert_eq!(need.bound(), Bound { input_tokens: known, ..BOUND });
         }
     }
 
     #[test]
     fn a_call_could_do_with_the_floor_of_each_choice_unless_its_output_takes_no_bound() {
-        let mut need = Need::new(BOUND, rates(), 2, Some(256));
+        let mut need = new(BOUND, 2, Some(256));
         assert_eq!(need.least(), Bound { output_tokens: 512, ..BOUND });
         assert_eq!(need.of_each(need.least()), 256);
-        let cheap = Prices::default().with(Unit::OutputTokens, 1_000_000).expect("in range");
-        let lowest = need.lowest(cheap.dearest());
+        let cheap = at(0, 1);
+        let lowest = need.lowest(&cheap);
         assert_eq!((lowest.requests, lowest.tokens, lowest.spend), (1, 513, Nano(512)));
-        need.price(cheap.dearest(), true);
+        need.price(&cheap, Units::ALL, true);
         assert_eq!(need.amounts(need.bound()).spend, Nano(2_000), "at the new rates");
-        need.price(rates(), false);
+        need.price(&costs(), Units::ALL, false);
         assert_eq!(need.least(), BOUND);
         let boundless = Bound { input_tokens: 0, output_tokens: u64::MAX };
         assert_eq!(need.amounts(boundless).tokens, i64::MAX / 4);
+    }
+
+    #[test]
+    fn pieces_are_held_beside_the_tokens() {
+        let pieces = Pieces { web_searches: 2, ..Pieces::default() };
+        let need = Need::new((BOUND, pieces), &costs(), 1, Some(256));
+        assert_eq!(need.amounts(need.bound()).spend, Nano(100 + 4_000 + 2_000));
+        assert_eq!(need.lowest(&costs()).spend, Nano(1 + 512 + 2_000));
+        assert_eq!(need.within(None, Nano(100 + 1_000 + 2_000)).output_tokens, 500);
+        assert_eq!(need.within(None, Nano(1_999)).output_tokens, 256);
+    }
+
+    #[test]
+    fn less_input_than_feared_may_cost_less_a_token() {
+        let row = |above_input_tokens, nano| Row {
+            tier: ServiceTier::DEFAULT,
+            above_input_tokens,
+            prices: Prices::default()
+                .with(Unit::InputTokens, nano)
+                .and_then(|prices| prices.with(Unit::CachedInputTokens, 2 * nano))
+                .expect("in range"),
+        };
+        let rows = vec![row(0, 1_000_000), row(50, 5_000_000)];
+        let tariff = Tariff::of(rows, "v".into()).expect("whole");
+        let costs = Costs::new(vec![Arc::new(tariff)], ServiceTier::DEFAULT);
+        let mut need = Need::new((BOUND, Pieces::default()), &costs, 1, None);
+        let spend = |need: &Need| need.amounts(need.bound()).spend.0;
+        assert_eq!(spend(&need), 100 * 10);
+        need.knows(&costs, 50);
+        assert_eq!(spend(&need), 50 * 2);
+        need.knows(&costs, 60);
+        need.price(&costs, Units::default().with(Unit::InputTokens), true);
+        assert_eq!(spend(&need), 60 * 5);
+        need.tighten(&costs, 40);
+        assert_eq!(spend(&need), 40);
+        assert_eq!(need.lowest(&costs).spend, Nano(1));
     }
 }

@@ -21,8 +21,9 @@ use crate::domain::ids::RequestLogId;
 use crate::domain::limit::Amounts;
 use crate::domain::once::Done;
 use crate::domain::settlement::{Bound, Charge, Measured, SettledBy};
+use crate::domain::tariff::{Costs, Tariff};
 use crate::domain::time::UnixMs;
-use crate::domain::usage::Unit;
+use crate::domain::usage::{Pieces, Unit};
 use crate::journal::entry::{Ended, Entry, Outcome, Progress, Whose};
 use crate::journal::writer::{Position, Writer};
 use crate::settings::admission::AdmissionSettings;
@@ -76,7 +77,7 @@ pub struct Permit {
     pub(crate) id: RequestLogId,
     pub(crate) desk: Rc<Desk>,
     pub(crate) caller: Arc<Caller>,
-    pub(crate) model: Arc<Model>,
+    pub(crate) tariff: Arc<Tariff>,
     pub(crate) windows: Windows,
     pub(crate) bound: Bound,
     pub(crate) need: Amounts,
@@ -112,8 +113,12 @@ pub struct Demand {
     pub endpoint: Endpoint,
     /// The model.
     pub model: Arc<Model>,
-    /// The most it may use.
+    /// The most it may use of tokens.
     pub bound: Bound,
+    /// The most it may use of what is priced by the piece.
+    pub pieces: Pieces,
+    /// What that may cost.
+    pub costs: Costs,
     /// How many answers it asks for at once.
     pub choices: u64,
     /// Whether it has an output of which it names no bound.
@@ -188,6 +193,11 @@ impl Permit {
         !self.course.is_free && self.presence.as_ref().is_some_and(is_unknown)
     }
 
+    /// Notes what it costs where its request goes now.
+    pub fn set_tariff(&mut self, tariff: &Arc<Tariff>) {
+        self.tariff = Arc::clone(tariff);
+    }
+
     /// Notes whether its request was given to an upstream.
     pub fn set_forwarded(&mut self, forwarded: bool) {
         self.course.forwarded = forwarded;
@@ -236,7 +246,7 @@ impl Permit {
 
     fn charge(&self) -> Charge {
         let charge = if self.has_left() { Charge::of_abandoned } else { Charge::of };
-        charge(&self.measured, self.bound, self.need.spend, &self.model.prices)
+        charge(&self.measured, self.bound, self.need.spend, &self.tariff)
     }
 
     fn end_now(&mut self, outcome: Outcome) -> Position {
@@ -306,6 +316,8 @@ impl Permit {
                 windows: self.windows,
             },
             charge,
+            price_version: self.tariff.version(),
+            service_tier: self.measured.service_tier.name(),
             counted,
             outcome,
             status: course.status,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::config::prices::{prices, version};
 use crate::config::section::Section;
 use crate::domain::catalog::{Model, Target};
+use crate::domain::tariff::{Schedule, Tariff};
 
 /// The models of a file.
 #[derive(Debug, Default)]
@@ -58,20 +59,33 @@ fn model(row: &mut Section<'_>, id: &str, upstreams: &[String]) -> Option<Model>
     let prices = prices(row, max_output_tokens.is_none_or(|most| 0 < most));
     let targets = targets(row, upstreams);
     let prices = prices?;
+    let schedule = Schedule::always(Tariff::flat(prices, version(&prices).into()));
     Some(Model {
         name: Arc::from(id),
         max_output_tokens: max_output_tokens?,
         output_field,
         hidden_output,
         max_input_tokens,
-        prices,
-        price_version: version(&prices).into(),
-        targets,
+        targets: targets.into_iter().map(|place| place.at(&schedule)).collect(),
     })
 }
 
+/// Where a model is served.
+struct Place {
+    upstream: usize,
+    upstream_model: Option<Arc<str>>,
+}
+
+impl Place {
+    /// The target there, at those prices.
+    fn at(self, schedule: &Schedule) -> Target {
+        let Self { upstream, upstream_model } = self;
+        Target { upstream, upstream_model, schedule: schedule.clone() }
+    }
+}
+
 /// Where a model is served: `upstream` for one place, `targets` for several.
-fn targets(row: &mut Section<'_>, upstreams: &[String]) -> Vec<Target> {
+fn targets(row: &mut Section<'_>, upstreams: &[String]) -> Vec<Place> {
     let (one, several) = (row.has("upstream"), row.has("targets"));
     if one == several {
         row.fault("upstream", "or targets: one of the two says where it is served");
@@ -90,12 +104,12 @@ fn targets(row: &mut Section<'_>, upstreams: &[String]) -> Vec<Target> {
     found.into_iter().map(|(_, target)| target).collect()
 }
 
-fn target(part: &mut Section<'_>, model_key: &'static str, upstreams: &[String]) -> Option<Target> {
+fn target(part: &mut Section<'_>, model_key: &'static str, upstreams: &[String]) -> Option<Place> {
     let upstream_model = part.text(model_key).map(Arc::from);
     let name = part.text("upstream")?;
     let upstream = upstreams.iter().position(|known| *known == name);
     if upstream.is_none() {
         part.fault("upstream", format!("there is no upstream \"{name}\"; add it or correct this"));
     }
-    Some(Target { upstream: upstream?, upstream_model })
+    Some(Place { upstream: upstream?, upstream_model })
 }

@@ -6,8 +6,11 @@ use std::time::Duration;
 use crate::config::check::{Settings, load, read};
 use crate::config::environment::Environment;
 use crate::dialect::endpoint::Dialect;
+use crate::domain::catalog::Model;
 use crate::domain::money::Nano;
-use crate::domain::usage::Unit;
+use crate::domain::price::Prices;
+use crate::domain::time::UnixMs;
+use crate::domain::usage::{ServiceTier, Unit};
 use crate::settings::upstream::Auth;
 
 const GATEWAY: &str = include_str!("../../config/gateway.toml");
@@ -25,6 +28,10 @@ fn with_key() -> Environment {
 
 fn settings(text: &str) -> Settings {
     read(text, &with_key()).unwrap_or_else(|report| panic!("{report}"))
+}
+
+fn prices_of(model: &Model) -> &Prices {
+    model.targets[0].schedule.at(UnixMs(0)).prices(ServiceTier::DEFAULT, 0)
 }
 
 fn report(text: &str) -> String {
@@ -185,7 +192,7 @@ fn the_environment_wins_over_the_file() {
         (name.as_str(), value.as_bytes()),
         ("authorization", &b"Bearer sk-of-the-environment"[..])
     );
-    assert_eq!(found.models[0].prices.given(Unit::OutputTokens), Some(Nano(700_000_000)));
+    assert_eq!(prices_of(&found.models[0]).given(Unit::OutputTokens), Some(Nano(700_000_000)));
 
     let wrong = environment(&[("METEOR__PROXY__WORKERS", "many"), ("METEOR__PORXY__LISTEN", "x")]);
     let report = read("", &wrong).expect_err("faults").to_string();
@@ -231,8 +238,9 @@ fn an_upstream_and_a_model_are_read_as_written() {
     let targets: Vec<_> =
         model.targets.iter().map(|t| (t.upstream, t.upstream_model.as_deref())).collect();
     assert_eq!(targets, [(1, None), (0, Some("m-1"))], "the least priority first");
-    assert_eq!(model.prices.given(Unit::InputTokens), Some(Nano(150_000_000)));
-    assert!(model.price_version.starts_with("file-") && model.price_version.len() == 13);
+    assert_eq!(prices_of(model).given(Unit::InputTokens), Some(Nano(150_000_000)));
+    let version = model.targets[0].schedule.at(UnixMs(0)).version();
+    assert!(version.starts_with("file-") && version.len() == 13);
     assert_eq!(found.fallback.map(|model| model.targets[0].upstream), Some(1));
     assert!(!format!("{:?}", found.upstreams).contains("sk-secret"));
 }

@@ -72,8 +72,10 @@ pub fn settings(stage: Stage, environment: &Environment) -> Result<Settings, Rep
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::catalog::Model;
     use crate::domain::money::Nano;
-    use crate::domain::usage::{Unit, Usage};
+    use crate::domain::time::UnixMs;
+    use crate::domain::usage::{ServiceTier, Unit, Usage};
 
     fn stage(provider: Provider) -> Stage {
         Stage { data: PathBuf::from("/somewhere"), proxy_port: 0, admin_port: 7, provider }
@@ -82,6 +84,11 @@ mod tests {
     fn demo(provider: Provider) -> Settings {
         let settings = settings(stage(provider), &Environment::default());
         settings.unwrap_or_else(|report| panic!("{report}"))
+    }
+
+    fn cost(model: &Model, usage: &Usage) -> Nano {
+        let tariff = model.targets[0].schedule.at(UnixMs(0));
+        tariff.cost(usage, ServiceTier::DEFAULT)
     }
 
     #[test]
@@ -100,7 +107,7 @@ mod tests {
     fn another_upstream_serves_every_name() {
         let demo = demo(Provider::At("http://10.0.0.1:9/x".into()));
         let fallback = demo.fallback.expect("a default price");
-        assert!(0 < fallback.prices.cost(&Usage::tokens_of(1, 1)).0);
+        assert!(0 < cost(&fallback, &Usage::tokens_of(1, 1)).0);
         assert_eq!(demo.upstreams[0].address.path_prefix, "/x");
         let wrong = settings(stage(Provider::At("10.0.0.1".into())), &Environment::default());
         let report = wrong.expect_err("no scheme").to_string();
@@ -112,7 +119,7 @@ mod tests {
         let demo = demo(Provider::At("http://x".into()));
         let cost = |name: &str, usage: Usage| {
             let model = demo.models.iter().find(|model| &*model.name == name).expect("listed");
-            model.prices.cost(&usage)
+            cost(model, &usage)
         };
         let million = Usage::tokens_of(1_000_000, 1_000_000);
         assert_eq!(cost("gpt-4o-mini", million), Nano(750_000_000));

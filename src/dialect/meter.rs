@@ -7,7 +7,7 @@ use crate::dialect::capture::Capture;
 use crate::dialect::endpoint::Dialect;
 use crate::dialect::event::{End, Event};
 use crate::dialect::{anthropic, estimate, gemini, openai, sse};
-use crate::domain::usage::{Unit, Usage};
+use crate::domain::usage::{Pieces, ServiceTier, Unit, Usage};
 
 /// What one piece of an answer becomes for the client.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -27,8 +27,12 @@ pub struct Reading {
     pub reported: Option<Usage>,
     /// Whether that report leaves the input out: the caller's own count has to stand for it.
     pub lacks_input: bool,
+    /// The tier of service that the answer names.
+    pub service_tier: ServiceTier,
     /// Output tokens by our own count.
     pub counted_output: u64,
+    /// What is priced by the piece, by our own count.
+    pub counted_pieces: Pieces,
     /// Whether the terminator was seen: the call can be settled.
     pub terminated: bool,
     /// Whether the provider said all it has to say, though its terminator may be still to come.
@@ -312,7 +316,9 @@ impl BodyMeter {
         Reading {
             reported: self.reported,
             lacks_input: lacks_input(self.dialect, self.reported),
+            service_tier: ServiceTier::DEFAULT,
             counted_output: tokens_in(self.dialect, self.counted),
+            counted_pieces: Pieces::default(),
             terminated: false,
             finished: false,
         }

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use crate::dialect::json;
 use crate::dialect::outside::Outside;
+use crate::domain::usage::{Pieces, ServiceTier};
 
 /// A change to a body: these bytes are replaced by that text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,10 @@ pub struct Request {
     pub output_tokens_max: Option<u64>,
     /// How many choices.
     pub choices: u64,
+    /// What it may use of what is priced by the piece, at most.
+    pub pieces: Pieces,
+    /// The tier of service that it asks for.
+    pub service_tier: ServiceTier,
     /// What makes the upstream report usage at the end of a stream, if the client did not ask.
     pub include_usage: Option<Edit>,
     /// Whether it asks for output that does not show in the answer, or only in part.
@@ -242,6 +247,8 @@ mod tests {
             stream: false,
             output_tokens_max: None,
             choices: 1,
+            pieces: Pieces::default(),
+            service_tier: ServiceTier::DEFAULT,
             include_usage: None,
             hides_output: false,
             outside: Outside::default(),

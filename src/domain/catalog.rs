@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use crate::domain::price::Prices;
+use crate::domain::tariff::Schedule;
 
 /// Where a model is served: an upstream, by its place in the catalog, and the name it has there.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// Index into the list of upstreams.
     pub upstream: usize,
     /// The model's name at that upstream; `None` when it is the public one.
     pub upstream_model: Option<Arc<str>>,
+    /// What it costs there.
+    pub schedule: Schedule,
 }
 
 /// A model that callers may name.
@@ -27,10 +29,6 @@ pub struct Model {
     pub hidden_output: bool,
     /// The context window, where known.
     pub max_input_tokens: Option<u64>,
-    /// What it costs.
-    pub prices: Prices,
-    /// Which prices these are; written into every record.
-    pub price_version: Arc<str>,
     /// Where it is served, first choice first.
     pub targets: Vec<Target>,
 }

@@ -5,6 +5,7 @@ pub mod time;
 pub mod money;
 pub mod usage;
 pub mod price;
+pub mod tariff;
 pub mod limit;
 pub mod quota;
 pub mod counter;

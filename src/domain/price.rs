@@ -120,6 +120,12 @@ impl Prices {
 }
 
 impl Rates {
+    /// The dearer of both, of input and of output.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self { input: self.input.max(other.input), output: self.output.max(other.output) }
+    }
+
     /// The most that `input` and `output` tokens can cost.
     pub fn ceiling(&self, input: u64, output: u64) -> Nano {
         let sum = i128::from(input) * i128::from(self.input)

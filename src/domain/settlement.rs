@@ -1,8 +1,8 @@
 //! Settlement: what a call is charged when it ends, however it ends.
 
 use crate::domain::money::Nano;
-use crate::domain::price::Prices;
-use crate::domain::usage::{Unit, Usage};
+use crate::domain::tariff::Tariff;
+use crate::domain::usage::{Pieces, ServiceTier, Unit, Usage};
 
 /// The most that a call may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -51,6 +51,10 @@ pub struct Measured {
     pub counted_input: u64,
     /// Output tokens by our own count of what came.
     pub counted_output: u64,
+    /// What is priced by the piece, by our own count: it stands where no report says.
+    pub pieces: Pieces,
+    /// The tier of service that the answer names.
+    pub service_tier: ServiceTier,
     /// Whether the answer came to its end, and the report is a whole one.
     pub complete: bool,
 }
@@ -80,12 +84,12 @@ impl Charge {
     /// A complete answer with a report is charged by the report. Anything else is charged the input
     /// that was reported, else counted, and the larger of the last report and our own count of the
     /// output: leaving early is never cheaper than staying. What was counted stays within the bound.
-    pub fn of(measured: &Measured, bound: Bound, held: Nano, prices: &Prices) -> Self {
+    pub fn of(measured: &Measured, bound: Bound, held: Nano, tariff: &Tariff) -> Self {
         let (usage, settled_by) = match measured.reported {
             Some(usage) if measured.complete => (usage, SettledBy::Usage),
             reported => (estimate(reported, measured, bound), SettledBy::Estimate),
         };
-        let cost = prices.cost(&usage);
+        let cost = tariff.cost(&usage, measured.service_tier);
         let overage = held < cost || bound.tokens() < usage.tokens();
         Self { usage, cost, settled_by, overage }
     }
@@ -94,8 +98,8 @@ impl Charge {
     ///
     /// A complete answer costs what it costs whoever stays. Of any other nobody knows how much was
     /// generated: it is charged all that was held, or what is known where that is more.
-    pub fn of_abandoned(measured: &Measured, bound: Bound, held: Nano, prices: &Prices) -> Self {
-        let known = Self::of(measured, bound, held, prices);
+    pub fn of_abandoned(measured: &Measured, bound: Bound, held: Nano, tariff: &Tariff) -> Self {
+        let known = Self::of(measured, bound, held, tariff);
         if measured.complete {
             return known;
         }
@@ -118,27 +122,43 @@ fn estimate(reported: Option<Usage>, measured: &Measured, bound: Bound) -> Usage
     };
     let output = measured.counted_output.min(bound.output_tokens);
     let output = reported.get(Unit::OutputTokens).max(output);
-    reported.with(Unit::InputTokens, input).with(Unit::OutputTokens, output)
+    let counted = measured.pieces.usage();
+    let tokens = reported.with(Unit::InputTokens, input).with(Unit::OutputTokens, output);
+    counted
+        .counts()
+        .fold(tokens, |usage, (unit, count)| usage.with(unit, usage.get(unit).max(count)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::price::Prices;
+    use crate::domain::tariff::Row;
+
+    /// At these nano-units a token, of input and of output.
+    fn priced(input: i64, output: i64) -> Tariff {
+        let prices = Prices::default()
+            .with(Unit::InputTokens, input * 1_000_000)
+            .and_then(|prices| prices.with(Unit::OutputTokens, output * 1_000_000));
+        Tariff::flat(prices.expect("prices in range"), "v".into())
+    }
 
     const BOUND: Bound = Bound { input_tokens: 100, output_tokens: 50 };
 
     fn charge(measured: &Measured) -> Charge {
-        let prices = Prices::default()
-            .with(Unit::InputTokens, 1_000_000)
-            .and_then(|prices| prices.with(Unit::OutputTokens, 2_000_000))
-            .expect("prices in range");
-        Charge::of(measured, BOUND, prices.dearest().ceiling(100, 50), &prices)
+        Charge::of(measured, BOUND, Nano(200), &priced(1, 2))
     }
 
     #[test]
     fn a_complete_answer_is_charged_by_its_report() {
         let reported = Some(Usage::tokens_of(10, 20));
-        let measured = Measured { reported, complete: true, counted_input: 99, counted_output: 99 };
+        let measured = Measured {
+            reported,
+            complete: true,
+            counted_input: 99,
+            counted_output: 99,
+            ..Measured::default()
+        };
         let charged = charge(&measured);
         assert_eq!((charged.cost, charged.settled_by), (Nano(50), SettledBy::Usage));
         assert!(!charged.overage);
@@ -164,8 +184,8 @@ mod tests {
     #[test]
     fn an_abandoned_answer_is_charged_its_report_or_all_that_was_held() {
         let held = Nano(777);
-        let prices = Prices::default().with(Unit::InputTokens, 1_000_000).expect("in range");
-        let charge = |measured| Charge::of_abandoned(&measured, BOUND, held, &prices);
+        let tariff = priced(1, 0);
+        let charge = |measured| Charge::of_abandoned(&measured, BOUND, held, &tariff);
         let reported = Some(Usage::tokens_of(10, 20));
         let measured = Measured { reported, counted_input: 30, ..Measured::default() };
         let whole = Charge {
@@ -177,7 +197,7 @@ mod tests {
         assert_eq!(charge(Measured::default()), whole, "nothing is known");
         assert_eq!(charge(measured), whole, "a report is not the last before the end");
         let complete = Measured { complete: true, ..measured };
-        assert_eq!(charge(complete), Charge::of(&complete, BOUND, held, &prices));
+        assert_eq!(charge(complete), Charge::of(&complete, BOUND, held, &tariff));
         assert_eq!(charge(complete).settled_by, SettledBy::Usage);
         let reported = Some(Usage::tokens_of(1_000, 20));
         let beyond = charge(Measured { reported, ..measured });
@@ -192,12 +212,42 @@ mod tests {
     }
 
     #[test]
+    fn pieces_that_no_report_tells_of_are_charged_as_counted() {
+        let prices = Prices::default().with(Unit::WebSearches, 1_000).expect("in range");
+        let tariff = Tariff::flat(prices, "v".into());
+        let counted = Pieces { web_searches: 3, ..Pieces::default() };
+        let cost = |measured| Charge::of(&measured, BOUND, Nano(9_000), &tariff).cost;
+        let measured = Measured { pieces: counted, ..Measured::default() };
+        assert_eq!(cost(measured), Nano(3_000));
+        let report = |searches| Usage::default().with(Unit::WebSearches, searches);
+        assert_eq!(cost(Measured { reported: Some(report(2)), ..measured }), Nano(3_000));
+        assert_eq!(cost(Measured { reported: Some(report(4)), ..measured }), Nano(4_000));
+        let complete = Measured { reported: Some(report(2)), complete: true, ..measured };
+        assert_eq!(cost(complete), Nano(2_000), "a complete report stands");
+    }
+
+    #[test]
+    fn the_tier_that_the_answer_names_is_the_one_that_is_paid() {
+        let row = |name, output| Row {
+            tier: ServiceTier::new(name).expect("short"),
+            above_input_tokens: 0,
+            prices: Prices::default().with(Unit::OutputTokens, output).expect("in range"),
+        };
+        let rows = vec![row("default", 2_000_000), row("flex", 1_000_000)];
+        let tariff = Tariff::of(rows, "v".into()).expect("whole");
+        let cost = |name| {
+            let service_tier = ServiceTier::new(name).expect("short");
+            let reported = Some(Usage::tokens_of(0, 5));
+            let measured =
+                Measured { reported, service_tier, complete: true, ..Measured::default() };
+            Charge::of(&measured, BOUND, Nano(100), &tariff).cost
+        };
+        assert_eq!((cost("flex"), cost("standard"), cost("")), (Nano(5), Nano(10), Nano(10)));
+    }
+
+    #[test]
     fn who_is_read_on_for_never_pays_less_than_who_stays() {
-        let prices = Prices::default()
-            .with(Unit::InputTokens, 1_000_000)
-            .and_then(|prices| prices.with(Unit::OutputTokens, 2_000_000))
-            .expect("prices in range");
-        let held = prices.dearest().ceiling(BOUND.input_tokens, BOUND.output_tokens);
+        let (tariff, held) = (priced(1, 2), Nano(100 + 2 * 50));
         let counts = [0, 1, 30, 50, 100, 1_000];
         let reports = counts.iter().flat_map(|input| counts.map(|output| (*input, output)));
         let reports: Vec<_> = reports
@@ -207,16 +257,16 @@ mod tests {
         for reported in reports {
             for counted_output in counts {
                 let measured =
-                    Measured { reported, counted_input: 30, counted_output, complete: false };
-                let stays = Charge::of(&measured, BOUND, held, &prices);
-                let leaves = Charge::of_abandoned(&measured, BOUND, held, &prices);
+                    Measured { reported, counted_input: 30, counted_output, ..Measured::default() };
+                let stays = Charge::of(&measured, BOUND, held, &tariff);
+                let leaves = Charge::of_abandoned(&measured, BOUND, held, &tariff);
                 assert!(stays.cost <= leaves.cost && held <= leaves.cost, "{measured:?}");
                 assert!(stays.usage.tokens() <= leaves.usage.tokens(), "{measured:?}");
                 assert_eq!(stays.overage, leaves.overage, "{measured:?}");
                 let complete = Measured { complete: true, ..measured };
                 assert_eq!(
-                    Charge::of(&complete, BOUND, held, &prices),
-                    Charge::of_abandoned(&complete, BOUND, held, &prices),
+                    Charge::of(&complete, BOUND, held, &tariff),
+                    Charge::of_abandoned(&complete, BOUND, held, &tariff),
                 );
             }
         }
@@ -233,13 +283,13 @@ mod tests {
 
     #[test]
     fn what_was_held_to_the_last_token_and_nano_unit_is_no_overage() {
-        let prices = Prices::default().with(Unit::OutputTokens, 1_000_000).expect("a price");
+        let tariff = priced(0, 1);
         let measured = |input, output| Measured {
             reported: Some(Usage::tokens_of(input, output)),
             complete: true,
             ..Measured::default()
         };
-        let overage = |measured, held| Charge::of(&measured, BOUND, Nano(held), &prices).overage;
+        let overage = |measured, held| Charge::of(&measured, BOUND, Nano(held), &tariff).overage;
         assert!(!overage(measured(100, 50), 50));
         assert!(overage(measured(100, 50), 49), "money");
         assert!(overage(measured(101, 50), 50), "tokens");

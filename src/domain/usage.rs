@@ -144,6 +144,79 @@ impl Units {
     }
 }
 
+/// The most that a call may use of what is priced by the piece, or what it did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pieces {
+    /// Searches of hosted tools.
+    pub web_searches: u64,
+    /// Images made.
+    pub images: u64,
+    /// Seconds of audio heard or made.
+    pub audio_seconds: u64,
+    /// Characters spoken.
+    pub characters: u64,
+}
+
+impl Pieces {
+    /// The more of each.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            web_searches: self.web_searches.max(other.web_searches),
+            images: self.images.max(other.images),
+            audio_seconds: self.audio_seconds.max(other.audio_seconds),
+            characters: self.characters.max(other.characters),
+        }
+    }
+
+    /// As usage, which has nothing else.
+    pub fn usage(&self) -> Usage {
+        Usage::default()
+            .with(Unit::WebSearches, self.web_searches)
+            .with(Unit::Images, self.images)
+            .with(Unit::AudioSeconds, self.audio_seconds)
+            .with(Unit::Characters, self.characters)
+    }
+}
+
+/// The tier of service that a provider names, in its own word; at most 16 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct ServiceTier([u8; Self::BYTES_MAX]);
+
+impl ServiceTier {
+    /// The longest name.
+    pub const BYTES_MAX: usize = 16;
+
+    /// None was named.
+    pub const DEFAULT: Self = Self([0; Self::BYTES_MAX]);
+
+    /// The tier of that name. `None` of one that is too long, or is no word of letters, digits,
+    /// `-` and `_`.
+    pub fn new(name: &str) -> Option<Self> {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+        let mut bytes = [0; Self::BYTES_MAX];
+        bytes.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
+        name.bytes().all(is_plain).then_some(Self(bytes))
+    }
+
+    /// Its name; empty where none was named.
+    pub fn name(&self) -> &str {
+        let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(Self::BYTES_MAX);
+        std::str::from_utf8(&self.0[..end]).unwrap_or_default()
+    }
+
+    /// Whether it is what a call is served by that asks for nothing, whatever it is called.
+    pub fn is_default(&self) -> bool {
+        matches!(self.name(), "" | "default" | "standard" | "standard_only" | "auto" | "on_demand")
+    }
+}
+
+impl std::fmt::Debug for ServiceTier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.name())
+    }
+}
+
 /// The count of each unit. No count is ever larger than [`Usage::COUNT_MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage([u64; Unit::COUNT]);
@@ -167,6 +240,11 @@ impl Usage {
     pub fn with(mut self, unit: Unit, count: u64) -> Self {
         self.0[unit as usize] = count.min(Self::COUNT_MAX);
         self
+    }
+
+    /// All input.
+    pub const fn input_tokens(&self) -> u64 {
+        self.get(Unit::InputTokens)
     }
 
     /// What token limits count: input and output.
@@ -216,6 +294,26 @@ mod tests {
         assert_eq!(usage.tokens(), 12);
         let used: Vec<_> = usage.with(Unit::OutputTokens, 0).counts().collect();
         assert_eq!(used, [(Unit::InputTokens, 7), (Unit::CachedInputTokens, 3)]);
+    }
+
+    #[test]
+    fn a_tier_keeps_the_word_of_its_provider() {
+        let named = |name| ServiceTier::new(name).map(|tier| tier.name().to_owned());
+        assert_eq!(named("priority").as_deref(), Some("priority"));
+        assert_eq!(named("ON_DEMAND_flex-1x").as_deref(), None, "17 bytes");
+        assert_eq!(named("ON_DEMAND_flex-1").as_deref(), Some("ON_DEMAND_flex-1"));
+        assert_eq!(named("a tier"), None);
+        assert_eq!(ServiceTier::new(""), Some(ServiceTier::DEFAULT));
+        let default = |name| ServiceTier::new(name).is_some_and(|tier| tier.is_default());
+        assert!(default("standard") && default("auto") && !default("flex"));
+    }
+
+    #[test]
+    fn pieces_are_usage_of_nothing_else() {
+        let pieces = Pieces { web_searches: 1, images: 2, audio_seconds: 3, characters: 4 };
+        let counts: Vec<_> = pieces.usage().counts().collect();
+        let units = [Unit::WebSearches, Unit::Images, Unit::AudioSeconds, Unit::Characters];
+        assert_eq!(counts, units.into_iter().zip(1..).collect::<Vec<_>>());
     }
 
     #[test]

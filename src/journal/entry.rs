@@ -60,7 +60,7 @@ pub struct Hold<T> {
     pub bound: Bound,
     /// Money held.
     pub amount: Nano,
-    /// The prices it will be settled by.
+    /// The prices it will be settled by where its first choice serves it.
     pub price_version: T,
     /// What it is known by, if it is to be done once.
     pub once: Option<Once>,
@@ -144,6 +144,10 @@ pub struct Ended<T> {
     pub whose: Whose,
     /// What it is charged.
     pub charge: Charge,
+    /// The prices it is charged by; empty where those of its hold are.
+    pub price_version: T,
+    /// The tier of service that the answer names, or empty.
+    pub service_tier: T,
     /// Whether it counts as a request: it reached an upstream.
     pub counted: bool,
     /// How it came out.
@@ -177,6 +181,8 @@ impl Ended<String> {
             id,
             whose,
             charge: Charge::nothing(),
+            price_version: String::new(),
+            service_tier: String::new(),
             counted: false,
             outcome,
             status: 0,

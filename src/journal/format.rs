@@ -45,11 +45,11 @@ pub fn write<T: AsRef<str>>(entry: &Entry<T>, buffer: &mut Vec<u8>) {
             put_charge(buffer, &progress.charge);
         }
         Entry::Settle(ended) => {
-            buffer.push(6);
+            buffer.push(8);
             put_ended(buffer, ended);
         }
         Entry::Void(ended) => {
-            buffer.push(7);
+            buffer.push(9);
             put_ended(buffer, ended);
         }
         Entry::Refused(refused) => {
@@ -137,6 +137,8 @@ fn put_ended<T: AsRef<str>>(buffer: &mut Vec<u8>, ended: &Ended<T>) {
     put(buffer, &ended.admitted_us.to_le_bytes());
     put(buffer, &ended.first_byte_us.unwrap_or(u32::MAX).to_le_bytes());
     put(buffer, &ended.duration_us.to_le_bytes());
+    put_text(buffer, ended.price_version.as_ref());
+    put_text(buffer, ended.service_tier.as_ref());
     put_text(buffer, ended.refusal.as_ref());
     put_text(buffer, ended.upstream.as_ref());
     put_text(buffer, ended.upstream_model.as_ref());
@@ -197,11 +199,14 @@ impl Fields<'_> {
                 code: self.text()?,
                 count: u32::from_le_bytes(self.array()?),
             }),
-            // So ends were written that did not say whose they are: their hold does.
-            3 => Entry::Settle(self.ended(|_| Some(Whose::UNKNOWN))?),
-            4 => Entry::Void(self.ended(|_| Some(Whose::UNKNOWN))?),
-            6 => Entry::Settle(self.ended(Self::whose)?),
-            7 => Entry::Void(self.ended(Self::whose)?),
+            // So ends were written that did not say whose they are, nor by which prices they are
+            // charged: their hold does.
+            3 => Entry::Settle(self.ended(false, false)?),
+            4 => Entry::Void(self.ended(false, false)?),
+            6 => Entry::Settle(self.ended(true, false)?),
+            7 => Entry::Void(self.ended(true, false)?),
+            8 => Entry::Settle(self.ended(true, true)?),
+            9 => Entry::Void(self.ended(true, true)?),
             _ => return None,
         };
         self.rest.is_empty().then_some(entry)
@@ -252,8 +257,9 @@ impl Fields<'_> {
         Some(Charge { usage, cost, settled_by, overage })
     }
 
-    fn ended(&mut self, whose: impl FnOnce(&mut Self) -> Option<Whose>) -> Option<Ended<String>> {
-        let (id, whose) = (RequestLogId(self.u128()?), whose(self)?);
+    fn ended(&mut self, says_whose: bool, says_prices: bool) -> Option<Ended<String>> {
+        let id = RequestLogId(self.u128()?);
+        let whose = if says_whose { self.whose()? } else { Whose::UNKNOWN };
         let charge = self.charge()?;
         let flags = self.byte()?;
         let (counted, output_clamped) = (flags & 1 == 1, flags & 2 == 2);
@@ -263,12 +269,16 @@ impl Fields<'_> {
         let admitted_us = u32::from_le_bytes(self.array()?);
         let first_byte_us = Some(u32::from_le_bytes(self.array()?)).filter(|us| *us != u32::MAX);
         let duration_us = u32::from_le_bytes(self.array()?);
+        let (price_version, service_tier) =
+            if says_prices { (self.text()?, self.text()?) } else { Default::default() };
         let (refusal, upstream, upstream_model) = (self.text()?, self.text()?, self.text()?);
         let kept_id = if self.rest.is_empty() { None } else { Some(self.text()?) };
         Some(Ended {
             id,
             whose,
             charge,
+            price_version,
+            service_tier,
             counted,
             outcome,
             status,

@@ -35,6 +35,8 @@ fn samples() -> Vec<Entry<String>> {
         id: RequestLogId(1),
         whose,
         charge,
+        price_version: "w".to_owned(),
+        service_tier: "flex".to_owned(),
         counted: true,
         outcome: Outcome::Cancelled,
         status: 200,
@@ -107,6 +109,21 @@ fn an_end_that_does_not_say_whose_it_is_is_read_all_the_same() {
     let Some((Entry::Settle(ended), 60)) = read(OLD_END) else { panic!("an end") };
     assert_eq!((ended.id, ended.whose), (RequestLogId(1), Whose::UNKNOWN));
     assert_eq!((ended.charge, ended.kept_id), (Charge::nothing(), None));
+}
+
+#[test]
+fn an_end_that_does_not_say_by_which_prices_is_read_all_the_same() {
+    let ended = Ended::bare(RequestLogId(1), Whose::UNKNOWN, Outcome::Completed);
+    let mut buffer = Vec::new();
+    write(&Entry::Settle(ended.clone()), &mut buffer);
+    // So it was written before: another kind, and without two of its five texts, all empty here.
+    let mut body = buffer.split_off(8);
+    body[0] = 6;
+    body.truncate(body.len() - 2 * 2);
+    let mut old = u32::try_from(body.len()).expect("short").to_le_bytes().to_vec();
+    old.extend(crc32fast::hash(&body).to_le_bytes());
+    old.extend(body);
+    assert_eq!(read(&old), Some((Entry::Settle(ended), old.len())));
 }
 
 #[test]

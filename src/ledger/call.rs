@@ -40,6 +40,14 @@ pub struct Ending {
     pub late: bool,
 }
 
+impl Ending {
+    /// Names the prices it is charged by.
+    pub fn price_version(&self) -> &str {
+        let own = &*self.ended.price_version;
+        if own.is_empty() { &self.hold.price_version } else { own }
+    }
+}
+
 impl Call {
     /// The call, as `node` saw it end.
     pub fn new(end: End, node: &str) -> Self {
@@ -169,6 +177,8 @@ struct Detail<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     price_version: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    service_tier: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     settled_by: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     late: Option<bool>,
@@ -195,7 +205,8 @@ impl<'a> Detail<'a> {
         self.upstream_model = Some(&*ended.upstream_model).filter(|name| !name.is_empty());
         self.usage =
             ended.charge.usage.counts().map(|(unit, count)| (unit.name(), count)).collect();
-        self.price_version = Some(&hold.price_version);
+        self.price_version = Some(ending.price_version());
+        self.service_tier = Some(&*ended.service_tier).filter(|tier| !tier.is_empty());
         self.settled_by = Some(ended.charge.settled_by.name());
         self.late = late.then_some(true);
         self.overage = ended.charge.overage.then_some(true);

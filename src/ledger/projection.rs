@@ -238,7 +238,7 @@ async fn records(
                 .bind(charge.settled_by.name())
                 .bind(charge.overage)
                 .bind(ending.is_some_and(|ending| ending.late))
-                .bind(ending.map(|ending| &*ending.hold.price_version))
+                .bind(ending.map(Ending::price_version))
                 .bind(now.0)
         })
         .await

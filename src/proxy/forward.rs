@@ -62,6 +62,7 @@ pub async fn forward(
         permit.course.attempts += 1;
         permit.course.upstream = Some(Arc::clone(stop.upstream.name()));
         permit.course.upstream_model = stop.model.clone();
+        permit.set_tariff(&stop.tariff);
         let request = outgoing(&call, stop, uri, bound.clone());
         let timeout = stop.upstream.settings.first_byte_timeout;
         let tried = tokio::time::timeout(timeout, send(pool, stop, request, &mut permit));

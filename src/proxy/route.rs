@@ -6,6 +6,7 @@ use crate::accounting::directory::Caller;
 use crate::dialect::endpoint::{Dialect, Metering};
 use crate::domain::catalog::{Model, Target};
 use crate::domain::settlement::Bound;
+use crate::domain::tariff::{Costs, Tariff};
 use crate::domain::time::UnixMs;
 use crate::domain::usage::Usage;
 use crate::proxy::catalog::Catalog;
@@ -22,14 +23,22 @@ pub struct Route {
     pub stops: Vec<Stop>,
     /// The most the call can use, wherever it is served.
     pub bound: Bound,
+    /// Whether part of what it generates does not show in its answer.
+    hides_output: bool,
 }
 
 impl Route {
+    /// What the call may cost, wherever it is served.
+    pub fn costs(&self, call: &Call) -> Costs {
+        let tariffs = self.stops.iter().map(|stop| Arc::clone(&stop.tariff));
+        Costs::new(tariffs.collect(), call.request.service_tier)
+    }
+
     /// Whether what a call uses here cannot be told from what comes of its answer: part is hidden,
     /// or an upstream goes on when nobody listens any more.
-    pub fn hides_usage(&self, call: &Call) -> bool {
+    pub fn hides_usage(&self) -> bool {
         let bills_on = |stop: &Stop| stop.upstream.settings.bills_on;
-        self.model.hidden_output || call.request.hides_output || self.stops.iter().any(bills_on)
+        self.hides_output || self.stops.iter().any(bills_on)
     }
 }
 
@@ -40,6 +49,8 @@ pub struct Stop {
     pub upstream: Arc<Upstream>,
     /// The model's name there, if it is another.
     pub model: Option<Arc<str>>,
+    /// What it costs there.
+    pub tariff: Arc<Tariff>,
 }
 
 /// What a context window is taken to be where the catalog does not say.
@@ -57,10 +68,11 @@ pub fn route(
     now: UnixMs,
 ) -> Result<Route, Refusal> {
     let name = &call.request.model;
-    let mut model = catalog.model(name).ok_or_else(|| unknown(name))?;
+    let model = catalog.model(name).ok_or_else(|| unknown(name))?;
     let stop = |(target, upstream): (&Target, &Arc<Upstream>)| Stop {
         upstream: Arc::clone(upstream),
         model: target.upstream_model.clone(),
+        tariff: Arc::clone(target.schedule.at(now)),
     };
     let dialect = call.endpoint.dialect();
     let mut stops: Vec<Stop> = catalog.targets(&model, dialect).map(stop).collect();
@@ -70,8 +82,9 @@ pub fn route(
     if !caller.may_use_model(name) {
         return Err(Refusal::Forbidden("this key may not use this model"));
     }
+    let mut hides_output = model.hidden_output || call.request.hides_output;
     for other in &call.request.outside.other_models {
-        model = Arc::new(beside(catalog, caller, (&model, &stops, dialect), other)?);
+        hides_output |= beside(catalog, caller, &mut stops, (dialect, now), other)?;
     }
     if let Some(state) = &call.request.outside.state {
         let keeper = state.id.as_deref().and_then(|id| caller.project.keeper(id, now));
@@ -84,41 +97,37 @@ pub fn route(
         }
     }
     let bound = bound(&model, call);
-    Ok(Route { model, stops, bound })
+    Ok(Route { model, stops, bound, hides_output })
 }
 
 fn unknown(name: &str) -> Refusal {
     Refusal::UnknownModel(name.chars().take(128).collect())
 }
 
-/// The model of a call that another one may answer, too: it must be served by the same upstreams
-/// under this very name, and allowed as well. The call is priced at the dearer of both.
+/// Another model may answer the call: it must be served by the same upstreams under this very name,
+/// and allowed as well. The call is priced at the dearer of both. Says whether the other one hides
+/// what it generates.
 fn beside(
     catalog: &Catalog,
     caller: &Caller,
-    (model, stops, dialect): (&Model, &[Stop], Dialect),
+    stops: &mut [Stop],
+    (dialect, now): (Dialect, UnixMs),
     name: &str,
-) -> Result<Model, Refusal> {
+) -> Result<bool, Refusal> {
     let other = catalog.model(name).ok_or_else(|| unknown(name))?;
     if !caller.may_use_model(name) {
         return Err(Refusal::Forbidden("this key may not use a model that the call names"));
     }
-    let is_there = |stop: &Stop| {
-        let so_named = |(target, upstream): (&Target, &Arc<Upstream>)| {
+    for stop in stops {
+        let so_named = |(target, upstream): &(&Target, &Arc<Upstream>)| {
             let there = target.upstream_model.as_deref().unwrap_or(name);
             Arc::ptr_eq(upstream, &stop.upstream) && there == name
         };
-        catalog.targets(&other, dialect).any(so_named)
-    };
-    if !stops.iter().all(is_there) {
-        return Err(unknown(name));
+        let found = catalog.targets(&other, dialect).find(so_named);
+        let (target, _) = found.ok_or_else(|| unknown(name))?;
+        stop.tariff = Arc::new(stop.tariff.or(target.schedule.at(now)));
     }
-    Ok(Model {
-        prices: model.prices.or(&other.prices),
-        hidden_output: model.hidden_output || other.hidden_output,
-        price_version: format!("{}+{}", model.price_version, other.price_version).into(),
-        ..Model::clone(model)
-    })
+    Ok(other.hidden_output)
 }
 
 fn kept_elsewhere(field: &'static str) -> Refusal {

@@ -11,8 +11,9 @@ use meteor::domain::ids::RequestLogId;
 use meteor::domain::limit::Level;
 use meteor::domain::price::Prices;
 use meteor::domain::settlement::Bound as Most;
+use meteor::domain::tariff::{Costs, Schedule, Tariff};
 use meteor::domain::time::UnixMs;
-use meteor::domain::usage::Unit;
+use meteor::domain::usage::{Pieces, ServiceTier, Unit};
 use meteor::domain::wallet::Short;
 
 use crate::history::Dice;
@@ -29,15 +30,14 @@ static SERVED: LazyLock<Vec<Arc<Served>>> = LazyLock::new(|| {
         if let Some(cached) = tariff.cached {
             prices = priced(prices, Unit::CachedInputTokens, cached);
         }
+        let schedule = Schedule::always(Tariff::flat(prices, "v".into()));
         Arc::new(Served {
             name: format!("m{number}").into(),
             max_output_tokens: 1_000,
             output_field: "max_tokens",
             hidden_output: false,
             max_input_tokens: None,
-            prices,
-            price_version: "v".into(),
-            targets: vec![Target { upstream: 0, upstream_model: None }],
+            targets: vec![Target { upstream: 0, upstream_model: None, schedule }],
         })
     };
     TARIFFS.iter().enumerate().map(served).collect()
@@ -116,14 +116,18 @@ fn demand(id: u64, now: i64, (tariff, bound, known): (usize, Bound, Known)) -> D
         input_tokens: bound.input.unsigned_abs(),
         output_tokens: bound.output.unsigned_abs(),
     };
+    let model = &SERVED[tariff];
+    let tariff = model.targets[0].schedule.at(UnixMs(now));
     Demand {
         id: RequestLogId(u128::from(id)),
         at: UnixMs(now),
         arrived: meteor::clock::tick(),
         now: UnixMs(now),
         endpoint: Endpoint::ChatCompletions,
-        model: Arc::clone(&SERVED[tariff]),
+        model: Arc::clone(model),
         bound: most,
+        pieces: Pieces::default(),
+        costs: Costs::new(vec![Arc::clone(tariff)], ServiceTier::DEFAULT),
         choices: 1,
         is_unbounded: false,
         body: Bytes::from_static(b"{}"),

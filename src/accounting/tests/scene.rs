@@ -26,8 +26,9 @@ use crate::domain::money::Nano;
 use crate::domain::price::Prices;
 use crate::domain::quota::Quota;
 use crate::domain::settlement::Bound;
-use crate::domain::time::Minute;
-use crate::domain::usage::{Unit, Usage};
+use crate::domain::tariff::{Costs, Schedule, Tariff};
+use crate::domain::time::{Minute, UnixMs};
+use crate::domain::usage::{Pieces, ServiceTier, Unit, Usage};
 use crate::domain::wallet::Wallet;
 use crate::journal::entry::Entry;
 use crate::journal::keeper::{Durability, Journal, JournalSettings};
@@ -196,19 +197,20 @@ pub fn model(list: &[(Unit, i64)]) -> Arc<Model> {
     let price = |prices: Prices, (unit, nano): &(Unit, i64)| {
         prices.with(*unit, nano * 1_000_000).expect("in range")
     };
+    let prices = list.iter().fold(Prices::default(), price);
+    let schedule = Schedule::always(Tariff::flat(prices, "v".into()));
     Arc::new(Model {
         name: "gpt-4o".into(),
         max_output_tokens: 1_000,
         output_field: "max_tokens",
         hidden_output: false,
         max_input_tokens: None,
-        prices: list.iter().fold(Prices::default(), price),
-        price_version: "v".into(),
-        targets: vec![Target { upstream: 0, upstream_model: None }],
+        targets: vec![Target { upstream: 0, upstream_model: None, schedule }],
     })
 }
 
 pub fn demand(id: u128, model: &Arc<Model>, body: &str, output_tokens: u64) -> Demand {
+    let tariff = model.targets[0].schedule.at(UnixMs(0));
     Demand {
         id: RequestLogId(id),
         at: clock::now(),
@@ -217,6 +219,8 @@ pub fn demand(id: u128, model: &Arc<Model>, body: &str, output_tokens: u64) -> D
         endpoint: Endpoint::ChatCompletions,
         model: Arc::clone(model),
         bound: Bound { input_tokens: body.len() as u64, output_tokens },
+        pieces: Pieces::default(),
+        costs: Costs::new(vec![Arc::clone(tariff)], ServiceTier::DEFAULT),
         choices: 1,
         is_unbounded: false,
         body: Bytes::copy_from_slice(body.as_bytes()),

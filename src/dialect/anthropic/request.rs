@@ -4,6 +4,7 @@ use crate::dialect::anthropic::outside;
 use crate::dialect::json;
 use crate::dialect::outside::OTHER_MODELS_MAX;
 use crate::dialect::request::{Fields, Request, RequestFault};
+use crate::domain::usage::{Pieces, ServiceTier};
 
 const POLICY_FIELDS: [&str; 11] = [
     "model",
@@ -44,6 +45,8 @@ pub fn message(body: &[u8]) -> Result<Request, RequestFault> {
         stream: fields.flag(2)?,
         output_tokens_max: fields.bound(3)?,
         choices: 1,
+        pieces: Pieces::default(),
+        service_tier: ServiceTier::DEFAULT,
         include_usage: None,
         hides_output: fields.value(10).is_some_and(thinks),
         outside,

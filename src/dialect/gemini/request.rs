@@ -8,6 +8,7 @@ use crate::dialect::json;
 use crate::dialect::outside::TOOLS_TOKENS;
 use crate::dialect::request::{Edit, FOLDER, Fields, Request, RequestFault, put_first};
 use crate::domain::usage::Usage;
+use crate::domain::usage::{Pieces, ServiceTier};
 
 const POLICY_FIELDS: [&str; 10] = [
     "background",
@@ -66,6 +67,8 @@ fn read<'a>(model: &str, body: &'a [u8]) -> Result<(Request, Fields<'a, 10>), Re
         stream: false,
         output_tokens_max: Some(0),
         choices: 1,
+        pieces: Pieces::default(),
+        service_tier: ServiceTier::DEFAULT,
         include_usage: None,
         hides_output: false,
         outside,

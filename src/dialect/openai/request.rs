@@ -7,6 +7,7 @@ use crate::dialect::json;
 use crate::dialect::openai::outside;
 use crate::dialect::outside::TOOLS_TOKENS;
 use crate::dialect::request::{Edit, Fields, Request, RequestFault, put_first};
+use crate::domain::usage::{Pieces, ServiceTier};
 
 /// The most choices that a request may ask for.
 const CHOICES_MAX: u64 = 128;
@@ -50,6 +51,8 @@ pub fn chat(body: &[u8]) -> Result<Request, RequestFault> {
         stream,
         output_tokens_max: fields.bound(4)?.max(fields.bound(5)?),
         choices,
+        pieces: Pieces::default(),
+        service_tier: ServiceTier::DEFAULT,
         include_usage,
         hides_output: false,
         outside,
@@ -67,6 +70,8 @@ pub fn embeddings(body: &[u8]) -> Result<Request, RequestFault> {
         stream: false,
         output_tokens_max: Some(0),
         choices: 1,
+        pieces: Pieces::default(),
+        service_tier: ServiceTier::DEFAULT,
         include_usage: None,
         hides_output: false,
         outside: outside::find(body, None)?,

@@ -1,0 +1,299 @@
+//! Tariffs: what a model costs at one place, by service tier and by the size of the input.
+
+use std::sync::Arc;
+
+use crate::domain::money::Nano;
+use crate::domain::price::{Prices, Rates};
+use crate::domain::time::UnixMs;
+use crate::domain::usage::{Pieces, ServiceTier, Units, Usage};
+
+/// The prices of one service tier, for calls with more input than so many tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// The tier.
+    pub tier: ServiceTier,
+    /// More input than this, cached and cache-written tokens included; 0: any.
+    pub above_input_tokens: u64,
+    /// What each unit costs then: every token of the call, not only those above.
+    pub prices: Prices,
+}
+
+impl Row {
+    const fn holds_for(&self, input_tokens: u64) -> bool {
+        self.above_input_tokens == 0 || self.above_input_tokens < input_tokens
+    }
+}
+
+/// What a model costs at one place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tariff {
+    version: Arc<str>,
+    /// Tier by tier, the default one first; within a tier by the size of the input.
+    rows: Vec<Row>,
+}
+
+impl Tariff {
+    /// The same prices for every call. `version` names them in every record.
+    pub fn flat(prices: Prices, version: Arc<str>) -> Self {
+        let row = Row { tier: ServiceTier::DEFAULT, above_input_tokens: 0, prices };
+        Self { version, rows: vec![row] }
+    }
+
+    /// The prices of those rows.
+    ///
+    /// `None` unless the default tier is among them, every tier has a row for any input, and no two
+    /// rows are for the same calls.
+    pub fn of(mut rows: Vec<Row>, version: Arc<str>) -> Option<Self> {
+        for row in rows.iter_mut().filter(|row| row.tier.is_default()) {
+            row.tier = ServiceTier::DEFAULT;
+        }
+        rows.sort_by_key(|row| (row.tier, row.above_input_tokens));
+        let begins = rows.first().is_some_and(|row| row.tier.is_default());
+        let starts = |(at, row): (usize, &Row)| {
+            let before = at.checked_sub(1).map(|before| rows[before]);
+            match before.filter(|before| before.tier == row.tier) {
+                Some(before) => before.above_input_tokens < row.above_input_tokens,
+                None => row.above_input_tokens == 0,
+            }
+        };
+        (begins && rows.iter().enumerate().all(starts)).then_some(Self { version, rows })
+    }
+
+    /// Names these prices.
+    pub const fn version(&self) -> &Arc<str> {
+        &self.version
+    }
+
+    /// Tier by tier, the default one first; within a tier by the size of the input.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// The prices of a call with so much input. A tier without prices of its own costs what the
+    /// default one does.
+    pub fn prices(&self, tier: ServiceTier, input_tokens: u64) -> &Prices {
+        let of = |tier| {
+            let holds = |row: &&Row| row.tier == tier && row.holds_for(input_tokens);
+            self.rows.iter().rfind(holds)
+        };
+        let own = if tier.is_default() { None } else { of(tier) };
+        let row = own.or_else(|| of(ServiceTier::DEFAULT)).unwrap_or(&self.rows[0]);
+        &row.prices
+    }
+
+    /// The cost of `usage`, answered by that tier. See [`Prices::cost`].
+    pub fn cost(&self, usage: &Usage, tier: ServiceTier) -> Nano {
+        self.prices(tier, usage.input_tokens()).cost(usage)
+    }
+
+    /// The dearer of both, unit by unit and row by row: of a call that either may answer.
+    #[must_use]
+    pub fn or(&self, other: &Self) -> Self {
+        let mut rows = self.rows.clone();
+        for row in &other.rows {
+            let place = |row: &Row| (row.tier, row.above_input_tokens);
+            if rows.iter().all(|own| place(own) != place(row)) {
+                rows.push(*row);
+            }
+        }
+        for row in &mut rows {
+            let input = row.above_input_tokens + 1;
+            row.prices = self.prices(row.tier, input).or(other.prices(row.tier, input));
+        }
+        rows.sort_by_key(|row| (row.tier, row.above_input_tokens));
+        Self { version: format!("{}+{}", self.version, other.version).into(), rows }
+    }
+
+    /// The prices that a call can come to that has at most so much input, and asked for that tier:
+    /// the provider may serve it by the default one all the same.
+    fn reached(&self, asked: ServiceTier, input_tokens: u64) -> impl Iterator<Item = &Prices> {
+        let can = move |row: &&Row| {
+            (row.tier.is_default() || row.tier == asked) && row.holds_for(input_tokens)
+        };
+        self.rows.iter().filter(can).map(|row| &row.prices)
+    }
+}
+
+/// The tariffs of one place, each from some time on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Schedule(Vec<(UnixMs, Arc<Tariff>)>);
+
+impl Schedule {
+    /// One tariff, at all times.
+    pub fn always(tariff: Tariff) -> Self {
+        Self(vec![(UnixMs(i64::MIN), Arc::new(tariff))])
+    }
+
+    /// Each from its time on; before the first, that. `None` of none.
+    pub fn of(mut tariffs: Vec<(UnixMs, Arc<Tariff>)>) -> Option<Self> {
+        tariffs.sort_by_key(|(from, _)| *from);
+        (!tariffs.is_empty()).then_some(Self(tariffs))
+    }
+
+    /// The tariff in force.
+    pub fn at(&self, now: UnixMs) -> &Arc<Tariff> {
+        let begun = self.0.iter().rfind(|(from, _)| *from <= now);
+        &begun.unwrap_or(&self.0[0]).1
+    }
+
+    /// All of them, by their time.
+    pub fn tariffs(&self) -> impl Iterator<Item = &Arc<Tariff>> {
+        self.0.iter().map(|(_, tariff)| tariff)
+    }
+}
+
+/// What a call may cost, wherever it is served: what its hold is priced by.
+#[derive(Debug, Clone)]
+pub struct Costs {
+    tariffs: Vec<Arc<Tariff>>,
+    asked: ServiceTier,
+}
+
+impl Costs {
+    /// The tariffs of all places that could serve it, and the tier that it asks for.
+    pub fn new(tariffs: Vec<Arc<Tariff>>, asked: ServiceTier) -> Self {
+        Self { tariffs, asked }
+    }
+
+    /// The tariff of the first place.
+    pub fn first(&self) -> &Arc<Tariff> {
+        &self.tariffs[0]
+    }
+
+    /// The most that a token can cost that is one of `units`, with at most so much input.
+    pub fn rates(&self, input_tokens: u64, units: Units) -> Rates {
+        let is_any = units == Units::ALL;
+        self.most(
+            input_tokens,
+            |prices| if is_any { prices.dearest() } else { prices.rates(units) },
+        )
+    }
+
+    /// What a token costs that is of no special kind, with as little input as can be.
+    pub fn plain(&self) -> Rates {
+        self.most(1, Prices::plain)
+    }
+
+    /// The most that `pieces` can cost, with at most so much input.
+    pub fn of_pieces(&self, input_tokens: u64, pieces: &Pieces) -> Nano {
+        if *pieces == Pieces::default() {
+            return Nano::ZERO;
+        }
+        let usage = pieces.usage();
+        let costs = self.reached(input_tokens).map(|prices| prices.cost(&usage));
+        costs.max().unwrap_or_default()
+    }
+
+    fn most(&self, input_tokens: u64, rates: impl Fn(&Prices) -> Rates) -> Rates {
+        self.reached(input_tokens).map(rates).fold(Rates::default(), Rates::max)
+    }
+
+    fn reached(&self, input_tokens: u64) -> impl Iterator<Item = &Prices> {
+        self.tariffs.iter().flat_map(move |tariff| tariff.reached(self.asked, input_tokens))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::usage::Unit;
+
+    fn prices(input: i64, output: i64) -> Prices {
+        let prices = Prices::default().with(Unit::InputTokens, input * 1_000_000);
+        prices.and_then(|prices| prices.with(Unit::OutputTokens, output * 1_000_000)).expect("few")
+    }
+
+    fn tier(name: &str) -> ServiceTier {
+        ServiceTier::new(name).expect("short")
+    }
+
+    fn row(name: &str, above_input_tokens: u64, input: i64, output: i64) -> Row {
+        Row { tier: tier(name), above_input_tokens, prices: prices(input, output) }
+    }
+
+    fn stepped() -> Tariff {
+        let rows = vec![
+            row("priority", 0, 20, 200),
+            row("default", 100, 2, 15),
+            row("default", 0, 1, 10),
+            row("priority", 100, 40, 300),
+            row("flex", 0, 0, 5),
+        ];
+        Tariff::of(rows, "v".into()).expect("whole")
+    }
+
+    #[test]
+    fn the_row_of_the_whole_input_is_the_price_of_every_token() {
+        let cost =
+            |input, output, name| stepped().cost(&Usage::tokens_of(input, output), tier(name)).0;
+        assert_eq!(cost(100, 1, "default"), 100 + 10, "not above");
+        assert_eq!(cost(101, 1, "standard"), 202 + 15);
+        assert_eq!(cost(101, 1, "priority"), 4_040 + 300);
+        assert_eq!(cost(101, 1, "flex"), 5, "one row for any input");
+        assert_eq!(cost(101, 1, "unheard-of"), 202 + 15, "as the default one");
+        assert_eq!(cost(0, 0, ""), 0);
+    }
+
+    #[test]
+    fn a_tariff_has_a_row_for_every_call_and_no_two_for_one() {
+        let of = |rows: &[Row]| Tariff::of(rows.to_vec(), "v".into()).is_some();
+        assert!(of(&[row("", 0, 1, 1)]));
+        assert!(!of(&[]));
+        assert!(!of(&[row("flex", 0, 1, 1)]), "no default");
+        assert!(!of(&[row("", 5, 1, 1)]), "nothing for little input");
+        assert!(!of(&[row("", 0, 1, 1), row("flex", 5, 1, 1)]));
+        assert!(!of(&[row("", 0, 1, 1), row("", 0, 1, 1)]));
+        assert!(!of(&[row("", 0, 1, 1), row("", 5, 1, 1), row("", 5, 1, 1)]));
+    }
+
+    #[test]
+    fn a_hold_is_priced_at_the_dearest_row_that_the_call_can_come_to() {
+        let costs = |asked: &str| Costs::new(vec![Arc::new(stepped())], tier(asked));
+        let most = |asked: &str, input| costs(asked).rates(input, Units::ALL).ceiling(input, 1).0;
+        assert_eq!(most("", 100), 110);
+        assert_eq!(most("", 101), 202 + 15);
+        assert_eq!(most("flex", 100), 110, "the provider may serve it by the default tier");
+        assert_eq!(most("priority", 101), 4_040 + 300);
+        let elsewhere = Tariff::flat(prices(3, 1), "w".into());
+        let both = Costs::new(vec![Arc::new(stepped()), Arc::new(elsewhere)], ServiceTier::DEFAULT);
+        assert_eq!(both.rates(10, Units::ALL).ceiling(10, 1), Nano(30 + 10));
+        assert_eq!(both.plain().ceiling(1_000, 1), Nano(3_000 + 10));
+        let input = Units::default().with(Unit::InputTokens);
+        assert_eq!(both.rates(101, input).ceiling(1, 1), Nano(3));
+    }
+
+    #[test]
+    fn pieces_are_held_at_the_dearest_of_their_prices() {
+        let with = |nano| prices(1, 1).with(Unit::WebSearches, nano).expect("in range");
+        let tariff = |nano| Arc::new(Tariff::flat(with(nano), "v".into()));
+        let costs = Costs::new(vec![tariff(7), tariff(9)], ServiceTier::DEFAULT);
+        let pieces = Pieces { web_searches: 3, ..Pieces::default() };
+        assert_eq!(costs.of_pieces(1, &pieces), Nano(27));
+        assert_eq!(costs.of_pieces(1, &Pieces::default()), Nano::ZERO);
+    }
+
+    #[test]
+    fn of_two_tariffs_the_dearer_price_of_each_row_counts() {
+        let flat = Tariff::flat(prices(1, 12), "w".into());
+        let either = stepped().or(&flat);
+        let cost = |input, name| either.cost(&Usage::tokens_of(input, 1), tier(name)).0;
+        assert_eq!((cost(1, ""), cost(101, "")), (1 + 12, 202 + 15));
+        assert_eq!((cost(1, "flex"), cost(101, "priority")), (1 + 12, 4_040 + 300));
+        assert_eq!(&**either.version(), "v+w");
+        assert_eq!(flat.or(&stepped()).rows(), either.rows());
+    }
+
+    #[test]
+    fn a_tariff_is_in_force_from_its_time_until_the_next() {
+        let tariff = |name: &str| Arc::new(Tariff::flat(prices(1, 1), name.into()));
+        let list = vec![(UnixMs(20), tariff("b")), (UnixMs(10), tariff("a"))];
+        let schedule = Schedule::of(list).expect("two");
+        for (now, version) in [(0, "a"), (10, "a"), (19, "a"), (20, "b"), (99, "b")] {
+            assert_eq!(&**schedule.at(UnixMs(now)).version(), version, "{now}");
+        }
+        assert_eq!(schedule.tariffs().count(), 2);
+        assert!(Schedule::of(Vec::new()).is_none());
+        let always = Schedule::always(stepped());
+        assert_eq!(&**always.at(UnixMs(-5)).version(), "v");
+    }
+}
