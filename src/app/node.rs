@@ -23,6 +23,7 @@ use crate::app::watch::Watch;
 use crate::clock;
 use crate::config::check::Settings;
 use crate::domain::ids::NodeId;
+use crate::domain::time::UnixMs;
 use crate::journal::keeper::{ChainState, Journal, JournalSettings};
 use crate::ledger::freshness::Freshness;
 use crate::ledger::projector::Projector;
@@ -33,7 +34,7 @@ use crate::proxy::connect;
 use crate::proxy::listener;
 use crate::proxy::worker::Shared;
 use crate::store::database::{Database, DatabaseError};
-use crate::store::facts;
+use crate::store::{facts, price_lists};
 use crate::telemetry::call_log::CallLog;
 
 /// Why a node does not start.
@@ -94,6 +95,7 @@ impl Node {
         let said_no = |fault| StartError::Database(settings.database.clone(), fault);
         let database = Database::open(&settings.database).await.map_err(said_no)?;
         let now = clock::now();
+        keep_prices(&database, &settings, now).await.map_err(said_no)?;
         let id = facts::node_id(&database).await.map_err(said_no)?;
         let recovered = recover(&database, &folder.journal(), &id.to_string(), now)
             .await
@@ -209,6 +211,18 @@ impl Node {
         }
         tracing::info!("stopped");
     }
+}
+
+/// Keeps the prices that records will name, before the first call.
+async fn keep_prices(
+    database: &Database,
+    settings: &Settings,
+    now: UnixMs,
+) -> Result<(), DatabaseError> {
+    let tariffs = reload::tariffs(settings);
+    let mut tx = database.begin().await?;
+    price_lists::keep(&mut tx, tariffs.iter().map(|tariff| &**tariff), now).await?;
+    Ok(tx.commit().await?)
 }
 
 /// A journal with a chain for each worker, and the thread that keeps it.

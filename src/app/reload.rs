@@ -1,10 +1,11 @@
 //! Reload: models, prices and upstreams are read again while calls go on.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use crate::config::check::{self, Settings};
-use crate::organization::platform::{Reload, Reloaded};
+use crate::domain::tariff::Tariff;
+use crate::organization::platform::{Enforce, Prepared, Reload, Reloaded};
 use crate::proxy::catalog::Catalog;
 use crate::proxy::upstream::Upstream;
 use crate::proxy::worker::Shared;
@@ -20,24 +21,37 @@ pub fn catalog(settings: &Settings, before: &Catalog) -> Catalog {
     Catalog::new(settings.models.iter().cloned(), settings.fallback.clone(), upstreams)
 }
 
-/// Reads `file` again and puts its catalog in force, at once and whole, or says every fault of it
-/// and changes nothing. A call goes on by the catalog that it was admitted under. All else that
-/// the file says takes effect at the next start.
+/// All prices of a configuration.
+pub fn tariffs(settings: &Settings) -> Vec<Arc<Tariff>> {
+    let models = settings.models.iter().chain(&settings.fallback);
+    let targets = models.flat_map(|model| &model.targets);
+    let mut tariffs: Vec<_> =
+        targets.flat_map(|target| target.schedule.tariffs()).cloned().collect();
+    tariffs.sort_unstable_by(|one, other| one.version().cmp(other.version()));
+    tariffs.dedup_by(|one, other| one.version() == other.version());
+    tariffs
+}
+
+/// Reads `file` again, so that its catalog can be put in force, at once and whole; or says every
+/// fault of it. A call goes on by the catalog that it was admitted under. All else that the file
+/// says takes effect at the next start.
 pub fn of_file(file: Option<PathBuf>, shared: Arc<Shared>, currency: String) -> Reload {
-    // One at a time: the later file stays.
-    let turn = Mutex::new(());
     Reload::new(move || {
-        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         let file = file.as_deref().ok_or("there is no file to read again; start with --config")?;
         let settings = check::load(Some(file)).map_err(|report| report.to_string())?;
         if settings.currency != currency {
             // Prices in one currency must not be taken from wallets in another.
             return Err("another currency takes effect at a start only; restart".to_owned());
         }
-        let next = catalog(&settings, &shared.catalog.load());
-        shared.catalog.store(Arc::new(next));
-        let (models, upstreams) = (settings.models.len(), settings.upstreams.len());
-        tracing::info!(models, upstreams, file = %file.display(), "the catalog was read again");
-        Ok(Reloaded { models, upstreams })
+        let tariffs = tariffs(&settings);
+        let reloaded =
+            Reloaded { models: settings.models.len(), upstreams: settings.upstreams.len() };
+        let (shared, file) = (Arc::clone(&shared), file.to_owned());
+        let enforce = move || {
+            let next = catalog(&settings, &shared.catalog.load());
+            shared.catalog.store(Arc::new(next));
+            tracing::info!(?reloaded, file = %file.display(), "the catalog was read again");
+        };
+        Ok(Prepared { reloaded, tariffs, enforce: Enforce(Box::new(enforce)) })
     })
 }

@@ -17,6 +17,7 @@ use crate::admin::state::{AdminSettings, AdminState};
 use crate::app::node::Node;
 use crate::config::check::Settings;
 use crate::organization::bootstrap::{self, FirstStart, NewOperator};
+use crate::organization::catalog;
 use crate::organization::platform::{Platform, PlatformSettings};
 use crate::tasks;
 use crate::telemetry::metric;
@@ -88,8 +89,8 @@ impl Running {
                 _ = interrupt.recv() => break,
                 () = came(hang_up.as_mut()) => {}
             }
-            if let Err(fault) = self.platform.reload.read() {
-                tracing::error!(%fault, "the catalog stays as it is");
+            if let Err(fault) = catalog::reload_by_signal(&self.platform).await {
+                tracing::error!(?fault, "the catalog stays as it is");
             }
         }
         tracing::info!("stopping: open calls are finished first");

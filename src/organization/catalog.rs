@@ -1,16 +1,47 @@
 //! The catalog: models, their prices and where they are served, as the file says.
 
-use crate::organization::access::Principal;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::organization::access::{Actor, Principal};
 use crate::organization::denied::Denied;
-use crate::organization::platform::Reloaded;
+use crate::organization::platform::{Platform, Reloaded};
 use crate::organization::rights::Right;
-use crate::organization::work::{Change, Work};
+use crate::organization::work::{Change, Origin, Work};
+use crate::store::price_lists;
 
 /// Reads the file again and puts it in force. Open calls go on by what they were admitted under.
 pub async fn reload(work: &mut Work, principal: &Principal) -> Result<Reloaded, Denied> {
     principal.may(Right::ChangePlatform)?;
-    let told = work.platform().reload.read();
-    let reloaded = told.map_err(|fault| Denied::conflict("invalid_configuration", fault))?;
+    read_again(work, &principal.actor()).await
+}
+
+/// The same, asked for by whoever may send signals to the process.
+pub async fn reload_by_signal(platform: &Arc<Platform>) -> Result<Reloaded, Denied> {
+    let mut work = Work::begin(platform, Origin::default()).await?;
+    let actor = Actor { kind: "System", id: String::new(), name: "SIGHUP".to_owned() };
+    let reloaded = read_again(&mut work, &actor).await?;
+    work.commit().await?;
+    Ok(reloaded)
+}
+
+/// The prices that a record names by their version: what its cost was computed with.
+pub async fn price_list(
+    platform: &Platform,
+    principal: &Principal,
+    version: &str,
+) -> Result<Value, Denied> {
+    principal.may(Right::ViewAccount)?;
+    price_lists::find(&platform.database, version).await?.ok_or(Denied::NotFound)
+}
+
+async fn read_again(work: &mut Work, actor: &Actor) -> Result<Reloaded, Denied> {
+    let read = work.platform().reload.read();
+    let prepared = read.map_err(|fault| Denied::conflict("invalid_configuration", fault))?;
+    let (now, tariffs) = (work.now(), prepared.tariffs.iter().map(|tariff| &**tariff));
+    price_lists::keep(work.connection(), tariffs, now).await?;
+    let reloaded = prepared.reloaded;
     let change = Change {
         organization: None,
         action: "catalog.reload".into(),
@@ -21,6 +52,7 @@ pub async fn reload(work: &mut Work, principal: &Principal) -> Result<Reloaded, 
             "upstreams": reloaded.upstreams,
         })),
     };
-    work.audit(&principal.actor(), change).await?;
+    work.audit(actor, change).await?;
+    work.enforce(prepared.enforce);
     Ok(reloaded)
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, Semaphore};
 
 use crate::accounting::directory::Directory;
+use crate::domain::tariff::Tariff;
 use crate::domain::time::UnixMs;
 use crate::ledger::freshness::Freshness;
 use crate::ledger::watch::ChainWatch;
@@ -30,18 +31,38 @@ pub struct Reloaded {
     pub upstreams: usize,
 }
 
+/// Puts something in force that has no fault any more.
+pub struct Enforce(pub Box<dyn FnOnce() + Send>);
+
+impl std::fmt::Debug for Enforce {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Enforce")
+    }
+}
+
+/// A catalog that was read and is not in force yet.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What is in it.
+    pub reloaded: Reloaded,
+    /// All its prices: to be kept before a record names one of them.
+    pub tariffs: Vec<Arc<Tariff>>,
+    /// Puts it in force.
+    pub enforce: Enforce,
+}
+
 /// Reads the catalog's file again; says every fault of it.
 #[derive(Clone)]
-pub struct Reload(Arc<dyn Fn() -> Result<Reloaded, String> + Send + Sync>);
+pub struct Reload(Arc<dyn Fn() -> Result<Prepared, String> + Send + Sync>);
 
 impl Reload {
     /// So it is read.
-    pub fn new(read: impl Fn() -> Result<Reloaded, String> + Send + Sync + 'static) -> Self {
+    pub fn new(read: impl Fn() -> Result<Prepared, String> + Send + Sync + 'static) -> Self {
         Self(Arc::new(read))
     }
 
-    /// Puts in force what the file says now, or nothing of it.
-    pub fn read(&self) -> Result<Reloaded, String> {
+    /// What the file says now, all of it or nothing.
+    pub fn read(&self) -> Result<Prepared, String> {
         (self.0)()
     }
 }

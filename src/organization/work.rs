@@ -15,7 +15,7 @@ use crate::domain::money::Nano;
 use crate::domain::time::UnixMs;
 use crate::organization::access::Actor;
 use crate::organization::denied::Denied;
-use crate::organization::platform::Platform;
+use crate::organization::platform::{Enforce, Platform};
 use crate::store::audit::{self, AuditEntry};
 use crate::store::database::DatabaseError;
 use crate::tasks;
@@ -65,6 +65,7 @@ pub struct Work {
     now: UnixMs,
     origin: Origin,
     effects: Vec<Effect>,
+    enforced: Vec<Enforce>,
 }
 
 impl Work {
@@ -72,7 +73,14 @@ impl Work {
     pub async fn begin(platform: &Arc<Platform>, origin: Origin) -> Result<Self, Denied> {
         let tx = platform.database.begin().await?;
         let platform = Arc::clone(platform);
-        Ok(Self { platform, tx, now: clock::now(), origin, effects: Vec::new() })
+        Ok(Self {
+            platform,
+            tx,
+            now: clock::now(),
+            origin,
+            effects: Vec::new(),
+            enforced: Vec::new(),
+        })
     }
 
     /// What it works on.
@@ -101,6 +109,11 @@ impl Work {
     /// Has the rest of the process learn of it, after the commit.
     pub fn then(&mut self, effect: Effect) {
         self.effects.push(effect);
+    }
+
+    /// Puts something in force, after the commit.
+    pub fn enforce(&mut self, enforce: Enforce) {
+        self.enforced.push(enforce);
     }
 
     /// Writes it into the audit log.
@@ -132,11 +145,14 @@ impl Work {
 
     /// Commits, and then has the directory see it. Once begun this ends, whoever waits for it.
     pub async fn commit(self) -> Result<(), Denied> {
-        let Self { platform, tx, now, effects, .. } = self;
+        let Self { platform, tx, now, effects, enforced, .. } = self;
         let landed = tasks::spawn("commit", async move {
             let _landing = platform.landing.lock().await;
             tx.commit().await.map_err(DatabaseError::from)?;
             crash_point!("money-committed" if effects.iter().any(|effect| matches!(effect, Effect::Fund(..))));
+            for Enforce(enforce) in enforced {
+                enforce();
+            }
             land(&platform, &effects, now).await;
             Ok::<(), DatabaseError>(())
         });

@@ -6,6 +6,7 @@ pub mod facts;
 pub mod columns;
 pub mod each;
 pub mod paging;
+pub mod price_lists;
 pub mod quotas;
 pub mod usage;
 pub mod callers;

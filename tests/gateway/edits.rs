@@ -1,12 +1,13 @@
 //! Prices, models, quotas and keys that are edited under calls in flight: a call is settled by what
 //! was in force when it was admitted, and nothing that was edited away comes back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::client::Request;
+use crate::json::Json;
 use crate::openai::{Usage, WORDS, chat, completion, events};
 use crate::price::{GPT_4O, GPT_4O_MINI, Price};
 use crate::served::{Place, Served, upstream};
@@ -186,6 +187,19 @@ async fn calls_are_settled_by_what_was_in_force_when_they_were_admitted() {
         .map(|record| (record.at("requestLogId").text(), record.at("amount").nano()))
         .collect();
     assert_eq!(paid.len(), calls.len(), "whoever was served has paid");
+    let is_debit = |record: &&Json| record.at("type").text() == "Consume";
+    let consumed: Vec<&Json> = records.iter().filter(is_debit).collect();
+    let versions: HashSet<String> =
+        consumed.iter().map(|record| record.at("priceVersion").text()).collect();
+    let mut lists = HashMap::new();
+    for version in versions {
+        let list = tenant.get(&format!("/api/price-lists/{version}")).await;
+        lists.insert(version, Price::of(&list).cost(USAGE));
+    }
+    for record in consumed {
+        let again = lists[&record.at("priceVersion").text()];
+        assert_eq!(again, record.at("amount").nano(), "computed again by what it names");
+    }
     let mut certain = 0;
     for call in &calls {
         let may = in_force[call.from / 2..=(call.to.div_ceil(2)).min(in_force.len() - 1)]

@@ -1,5 +1,6 @@
 //! What a call must cost, computed a second time: public list prices, integers, rounded up once.
 
+use crate::json::Json;
 use crate::openai::Usage;
 
 /// Nano-units of the currency per million tokens.
@@ -16,6 +17,17 @@ pub const GPT_4O: Price = usd("gpt-4o", "2.50", "1.25", "10.00");
 pub const O4_MINI: Price = usd("o4-mini", "1.10", "0.275", "4.40");
 pub const CLAUDE_HAIKU: Price = usd("claude-haiku-4-5", "1.00", "0.10", "5.00");
 pub const GEMINI_FLASH: Price = usd("gemini-2.5-flash", "0.30", "0.03", "2.50");
+
+impl Price {
+    /// The prices behind a version that a record names.
+    pub fn of(list: &Json) -> Self {
+        let prices = list.at("rows").list()[0].at("prices");
+        let price = |unit: &str| prices.find(unit).map(|price| nano(&price.text()));
+        let (input, output) = (price("inputTokens"), price("outputTokens"));
+        let (input, output) = (input.expect("of input"), output.expect("of output"));
+        Self { model: "", input, cached: price("cachedInputTokens").unwrap_or(input), output }
+    }
+}
 
 const fn usd(model: &'static str, input: &str, cached: &str, output: &str) -> Price {
     Price { model, input: nano(input), cached: nano(cached), output: nano(output) }
