@@ -102,7 +102,8 @@ pub fn look(
             (place, Some(ask))
         }
     };
-    if need.is_clampable() && ask.is_some() {
+    if ask.is_some() {
+        // Of a call whose output may not be bounded, the least is all.
         match (pages.check(&need.amounts(need.least())), behind) {
             (Ok(()), None) => {
                 let bound = pages.share(need, turn.as_ref());

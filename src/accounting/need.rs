@@ -76,11 +76,6 @@ impl Need {
         self.care == Care::Tight
     }
 
-    /// Whether the call could do with less output.
-    pub const fn is_clampable(&self) -> bool {
-        self.least_output < self.bound.output_tokens
-    }
-
     /// Notes that it was asked what is known of its body.
     pub fn looked_up(&mut self) {
         self.care = self.care.max(Care::LookedUp);
@@ -184,7 +179,6 @@ mod tests {
     #[test]
     fn a_share_is_divided_among_the_choices() {
         let need = new(BOUND, 2, Some(256));
-        assert!(need.is_clampable());
         let output = |tokens, spend| need.within(tokens, Nano(spend)).output_tokens;
         assert_eq!(output(Some(1_001), 1_000_000), 900, "901 of two choices");
         assert_eq!(output(None, 100 + 2 * 701), 700);
@@ -195,7 +189,7 @@ mod tests {
     #[test]
     fn a_bound_of_the_clients_own_is_its_least() {
         let mut need = new(BOUND, 1, None);
-        assert!(!need.is_clampable());
+        assert_eq!(need.least(), need.bound());
         need.tighten(&costs(), 30);
         assert_eq!(need.least(), Bound { input_tokens: 30, output_tokens: 2_000 });
         need.tighten(&costs(), 50);

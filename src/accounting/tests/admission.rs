@@ -39,6 +39,10 @@ async fn what_was_learned_at_one_endpoint_is_not_believed_at_another() {
     drop(second);
     let again = scene.admit(demand(3, &model, &body, 10)).await.expect("known");
     assert_eq!(again.bound.input_tokens, 8, "the provider's own count of the same call");
+    drop(again);
+    let _other = scene.admit(demand(4, &model, BODY, 5_000)).await.expect("most of it");
+    let fits = scene.admit(demand(5, &model, &body, 10)).await;
+    assert_eq!(fits.map(|held| held.bound.input_tokens), Ok(8), "our own count would not fit");
 }
 
 #[tokio::test]
@@ -52,11 +56,17 @@ async fn what_a_call_holds_is_seen_while_it_is_open_and_exchanged_for_what_it_us
         (RequestLogId(7), 100, Nano(100))
     );
     assert_eq!(scene.books.open_holds(), (1, Nano(100)));
+    assert_eq!(scene.caller.organization.frozen(), Nano(100));
+    assert_eq!(scene.caller.organization.held_twice(), (Nano(100), Nano(100)));
+    let organizations = scene.books.all_organizations();
+    assert_eq!(organizations.len(), 1);
+    assert_eq!(organizations[0].frozen(), Nano(100));
     let holds = scene.caller.organization.holds();
     assert_eq!((holds.len(), holds[0].0, holds[0].1.tokens), (1, RequestLogId(7), 100));
     let standing = scene.caller.project.standing(clock::now());
     assert_eq!((standing.day.held.tokens, standing.open_calls), (100, 1));
     assert!(7_000 <= permit.elapsed_us());
+    assert_eq!(permit.measured.counted_input, 1, "what it is charged if nothing is reported");
 
     permit.keeps("kept");
     permit.course.upstream = Some("u".into());
@@ -127,7 +137,7 @@ async fn who_is_in_the_way_is_named_and_nothing_is_moved() {
         let denied = scene.admit(demand(1, &plain(), BODY, 43)).await.expect_err("20 at most");
         let Denial::Limit { level: named, exceeded } = denied else { panic!("{denied:?}") };
         assert_eq!((named, exceeded.limit, exceeded.value), (level, Limit::DailyTokens, 20));
-        assert!(43 < exceeded.requested);
+        assert_eq!(exceeded.requested, 57 + 43, "all that it might use, though less is too much");
         let standings: Vec<_> = scene.caller.standings(clock::now());
         assert_eq!((standings.len(), standings[0].level, standings[0].held), (1, level, 0));
         let [requests, tokens] = scene.caller.rooms(clock::now());

@@ -36,6 +36,16 @@ async fn a_call_is_counted_before_its_patience_is_asked() {
 }
 
 #[tokio::test]
+async fn a_call_is_counted_before_it_takes_a_place_in_a_line_that_is_full() {
+    let words = " the".repeat(250);
+    let long = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{words}"}}]}}"#);
+    let scene = Scene::with(2_600, PATIENCE, 0);
+    let _open = scene.admit(demand(1, &plain(), BODY, 1_900)).await.expect("fits");
+    let held = scene.admit(demand(2, &plain(), &long, 10)).await;
+    assert!(held.is_ok_and(|held| held.bound.input_tokens < 300), "643 are left");
+}
+
+#[tokio::test]
 async fn outputs_without_a_bound_get_a_fair_share_of_what_comes_back() {
     let scene = Scene::with(2_000, PATIENCE * 12, 10);
     let open = scene.admit(demand(1, &plain(), BODY, 1_900)).await.expect("fits");
