@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use meteor::app::demo::{DemoOptions, demo};
 use meteor::app::verify::{VerifyOptions, verify_ledger};
-use meteor::app::{health, log, run};
+use meteor::app::{health, log, routes, run};
 use meteor::config::check;
 use meteor::config::environment::Environment;
 use meteor::crash;
@@ -40,6 +40,8 @@ enum Command {
         /// The configuration.
         file: PathBuf,
     },
+    /// List what the data plane serves: method, path, dialect, and what a call uses up.
+    Routes,
     /// Prove the books of a gateway that runs, or that does not: 0 is sound, 1 is not, 2 unknown.
     VerifyLedger(VerifyOptions),
     /// Ask a gateway on this machine whether it is ready; for containers and scripts.
@@ -88,6 +90,7 @@ fn run(command: Command) -> Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         }
+        Command::Routes => routes::lines().iter().for_each(|line| println!("{line}")),
         Command::Health { admin } => health::ask(admin)?,
     }
     Ok(ExitCode::SUCCESS)

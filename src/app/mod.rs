@@ -4,6 +4,7 @@ pub mod log;
 pub mod folder;
 pub mod thread;
 pub mod health;
+pub mod routes;
 pub mod reload;
 pub mod watch;
 pub mod node;

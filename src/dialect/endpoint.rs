@@ -78,7 +78,7 @@ pub enum Metering {
 }
 
 /// The folders below which a path names a model; newer Gemini SDKs use the first.
-const MODEL_FOLDERS: [&str; 2] = ["/v1/models/", "/v1beta/models/"];
+pub const MODEL_FOLDERS: [&str; 2] = ["/v1/models/", "/v1beta/models/"];
 
 /// A path that names a model, cut before and after the name: the slash and the colon are not in
 /// the middle. `None` where a path names none.

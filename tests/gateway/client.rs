@@ -40,6 +40,11 @@ impl Request {
         Self::post("/v1/chat/completions", body).bearer(key)
     }
 
+    /// The same with another method and target.
+    pub fn at(self, method: &'static str, target: &str) -> Self {
+        Self { method, target: target.to_owned(), ..self }
+    }
+
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self

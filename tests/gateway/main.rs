@@ -65,6 +65,7 @@ mod reading_on;
 mod recorded;
 mod refunds;
 mod refusals;
+mod routes;
 mod sdk;
 mod secrets;
 mod serve;
