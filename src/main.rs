@@ -53,6 +53,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // An open stream owns buffers of which it uses little: huge pages would make it cost them whole.
+    // A system that has none refuses this, and nothing is lost.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let command = Cli::parse().command;
     let failure = match command {
         Command::VerifyLedger(_) => ExitCode::from(UNKNOWN),

@@ -72,10 +72,11 @@ pub async fn connect(
 ) -> Result<SendRequest<Outgoing>, ConnectError> {
     let connecting = tokio::time::timeout(upstream.settings.connect_timeout, open(upstream, tls));
     let stream = connecting.await.map_err(|_| ConnectError::TimedOut)??;
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let (sender, mut connection) = http1::handshake(TokioIo::new(stream)).await?;
     let name = Arc::clone(upstream.name());
     tasks::spawn_here(async move {
-        if let Err(fault) = connection.await {
+        // Where it is, not moved: it would have a second place in the task.
+        if let Err(fault) = (&mut connection).await {
             tracing::debug!(upstream = %name, %fault, "an upstream connection ended");
         }
     });

@@ -22,7 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::Sleep;
 
-use crate::proxy::open::Open;
+use crate::proxy::open::{Guest, Open};
 use crate::proxy::worker::ProxySettings;
 use crate::tasks;
 use crate::telemetry::metric;
@@ -79,22 +79,19 @@ where
                 continue;
             }
         };
-        let connection =
-            connection(stream, peer, Rc::clone(&settings), drain.clone(), service.clone());
-        let guest = open.enter();
-        tasks::spawn_here(async move {
-            connection.await;
-            drop(guest);
-        });
+        let guest = (open.enter(), peer);
+        let (settings, drain) = (Rc::clone(&settings), drain.clone());
+        tasks::spawn_here(connection(stream, guest, settings, drain, service.clone()));
     }
     drop(listener);
     open.none().await;
     Ok(())
 }
 
+/// One connection to its end; the guest is counted as long.
 async fn connection<S, F, B>(
     stream: TcpStream,
-    peer: SocketAddr,
+    (_guest, peer): (Guest, SocketAddr),
     settings: Rc<ProxySettings>,
     mut drain: watch::Receiver<bool>,
     service: S,
@@ -111,7 +108,8 @@ async fn connection<S, F, B>(
     let address = peer.ip().to_canonical();
     let stream = ClientStream { stream, idle: settings.client_idle, stalled: None };
     let service = service_fn(move |request| {
-        let answer = service(request, address);
+        // Boxed, so that it goes when it has answered: its place is the connection's to the end.
+        let answer = Box::pin(service(request, address));
         async move { Ok::<_, std::convert::Infallible>(answer.await) }
     });
     let connection = http1::Builder::new()

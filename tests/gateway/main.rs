@@ -72,6 +72,7 @@ mod serve;
 mod slots;
 mod state;
 mod stream;
+mod streams;
 mod tls;
 mod upstreams;
 mod verify;

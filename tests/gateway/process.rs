@@ -127,6 +127,15 @@ impl Process {
         Duration::from_nanos(nanoseconds.sum())
     }
 
+    /// The memory that it occupies, in bytes.
+    pub fn memory(&self) -> u64 {
+        let told = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let told = told.expect("it runs");
+        let resident = told.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = resident.and_then(|rest| rest.trim().strip_suffix(" kB"));
+        kilobytes.and_then(|text| text.parse::<u64>().ok()).expect("a size in kB") * 1_024
+    }
+
     pub async fn ended(&mut self) -> ExitStatus {
         eventually("the process ends", async || {
             self.child.try_wait().expect("the child can be asked")
