@@ -4,6 +4,10 @@
 default:
     @just --list
 
+# Writes the price catalog anew from two sheets of facts, as of a day.
+prices genai litellm as_of:
+    python3 -B config/prices/generate.py {{ genai }} {{ litellm }} --as-of {{ as_of }}
+
 # Starts the gateway with a built-in provider, a funded organization and a key.
 demo *flags:
     cargo run --release -- demo {{ flags }}
