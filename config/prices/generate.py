@@ -123,6 +123,15 @@ def models_of(provider, own, other, notes, as_of):
     return found
 
 
+def make_whole(model, notes):
+    """All that a model of images makes are images: without another price its output costs theirs."""
+    for sizes in model["rows"].values():
+        for row in sizes.values():
+            if model["kind"] == "images" and "outputTokens" not in row and "outputImageTokens" in row:
+                row["outputTokens"] = row.pop("outputImageTokens")
+                notes.skip(model["id"], "output has the price of the images that it is")
+
+
 def is_whole(model, notes):
     """Whether all that every call of its kind uses has a price; the rest is left out, and noted."""
     prices = model["rows"]["default"][0]
@@ -161,6 +170,8 @@ def main():
     for provider in sorted(set(first) | set(second)):
         models += models_of(provider, first.get(provider, []), second.get(provider, {}), notes, asked.as_of)
     models.sort(key=lambda model: (model["provider"], model["id"], model.get("effective_from", "")))
+    for model in models:
+        make_whole(model, notes)
     models = [model for model in models if is_whole(model, notes)]
     once(models)
     (HERE.parent / "prices.toml").write_text(writer.toml(models, asked.as_of))

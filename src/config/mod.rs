@@ -6,6 +6,7 @@ pub mod file;
 pub mod section;
 pub mod upstreams;
 pub mod prices;
+pub mod price_list;
 pub mod catalog;
 pub mod check;
 

@@ -10,15 +10,23 @@ use crate::domain::money::{MalformedMoney, Nano};
 use crate::domain::price::Prices;
 use crate::domain::usage::Unit;
 
+/// What a call can be priced by instead of tokens.
+const PIECES: [Unit; 3] = [Unit::Images, Unit::AudioSeconds, Unit::Characters];
+
 /// Reads the prices of a row: per million, or per one of what is counted one by one. What every
-/// call has must have a price, if only "0": input, and where the model `answers`, output.
+/// call has must have a price, if only "0": input, and where the model `answers`, output; unless it
+/// is priced by the piece alone.
 pub fn prices(row: &mut Section<'_>, answers: bool) -> Option<Prices> {
     if !row.has("prices") {
         row.fault("prices", "is missing; write { inputTokens = \"0.15\", … }, \"0\" if it is free");
     }
     let table = row.open_table("prices")?;
-    let needed: &[Unit] =
-        if answers { &[Unit::InputTokens, Unit::OutputTokens] } else { &[Unit::InputTokens] };
+    let by_the_piece = |name: &String| PIECES.iter().any(|unit| unit.name() == name);
+    let needed: &[Unit] = match answers {
+        _ if !table.is_empty() && table.keys().all(by_the_piece) => &[],
+        true => &[Unit::InputTokens, Unit::OutputTokens],
+        false => &[Unit::InputTokens],
+    };
     for unit in needed.iter().filter(|unit| !table.contains_key(unit.name())) {
         let key = format!("prices.{}", unit.name());
         row.fault(&key, "is missing; write \"0\" if it is free");

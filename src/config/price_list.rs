@@ -1,0 +1,292 @@
+//! The price list: what is known of the models of each provider, looked up by name.
+//!
+//! The built-in one is long, so only the rows that are asked for are ever read as TOML.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use toml::{Table, Value};
+
+use crate::config::prices::prices;
+use crate::config::section::{Reading, Section};
+use crate::domain::price::Prices;
+use crate::domain::time::Day;
+
+/// A text of rows that each begin with `[[models]]`.
+#[derive(Debug)]
+pub struct PriceList {
+    /// How faults call it.
+    name: String,
+    text: Cow<'static, str>,
+}
+
+/// What is known of a model from a day on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// Who serves it.
+    pub provider: String,
+    /// Its name there.
+    pub id: String,
+    /// Further names it has there.
+    pub aliases: Vec<String>,
+    /// From when its prices hold; `None` has always held.
+    pub effective_from: Option<Day>,
+    /// The most output tokens of one choice; where nobody says, all of its context.
+    pub max_output_tokens: Option<u64>,
+    /// The context window.
+    pub max_input_tokens: Option<u64>,
+    /// What the bound of its output is called.
+    pub output_field: Option<&'static str>,
+    /// Whether it bills what does not show.
+    pub hidden_output: bool,
+    /// Its prices.
+    pub rows: Vec<Priced>,
+}
+
+/// Prices of a service tier for inputs above a size. Every row is whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Priced {
+    /// As an answer names it; `None` is the default one.
+    pub service_tier: Option<String>,
+    /// They hold for inputs of more tokens than this; 0 for all.
+    pub above_input_tokens: u64,
+    /// What each unit costs.
+    pub prices: Prices,
+}
+
+const BUILT_IN: &str = include_str!("../../config/prices.toml");
+const ROW: &str = "[[models]]";
+/// What an `output_field` may be called.
+pub const OUTPUT_FIELDS: &[(&str, &str)] =
+    &[("max_tokens", "max_tokens"), ("max_completion_tokens", "max_completion_tokens")];
+/// No model reads or writes more.
+pub const TOKENS_MAX: u64 = 100_000_000;
+const KINDS: &[(&str, ())] = &[
+    ("chat", ()),
+    ("completion", ()),
+    ("embeddings", ()),
+    ("moderation", ()),
+    ("images", ()),
+    ("transcription", ()),
+    ("speech", ()),
+];
+
+impl PriceList {
+    /// The one that came with this build.
+    pub const fn built_in() -> Self {
+        Self { name: String::new(), text: Cow::Borrowed(BUILT_IN) }
+    }
+
+    /// One of the operator's, called `name` in faults; every fault in it is noted.
+    pub fn of(reading: &Reading<'_>, name: String, text: String) -> Self {
+        let list = Self { name, text: Cow::Owned(text) };
+        for row in list.rows() {
+            list.entry(reading, row);
+        }
+        list
+    }
+
+    /// The models of `provider` that go by `name`: its prices of today and of later days, in order.
+    pub fn find(&self, reading: &Reading<'_>, provider: &str, name: &str) -> Vec<Entry> {
+        let quoted = [format!("\"{name}\""), format!("'{name}'")];
+        let may = self.rows().filter(|row| quoted.iter().any(|quoted| row.contains(quoted)));
+        let read = may.filter_map(|row| self.entry(reading, row));
+        let mut found: Vec<Entry> = read.filter(|entry| entry.is(provider, name)).collect();
+        found.sort_by_key(|entry| entry.effective_from);
+        found
+    }
+
+    /// Who is listed, in order.
+    pub fn providers(&self) -> BTreeSet<&str> {
+        let lines = self.text.lines().filter_map(|line| line.strip_prefix("provider"));
+        lines.filter_map(|rest| rest.split(['"', '\'']).nth(1)).collect()
+    }
+
+    /// The text of each row.
+    fn rows(&self) -> impl Iterator<Item = &str> {
+        self.text.split(ROW).skip(1)
+    }
+
+    fn entry(&self, reading: &Reading<'_>, row: &str) -> Option<Entry> {
+        let table: Table = match row.parse() {
+            Ok(table) => table,
+            Err(_) => {
+                let first = row.trim().lines().next().unwrap_or_default();
+                reading.fault(&self.name, format!("the row of `{first}` is not TOML; correct it"));
+                return None;
+            }
+        };
+        let text = |key| table.get(key).and_then(Value::as_str).unwrap_or("?");
+        let path = format!("{} {}/{}", self.name, text("provider"), text("id"));
+        let mut row = Section::new(reading, path.trim_start().to_owned(), table);
+        let entry = entry(&mut row);
+        row.end();
+        entry
+    }
+}
+
+impl Entry {
+    fn is(&self, provider: &str, name: &str) -> bool {
+        let named = self.id == name || self.aliases.iter().any(|alias| alias == name);
+        self.provider == provider && named
+    }
+}
+
+fn entry(row: &mut Section<'_>) -> Option<Entry> {
+    let (provider, id) = (row.required("provider"), row.required("id"));
+    let aliases = row.texts("aliases").unwrap_or_default();
+    let effective_from = row.parsed("effective_from", |text| {
+        Day::parse(text).ok_or_else(|| "is no date such as 2027-01-01; correct it".to_owned())
+    });
+    row.choice("kind", KINDS);
+    let max_output_tokens = row.whole("max_output_tokens", 0..=TOKENS_MAX);
+    let max_input_tokens = row.whole("max_input_tokens", 1..=TOKENS_MAX);
+    let output_field = row.choice("output_field", OUTPUT_FIELDS);
+    let hidden_output = row.flag("hidden_output", false);
+    // A model without an end to its output can answer with all of its context, and no more.
+    let max_output_tokens = max_output_tokens.or(max_input_tokens);
+    let rows = price_rows(row, max_output_tokens.is_none_or(|most| 0 < most))?;
+    Some(Entry {
+        provider: provider?,
+        id: id?,
+        aliases,
+        effective_from,
+        max_output_tokens,
+        max_input_tokens,
+        output_field,
+        hidden_output,
+        rows,
+    })
+}
+
+/// Reads `prices`, `tiers` and `service_tiers`. A service tier has tiers of its own; without any,
+/// its prices hold for inputs of every size.
+pub fn price_rows(row: &mut Section<'_>, answers: bool) -> Option<Vec<Priced>> {
+    let mut rows = sizes(row, None, answers);
+    for mut part in row.rows("service_tiers") {
+        let name = part.required("name");
+        if name.as_deref() == Some("default") {
+            part.fault("name", "is the tier of the prices themselves; remove this one");
+        }
+        rows = rows.zip(sizes(&mut part, name, answers)).map(|(mut rows, more)| {
+            rows.extend(more);
+            rows
+        });
+        part.end();
+    }
+    rows
+}
+
+fn sizes(row: &mut Section<'_>, tier: Option<String>, answers: bool) -> Option<Vec<Priced>> {
+    let priced = |above_input_tokens, prices| Priced {
+        service_tier: tier.clone(),
+        above_input_tokens,
+        prices,
+    };
+    let mut found = prices(row, answers).map(|prices| vec![priced(0, prices)]);
+    let mut before = 0;
+    for mut part in row.rows("tiers") {
+        if !part.has("above_input_tokens") {
+            part.fault("above_input_tokens", "is missing; write the size of input it begins above");
+        }
+        let above = part.whole("above_input_tokens", 1..=TOKENS_MAX);
+        if above.is_some_and(|above| above <= before) {
+            part.fault("above_input_tokens", "is not more than the one before; put them in order");
+        }
+        before = above.unwrap_or(before);
+        let prices = prices(&mut part, answers);
+        if let (Some(found), Some(above), Some(prices)) = (&mut found, above, prices) {
+            found.push(priced(above, prices));
+        }
+        part.end();
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::environment::Environment;
+    use crate::config::file::Typed;
+    use crate::domain::money::Nano;
+    use crate::domain::usage::Unit;
+
+    fn reading(environment: &Environment) -> Reading<'_> {
+        Reading::begin(Typed::default(), environment).0
+    }
+
+    #[test]
+    fn the_built_in_list_has_no_faults_and_knows_many_models_of_many_providers() {
+        let environment = Environment::default();
+        let (reading, list) = (reading(&environment), PriceList::built_in());
+        let entries: Vec<Entry> = list.rows().filter_map(|row| list.entry(&reading, row)).collect();
+        let ids: BTreeSet<_> = entries.iter().map(|entry| (&entry.provider, &entry.id)).collect();
+        assert!(300 <= ids.len(), "{} models", ids.len());
+        let providers: BTreeSet<&str> = ids.iter().map(|(provider, _)| provider.as_str()).collect();
+        assert!(20 <= providers.len(), "{providers:?}");
+        assert_eq!(list.providers(), providers);
+        let mut names = BTreeSet::new();
+        for entry in &entries {
+            for name in entry.aliases.iter().chain([&entry.id]) {
+                let is_new = names.insert((&entry.provider, name, entry.effective_from));
+                assert!(is_new, "two models are called {}/{name}", entry.provider);
+            }
+        }
+        reading.end(()).unwrap_or_else(|report| panic!("{report}"));
+    }
+
+    #[test]
+    fn a_model_is_found_by_each_of_its_names_at_its_own_provider_only() {
+        let environment = Environment::default();
+        let (reading, list) = (reading(&environment), PriceList::built_in());
+        let found = list.find(&reading, "openai", "gpt-4o-mini-2024-07-18");
+        let [mini] = &found[..] else { panic!("one entry, not {found:?}") };
+        assert_eq!((&*mini.id, mini.max_output_tokens), ("gpt-4o-mini", Some(16_384)));
+        let price = mini.rows[0].prices.given(Unit::InputTokens);
+        assert_eq!(price, Some(Nano(150_000_000)));
+        assert_eq!(list.find(&reading, "anthropic", "gpt-4o-mini"), []);
+        assert_eq!(list.find(&reading, "openai", "gpt-4o-min"), []);
+        let sonnet = list.find(&reading, "anthropic", "claude-sonnet-4-5");
+        let sizes: Vec<u64> = sonnet[0].rows.iter().map(|row| row.above_input_tokens).collect();
+        assert_eq!(sizes, [0, 200_000]);
+    }
+
+    #[test]
+    fn later_prices_come_after_those_of_today() {
+        let environment = Environment::default();
+        let reading = reading(&environment);
+        let text = "[[models]]\nprovider = 'p'\nid = 'm'\neffective_from = '2027-01-01'\n\
+            prices = { inputTokens = '2', outputTokens = '2' }\n\
+            [[models]]\nprovider = 'p'\nid = 'm'\nprices = { inputTokens = 1, outputTokens = 1 }\n\
+            service_tiers = [{ name = 'flex', prices = { inputTokens = 0, outputTokens = 0 } }]\n";
+        let list = PriceList::of(&reading, "file".to_owned(), text.to_owned());
+        let found = list.find(&reading, "p", "m");
+        let days: Vec<_> = found.iter().map(|entry| entry.effective_from).collect();
+        assert_eq!(days, [None, Day::parse("2027-01-01")]);
+        assert_eq!(found[0].rows[1].service_tier.as_deref(), Some("flex"));
+        reading.end(()).unwrap_or_else(|report| panic!("{report}"));
+    }
+
+    #[test]
+    fn faults_of_an_own_list_name_the_model_and_the_key() {
+        let environment = Environment::default();
+        let reading = reading(&environment);
+        let text = "[[models]]\nprovider = 'p'\nid = 'm'\ncolour = 1\n\
+            prices = { inputTokens = 0.5, outputTokens = '1' }\n\
+            tiers = [{ above_input_tokens = 5, prices = { inputTokens = '1', outputTokens = '1' } },\n\
+            { above_input_tokens = 5, prices = { inputTokens = '1', outputTokens = '1' } }]\n\
+            [[models]]\nid = =\n";
+        PriceList::of(&reading, "own.toml".to_owned(), text.to_owned());
+        let report = reading.end(()).expect_err("faults").to_string();
+        let told: Vec<&str> =
+            report.lines().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
+        let model = "own.toml p/m";
+        assert_eq!(told.len(), 4, "{report}");
+        for (path, key) in
+            told.iter().zip(["prices.inputTokens", "tiers.1.above_input_tokens", "colour"])
+        {
+            assert_eq!(*path, format!("{model}.{key}"));
+        }
+        assert_eq!(told[3], "own.toml");
+    }
+}
