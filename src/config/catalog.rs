@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::config::prices::{prices, version};
+use crate::config::price_list::{Entry, OUTPUT_FIELDS, TOKENS_MAX};
+use crate::config::pricing::{Pricing, Told};
 use crate::config::section::Section;
+use crate::config::upstreams::Upstreams;
 use crate::domain::catalog::{Model, Target};
-use crate::domain::tariff::{Schedule, Tariff};
 
 /// The models of a file.
 #[derive(Debug, Default)]
@@ -18,13 +19,10 @@ pub struct Models {
 
 /// The id of the row that serves every name that is not listed.
 const ANY_NAME: &str = "*";
-const OUTPUT_FIELDS: &[(&str, &str)] =
-    &[("max_tokens", "max_tokens"), ("max_completion_tokens", "max_completion_tokens")];
 const NAME_BYTES_MAX: usize = 200;
-const TOKENS_MAX: u64 = 100_000_000;
 
-/// Reads all rows; `upstreams` are the names that a target may have.
-pub fn models(root: &mut Section<'_>, upstreams: &[String]) -> Models {
+/// Reads all rows; `upstreams` are those that a target may name.
+pub fn models(root: &mut Section<'_>, upstreams: &Upstreams, pricing: &Pricing<'_>) -> Models {
     let mut found = Models::default();
     let mut ids: Vec<String> = Vec::new();
     for mut row in root.rows("models") {
@@ -35,7 +33,7 @@ pub fn models(root: &mut Section<'_>, upstreams: &[String]) -> Models {
         if !id.is_empty() && ids.contains(&id) {
             row.fault("id", format!("\"{id}\" is listed twice; remove one"));
         }
-        let model = model(&mut row, &id, upstreams);
+        let model = model(&mut row, &id, upstreams, pricing);
         if id == ANY_NAME {
             found.fallback = model;
         } else {
@@ -47,69 +45,93 @@ pub fn models(root: &mut Section<'_>, upstreams: &[String]) -> Models {
     found
 }
 
-fn model(row: &mut Section<'_>, id: &str, upstreams: &[String]) -> Option<Model> {
-    if !row.has("max_output_tokens") {
+fn model(
+    row: &mut Section<'_>,
+    id: &str,
+    upstreams: &Upstreams,
+    pricing: &Pricing<'_>,
+) -> Option<Model> {
+    let max_output_tokens = row.whole("max_output_tokens", 0..=TOKENS_MAX);
+    let told = pricing.told(row, max_output_tokens != Some(0));
+    let places = places(row, upstreams, pricing, max_output_tokens != Some(0));
+    let mut targets = Vec::new();
+    let mut known: Vec<Vec<Entry>> = Vec::new();
+    for place in places {
+        let name = place.upstream_model.as_deref().unwrap_or(id);
+        let provider = upstreams.providers[place.upstream].as_deref();
+        let told = [&place.told, &told];
+        let entries = Pricing::entries(told, pricing.listed(provider, name));
+        let listed = format!("{}/{name}", provider.unwrap_or("provider"));
+        let schedule = pricing.schedule(row, told, &entries, &listed);
+        let Place { upstream, upstream_model, .. } = place;
+        targets.extend(schedule.map(|schedule| Target { upstream, upstream_model, schedule }));
+        known.push(entries);
+    }
+    let max_output_tokens = max_output_tokens.or_else(|| most(&known, |e| e.max_output_tokens));
+    if max_output_tokens.is_none() {
         let message = "is missing; write the most it can answer (0 for embeddings): holds need it";
         row.fault("max_output_tokens", message);
     }
-    let max_output_tokens = row.whole("max_output_tokens", 0..=TOKENS_MAX);
-    let output_field = row.choice("output_field", OUTPUT_FIELDS).unwrap_or("max_tokens");
-    let hidden_output = row.flag("hidden_output", false);
     let max_input_tokens = row.whole("max_input_tokens", 1..=TOKENS_MAX);
-    let prices = prices(row, max_output_tokens.is_none_or(|most| 0 < most));
-    let targets = targets(row, upstreams);
-    let prices = prices?;
-    let schedule = Schedule::always(Tariff::flat(prices, version(&prices).into()));
+    let mut entries = known.iter().flatten();
+    let hides = entries.clone().any(|entry| entry.hidden_output);
+    let field = entries.find_map(|entry| entry.output_field).unwrap_or("max_tokens");
     Some(Model {
         name: Arc::from(id),
+        output_field: row.choice("output_field", OUTPUT_FIELDS).unwrap_or(field),
+        hidden_output: row.flag("hidden_output", hides),
         max_output_tokens: max_output_tokens?,
-        output_field,
-        hidden_output,
-        max_input_tokens,
-        targets: targets.into_iter().map(|place| place.at(&schedule)).collect(),
+        max_input_tokens: max_input_tokens.or_else(|| most(&known, |e| e.max_input_tokens)),
+        targets,
     })
 }
 
-/// Where a model is served.
+/// The most of what the list says of each place; nothing where it does not know one of them.
+fn most(known: &[Vec<Entry>], of: impl Fn(&Entry) -> Option<u64>) -> Option<u64> {
+    let of_place = |entries: &Vec<Entry>| entries.iter().filter_map(&of).max();
+    known.iter().map(of_place).collect::<Option<Vec<u64>>>()?.into_iter().max()
+}
+
+/// Where a model is served, and what the file says of its prices there.
 struct Place {
     upstream: usize,
     upstream_model: Option<Arc<str>>,
-}
-
-impl Place {
-    /// The target there, at those prices.
-    fn at(self, schedule: &Schedule) -> Target {
-        let Self { upstream, upstream_model } = self;
-        Target { upstream, upstream_model, schedule: schedule.clone() }
-    }
+    told: Told,
 }
 
 /// Where a model is served: `upstream` for one place, `targets` for several.
-fn targets(row: &mut Section<'_>, upstreams: &[String]) -> Vec<Place> {
+fn places(
+    row: &mut Section<'_>,
+    upstreams: &Upstreams,
+    pricing: &Pricing<'_>,
+    answers: bool,
+) -> Vec<Place> {
     let (one, several) = (row.has("upstream"), row.has("targets"));
     if one == several {
         row.fault("upstream", "or targets: one of the two says where it is served");
     }
     if !several {
-        return target(row, "upstream_model", upstreams).into_iter().collect();
+        return place(row, "upstream_model", upstreams).into_iter().collect();
     }
     let mut found = Vec::new();
     for mut part in row.rows("targets") {
         let priority = part.whole("priority", 0..=1_000).unwrap_or_default();
-        found.extend(target(&mut part, "model", upstreams).map(|target| (priority, target)));
+        let told = pricing.told(&mut part, answers);
+        let place = place(&mut part, "model", upstreams);
+        found.extend(place.map(|place| (priority, Place { told, ..place })));
         part.end();
     }
     // Stable: of one priority, the order of the file.
     found.sort_by_key(|(priority, _)| *priority);
-    found.into_iter().map(|(_, target)| target).collect()
+    found.into_iter().map(|(_, place)| place).collect()
 }
 
-fn target(part: &mut Section<'_>, model_key: &'static str, upstreams: &[String]) -> Option<Place> {
+fn place(part: &mut Section<'_>, model_key: &'static str, upstreams: &Upstreams) -> Option<Place> {
     let upstream_model = part.text(model_key).map(Arc::from);
     let name = part.text("upstream")?;
-    let upstream = upstreams.iter().position(|known| *known == name);
+    let upstream = upstreams.names.iter().position(|known| *known == name);
     if upstream.is_none() {
         part.fault("upstream", format!("there is no upstream \"{name}\"; add it or correct this"));
     }
-    Some(Place { upstream: upstream?, upstream_model })
+    Some(Place { upstream: upstream?, upstream_model, told: Told::default() })
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::config::catalog::models;
 use crate::config::environment::Environment;
 use crate::config::file::typed;
+use crate::config::pricing::pricing;
 use crate::config::report::Report;
 use crate::config::section::{Reading, Section};
 use crate::config::upstreams::upstreams;
@@ -89,8 +90,9 @@ pub fn read(text: &str, environment: &Environment) -> Result<Settings, Report> {
     let currency = currency(&mut root);
     let log = log(&mut root);
     let roots = roots(&mut root);
-    let upstreams = upstreams(&mut root);
-    let models = models(&mut root, &upstreams.names);
+    let pricing = pricing(&mut root, &reading);
+    let upstreams = upstreams(&mut root, &pricing);
+    let models = models(&mut root, &upstreams, &pricing);
     root.end();
     let settings = Settings {
         data,

@@ -4,9 +4,10 @@ pub mod report;
 pub mod environment;
 pub mod file;
 pub mod section;
-pub mod upstreams;
 pub mod prices;
 pub mod price_list;
+pub mod pricing;
+pub mod upstreams;
 pub mod catalog;
 pub mod check;
 

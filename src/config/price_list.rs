@@ -9,8 +9,9 @@ use toml::{Table, Value};
 
 use crate::config::prices::prices;
 use crate::config::section::{Reading, Section};
-use crate::domain::price::Prices;
+use crate::domain::tariff::Row;
 use crate::domain::time::Day;
+use crate::domain::usage::ServiceTier;
 
 /// A text of rows that each begin with `[[models]]`.
 #[derive(Debug)]
@@ -40,18 +41,7 @@ pub struct Entry {
     /// Whether it bills what does not show.
     pub hidden_output: bool,
     /// Its prices.
-    pub rows: Vec<Priced>,
-}
-
-/// Prices of a service tier for inputs above a size. Every row is whole.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Priced {
-    /// As an answer names it; `None` is the default one.
-    pub service_tier: Option<String>,
-    /// They hold for inputs of more tokens than this; 0 for all.
-    pub above_input_tokens: u64,
-    /// What each unit costs.
-    pub prices: Prices,
+    pub rows: Vec<Row>,
 }
 
 const BUILT_IN: &str = include_str!("../../config/prices.toml");
@@ -161,29 +151,26 @@ fn entry(row: &mut Section<'_>) -> Option<Entry> {
 
 /// Reads `prices`, `tiers` and `service_tiers`. A service tier has tiers of its own; without any,
 /// its prices hold for inputs of every size.
-pub fn price_rows(row: &mut Section<'_>, answers: bool) -> Option<Vec<Priced>> {
-    let mut rows = sizes(row, None, answers);
+pub fn price_rows(row: &mut Section<'_>, answers: bool) -> Option<Vec<Row>> {
+    let mut rows = sizes(row, ServiceTier::DEFAULT, answers);
     for mut part in row.rows("service_tiers") {
-        let name = part.required("name");
-        if name.as_deref() == Some("default") {
-            part.fault("name", "is the tier of the prices themselves; remove this one");
-        }
-        rows = rows.zip(sizes(&mut part, name, answers)).map(|(mut rows, more)| {
-            rows.extend(more);
-            rows
+        let told = part.required("name").and_then(|name| {
+            let tier = ServiceTier::new(&name).filter(|tier| !tier.is_default());
+            if tier.is_none() {
+                part.fault("name", "is no tier beside the default one; correct it");
+            }
+            tier
         });
+        let more = sizes(&mut part, told.unwrap_or(ServiceTier::DEFAULT), answers);
+        rows = rows.zip(more).map(|(rows, more)| [rows, more].concat());
         part.end();
     }
     rows
 }
 
-fn sizes(row: &mut Section<'_>, tier: Option<String>, answers: bool) -> Option<Vec<Priced>> {
-    let priced = |above_input_tokens, prices| Priced {
-        service_tier: tier.clone(),
-        above_input_tokens,
-        prices,
-    };
-    let mut found = prices(row, answers).map(|prices| vec![priced(0, prices)]);
+fn sizes(row: &mut Section<'_>, tier: ServiceTier, answers: bool) -> Option<Vec<Row>> {
+    let mut found =
+        prices(row, answers).map(|prices| vec![Row { tier, above_input_tokens: 0, prices }]);
     let mut before = 0;
     for mut part in row.rows("tiers") {
         if !part.has("above_input_tokens") {
@@ -195,8 +182,8 @@ fn sizes(row: &mut Section<'_>, tier: Option<String>, answers: bool) -> Option<V
         }
         before = above.unwrap_or(before);
         let prices = prices(&mut part, answers);
-        if let (Some(found), Some(above), Some(prices)) = (&mut found, above, prices) {
-            found.push(priced(above, prices));
+        if let (Some(found), Some(above_input_tokens), Some(prices)) = (&mut found, above, prices) {
+            found.push(Row { tier, above_input_tokens, prices });
         }
         part.end();
     }
@@ -263,7 +250,7 @@ mod tests {
         let found = list.find(&reading, "p", "m");
         let days: Vec<_> = found.iter().map(|entry| entry.effective_from).collect();
         assert_eq!(days, [None, Day::parse("2027-01-01")]);
-        assert_eq!(found[0].rows[1].service_tier.as_deref(), Some("flex"));
+        assert_eq!(found[0].rows[1].tier.name(), "flex");
         reading.end(()).unwrap_or_else(|report| panic!("{report}"));
     }
 

@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
-use toml::Value;
+use toml::{Table, Value};
 
 use crate::config::section::Section;
 use crate::domain::money::{MalformedMoney, Nano};
 use crate::domain::price::Prices;
+use crate::domain::tariff::Row;
 use crate::domain::usage::Unit;
 
 /// What a call can be priced by instead of tokens.
@@ -31,14 +32,24 @@ pub fn prices(row: &mut Section<'_>, answers: bool) -> Option<Prices> {
         let key = format!("prices.{}", unit.name());
         row.fault(&key, "is missing; write \"0\" if it is free");
     }
+    Some(read(row, "prices", table))
+}
+
+/// Reads prices of which any may be missing.
+pub fn units(row: &mut Section<'_>, key: &'static str) -> Option<Prices> {
+    let table = row.open_table(key)?;
+    Some(read(row, key, table))
+}
+
+fn read(row: &Section<'_>, key: &str, table: Table) -> Prices {
     let mut prices = Prices::default();
     for (name, value) in table {
         match priced(&prices, &name, &value) {
             Ok(with) => prices = with,
-            Err(message) => row.fault(&format!("prices.{name}"), message),
+            Err(message) => row.fault(&format!("{key}.{name}"), message),
         }
     }
-    Some(prices)
+    prices
 }
 
 fn priced(prices: &Prices, name: &str, value: &Value) -> Result<Prices, String> {
@@ -67,12 +78,17 @@ fn price(value: &Value) -> Result<Nano, &'static str> {
 }
 
 /// Names these prices: the same ones always alike, others differently.
-pub fn version(prices: &Prices) -> String {
+pub fn version(rows: &[Row]) -> String {
     let mut text = String::new();
-    for unit in Unit::ALL {
-        if let Some(price) = prices.given(unit) {
-            // Writing to a text cannot fail.
-            let _ = writeln!(text, "{}={}", unit.name(), price.0);
+    // Writing to a text cannot fail.
+    for Row { tier, above_input_tokens, prices } in rows {
+        if !tier.is_default() || 0 < *above_input_tokens {
+            let _ = writeln!(text, "[{} {above_input_tokens}]", tier.name());
+        }
+        for unit in Unit::ALL {
+            if let Some(price) = prices.given(unit) {
+                let _ = writeln!(text, "{}={}", unit.name(), price.0);
+            }
         }
     }
     let hash = Sha256::digest(text.as_bytes());
@@ -85,6 +101,7 @@ pub fn version(prices: &Prices) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::usage::ServiceTier;
 
     #[test]
     fn prices_are_exact_texts_or_whole_numbers() {
@@ -99,11 +116,21 @@ mod tests {
     #[test]
     fn the_version_names_the_prices() {
         let with = |nano| Prices::default().with(Unit::InputTokens, nano).expect("in range");
-        assert_eq!(version(&with(150_000_000)), version(&with(150_000_000)));
-        assert_ne!(version(&with(150_000_000)), version(&with(150_000_001)));
+        let row = |above_input_tokens, prices| Row {
+            tier: ServiceTier::DEFAULT,
+            above_input_tokens,
+            prices,
+        };
+        let of = |prices| version(&[row(0, prices)]);
+        assert_eq!(of(with(150_000_000)), of(with(150_000_000)));
+        assert_ne!(of(with(150_000_000)), of(with(150_000_001)));
         let other = Prices::default().with(Unit::OutputTokens, 150_000_000).expect("in range");
-        assert_ne!(version(&with(150_000_000)), version(&other));
+        assert_ne!(of(with(150_000_000)), of(other));
+        let stepped = |above| version(&[row(0, with(1)), row(above, with(2))]);
+        assert_ne!(stepped(10), stepped(11));
+        let flex = Row { tier: ServiceTier::new("flex").expect("short"), ..row(0, with(1)) };
+        assert_ne!(version(&[row(0, with(1)), flex]), of(with(1)));
         // Records name it: it must never change for the same prices.
-        assert_eq!(version(&with(150_000_000)), "file-4c8adfbe");
+        assert_eq!(of(with(150_000_000)), "file-4c8adfbe");
     }
 }

@@ -3,6 +3,7 @@
 use http::header::{self, HeaderName, HeaderValue};
 use toml::Value;
 
+use crate::config::pricing::Pricing;
 use crate::config::section::{Section, named};
 use crate::dialect::endpoint::Dialect;
 use crate::settings::secret::Secret;
@@ -14,12 +15,14 @@ use crate::settings::upstream::{Auth, BaseUrl, UpstreamSettings};
 pub struct Upstreams {
     /// The name of each row; empty where it has none.
     pub names: Vec<String>,
+    /// Whose models each row serves, as the price list calls them.
+    pub providers: Vec<Option<String>>,
     /// The rows without faults.
     pub settings: Vec<UpstreamSettings>,
 }
 
 /// Reads all rows.
-pub fn upstreams(root: &mut Section<'_>) -> Upstreams {
+pub fn upstreams(root: &mut Section<'_>, pricing: &Pricing<'_>) -> Upstreams {
     let mut found = Upstreams::default();
     for mut row in root.rows("upstreams") {
         let name = row.required("name").unwrap_or_default();
@@ -28,6 +31,7 @@ pub fn upstreams(root: &mut Section<'_>) -> Upstreams {
         }
         found.settings.extend(upstream(&mut row, &name));
         found.names.push(name);
+        found.providers.push(row.parsed("provider", |name| pricing.provider(name)));
         row.end();
     }
     found
