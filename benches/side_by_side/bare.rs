@@ -22,7 +22,7 @@ use meteor::proxy::outgoing::Outgoing;
 use meteor::proxy::pool::{Lease, Pool};
 use meteor::proxy::upstream::Upstream;
 use meteor::proxy::worker::ProxySettings;
-use meteor::settings::upstream::{Auth, BaseUrl, UpstreamSettings};
+use meteor::settings::upstream::{Auth, BaseUrl, CircuitSettings, UpstreamSettings};
 use metrics::Gauge;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
@@ -67,6 +67,8 @@ fn upstream(address: SocketAddr) -> Result<Upstream> {
         dedicated: false,
         bills_on: false,
         forward_limits: false,
+        circuit: CircuitSettings::default(),
+        retry_after_max: Duration::ZERO,
     }))
 }
 

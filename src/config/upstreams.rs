@@ -7,7 +7,7 @@ use crate::config::pricing::Pricing;
 use crate::config::section::{Section, named};
 use crate::dialect::endpoint::Dialect;
 use crate::settings::secret::Secret;
-use crate::settings::upstream::{Auth, BaseUrl, UpstreamSettings};
+use crate::settings::upstream::{Auth, BaseUrl, CircuitSettings, UpstreamSettings};
 
 /// The upstreams of a file. The names stand at the places of all rows, those with faults included,
 /// so that a model that names such a row is not at fault too.
@@ -52,6 +52,8 @@ fn upstream(row: &mut Section<'_>, name: &str) -> Option<UpstreamSettings> {
     let dedicated = row.flag("dedicated", false);
     let bills_on = row.flag("bills_on", false);
     let forward_limits = row.flag("forward_limits", false);
+    let retry_after_max = row.time_ms("retry_after_max_ms", 60_000, 0);
+    let circuit = circuit(row);
     Some(UpstreamSettings {
         name: name.into(),
         address: address?,
@@ -65,7 +67,27 @@ fn upstream(row: &mut Section<'_>, name: &str) -> Option<UpstreamSettings> {
         dedicated,
         bills_on,
         forward_limits,
+        circuit,
+        retry_after_max,
     })
+}
+
+fn circuit(row: &mut Section<'_>) -> CircuitSettings {
+    let usual = CircuitSettings::default();
+    let mut part = row.section("circuit");
+    let count = |part: &mut Section<'_>, key, most, usual| {
+        part.whole(key, 1..=most).and_then(|count| u32::try_from(count).ok()).unwrap_or(usual)
+    };
+    let circuit = CircuitSettings {
+        failures_in_a_row: count(&mut part, "failures", 1_000_000, usual.failures_in_a_row),
+        window: part.time_ms("window_ms", 10_000, 1),
+        window_tries_min: count(&mut part, "tries_min", 60_000, usual.window_tries_min),
+        window_failures_percent: count(&mut part, "percent", 100, usual.window_failures_percent),
+        open_min: part.time_ms("open_ms", 1_000, 1),
+        open_max: part.time_ms("open_max_ms", 60_000, 1),
+    };
+    part.end();
+    circuit
 }
 
 const DIALECTS: [(&str, Dialect); 3] = [

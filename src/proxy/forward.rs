@@ -5,23 +5,28 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use http::uri::InvalidUri;
-use http::{Request, Response, StatusCode, Uri, Version};
+use http::{Request, Response, Uri, Version};
 use hyper::body::Incoming;
 
 use crate::accounting::permit::Permit;
+use crate::clock;
 use crate::crash::crash_point;
 use crate::dialect::endpoint::{Dialect, around_model};
 use crate::dialect::read::clamp_edit;
 use crate::dialect::request::Edit;
 use crate::journal::entry::Outcome;
+use crate::proxy::breaker::Leave;
+use crate::proxy::choose::Turns;
 use crate::proxy::connect::ConnectError;
 use crate::proxy::headers;
 use crate::proxy::outgoing::Outgoing;
 use crate::proxy::pool::{CallError, Lease, Pool};
 use crate::proxy::receive::Call;
 use crate::proxy::refuse::Refusal;
+use crate::proxy::rest;
 use crate::proxy::route::{Route, Stop};
-use crate::proxy::upstream::{Try, Upstream};
+use crate::proxy::tries::Try;
+use crate::proxy::upstream::Upstream;
 
 /// The head of an upstream's answer, and the connection that its body comes on.
 #[derive(Debug)]
@@ -52,58 +57,42 @@ pub async fn forward(
         .output_clamped()
         .and_then(|tokens| clamp_edit(call.endpoint, route.model.output_field, &call.body, tokens));
     let mut refusal = Refusal::UpstreamFailed;
-    for (place, stop) in route.stops.iter().enumerate() {
-        if 0 < place && permit.has_left() {
+    let mut turns = Turns::of(route);
+    while let Some((stop, leave)) = turns.next(clock::tick()) {
+        if 0 < permit.course.attempts && permit.has_left() {
             // Nobody is left who could use another answer.
             break;
         }
-        let is_last = place + 1 == route.stops.len();
         let Ok(uri) = uri(&call, stop) else { continue };
         permit.course.attempts += 1;
         permit.course.upstream = Some(Arc::clone(stop.upstream.name()));
         permit.course.upstream_model = stop.model.clone();
         permit.set_tariff(&stop.tariff);
         let request = outgoing(&call, stop, uri, bound.clone());
-        let timeout = stop.upstream.settings.first_byte_timeout;
+        let (begun, timeout) = (clock::tick(), stop.upstream.settings.first_byte_timeout);
         let tried = tokio::time::timeout(timeout, send(pool, stop, request, &mut permit));
         match tried.await.unwrap_or(Err(CallError::TimedOut)) {
             Ok((response, lease)) => {
                 crash_point!("answered");
-                let status = response.status();
+                stop.upstream.tries.first_byte.record(clock::since(begun));
                 // An error is free from here on, also for a client that does not hear it out.
-                permit.course.is_free = !status.is_success();
-                if is_own_credential(status) {
-                    stop.upstream.tries.count(Try::Credential);
-                    refusal = Refusal::CredentialRefused;
-                    tracing::error!(
-                        upstream = %stop.upstream.name(),
-                        status = status.as_u16(),
-                        "the upstream refuses the gateway's own credential"
-                    );
-                    continue;
-                }
-                stop.upstream.tries.count(Try::Answered);
-                if is_last || !is_worth_another(status) {
+                permit.course.is_free = !response.status().is_success();
+                let stands = match note(stop, route, leave, &response) {
+                    Try::Credential => {
+                        refusal = Refusal::CredentialRefused;
+                        false
+                    }
+                    Try::Answered => true,
+                    _ => turns.is_over(),
+                };
+                if stands {
                     permit.course.first_byte_us = Some(permit.elapsed_us());
                     let upstream = Arc::clone(&stop.upstream);
                     return Ok(Answered { response, lease, permit, upstream });
                 }
             }
             Err(CallError::Left) => break,
-            Err(fault) => {
-                tracing::warn!(upstream = %stop.upstream.name(), %fault, "no answer");
-                let timed_out = matches!(
-                    fault,
-                    CallError::TimedOut | CallError::Connect(ConnectError::TimedOut)
-                );
-                let (result, told) = if timed_out {
-                    (Try::TimedOut, Refusal::UpstreamTimedOut)
-                } else {
-                    (Try::Unreachable, Refusal::UpstreamFailed)
-                };
-                stop.upstream.tries.count(result);
-                refusal = told;
-            }
+            Err(fault) => refusal = unanswered(stop, leave, &fault),
         }
     }
     Err(give_up(permit, refusal, call.endpoint.dialect()).await)
@@ -111,7 +100,7 @@ pub async fn forward(
 
 /// Gives a call back that no upstream will answer, and notes what its client is told.
 pub async fn give_up(mut permit: Permit, refusal: Refusal, dialect: Dialect) -> Refusal {
-    let told = refusal.told(crate::clock::now());
+    let told = refusal.told(clock::now());
     if !permit.has_left() {
         permit.course.status = told.status_in(dialect);
     }
@@ -120,16 +109,38 @@ pub async fn give_up(mut permit: Permit, refusal: Refusal, dialect: Dialect) -> 
     refusal
 }
 
-/// An answer about the gateway's credential is the gateway's fault, and may echo the secret.
-fn is_own_credential(status: StatusCode) -> bool {
-    matches!(
-        status,
-        StatusCode::UNAUTHORIZED | StatusCode::PAYMENT_REQUIRED | StatusCode::FORBIDDEN
-    )
+/// Notes how a try came out that was answered, for the tries to come.
+fn note(stop: &Stop, route: &Route, leave: Leave, response: &Response<Incoming>) -> Try {
+    let (upstream, status) = (&stop.upstream, response.status());
+    let result = Try::of(status);
+    upstream.came_out(leave, result);
+    if result == Try::Credential {
+        tracing::error!(
+            upstream = %upstream.name(),
+            status = status.as_u16(),
+            "the upstream refuses the gateway's own credential"
+        );
+    }
+    if matches!(result, Try::RateLimited | Try::Failed)
+        && let Some(time) = rest::asked_for(response.headers(), clock::now())
+    {
+        upstream.rest(stop.name(&route.model.name), time);
+    }
+    result
 }
 
-fn is_worth_another(status: StatusCode) -> bool {
-    status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()
+/// Notes a try that was not answered; what the client is told if it was the last.
+fn unanswered(stop: &Stop, leave: Leave, fault: &CallError) -> Refusal {
+    tracing::warn!(upstream = %stop.upstream.name(), %fault, "no answer");
+    let timed_out =
+        matches!(fault, CallError::TimedOut | CallError::Connect(ConnectError::TimedOut));
+    let (result, told) = if timed_out {
+        (Try::TimedOut, Refusal::UpstreamTimedOut)
+    } else {
+        (Try::Unreachable, Refusal::UpstreamFailed)
+    };
+    stop.upstream.came_out(leave, result);
+    told
 }
 
 /// Sends a request to one stop. One that met a connection which was closed meanwhile, and so was

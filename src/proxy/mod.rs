@@ -2,6 +2,9 @@
 
 pub mod headers;
 pub mod query;
+pub mod breaker;
+pub mod rest;
+pub mod tries;
 pub mod upstream;
 pub mod outgoing;
 pub mod connect;
@@ -19,6 +22,7 @@ pub mod receive;
 pub mod once;
 pub mod route;
 pub mod admit;
+pub mod choose;
 pub mod forward;
 pub mod clear;
 pub mod gate;

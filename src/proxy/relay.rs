@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ use crate::proxy::headers;
 use crate::proxy::meter::Meter;
 use crate::proxy::pool::Lease;
 use crate::proxy::refuse::Refusal;
+use crate::proxy::upstream::Upstream;
 
 /// An answer that cannot go on: the client's connection is cut, so that it takes no part for all.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +51,8 @@ const PROGRESS_TOKENS: u64 = 1_000;
 #[derive(Debug)]
 pub struct Relay {
     upstream: Incoming,
+    /// Who answers.
+    source: Arc<Upstream>,
     lease: Option<Lease>,
     meter: Meter,
     /// Until the call is settled.
@@ -119,6 +123,8 @@ pub async fn relay(
     };
     let mut relay = Relay {
         upstream: body,
+        idle_timeout: settings.idle_timeout,
+        source: upstream,
         lease: Some(lease),
         meter,
         permit: Some(permit),
@@ -129,7 +135,6 @@ pub async fn relay(
         gate: Gate::Open,
         broken: None,
         is_read: false,
-        idle_timeout: settings.idle_timeout,
         silence: None,
         progress_at: None,
         progress_tokens: 0,
@@ -342,6 +347,7 @@ impl Relay {
     fn break_off(&mut self, broken: Broken) {
         self.is_read = true;
         self.broken = Some(broken);
+        self.source.broke_off();
         self.lease = None;
         self.end.clear();
         if let Some(permit) = self.permit.take() {

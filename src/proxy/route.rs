@@ -53,6 +53,13 @@ pub struct Stop {
     pub tariff: Arc<Tariff>,
 }
 
+impl Stop {
+    /// What the model is called there, which is `public` unless it has another name.
+    pub fn name<'a>(&'a self, public: &'a str) -> &'a str {
+        self.model.as_deref().unwrap_or(public)
+    }
+}
+
 /// What a context window is taken to be where the catalog does not say.
 const WINDOW_TOKENS_DEFAULT: u64 = 1_000_000;
 

@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use http::Uri;
 use http::header::{HOST, HeaderMap, HeaderValue};
 use http::uri::InvalidUri;
-use metrics::{Counter, Gauge, counter, gauge};
 
 use crate::accounting::directory::KEY_PREFIX;
+use crate::clock;
 use crate::dialect::endpoint::{self, Dialect};
+use crate::proxy::breaker::{Breaker, Leave};
 use crate::proxy::query;
+use crate::proxy::rest::Rests;
+use crate::proxy::tries::{Tries, Try};
 use crate::settings::upstream::{Auth, UpstreamSettings};
-use crate::telemetry::metric;
 
 static NEXT_LANE: AtomicUsize = AtomicUsize::new(0);
 
@@ -27,55 +30,10 @@ pub struct Upstream {
     pub host_header: HeaderValue,
     /// How its tries come out.
     pub tries: Tries,
-}
-
-/// Counts how the tries of an upstream come out.
-#[derive(Debug)]
-pub struct Tries {
-    answered: Counter,
-    credential: Counter,
-    unreachable: Counter,
-    timed_out: Counter,
-    up: Gauge,
-}
-
-/// How a try came out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Try {
-    /// With an answer.
-    Answered,
-    /// With a refusal of the gateway's own credential.
-    Credential,
-    /// Without a connection, or with a broken one.
-    Unreachable,
-    /// Not in time.
-    TimedOut,
-}
-
-impl Tries {
-    /// Counters for the upstream of that name.
-    pub fn new(upstream: &str) -> Self {
-        let counter = |result: &'static str| counter!(metric::UPSTREAM_TRIES, "upstream" => upstream.to_owned(), "result" => result);
-        Self {
-            answered: counter("answered"),
-            credential: counter("credential"),
-            unreachable: counter("unreachable"),
-            timed_out: counter("timed_out"),
-            up: gauge!(metric::UPSTREAM_UP, "upstream" => upstream.to_owned()),
-        }
-    }
-
-    /// Counts a try.
-    pub fn count(&self, result: Try) {
-        let counter = match result {
-            Try::Answered => &self.answered,
-            Try::Credential => &self.credential,
-            Try::Unreachable => &self.unreachable,
-            Try::TimedOut => &self.timed_out,
-        };
-        counter.increment(1);
-        self.up.set(if result == Try::Answered { 1.0 } else { 0.0 });
-    }
+    /// Whether it is asked before others.
+    pub breaker: Breaker,
+    /// For which models it asked not to be called, and until when.
+    pub rests: Rests,
 }
 
 impl Upstream {
@@ -84,12 +42,50 @@ impl Upstream {
         let host_header = HeaderValue::try_from(&settings.address.authority)
             .unwrap_or(HeaderValue::from_static(""));
         let lane = NEXT_LANE.fetch_add(1, Ordering::Relaxed);
-        Self { lane, host_header, tries: Tries::new(&settings.name), settings }
+        Self {
+            lane,
+            host_header,
+            tries: Tries::new(&settings.name),
+            breaker: Breaker::new(&settings.name, settings.circuit),
+            rests: Rests::default(),
+            settings,
+        }
     }
 
     /// Its name in logs, metrics and the API.
     pub const fn name(&self) -> &Arc<str> {
         &self.settings.name
+    }
+
+    /// Leave to ask it for `model` now.
+    ///
+    /// # Errors
+    /// When it is to be asked again.
+    pub fn ask(&self, model: &str, now: Instant) -> Result<Leave, Instant> {
+        self.rests.until(model, now).map_or_else(|| self.breaker.ask(now), Err)
+    }
+
+    /// Notes how a try came out.
+    pub fn came_out(&self, leave: Leave, result: Try) {
+        self.tries.count(result);
+        let now = clock::tick();
+        match result {
+            Try::Answered | Try::RateLimited => self.breaker.succeeded(leave, now),
+            Try::Failed | Try::Unreachable | Try::TimedOut => self.breaker.failed(leave, now),
+            Try::Credential => self.breaker.refused(leave, now),
+        }
+    }
+
+    /// Notes that an answer of which a part was passed on broke off.
+    pub fn broke_off(&self) {
+        self.tries.cut.increment(1);
+        self.breaker.broke_off(clock::tick());
+    }
+
+    /// Does as it asked: does not call it for `model` for a time, which settings bound.
+    pub fn rest(&self, model: &str, time: Duration) {
+        let time = time.min(self.settings.retry_after_max);
+        self.rests.begin(model, clock::tick(), time);
     }
 
     /// Whether calls of that dialect can be forwarded to it.
@@ -155,11 +151,9 @@ impl Upstream {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::settings::secret::Secret;
-    use crate::settings::upstream::BaseUrl;
+    use crate::settings::upstream::{BaseUrl, CircuitSettings};
 
     fn target(base: &str, auth: Auth, asked: &str, model: Option<&str>) -> String {
         let settings = UpstreamSettings {
@@ -175,6 +169,8 @@ mod tests {
             dedicated: false,
             bills_on: false,
             forward_limits: false,
+            circuit: CircuitSettings::default(),
+            retry_after_max: Duration::ZERO,
         };
         let asked = asked.parse().expect("a target");
         Upstream::new(settings).uri(&asked, model).expect("a target").to_string()

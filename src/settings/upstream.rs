@@ -37,6 +37,40 @@ pub struct UpstreamSettings {
     pub bills_on: bool,
     /// Whether callers are told of its own rate limits.
     pub forward_limits: bool,
+    /// When it is asked after all others.
+    pub circuit: CircuitSettings,
+    /// How long it is left alone at most, however long it asks for.
+    pub retry_after_max: Duration,
+}
+
+/// When the circuit of an upstream opens, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CircuitSettings {
+    /// It opens after so many failures in a row.
+    pub failures_in_a_row: u32,
+    /// Windows in which tries are counted; one follows the other.
+    pub window: Duration,
+    /// How many tries a window must have had for their failures to mean anything.
+    pub window_tries_min: u32,
+    /// It opens when more of them have failed than this part, in percent.
+    pub window_failures_percent: u32,
+    /// How long it is open at first; after each probe that fails, twice as long as before.
+    pub open_min: Duration,
+    /// How long it is open at most.
+    pub open_max: Duration,
+}
+
+impl Default for CircuitSettings {
+    fn default() -> Self {
+        Self {
+            failures_in_a_row: 5,
+            window: Duration::from_secs(10),
+            window_tries_min: 20,
+            window_failures_percent: 50,
+            open_min: Duration::from_secs(1),
+            open_max: Duration::from_mins(1),
+        }
+    }
 }
 
 /// What a call carries to prove who the gateway is.

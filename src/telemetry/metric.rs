@@ -32,6 +32,16 @@ pub const STAGE_SECONDS: &str = "meteor_stage_seconds";
 pub const UPSTREAM_TRIES: &str = "meteor_upstream_tries_total";
 /// Whether the last try of an `upstream` was answered: 1 or 0.
 pub const UPSTREAM_UP: &str = "meteor_upstream_up";
+/// The circuit of an `upstream`: 0 closed, 1 half-open, 2 open.
+pub const UPSTREAM_CIRCUIT: &str = "meteor_upstream_circuit";
+/// How often the circuit of an `upstream` has opened, or stayed open after a probe.
+pub const UPSTREAM_OPENED: &str = "meteor_upstream_circuit_opened_total";
+/// Answers of an `upstream` that broke off after they had begun.
+pub const UPSTREAM_CUT: &str = "meteor_upstream_cut_total";
+/// How often an `upstream` was passed over for another.
+pub const UPSTREAM_SKIPPED: &str = "meteor_upstream_skipped_total";
+/// Time from a request to the head of its answer, by `upstream`.
+pub const UPSTREAM_FIRST_BYTE_SECONDS: &str = "meteor_upstream_first_byte_seconds";
 /// Client connections open now.
 pub const CONNECTIONS: &str = "meteor_connections";
 /// Whether calls can be written to the journal: 1 or 0.
@@ -83,6 +93,15 @@ fn describe() {
     describe_histogram!(STAGE_SECONDS, Seconds, "Time spent in a stage of a call.");
     describe_counter!(UPSTREAM_TRIES, Count, "Tries of an upstream.");
     describe_gauge!(UPSTREAM_UP, Count, "Whether the last try of an upstream was answered.");
+    describe_gauge!(
+        UPSTREAM_CIRCUIT,
+        Count,
+        "Circuit of an upstream: 0 closed, 1 half-open, 2 open."
+    );
+    describe_counter!(UPSTREAM_OPENED, Count, "How often the circuit of an upstream opened.");
+    describe_counter!(UPSTREAM_CUT, Count, "Answers of an upstream that broke off.");
+    describe_counter!(UPSTREAM_SKIPPED, Count, "How often an upstream was passed over.");
+    describe_histogram!(UPSTREAM_FIRST_BYTE_SECONDS, Seconds, "Time to the head of an answer.");
     describe_gauge!(CONNECTIONS, Count, "Client connections open now.");
     describe_gauge!(JOURNAL_WRITABLE, Count, "Whether calls can be written to the journal.");
     describe_gauge!(JOURNAL_BACKLOG_BYTES, Bytes, "Journal bytes that are not projected yet.");
