@@ -1,12 +1,13 @@
 //! `[[models]]`: which names callers may use, what they cost, and where they are served.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use crate::config::price_list::{Entry, OUTPUT_FIELDS, TOKENS_MAX};
 use crate::config::pricing::{Pricing, Told};
 use crate::config::section::Section;
 use crate::config::upstreams::Upstreams;
-use crate::domain::catalog::{Model, Target};
+use crate::domain::catalog::{Model, Rank, Target};
 
 /// The models of a file.
 #[derive(Debug, Default)]
@@ -27,22 +28,36 @@ pub fn models(root: &mut Section<'_>, upstreams: &Upstreams, pricing: &Pricing<'
     let mut ids: Vec<String> = Vec::new();
     for mut row in root.rows("models") {
         let id = row.required("id").unwrap_or_default();
-        if NAME_BYTES_MAX < id.len() || id.contains(|c: char| c.is_control() || c.is_whitespace()) {
-            row.fault("id", "is no name of a model: too long, or with blanks in it; correct it");
-        }
-        if !id.is_empty() && ids.contains(&id) {
-            row.fault("id", format!("\"{id}\" is listed twice; remove one"));
+        named(&mut row, "id", &id, &mut ids);
+        let aliases = row.texts("aliases").unwrap_or_default();
+        for alias in &aliases {
+            if alias == ANY_NAME || alias.is_empty() {
+                row.fault("aliases", "hold what is no name; list whole names");
+            }
+            named(&mut row, "aliases", alias, &mut ids);
         }
         let model = model(&mut row, &id, upstreams, pricing);
+        let aliases = aliases.into_iter().map(Arc::from).collect();
+        let model = model.map(|model| Model { aliases, ..model });
         if id == ANY_NAME {
             found.fallback = model;
         } else {
             found.listed.extend(model);
         }
-        ids.push(id);
         row.end();
     }
     found
+}
+
+/// Takes a name for a model, which no other may have.
+fn named(row: &mut Section<'_>, key: &'static str, name: &str, taken: &mut Vec<String>) {
+    if NAME_BYTES_MAX < name.len() || name.contains(|c: char| c.is_control() || c.is_whitespace()) {
+        row.fault(key, "is no name of a model: too long, or with blanks in it; correct it");
+    }
+    if !name.is_empty() && taken.iter().any(|taken| taken == name) {
+        row.fault(key, format!("\"{name}\" is listed twice; remove one"));
+    }
+    taken.push(name.to_owned());
 }
 
 fn model(
@@ -63,8 +78,13 @@ fn model(
         let entries = Pricing::entries(told, pricing.listed(provider, name));
         let listed = format!("{}/{name}", provider.unwrap_or("provider"));
         let schedule = pricing.schedule(row, told, &entries, &listed);
-        let Place { upstream, upstream_model, .. } = place;
-        targets.extend(schedule.map(|schedule| Target { upstream, upstream_model, schedule }));
+        let Place { upstream, upstream_model, rank, .. } = place;
+        targets.extend(schedule.map(|schedule| Target {
+            upstream,
+            upstream_model,
+            rank,
+            schedule,
+        }));
         known.push(entries);
     }
     let max_output_tokens = max_output_tokens.or_else(|| most(&known, |e| e.max_output_tokens));
@@ -80,6 +100,7 @@ fn model(
         name: Arc::from(id),
         output_field: row.choice("output_field", OUTPUT_FIELDS).unwrap_or(field),
         hidden_output: row.flag("hidden_output", hides),
+        aliases: Vec::new(),
         max_output_tokens: max_output_tokens?,
         max_input_tokens: max_input_tokens.or_else(|| most(&known, |e| e.max_input_tokens)),
         targets,
@@ -97,6 +118,7 @@ struct Place {
     upstream: usize,
     upstream_model: Option<Arc<str>>,
     told: Told,
+    rank: Rank,
 }
 
 /// Where a model is served: `upstream` for one place, `targets` for several.
@@ -115,15 +137,22 @@ fn places(
     }
     let mut found = Vec::new();
     for mut part in row.rows("targets") {
-        let priority = part.whole("priority", 0..=1_000).unwrap_or_default();
+        let rank = Rank {
+            priority: small(&mut part, "priority", 0),
+            weight: small(&mut part, "weight", 1),
+        };
         let told = pricing.told(&mut part, answers);
         let place = place(&mut part, "model", upstreams);
-        found.extend(place.map(|place| (priority, Place { told, ..place })));
+        found.extend(place.map(|place| Place { told, rank, ..place }));
         part.end();
     }
-    // Stable: of one priority, the order of the file.
-    found.sort_by_key(|(priority, _)| *priority);
-    found.into_iter().map(|(_, place)| place).collect()
+    // Stable: of one priority and weight, the order of the file.
+    found.sort_by_key(|place| (place.rank.priority, Reverse(place.rank.weight)));
+    found
+}
+
+fn small(part: &mut Section<'_>, key: &'static str, usual: u16) -> u16 {
+    part.whole(key, 0..=1_000).and_then(|number| u16::try_from(number).ok()).unwrap_or(usual)
 }
 
 fn place(part: &mut Section<'_>, model_key: &'static str, upstreams: &Upstreams) -> Option<Place> {
@@ -133,5 +162,10 @@ fn place(part: &mut Section<'_>, model_key: &'static str, upstreams: &Upstreams)
     if upstream.is_none() {
         part.fault("upstream", format!("there is no upstream \"{name}\"; add it or correct this"));
     }
-    Some(Place { upstream: upstream?, upstream_model, told: Told::default() })
+    Some(Place {
+        upstream: upstream?,
+        upstream_model,
+        told: Told::default(),
+        rank: Rank::default(),
+    })
 }

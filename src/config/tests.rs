@@ -11,7 +11,7 @@ use crate::domain::money::Nano;
 use crate::domain::price::Prices;
 use crate::domain::time::UnixMs;
 use crate::domain::usage::{ServiceTier, Unit};
-use crate::settings::upstream::Auth;
+use crate::settings::upstream::{Auth, CircuitSettings};
 
 const GATEWAY: &str = include_str!("../../config/gateway.toml");
 const DEVELOPMENT: &str = include_str!("../../config/development.toml");
@@ -157,7 +157,8 @@ const FAULTS: &[(&str, &str)] = &[
     ("prices = { inputTokens = '1' }", "models.1.prices.outputTokens"),
     ("[[models.targets]]", ""),
     ("upstream = 'b'", "models.1.targets.0.upstream"),
-    ("weight = 2", "models.1.targets.0.weight"),
+    ("weight = 1001", "models.1.targets.0.weight"),
+    ("share = 2", "models.1.targets.0.share"),
 ];
 
 #[test]
@@ -211,13 +212,15 @@ fn an_upstream_and_a_model_are_read_as_written() {
         auth = { kind = "header", header = "API-Key", secret = { env = "OPENAI_API_KEY" } }
         headers = { "x-team" = "blue" }
         connect_timeout_ms = 1
+        circuit = { failures = 2, percent = 90 }
         [[upstreams]]
         name = "b"
         base_url = "https://b.example"
         auth = { kind = "query", secret = { env = "OPENAI_API_KEY" } }
         [[models]]
         id = "m"
-        targets = [{ upstream = "a", model = "m-1", priority = 2 }, { upstream = "b" }]
+        aliases = ["n", "o"]
+        targets = [{ upstream = "a", model = "m-1", priority = 2 }, { upstream = "b" }, { upstream = "a", weight = 3 }]
         max_output_tokens = 10
         prices = { inputTokens = "0.15", outputTokens = 1 }
         [[models]]
@@ -237,7 +240,13 @@ fn an_upstream_and_a_model_are_read_as_written() {
     let [model] = &found.models[..] else { panic!("one model") };
     let targets: Vec<_> =
         model.targets.iter().map(|t| (t.upstream, t.upstream_model.as_deref())).collect();
-    assert_eq!(targets, [(1, None), (0, Some("m-1"))], "the least priority first");
+    assert_eq!(targets, [(0, None), (1, None), (0, Some("m-1"))], "by priority, then by weight");
+    let ranks = model.targets.iter().map(|t| (t.rank.priority, t.rank.weight));
+    assert_eq!(ranks.collect::<Vec<_>>(), [(0, 3), (0, 1), (2, 1)]);
+    assert_eq!(model.aliases.iter().map(|alias| &**alias).collect::<Vec<_>>(), ["n", "o"]);
+    let usual = CircuitSettings::default();
+    let own = CircuitSettings { failures_in_a_row: 2, window_failures_percent: 90, ..usual };
+    assert_eq!((a.circuit, b.circuit), (own, usual));
     assert_eq!(prices_of(model).given(Unit::InputTokens), Some(Nano(150_000_000)));
     let version = model.targets[0].schedule.at(UnixMs(0)).version();
     assert!(version.starts_with("file-") && version.len() == 13);

@@ -11,8 +11,25 @@ pub struct Target {
     pub upstream: usize,
     /// The model's name at that upstream; `None` when it is the public one.
     pub upstream_model: Option<Arc<str>>,
+    /// When it is chosen.
+    pub rank: Rank,
     /// What it costs there.
     pub schedule: Schedule,
+}
+
+/// When a place is chosen, among all that serve a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Rank {
+    /// The least comes first, the others when it fails.
+    pub priority: u16,
+    /// Its share of the calls, among those of its priority; one without a share comes after them.
+    pub weight: u16,
+}
+
+impl Default for Rank {
+    fn default() -> Self {
+        Self { priority: 0, weight: 1 }
+    }
 }
 
 /// A model that callers may name.
@@ -20,6 +37,8 @@ pub struct Target {
 pub struct Model {
     /// The public name.
     pub name: Arc<str>,
+    /// Other public names.
+    pub aliases: Vec<Arc<str>>,
     /// The most output tokens of one choice.
     pub max_output_tokens: u64,
     /// What the bound of its output is called in the OpenAI dialect: `max_tokens`, or, where that
@@ -29,6 +48,6 @@ pub struct Model {
     pub hidden_output: bool,
     /// The context window, where known.
     pub max_input_tokens: Option<u64>,
-    /// Where it is served, first choice first.
+    /// Where it is served: by priority, and of one priority the greatest weight first.
     pub targets: Vec<Target>,
 }

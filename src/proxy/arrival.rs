@@ -48,7 +48,7 @@ impl Ids {
     }
 
     /// The next number of the sequence, by the `SplitMix64` generator.
-    fn random(&self) -> u64 {
+    pub fn random(&self) -> u64 {
         let state = self.state.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
         self.state.set(state);
         let mixed = (state ^ state >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -12,6 +12,7 @@ use crate::proxy::upstream::Upstream;
 /// Models and upstreams of one moment.
 #[derive(Debug, Default)]
 pub struct Catalog {
+    /// By name and by alias.
     models: HashMap<Arc<str>, Arc<Model>, FastHash>,
     /// Serves what is not listed, where unknown names are welcome (the demo with `--upstream`).
     fallback: Option<Arc<Model>>,
@@ -25,8 +26,13 @@ impl Catalog {
         fallback: Option<Model>,
         upstreams: Vec<Arc<Upstream>>,
     ) -> Self {
-        let models = models.into_iter().map(|model| (Arc::clone(&model.name), Arc::new(model)));
-        Self { models: models.collect(), fallback: fallback.map(Arc::new), upstreams }
+        let mut by_name = HashMap::default();
+        for model in models.into_iter().map(Arc::new) {
+            for name in [&model.name].into_iter().chain(&model.aliases) {
+                by_name.insert(Arc::clone(name), Arc::clone(&model));
+            }
+        }
+        Self { models: by_name, fallback: fallback.map(Arc::new), upstreams }
     }
 
     /// Its upstreams.
@@ -34,7 +40,7 @@ impl Catalog {
         &self.upstreams
     }
 
-    /// The model of that name.
+    /// The model of that name or alias.
     pub fn model(&self, name: &str) -> Option<Arc<Model>> {
         self.models.get(name).cloned().or_else(|| {
             let fallback = self.fallback.as_ref()?;
@@ -42,10 +48,11 @@ impl Catalog {
         })
     }
 
-    /// All listed models that can be called in that dialect, by name.
+    /// All listed models that can be called in that dialect, in the order of their names.
     pub fn served(&self, dialect: Dialect) -> Vec<&Model> {
         let served = |model: &&Model| self.targets(model, dialect).next().is_some();
-        let mut models: Vec<&Model> = self.models.values().map(|model| &**model).collect();
+        let own = self.models.iter().filter(|(name, model)| **name == model.name);
+        let mut models: Vec<&Model> = own.map(|(_, model)| &**model).collect();
         models.retain(served);
         models.sort_unstable_by_key(|model| &model.name);
         models

@@ -18,6 +18,7 @@ use crate::proxy::admit::admit;
 use crate::proxy::answer::Answer;
 use crate::proxy::arrival::Arrival;
 use crate::proxy::authenticate::{Known, again, authenticate};
+use crate::proxy::choose::draw;
 use crate::proxy::forward::forward;
 use crate::proxy::once::claim;
 use crate::proxy::receive::{Call, discard, receive};
@@ -125,7 +126,8 @@ async fn enter(
     let claim = claim(worker, arrival, &known.caller, call).await?;
     let now = clock::now();
     let known = again(&worker.shared.directory, known, now, arrival.address)?;
-    let route = route(&worker.shared.catalog.load(), &known.caller, call, now)?;
+    let mut route = route(&worker.shared.catalog.load(), &known.caller, call, now)?;
+    draw(&mut route.stops, |stop| stop.rank, || worker.ids.random());
     let permit = admit(worker, (arrival, now), &known, (call, claim), &route).await?;
     Ok((route, permit))
 }

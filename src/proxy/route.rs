@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::accounting::directory::Caller;
 use crate::dialect::endpoint::{Dialect, Metering};
-use crate::domain::catalog::{Model, Target};
+use crate::domain::catalog::{Model, Rank, Target};
 use crate::domain::settlement::Bound;
 use crate::domain::tariff::{Costs, Tariff};
 use crate::domain::time::UnixMs;
@@ -49,6 +49,8 @@ pub struct Stop {
     pub upstream: Arc<Upstream>,
     /// The model's name there, if it is another.
     pub model: Option<Arc<str>>,
+    /// When it is chosen.
+    pub rank: Rank,
     /// What it costs there.
     pub tariff: Arc<Tariff>,
 }
@@ -76,9 +78,12 @@ pub fn route(
 ) -> Result<Route, Refusal> {
     let name = &call.request.model;
     let model = catalog.model(name).ok_or_else(|| unknown(name))?;
+    // Nobody but us knows an alias.
+    let known = (**name != *model.name).then(|| Arc::clone(&model.name));
     let stop = |(target, upstream): (&Target, &Arc<Upstream>)| Stop {
         upstream: Arc::clone(upstream),
-        model: target.upstream_model.clone(),
+        model: target.upstream_model.clone().or_else(|| known.clone()),
+        rank: target.rank,
         tariff: Arc::clone(target.schedule.at(now)),
     };
     let dialect = call.endpoint.dialect();
@@ -86,7 +91,7 @@ pub fn route(
     if stops.is_empty() {
         return Err(unknown(name));
     }
-    if !caller.may_use_model(name) {
+    if !may_use(caller, &model, name) {
         return Err(Refusal::Forbidden("this key may not use this model"));
     }
     let mut hides_output = model.hidden_output || call.request.hides_output;
@@ -107,6 +112,11 @@ pub fn route(
     Ok(Route { model, stops, bound, hides_output })
 }
 
+/// An alias is one more name of the same model: it may be used by either.
+fn may_use(caller: &Caller, model: &Model, asked: &str) -> bool {
+    caller.may_use_model(asked) || caller.may_use_model(&model.name)
+}
+
 fn unknown(name: &str) -> Refusal {
     Refusal::UnknownModel(name.chars().take(128).collect())
 }
@@ -122,12 +132,12 @@ fn beside(
     name: &str,
 ) -> Result<bool, Refusal> {
     let other = catalog.model(name).ok_or_else(|| unknown(name))?;
-    if !caller.may_use_model(name) {
+    if !may_use(caller, &other, name) {
         return Err(Refusal::Forbidden("this key may not use a model that the call names"));
     }
     for stop in stops {
         let so_named = |(target, upstream): &(&Target, &Arc<Upstream>)| {
-            let there = target.upstream_model.as_deref().unwrap_or(name);
+            let there = target.upstream_model.as_deref().unwrap_or(&other.name);
             Arc::ptr_eq(upstream, &stop.upstream) && there == name
         };
         let found = catalog.targets(&other, dialect).find(so_named);

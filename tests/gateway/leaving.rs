@@ -144,7 +144,10 @@ impl Scene {
             + &model("plain", "upstream = \"all\"")
             + &model("thinking", "upstream = \"all\"\nhidden_output = true")
             + &model("billing", "upstream = \"billing\"")
-            + &model("either", "targets = [{ upstream = 'all' }, { upstream = 'billing' }]");
+            + &model(
+                "either",
+                "targets = [{ upstream = 'all' }, { upstream = 'billing', priority = 1 }]",
+            );
         let place = variables
             .iter()
             .fold(Place::new(&rows), |place, (name, value)| place.with(name, *value));

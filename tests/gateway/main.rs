@@ -66,6 +66,7 @@ mod recorded;
 mod refunds;
 mod refusals;
 mod routes;
+mod routing;
 mod sdk;
 mod secrets;
 mod serve;

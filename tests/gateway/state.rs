@@ -53,7 +53,10 @@ fn rows([first, second]: [&Upstream; 2], more: &str) -> String {
         + &upstream("second", &second.url)
         + SPEAKS
         + more
-        + &model("both", r#"targets = [{ upstream = "first" }, { upstream = "second" }]"#)
+        + &model(
+            "both",
+            r#"targets = [{ upstream = "first" }, { upstream = "second", priority = 1 }]"#,
+        )
         + &alone("first")
         + &alone("second")
 }

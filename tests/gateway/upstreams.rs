@@ -157,7 +157,7 @@ async fn a_call_that_goes_on_to_a_second_target_has_one_hold() {
         plan
     })
     .await;
-    let targets = r#"targets = [{ upstream = "first" }, { upstream = "second" }]"#;
+    let targets = r#"targets = [{ upstream = "first" }, { upstream = "second", priority = 1 }]"#;
     let rows =
         upstream("first", &first.url) + &upstream("second", &second.url) + &model("both", targets);
     let (_served, tenant) = scene(&rows).await;
@@ -179,7 +179,7 @@ async fn a_call_that_goes_on_to_a_second_target_has_one_hold() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_that_is_the_clients_own_goes_to_no_second_target() {
     let (first, second) = (failing(400).await, answering().await);
-    let targets = r#"targets = [{ upstream = "first" }, { upstream = "second" }]"#;
+    let targets = r#"targets = [{ upstream = "first" }, { upstream = "second", priority = 1 }]"#;
     let rows =
         upstream("first", &first.url) + &upstream("second", &second.url) + &model("both", targets);
     let (_served, tenant) = scene(&rows).await;
@@ -196,8 +196,9 @@ async fn an_error_that_is_the_clients_own_goes_to_no_second_target() {
 #[tokio::test(flavor = "multi_thread")]
 async fn where_every_target_fails_the_last_word_stands_and_nothing_is_paid() {
     let (busy, broken, shut) = (failing(429).await, failing(500).await, failing(401).await);
-    let both =
-        |a: &str, b: &str| format!(r#"targets = [{{ upstream = "{a}" }}, {{ upstream = "{b}" }}]"#);
+    let both = |a: &str, b: &str| {
+        format!(r#"targets = [{{ upstream = "{a}" }}, {{ upstream = "{b}", priority = 1 }}]"#)
+    };
     let rows = upstream("busy", &busy.url)
         + &upstream("broken", &broken.url)
         + &upstream("shut", &shut.url)

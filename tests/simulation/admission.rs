@@ -6,7 +6,7 @@ use bytes::Bytes;
 use meteor::accounting::admit::{Denial, admit};
 use meteor::accounting::permit::Demand;
 use meteor::dialect::endpoint::Endpoint;
-use meteor::domain::catalog::{Model as Served, Target};
+use meteor::domain::catalog::{Model as Served, Rank, Target};
 use meteor::domain::ids::RequestLogId;
 use meteor::domain::limit::Level;
 use meteor::domain::price::Prices;
@@ -33,11 +33,17 @@ static SERVED: LazyLock<Vec<Arc<Served>>> = LazyLock::new(|| {
         let schedule = Schedule::always(Tariff::flat(prices, "v".into()));
         Arc::new(Served {
             name: format!("m{number}").into(),
+            aliases: Vec::new(),
             max_output_tokens: 1_000,
             output_field: "max_tokens",
             hidden_output: false,
             max_input_tokens: None,
-            targets: vec![Target { upstream: 0, upstream_model: None, schedule }],
+            targets: vec![Target {
+                upstream: 0,
+                upstream_model: None,
+                rank: Rank::default(),
+                schedule,
+            }],
         })
     };
     TARIFFS.iter().enumerate().map(served).collect()

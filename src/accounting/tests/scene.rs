@@ -18,7 +18,7 @@ use crate::accounting::queue::Queue;
 use crate::clock;
 use crate::counters::memory::Whole;
 use crate::dialect::endpoint::Endpoint;
-use crate::domain::catalog::{Model, Target};
+use crate::domain::catalog::{Model, Rank, Target};
 use crate::domain::counter::Counters;
 use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
 use crate::domain::limit::{Amounts, Limits};
@@ -201,11 +201,17 @@ pub fn model(list: &[(Unit, i64)]) -> Arc<Model> {
     let schedule = Schedule::always(Tariff::flat(prices, "v".into()));
     Arc::new(Model {
         name: "gpt-4o".into(),
+        aliases: Vec::new(),
         max_output_tokens: 1_000,
         output_field: "max_tokens",
         hidden_output: false,
         max_input_tokens: None,
-        targets: vec![Target { upstream: 0, upstream_model: None, schedule }],
+        targets: vec![Target {
+            upstream: 0,
+            upstream_model: None,
+            rank: Rank::default(),
+            schedule,
+        }],
     })
 }
 
