@@ -234,14 +234,16 @@ impl Permit {
         self.desk.writer.written(noted).await;
     }
 
-    /// Writes down what the call has cost so far, for the case that this process dies.
-    pub fn progress(&self) {
+    /// Writes down what the call has cost so far, for the case that this process dies; where, if
+    /// there is room for it.
+    pub fn progress(&self) -> Option<Position> {
         if !self.desk.writer.has_room() {
-            return;
+            return None;
         }
-        let charge = self.charge();
-        self.desk.writer.append(&Entry::<&str>::Progress(Progress { id: self.id, charge }));
+        let progress = Progress { id: self.id, charge: self.charge() };
+        let position = self.desk.writer.append(&Entry::<&str>::Progress(progress));
         crash_point!("progress-appended");
+        Some(position)
     }
 
     fn charge(&self) -> Charge {

@@ -23,6 +23,8 @@ pub struct Event {
     pub end: End,
     /// It says why the generation ended.
     pub finish: bool,
+    /// It says that the provider failed in the midst of its answer.
+    pub failed: bool,
     /// All usage that the stream reported so far, where this event reports some.
     pub usage: Option<Usage>,
     /// It reports usage and carries no choice: the extra chunk of `include_usage`.

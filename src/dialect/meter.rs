@@ -16,6 +16,9 @@ pub struct Passage {
     pub pass: Vec<Bytes>,
     /// The terminator and what follows it: to be sent once the call is settled.
     pub end: Vec<Bytes>,
+    /// Whether something was held back behind the end that is not the terminator: that may be long
+    /// in coming, and a client must not take its upstream for dead.
+    pub is_alive: bool,
 }
 
 /// What was learned so far.
@@ -37,6 +40,8 @@ pub struct Reading {
     pub terminated: bool,
     /// Whether the provider said all it has to say, though its terminator may be still to come.
     pub finished: bool,
+    /// Whether the provider said that it failed in the midst of its answer.
+    pub failed: bool,
 }
 
 /// The longest incomplete event that is held back or kept for metering. A longer one passes, and is
@@ -66,6 +71,8 @@ pub struct StreamMeter {
     long: Option<Capture>,
     /// Whether what comes now is held back.
     closing: bool,
+    /// Whether the last event passed, where it ended with a CR whose LF may be still to come.
+    before_lf: Option<bool>,
     /// Whether the reason was told why the generation ended.
     ended: bool,
     /// Tokens of the text that came, in the vocabulary that [`estimate`] knows.
@@ -87,6 +94,7 @@ impl StreamMeter {
             sent: 0,
             long: None,
             closing: false,
+            before_lf: None,
             ended: false,
             text_tokens: 0,
             counts: Counts::default(),
@@ -106,8 +114,17 @@ impl StreamMeter {
     }
 
     /// Reads what one read brought.
-    pub fn read(&mut self, chunk: Bytes) -> Passage {
+    pub fn read(&mut self, mut chunk: Bytes) -> Passage {
         let mut passage = Passage::default();
+        if let Some(first) = chunk.first()
+            && let Some(has_passed) = self.before_lf.take()
+            && *first == b'\n'
+        {
+            let feed = chunk.split_to(1);
+            if has_passed {
+                self.push(&mut passage, feed);
+            }
+        }
         // Bytes of the partial event that went to the client with an earlier chunk.
         let sent = std::mem::take(&mut self.sent);
         let whole = if self.partial.is_empty() {
@@ -122,7 +139,9 @@ impl StreamMeter {
             search_from = 0;
             let event = at..at + length;
             at = event.end;
-            self.event(&whole, event, sent, &mut passage);
+            let passes = self.event(&whole, event, sent, &mut passage);
+            let may_go_on = at == whole.len() && whole.ends_with(b"\r");
+            self.before_lf = may_go_on.then_some(passes);
         }
         let rest = whole.slice(at..);
         let is_too_long = EVENT_BYTES_MAX < rest.len();
@@ -189,52 +208,58 @@ impl StreamMeter {
         reading.lacks_input = lacks_input(self.dialect, reading.reported);
         reading.terminated |= facts.end == End::Here;
         reading.finished = reading.terminated || self.ended && reading.reported.is_some();
+        reading.failed |= facts.failed;
         // An answer that has begun was generated, though it may have said nothing yet.
         let least = if facts.end == End::Here { reading.counted_output } else { 1 };
         reading.counted_output = tokens_in(self.dialect, self.text_tokens).max(least);
         facts
     }
 
+    /// Whether the event passes.
     fn event(
         &mut self,
         whole: &Bytes,
         range: std::ops::Range<usize>,
         sent: usize,
         passage: &mut Passage,
-    ) {
+    ) -> bool {
         let start = range.start.max(sent.min(range.end));
         let bytes = whole.slice(start..range.end);
         let event = &whole[range.clone()];
         if self.long.is_some() {
             self.watch(event);
             self.long = None;
-            return self.push(passage, bytes);
+            self.push(passage, bytes);
+            return true;
         }
-        let Some(data) = sse::data(event) else { return self.push(passage, bytes) };
         let was_closing = self.closing;
-        let facts = self.learn(&data);
+        let data = sse::data(event);
+        let facts = data.as_deref().map(|data| self.learn(data)).unwrap_or_default();
+        passage.is_alive |= was_closing && facts.end == End::Ahead && !self.reading.terminated;
         if self.strips && facts.only_usage {
-            return;
+            return false;
         }
         if self.closing && !was_closing {
             let closing = start.max(range.start + self.before_closing(event));
             if start < closing {
                 passage.pass.push(whole.slice(start..closing));
             }
-            return self.push(passage, whole.slice(closing..range.end));
+            self.push(passage, whole.slice(closing..range.end));
+            return true;
         }
-        match facts.null_usage {
-            Some(null) if self.strips => {
-                // One data line in all streams seen; where there are more, the event passes whole.
-                let Some(start) = memchr::memmem::find(event, &data) else {
-                    return self.push(passage, bytes);
-                };
-                let cut = range.start + start + null.start..range.start + start + null.end;
+        // One data line in all streams seen; where there are more, the event passes whole.
+        let cut = facts.null_usage.filter(|_| self.strips).and_then(|null| {
+            let start = range.start + memchr::memmem::find(event, data.as_deref()?)?;
+            Some(start + null.start..start + null.end)
+        });
+        match cut {
+            Some(cut) => {
                 self.push(passage, whole.slice(range.start..cut.start));
                 self.push(passage, whole.slice(cut.end..range.end));
             }
-            _ => self.push(passage, bytes),
+            None => self.push(passage, bytes),
         }
+        true
     }
 
     fn push(&self, passage: &mut Passage, bytes: Bytes) {
@@ -266,6 +291,8 @@ const fn tokens_in(dialect: Dialect, tokens: u64) -> u64 {
 
 /// Where an answer of Anthropic names what the provider keeps.
 const CONTAINER: &[u8] = b"container";
+/// Where any dialect says that it failed, though the status says otherwise.
+const ERROR: &[u8] = b"error";
 
 /// Meters an answer that is one JSON document.
 #[derive(Debug)]
@@ -275,17 +302,18 @@ pub struct BodyMeter {
     reported: Option<Usage>,
     kept_id: Option<Box<str>>,
     counted: u64,
+    failed: bool,
 }
 
 impl BodyMeter {
     /// A meter for an answer in that dialect.
     pub const fn new(dialect: Dialect) -> Self {
         let capture = Capture::new(match dialect {
-            Dialect::OpenAi => &[b"usage"],
-            Dialect::Anthropic => &[b"usage", CONTAINER],
-            Dialect::Gemini => &[b"usageMetadata"],
+            Dialect::OpenAi => &[b"usage", ERROR],
+            Dialect::Anthropic => &[b"usage", ERROR, CONTAINER],
+            Dialect::Gemini => &[b"usageMetadata", ERROR],
         });
-        Self { dialect, capture, reported: None, kept_id: None, counted: 0 }
+        Self { dialect, capture, reported: None, kept_id: None, counted: 0, failed: false }
     }
 
     /// Reads what one read brought.
@@ -296,13 +324,11 @@ impl BodyMeter {
             Dialect::Anthropic => anthropic::usage::read,
             Dialect::Gemini => gemini::usage::read,
         };
-        let (reported, kept_id) = (&mut self.reported, &mut self.kept_id);
-        self.capture.read(chunk, |key, object| {
-            if key == CONTAINER {
-                *kept_id = anthropic::outside::container_id(object);
-            } else {
-                *reported = read(object).or(*reported);
-            }
+        let (reported, kept_id, failed) = (&mut self.reported, &mut self.kept_id, &mut self.failed);
+        self.capture.read(chunk, |key, object| match key {
+            CONTAINER => *kept_id = anthropic::outside::container_id(object),
+            ERROR => *failed = true,
+            _ => *reported = read(object).or(*reported),
         });
     }
 
@@ -321,6 +347,7 @@ impl BodyMeter {
             counted_pieces: Pieces::default(),
             terminated: false,
             finished: false,
+            failed: self.failed,
         }
     }
 }

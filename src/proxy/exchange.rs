@@ -106,9 +106,10 @@ async fn pass(
     route: &Route,
     permit: Permit,
 ) -> Result<Response<Answer>, Refusal> {
-    let (endpoint, strips) = (call.endpoint, call.request.include_usage.is_some());
+    let endpoint = call.endpoint;
+    let wants = (call.request.stream, call.request.include_usage.is_some());
     let answered = forward(&worker.pool, call, route, permit).await?;
-    let response = relay(answered, endpoint, strips).await?;
+    let response = relay(answered, endpoint, wants).await?;
     Ok(response.map(|relay| Answer::of(relay, &worker.background)))
 }
 

@@ -1,34 +1,249 @@
-//! Meter: what reads the usage out of an answer as it passes.
+//! Meter: what reads the usage out of an answer as it passes, whether or not it is coded.
 
-use crate::dialect::meter::{BodyMeter, Reading, StreamMeter};
+use std::collections::VecDeque;
+
+use bytes::{Buf, Bytes};
+
+use crate::dialect::endpoint::Dialect;
+use crate::dialect::meter::{BodyMeter, Passage, Reading, StreamMeter};
+use crate::dialect::{estimate, sse};
+use crate::proxy::coding::{Coding, Corrupt, Decoder};
 
 /// What reads the usage out of an answer as it passes.
 #[derive(Debug)]
-pub enum Meter {
+pub struct Meter {
+    kind: Kind,
+    coded: Option<Box<Coded>>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// One of the next two: the first bytes will say.
+    Unread(Expected),
     /// A stream of events.
-    Stream(StreamMeter),
-    /// One document.
-    Body(BodyMeter),
-    /// Nothing: the answer is free.
+    Stream(Box<StreamMeter>),
+    /// One document, and its last byte so far, which may be the last of all.
+    Body(BodyMeter, Bytes),
+    /// The answer is free.
     Off,
 }
 
+/// What is expected of an answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected {
+    /// In which dialect it speaks.
+    pub dialect: Dialect,
+    /// Whether it says that it is a stream of events.
+    pub is_stream: bool,
+    /// Whether a stream was asked for.
+    pub asked: bool,
+    /// Whether usage is taken out that only the gateway asked for.
+    pub strips: bool,
+}
+
 impl Meter {
+    /// Reads nothing: the answer is free.
+    pub const OFF: Self = Self { kind: Kind::Off, coded: None };
+
+    /// Reads an answer that is not coded.
+    pub const fn new(expected: Expected) -> Self {
+        Self { kind: Kind::Unread(expected), coded: None }
+    }
+
+    /// Reads a copy of an answer that is coded, in some way that is known or not.
+    ///
+    /// The client gets what came; but where something is taken out, it gets the text.
+    pub fn of_coded(expected: Expected, coding: Option<Coding>) -> Self {
+        let coded = Coded {
+            decoder: coding.map(Decoder::new),
+            replaces: expected.strips && coding.is_some(),
+            ..Coded::default()
+        };
+        Self { kind: Kind::Unread(expected), coded: Some(Box::new(coded)) }
+    }
+
     /// What was learned so far.
     pub fn reading(&self) -> Reading {
-        match self {
-            Self::Stream(meter) => *meter.reading(),
-            Self::Body(meter) => meter.reading(),
-            Self::Off => Reading::default(),
-        }
+        let mut reading = match &self.kind {
+            Kind::Stream(meter) => *meter.reading(),
+            Kind::Body(meter, _) => meter.reading(),
+            Kind::Unread(_) | Kind::Off => Reading::default(),
+        };
+        reading.counted_output += self.coded.as_ref().map_or(0, |coded| coded.unread_tokens);
+        reading
     }
 
     /// The id of what the provider keeps for the caller, at most 256 bytes.
     pub fn kept_id(&self) -> Option<&str> {
-        match self {
-            Self::Stream(meter) => meter.kept_id(),
-            Self::Body(meter) => meter.kept_id(),
-            Self::Off => None,
+        match &self.kind {
+            Kind::Stream(meter) => meter.kept_id(),
+            Kind::Body(meter, _) => meter.kept_id(),
+            Kind::Unread(_) | Kind::Off => None,
         }
+    }
+
+    /// Reads what one read brought, of which it is known whether it is the last.
+    ///
+    /// # Errors
+    /// `Corrupt` where the client is given the text of what cannot be decoded.
+    pub fn read(&mut self, data: Bytes, is_last: bool) -> Result<Passage, Corrupt> {
+        match &mut self.coded {
+            None => Ok(self.kind.read(data, is_last)),
+            Some(coded) => {
+                (coded.piece, coded.rest) = (data.clone(), data);
+                coded.step(&mut self.kind)
+            }
+        }
+    }
+
+    /// Whether some of what was read last is still to be decoded.
+    pub fn is_amid(&self) -> bool {
+        self.coded.as_ref().is_some_and(|coded| coded.is_amid())
+    }
+
+    /// Decodes some more of it.
+    pub fn go_on(&mut self) -> Result<Passage, Corrupt> {
+        match &mut self.coded {
+            None => Ok(Passage::default()),
+            Some(coded) => coded.step(&mut self.kind),
+        }
+    }
+
+    /// What is left when the upstream ends.
+    pub fn finish(&mut self) -> Result<Vec<Bytes>, Corrupt> {
+        let rest = match &mut self.kind {
+            Kind::Stream(meter) => meter.finish(),
+            Kind::Body(_, last) => std::mem::take(last),
+            Kind::Unread(_) | Kind::Off => Bytes::new(),
+        };
+        match &mut self.coded {
+            Some(coded) if !coded.replaces => {
+                Ok(coded.waiting.drain(..).map(|(piece, _)| piece).collect())
+            }
+            Some(coded) => coded.is_whole().then(|| vec![rest]).ok_or(Corrupt),
+            None => Ok(vec![rest]),
+        }
+    }
+
+    /// Whether the end of the answer is the end of a document that was understood.
+    pub fn is_whole_document(&mut self) -> bool {
+        let is_body = matches!(self.kind, Kind::Body(..));
+        is_body && self.coded.as_mut().is_none_or(|coded| coded.is_whole())
+    }
+}
+
+impl Kind {
+    fn read(&mut self, data: Bytes, is_last: bool) -> Passage {
+        if let (Self::Unread(expected), Some(first)) = (&*self, data.trim_ascii_start().first()) {
+            let Expected { dialect, is_stream, asked, strips } = *expected;
+            let is_document = matches!(first, b'{' | b'[');
+            let is_events = is_stream || asked && sse::begins(data.trim_ascii_start());
+            *self = if is_events && !is_document {
+                Self::Stream(Box::new(StreamMeter::new(dialect, strips)))
+            } else {
+                Self::Body(BodyMeter::new(dialect), Bytes::new())
+            };
+        }
+        match self {
+            Self::Stream(meter) => meter.read(data),
+            Self::Body(meter, last) => {
+                meter.read(&data);
+                held_last(last, data, is_last)
+            }
+            Self::Unread(_) | Self::Off => Passage { pass: vec![data], ..Passage::default() },
+        }
+    }
+}
+
+/// Lets all pass but the last byte, which waits to see whether it is the last of all.
+fn held_last(last: &mut Bytes, mut data: Bytes, is_last: bool) -> Passage {
+    let mut passage = Passage::default();
+    if data.is_empty() {
+        return passage;
+    }
+    passage.pass.push(std::mem::take(last));
+    if is_last {
+        passage.end.push(data);
+    } else {
+        *last = data.split_off(data.len() - 1);
+        passage.pass.push(data);
+    }
+    passage.pass.retain(|piece| !piece.is_empty());
+    passage
+}
+
+/// A coded answer.
+#[derive(Debug, Default)]
+struct Coded {
+    /// `None` where the coding is not known, or what came is not what it says.
+    decoder: Option<Decoder>,
+    /// Whether the client is given the text.
+    replaces: bool,
+    /// What was read last, and what of it is still to be decoded.
+    piece: Bytes,
+    rest: Bytes,
+    /// What is held back, each piece with the length of the text that it is the end of.
+    waiting: VecDeque<(Bytes, u64)>,
+    /// The length of the text so far, and of what may be seen of it.
+    decoded: u64,
+    passed: u64,
+    /// Whether the end of the text was seen.
+    closing: bool,
+    /// By our own count, of what could not be decoded.
+    unread_tokens: u64,
+}
+
+impl Coded {
+    fn step(&mut self, kind: &mut Kind) -> Result<Passage, Corrupt> {
+        let step = self.decoder.as_mut().ok_or(Corrupt).and_then(|own| own.step(&self.rest));
+        let Ok((read, text)) = step else { return self.pass_unread() };
+        self.rest.advance(read);
+        self.decoded += text.len() as u64;
+        let passage = kind.read(text, false);
+        if self.replaces {
+            return Ok(passage);
+        }
+        self.passed += passage.pass.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        self.closing |= !passage.end.is_empty();
+        if !self.is_amid() {
+            self.waiting.push_back((std::mem::take(&mut self.piece), self.decoded));
+        }
+        Ok(self.released(passage.is_alive))
+    }
+
+    /// What nobody understands passes, unless the client was to be given the text.
+    fn pass_unread(&mut self) -> Result<Passage, Corrupt> {
+        if self.replaces {
+            return Err(Corrupt);
+        }
+        self.decoder = None;
+        if !self.closing {
+            self.passed = u64::MAX;
+        }
+        self.unread_tokens += estimate::tokens_of_bytes(&self.rest);
+        self.rest.clear();
+        self.waiting.push_back((std::mem::take(&mut self.piece), self.decoded));
+        Ok(self.released(false))
+    }
+
+    /// The pieces that let a client see no more than it may; what waits behind the end of the text
+    /// waits for the settlement.
+    fn released(&mut self, is_alive: bool) -> Passage {
+        let mut passage = Passage { is_alive, ..Passage::default() };
+        while let Some((piece, _)) = self.waiting.pop_front_if(|(_, seen)| *seen <= self.passed) {
+            passage.pass.push(piece);
+        }
+        if self.closing {
+            passage.end.extend(self.waiting.drain(..).map(|(piece, _)| piece));
+        }
+        passage
+    }
+
+    fn is_amid(&self) -> bool {
+        !self.rest.is_empty() || self.decoder.as_ref().is_some_and(Decoder::has_more)
+    }
+
+    fn is_whole(&mut self) -> bool {
+        self.decoder.as_mut().is_some_and(Decoder::is_at_end)
     }
 }

@@ -14,6 +14,7 @@ pub mod arrival;
 pub mod refuse;
 pub mod shape;
 pub mod refusals;
+pub mod coding;
 pub mod open;
 pub mod background;
 pub mod worker;

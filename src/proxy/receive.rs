@@ -1,4 +1,5 @@
-//! Receive: from bytes to a call. The body is read whole, once, and never copied if it came whole.
+//! Receive: from bytes to a call. The body is read whole, once, and never copied if it came whole
+//! and plain.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use hyper::body::Incoming;
 use crate::dialect::endpoint::{Dialect, Endpoint};
 use crate::dialect::read;
 use crate::dialect::request::Request;
+use crate::proxy::coding::{Coding, Corrupt, Decoder, Unknown};
 use crate::proxy::query;
 use crate::proxy::refuse::Refusal;
 use crate::proxy::worker::ProxySettings;
@@ -24,7 +26,7 @@ pub struct Call {
     pub endpoint: Endpoint,
     /// Its head.
     pub parts: Parts,
-    /// Its body, as it came.
+    /// Its body, as it came; as text if it came coded.
     pub body: Bytes,
     /// What the gateway must know of it.
     pub request: Request,
@@ -34,18 +36,24 @@ pub struct Call {
 /// there.
 pub async fn receive(
     (endpoint, model): (Endpoint, Option<&str>),
-    parts: Parts,
+    mut parts: Parts,
     mut body: Incoming,
     settings: &ProxySettings,
 ) -> Result<Call, Refusal> {
+    let bytes_max = settings.body_bytes_max;
+    let checked = check_headers(&parts, bytes_max).and_then(|()| check_query(endpoint, &parts));
     let checked =
-        check_headers(&parts, settings.body_bytes_max).and_then(|()| check_query(endpoint, &parts));
+        checked.and_then(|()| Coding::of(&parts.headers).map_err(|Unknown| Refusal::UnknownCoding));
     let read = match checked {
-        Ok(()) => whole(&mut body, settings).await,
+        Ok(coding) => whole(&mut body, settings).await.map(|whole| (whole, coding)),
         Err(refusal) => Err(refusal),
     };
     let body = match read {
-        Ok(whole) => whole,
+        Ok((whole, None)) => whole,
+        Ok((whole, Some(coding))) => {
+            parts.headers.remove(CONTENT_ENCODING);
+            text(&whole, coding, bytes_max).await?
+        }
         Err(refusal) => {
             discard(&parts, body).await;
             return Err(refusal);
@@ -80,9 +88,6 @@ fn check_headers(parts: &Parts, bytes_max: usize) -> Result<(), Refusal> {
         .unwrap_or_default();
     if !media_type.eq_ignore_ascii_case("application/json") {
         return malformed("the header `content-type` must be application/json");
-    }
-    if header(&CONTENT_ENCODING).is_some_and(|value| !value.eq_ignore_ascii_case("identity")) {
-        return malformed("compressed bodies are not understood; send it without content-encoding");
     }
     let declared = header(&CONTENT_LENGTH).and_then(|value| value.parse::<usize>().ok());
     if declared.is_some_and(|length| bytes_max < length) {
@@ -126,6 +131,33 @@ pub async fn discard(parts: &Parts, mut body: Incoming) {
     };
     // Who takes longer is closed on.
     let _ = tokio::time::timeout(DISCARD_TIME, rest).await;
+}
+
+/// After how many bytes of text the other calls of this worker have their turn.
+const TURN_BYTES: usize = 256 << 10;
+
+/// The text of a coded body, of at most `bytes_max` bytes.
+async fn text(coded: &[u8], coding: Coding, bytes_max: usize) -> Result<Bytes, Refusal> {
+    let corrupt = || Refusal::Malformed {
+        param: None,
+        message: "the body is not coded as its content-encoding says; send it without one"
+            .to_owned(),
+    };
+    let mut decoder = Decoder::new(coding);
+    let (mut text, mut at, mut turn) = (BytesMut::new(), 0, 0);
+    while at < coded.len() || decoder.has_more() {
+        let (read, piece) = decoder.step(&coded[at..]).map_err(|Corrupt| corrupt())?;
+        at += read;
+        if bytes_max < text.len() + piece.len() {
+            return Err(Refusal::TooLarge(bytes_max));
+        }
+        text.extend_from_slice(&piece);
+        if TURN_BYTES <= text.len() - turn {
+            turn = text.len();
+            tokio::task::yield_now().await;
+        }
+    }
+    if decoder.is_at_end() { Ok(text.freeze()) } else { Err(corrupt()) }
 }
 
 async fn whole(body: &mut Incoming, settings: &ProxySettings) -> Result<Bytes, Refusal> {

@@ -33,6 +33,8 @@ pub enum Refusal {
     },
     /// The body is larger than this many bytes.
     TooLarge(usize),
+    /// The body is coded in a way that is not known here.
+    UnknownCoding,
     /// Its `Idempotency-Key` is not free.
     Taken(Taken),
     /// A limit or the wallet.
@@ -93,6 +95,7 @@ impl Refusal {
             Self::UnknownPath => told(404, "invalid_request_error", "unknown_path"),
             Self::UnknownModel(_) => told(404, "invalid_request_error", "model_not_found"),
             Self::Malformed { .. } => told(400, "invalid_request_error", "invalid_request"),
+            Self::UnknownCoding => told(415, "invalid_request_error", "unsupported_encoding"),
             Self::TooLarge(_) => told(413, "invalid_request_error", "request_too_large"),
             Self::Taken(Taken::InFlight(_)) => Told {
                 should_retry: Some(false),
@@ -145,6 +148,11 @@ impl Refusal {
             ),
             Self::Malformed { message, .. } => message.clone(),
             Self::TooLarge(bytes) => format!("the body is larger than {bytes} bytes; send less"),
+            Self::UnknownCoding => {
+                "the body's content-encoding is not known here; send it as gzip, \
+                                    deflate, br or zstd, or without one"
+                    .to_owned()
+            }
             Self::Taken(taken) => taken_message(taken).to_owned(),
             Self::Denied(Denial::Limit { exceeded, .. }) => limit_message(exceeded),
             Self::Denied(Denial::Wallet { short, .. }) => match short {

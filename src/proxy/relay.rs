@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Response, Version};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
@@ -19,15 +19,16 @@ use crate::accounting::permit::Permit;
 use crate::accounting::presence::Presence;
 use crate::clock;
 use crate::crash::crash_point;
-use crate::dialect::endpoint::{Endpoint, Metering};
-use crate::dialect::meter::{BodyMeter, Passage, StreamMeter};
+use crate::dialect::endpoint::{Dialect, Endpoint, Metering};
+use crate::dialect::meter::Passage;
 use crate::journal::entry::Outcome;
 use crate::journal::writer::Writer;
 use crate::proxy::clear::clear;
+use crate::proxy::coding::{Coding, Corrupt};
 use crate::proxy::forward::{Answered, give_up};
 use crate::proxy::gate::Gate;
 use crate::proxy::headers;
-use crate::proxy::meter::Meter;
+use crate::proxy::meter::{Expected, Meter};
 use crate::proxy::pool::Lease;
 use crate::proxy::refuse::Refusal;
 use crate::proxy::upstream::Upstream;
@@ -41,6 +42,9 @@ pub enum Broken {
     /// The upstream was silent for too long.
     #[error("the upstream was silent for too long")]
     Silent,
+    /// What the upstream coded, and the client was to be given as text, cannot be read.
+    #[error("the upstream's answer is not coded as it says")]
+    Corrupt,
 }
 
 /// How often an open stream writes down what it has cost so far.
@@ -66,6 +70,8 @@ pub struct Relay {
     gate: Gate,
     broken: Option<Broken>,
     is_read: bool,
+    /// Whether the other calls of this worker have their turn before it goes on decoding.
+    gives_way: bool,
     idle_timeout: Duration,
     silence: Option<Pin<Box<Sleep>>>,
     progress_at: Option<Instant>,
@@ -75,12 +81,12 @@ pub struct Relay {
 /// Turns an upstream's answer into the client's.
 ///
 /// An error of the upstream is free and passes byte for byte, but for the secret where it may echo
-/// that; so does what it only counted; anything else is metered. `strips` says that usage was asked
-/// for by the gateway only.
+/// that; so does what it only counted; anything else is metered. `asked` and `strips` say that a
+/// stream was asked for, and usage by the gateway only.
 pub async fn relay(
     answered: Answered,
     endpoint: Endpoint,
-    strips: bool,
+    (asked, strips): (bool, bool),
 ) -> Result<Response<Relay>, Refusal> {
     let Answered { response, lease, mut permit, upstream } = answered;
     let (settings, dialect) = (&upstream.settings, endpoint.dialect());
@@ -105,21 +111,15 @@ pub async fn relay(
     if !writer.is_durable_when_written() {
         writer.durable(permit.held_at()).await;
     }
-    let is_stream = parts.headers.get(CONTENT_TYPE).is_some_and(is_event_stream);
     let is_error = !parts.status.is_success();
     if is_error {
         parts.headers.insert(headers::ERROR_SOURCE, HeaderValue::from_static("upstream"));
     }
     permit.course.is_free = is_error || endpoint.metering() == Metering::Request;
     let meter = if permit.course.is_free {
-        Meter::Off
-    } else if is_stream {
-        if strips {
-            parts.headers.remove(CONTENT_LENGTH);
-        }
-        Meter::Stream(StreamMeter::new(dialect, strips))
+        Meter::OFF
     } else {
-        Meter::Body(BodyMeter::new(dialect))
+        meter(&mut parts.headers, dialect, (asked, strips))
     };
     let mut relay = Relay {
         upstream: body,
@@ -135,6 +135,7 @@ pub async fn relay(
         gate: Gate::Open,
         broken: None,
         is_read: false,
+        gives_way: false,
         silence: None,
         progress_at: None,
         progress_tokens: 0,
@@ -143,9 +144,25 @@ pub async fn relay(
     Ok(Response::from_parts(parts, relay))
 }
 
-fn is_event_stream(value: &HeaderValue) -> bool {
-    let text = value.as_bytes();
-    text.len() >= 17 && text[..17].eq_ignore_ascii_case(b"text/event-stream")
+/// What meters an answer with these headers; they lose what will not be true of what is sent.
+fn meter(fields: &mut HeaderMap, dialect: Dialect, (asked, strips): (bool, bool)) -> Meter {
+    let is_of_type = |name: &[u8]| {
+        let value = fields.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+        value.get(..name.len()).is_some_and(|own| own.eq_ignore_ascii_case(name))
+    };
+    let is_stream = is_of_type(b"text/event-stream");
+    // What is said to be a document comes as it is.
+    let strips = strips && !is_of_type(b"application/json");
+    let expected = Expected { dialect, is_stream, asked, strips };
+    let coding = Coding::of(fields);
+    if strips && coding.is_ok() {
+        fields.remove(CONTENT_LENGTH);
+        fields.remove(CONTENT_ENCODING);
+    }
+    match coding {
+        Ok(None) => Meter::new(expected),
+        coded => Meter::of_coded(expected, coded.ok().flatten()),
+    }
 }
 
 impl Relay {
@@ -239,6 +256,15 @@ impl Relay {
 
     /// Takes one frame of the upstream's, or its end, whatever kind of end it is.
     fn poll_upstream(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if std::mem::take(&mut self.gives_way) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if self.meter.is_amid() {
+            let passage = self.meter.go_on();
+            self.give(passage);
+            return Poll::Ready(());
+        }
         match ready!(Pin::new(&mut self.upstream).poll_frame(context)) {
             Some(Ok(frame)) => self.take(frame),
             Some(Err(fault)) => self.break_off(Broken::Upstream(fault)),
@@ -252,20 +278,20 @@ impl Relay {
         let Ok(data) = frame.into_data() else { return };
         crash_point!("piece-taken");
         crash_point!("progress-written" if 0 < self.progress_tokens);
-        match &mut self.meter {
-            Meter::Stream(meter) => {
-                let Passage { pass, end } = meter.read(data);
-                self.ready.extend(pass);
-                self.end.extend(end);
-            }
-            Meter::Body(meter) => {
-                meter.read(&data);
-                self.hold_last_byte(data);
-            }
-            Meter::Off => self.ready.push_back(data),
-        }
+        let passage = self.meter.read(data, self.upstream.is_end_stream());
+        self.give(passage);
+    }
+
+    /// Gives on what the meter lets pass.
+    fn give(&mut self, passage: Result<Passage, Corrupt>) {
+        let Ok(Passage { pass, end, is_alive }) = passage else {
+            return self.break_off(Broken::Corrupt);
+        };
+        self.ready.extend(pass);
+        self.end.extend(end);
         self.measure();
-        if self.upstream.is_end_stream() {
+        self.gives_way = self.meter.is_amid();
+        if self.upstream.is_end_stream() && !self.gives_way {
             // A client that counts bytes knows the end with the last of them.
             if self.permit.is_some() && self.end.is_empty() {
                 self.end.extend(self.ready.pop_back());
@@ -273,20 +299,16 @@ impl Relay {
             self.finish();
         } else if self.meter.reading().terminated {
             self.settle();
+        } else if is_alive {
+            self.secure();
         }
     }
 
-    /// Lets all pass but the last byte, which waits to see whether it is the last of all.
-    fn hold_last_byte(&mut self, mut data: Bytes) {
-        if data.is_empty() {
-            return;
-        }
-        self.ready.extend(self.end.drain(..));
-        if self.upstream.is_end_stream() {
-            self.end.push(data);
-        } else {
-            self.end.push(data.split_off(data.len() - 1));
-            self.ready.push_back(data);
+    /// Lets what is held back go on without its terminator, once it is written what it costs.
+    fn secure(&mut self) {
+        let noted = self.permit.as_ref().and_then(Permit::progress);
+        if let Some(position) = noted {
+            self.gate = Gate::shut(position, true, &self.writer);
         }
     }
 
@@ -328,17 +350,13 @@ impl Relay {
         if let Some(lease) = self.lease.take() {
             lease.give_back();
         }
-        if let Meter::Stream(meter) = &mut self.meter {
-            let rest = meter.finish();
-            if !rest.is_empty() {
-                self.end.push(rest);
-            }
-        }
+        let Ok(rest) = self.meter.finish() else { return self.break_off(Broken::Corrupt) };
+        self.end.extend(rest.into_iter().filter(|piece| !piece.is_empty()));
         self.measure();
         if let Some(permit) = &mut self.permit {
             // A stream may also end because the provider failed in its midst, and says so.
-            let is_body = matches!(self.meter, Meter::Body(_));
-            permit.measured.complete |= is_body && !self.meter.reading().lacks_input;
+            permit.measured.complete |=
+                self.meter.is_whole_document() && !self.meter.reading().lacks_input;
         }
         self.settle();
     }
@@ -364,7 +382,8 @@ impl Relay {
             return;
         };
         let is_free = permit.course.is_free;
-        let position = permit.settle(self.outcome);
+        let failed = self.meter.reading().failed;
+        let position = permit.settle(if failed { Outcome::Failed } else { self.outcome });
         self.gate = Gate::shut(position, !is_free, &self.writer);
     }
 

@@ -166,6 +166,7 @@ mod tests {
             Refusal::UnknownModel("m".to_owned()),
             Refusal::Malformed { param: None, message: String::new() },
             Refusal::TooLarge(1),
+            Refusal::UnknownCoding,
             Refusal::Taken(Taken::InFlight(RequestLogId(5))),
             executed(),
             Refusal::Taken(Taken::Mismatch(RequestLogId(5))),
@@ -205,6 +206,7 @@ mod tests {
                  that tenants share"
             }
             Refusal::TooLarge(_) => "body too large",
+            Refusal::UnknownCoding => "body compressed in a way that is not known here",
             Refusal::Taken(Taken::InFlight(_)) => "its `Idempotency-Key` is that of an open call",
             Refusal::Taken(Taken::Done(_)) => {
                 "its `Idempotency-Key` is that of a call that is paid"

@@ -48,6 +48,7 @@ pub fn event(data: &[u8], counts: &mut Counts) -> Event {
             (event.end, event.finish) = (End::Near, true);
         }
         Some("message_stop") => event.end = End::Here,
+        Some("error") => event.failed = true,
         _ => {}
     }
     event
@@ -115,11 +116,13 @@ mod tests {
             (r#"{"type":"content_block_start","content_block":{"name":"tool","input":{}}}"#, 1),
             (r#"{"type":"content_block_start","content_block":{"content":[{"text":"a"}]}}"#, 0),
             (r#"{"type":"ping"}"#, 0),
-            (r#"{"type":"error","error":{"message":"m"}}"#, 0),
             (r#"{"type":"content_block_delta","delta":{"text":"cut"#, 0),
         ] {
             let said = event(data.as_bytes(), &mut Counts::default());
             assert_eq!(said, Event { output_tokens: tokens, ..Event::default() }, "{data}");
         }
+        let error = br#"{"type":"error","error":{"message":"m"}}"#;
+        let said = event(error, &mut Counts::default());
+        assert_eq!(said, Event { failed: true, ..Event::default() });
     }
 }

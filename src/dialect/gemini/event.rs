@@ -12,6 +12,7 @@ pub fn event(data: &[u8]) -> Event {
         match &*key {
             "candidates" => json::elements(value, |one| candidate(one, &mut event)),
             "usageMetadata" => event.usage = usage::read(value),
+            "error" => event.failed = true,
             // A prompt that is blocked has no candidate to say so.
             "promptFeedback" => json::each(value, &["blockReason"], |reason| {
                 event.finish |= is_reason(reason);
@@ -88,7 +89,8 @@ mod tests {
         );
         assert_eq!((said.usage, said.finish), (None, false));
         assert!(0 < said.output_tokens);
-        assert_eq!(event(br#"{"error":{"code":503}}"#), Event::default());
+        let failed = Event { failed: true, ..Event::default() };
+        assert_eq!(event(br#"{"error":{"code":503}}"#), failed);
         assert_eq!(event(br#"{"usageMetadata":{"promptTokenCount":3},"#), Event::default());
     }
 }

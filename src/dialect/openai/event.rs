@@ -6,7 +6,7 @@ use memchr::memmem;
 
 use crate::dialect::event::{End, Event};
 use crate::dialect::openai::usage;
-use crate::dialect::{estimate, json};
+use crate::dialect::{estimate, json, sse};
 use crate::domain::usage::Usage;
 
 /// What the last event says.
@@ -21,8 +21,7 @@ pub fn before_done(event: &[u8]) -> usize {
         }
         None => b"data:".starts_with(line),
     };
-    let lines = event.split_inclusive(|byte| *byte == b'\n');
-    lines.take_while(|line| !may_say_so(line.trim_ascii_end())).map(<[u8]>::len).sum()
+    sse::lines(event).take_while(|line| !may_say_so(line.trim_ascii_end())).map(<[u8]>::len).sum()
 }
 
 /// Reads the data of an event. What is not understood says nothing and passes.
@@ -48,6 +47,7 @@ pub fn event(data: &[u8]) -> Event {
                 event.null_usage = Some(before.unwrap_or(0)..end);
             }
             "usage" => event.usage = usage::read(&data[value]).or(event.usage),
+            "error" => event.failed |= &data[value] != b"null",
             "x_groq" => take_usage(&data[value], &mut event.usage),
             _ => {}
         }
@@ -151,6 +151,11 @@ mod tests {
         let groq = event(br#"{"choices":[{}],"x_groq":{"usage":{"prompt_tokens":1}}}"#);
         assert!(!groq.only_usage && groq.usage == Some(Usage::tokens_of(1, 0)));
         assert_eq!(event(b"{\"choices\":[{"), Event::default());
+        for (data, failed) in
+            [(r#"{"error":{"code":1},"choices":[]}"#, true), (r#"{"error":null}"#, false)]
+        {
+            assert_eq!(event(data.as_bytes()), Event { failed, ..Event::default() }, "{data}");
+        }
     }
 
     #[test]
