@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::domain::usage::Usage;
+use crate::domain::usage::{ServiceTier, Usage};
 
 /// How near an event is to the end of its stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,6 +27,8 @@ pub struct Event {
     pub failed: bool,
     /// All usage that the stream reported so far, where this event reports some.
     pub usage: Option<Usage>,
+    /// The tier of service that this event names.
+    pub service_tier: Option<ServiceTier>,
     /// It reports usage and carries no choice: the extra chunk of `include_usage`.
     pub only_usage: bool,
     /// Where `"usage":null` stands in the data, with one of its commas.

@@ -209,6 +209,7 @@ impl StreamMeter {
         reading.terminated |= facts.end == End::Here;
         reading.finished = reading.terminated || self.ended && reading.reported.is_some();
         reading.failed |= facts.failed;
+        reading.service_tier = facts.service_tier.unwrap_or(reading.service_tier);
         // An answer that has begun was generated, though it may have said nothing yet.
         let least = if facts.end == End::Here { reading.counted_output } else { 1 };
         reading.counted_output = tokens_in(self.dialect, self.text_tokens).max(least);
@@ -300,6 +301,7 @@ pub struct BodyMeter {
     dialect: Dialect,
     capture: Capture,
     reported: Option<Usage>,
+    service_tier: ServiceTier,
     kept_id: Option<Box<str>>,
     counted: u64,
     failed: bool,
@@ -313,22 +315,36 @@ impl BodyMeter {
             Dialect::Anthropic => &[b"usage", ERROR, CONTAINER],
             Dialect::Gemini => &[b"usageMetadata", ERROR],
         });
-        Self { dialect, capture, reported: None, kept_id: None, counted: 0, failed: false }
+        let service_tier = ServiceTier::DEFAULT;
+        Self {
+            dialect,
+            capture,
+            reported: None,
+            service_tier,
+            kept_id: None,
+            counted: 0,
+            failed: false,
+        }
     }
 
     /// Reads what one read brought.
     pub fn read(&mut self, chunk: &[u8]) {
         self.counted += estimate::tokens_of_bytes(chunk);
-        let read = match self.dialect {
-            Dialect::OpenAi => openai::usage::read,
-            Dialect::Anthropic => anthropic::usage::read,
-            Dialect::Gemini => gemini::usage::read,
+        let dialect = self.dialect;
+        let read = |object: &[u8]| match dialect {
+            Dialect::OpenAi => (openai::usage::read(object), None),
+            Dialect::Anthropic => anthropic::usage::read(object),
+            Dialect::Gemini => (gemini::usage::read(object), gemini::usage::service_tier(object)),
         };
-        let (reported, kept_id, failed) = (&mut self.reported, &mut self.kept_id, &mut self.failed);
+        let (reported, tier) = (&mut self.reported, &mut self.service_tier);
+        let (kept_id, failed) = (&mut self.kept_id, &mut self.failed);
         self.capture.read(chunk, |key, object| match key {
             CONTAINER => *kept_id = anthropic::outside::container_id(object),
             ERROR => *failed = true,
-            _ => *reported = read(object).or(*reported),
+            _ => {
+                let (usage, named) = read(object);
+                (*reported, *tier) = (usage.or(*reported), named.unwrap_or(*tier));
+            }
         });
     }
 
@@ -342,7 +358,7 @@ impl BodyMeter {
         Reading {
             reported: self.reported,
             lacks_input: lacks_input(self.dialect, self.reported),
-            service_tier: ServiceTier::DEFAULT,
+            service_tier: self.service_tier,
             counted_output: tokens_in(self.dialect, self.counted),
             counted_pieces: Pieces::default(),
             terminated: false,

@@ -62,6 +62,107 @@ fn byte_by_byte_is_no_different() {
     assert_eq!(pass + &end, STREAM);
 }
 
+/// Each stream that stands here with each kind of line end, and its terminator.
+fn framed() -> Vec<(Dialect, String)> {
+    let long = "data: {\"choices\":[{\"delta\":\ndata: {\"content\":\"héllo 🌍\"}}]}\n\n";
+    let streams = [
+        (Dialect::OpenAi, STREAM.replace("\r\n", "\n")),
+        (Dialect::OpenAi, "\u{feff}".to_owned() + STREAM),
+        (Dialect::OpenAi, [long, ":\n", STREAM].concat()),
+        (Dialect::OpenAi, STREAM.replace("data: [DONE]\n\n", "")),
+        (Dialect::Anthropic, [MESSAGE, ":alive\n\n", MESSAGE_END].concat()),
+        (Dialect::Gemini, gemini_stream().replace("\r\n", "\n")),
+    ];
+    let ends = ["\n", "\r\n", "\r"];
+    let each = ends.into_iter().flat_map(|end| {
+        let with = move |(dialect, text): &(Dialect, String)| (*dialect, text.replace('\n', end));
+        streams.iter().map(with).collect::<Vec<_>>()
+    });
+    each.filter(|(_, text)| !text.contains("\r\r\n")).collect()
+}
+
+#[test]
+fn whatever_ends_its_lines_a_stream_cut_anywhere_is_the_same_to_client_and_meter() {
+    let mut streams = 0;
+    for (dialect, text) in framed() {
+        streams += 1;
+        for strips in [false, true] {
+            let whole = run_in(dialect, strips, &[&text]);
+            let joined = |(pass, end, reading): (String, String, Reading)| (pass + &end, reading);
+            let (said, reading) = joined(whole);
+            assert!(reading.reported.is_some() && 0 < reading.counted_output, "{text:?}");
+            assert_eq!(said == text, !strips || dialect != Dialect::OpenAi, "{text:?}");
+            for cut in (0..text.len()).filter(|cut| text.is_char_boundary(*cut)) {
+                let two = run_in(dialect, strips, &[&text[..cut], &text[cut..]]);
+                assert_eq!(joined(two), (said.clone(), reading), "{cut} {strips} {text:?}");
+            }
+            let letters: Vec<String> = text.chars().map(String::from).collect();
+            let letters: Vec<&str> = letters.iter().map(String::as_str).collect();
+            assert_eq!(joined(run_in(dialect, strips, &letters)), (said, reading), "{text:?}");
+        }
+    }
+    assert!(12 <= streams, "{streams}");
+}
+
+#[test]
+fn an_error_in_the_midst_is_a_failure_in_every_dialect() {
+    let error = r#"{"error":{"code":503,"message":"m","status":"UNAVAILABLE"}}"#;
+    let anthropic = r#"{"type":"error","error":{"type":"overloaded_error","message":"m"}}"#;
+    let event = |data: &str| format!("data: {data}\n\n");
+    for (dialect, stream) in [
+        (Dialect::OpenAi, event(error)),
+        (Dialect::OpenAi, "event: error\r".to_owned() + &event(error).replace('\n', "\r")),
+        (Dialect::Anthropic, event(anthropic)),
+        (Dialect::Gemini, event(error)),
+        (Dialect::Gemini, event(&error.replace(':', ":\n")).replacen("data: ", "", 1)),
+        (Dialect::Gemini, error.to_owned()),
+    ] {
+        let (pass, end, reading) = run_in(dialect, false, &[&stream]);
+        assert_eq!(pass + &end, stream);
+        assert!(reading.failed && !reading.finished, "{stream:?}");
+        let mut meter = BodyMeter::new(dialect);
+        meter.read(error.as_bytes());
+        assert!(meter.reading().failed);
+        let mut meter = BodyMeter::new(dialect);
+        meter.read(br#"{"error":null,"content":[{"error":{}}]}"#);
+        assert!(!meter.reading().failed);
+    }
+}
+
+#[test]
+fn a_sign_of_life_behind_what_is_held_back_is_told() {
+    let [delta, ping, stop] = {
+        let mut events = MESSAGE_END.split_inclusive("\n\n");
+        [events.next(), events.next(), events.next()].map(|event| event.expect("three events"))
+    };
+    let mut meter = StreamMeter::new(Dialect::Anthropic, false);
+    let mut read = |text: &str| {
+        let passage = meter.read(Bytes::copy_from_slice(text.as_bytes()));
+        (passage.pass.is_empty(), passage.is_alive)
+    };
+    assert_eq!(read(MESSAGE), (false, false));
+    assert_eq!(read(delta), (true, false));
+    assert_eq!(read(ping), (true, true));
+    assert_eq!(read(": alive\n\n"), (true, true));
+    assert_eq!(read(stop), (true, false));
+}
+
+#[test]
+fn the_tier_of_service_is_the_one_that_the_answer_names() {
+    let (_, _, reading) = run_in(
+        Dialect::Anthropic,
+        false,
+        &[&MESSAGE.replace("\"output_tokens\":1", "\"service_tier\":\"priority\""), MESSAGE_END],
+    );
+    assert_eq!(reading.service_tier.name(), "priority");
+    let (_, _, reading) =
+        run_in(Dialect::Gemini, false, &[&gemini_stream().replace("ON_DEMAND", "ON_DEMAND_FLEX")]);
+    assert_eq!(reading.service_tier.name(), "flex");
+    let mut meter = BodyMeter::new(Dialect::Anthropic);
+    meter.read(br#"{"usage":{"input_tokens":1,"service_tier":"priority","speed":"fast"}}"#);
+    assert_eq!(meter.reading().service_tier.name(), "fast");
+}
+
 #[test]
 fn an_endless_event_passes_unread() {
     let mut meter = StreamMeter::new(Dialect::OpenAi, true);
@@ -160,12 +261,11 @@ fn a_message_that_breaks_off_is_not_terminated() {
     assert_eq!((reading.reported, reading.counted_output), (Some(usage), 4));
 }
 
-#[test]
-fn a_gemini_stream_just_ends_and_its_last_usage_stands() {
+fn gemini_stream() -> String {
     let chunk = |candidates: &str, usage: &str| {
         format!("data: {{\"candidates\":[{candidates}],\"usageMetadata\":{{{usage}}}}}\r\n\r\n")
     };
-    let stream = [
+    [
         chunk("", r#""trafficType":"ON_DEMAND""#),
         chunk(
             r#"{"content":{"parts":[{"text":"hello you"}]}}"#,
@@ -176,7 +276,12 @@ fn a_gemini_stream_just_ends_and_its_last_usage_stands() {
             r#""promptTokenCount":14,"candidatesTokenCount":46,"thoughtsTokenCount":7"#,
         ),
     ]
-    .concat();
+    .concat()
+}
+
+#[test]
+fn a_gemini_stream_just_ends_and_its_last_usage_stands() {
+    let stream = gemini_stream();
     let usage = Usage::tokens_of(14, 53).with(Unit::ReasoningTokens, 7);
     for cut in 0..stream.len() {
         let (pass, end, reading) =

@@ -247,3 +247,129 @@ impl Coded {
         self.decoder.as_mut().is_some_and(Decoder::is_at_end)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::{GzDecoder, GzEncoder};
+
+    use super::*;
+    use crate::domain::usage::Usage;
+
+    const EVENTS: [&str; 4] = [
+        "data: {\"choices\":[{\"delta\":{\"content\":\"one two\"}}]}\n\nda",
+        "ta: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\n",
+        "data: [DON",
+        "E]\n\n",
+    ];
+
+    fn expected(is_stream: bool, strips: bool) -> Expected {
+        Expected { dialect: Dialect::OpenAi, is_stream, asked: true, strips }
+    }
+
+    /// The pieces of a coded text, each of which lets its reader see all up to there; and the rest.
+    fn gzip(text: &[&str]) -> Vec<Bytes> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        let pieces = text.iter().map(|piece| {
+            encoder.write_all(piece.as_bytes()).expect("memory");
+            encoder.flush().expect("memory");
+            Bytes::from(std::mem::take(encoder.get_mut()))
+        });
+        let mut pieces: Vec<Bytes> = pieces.collect();
+        pieces.push(encoder.finish().expect("memory").into());
+        pieces
+    }
+
+    /// What a client can read of coded bytes.
+    fn seen(coded: &[u8]) -> String {
+        let mut decoder = GzDecoder::new(Vec::new());
+        decoder.write_all(coded).expect("valid so far");
+        decoder.flush().expect("memory");
+        String::from_utf8(decoder.get_ref().clone()).expect("text")
+    }
+
+    /// All that passed, all that waits, and what was learned.
+    fn run(mut meter: Meter, pieces: &[Bytes]) -> Result<(Vec<u8>, Vec<u8>, Reading), Corrupt> {
+        let (mut pass, mut end) = (Vec::new(), Vec::new());
+        let mut take = |passage: Passage| {
+            assert!(end.is_empty() || passage.pass.is_empty(), "what waits keeps its place");
+            pass.extend(passage.pass.concat());
+            end.extend(passage.end.concat());
+        };
+        for piece in pieces {
+            take(meter.read(piece.clone(), false)?);
+            while meter.is_amid() {
+                take(meter.go_on()?);
+            }
+        }
+        end.extend(meter.finish()?.concat());
+        Ok((pass, end, meter.reading()))
+    }
+
+    #[test]
+    fn coded_pieces_wait_that_would_show_the_end() {
+        let pieces = gzip(&EVENTS);
+        let meter = Meter::of_coded(expected(true, false), Some(Coding::Gzip));
+        let (pass, end, reading) = run(meter, &pieces).expect("valid");
+        assert_eq!([&pass[..], &end].concat(), pieces.concat(), "byte for byte");
+        let sees = seen(&pass);
+        assert!(sees.contains("completion_tokens") && !sees.contains("[DONE]"), "{sees}");
+        assert_eq!(reading.reported, Some(Usage::tokens_of(3, 2)));
+        assert!(reading.terminated);
+    }
+
+    #[test]
+    fn the_last_byte_of_a_coded_document_waits() {
+        let text = [r#"{"usage":{"prompt_tokens":3,"#, r#""completion_tokens":2}"#, "}"];
+        let pieces = gzip(&text);
+        let meter = Meter::of_coded(expected(false, false), Some(Coding::Gzip));
+        let (pass, end, reading) = run(meter, &pieces).expect("valid");
+        assert_eq!([&pass[..], &end].concat(), pieces.concat());
+        assert_eq!(seen(&pass), text[..2].concat());
+        assert_eq!(reading.reported, Some(Usage::tokens_of(3, 2)));
+    }
+
+    #[test]
+    fn where_something_is_taken_out_the_text_is_sent_and_must_be_whole() {
+        let pieces = gzip(&EVENTS);
+        let meter = || Meter::of_coded(expected(true, true), Some(Coding::Gzip));
+        let (pass, end, reading) = run(meter(), &pieces).expect("valid");
+        assert_eq!(pass, EVENTS[0][..EVENTS[0].len() - 2].as_bytes());
+        assert_eq!(end, b"data: [DONE]\n\n");
+        assert_eq!(reading.reported, Some(Usage::tokens_of(3, 2)));
+        assert!(run(meter(), &pieces[..3]).is_err(), "it breaks off");
+        assert!(run(meter(), &[pieces[0].clone(), Bytes::from_static(&[0xff; 99])]).is_err());
+    }
+
+    #[test]
+    fn what_nobody_understands_passes_and_is_counted() {
+        let noise = Bytes::from_static(&[0xfe; 300]);
+        for (coding, pieces) in [
+            (None, vec![noise.clone(), noise.clone()]),
+            (Some(Coding::Gzip), vec![gzip(&EVENTS)[0].clone(), noise.clone(), noise]),
+        ] {
+            let meter = Meter::of_coded(expected(true, false), coding);
+            let (pass, end, reading) = run(meter, &pieces).expect("it passes");
+            assert_eq!([&pass[..], &end].concat(), pieces.concat());
+            assert!(200 <= reading.counted_output && reading.reported.is_none(), "{reading:?}");
+        }
+    }
+
+    #[test]
+    fn what_an_answer_is_its_first_bytes_say() {
+        let stream =
+            Bytes::from_static(b"data: {\"usage\":{\"prompt_tokens\":9}}\n\ndata: [DONE]\n\n");
+        let document = Bytes::from_static(b"\n{\"usage\":{\"prompt_tokens\":9}}");
+        let usage = Some(Usage::tokens_of(9, 0));
+        for said in [false, true] {
+            let (_, end, reading) =
+                run(Meter::new(expected(said, false)), &[stream.clone()]).expect("plain");
+            assert_eq!((&end[..], reading.reported), (&b"data: [DONE]\n\n"[..], usage), "{said}");
+            let (_, end, reading) =
+                run(Meter::new(expected(said, false)), &[document.clone()]).expect("plain");
+            assert_eq!((&end[..], reading.reported), (&b"}"[..], usage), "{said}");
+        }
+    }
+}

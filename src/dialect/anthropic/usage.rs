@@ -1,7 +1,7 @@
 //! Reads the usage objects of Anthropic, which complete one another along a stream.
 
 use crate::dialect::json;
-use crate::domain::usage::{Unit, Usage};
+use crate::domain::usage::{ServiceTier, Unit, Usage};
 
 /// What was reported so far. Later reports are cumulative: they replace, field by field.
 #[derive(Debug, Clone, Copy, Default)]
@@ -16,7 +16,13 @@ pub struct Counts {
     searches: u64,
     /// Billed on top of the totals.
     beside: Beside,
+    tier: Option<ServiceTier>,
+    /// Whether it was served fast, which is a tier as well, and the dearer one.
+    is_fast: bool,
 }
+
+/// The name of the tier of what was served fast.
+const FAST: &str = "fast";
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Beside {
@@ -24,11 +30,12 @@ struct Beside {
     output: u64,
 }
 
-/// The usage that an object reports by itself; `None` when nothing, or only zeros.
-pub fn read(object: &[u8]) -> Option<Usage> {
+/// The usage that an object reports by itself, `None` when nothing, or only zeros; and the tier of
+/// service that it names.
+pub fn read(object: &[u8]) -> (Option<Usage>, Option<ServiceTier>) {
     let mut counts = Counts::default();
     counts.read(object);
-    counts.usage()
+    (counts.usage(), counts.service_tier())
 }
 
 impl Counts {
@@ -58,12 +65,21 @@ impl Counts {
             "server_tool_use" => {
                 json::each(value, &["web_search_requests"], |count| set(&mut self.searches, count));
             }
+            "service_tier" => {
+                self.tier = json::string_of(value).and_then(|name| ServiceTier::new(&name))
+            }
+            "speed" => self.is_fast = json::string_of(value).is_some_and(|name| name == FAST),
             "iterations" if value != b"null" => {
                 self.beside = Beside::default();
                 json::elements(value, |iteration| self.beside.add(iteration));
             }
             _ => {}
         }
+    }
+
+    /// The tier of service that was named so far.
+    pub fn service_tier(&self) -> Option<ServiceTier> {
+        if self.is_fast { ServiceTier::new(FAST) } else { self.tier }
     }
 
     /// The usage so far; `None` when nothing was reported, or only zeros.
@@ -184,7 +200,22 @@ mod tests {
     #[test]
     fn nothing_reported_is_no_report() {
         for object in ["{}", "null", r#"{"input_tokens":0}"#, "{\"input_tokens\":"] {
-            assert_eq!(read(object.as_bytes()), None, "{object}");
+            assert_eq!(read(object.as_bytes()), (None, None), "{object}");
+        }
+    }
+
+    #[test]
+    fn the_tier_is_the_one_that_the_answer_names_and_fast_is_one() {
+        for (objects, tier) in [
+            (&[r#"{"service_tier":"priority"}"#, r#"{"output_tokens":1}"#][..], Some("priority")),
+            (&[r#"{"service_tier":"standard","speed":"fast"}"#], Some("fast")),
+            (&[r#"{"speed":"standard","service_tier":"batch"}"#], Some("batch")),
+            (&[r#"{"service_tier":null,"speed":null}"#], None),
+        ] {
+            let mut counts = Counts::default();
+            objects.iter().for_each(|object| counts.read(object.as_bytes()));
+            let named = counts.service_tier();
+            assert_eq!(named.as_ref().map(ServiceTier::name), tier, "{objects:?}");
         }
     }
 }

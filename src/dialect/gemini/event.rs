@@ -11,7 +11,10 @@ pub fn event(data: &[u8]) -> Event {
         let value = &data[value];
         match &*key {
             "candidates" => json::elements(value, |one| candidate(one, &mut event)),
-            "usageMetadata" => event.usage = usage::read(value),
+            "usageMetadata" => {
+                event.usage = usage::read(value);
+                event.service_tier = usage::service_tier(value);
+            }
             "error" => event.failed = true,
             // A prompt that is blocked has no candidate to say so.
             "promptFeedback" => json::each(value, &["blockReason"], |reason| {

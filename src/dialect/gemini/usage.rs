@@ -1,7 +1,7 @@
 //! Reads the usage objects of Gemini: each is cumulative, the last one stands as a whole.
 
 use crate::dialect::json;
-use crate::domain::usage::{Unit, Usage};
+use crate::domain::usage::{ServiceTier, Unit, Usage};
 
 /// The usage that an object reports; `None` when it counts nothing, as one with a traffic type
 /// only does.
@@ -29,6 +29,19 @@ pub fn read(object: &[u8]) -> Option<Usage> {
     let usage = within(usage, Unit::InputImageTokens, input);
     let usage = within(usage, Unit::OutputAudioTokens, counts.candidates);
     Some(within(usage, Unit::OutputImageTokens, counts.candidates))
+}
+
+/// The tier of service that an object names, by itself or as the type of traffic it was.
+pub fn service_tier(object: &[u8]) -> Option<ServiceTier> {
+    let mut tier = None;
+    json::each(object, &["serviceTier", "trafficType"], |value| {
+        let name = json::string_of(value).unwrap_or_default().to_ascii_lowercase();
+        // What is paid in advance or as it comes has the plain price; a tier stands behind that.
+        let name = name.strip_prefix("on_demand").map_or(&*name, |tier| tier.trim_matches('_'));
+        let name = name.trim_start_matches("service_tier_");
+        tier = ServiceTier::new(name).filter(|tier| !tier.is_default()).or(tier);
+    });
+    tier
 }
 
 #[derive(Default)]
@@ -112,6 +125,22 @@ mod tests {
                     .with(Unit::OutputImageTokens, 10);
                 assert_eq!(read(object.as_bytes()), Some(expected), "{object}");
             }
+        }
+    }
+
+    #[test]
+    fn a_tier_is_named_by_itself_or_as_a_type_of_traffic() {
+        for (object, named) in [
+            (r#"{"serviceTier":"flex"}"#, Some("flex")),
+            (r#"{"serviceTier":"SERVICE_TIER_PRIORITY"}"#, Some("priority")),
+            (r#"{"trafficType":"ON_DEMAND_PRIORITY","promptTokenCount":1}"#, Some("priority")),
+            (r#"{"trafficType":"ON_DEMAND_FLEX","serviceTier":"standard"}"#, Some("flex")),
+            (r#"{"trafficType":"ON_DEMAND"}"#, None),
+            (r#"{"trafficType":"PROVISIONED_THROUGHPUT"}"#, None),
+            (r#"{"serviceTier":1}"#, None),
+        ] {
+            let tier = service_tier(object.as_bytes());
+            assert_eq!(tier.as_ref().map(ServiceTier::name), named, "{object}");
         }
     }
 
