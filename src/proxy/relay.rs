@@ -69,6 +69,8 @@ pub struct Relay {
     end: Vec<Bytes>,
     gate: Gate,
     broken: Option<Broken>,
+    /// Whether bytes were given that may not have been sent.
+    is_unsent: bool,
     is_read: bool,
     /// Whether the other calls of this worker have their turn before it goes on decoding.
     gives_way: bool,
@@ -134,6 +136,7 @@ pub async fn relay(
         end: Vec::new(),
         gate: Gate::Open,
         broken: None,
+        is_unsent: false,
         is_read: false,
         gives_way: false,
         silence: None,
@@ -234,12 +237,18 @@ impl Relay {
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
         loop {
             if let Some(bytes) = self.ready.pop_front() {
+                self.is_unsent = true;
                 crash_point!("end-given" if self.permit.is_none() && self.is_open() && self.ready.is_empty());
                 return Poll::Ready(Some(Ok(bytes)));
             }
             ready!(self.poll_gate(context));
             if !self.ready.is_empty() {
                 continue;
+            }
+            if self.broken.is_some() && std::mem::take(&mut self.is_unsent) {
+                // A cut takes with it what was not sent: let that go first.
+                context.waker().wake_by_ref();
+                return Poll::Pending;
             }
             if let Some(broken) = self.broken.take() {
                 return Poll::Ready(Some(Err(broken)));
@@ -367,8 +376,9 @@ impl Relay {
         self.broken = Some(broken);
         self.source.broke_off();
         self.lease = None;
-        self.end.clear();
+        // An end that is paid for is the client's, though the connection broke after it.
         if let Some(permit) = self.permit.take() {
+            self.end.clear();
             permit.settle(Outcome::Failed);
         }
     }
