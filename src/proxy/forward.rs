@@ -156,7 +156,7 @@ async fn send(
         if permit.has_left() {
             return Err(CallError::Left);
         }
-        let was_forwarded = permit.course.forwarded;
+        let (is_new, was_forwarded) = (lease.is_new(), permit.course.forwarded);
         let was_free = std::mem::take(&mut permit.course.is_free);
         if !was_forwarded {
             // From here on the upstream may act on the call, whatever becomes of us.
@@ -173,6 +173,9 @@ async fn send(
             Err(CallError::Stale(unsent)) => {
                 permit.set_forwarded(was_forwarded);
                 permit.course.is_free = was_free;
+                if is_new {
+                    return Err(CallError::Closed);
+                }
                 request = *unsent;
             }
             tried => return tried,

@@ -25,6 +25,9 @@ pub enum CallError {
     /// The connection was closed before a byte of the request was sent: here it is again.
     #[error("the connection was stale")]
     Stale(Box<Request<Outgoing>>),
+    /// The same of a connection that was new: another one would fare no better.
+    #[error("a new connection was closed before anything was sent")]
+    Closed,
     /// Nobody is left who could use an answer, and nothing was sent.
     #[error("the client left before it was sent")]
     Left,
@@ -59,9 +62,15 @@ pub struct Lease {
     pool: Pool,
     lane: usize,
     idle_max: usize,
+    is_new: bool,
 }
 
 impl Lease {
+    /// Whether no call has been sent on it.
+    pub const fn is_new(&self) -> bool {
+        self.is_new
+    }
+
     /// Sends a request. It goes out once: whoever wants it sent again decides so.
     pub async fn send(
         mut self,
@@ -109,11 +118,11 @@ impl Pool {
         let idle_max = upstream.settings.idle_connections_max;
         while let Some(mut sender) = self.take(lane) {
             if let Ok(Ok(())) = tokio::time::timeout(READY_WAIT, sender.ready()).await {
-                return Ok(Lease { sender, pool: self.clone(), lane, idle_max });
+                return Ok(Lease { sender, pool: self.clone(), lane, idle_max, is_new: false });
             }
         }
         let sender = connect(upstream, &self.tls).await?;
-        Ok(Lease { sender, pool: self.clone(), lane, idle_max })
+        Ok(Lease { sender, pool: self.clone(), lane, idle_max, is_new: true })
     }
 
     fn take(&self, lane: usize) -> Option<SendRequest<Outgoing>> {
