@@ -73,3 +73,7 @@ power cycles="200":
 # Takes open streams over the end of a day and a month, and steps the clock.
 calendar streams="1000":
     METEOR_STREAMS={{ streams }} cargo test --test gateway calendar::
+
+# Kills one of two providers every second under load; no client hears of it before the first byte.
+failover seconds="60":
+    METEOR_FAILOVER={{ seconds }} cargo test --test gateway failover:: -- --nocapture

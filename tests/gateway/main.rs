@@ -45,6 +45,7 @@ mod disk;
 mod dialects;
 mod edits;
 mod endings;
+mod failover;
 mod faults;
 mod hidden;
 mod holds;
