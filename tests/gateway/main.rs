@@ -75,6 +75,7 @@ mod sdk;
 mod secrets;
 mod serve;
 mod slots;
+mod stalled;
 mod state;
 mod stream;
 mod streams;
