@@ -4,7 +4,7 @@
 
 use std::future::Future;
 
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 /// Runs `work` beside the caller on a multi-threaded or current-thread runtime.
 pub fn spawn<F>(name: &'static str, work: F) -> JoinHandle<F::Output>
@@ -30,6 +30,26 @@ pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Option<T> + Send + 'static,
 ) -> Option<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_default()
+}
+
+/// A text that takes longer than a millisecond to look through, or two.
+const LONG_BYTES: usize = 256 << 10;
+
+/// Runs `work`, which looks through so many `bytes`: here, or, if they are many, on a thread where
+/// nobody waits for it. Panics as it does.
+pub async fn aside<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    if bytes < LONG_BYTES {
+        return work();
+    }
+    match tokio::task::spawn_blocking(work).await.map_err(JoinError::try_into_panic) {
+        Ok(done) => done,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // The runtime ends, and whoever waits with it.
+        Err(Err(_)) => std::future::pending().await,
+    }
 }
 
 /// Ends the process at once: for state that must not be trusted a moment longer.

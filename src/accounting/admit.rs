@@ -28,6 +28,7 @@ use crate::domain::wallet::Short as ShortOfMoney;
 use crate::journal::entry::{Asked, Entry, Hold};
 use crate::journal::writer::Position;
 use crate::lender::{Answer, Ask, Lender};
+use crate::tasks;
 
 /// Why a call is not admitted. Nothing was moved for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +94,7 @@ pub async fn admit(
                 body = look_up(desk, &demand, &mut need);
             }
             if !need.is_priced() {
-                price(&demand, &mut need);
+                price(&demand, &mut need).await;
                 continue;
             }
             if !need.is_tight() {
@@ -136,10 +137,11 @@ fn look_up(desk: &Desk, demand: &Demand, need: &mut Need) -> Option<Fingerprint>
 }
 
 /// Holds no more than what the body can ask for, and sees whether its output can be bounded.
-fn price(demand: &Demand, need: &mut Need) {
-    let Demand { endpoint, model, body, costs, .. } = demand;
-    let takes_bound = clamp_edit(*endpoint, model.output_field, body, 1).is_some();
-    need.price(costs, units(endpoint.dialect(), body), takes_bound);
+async fn price(demand: &Demand, need: &mut Need) {
+    let (endpoint, field, body) = (demand.endpoint, demand.model.output_field, demand.body.clone());
+    let look = move || (units(endpoint.dialect(), &body), clamp_edit(endpoint, field, &body, 1));
+    let (units, bound) = tasks::aside(demand.body.len(), look).await;
+    need.price(&demand.costs, units, bound.is_some());
 }
 
 /// Counts the input by its vocabulary, where it is not known.

@@ -27,6 +27,7 @@ use crate::proxy::rest;
 use crate::proxy::route::{Route, Stop};
 use crate::proxy::tries::Try;
 use crate::proxy::upstream::Upstream;
+use crate::tasks;
 
 /// The head of an upstream's answer, and the connection that its body comes on.
 #[derive(Debug)]
@@ -53,9 +54,10 @@ pub async fn forward(
 ) -> Result<Answered, Refusal> {
     crash_point!("hold-written");
     headers::for_upstream(&mut call.parts.headers);
-    let bound = permit
-        .output_clamped()
-        .and_then(|tokens| clamp_edit(call.endpoint, route.model.output_field, &call.body, tokens));
+    let bound = match permit.output_clamped() {
+        Some(tokens) => bounded(&call, route.model.output_field, tokens).await,
+        None => None,
+    };
     let mut refusal = Refusal::UpstreamFailed;
     let mut turns = Turns::of(route);
     while let Some((stop, leave)) = turns.next(clock::tick()) {
@@ -181,6 +183,12 @@ async fn send(
             tried => return tried,
         }
     }
+}
+
+/// The edit that bounds the output, if one does.
+async fn bounded(call: &Call, field: &'static str, tokens: u64) -> Option<Edit> {
+    let (endpoint, body) = (call.endpoint, call.body.clone());
+    tasks::aside(call.body.len(), move || clamp_edit(endpoint, field, &body, tokens)).await
 }
 
 /// The target at one stop, with the model's name there where the path names it.

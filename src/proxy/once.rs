@@ -12,6 +12,7 @@ use crate::proxy::query;
 use crate::proxy::receive::Call;
 use crate::proxy::refuse::Refusal;
 use crate::proxy::worker::Worker;
+use crate::tasks;
 
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -37,21 +38,21 @@ pub async fn claim(
                 .to_owned(),
         });
     }
-    let once = known_by(caller.key, call, key);
+    let once = known_by(caller.key, call, key).await;
     let claim = worker.shared.once_keys.claim(once, arrival.id, arrival.at).await;
     claim.map(Some).map_err(Refusal::Taken)
 }
 
 /// What such a call is known by. Its target counts but for a caller's own key in it, which may be
 /// rotated between two attempts.
-fn known_by(caller: ApiKeyId, call: &Call, key: &[u8]) -> Once {
+async fn known_by(caller: ApiKeyId, call: &Call, key: &[u8]) -> Once {
     let uri = &call.parts.uri;
     let asks = query::parts(uri.query().unwrap_or_default())
         .filter(|part| query::value_of(part, query::KEY).is_none());
-    let asks: Vec<&str> = asks.collect();
+    let (asks, body) = (asks.collect::<Vec<&str>>().join("&"), call.body.clone());
     Once {
         key: digest(&[&caller.0.to_le_bytes(), uri.path().as_bytes(), key]),
-        body: digest(&[asks.join("&").as_bytes(), &call.body]),
+        body: tasks::aside(body.len(), move || digest(&[asks.as_bytes(), &body])).await,
     }
 }
 
