@@ -18,6 +18,7 @@ use crate::proxy::coding::{Coding, Corrupt, Decoder, Unknown};
 use crate::proxy::query;
 use crate::proxy::refuse::Refusal;
 use crate::proxy::worker::ProxySettings;
+use crate::tasks;
 
 /// A request understood.
 #[derive(Debug)]
@@ -60,7 +61,10 @@ pub async fn receive(
         }
     };
     let model = model.map(decoded).transpose()?;
-    let request = read::request(endpoint, model.as_deref(), &body)
+    let (text, named) = (body.clone(), model.map(Cow::into_owned));
+    let read = move || read::request(endpoint, named.as_deref(), &text);
+    let request = tasks::aside(body.len(), read)
+        .await
         .map_err(|fault| Refusal::Malformed { param: fault.param, message: fault.message })?;
     Ok(Call { endpoint, parts, body, request })
 }
@@ -172,7 +176,8 @@ async fn whole(body: &mut Incoming, settings: &ProxySettings) -> Result<Bytes, R
         };
         let frame = frame.map_err(|_| malformed("the body ended before all of it came"))?;
         let Ok(data) = frame.into_data() else { continue };
-        if bytes_max < first.len() + rest.len() + data.len() {
+        let before = if rest.is_empty() { &first[..] } else { &rest[..] };
+        if bytes_max < before.len() + data.len() {
             return Err(Refusal::TooLarge(bytes_max));
         }
         if first.is_empty() {
@@ -181,14 +186,15 @@ async fn whole(body: &mut Incoming, settings: &ProxySettings) -> Result<Bytes, R
                 return Ok(first);
             }
         } else {
+            if rest.is_empty() {
+                // As long as it says it is, which was checked; what is never written costs nothing.
+                let ahead = body.size_hint().upper().unwrap_or_default();
+                let ahead = usize::try_from(ahead).unwrap_or_default();
+                rest.reserve(first.len() + data.len() + ahead);
+                rest.extend_from_slice(&first);
+            }
             rest.extend_from_slice(&data);
         }
     }
-    if rest.is_empty() {
-        return Ok(first);
-    }
-    let mut all = BytesMut::with_capacity(first.len() + rest.len());
-    all.extend_from_slice(&first);
-    all.extend_from_slice(&rest);
-    Ok(all.freeze())
+    Ok(if rest.is_empty() { first } else { rest.freeze() })
 }

@@ -57,6 +57,7 @@ mod life;
 mod limits;
 mod misbehaviours;
 mod misbehaving;
+mod long;
 mod near;
 mod once;
 mod points;

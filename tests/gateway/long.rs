@@ -1,0 +1,126 @@
+//! Long bodies on the one worker there is: whoever calls beside them is served all the while.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::client::Request;
+use crate::openai::{Usage, chat, completion, embeddings, reply};
+use crate::served::{Place, Served, model, upstream};
+use crate::tenant::Tenant;
+use crate::told::Told;
+use crate::upstream::{Plan, Seen, Step, Upstream};
+
+const USAGE: Usage = Usage { prompt: 9, completion: 3, cached: 0, reasoning: 0 };
+/// As many calls go on beside one whose body takes long to be looked through.
+const BESIDE: usize = 20;
+const LONG_BYTES: usize = 12 << 20;
+
+/// A text of which every byte is looked at.
+fn escapes(bytes: usize) -> String {
+    r"\u00e9\n".repeat(bytes / 8)
+}
+
+fn plan(seen: &Seen) -> Plan {
+    match &*seen.json().at("model").text() {
+        "verbose" => Plan::json(200, completion(USAGE).replacen("Hello", &escapes(LONG_BYTES), 1)),
+        "slow" => reply(seen, USAGE, Duration::ZERO).but(0, Step::Stall),
+        _ if seen.target.ends_with("/embeddings") => Plan::json(200, embeddings(1, USAGE)),
+        _ => reply(seen, USAGE, Duration::ZERO),
+    }
+}
+
+struct Scene {
+    tenant: Tenant,
+    provider: Upstream,
+    _served: Served,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let provider = Upstream::start(plan).await;
+        let models = ["plain", "verbose", "slow"].map(|name| model(name, "upstream = \"a\""));
+        let rows = upstream("a", &provider.url) + &models.concat();
+        let served = Served::start(Place::new(&rows)).await;
+        let tenant = served.tenant(1_000_000_000_000, "{}").await;
+        Self { tenant, provider, _served: served }
+    }
+
+    async fn beside(&self) {
+        let request = Request::chat(&self.tenant.key, chat("plain", 9, false));
+        assert_eq!(request.send(&self.tenant.proxy).await.status, 200);
+    }
+
+    /// Makes the call; tells how it was answered, and how many went on beside it, one at a time.
+    async fn long(&self, request: Request) -> (Told, usize) {
+        let done = Arc::new(AtomicBool::new(false));
+        let (proxy, over) = (self.tenant.proxy.clone(), Arc::clone(&done));
+        let long = tokio::spawn(async move {
+            let told = Told::by(request.send(&proxy).await).await;
+            over.store(true, Ordering::SeqCst);
+            told
+        });
+        let mut beside = 0;
+        while !done.load(Ordering::SeqCst) {
+            self.beside().await;
+            beside += 1;
+        }
+        (long.await.expect("it is answered"), beside)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_takes_long_to_read_delays_nobody() {
+    let scene = Scene::new().await;
+    let escapes = escapes(LONG_BYTES);
+    let numbers = "1234,".repeat(LONG_BYTES / 5);
+    let broken = chat("plain", 9, false).replacen("Say hello.", &escapes, 1) + "}";
+    for (path, body, status) in [
+        ("/v1/chat/completions", broken, 400),
+        ("/v1/embeddings", format!(r#"{{"model":"plain","input":[{numbers}1]}}"#), 200),
+    ] {
+        let request = Request::post(path, body).bearer(&scene.tenant.key);
+        let (told, beside) = scene.long(request.clone()).await;
+        assert_eq!(told.status, status, "{told:?}");
+        assert!(BESIDE <= beside, "{path}: only {beside} calls beside it");
+        let once = request.header("idempotency-key", path);
+        let (told, beside) = scene.long(once).await;
+        assert_eq!(told.status, status, "{told:?}");
+        assert!(BESIDE <= beside, "{path}, once: only {beside} calls beside it");
+    }
+    scene.tenant.at_rest().await;
+}
+
+/// Near a limit a body is looked through for what it may ask for, and its tokens are counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_body_near_a_limit_delays_nobody() {
+    let scene = Scene::new().await;
+    let body = chat("plain", 9, false).replacen("Say hello.", &escapes(LONG_BYTES / 4), 1);
+    let limit = body.len() - 1_000;
+    scene.tenant.quota(&format!(r#"{{"dailyTokenLimit":{limit}}}"#)).await;
+    let request = Request::chat(&scene.tenant.key, body);
+    let (told, beside) = scene.long(request).await;
+    assert!([200, 429].contains(&told.status), "{told:?}");
+    assert!(BESIDE <= beside, "only {beside} calls beside it");
+    scene.tenant.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_long_or_late_delays_nobody() {
+    let scene = Scene::new().await;
+    let ask = |model: &str| Request::chat(&scene.tenant.key, chat(model, 9, false));
+    let (told, beside) = scene.long(ask("verbose")).await;
+    assert_eq!((told.status, told.body.len() > LONG_BYTES), (200, true));
+    assert!(BESIDE <= beside, "only {beside} calls beside a long answer");
+    let (late, proxy) = (ask("slow"), scene.tenant.proxy.clone());
+    let before = scene.provider.count();
+    let late = tokio::spawn(async move { late.send(&proxy).await.text().await });
+    scene.provider.reached(before + 1).await;
+    for _ in 0..BESIDE {
+        scene.beside().await;
+    }
+    assert!(!late.is_finished(), "it is late");
+    scene.provider.release();
+    late.await.expect("it comes");
+    scene.tenant.at_rest().await;
+}
