@@ -124,10 +124,10 @@ mod tests {
         let million = Usage::tokens_of(1_000_000, 1_000_000);
         assert_eq!(cost("gpt-4o-mini", million), Nano(750_000_000));
         assert_eq!(cost("text-embedding-3-small", million), Nano(20_000_000));
-        let written = Usage::tokens_of(1_000_000, 0)
-            .with(Unit::CacheWriteTokens, 1_000_000)
-            .with(Unit::CacheWrite5mTokens, 500_000)
-            .with(Unit::CacheWrite1hTokens, 500_000);
-        assert_eq!(cost("claude-sonnet-4-5", written), Nano(4_875_000_000));
+        let written = Usage::tokens_of(100_000, 0)
+            .with(Unit::CacheWriteTokens, 100_000)
+            .with(Unit::CacheWrite5mTokens, 50_000)
+            .with(Unit::CacheWrite1hTokens, 50_000);
+        assert_eq!(cost("claude-sonnet-4-5", written), Nano(487_500_000));
     }
 }
