@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use metrics::counter;
 
 use crate::accounting::books::Rooms;
 use crate::accounting::directory::Caller;
@@ -23,11 +24,12 @@ use crate::domain::once::Done;
 use crate::domain::settlement::{Bound, Charge, Measured, SettledBy};
 use crate::domain::tariff::{Costs, Tariff};
 use crate::domain::time::UnixMs;
-use crate::domain::usage::{Pieces, Unit};
+use crate::domain::usage::{Pieces, Unit, Usage};
 use crate::journal::entry::{Ended, Entry, Outcome, Progress, Whose};
 use crate::journal::writer::{Position, Writer};
 use crate::settings::admission::AdmissionSettings;
 use crate::store::provider_states::key;
+use crate::telemetry::metric;
 
 /// Where a worker's calls are admitted and settled: its journal and its lender.
 #[derive(Debug)]
@@ -266,6 +268,7 @@ impl Permit {
         if let (Some(body), SettledBy::Usage, 1..) = (self.body, charge.settled_by, input) {
             self.desk.inputs.learn(body, input);
         }
+        self.tell_unpriced(&charge.usage);
         let tokens = i64::try_from(charge.usage.tokens()).unwrap_or(i64::MAX);
         self.give_back(&Amounts { requests: 1, tokens, spend: charge.cost });
         let position = self.desk.writer.append(&Entry::Settle(self.ended(charge, true, outcome)));
@@ -276,6 +279,16 @@ impl Permit {
             claim.settled(done, Arc::clone(self.desk.writer.chain()), position);
         }
         position
+    }
+
+    /// Says so where something was used that has no price: it was free, and should not be.
+    fn tell_unpriced(&self, usage: &Usage) {
+        let prices = self.tariff.prices(self.measured.service_tier, usage.input_tokens());
+        if let Some(unit) = prices.lacking(usage) {
+            let (unit, prices) = (unit.name(), self.tariff.version());
+            counter!(metric::UNPRICED).increment(1);
+            tracing::warn!(call = %self.id, unit, %prices, "used what has no price; add one");
+        }
     }
 
     fn release_now(&mut self, outcome: Outcome) -> Position {

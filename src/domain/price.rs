@@ -69,6 +69,12 @@ impl Prices {
         nano_of(sum)
     }
 
+    /// Something of `usage` that these prices have none for, neither its own nor that of a total.
+    pub fn lacking(&self, usage: &Usage) -> Option<Unit> {
+        let mut wholes = Unit::ALL.into_iter().filter(|unit| unit.total().is_none());
+        wholes.find(|unit| self.given[*unit as usize].is_none() && 0 < self.remainder(usage, *unit))
+    }
+
     /// The dearer of both, unit by unit: what a call is priced at that either may answer.
     #[must_use]
     pub fn or(&self, other: &Self) -> Self {
@@ -181,6 +187,17 @@ mod tests {
             .with(Unit::CachedInputTokens, 4)
             .with(Unit::InputAudioTokens, 3);
         assert_eq!(prices(&list).cost(&usage), Nano(7));
+    }
+
+    #[test]
+    fn what_has_no_price_is_known_and_free_is_a_price() {
+        let list = prices(&[(Unit::InputTokens, 0), (Unit::OutputImageTokens, 5)]);
+        let made = Usage::tokens_of(9, 7).with(Unit::OutputImageTokens, 7);
+        assert_eq!(list.lacking(&made), None, "all of the output has a price of its own");
+        assert_eq!(list.lacking(&made.with(Unit::CachedInputTokens, 3)), None, "as its total");
+        assert_eq!(list.lacking(&Usage::tokens_of(9, 8)), Some(Unit::OutputTokens));
+        let searched = made.with(Unit::WebSearches, 1);
+        assert_eq!(list.lacking(&searched), Some(Unit::WebSearches));
     }
 
     #[test]

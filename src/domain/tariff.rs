@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::domain::money::Nano;
 use crate::domain::price::{Prices, Rates};
 use crate::domain::time::UnixMs;
-use crate::domain::usage::{Pieces, ServiceTier, Units, Usage};
+use crate::domain::usage::{Pieces, ServiceTier, Unit, Units, Usage};
 
 /// The prices of one service tier, for calls with more input than so many tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +84,12 @@ impl Tariff {
     /// The cost of `usage`, answered by that tier. See [`Prices::cost`].
     pub fn cost(&self, usage: &Usage, tier: ServiceTier) -> Nano {
         self.prices(tier, usage.input_tokens()).cost(usage)
+    }
+
+    /// Something of `pieces` that one of the rows has no price for.
+    pub fn lacking(&self, pieces: &Pieces) -> Option<Unit> {
+        let usage = pieces.usage();
+        self.rows.iter().find_map(|row| row.prices.lacking(&usage))
     }
 
     /// The dearer of both, unit by unit and row by row: of a call that either may answer.
@@ -196,7 +202,6 @@ impl Costs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::usage::Unit;
 
     fn prices(input: i64, output: i64) -> Prices {
         let prices = Prices::default().with(Unit::InputTokens, input * 1_000_000);
@@ -270,6 +275,9 @@ mod tests {
         let pieces = Pieces { web_searches: 3, ..Pieces::default() };
         assert_eq!(costs.of_pieces(1, &pieces), Nano(27));
         assert_eq!(costs.of_pieces(1, &Pieces::default()), Nano::ZERO);
+        assert_eq!(tariff(7).lacking(&pieces), None);
+        let images = Pieces { images: 1, ..pieces };
+        assert_eq!(tariff(7).lacking(&images), Some(Unit::Images));
     }
 
     #[test]

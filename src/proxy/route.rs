@@ -8,7 +8,7 @@ use crate::domain::catalog::{Model, Rank, Target};
 use crate::domain::settlement::Bound;
 use crate::domain::tariff::{Costs, Tariff};
 use crate::domain::time::UnixMs;
-use crate::domain::usage::Usage;
+use crate::domain::usage::{Pieces, Usage};
 use crate::proxy::catalog::Catalog;
 use crate::proxy::receive::Call;
 use crate::proxy::refuse::Refusal;
@@ -108,6 +108,7 @@ pub fn route(
             return Err(kept_elsewhere(state.field));
         }
     }
+    priced(&mut stops, &call.request.pieces)?;
     let bound = bound(&model, call);
     Ok(Route { model, stops, bound, hides_output })
 }
@@ -145,6 +146,23 @@ fn beside(
         stop.tariff = Arc::new(stop.tariff.or(target.schedule.at(now)));
     }
     Ok(other.hidden_output)
+}
+
+/// Leaves out the places that have no price for what the call asks for: nothing is free unseen.
+fn priced(stops: &mut Vec<Stop>, pieces: &Pieces) -> Result<(), Refusal> {
+    let lacking = stops.first().and_then(|stop| stop.tariff.lacking(pieces));
+    stops.retain(|stop| stop.tariff.lacking(pieces).is_none());
+    match lacking.filter(|_| stops.is_empty()) {
+        None => Ok(()),
+        Some(unit) => Err(Refusal::Malformed {
+            param: Some("model"),
+            message: format!(
+                "this model has no price for {}, which the call asks for; leave that out, or name \
+                 another model",
+                unit.name()
+            ),
+        }),
+    }
 }
 
 fn kept_elsewhere(field: &'static str) -> Refusal {

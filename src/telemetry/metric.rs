@@ -20,6 +20,8 @@ pub const SETTLED: &str = "meteor_settled_total";
 pub const OVERAGES: &str = "meteor_overages_total";
 /// Calls that were settled though their hold was unknown.
 pub const LATE: &str = "meteor_late_settlements_total";
+/// Calls that used what has no price.
+pub const UNPRICED: &str = "meteor_unpriced_total";
 /// Calls that hold money now.
 pub const OPEN_HOLDS: &str = "meteor_open_holds";
 /// Calls that wait for what open calls hold.
@@ -87,6 +89,7 @@ fn describe() {
     describe_counter!(SETTLED, Count, "Calls charged, by the rule that charged them.");
     describe_counter!(OVERAGES, Count, "Calls that used more than their hold.");
     describe_counter!(LATE, Count, "Calls settled though their hold was unknown.");
+    describe_counter!(UNPRICED, Count, "Calls that used what has no price.");
     describe_gauge!(OPEN_HOLDS, Count, "Calls that hold money now.");
     describe_gauge!(WAITING_CALLS, Count, "Calls that wait for what open calls hold.");
     describe_gauge!(OPEN_HOLDS_NANO, Count, "Money that open calls hold, in nano-units.");
@@ -117,7 +120,7 @@ fn describe() {
     for name in [UNAUTHENTICATED, SPEND_NANO, OVERAGES, LATE, PROJECTED_ENTRIES, CALL_LOG_DROPPED] {
         metrics::counter!(name).absolute(0);
     }
-    for name in [LEDGER_VIOLATIONS, LEDGER_RECORDS] {
+    for name in [UNPRICED, LEDGER_VIOLATIONS, LEDGER_RECORDS] {
         metrics::counter!(name).absolute(0);
     }
     for name in [CONNECTIONS, PROJECTOR_LAG_SECONDS] {
