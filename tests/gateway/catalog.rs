@@ -1,0 +1,148 @@
+//! The price list: a model needs nothing but its name, and nothing is free unseen.
+
+use std::time::Duration;
+
+use crate::anthropic;
+use crate::client::Request;
+use crate::json::Json;
+use crate::openai::{self, chat};
+use crate::price::GPT_4O_MINI;
+use crate::served::{Place, Served, model, upstream};
+use crate::slow::{self, Kinds, Row};
+use crate::upstream::{Plan, Upstream};
+
+const FUNDS: i128 = 100_000_000_000;
+const USAGE: openai::Usage =
+    openai::Usage { prompt: 1_000, completion: 30, cached: 400, reasoning: 0 };
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_of_the_list_needs_nothing_but_its_name() {
+    let provider = Upstream::start(|seen| openai::reply(seen, USAGE, Duration::ZERO)).await;
+    let text = upstream("all", &provider.url)
+        + "provider = \"openai\"\n[[models]]\nid = \"mini\"\nupstream = \"all\"\n\
+           upstream_model = \"gpt-4o-mini-2024-07-18\"\n";
+    let served = Served::start(Place::new(&text)).await;
+    let tenant = served.tenant(FUNDS, "{}").await;
+    let answer = Request::chat(&tenant.key, chat("mini", 50, false)).send(&served.proxy).await;
+    assert_eq!(answer.status, 200);
+    let log = tenant.log(&answer.id()).await;
+    assert_eq!(log.at("cost").nano(), GPT_4O_MINI.cost(USAGE));
+    tenant.at_rest().await;
+}
+
+/// A list of the test's own, with sizes of input and cached, audio and reasoning tokens apart.
+const LIST: &str = "[[models]]\nprovider = 'own'\nid = 'm'\nmax_output_tokens = 100\n\
+    prices = { inputTokens = '1.234567891', outputTokens = '7', cachedInputTokens = '0.1', \
+    inputAudioTokens = '31.7', reasoningTokens = '9.000000001' }\n\
+    tiers = [{ above_input_tokens = 500, prices = { inputTokens = '2.5', outputTokens = '8', \
+    cachedInputTokens = '0.333333333', outputAudioTokens = '3' } }]\n";
+
+fn rows() -> [Row; 2] {
+    let row = |above, prices: &[(&'static str, &str)]| {
+        let prices = prices.iter().map(|(unit, price)| (*unit, (*price).to_owned()));
+        Row { tier: "default", above, prices: prices.collect() }
+    };
+    let small = [
+        ("inputTokens", "1.234567891"),
+        ("outputTokens", "7"),
+        ("cachedInputTokens", "0.1"),
+        ("inputAudioTokens", "31.7"),
+        ("reasoningTokens", "9.000000001"),
+    ];
+    let large = [
+        ("inputTokens", "2.5"),
+        ("outputTokens", "8"),
+        ("cachedInputTokens", "0.333333333"),
+        ("outputAudioTokens", "3"),
+    ];
+    [row(0, &small), row(500, &large)]
+}
+
+/// Of each kind a different number in each call; every other call has more input than 500.
+fn kinds(call: u64) -> Kinds {
+    let plain = if call.is_multiple_of(2) { 3 * call } else { 600 + call };
+    vec![
+        ("inputTokens", plain),
+        ("cachedInputTokens", 5 * call + 1),
+        ("inputAudioTokens", 2 * call),
+        ("outputTokens", 7 + call),
+        ("reasoningTokens", 11 * call),
+        ("outputAudioTokens", call % 3),
+    ]
+}
+
+fn told(kinds: &Kinds) -> String {
+    let of = |unit| slow::total(kinds, unit);
+    let (input, output) = (of("inputTokens"), of("outputTokens"));
+    format!(
+        r#"{{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[],"usage":{{"prompt_tokens":{input},"completion_tokens":{output},"total_tokens":{},"prompt_tokens_details":{{"cached_tokens":{},"audio_tokens":{}}},"completion_tokens_details":{{"reasoning_tokens":{},"audio_tokens":{}}}}}}}"#,
+        input + output,
+        of("cachedInputTokens"),
+        of("inputAudioTokens"),
+        of("reasoningTokens"),
+        of("outputAudioTokens"),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_call_costs_what_a_slow_calculation_says() {
+    let provider = Upstream::start(|seen| {
+        let call = seen.json().at("seed").count();
+        Plan::json(200, told(&kinds(call)))
+    })
+    .await;
+    let place = Place::new("");
+    let list = place.write("list.toml", LIST);
+    let text = std::fs::read_to_string(place.path("gateway.toml")).expect("the file");
+    let rows_of_file = upstream("all", &provider.url)
+        + "provider = \"own\"\n[[models]]\nid = \"m\"\nupstream = \"all\"\n";
+    let prices = format!("[prices]\nfile = \"{}\"\n", list.display());
+    place.write("gateway.toml", &(text + &prices + &rows_of_file));
+    let served = Served::start(place).await;
+    let tenant = served.tenant(FUNDS, "{}").await;
+    for call in 0..40 {
+        let body = format!(r#"{{"model":"m","seed":{call},"messages":[]}}"#);
+        let answer = Request::chat(&tenant.key, body).send(&served.proxy).await;
+        let log = tenant.log(&answer.id()).await;
+        let cost = slow::cost(&rows(), "default", &kinds(call));
+        assert_eq!(log.at("cost").nano(), cost, "call {call}: {}", log.at("usage"));
+    }
+    tenant.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_no_price_is_told_and_counted() {
+    let usage = openai::Usage { cached: 0, ..USAGE };
+    let provider = Upstream::start(move |_| {
+        let searches = r#""server_tool_use":{"web_search_requests":2},"service_tier""#;
+        Plan::json(200, anthropic::whole(usage).replacen(r#""service_tier""#, searches, 1))
+    })
+    .await;
+    let text = upstream("all", &provider.url) + "dialects = [\"anthropic\"]\n";
+    let served = Served::start(Place::new(&(text + &model("m", "upstream = \"all\"")))).await;
+    let tenant = served.tenant(FUNDS, "{}").await;
+    let body = anthropic::message("m", Some(50), false);
+    let answer = Request::post("/v1/messages", body).bearer(&tenant.key).send(&served.proxy).await;
+    let log = tenant.log(&answer.id()).await;
+    assert_eq!(log.at("usage.webSearches").count(), 2);
+    let metrics = Request::get("/metrics").send(&served.admin).await.text().await;
+    assert!(metrics.contains("\nmeteor_unpriced_total 1\n"), "{metrics}");
+    let log_of_the_gateway = served.log();
+    let line = log_of_the_gateway.lines().find(|line| line.contains("used what has no price"));
+    let line = Json::new(line.expect("a line"));
+    assert_eq!(line.at("level").text(), "WARN");
+    assert_eq!(line.at("fields.unit").text(), "webSearches");
+    assert_eq!(line.at("fields.call").text(), log.at("requestLogId").text());
+}
+
+#[test]
+fn a_model_without_a_price_is_a_fault_that_says_what_to_do() {
+    let row = upstream("all", "http://127.0.0.1:1") + "provider = \"openai\"\n";
+    let text = row + "[[models]]\nid = \"gpt-0\"\nupstream = \"all\"\nmax_output_tokens = 9\n";
+    let told = Place::new(&text).run(&["check"]);
+    let said = String::from_utf8_lossy(&told.stderr);
+    assert!(!told.status.success());
+    for part in ["models.0.prices", "openai/gpt-0", "price = \"provider/id\""] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+}
