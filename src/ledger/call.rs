@@ -273,7 +273,11 @@ mod tests {
 
     #[test]
     fn the_line_of_a_call_says_who_asked_what_came_out_and_what_it_cost() {
-        let json = line_of(ended("demo", "m-1"));
+        let mut end = ended("demo", "m-1");
+        if let End::Ended(Ending { ended, .. }) = &mut end {
+            (ended.price_version, ended.service_tier) = ("q".to_owned(), "flex".to_owned());
+        }
+        let json = line_of(end);
         for (field, value) in [
             ("requestLogId", "00000000-0000-0000-0000-000000000001"),
             ("endpoint", "chat.completions"),
@@ -285,7 +289,8 @@ mod tests {
             ("upstreamModel", "m-1"),
             ("cost", "0.000000007"),
             ("settledBy", "usage"),
-            ("priceVersion", "p"),
+            ("priceVersion", "q"),
+            ("serviceTier", "flex"),
         ] {
             assert_eq!(json[field], value, "{field}");
         }
@@ -307,6 +312,8 @@ mod tests {
     fn a_call_that_reached_no_upstream_names_none() {
         let json = line_of(ended("", ""));
         assert!(json["upstream"].is_null() && json.get("upstreamModel").is_none());
+        assert_eq!(json["priceVersion"], "p", "that of its hold");
+        assert!(json.get("serviceTier").is_none());
     }
 
     #[test]
