@@ -4,6 +4,7 @@ pub mod endpoint;
 pub mod json;
 pub mod estimate;
 pub mod capture;
+pub mod multipart;
 pub mod sse;
 pub mod event;
 pub mod outside;
