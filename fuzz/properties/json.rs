@@ -81,7 +81,7 @@ fn value_is_read(value: &str) {
 /// A request that was read can be changed as the gateway does, and is then read as changed.
 fn reads_a_request(endpoint: Endpoint, body: &[u8]) {
     let Ok(request) = read::request(endpoint, Some(MODEL), body) else { return };
-    let _ = (prompt::of(endpoint, body), units::units(endpoint.dialect(), body));
+    let _ = (prompt::of(endpoint, body), units::units(endpoint, body));
 
     let again = |edit: &Edit| {
         let edited = edit_body(body, std::slice::from_ref(edit));
@@ -102,7 +102,7 @@ fn reads_a_request(endpoint: Endpoint, body: &[u8]) {
     edits.extend(clamp);
     let edited = edit_body(body, &edits);
     serde_json::from_slice::<IgnoredAny>(&edited).expect("all edits together leave it valid");
-    for place in &request.model_places {
+    for place in request.model_places.iter().filter(|place| !place.is_empty()) {
         let said = json::string_of(&body[place.clone()]).expect("a name");
         assert!(said == request.model || said.strip_prefix("models/") == Some(&request.model));
     }

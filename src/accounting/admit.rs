@@ -139,7 +139,7 @@ fn look_up(desk: &Desk, demand: &Demand, need: &mut Need) -> Option<Fingerprint>
 /// Holds no more than what the body can ask for, and sees whether its output can be bounded.
 async fn price(demand: &Demand, need: &mut Need) {
     let (endpoint, field, body) = (demand.endpoint, demand.model.output_field, demand.body.clone());
-    let look = move || (units(endpoint.dialect(), &body), clamp_edit(endpoint, field, &body, 1));
+    let look = move || (units(endpoint, &body), clamp_edit(endpoint, field, &body, 1));
     let (units, bound) = tasks::aside(demand.body.len(), look).await;
     need.price(&demand.costs, units, bound.is_some());
 }

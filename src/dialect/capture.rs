@@ -24,6 +24,9 @@ pub struct Capture {
     level: usize,
     /// Whether it is an object that is open there.
     in_object: bool,
+    /// How many are open within an array behind one of the keys; 0 outside of it.
+    list: usize,
+    listed: u64,
     place: Place,
     text: Text,
 }
@@ -64,9 +67,16 @@ impl Capture {
             depth: 0,
             level: 1,
             in_object: false,
+            list: 0,
+            listed: 0,
             place: Place::Elsewhere,
             text: Text::Outside,
         }
+    }
+
+    /// How many objects came in arrays behind the keys.
+    pub const fn listed(&self) -> u64 {
+        self.listed
     }
 
     /// Reads on; `found` gets every object that is complete now, behind its key.
@@ -173,7 +183,11 @@ impl Capture {
                 if self.depth == 0 {
                     self.level = if is_object { 1 } else { 2 };
                 }
+                self.listed += u64::from(is_object && 0 < self.list && self.depth == self.list);
                 self.depth += 1;
+                if !is_object && self.place == Place::BeforeValue {
+                    self.list = self.depth;
+                }
                 if self.depth == self.level {
                     self.in_object = is_object;
                 }
@@ -186,6 +200,9 @@ impl Capture {
             }
             b'}' | b']' => {
                 self.depth = self.depth.saturating_sub(1);
+                if self.depth < self.list {
+                    self.list = 0;
+                }
                 if !in_value || self.depth == self.level {
                     self.place = Place::Elsewhere;
                 }
@@ -261,6 +278,21 @@ mod tests {
         capture.read(b"\"},\"usage\":{}}", |_, _| objects += 1);
         assert_eq!(objects, 1);
     }
+
+    #[test]
+    fn objects_of_a_list_behind_a_key_are_counted_and_not_what_is_in_them() {
+        let body =
+            r#"{"data":[{"x":[{},{"data":[{}]}]},"{",{},[{}]],"other":[{}],"usage":{"data":[{}]}}"#;
+        for cut in 0..body.len() {
+            let mut capture = Capture::new(&[b"usage", b"data"]);
+            let mut objects = 0;
+            for piece in [&body[..cut], &body[cut..]] {
+                capture.read(piece.as_bytes(), |_, _| objects += 1);
+            }
+            assert_eq!((capture.listed(), objects), (2, 1), "{cut}");
+        }
+    }
+
     #[test]
     fn several_keys_are_told_apart_in_one_walk() {
         let body = r#"{"container":{"a":1},"co":{},"usage":{"b":2},"contain":{},"containers":{}}"#;

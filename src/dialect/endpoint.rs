@@ -33,6 +33,18 @@ pub enum Endpoint {
     ChatCompletions,
     /// `POST /v1/embeddings`
     Embeddings,
+    /// `POST /v1/images/generations`
+    ImageGenerations,
+    /// `POST /v1/images/edits`
+    ImageEdits,
+    /// `POST /v1/images/variations`
+    ImageVariations,
+    /// `POST /v1/audio/speech`
+    Speech,
+    /// `POST /v1/audio/transcriptions`
+    Transcriptions,
+    /// `POST /v1/audio/translations`
+    Translations,
     /// `POST /v1/messages`
     Messages,
     /// `POST /v1/messages/count_tokens`
@@ -77,6 +89,17 @@ pub enum Metering {
     Nothing,
 }
 
+/// What an endpoint makes or hears that is no text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Media {
+    /// It makes images.
+    Images,
+    /// It speaks.
+    Speech,
+    /// It writes down what it hears.
+    Transcript,
+}
+
 /// The folders below which a path names a model; newer Gemini SDKs use the first.
 pub const MODEL_FOLDERS: [&str; 2] = ["/v1/models/", "/v1beta/models/"];
 
@@ -105,9 +128,15 @@ pub fn dialect_of_unknown(path: &str) -> Dialect {
 
 impl Endpoint {
     /// Every endpoint.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 19] = [
         Self::ChatCompletions,
         Self::Embeddings,
+        Self::ImageGenerations,
+        Self::ImageEdits,
+        Self::ImageVariations,
+        Self::Speech,
+        Self::Transcriptions,
+        Self::Translations,
         Self::Messages,
         Self::CountMessageTokens,
         Self::GenerateContent,
@@ -141,6 +170,12 @@ impl Endpoint {
         match self {
             Self::ChatCompletions => Route::Path("POST", "/v1/chat/completions"),
             Self::Embeddings => Route::Path("POST", "/v1/embeddings"),
+            Self::ImageGenerations => Route::Path("POST", "/v1/images/generations"),
+            Self::ImageEdits => Route::Path("POST", "/v1/images/edits"),
+            Self::ImageVariations => Route::Path("POST", "/v1/images/variations"),
+            Self::Speech => Route::Path("POST", "/v1/audio/speech"),
+            Self::Transcriptions => Route::Path("POST", "/v1/audio/transcriptions"),
+            Self::Translations => Route::Path("POST", "/v1/audio/translations"),
             Self::Messages => Route::Path("POST", "/v1/messages"),
             Self::CountMessageTokens => Route::Path("POST", "/v1/messages/count_tokens"),
             Self::GenerateContent => Route::Verb("generateContent"),
@@ -160,6 +195,12 @@ impl Endpoint {
         match self {
             Self::ChatCompletions => "chat.completions",
             Self::Embeddings => "embeddings",
+            Self::ImageGenerations => "images.generations",
+            Self::ImageEdits => "images.edits",
+            Self::ImageVariations => "images.variations",
+            Self::Speech => "audio.speech",
+            Self::Transcriptions => "audio.transcriptions",
+            Self::Translations => "audio.translations",
             Self::Messages => "messages",
             Self::CountMessageTokens => "messages.count_tokens",
             Self::GenerateContent => "generateContent",
@@ -185,6 +226,12 @@ impl Endpoint {
             | Self::GeminiModels => Dialect::Gemini,
             Self::ChatCompletions
             | Self::Embeddings
+            | Self::ImageGenerations
+            | Self::ImageEdits
+            | Self::ImageVariations
+            | Self::Speech
+            | Self::Transcriptions
+            | Self::Translations
             | Self::Models
             | Self::Limits
             | Self::Health => Dialect::OpenAi,
@@ -196,6 +243,12 @@ impl Endpoint {
         match self {
             Self::ChatCompletions
             | Self::Embeddings
+            | Self::ImageGenerations
+            | Self::ImageEdits
+            | Self::ImageVariations
+            | Self::Speech
+            | Self::Transcriptions
+            | Self::Translations
             | Self::Messages
             | Self::GenerateContent
             | Self::StreamGenerateContent
@@ -204,6 +257,28 @@ impl Endpoint {
             Self::CountMessageTokens | Self::CountTokens => Metering::Request,
             Self::Models | Self::GeminiModels | Self::Limits | Self::Health => Metering::Nothing,
         }
+    }
+
+    /// What it makes or hears, where that is no text.
+    pub const fn media(self) -> Option<Media> {
+        match self {
+            Self::ImageGenerations | Self::ImageEdits | Self::ImageVariations => {
+                Some(Media::Images)
+            }
+            Self::Speech => Some(Media::Speech),
+            Self::Transcriptions | Self::Translations => Some(Media::Transcript),
+            _ => None,
+        }
+    }
+
+    /// Whether its requests come as forms, or may.
+    pub const fn takes_forms(self) -> bool {
+        matches!(self, Self::ImageEdits) || self.takes_only_forms()
+    }
+
+    /// Whether its requests come as forms alone.
+    pub const fn takes_only_forms(self) -> bool {
+        matches!(self, Self::ImageVariations | Self::Transcriptions | Self::Translations)
     }
 }
 

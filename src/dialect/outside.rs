@@ -43,6 +43,8 @@ pub struct Outside {
     pub state: Option<State>,
     /// Input tokens, at most, that come on top of the body's bytes.
     pub hidden_tokens: u64,
+    /// All input tokens, at most, of a body that is not text, and whose bytes say nothing of them.
+    pub media_tokens: Option<u64>,
     /// Models that may answer beside the one that the call is for, as the provider calls them.
     pub other_models: Vec<String>,
 }

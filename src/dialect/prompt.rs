@@ -32,7 +32,8 @@ const FOREIGN_EDGE_TOKENS: u64 = 2;
 
 /// The prompt of a request that was read before.
 pub fn of(endpoint: Endpoint, body: &[u8]) -> Prompt<'_> {
-    let mut prompt = Prompt { is_text: body.len() <= BODY_BYTES_MAX, ..Prompt::default() };
+    let is_text = endpoint.media().is_none() && body.len() <= BODY_BYTES_MAX;
+    let mut prompt = Prompt { is_text, ..Prompt::default() };
     if prompt.is_text {
         match endpoint.dialect() {
             Dialect::OpenAi if endpoint == Endpoint::Embeddings => prompt.embeddings(body),

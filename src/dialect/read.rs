@@ -2,7 +2,7 @@
 
 use crate::dialect::endpoint::Endpoint;
 use crate::dialect::request::{Edit, Request, RequestFault};
-use crate::dialect::{anthropic, gemini, openai};
+use crate::dialect::{anthropic, gemini, media, openai};
 
 /// Reads what the gateway must know of a request; `model` is the one that the path names.
 pub fn request(
@@ -13,6 +13,12 @@ pub fn request(
     let model = model.unwrap_or_default();
     match endpoint {
         Endpoint::Embeddings => openai::request::embeddings(body),
+        Endpoint::ImageGenerations
+        | Endpoint::ImageEdits
+        | Endpoint::ImageVariations
+        | Endpoint::Speech
+        | Endpoint::Transcriptions
+        | Endpoint::Translations => media::request::json(endpoint, body),
         Endpoint::Messages => anthropic::request::message(body),
         Endpoint::CountMessageTokens => anthropic::request::count(body),
         Endpoint::StreamGenerateContent => gemini::request::content(model, body, true),
@@ -26,6 +32,11 @@ pub fn request(
         | Endpoint::Limits
         | Endpoint::Health => openai::request::chat(body),
     }
+}
+
+/// Reads the same of a request that came as a form with that boundary.
+pub fn form(endpoint: Endpoint, boundary: &str, body: &[u8]) -> Result<Request, RequestFault> {
+    media::request::form(endpoint, boundary, body)
 }
 
 /// The smallest edit that bounds the output of one choice to `tokens`, in a body that names no
@@ -46,6 +57,12 @@ pub fn clamp_edit(
             gemini::request::clamp(body, tokens)
         }
         Endpoint::Embeddings
+        | Endpoint::ImageGenerations
+        | Endpoint::ImageEdits
+        | Endpoint::ImageVariations
+        | Endpoint::Speech
+        | Endpoint::Transcriptions
+        | Endpoint::Translations
         | Endpoint::CountMessageTokens
         | Endpoint::CountTokens
         | Endpoint::EmbedContent

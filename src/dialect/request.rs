@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::dialect::json;
+use crate::dialect::multipart::Part;
 use crate::dialect::outside::Outside;
+use crate::dialect::{json, multipart};
 use crate::domain::usage::{Pieces, ServiceTier};
 
 /// A change to a body: these bytes are replaced by that text.
@@ -21,7 +22,8 @@ pub struct Edit {
 pub struct Request {
     /// The model asked for.
     pub model: String,
-    /// Where the body names it, quotes included: wherever it is called otherwise, these change.
+    /// Where the body names it, quotes included: wherever it is called otherwise, these change. A
+    /// body that names none has an empty place, where it is named for the upstream.
     pub model_places: Vec<Range<usize>>,
     /// Whether the answer is to be streamed.
     pub stream: bool,
@@ -42,15 +44,34 @@ pub struct Request {
 }
 
 impl Request {
+    /// Whether the upstream is told which model, as the body does not say it.
+    pub fn is_unnamed(&self) -> bool {
+        self.model_places.iter().any(Range::is_empty)
+    }
+
     /// What changes in `body` where the model is called otherwise; `name` is a JSON string. What
     /// stands in front of the name stays.
     pub fn renamed(&self, body: &[u8], name: &str) -> impl Iterator<Item = Edit> {
         self.model_places.iter().map(move |place| {
-            let said = json::string_of(&body[place.clone()]);
-            let is_whole = said.is_none_or(|said| said == self.model);
-            let text = if is_whole { name.to_owned() } else { format!("\"{FOLDER}{}", &name[1..]) };
+            let text = match json::string_of(&body[place.clone()]) {
+                Some(said) if said == self.model => name.to_owned(),
+                Some(_) => format!("\"{FOLDER}{}", &name[1..]),
+                None => renamed_bare(body, place, name),
+            };
             Edit { range: place.clone(), text: Cow::Owned(text) }
         })
+    }
+}
+
+/// The name where none is, or where it stands in the part of a form.
+fn renamed_bare(body: &[u8], place: &Range<usize>, name: &str) -> String {
+    let bare = json::string_of(name.as_bytes()).unwrap_or_default();
+    match multipart::delimiter(body).filter(|_| place.start == 0) {
+        Some(line) => {
+            format!("{line}\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\n{bare}\r\n")
+        }
+        None if place.is_empty() => format!("\"model\":{name},"),
+        None => bare.into_owned(),
     }
 }
 
@@ -73,12 +94,13 @@ impl RequestFault {
     }
 }
 
-/// The policy fields of an object.
+/// The policy fields of an object or a form.
 #[derive(Debug)]
 pub struct Fields<'a, const N: usize> {
     body: &'a [u8],
     names: [&'static str; N],
     places: [Option<Range<usize>>; N],
+    is_form: bool,
 }
 
 impl<'a, const N: usize> Fields<'a, N> {
@@ -88,21 +110,59 @@ impl<'a, const N: usize> Fields<'a, N> {
     /// might run the other. So is one whose letters are large where they should be small: some
     /// upstreams make no difference.
     pub fn read(body: &'a [u8], names: [&'static str; N]) -> Result<Self, RequestFault> {
-        let mut places = [const { None }; N];
+        let mut fields = Self { body, names, places: [const { None }; N], is_form: false };
         let mut wrong = None;
-        json::fields(body, |key, value| {
-            if let Some(at) = names.iter().position(|name| *name == key) {
-                if places[at].replace(value).is_some() {
-                    wrong = Some((names[at], "stands more than once in the body; send it once"));
+        json::fields(body, |key, value| wrong = wrong.take().or(fields.put(&key, value).err()))
+            .map_err(fault)?;
+        wrong.map_or(Ok(fields), Err)
+    }
+
+    /// The same of a form; `other` gets every part that is no policy field. A policy field is no
+    /// file, and no list.
+    pub fn of_form(
+        body: &'a [u8],
+        boundary: &str,
+        names: [&'static str; N],
+        mut other: impl FnMut(&Part<'a>),
+    ) -> Result<Self, RequestFault> {
+        let mut fields = Self { body, names, places: [const { None }; N], is_form: true };
+        let mut wrong = None;
+        multipart::parts(body, boundary, |part| {
+            let is_list = part.name.ends_with(']');
+            let name =
+                if is_list { part.name.split('[').next().unwrap_or_default() } else { part.name };
+            match fields.put(name, part.value.clone()) {
+                Ok(false) => other(&part),
+                Ok(true) if is_list || part.is_file => {
+                    let what = "must be a plain field of the form";
+                    wrong = names
+                        .iter()
+                        .find(|known| **known == name)
+                        .map(|known| RequestFault::about(known, what));
                 }
-            } else if let Some(name) = names.iter().find(|name| differs_by_case(&key, name)) {
-                wrong = Some((*name, "stands in the body in other letters; write it as here"));
+                Ok(true) => {}
+                Err(fault) => wrong = Some(fault),
             }
         })
-        .map_err(fault)?;
-        match wrong {
-            None => Ok(Self { body, names, places }),
-            Some((name, what)) => Err(RequestFault::about(name, what)),
+        .map_err(|message| RequestFault { param: None, message })?;
+        wrong.map_or(Ok(fields), Err)
+    }
+
+    /// Notes a field, if it is one of policy; whether it is.
+    fn put(&mut self, key: &str, value: Range<usize>) -> Result<bool, RequestFault> {
+        if let Some(at) = self.names.iter().position(|name| *name == key) {
+            if self.places[at].replace(value).is_some() {
+                let what = "stands more than once in the body; send it once";
+                return Err(RequestFault::about(self.names[at], what));
+            }
+            return Ok(true);
+        }
+        match self.names.iter().find(|name| differs_by_case(key, name)) {
+            None => Ok(false),
+            Some(name) => Err(RequestFault::about(
+                name,
+                "stands in the body in other letters; write it as here",
+            )),
         }
     }
 
@@ -136,8 +196,18 @@ impl<'a, const N: usize> Fields<'a, N> {
 
     /// A text that must be there and not be empty.
     pub fn text(&self, at: usize, what: &str) -> Result<String, RequestFault> {
-        let text = self.value(at).and_then(json::string_of).filter(|text| !text.is_empty());
+        let text = self.value(at).and_then(|value| self.text_of(value));
+        let text = text.filter(|text| !text.is_empty());
         text.map(Cow::into_owned).ok_or_else(|| RequestFault::about(self.names[at], what))
+    }
+
+    /// A value as a text, if it is one.
+    pub fn text_of(&self, value: &'a [u8]) -> Option<Cow<'a, str>> {
+        if self.is_form {
+            std::str::from_utf8(value).ok().map(Cow::Borrowed)
+        } else {
+            json::string_of(value)
+        }
     }
 
     /// True or false; absent is false.

@@ -3,7 +3,7 @@
 
 use memchr::memmem;
 
-use crate::dialect::endpoint::Dialect;
+use crate::dialect::endpoint::{Dialect, Endpoint};
 use crate::dialect::outside::hides_letters;
 use crate::domain::usage::{Unit, Units};
 
@@ -23,9 +23,9 @@ const ASKED_BY: [(&[&str], &[Unit]); 5] = [
 /// A longer body is not searched.
 const BODY_BYTES_MAX: usize = 1 << 20;
 
-/// The units that a call in that dialect with that body can use.
-pub fn units(dialect: Dialect, body: &[u8]) -> Units {
-    if BODY_BYTES_MAX < body.len() || hides_letters(body) {
+/// The units that a call with that body can use.
+pub fn units(endpoint: Endpoint, body: &[u8]) -> Units {
+    if endpoint.media().is_some() || BODY_BYTES_MAX < body.len() || hides_letters(body) {
         return Units::ALL;
     }
     let mut units = Units::default();
@@ -41,7 +41,7 @@ pub fn units(dialect: Dialect, body: &[u8]) -> Units {
         units = units.with(unit);
     }
     // Where caching is automatic, its writes are as well.
-    if dialect == Dialect::OpenAi {
+    if endpoint.dialect() == Dialect::OpenAi {
         units = units.with(Unit::CacheWriteTokens);
     }
     let body = body.to_ascii_lowercase();
@@ -60,20 +60,20 @@ mod tests {
     #[test]
     fn what_a_body_does_not_ask_for_is_not_held() {
         let plain = br#"{"messages":[{"role":"user","content":"Say hello."}]}"#;
-        let holds = |dialect, body: &[u8], unit| units(dialect, body).hold(unit);
-        assert!(holds(Dialect::Gemini, plain, Unit::InputTokens));
-        assert!(!holds(Dialect::Gemini, plain, Unit::InputAudioTokens));
-        assert!(!holds(Dialect::Anthropic, plain, Unit::CacheWrite1hTokens));
-        assert!(holds(Dialect::OpenAi, plain, Unit::CacheWriteTokens));
+        let holds = |endpoint, body: &[u8], unit| units(endpoint, body).hold(unit);
+        assert!(holds(Endpoint::GenerateContent, plain, Unit::InputTokens));
+        assert!(!holds(Endpoint::GenerateContent, plain, Unit::InputAudioTokens));
+        assert!(!holds(Endpoint::Messages, plain, Unit::CacheWrite1hTokens));
+        assert!(holds(Endpoint::ChatCompletions, plain, Unit::CacheWriteTokens));
         let cached = br#"{"cache_control":{"type":"ephemeral","ttl":"1h"}}"#;
-        assert!(holds(Dialect::Anthropic, cached, Unit::CacheWrite1hTokens));
+        assert!(holds(Endpoint::Messages, cached, Unit::CacheWrite1hTokens));
         let spoken = br#"{"inlineData":{"mimeType":"audio/wav"}}"#;
-        assert!(holds(Dialect::Gemini, spoken, Unit::InputAudioTokens));
+        assert!(holds(Endpoint::GenerateContent, spoken, Unit::InputAudioTokens));
         assert!(
-            holds(Dialect::Gemini, plain, Unit::OutputImageTokens),
+            holds(Endpoint::GenerateContent, plain, Unit::OutputImageTokens),
             "some models paint unasked"
         );
-        assert!(!holds(Dialect::Gemini, plain, Unit::OutputAudioTokens));
+        assert!(!holds(Endpoint::GenerateContent, plain, Unit::OutputAudioTokens));
         for speaks in [
             r#"{"responseModalities":["Audio"]}"#,
             r#"{"responseModalities":[3]}"#,
@@ -81,9 +81,13 @@ mod tests {
             r#"{"speech_config":{}}"#,
             r#"{"MODALITIES":["aUdio"]}"#,
         ] {
-            assert!(holds(Dialect::Gemini, speaks.as_bytes(), Unit::OutputAudioTokens), "{speaks}");
+            assert!(
+                holds(Endpoint::GenerateContent, speaks.as_bytes(), Unit::OutputAudioTokens),
+                "{speaks}"
+            );
         }
+        assert!(holds(Endpoint::Speech, br#"{"input":"x"}"#, Unit::OutputAudioTokens));
         let hidden = br#"{"cach\u0065_control":1}"#;
-        assert!(holds(Dialect::Anthropic, hidden, Unit::CacheWrite1hTokens));
+        assert!(holds(Endpoint::Messages, hidden, Unit::CacheWrite1hTokens));
     }
 }

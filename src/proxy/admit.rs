@@ -24,6 +24,7 @@ pub async fn admit(
     (call, claim): (&Call, Option<Claim>),
     route: &Route,
 ) -> Result<Permit, Refusal> {
+    let of_bytes = || estimate::tokens_of_bytes(&call.body);
     let demand = Demand {
         id: arrival.id,
         at: arrival.at,
@@ -39,17 +40,18 @@ pub async fn admit(
         body: call.body.clone(),
         refers: call.request.outside.refers,
         hides_usage: route.hides_usage(),
-        counted_input: estimate::tokens_of_bytes(&call.body),
+        counted_input: call.request.outside.media_tokens.unwrap_or_else(of_bytes),
         stream: call.request.stream,
         address: arrival.address,
         claim,
     };
     let still = || again(&worker.shared.directory, known, clock::now(), arrival.address);
     let caller = || still().ok().map(|known| known.caller);
-    let permit = match hold(&worker.desk, &known.caller, demand, caller).await {
+    let mut permit = match hold(&worker.desk, &known.caller, demand, caller).await {
         Err(Denial::Revoked) => return Err(still().err().unwrap_or(Refusal::Unauthenticated)),
         held => held.map_err(Refusal::Denied)?,
     };
+    permit.measured.reported = route.most(call, permit.bound);
     permit.writer().written(permit.held_at()).await;
     Ok(permit)
 }

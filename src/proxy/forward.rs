@@ -201,8 +201,9 @@ fn uri(call: &Call, stop: &Stop) -> Result<Uri, InvalidUri> {
 /// The request for one stop. Its body is shared with the call, not copied.
 fn outgoing(call: &Call, stop: &Stop, uri: Uri, bound: Option<Edit>) -> Request<Outgoing> {
     let mut edits: Vec<Edit> = call.request.include_usage.iter().cloned().chain(bound).collect();
-    if let Some(model) = &stop.model {
-        let name = serde_json::Value::from(&**model).to_string();
+    let own = Some(&*call.request.model).filter(|_| call.request.is_unnamed());
+    if let Some(model) = stop.model.as_deref().or(own) {
+        let name = serde_json::Value::from(model).to_string();
         edits.extend(call.request.renamed(&call.body, &name));
     }
     edits.sort_by_key(|edit| edit.range.start);

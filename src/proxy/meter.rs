@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes};
 
-use crate::dialect::endpoint::Dialect;
+use crate::dialect::endpoint::Endpoint;
+use crate::dialect::media::meter::MediaMeter;
 use crate::dialect::meter::{BodyMeter, Passage, Reading, StreamMeter};
 use crate::dialect::{estimate, sse};
+use crate::domain::usage::Usage;
 use crate::proxy::coding::{Coding, Corrupt, Decoder};
 
 /// What reads the usage out of an answer as it passes.
@@ -24,6 +26,8 @@ enum Kind {
     Stream(Box<StreamMeter>),
     /// One document, and its last byte so far, which may be the last of all.
     Body(BodyMeter, Bytes),
+    /// Images or audio, either way.
+    Media(Box<MediaMeter>),
     /// The answer is free.
     Off,
 }
@@ -31,8 +35,10 @@ enum Kind {
 /// What is expected of an answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected {
-    /// In which dialect it speaks.
-    pub dialect: Dialect,
+    /// What was called.
+    pub endpoint: Endpoint,
+    /// All that it can use, where it has images or audio.
+    pub most: Option<Usage>,
     /// Whether it says that it is a stream of events.
     pub is_stream: bool,
     /// Whether a stream was asked for.
@@ -67,6 +73,7 @@ impl Meter {
         let mut reading = match &self.kind {
             Kind::Stream(meter) => *meter.reading(),
             Kind::Body(meter, _) => meter.reading(),
+            Kind::Media(meter) => meter.reading(),
             Kind::Unread(_) | Kind::Off => Reading::default(),
         };
         reading.counted_output += self.coded.as_ref().map_or(0, |coded| coded.unread_tokens);
@@ -78,7 +85,7 @@ impl Meter {
         match &self.kind {
             Kind::Stream(meter) => meter.kept_id(),
             Kind::Body(meter, _) => meter.kept_id(),
-            Kind::Unread(_) | Kind::Off => None,
+            Kind::Media(_) | Kind::Unread(_) | Kind::Off => None,
         }
     }
 
@@ -114,6 +121,7 @@ impl Meter {
         let rest = match &mut self.kind {
             Kind::Stream(meter) => meter.finish(),
             Kind::Body(_, last) => std::mem::take(last),
+            Kind::Media(meter) => meter.finish(),
             Kind::Unread(_) | Kind::Off => Bytes::new(),
         };
         match &mut self.coded {
@@ -127,7 +135,11 @@ impl Meter {
 
     /// Whether the end of the answer is the end of a document that was understood.
     pub fn is_whole_document(&mut self) -> bool {
-        let is_body = matches!(self.kind, Kind::Body(..));
+        let is_body = match &self.kind {
+            Kind::Body(..) => true,
+            Kind::Media(meter) => !meter.is_stream(),
+            Kind::Unread(_) | Kind::Stream(_) | Kind::Off => false,
+        };
         is_body && self.coded.as_mut().is_none_or(|coded| coded.is_whole())
     }
 }
@@ -135,10 +147,14 @@ impl Meter {
 impl Kind {
     fn read(&mut self, data: Bytes, is_last: bool) -> Passage {
         if let (Self::Unread(expected), Some(first)) = (&*self, data.trim_ascii_start().first()) {
-            let Expected { dialect, is_stream, asked, strips } = *expected;
+            let Expected { endpoint, most, is_stream, asked, strips } = *expected;
+            let dialect = endpoint.dialect();
             let is_document = matches!(first, b'{' | b'[');
             let is_events = is_stream || asked && sse::begins(data.trim_ascii_start());
-            *self = if is_events && !is_document {
+            *self = if let Some(media) = endpoint.media() {
+                let most = most.unwrap_or_default();
+                Self::Media(Box::new(MediaMeter::new(media, is_stream, most)))
+            } else if is_events && !is_document {
                 Self::Stream(Box::new(StreamMeter::new(dialect, strips)))
             } else {
                 Self::Body(BodyMeter::new(dialect), Bytes::new())
@@ -150,6 +166,7 @@ impl Kind {
                 meter.read(&data);
                 held_last(last, data, is_last)
             }
+            Self::Media(meter) => meter.read(data),
             Self::Unread(_) | Self::Off => Passage { pass: vec![data], ..Passage::default() },
         }
     }
@@ -266,7 +283,8 @@ mod tests {
     ];
 
     fn expected(is_stream: bool, strips: bool) -> Expected {
-        Expected { dialect: Dialect::OpenAi, is_stream, asked: true, strips }
+        let endpoint = Endpoint::ChatCompletions;
+        Expected { endpoint, most: None, is_stream, asked: true, strips }
     }
 
     /// The pieces of a coded text, each of which lets its reader see all up to there; and the rest.

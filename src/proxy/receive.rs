@@ -5,15 +5,15 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderName};
 use http::request::Parts;
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use crate::dialect::endpoint::{Dialect, Endpoint};
-use crate::dialect::read;
 use crate::dialect::request::Request;
+use crate::dialect::{multipart, read};
 use crate::proxy::coding::{Coding, Corrupt, Decoder, Unknown};
 use crate::proxy::query;
 use crate::proxy::refuse::Refusal;
@@ -42,7 +42,8 @@ pub async fn receive(
     settings: &ProxySettings,
 ) -> Result<Call, Refusal> {
     let bytes_max = settings.body_bytes_max;
-    let checked = check_headers(&parts, bytes_max).and_then(|()| check_query(endpoint, &parts));
+    let checked =
+        check_headers(endpoint, &parts, bytes_max).and_then(|()| check_query(endpoint, &parts));
     let checked =
         checked.and_then(|()| Coding::of(&parts.headers).map_err(|Unknown| Refusal::UnknownCoding));
     let read = match checked {
@@ -62,7 +63,16 @@ pub async fn receive(
     };
     let model = model.map(decoded).transpose()?;
     let (text, named) = (body.clone(), model.map(Cow::into_owned));
-    let read = move || read::request(endpoint, named.as_deref(), &text);
+    let content_type = type_of(&parts);
+    let boundary = if is_form(content_type) {
+        Some(multipart::boundary(content_type).map_err(malformed)?.to_owned())
+    } else {
+        None
+    };
+    let read = move || match boundary {
+        Some(boundary) => read::form(endpoint, &boundary, &text),
+        None => read::request(endpoint, named.as_deref(), &text),
+    };
     let request = tasks::aside(body.len(), read)
         .await
         .map_err(|fault| Refusal::Malformed { param: fault.param, message: fault.message })?;
@@ -82,18 +92,38 @@ fn decoded(model: &str) -> Result<Cow<'_, str>, Refusal> {
     })
 }
 
-fn check_headers(parts: &Parts, bytes_max: usize) -> Result<(), Refusal> {
-    let malformed =
-        |message: &str| Err(Refusal::Malformed { param: None, message: message.to_owned() });
-    let header = |name| parts.headers.get(name).map(|value| value.to_str().unwrap_or_default());
-    let media_type = header(&CONTENT_TYPE)
-        .and_then(|value| value.split(';').next())
-        .map(str::trim)
-        .unwrap_or_default();
-    if !media_type.eq_ignore_ascii_case("application/json") {
-        return malformed("the header `content-type` must be application/json");
+fn malformed(message: &str) -> Refusal {
+    Refusal::Malformed { param: None, message: message.to_owned() }
+}
+
+/// The value of a header; empty where it is no text.
+fn header<'a>(parts: &'a Parts, name: &HeaderName) -> Option<&'a str> {
+    parts.headers.get(name).map(|value| value.to_str().unwrap_or_default())
+}
+
+/// The type of the body, with its parameters.
+fn type_of(parts: &Parts) -> &str {
+    header(parts, &CONTENT_TYPE).unwrap_or_default()
+}
+
+fn is_form(content_type: &str) -> bool {
+    is_type(content_type, "multipart/form-data")
+}
+
+fn is_type(content_type: &str, known: &str) -> bool {
+    content_type.split(';').next().is_some_and(|it| it.trim().eq_ignore_ascii_case(known))
+}
+
+fn check_headers(endpoint: Endpoint, parts: &Parts, bytes_max: usize) -> Result<(), Refusal> {
+    let content_type = type_of(parts);
+    if is_form(content_type) && endpoint.takes_forms() {
+        multipart::boundary(content_type).map_err(malformed)?;
+    } else if endpoint.takes_only_forms() {
+        return Err(malformed("the header `content-type` must be multipart/form-data"));
+    } else if !is_type(content_type, "application/json") {
+        return Err(malformed("the header `content-type` must be application/json"));
     }
-    let declared = header(&CONTENT_LENGTH).and_then(|value| value.parse::<usize>().ok());
+    let declared = header(parts, &CONTENT_LENGTH).and_then(|value| value.parse::<usize>().ok());
     if declared.is_some_and(|length| bytes_max < length) {
         return Err(Refusal::TooLarge(bytes_max));
     }
@@ -165,7 +195,6 @@ async fn text(coded: &[u8], coding: Coding, bytes_max: usize) -> Result<Bytes, R
 }
 
 async fn whole(body: &mut Incoming, settings: &ProxySettings) -> Result<Bytes, Refusal> {
-    let malformed = |message: &str| Refusal::Malformed { param: None, message: message.to_owned() };
     let bytes_max = settings.body_bytes_max;
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();

@@ -19,8 +19,9 @@ use crate::accounting::permit::Permit;
 use crate::accounting::presence::Presence;
 use crate::clock;
 use crate::crash::crash_point;
-use crate::dialect::endpoint::{Dialect, Endpoint, Metering};
+use crate::dialect::endpoint::{Endpoint, Metering};
 use crate::dialect::meter::Passage;
+use crate::domain::usage::Usage;
 use crate::journal::entry::Outcome;
 use crate::journal::writer::Writer;
 use crate::proxy::clear::clear;
@@ -121,7 +122,8 @@ pub async fn relay(
     let meter = if permit.course.is_free {
         Meter::OFF
     } else {
-        meter(&mut parts.headers, dialect, (asked, strips))
+        let most = permit.measured.reported;
+        meter(&mut parts.headers, (endpoint, most), (asked, strips))
     };
     let mut relay = Relay {
         upstream: body,
@@ -148,7 +150,11 @@ pub async fn relay(
 }
 
 /// What meters an answer with these headers; they lose what will not be true of what is sent.
-fn meter(fields: &mut HeaderMap, dialect: Dialect, (asked, strips): (bool, bool)) -> Meter {
+fn meter(
+    fields: &mut HeaderMap,
+    (endpoint, most): (Endpoint, Option<Usage>),
+    (asked, strips): (bool, bool),
+) -> Meter {
     let is_of_type = |name: &[u8]| {
         let value = fields.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
         value.get(..name.len()).is_some_and(|own| own.eq_ignore_ascii_case(name))
@@ -156,7 +162,7 @@ fn meter(fields: &mut HeaderMap, dialect: Dialect, (asked, strips): (bool, bool)
     let is_stream = is_of_type(b"text/event-stream");
     // What is said to be a document comes as it is.
     let strips = strips && !is_of_type(b"application/json");
-    let expected = Expected { dialect, is_stream, asked, strips };
+    let expected = Expected { endpoint, most, is_stream, asked, strips };
     let coding = Coding::of(fields);
     if strips && coding.is_ok() {
         fields.remove(CONTENT_LENGTH);

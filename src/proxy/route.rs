@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use crate::accounting::directory::Caller;
-use crate::dialect::endpoint::{Dialect, Metering};
+use crate::dialect::endpoint::{Dialect, Media, Metering};
+use crate::dialect::media::usage::most;
 use crate::domain::catalog::{Model, Rank, Target};
+use crate::domain::money::Nano;
 use crate::domain::settlement::Bound;
 use crate::domain::tariff::{Costs, Tariff};
 use crate::domain::time::UnixMs;
-use crate::domain::usage::{Pieces, Usage};
+use crate::domain::usage::{Pieces, Unit, Usage};
 use crate::proxy::catalog::Catalog;
 use crate::proxy::receive::Call;
 use crate::proxy::refuse::Refusal;
@@ -32,6 +34,20 @@ impl Route {
     pub fn costs(&self, call: &Call) -> Costs {
         let tariffs = self.stops.iter().map(|stop| Arc::clone(&stop.tariff));
         Costs::new(tariffs.collect(), call.request.service_tier)
+    }
+
+    /// What images or audio are charged where their answer does not tell what they used: all that
+    /// they are bound by, and the pieces that have a price.
+    pub fn most(&self, call: &Call, bound: Bound) -> Option<Usage> {
+        let media = call.endpoint.media()?;
+        let priced = |unit, count| if is_priced(&self.stops, unit) { count } else { 0 };
+        let pieces = Pieces {
+            web_searches: 0,
+            images: priced(Unit::Images, call.request.pieces.images),
+            audio_seconds: priced(Unit::AudioSeconds, call.request.pieces.audio_seconds),
+            characters: priced(Unit::Characters, call.request.pieces.characters),
+        };
+        Some(most(media, bound, call.request.outside.media_tokens.is_some(), pieces))
     }
 
     /// Whether what a call uses here cannot be told from what comes of its answer: part is hidden,
@@ -108,8 +124,8 @@ pub fn route(
             return Err(kept_elsewhere(state.field));
         }
     }
-    priced(&mut stops, &call.request.pieces)?;
-    let bound = bound(&model, call);
+    priced(&mut stops, call)?;
+    let bound = bound(&model, &stops, call);
     Ok(Route { model, stops, bound, hides_output })
 }
 
@@ -149,9 +165,15 @@ fn beside(
 }
 
 /// Leaves out the places that have no price for what the call asks for: nothing is free unseen.
-fn priced(stops: &mut Vec<Stop>, pieces: &Pieces) -> Result<(), Refusal> {
-    let lacking = stops.first().and_then(|stop| stop.tariff.lacking(pieces));
-    stops.retain(|stop| stop.tariff.lacking(pieces).is_none());
+/// Images and audio are paid by the piece or by the token.
+fn priced(stops: &mut Vec<Stop>, call: &Call) -> Result<(), Refusal> {
+    let is_media = call.endpoint.media().is_some();
+    let lacks = |stop: &Stop| {
+        let by_token = is_media && has_token_price(stop);
+        stop.tariff.lacking(&call.request.pieces).filter(|_| !by_token)
+    };
+    let lacking = stops.first().and_then(lacks);
+    stops.retain(|stop| lacks(stop).is_none());
     match lacking.filter(|_| stops.is_empty()) {
         None => Ok(()),
         Some(unit) => Err(Refusal::Malformed {
@@ -174,16 +196,44 @@ fn kept_elsewhere(field: &'static str) -> Refusal {
 }
 
 /// Input: no more tokens than bytes, for text in the body, and what these do not show. Output: the
-/// client's own bound, else the model's, for each choice. A call that only counts uses nothing.
-fn bound(model: &Model, call: &Call) -> Bound {
-    if call.endpoint.metering() == Metering::Request {
+/// client's own bound, else the model's, for each choice. A call that only counts uses nothing, and
+/// one that is priced by the piece uses no tokens.
+fn bound(model: &Model, stops: &[Stop], call: &Call) -> Bound {
+    let media = call.endpoint.media();
+    let is_counted = call.endpoint.metering() == Metering::Request;
+    if is_counted || media.is_some() && is_by_the_piece(stops) {
         return Bound::default();
     }
-    let here = (call.body.len() as u64).saturating_add(call.request.outside.hidden_tokens);
+    let outside = &call.request.outside;
+    let of_bytes = || (call.body.len() as u64).saturating_add(outside.hidden_tokens);
+    let here = outside.media_tokens.unwrap_or_else(of_bytes);
     let window = model.max_input_tokens.unwrap_or(WINDOW_TOKENS_DEFAULT);
-    let output = call.request.output_tokens_max.unwrap_or(model.max_output_tokens);
+    let output = match call.request.output_tokens_max {
+        // Nothing is spoken beyond what the model can say, where that is known.
+        Some(own) if media == Some(Media::Speech) && 0 < model.max_output_tokens => {
+            own.min(model.max_output_tokens)
+        }
+        own => own.unwrap_or(model.max_output_tokens),
+    };
     Bound {
-        input_tokens: if call.request.outside.refers { here.max(window) } else { here },
+        input_tokens: if outside.refers { here.max(window) } else { here },
         output_tokens: output.saturating_mul(call.request.choices).min(Usage::COUNT_MAX),
     }
+}
+
+/// Whether a unit has a price of its own at one of those places.
+fn is_priced(stops: &[Stop], unit: Unit) -> bool {
+    let rows = stops.iter().flat_map(|stop| stop.tariff.rows());
+    rows.into_iter().any(|row| row.prices.given(unit).is_some_and(|price| Nano::ZERO < price))
+}
+
+/// Whether pieces have a price at those places, and tokens have none.
+fn is_by_the_piece(stops: &[Stop]) -> bool {
+    let pieces = [Unit::Images, Unit::AudioSeconds, Unit::Characters];
+    pieces.into_iter().any(|unit| is_priced(stops, unit)) && !stops.iter().any(has_token_price)
+}
+
+/// Whether tokens have a price there.
+fn has_token_price(stop: &Stop) -> bool {
+    stop.tariff.rows().iter().any(|row| Nano::ZERO < row.prices.dearest().ceiling(1, 1))
 }

@@ -67,7 +67,7 @@ impl Sample {
         let json = |rest: &str| format!(r#"{{"model":"{MODEL}",{rest}}}"#);
         let fields = |fields: &[&str]| {
             let field = |field: &&str| {
-                let (name, value) = field.split_once('=').expect("a name and a value");
+                let (name, value) = field.rsplit_once('=').expect("a name and a value");
                 format!("--cut\r\ncontent-disposition: form-data; name={name}\r\n\r\n{value}\r\n")
             };
             let fields = fields.iter().map(field).collect::<String>();

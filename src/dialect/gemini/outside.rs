@@ -136,8 +136,13 @@ mod tests {
         Outside { hidden_tokens: 0, ..input_only("m", body.as_bytes()).expect(body).outside }
     }
 
-    const REFERS: Outside =
-        Outside { refers: true, state: None, hidden_tokens: 0, other_models: Vec::new() };
+    const REFERS: Outside = Outside {
+        refers: true,
+        state: None,
+        hidden_tokens: 0,
+        media_tokens: None,
+        other_models: Vec::new(),
+    };
 
     #[test]
     fn content_that_is_elsewhere_is_seen() {

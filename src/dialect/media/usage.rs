@@ -1,0 +1,131 @@
+//! What images and audio use: as a provider reports it, and the most where none does.
+
+use crate::dialect::endpoint::Media;
+use crate::dialect::json;
+use crate::dialect::openai;
+use crate::domain::settlement::Bound;
+use crate::domain::usage::{Pieces, Unit, Usage};
+
+/// The usage that an object reports; `None` when it reports nothing.
+///
+/// Where it does not say what kind of tokens they are, they are of the kind that the endpoint is
+/// for.
+pub fn read(media: Media, object: &[u8]) -> Option<Usage> {
+    let mut seconds = None;
+    json::each(object, &["seconds"], |value| seconds = seconds_of(value));
+    let tokens = openai::usage::read(object).map(|usage| match media {
+        Media::Images => with_kind(usage, Unit::OutputTokens, Unit::OutputImageTokens),
+        Media::Speech => with_kind(usage, Unit::OutputTokens, Unit::OutputAudioTokens),
+        Media::Transcript => with_kind(usage, Unit::InputTokens, Unit::InputAudioTokens),
+    });
+    match seconds {
+        Some(seconds) => Some(tokens.unwrap_or_default().with(Unit::AudioSeconds, seconds)),
+        None => tokens,
+    }
+}
+
+/// All that a call with that bound can use, of the kinds that are the dearest: what it is charged
+/// where nobody tells. `is_seen` says that its input is images or sound. The text of a transcript
+/// is counted.
+pub fn most(media: Media, bound: Bound, is_seen: bool, pieces: Pieces) -> Usage {
+    let usage = pieces.usage().with(Unit::InputTokens, bound.input_tokens);
+    let spoken =
+        |unit| usage.with(Unit::OutputTokens, bound.output_tokens).with(unit, bound.output_tokens);
+    match media {
+        Media::Images if is_seen => {
+            spoken(Unit::OutputImageTokens).with(Unit::InputImageTokens, bound.input_tokens)
+        }
+        Media::Images => spoken(Unit::OutputImageTokens),
+        Media::Speech => spoken(Unit::OutputAudioTokens),
+        Media::Transcript => usage.with(Unit::InputAudioTokens, bound.input_tokens),
+    }
+}
+
+fn with_kind(usage: Usage, total: Unit, part: Unit) -> Usage {
+    if usage.get(part) == 0 { usage.with(part, usage.get(total)) } else { usage }
+}
+
+/// Seconds, of which one that has begun counts; `None` for none.
+fn seconds_of(value: &[u8]) -> Option<u64> {
+    let whole = json::count_of(value)?;
+    let fraction = value.iter().skip_while(|byte| **byte != b'.');
+    let has_begun = fraction.skip(1).any(|byte| *byte != b'0');
+    Some(whole + u64::from(has_begun)).filter(|seconds| 0 < *seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_of_the_kind_that_is_said_or_else_of_the_endpoints() {
+        let usage = Usage::tokens_of;
+        for (media, object, expected) in [
+            (
+                Media::Images,
+                r#"{"input_tokens":50,"output_tokens":272,"total_tokens":322,
+                    "input_tokens_details":{"text_tokens":10,"image_tokens":40}}"#,
+                usage(50, 272).with(Unit::InputImageTokens, 40).with(Unit::OutputImageTokens, 272),
+            ),
+            (
+                Media::Images,
+                r#"{"input_tokens":5,"output_tokens":300,
+                    "output_tokens_details":{"image_tokens":272,"text_tokens":28}}"#,
+                usage(5, 300).with(Unit::OutputImageTokens, 272),
+            ),
+            (
+                Media::Transcript,
+                r#"{"type":"tokens","input_tokens":14,"output_tokens":45,"total_tokens":59,
+                    "input_token_details":{"text_tokens":4,"audio_tokens":10}}"#,
+                usage(14, 45).with(Unit::InputAudioTokens, 10),
+            ),
+            (
+                Media::Transcript,
+                r#"{"type":"tokens","input_tokens":14,"output_tokens":45}"#,
+                usage(14, 45).with(Unit::InputAudioTokens, 14),
+            ),
+            (
+                Media::Speech,
+                r#"{"input_tokens":14,"output_tokens":101,"total_tokens":115}"#,
+                usage(14, 101).with(Unit::OutputAudioTokens, 101),
+            ),
+        ] {
+            assert_eq!(read(media, object.as_bytes()), Some(expected), "{object}");
+        }
+    }
+
+    #[test]
+    fn the_most_is_of_the_kind_that_the_endpoint_is_for() {
+        let bound = Bound { input_tokens: 7, output_tokens: 9 };
+        let pieces = Pieces { images: 2, ..Pieces::default() };
+        let all = Usage::tokens_of(7, 9).with(Unit::Images, 2);
+        for (media, is_seen, expected) in [
+            (Media::Images, false, all.with(Unit::OutputImageTokens, 9)),
+            (
+                Media::Images,
+                true,
+                all.with(Unit::OutputImageTokens, 9).with(Unit::InputImageTokens, 7),
+            ),
+            (Media::Speech, false, all.with(Unit::OutputAudioTokens, 9)),
+            (
+                Media::Transcript,
+                true,
+                all.with(Unit::OutputTokens, 0).with(Unit::InputAudioTokens, 7),
+            ),
+        ] {
+            assert_eq!(most(media, bound, is_seen, pieces), expected, "{media:?}");
+        }
+    }
+
+    #[test]
+    fn a_second_that_has_begun_counts() {
+        for (seconds, expected) in
+            [("17", Some(17)), ("17.0", Some(17)), ("17.01", Some(18)), ("0", None), ("null", None)]
+        {
+            let object = format!(r#"{{"type":"duration","seconds":{seconds}}}"#);
+            let found = read(Media::Transcript, object.as_bytes());
+            assert_eq!(found.map(|usage| usage.get(Unit::AudioSeconds)), expected, "{seconds}");
+        }
+        assert_eq!(read(Media::Images, b"{}"), None);
+    }
+}
