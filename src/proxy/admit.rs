@@ -24,7 +24,6 @@ pub async fn admit(
     (call, claim): (&Call, Option<Claim>),
     route: &Route,
 ) -> Result<Permit, Refusal> {
-    let of_bytes = || estimate::tokens_of_bytes(&call.body);
     let demand = Demand {
         id: arrival.id,
         at: arrival.at,
@@ -40,7 +39,11 @@ pub async fn admit(
         body: call.body.clone(),
         refers: call.request.outside.refers,
         hides_usage: route.hides_usage(),
-        counted_input: call.request.outside.media_tokens.unwrap_or_else(of_bytes),
+        // Bytes of images and sound say nothing.
+        counted_input: match call.endpoint.media() {
+            None => estimate::tokens_of_bytes(&call.body),
+            Some(_) => 0,
+        },
         stream: call.request.stream,
         address: arrival.address,
         claim,

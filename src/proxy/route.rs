@@ -47,6 +47,7 @@ impl Route {
             audio_seconds: priced(Unit::AudioSeconds, call.request.pieces.audio_seconds),
             characters: priced(Unit::Characters, call.request.pieces.characters),
         };
+        let bound = if is_by_the_piece(&self.stops) { Bound::default() } else { bound };
         Some(most(media, bound, call.request.outside.media_tokens.is_some(), pieces))
     }
 
@@ -196,13 +197,17 @@ fn kept_elsewhere(field: &'static str) -> Refusal {
 }
 
 /// Input: no more tokens than bytes, for text in the body, and what these do not show. Output: the
-/// client's own bound, else the model's, for each choice. A call that only counts uses nothing, and
-/// one that is priced by the piece uses no tokens.
+/// client's own bound, else the model's, for each choice. A call that only counts uses nothing.
+///
+/// One that is priced by the piece uses no tokens. It holds one, so that no limit on tokens that is
+/// spent lets it through.
 fn bound(model: &Model, stops: &[Stop], call: &Call) -> Bound {
     let media = call.endpoint.media();
-    let is_counted = call.endpoint.metering() == Metering::Request;
-    if is_counted || media.is_some() && is_by_the_piece(stops) {
+    if call.endpoint.metering() == Metering::Request {
         return Bound::default();
+    }
+    if media.is_some() && is_by_the_piece(stops) {
+        return Bound { input_tokens: 1, output_tokens: 0 };
     }
     let outside = &call.request.outside;
     let of_bytes = || (call.body.len() as u64).saturating_add(outside.hidden_tokens);
