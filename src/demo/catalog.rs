@@ -33,7 +33,7 @@ pub enum Provider {
 const CATALOG: &str = include_str!("../../config/demo.toml");
 
 /// The listed models, in the order of the catalog.
-pub const MODELS: [&str; 10] = [
+pub const MODELS: [&str; 15] = [
     "gpt-4o-mini",
     "gpt-4o",
     "gpt-5-mini",
@@ -44,6 +44,11 @@ pub const MODELS: [&str; 10] = [
     "claude-haiku-4-5",
     "gemini-2.5-flash",
     "gemini-embedding-001",
+    "gpt-image-1-mini",
+    "dall-e-3",
+    "gpt-4o-mini-tts",
+    "gpt-4o-transcribe",
+    "whisper-1",
 ];
 
 /// The settings of a demo. Keys that `environment` sets win over the catalog, the stage over both.

@@ -81,6 +81,13 @@ fn route(request: &Request<Bytes>) -> (Reply, Script) {
         ("POST", "/v1/chat/completions") => openai::chat(request),
         ("POST", "/v1/completions") => openai::text(request),
         ("POST", "/v1/embeddings") => openai::embed(request),
+        ("POST", "/v1/images/generations" | "/v1/images/edits" | "/v1/images/variations") => {
+            openai::images(request)
+        }
+        ("POST", "/v1/audio/speech") => openai::speech(request),
+        ("POST", "/v1/audio/transcriptions" | "/v1/audio/translations") => {
+            openai::transcript(request)
+        }
         ("POST", "/v1/messages") => anthropic::message(request),
         ("POST", "/v1/messages/count_tokens") => anthropic::count(request),
         ("GET", "/v1/models" | "/v1beta/models") => models(request, None),

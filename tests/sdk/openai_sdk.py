@@ -1,6 +1,8 @@
 """The official `openai` package: what completes, what raises, what is retried."""
 
+import io
 import json
+import struct
 
 import openai
 from scene import BREAK_OFF, FACTS, KEYS, SAY, Wire, done_once, finish, raises, walk
@@ -99,6 +101,53 @@ def breaks_off() -> None:
     assert error.code == "failed_by_plan", error.body
 
 
+def sound(seconds: int) -> io.BytesIO:
+    """Silence in a WAV file, one byte a sample."""
+    rate, samples = 8000, bytes([128]) * 8000 * seconds
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate, rate, 1, 8)
+    data = b"WAVE" + form + struct.pack("<4sI", b"data", len(samples)) + samples
+    file = io.BytesIO(struct.pack("<4sI", b"RIFF", len(data)) + data)
+    file.name = "sound.wav"
+    return file
+
+
+def makes_images_with_the_built_in_provider() -> None:
+    api = Client("builtIn", FACTS["builtIn"]).api
+    ask = {"model": "gpt-image-1-mini", "prompt": "a cat", "size": "1024x1024", "quality": "low"}
+    made = api.images.generate(n=2, **ask)
+    assert [image.b64_json[:4] for image in made.data] == ["iVBO"] * 2, made
+    assert made.usage.output_tokens == 2 * 272, made.usage
+    events = list(api.images.generate(stream=True, partial_images=1, **ask))
+    kinds = ["image_generation.partial_image", "image_generation.completed"]
+    assert [event.type for event in events] == kinds, events
+    assert events[-1].usage.output_tokens == 272, events[-1].usage
+    pictures = [("a.png", b"png"), ("b.png", b"png")]
+    edited = api.images.edit(image=pictures, **ask)
+    assert edited.usage.input_tokens_details.image_tokens == 100, edited.usage
+    plain = api.images.generate(model="dall-e-3", prompt="a cat")
+    assert len(plain.data) == 1 and plain.usage is None, plain
+
+
+def speaks_and_listens_with_the_built_in_provider() -> None:
+    api = Client("builtIn", FACTS["builtIn"]).api
+    ask = {"model": "gpt-4o-mini-tts", "voice": "alloy", "input": SAY * 10}
+    with api.audio.speech.with_streaming_response.create(**ask) as answer:
+        pieces = list(answer.iter_bytes(1024))
+    assert pieces[0][:4] == b"RIFF" and len(b"".join(pieces)) == 44 + 160 * len(SAY * 10)
+    heard = api.audio.transcriptions.create(model="gpt-4o-transcribe", file=sound(2))
+    assert heard.text and heard.usage.input_tokens == 30, heard
+    heard = api.audio.transcriptions.create(model="whisper-1", file=sound(2))
+    assert heard.usage.seconds == 3, heard
+    plain = api.audio.translations.create(
+        model="whisper-1", file=sound(2), response_format="text"
+    )
+    assert plain.strip() == heard.text, plain
+    *_, done = api.audio.transcriptions.create(
+        model="gpt-4o-transcribe", file=sound(2), stream=True
+    )
+    assert done.type == "transcript.text.done" and done.usage.output_tokens > 0, done
+
+
 def completes_with_the_built_in_provider() -> None:
     client = Client("builtIn", FACTS["builtIn"])
     answer = client.ask()
@@ -117,6 +166,8 @@ embeds()
 lists_models()
 breaks_off()
 completes_with_the_built_in_provider()
+makes_images_with_the_built_in_provider()
+speaks_and_listens_with_the_built_in_provider()
 done_once(Client, KINDS, told=lambda error: error.body)
 walk(
     "openai",

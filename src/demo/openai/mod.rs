@@ -6,4 +6,5 @@ pub mod usage;
 pub mod chat;
 pub mod text;
 pub mod embedding;
+pub mod media;
 pub mod routes;

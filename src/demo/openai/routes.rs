@@ -7,7 +7,7 @@ use crate::demo::answer::Answer;
 use crate::demo::ask::{Asked, Complain, Talk, respond};
 use crate::demo::catalog::MODELS;
 use crate::demo::openai::complaint::Complaint;
-use crate::demo::openai::{ask, chat, embedding, text};
+use crate::demo::openai::{ask, chat, embedding, media, text};
 use crate::demo::reply::{JSON, Reply, opaque_id};
 use crate::demo::script::Script;
 
@@ -24,6 +24,21 @@ pub fn text(request: &Request<Bytes>) -> (Reply, Script) {
 /// `POST /v1/embeddings`.
 pub fn embed(request: &Request<Bytes>) -> (Reply, Script) {
     respond(ask::embedding(request), |asked| signed(embedding::list(asked), &asked.script))
+}
+
+/// `POST /v1/images/generations`, `/v1/images/edits` and `/v1/images/variations`.
+pub fn images(request: &Request<Bytes>) -> (Reply, Script) {
+    respond(media::ask(request, "prompt"), |asked| signed(media::images(asked), &asked.script))
+}
+
+/// `POST /v1/audio/speech`.
+pub fn speech(request: &Request<Bytes>) -> (Reply, Script) {
+    respond(media::ask(request, "input"), |asked| signed(media::speech(asked), &asked.script))
+}
+
+/// `POST /v1/audio/transcriptions` and `/v1/audio/translations`.
+pub fn transcript(request: &Request<Bytes>) -> (Reply, Script) {
+    respond(media::ask(request, "prompt"), |asked| signed(media::transcript(asked), &asked.script))
 }
 
 type Say = fn(&Asked<Talk>, &Answer) -> Reply;

@@ -76,7 +76,7 @@ async fn one_path_lists_the_models_of_whichever_dialect() {
     let gemini = of("/v1/models", "x-goog-api-key").await.json();
     assert_eq!(gemini["models"].as_array().map(Vec::len), Some(2));
     let open = provider.get("/v1/models").await.json();
-    assert_eq!(open["data"].as_array().map(Vec::len), Some(10));
+    assert_eq!(open["data"].as_array().map(Vec::len), Some(15));
 }
 
 #[tokio::test]
