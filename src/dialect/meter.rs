@@ -23,6 +23,7 @@ pub struct Passage {
 
 /// What was learned so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the answer")]
 pub struct Reading {
     /// The last usage that the provider reported.
     ///
@@ -186,8 +187,11 @@ impl StreamMeter {
         let reading = &mut self.reading;
         long.read(piece, |_, object| {
             reading.reported = gemini::usage::read(object).or(reading.reported);
+            // Nobody saw whether it says why it ended. Where more is said, it did not.
+            self.ended |= reading.reported.is_some();
         });
         reading.lacks_input = lacks_input(self.dialect, reading.reported);
+        reading.finished = self.ended && reading.reported.is_some();
         reading.counted_output = reading.counted_output.max(1);
     }
 

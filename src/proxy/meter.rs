@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 
 use crate::dialect::endpoint::Endpoint;
 use crate::dialect::media::meter::MediaMeter;
@@ -25,7 +26,7 @@ enum Kind {
     /// A stream of events.
     Stream(Box<StreamMeter>),
     /// One document, and its last byte so far, which may be the last of all.
-    Body(BodyMeter, Bytes),
+    Body(Box<BodyMeter>, Bytes),
     /// Images or audio, either way.
     Media(Box<MediaMeter>),
     /// The answer is free.
@@ -34,32 +35,59 @@ enum Kind {
 
 /// What is expected of an answer.
 #[derive(Debug, Clone, Copy)]
-pub struct Expected {
+struct Expected {
     /// What was called.
-    pub endpoint: Endpoint,
+    endpoint: Endpoint,
     /// All that it can use, where it has images or audio.
-    pub most: Option<Usage>,
+    most: Option<Usage>,
     /// Whether it says that it is a stream of events.
-    pub is_stream: bool,
+    is_stream: bool,
     /// Whether a stream was asked for.
-    pub asked: bool,
+    asked: bool,
     /// Whether usage is taken out that only the gateway asked for.
-    pub strips: bool,
+    strips: bool,
 }
 
 impl Meter {
     /// Reads nothing: the answer is free.
     pub const OFF: Self = Self { kind: Kind::Off, coded: None };
 
+    /// Reads an answer with these headers; they lose what will not be true of what is sent. `most` is
+    /// all that images or audio can use; `asked` and `strips` say that a stream was asked for, and
+    /// usage by the gateway only.
+    pub fn of_answer(
+        fields: &mut HeaderMap,
+        (endpoint, most): (Endpoint, Option<Usage>),
+        (asked, strips): (bool, bool),
+    ) -> Self {
+        let is_of_type = |name: &[u8]| {
+            let value = fields.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+            value.get(..name.len()).is_some_and(|own| own.eq_ignore_ascii_case(name))
+        };
+        let is_stream = is_of_type(b"text/event-stream");
+        // What is said to be a document comes as it is.
+        let strips = strips && !is_of_type(b"application/json");
+        let expected = Expected { endpoint, most, is_stream, asked, strips };
+        let coding = Coding::of(fields);
+        if strips && coding.is_ok() {
+            fields.remove(CONTENT_LENGTH);
+            fields.remove(CONTENT_ENCODING);
+        }
+        match coding {
+            Ok(None) => Self::new(expected),
+            coded => Self::of_coded(expected, coded.ok().flatten()),
+        }
+    }
+
     /// Reads an answer that is not coded.
-    pub const fn new(expected: Expected) -> Self {
+    const fn new(expected: Expected) -> Self {
         Self { kind: Kind::Unread(expected), coded: None }
     }
 
     /// Reads a copy of an answer that is coded, in some way that is known or not.
     ///
     /// The client gets what came; but where something is taken out, it gets the text.
-    pub fn of_coded(expected: Expected, coding: Option<Coding>) -> Self {
+    fn of_coded(expected: Expected, coding: Option<Coding>) -> Self {
         let coded = Coded {
             decoder: coding.map(Decoder::new),
             replaces: expected.strips && coding.is_some(),
@@ -110,10 +138,8 @@ impl Meter {
 
     /// Decodes some more of it.
     pub fn go_on(&mut self) -> Result<Passage, Corrupt> {
-        match &mut self.coded {
-            None => Ok(Passage::default()),
-            Some(coded) => coded.step(&mut self.kind),
-        }
+        let step = self.coded.as_mut().map(|coded| coded.step(&mut self.kind));
+        step.unwrap_or_else(|| Ok(Passage::default()))
     }
 
     /// What is left when the upstream ends.
@@ -157,7 +183,7 @@ impl Kind {
             } else if is_events && !is_document {
                 Self::Stream(Box::new(StreamMeter::new(dialect, strips)))
             } else {
-                Self::Body(BodyMeter::new(dialect), Bytes::new())
+                Self::Body(Box::new(BodyMeter::new(dialect)), Bytes::new())
             };
         }
         match self {
@@ -204,7 +230,6 @@ struct Coded {
     /// The length of the text so far, and of what may be seen of it.
     decoded: u64,
     passed: u64,
-    /// Whether the end of the text was seen.
     closing: bool,
     /// By our own count, of what could not be decoded.
     unread_tokens: u64,
@@ -354,7 +379,7 @@ mod tests {
         let pieces = gzip(&EVENTS);
         let meter = || Meter::of_coded(expected(true, true), Some(Coding::Gzip));
         let (pass, end, reading) = run(meter(), &pieces).expect("valid");
-        assert_eq!(pass, EVENTS[0][..EVENTS[0].len() - 2].as_bytes());
+        assert_eq!(pass, EVENTS[0].as_bytes()[..EVENTS[0].len() - 2]);
         assert_eq!(end, b"data: [DONE]\n\n");
         assert_eq!(reading.reported, Some(Usage::tokens_of(3, 2)));
         assert!(run(meter(), &pieces[..3]).is_err(), "it breaks off");
@@ -383,10 +408,12 @@ mod tests {
         let usage = Some(Usage::tokens_of(9, 0));
         for said in [false, true] {
             let (_, end, reading) =
-                run(Meter::new(expected(said, false)), &[stream.clone()]).expect("plain");
+                run(Meter::new(expected(said, false)), std::slice::from_ref(&stream))
+                    .expect("plain");
             assert_eq!((&end[..], reading.reported), (&b"data: [DONE]\n\n"[..], usage), "{said}");
             let (_, end, reading) =
-                run(Meter::new(expected(said, false)), &[document.clone()]).expect("plain");
+                run(Meter::new(expected(said, false)), std::slice::from_ref(&document))
+                    .expect("plain");
             assert_eq!((&end[..], reading.reported), (&b"}"[..], usage), "{said}");
         }
     }

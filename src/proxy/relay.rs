@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::HeaderValue;
 use http::{Response, Version};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
@@ -21,15 +21,14 @@ use crate::clock;
 use crate::crash::crash_point;
 use crate::dialect::endpoint::{Endpoint, Metering};
 use crate::dialect::meter::Passage;
-use crate::domain::usage::Usage;
 use crate::journal::entry::Outcome;
 use crate::journal::writer::Writer;
 use crate::proxy::clear::clear;
-use crate::proxy::coding::{Coding, Corrupt};
+use crate::proxy::coding::Corrupt;
 use crate::proxy::forward::{Answered, give_up};
 use crate::proxy::gate::Gate;
 use crate::proxy::headers;
-use crate::proxy::meter::{Expected, Meter};
+use crate::proxy::meter::Meter;
 use crate::proxy::pool::Lease;
 use crate::proxy::refuse::Refusal;
 use crate::proxy::upstream::Upstream;
@@ -123,7 +122,7 @@ pub async fn relay(
         Meter::OFF
     } else {
         let most = permit.measured.reported;
-        meter(&mut parts.headers, (endpoint, most), (asked, strips))
+        Meter::of_answer(&mut parts.headers, (endpoint, most), (asked, strips))
     };
     let mut relay = Relay {
         upstream: body,
@@ -147,31 +146,6 @@ pub async fn relay(
     };
     relay.take_what_is_there().await;
     Ok(Response::from_parts(parts, relay))
-}
-
-/// What meters an answer with these headers; they lose what will not be true of what is sent.
-fn meter(
-    fields: &mut HeaderMap,
-    (endpoint, most): (Endpoint, Option<Usage>),
-    (asked, strips): (bool, bool),
-) -> Meter {
-    let is_of_type = |name: &[u8]| {
-        let value = fields.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-        value.get(..name.len()).is_some_and(|own| own.eq_ignore_ascii_case(name))
-    };
-    let is_stream = is_of_type(b"text/event-stream");
-    // What is said to be a document comes as it is.
-    let strips = strips && !is_of_type(b"application/json");
-    let expected = Expected { endpoint, most, is_stream, asked, strips };
-    let coding = Coding::of(fields);
-    if strips && coding.is_ok() {
-        fields.remove(CONTENT_LENGTH);
-        fields.remove(CONTENT_ENCODING);
-    }
-    match coding {
-        Ok(None) => Meter::new(expected),
-        coded => Meter::of_coded(expected, coded.ok().flatten()),
-    }
 }
 
 impl Relay {

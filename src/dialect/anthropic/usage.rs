@@ -66,7 +66,7 @@ impl Counts {
                 json::each(value, &["web_search_requests"], |count| set(&mut self.searches, count));
             }
             "service_tier" => {
-                self.tier = json::string_of(value).and_then(|name| ServiceTier::new(&name))
+                self.tier = json::string_of(value).and_then(|name| ServiceTier::new(&name));
             }
             "speed" => self.is_fast = json::string_of(value).is_some_and(|name| name == FAST),
             "iterations" if value != b"null" => {
@@ -213,7 +213,9 @@ mod tests {
             (&[r#"{"service_tier":null,"speed":null}"#], None),
         ] {
             let mut counts = Counts::default();
-            objects.iter().for_each(|object| counts.read(object.as_bytes()));
+            for object in objects {
+                counts.read(object.as_bytes());
+            }
             let named = counts.service_tier();
             assert_eq!(named.as_ref().map(ServiceTier::name), tier, "{objects:?}");
         }
