@@ -14,6 +14,8 @@ pub struct Exchange {
     pub status: u16,
     pub answer_headers: Vec<(&'static str, String)>,
     pub answer: String,
+    /// How the answer is coded where it leaves the provider coded.
+    pub coding: &'static str,
 }
 
 /// How the answer leaves the provider, and how the body of the request is spaced.
@@ -25,10 +27,12 @@ pub enum Cut {
     Anywhere,
     /// Byte by byte; the request with blanks, tabs and line ends of both kinds.
     Bytes,
+    /// Coded, and cut as in `Anywhere`; the request as it is.
+    Coded,
 }
 
 impl Cut {
-    pub const ALL: [Self; 3] = [Self::Whole, Self::Anywhere, Self::Bytes];
+    pub const ALL: [Self; 4] = [Self::Whole, Self::Anywhere, Self::Bytes, Self::Coded];
 }
 
 /// The bytes one by one, or cut where the seed says.
@@ -50,7 +54,7 @@ pub fn pieces(mut bytes: &[u8], mut seed: Option<u64>) -> Vec<Vec<u8>> {
 
 /// The same JSON with other blanks between its parts; its texts and numbers stay as they are.
 pub fn spaced(json: &str, cut: Cut) -> String {
-    if cut == Cut::Whole {
+    if matches!(cut, Cut::Whole | Cut::Coded) {
         return json.to_owned();
     }
     let (mut out, mut in_text, mut escaped) = (String::new(), false, false);
@@ -118,6 +122,14 @@ pub fn comes_back(exchange: &Exchange, body: &str) -> String {
     let end = if answer.contains("\r\n\r\n") { "\r\n\r\n" } else { "\n\n" };
     let events = answer.split_inclusive(end).filter(|event| !is_usage(event));
     events.map(|event| event.replacen(",\"usage\":null", "", 1)).collect()
+}
+
+/// Whether a coded answer reaches the client as text: what is only there because the gateway asked
+/// for it may have to be taken out.
+pub fn comes_as_text(exchange: &Exchange, body: &str) -> bool {
+    let types = exchange.answer_headers.iter().filter(|(name, _)| *name == "content-type");
+    let is_document = types.into_iter().any(|(_, value)| value.starts_with("application/json"));
+    exchange.status == 200 && !is_document && is_asked_for(&exchange.target, body)
 }
 
 /// Whether an event holds usage and no choices.

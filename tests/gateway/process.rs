@@ -117,6 +117,15 @@ impl Process {
         assert!(sent.is_ok_and(|status| status.success()), "SIG{name} can be sent");
     }
 
+    /// The most memory that it ever had, in bytes.
+    pub fn memory_peak(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = fs::read_to_string(path).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).expect("a peak");
+        kib.parse::<u64>().expect("a number") << 10
+    }
+
     /// The processor's time that all of its threads have used.
     pub fn cpu(&self) -> Duration {
         let threads = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs");

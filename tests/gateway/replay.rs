@@ -1,12 +1,14 @@
 //! Replays exchanges through the gateway, and says what did not come through as it was sent.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
 use crate::client::Request;
-use crate::exchange::{Cut, Exchange, comes_back, goes_on, pieces, spaced};
+use crate::coded::{coded, name};
+use crate::exchange::{Cut, Exchange, comes_as_text, comes_back, goes_on, pieces, spaced};
 use crate::served::{Place, Served, model, upstream};
 use crate::tenant::Tenant;
 use crate::upstream::{Plan, Seen, Step, Upstream};
@@ -113,20 +115,30 @@ fn plan(request: &Seen, exchanges: &[Exchange], seed: u64) -> Plan {
     let (index, cut) = mark.split_once(' ').expect("an index and a cut");
     let index: usize = index.parse().expect("an index");
     let exchange = &exchanges[index];
-    let bytes = exchange.answer.as_bytes();
-    let mut plan = Plan::json(exchange.status, bytes);
+    let bytes = sent(exchange, cut == "Coded");
+    let mut plan = Plan::json(exchange.status, &*bytes);
     plan.headers.clone_from(&exchange.answer_headers);
+    if cut == "Coded" {
+        plan.headers.push(("content-encoding", name(exchange.coding).to_owned()));
+    }
     if cut != "Whole" {
-        let cuts = (cut == "Anywhere").then_some(seed.wrapping_add(index as u64));
-        let pieces = pieces(bytes, cuts).into_iter();
+        let cuts = (cut != "Bytes").then_some(seed.wrapping_add(index as u64));
+        let pieces = pieces(&bytes, cuts).into_iter();
         plan = Plan { chunked: true, steps: pieces.map(Step::Send).collect(), ..plan };
     }
     plan
 }
 
+/// The bytes of an answer as they leave the provider.
+fn sent(exchange: &Exchange, is_coded: bool) -> Cow<'_, [u8]> {
+    let text = exchange.answer.as_bytes();
+    if is_coded { Cow::Owned(coded(exchange.coding, text)) } else { Cow::Borrowed(text) }
+}
+
 /// A request as it was sent.
 struct Sent {
     mark: String,
+    is_coded: bool,
     body: String,
     request: Request,
 }
@@ -147,7 +159,7 @@ impl Sent {
             "authorization" => request.bearer(key),
             header => request.header(header, key),
         };
-        Self { mark, body, request }
+        Self { mark, is_coded: cut == Cut::Coded, body, request }
     }
 
     /// Sends it; the id of the call, and what is wrong with the answer.
@@ -161,7 +173,14 @@ impl Sent {
         let id = answer.id();
         let (body, whole) = answer.rest().await;
         faults.expect("end", if whole { "whole" } else { "cut" }, "whole");
-        faults.expect("answer", &body, comes_back(exchange, &self.body));
+        let as_text = !self.is_coded || comes_as_text(exchange, &self.body);
+        let coding = if as_text { "none" } else { name(exchange.coding) };
+        faults.expect("coding", answer.header("content-encoding").unwrap_or("none"), coding);
+        if as_text {
+            faults.expect("answer", &body, comes_back(exchange, &self.body));
+        } else {
+            faults.expect("answer", &body, sent(exchange, true));
+        }
         (id, faults.0)
     }
 
