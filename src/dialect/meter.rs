@@ -6,6 +6,7 @@ use crate::dialect::anthropic::usage::Counts;
 use crate::dialect::capture::Capture;
 use crate::dialect::endpoint::Dialect;
 use crate::dialect::event::{End, Event};
+use crate::dialect::gemini::searches::Searches;
 use crate::dialect::{anthropic, estimate, gemini, openai, sse};
 use crate::domain::usage::{Pieces, ServiceTier, Unit, Usage};
 
@@ -45,6 +46,16 @@ pub struct Reading {
     pub failed: bool,
 }
 
+impl Reading {
+    /// Adds what an answer of Gemini's searched for, which no report says.
+    fn tell_searches(&mut self, searches: &Searches) {
+        if let count @ 1.. = searches.count() {
+            self.counted_pieces.web_searches = count;
+            self.reported = self.reported.map(|usage| usage.with(Unit::WebSearches, count));
+        }
+    }
+}
+
 /// The longest incomplete event that is held back or kept for metering. A longer one passes, and is
 /// only watched for usage where an image and its report may come as one.
 const EVENT_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -80,6 +91,8 @@ pub struct StreamMeter {
     text_tokens: u64,
     /// What an Anthropic stream reported so far.
     counts: Counts,
+    /// What a Gemini stream searched for so far.
+    searches: Searches,
     reading: Reading,
     kept_id: Option<Box<str>>,
 }
@@ -99,6 +112,7 @@ impl StreamMeter {
             ended: false,
             text_tokens: 0,
             counts: Counts::default(),
+            searches: Searches::default(),
             reading: Reading::default(),
             kept_id: None,
         }
@@ -190,6 +204,8 @@ impl StreamMeter {
             // Nobody saw whether it says why it ended. Where more is said, it did not.
             self.ended |= reading.reported.is_some();
         });
+        self.searches.read(piece);
+        reading.tell_searches(&self.searches);
         reading.lacks_input = lacks_input(self.dialect, reading.reported);
         reading.finished = self.ended && reading.reported.is_some();
         reading.counted_output = reading.counted_output.max(1);
@@ -200,7 +216,10 @@ impl StreamMeter {
         let mut facts = match self.dialect {
             Dialect::OpenAi => openai::event::event(data),
             Dialect::Anthropic => anthropic::event::event(data, &mut self.counts),
-            Dialect::Gemini => gemini::event::event(data),
+            Dialect::Gemini => {
+                self.searches.read(data);
+                gemini::event::event(data)
+            }
         };
         self.closing |= facts.end != End::Ahead;
         // Of several choices another one may go on.
@@ -209,6 +228,7 @@ impl StreamMeter {
         self.kept_id = facts.kept_id.take().or(self.kept_id.take());
         let reading = &mut self.reading;
         reading.reported = facts.usage.or(reading.reported);
+        reading.tell_searches(&self.searches);
         reading.lacks_input = lacks_input(self.dialect, reading.reported);
         reading.terminated |= facts.end == End::Here;
         reading.finished = reading.terminated || self.ended && reading.reported.is_some();
@@ -306,6 +326,7 @@ pub struct BodyMeter {
     capture: Capture,
     reported: Option<Usage>,
     service_tier: ServiceTier,
+    searches: Searches,
     kept_id: Option<Box<str>>,
     counted: u64,
     failed: bool,
@@ -313,18 +334,18 @@ pub struct BodyMeter {
 
 impl BodyMeter {
     /// A meter for an answer in that dialect.
-    pub const fn new(dialect: Dialect) -> Self {
+    pub fn new(dialect: Dialect) -> Self {
         let capture = Capture::new(match dialect {
             Dialect::OpenAi => &[b"usage", ERROR],
             Dialect::Anthropic => &[b"usage", ERROR, CONTAINER],
             Dialect::Gemini => &[b"usageMetadata", ERROR],
         });
-        let service_tier = ServiceTier::DEFAULT;
         Self {
             dialect,
             capture,
             reported: None,
-            service_tier,
+            service_tier: ServiceTier::DEFAULT,
+            searches: Searches::default(),
             kept_id: None,
             counted: 0,
             failed: false,
@@ -335,6 +356,9 @@ impl BodyMeter {
     pub fn read(&mut self, chunk: &[u8]) {
         self.counted += estimate::tokens_of_bytes(chunk);
         let dialect = self.dialect;
+        if dialect == Dialect::Gemini {
+            self.searches.read(chunk);
+        }
         let read = |object: &[u8]| match dialect {
             Dialect::OpenAi => (openai::usage::read(object), None),
             Dialect::Anthropic => anthropic::usage::read(object),
@@ -359,7 +383,7 @@ impl BodyMeter {
 
     /// What was learned so far.
     pub fn reading(&self) -> Reading {
-        Reading {
+        let mut reading = Reading {
             reported: self.reported,
             lacks_input: lacks_input(self.dialect, self.reported),
             service_tier: self.service_tier,
@@ -368,6 +392,8 @@ impl BodyMeter {
             terminated: false,
             finished: false,
             failed: self.failed,
-        }
+        };
+        reading.tell_searches(&self.searches);
+        reading
     }
 }

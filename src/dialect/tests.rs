@@ -164,6 +164,27 @@ fn the_tier_of_service_is_the_one_that_the_answer_names() {
 }
 
 #[test]
+fn what_gemini_searched_for_is_told_beside_its_usage() {
+    let grounding = r#""groundingMetadata":{"webSearchQueries":["a","b"]}"#;
+    let chunk = |more: &str| {
+        format!(
+            r#"{{"candidates":[{{"finishReason":"STOP",{grounding}}}],"modelVersion":"gemini-3"{more}}}"#
+        )
+    };
+    let usage = r#","usageMetadata":{"promptTokenCount":5,"candidatesTokenCount":6}"#;
+    let wanted = Some(Usage::tokens_of(5, 6).with(Unit::WebSearches, 2));
+    for (text, reported) in [(chunk(usage), wanted), (chunk(""), None)] {
+        let stream = format!("data: {text}\n\ndata: {{\"candidates\":[]}}\n\n");
+        let (_, _, reading) = run_in(Dialect::Gemini, false, &[&stream]);
+        assert_eq!((reading.reported, reading.counted_pieces.web_searches), (reported, 2));
+        let mut meter = BodyMeter::new(Dialect::Gemini);
+        text.as_bytes().chunks(3).for_each(|piece| meter.read(piece));
+        let reading = meter.reading();
+        assert_eq!((reading.reported, reading.counted_pieces.web_searches), (reported, 2));
+    }
+}
+
+#[test]
 fn an_endless_event_passes_unread() {
     let mut meter = StreamMeter::new(Dialect::OpenAi, true);
     let mut passed = meter.read(Bytes::from_static(b"data: {\"choices\":\"")).pass.concat().len();

@@ -4,3 +4,4 @@ pub mod outside;
 pub mod request;
 pub mod usage;
 pub mod event;
+pub mod searches;

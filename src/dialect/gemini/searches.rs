@@ -1,0 +1,130 @@
+//! How often Gemini searched the web for an answer: no usage object says, the answer itself does.
+
+/// Where an answer lists what it searched for, and names its model.
+const KEYS: [&[u8]; 2] = [b"\"webSearchQueries\"", b"\"modelVersion\""];
+/// Models whose names begin so are billed by the answer; later ones by the query.
+const BILLED_BY_ANSWER: [&[u8]; 2] = [b"gemini-1", b"gemini-2"];
+
+/// Counts searches in an answer that passes by in pieces.
+///
+/// A list may be told again as it grows, so the longest one counts. What a model writes about such
+/// lists stands within strings, where quotes have a backslash.
+#[derive(Debug, Default)]
+pub struct Searches {
+    place: Place,
+    /// How much of a key was read, and which one it can be.
+    matched: usize,
+    key: usize,
+    name: Vec<u8>,
+    queries: u64,
+    most: u64,
+    by_answer: bool,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    #[default]
+    Elsewhere,
+    /// Between a key and its value.
+    BeforeValue,
+    /// In the list, in a query of it, and behind a backslash in that.
+    List,
+    Query,
+    Escaped,
+    /// In the name of the model.
+    Name,
+}
+
+impl Searches {
+    /// Reads on.
+    pub fn read(&mut self, piece: &[u8]) {
+        let mut rest = piece;
+        while let Some(byte) = rest.first() {
+            if self.place == Place::Elsewhere && self.matched == 0 {
+                let Some(quote) = memchr::memchr(b'"', rest) else { return };
+                (rest, self.matched) = (&rest[quote + 1..], 1);
+                continue;
+            }
+            self.byte(*byte);
+            rest = &rest[1..];
+        }
+    }
+
+    /// How many searches are billed, so far.
+    pub fn count(&self) -> u64 {
+        if self.by_answer { self.most.min(1) } else { self.most }
+    }
+
+    fn byte(&mut self, byte: u8) {
+        match (self.place, byte) {
+            (Place::Elsewhere, _) => self.key_byte(byte),
+            (Place::BeforeValue, b':' | b' ' | b'\n' | b'\r' | b'\t')
+            | (Place::List, b',' | b' ' | b'\n' | b'\r' | b'\t') => {}
+            (Place::BeforeValue, b'[') if self.key == 0 => {
+                (self.place, self.queries) = (Place::List, 0);
+            }
+            (Place::BeforeValue, b'"') if self.key == 1 => {
+                self.name.clear();
+                self.place = Place::Name;
+            }
+            (Place::List, b'"') => {
+                self.queries += 1;
+                self.most = self.most.max(self.queries);
+                self.place = Place::Query;
+            }
+            (Place::Query, b'\\') => self.place = Place::Escaped,
+            (Place::Query, b'"') => self.place = Place::List,
+            (Place::Escaped, _) => self.place = Place::Query,
+            (Place::Name, b'"') => {
+                self.by_answer = BILLED_BY_ANSWER.contains(&&*self.name);
+                self.place = Place::Elsewhere;
+            }
+            (Place::Name, _) if self.name.len() < BILLED_BY_ANSWER[0].len() => self.name.push(byte),
+            (Place::BeforeValue | Place::List, _) => {
+                (self.place, self.matched) = (Place::Elsewhere, usize::from(byte == b'"'));
+            }
+            (Place::Query | Place::Name, _) => {}
+        }
+    }
+
+    fn key_byte(&mut self, byte: u8) {
+        if self.matched == 1 {
+            self.key = usize::from(byte == KEYS[1][1]);
+        }
+        let key = KEYS[self.key];
+        if key[self.matched] != byte {
+            self.matched = usize::from(byte == b'"');
+        } else if self.matched + 1 == key.len() {
+            (self.place, self.matched) = (Place::BeforeValue, 0);
+        } else {
+            self.matched += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn searches_are_billed_by_the_query_or_by_the_answer_however_it_is_cut() {
+        let list = r#""groundingMetadata":{"webSearchQueries" : ["a \"]b", "c" ],"x":["y"]}"#;
+        let again = r#""webSearchQueries":["a"]"#;
+        for (body, count) in [
+            (format!(r#"{{"candidates":[{{{list}}}],"modelVersion":"gemini-3-pro"}}"#), 2),
+            (format!("[{{{list}}},{{{again}}}]"), 2),
+            (format!(r#"[{{{again},"modelVersion": "gemini-2.5-pro"}},{{{list}}}]"#), 1),
+            (format!(r#"{{"modelVersion":"gemini-2.0",{list}}}"#), 1),
+            (r#"{"modelVersion":"gemini-2.5-pro","webSearchQueries":[]}"#.to_owned(), 0),
+            (r#"{"text":"\"webSearchQueries\":[\"a\"]","webSearchQueries":null}"#.to_owned(), 0),
+            (r#"{"webSearchQuerie":["a"],"w":"webSearchQueries","v":["a"]}"#.to_owned(), 0),
+        ] {
+            for cut in 0..body.len() {
+                let mut searches = Searches::default();
+                searches.read(&body.as_bytes()[..cut]);
+                searches.read(&body.as_bytes()[cut..]);
+                assert_eq!(searches.count(), count, "{cut} {body}");
+            }
+        }
+    }
+}
