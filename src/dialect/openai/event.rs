@@ -47,7 +47,9 @@ pub fn event(data: &[u8]) -> Event {
                 event.null_usage = Some(before.unwrap_or(0)..end);
             }
             "usage" => event.usage = usage::read(&data[value]).or(event.usage),
-            "error" => event.failed |= &data[value] != b"null",
+            "error" => {
+                event.failed |= !matches!(&data[value], b"null" | b"false" | b"\"\"" | b"{}");
+            }
             "x_groq" => take_usage(&data[value], &mut event.usage),
             _ => {}
         }
@@ -151,9 +153,11 @@ mod tests {
         let groq = event(br#"{"choices":[{}],"x_groq":{"usage":{"prompt_tokens":1}}}"#);
         assert!(!groq.only_usage && groq.usage == Some(Usage::tokens_of(1, 0)));
         assert_eq!(event(b"{\"choices\":[{"), Event::default());
-        for (data, failed) in
-            [(r#"{"error":{"code":1},"choices":[]}"#, true), (r#"{"error":null}"#, false)]
-        {
+        for (data, failed) in [
+            (r#"{"error":{"code":1},"choices":[]}"#, true),
+            (r#"{"error":null}"#, false),
+            (r#"{"error":""}"#, false),
+        ] {
             assert_eq!(event(data.as_bytes()), Event { failed, ..Event::default() }, "{data}");
         }
     }
