@@ -344,3 +344,28 @@ async fn edge_40_the_client_is_gone_before_the_usage_came() {
     }
     tenant.at_rest().await;
 }
+
+/// What has gone on behind the last delta is written down, whatever becomes of the gateway.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delta_that_a_ping_let_go_is_paid_after_a_kill() {
+    let begun = [start(r#"{"input_tokens":900,"output_tokens":1}"#), text()].concat();
+    let sent = [begun, delta(r#"{"output_tokens":500}"#) + "event: ping\ndata: {}\n\n"];
+    let pieces = sent.clone();
+    let provider =
+        Upstream::start(move |_| Plan::stream(pieces.clone(), Duration::ZERO).but(9, Step::Stall))
+            .await;
+    let (served, tenant) = scene(&provider, "").await;
+    let body = anthropic::message("plain", Some(900), true);
+    let request = Request::post(MESSAGES, body).bearer(&tenant.key);
+    let mut answer = request.send(&tenant.proxy).await;
+    let mut came = 0;
+    while came < sent.concat().len() {
+        came += answer.piece().await.expect("no cut").expect("more to come").len();
+    }
+    let served = served.again().await;
+    let tenant = served.home(tenant);
+    let id = answer.id();
+    assert_eq!(tenant.debit(&id).await.at("settledBy").text(), "usage");
+    is(&tenant.log(&id).await, "usage", &[("inputTokens", 900), ("outputTokens", 500)]);
+    tenant.at_rest().await;
+}
