@@ -31,6 +31,14 @@ impl Dialect {
 pub enum Endpoint {
     /// `POST /v1/chat/completions`
     ChatCompletions,
+    /// `POST /v1/completions`
+    Completions,
+    /// `POST /v1/responses`
+    Responses,
+    /// `POST /v1/responses/compact`
+    CompactResponses,
+    /// `POST /v1/responses/input_tokens`
+    CountResponseTokens,
     /// `POST /v1/embeddings`
     Embeddings,
     /// `POST /v1/images/generations`
@@ -45,6 +53,8 @@ pub enum Endpoint {
     Transcriptions,
     /// `POST /v1/audio/translations`
     Translations,
+    /// `POST /v1/moderations`
+    Moderations,
     /// `POST /v1/messages`
     Messages,
     /// `POST /v1/messages/count_tokens`
@@ -83,7 +93,7 @@ pub enum Route {
 pub enum Metering {
     /// A request, tokens and money.
     Full,
-    /// A request, and nothing else: the provider only counts.
+    /// A request, and nothing else: the provider only counts, or judges for nothing.
     Request,
     /// Nothing: the gateway answers by itself.
     Nothing,
@@ -128,8 +138,12 @@ pub fn dialect_of_unknown(path: &str) -> Dialect {
 
 impl Endpoint {
     /// Every endpoint.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 24] = [
         Self::ChatCompletions,
+        Self::Completions,
+        Self::Responses,
+        Self::CompactResponses,
+        Self::CountResponseTokens,
         Self::Embeddings,
         Self::ImageGenerations,
         Self::ImageEdits,
@@ -137,6 +151,7 @@ impl Endpoint {
         Self::Speech,
         Self::Transcriptions,
         Self::Translations,
+        Self::Moderations,
         Self::Messages,
         Self::CountMessageTokens,
         Self::GenerateContent,
@@ -169,6 +184,10 @@ impl Endpoint {
     pub const fn route(self) -> Route {
         match self {
             Self::ChatCompletions => Route::Path("POST", "/v1/chat/completions"),
+            Self::Completions => Route::Path("POST", "/v1/completions"),
+            Self::Responses => Route::Path("POST", "/v1/responses"),
+            Self::CompactResponses => Route::Path("POST", "/v1/responses/compact"),
+            Self::CountResponseTokens => Route::Path("POST", "/v1/responses/input_tokens"),
             Self::Embeddings => Route::Path("POST", "/v1/embeddings"),
             Self::ImageGenerations => Route::Path("POST", "/v1/images/generations"),
             Self::ImageEdits => Route::Path("POST", "/v1/images/edits"),
@@ -176,6 +195,7 @@ impl Endpoint {
             Self::Speech => Route::Path("POST", "/v1/audio/speech"),
             Self::Transcriptions => Route::Path("POST", "/v1/audio/transcriptions"),
             Self::Translations => Route::Path("POST", "/v1/audio/translations"),
+            Self::Moderations => Route::Path("POST", "/v1/moderations"),
             Self::Messages => Route::Path("POST", "/v1/messages"),
             Self::CountMessageTokens => Route::Path("POST", "/v1/messages/count_tokens"),
             Self::GenerateContent => Route::Verb("generateContent"),
@@ -194,6 +214,10 @@ impl Endpoint {
     pub const fn name(self) -> &'static str {
         match self {
             Self::ChatCompletions => "chat.completions",
+            Self::Completions => "completions",
+            Self::Responses => "responses",
+            Self::CompactResponses => "responses.compact",
+            Self::CountResponseTokens => "responses.input_tokens",
             Self::Embeddings => "embeddings",
             Self::ImageGenerations => "images.generations",
             Self::ImageEdits => "images.edits",
@@ -201,6 +225,7 @@ impl Endpoint {
             Self::Speech => "audio.speech",
             Self::Transcriptions => "audio.transcriptions",
             Self::Translations => "audio.translations",
+            Self::Moderations => "moderations",
             Self::Messages => "messages",
             Self::CountMessageTokens => "messages.count_tokens",
             Self::GenerateContent => "generateContent",
@@ -225,6 +250,10 @@ impl Endpoint {
             | Self::BatchEmbedContents
             | Self::GeminiModels => Dialect::Gemini,
             Self::ChatCompletions
+            | Self::Completions
+            | Self::Responses
+            | Self::CompactResponses
+            | Self::CountResponseTokens
             | Self::Embeddings
             | Self::ImageGenerations
             | Self::ImageEdits
@@ -232,6 +261,7 @@ impl Endpoint {
             | Self::Speech
             | Self::Transcriptions
             | Self::Translations
+            | Self::Moderations
             | Self::Models
             | Self::Limits
             | Self::Health => Dialect::OpenAi,
@@ -242,6 +272,9 @@ impl Endpoint {
     pub const fn metering(self) -> Metering {
         match self {
             Self::ChatCompletions
+            | Self::Completions
+            | Self::Responses
+            | Self::CompactResponses
             | Self::Embeddings
             | Self::ImageGenerations
             | Self::ImageEdits
@@ -254,7 +287,10 @@ impl Endpoint {
             | Self::StreamGenerateContent
             | Self::EmbedContent
             | Self::BatchEmbedContents => Metering::Full,
-            Self::CountMessageTokens | Self::CountTokens => Metering::Request,
+            Self::CountResponseTokens
+            | Self::Moderations
+            | Self::CountMessageTokens
+            | Self::CountTokens => Metering::Request,
             Self::Models | Self::GeminiModels | Self::Limits | Self::Health => Metering::Nothing,
         }
     }
@@ -291,6 +327,10 @@ mod tests {
         for (method, path, found) in [
             ("POST", "/v1/chat/completions", Some((Endpoint::ChatCompletions, None))),
             ("GET", "/v1/chat/completions", None),
+            ("POST", "/v1/completions", Some((Endpoint::Completions, None))),
+            ("POST", "/v1/responses/compact", Some((Endpoint::CompactResponses, None))),
+            ("POST", "/v1/responses/resp_1/cancel", None),
+            ("DELETE", "/v1/responses/resp_1", None),
             ("POST", "/v1/messages/", None),
             ("GET", "/v1/models", Some((Endpoint::Models, None))),
             (
@@ -306,6 +346,14 @@ mod tests {
         ] {
             assert_eq!(Endpoint::of(method, path), found, "{method} {path}");
         }
+    }
+
+    /// An answer that is fetched again tells its old usage again: it is not served.
+    #[test]
+    fn edge_34_an_answer_is_not_fetched_again() {
+        assert_eq!(Endpoint::of("GET", "/v1/responses/resp_1"), None);
+        assert_eq!(Endpoint::of("GET", "/v1/responses/resp_1/input_items"), None);
+        assert_eq!(Endpoint::of("GET", "/v1/chat/completions/chatcmpl-1"), None);
     }
 
     #[test]

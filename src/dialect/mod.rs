@@ -17,6 +17,7 @@ pub mod meter;
 pub mod media;
 pub mod read;
 pub mod texts;
+pub mod prompt_openai;
 pub mod prompt;
 pub mod tokenizer;
 

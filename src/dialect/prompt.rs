@@ -3,32 +3,17 @@
 use crate::dialect::anthropic::outside::tools_tokens;
 use crate::dialect::endpoint::{Dialect, Endpoint};
 use crate::dialect::json;
-use crate::dialect::outside::TOOLS_TOKENS;
-use crate::dialect::texts::{Prompt, kind_of};
+use crate::dialect::texts::{MESSAGE_TOKENS, Prompt, kind_of};
 
 /// The longest body that is looked into. Longer ones keep their bytes as the bound, so that nobody
 /// can make a worker count for long.
 pub const BODY_BYTES_MAX: usize = 256 * 1024;
 
-/// What a conversation costs beside its messages: in the OpenAI dialect exactly, in others at most.
-const CHAT_TOKENS: u64 = 3;
+/// What a conversation costs beside its messages, at most.
 const OTHER_TOKENS: u64 = 16;
-
-/// What a message costs beside its text, its role included.
-const MESSAGE_TOKENS: u64 = 4;
-
-/// What OpenAI says of tools in general, before it names any.
-const OPENAI_TOOLS_TOKENS: u64 = 96;
 
 /// What Anthropic puts in front where a form of the answer, or thinking, is asked for.
 const ANTHROPIC_MODE_TOKENS: u64 = 230;
-
-/// What models of others put in front of a chat, and of one with tools or a form of the answer.
-const FOREIGN_CHAT_TOKENS: u64 = 80;
-const FOREIGN_FORM_TOKENS: u64 = TOOLS_TOKENS;
-
-/// What they put around a text that is embedded.
-const FOREIGN_EDGE_TOKENS: u64 = 2;
 
 /// The prompt of a request that was read before.
 pub fn of(endpoint: Endpoint, body: &[u8]) -> Prompt<'_> {
@@ -36,8 +21,12 @@ pub fn of(endpoint: Endpoint, body: &[u8]) -> Prompt<'_> {
     let mut prompt = Prompt { is_text, ..Prompt::default() };
     if prompt.is_text {
         match endpoint.dialect() {
-            Dialect::OpenAi if endpoint == Endpoint::Embeddings => prompt.embeddings(body),
-            Dialect::OpenAi => prompt.chat(body),
+            Dialect::OpenAi => match endpoint {
+                Endpoint::Embeddings => prompt.inputs(body, "input"),
+                Endpoint::Completions => prompt.inputs(body, "prompt"),
+                Endpoint::Responses | Endpoint::CompactResponses => prompt.response(body),
+                _ => prompt.chat(body),
+            },
             Dialect::Anthropic => prompt.message(body),
             Dialect::Gemini => {
                 prompt.overhead += OTHER_TOKENS;
@@ -49,65 +38,6 @@ pub fn of(endpoint: Endpoint, body: &[u8]) -> Prompt<'_> {
 }
 
 impl<'a> Prompt<'a> {
-    fn embeddings(&mut self, body: &'a [u8]) {
-        self.each_field(body, |prompt, key, value| match key {
-            "input" => json::elements(value, |one| match one.first() {
-                Some(b'[') => json::elements(one, |one| prompt.token(one)),
-                Some(b'"') => {
-                    prompt.foreign_overhead += FOREIGN_EDGE_TOKENS;
-                    prompt.text(one);
-                }
-                _ => prompt.token(one),
-            }),
-            _ => prompt.unknown(key, value),
-        });
-    }
-
-    fn chat(&mut self, body: &'a [u8]) {
-        self.overhead += CHAT_TOKENS;
-        self.foreign_overhead += FOREIGN_CHAT_TOKENS;
-        self.each_field(body, |prompt, key, value| match key {
-            "messages" => json::elements(value, |message| prompt.chat_message(message)),
-            "tools" | "functions" => {
-                prompt.overhead += OPENAI_TOOLS_TOKENS;
-                prompt.foreign_overhead += FOREIGN_FORM_TOKENS;
-                prompt.raw(value);
-            }
-            "response_format" => {
-                prompt.foreign_overhead += FOREIGN_FORM_TOKENS;
-                prompt.raw(value);
-            }
-            "stream_options" | "logit_bias" | "metadata" | "stop" | "modalities" => {}
-            _ => prompt.unknown(key, value),
-        });
-    }
-
-    fn chat_message(&mut self, message: &'a [u8]) {
-        self.overhead += MESSAGE_TOKENS;
-        self.each_field(message, |prompt, key, value| match key {
-            "role" => prompt.role(value),
-            "content" => json::elements(value, |part| prompt.chat_part(part)),
-            "name" => {
-                prompt.overhead += 1;
-                prompt.text(value);
-            }
-            "refusal" => prompt.text(value),
-            // A sound that the provider keeps.
-            "audio" => prompt.is_text &= value == b"null",
-            _ => prompt.raw(value),
-        });
-    }
-
-    fn chat_part(&mut self, part: &'a [u8]) {
-        match kind_of(part).as_deref() {
-            Some("text" | "refusal") => {
-                json::each(part, &["text", "refusal"], |text| self.text(text));
-            }
-            Some(_) => self.is_text = false,
-            None => self.text(part),
-        }
-    }
-
     fn message(&mut self, body: &'a [u8]) {
         self.overhead += OTHER_TOKENS;
         self.each_field(body, |prompt, key, value| match key {
@@ -205,6 +135,7 @@ mod tests {
     use std::borrow::Cow;
 
     use super::*;
+    use crate::dialect::outside::TOOLS_TOKENS;
     use crate::dialect::texts::SETTING_BYTES_MAX;
 
     fn read(endpoint: Endpoint, body: &str) -> (Vec<String>, u64, bool) {
@@ -247,6 +178,15 @@ mod tests {
         for other in [r#"[{"image":"a"}]"#, r#"[["long","long"]]"#, "[[[1]]]", "[-1]", "[true]"] {
             assert!(!read(other).2, "{other}");
         }
+    }
+
+    #[test]
+    fn a_completion_is_its_prompts_and_what_follows_them() {
+        let read = |rest: &str| read(Endpoint::Completions, &format!(r#"{{"model":"m",{rest}}}"#));
+        assert_eq!(read(r#""prompt":"a","stop":["x"]"#), (vec!["a".to_owned()], 0, true));
+        let both = (vec!["a".to_owned(), "b".to_owned(), r#""c""#.to_owned()], 0, true);
+        assert_eq!(read(r#""prompt":["a","b"],"suffix":"c""#), both);
+        assert_eq!(read(r#""prompt":[[1,2],[3]]"#), (vec![], 3, true));
     }
 
     #[test]
@@ -320,6 +260,9 @@ mod tests {
                 Endpoint::Messages,
                 r#"{"messages":[{"content":[{"type":"tool_result","content":[{"type":"image"}]}]}]}"#,
             ),
+            (Endpoint::Responses, r#"{"input":[{"content":[{"type":"input_image"}]}]}"#),
+            (Endpoint::Responses, r#"{"input":[{"type":"web_search_call"}]}"#),
+            (Endpoint::Responses, r#"{"input":{"type":"message"}}"#),
             (Endpoint::GenerateContent, r#"{"contents":[{"parts":[{"inlineData":{}}]}]}"#),
             (
                 Endpoint::GenerateContent,

@@ -12,6 +12,10 @@ pub fn request(
 ) -> Result<Request, RequestFault> {
     let model = model.unwrap_or_default();
     match endpoint {
+        Endpoint::Completions => openai::request::completion(body),
+        Endpoint::Responses => openai::responses::response(body),
+        Endpoint::CompactResponses => openai::responses::compact(body),
+        Endpoint::CountResponseTokens => openai::responses::count(body),
         Endpoint::Embeddings => openai::request::embeddings(body),
         Endpoint::ImageGenerations
         | Endpoint::ImageEdits
@@ -19,6 +23,7 @@ pub fn request(
         | Endpoint::Speech
         | Endpoint::Transcriptions
         | Endpoint::Translations => media::request::json(endpoint, body),
+        Endpoint::Moderations => openai::request::moderation(body),
         Endpoint::Messages => anthropic::request::message(body),
         Endpoint::CountMessageTokens => anthropic::request::count(body),
         Endpoint::StreamGenerateContent => gemini::request::content(model, body, true),
@@ -51,8 +56,11 @@ pub fn clamp_edit(
 ) -> Option<Edit> {
     match endpoint {
         Endpoint::ChatCompletions => openai::request::clamp(body, field, tokens),
-        // Both have the same name for it.
-        Endpoint::Messages => openai::request::clamp(body, "max_tokens", tokens),
+        Endpoint::Responses => openai::responses::clamp(body, tokens),
+        // They have the same name for it.
+        Endpoint::Completions | Endpoint::Messages => {
+            openai::request::clamp(body, "max_tokens", tokens)
+        }
         Endpoint::GenerateContent | Endpoint::StreamGenerateContent => {
             gemini::request::clamp(body, tokens)
         }
@@ -63,6 +71,9 @@ pub fn clamp_edit(
         | Endpoint::Speech
         | Endpoint::Transcriptions
         | Endpoint::Translations
+        | Endpoint::CompactResponses
+        | Endpoint::CountResponseTokens
+        | Endpoint::Moderations
         | Endpoint::CountMessageTokens
         | Endpoint::CountTokens
         | Endpoint::EmbedContent
@@ -99,6 +110,12 @@ mod tests {
                 r#"{"model":"a","max_tokens": 64}"#,
             ),
             (Endpoint::Messages, "other", r#"{"model":"a"}"#, r#"{"max_tokens":64,"model":"a"}"#),
+            (
+                Endpoint::Responses,
+                "other",
+                r#"{"model":"a"}"#,
+                r#"{"max_output_tokens":64,"model":"a"}"#,
+            ),
             (
                 Endpoint::GenerateContent,
                 "other",
@@ -150,6 +167,11 @@ mod tests {
             (Endpoint::ChatCompletions, r#"{"max_tokens":0}"#),
             (Endpoint::ChatCompletions, r#"{"max_completion_tokens":0}"#),
             (Endpoint::Messages, r#"{"max_tokens":0}"#),
+            (Endpoint::Completions, r#"{"max_tokens":0}"#),
+            (Endpoint::Responses, r#"{"max_output_tokens":0}"#),
+            (Endpoint::CompactResponses, r#"{"model":"a"}"#),
+            (Endpoint::CountResponseTokens, r#"{"model":"a"}"#),
+            (Endpoint::Moderations, r#"{"model":"a"}"#),
             (Endpoint::GenerateContent, r#"{"generationConfig":{"maxOutputTokens":0}}"#),
             (Endpoint::GenerateContent, r#"{"generationConfig":{"maxOutputTokens":1}}"#),
             (Endpoint::GenerateContent, r#"{"generationConfig":{},"generation_config":{}}"#),
@@ -166,7 +188,9 @@ mod tests {
     fn what_has_no_output_is_bound_by_nothing() {
         let body = br#"{"model":"a","input":"x"}"#;
         for endpoint in [
+            Endpoint::CountResponseTokens,
             Endpoint::Embeddings,
+            Endpoint::Moderations,
             Endpoint::CountMessageTokens,
             Endpoint::CountTokens,
             Endpoint::EmbedContent,

@@ -166,6 +166,11 @@ impl<'a, const N: usize> Fields<'a, N> {
         }
     }
 
+    /// The name of field `at`.
+    pub const fn name(&self, at: usize) -> &'static str {
+        self.names[at]
+    }
+
     /// Where the value of field `at` stands, `null` included.
     pub fn place(&self, at: usize) -> Option<Range<usize>> {
         self.places[at].clone()

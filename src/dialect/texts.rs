@@ -4,6 +4,9 @@ use std::borrow::Cow;
 
 use crate::dialect::json;
 
+/// What a message costs beside its text, its role included.
+pub const MESSAGE_TOKENS: u64 = 4;
+
 /// Hidden thoughts that a client sends back: at most a token in so many bytes.
 const HIDDEN_BYTES_PER_TOKEN: u64 = 3;
 

@@ -1,6 +1,9 @@
-//! The OpenAI dialect: chat completions and embeddings, also of those who speak like it.
+//! The OpenAI dialect: chat, completions, responses and their siblings, also of those who speak
+//! like it.
 
 pub mod usage;
 pub mod outside;
 pub mod request;
+pub mod kept;
+pub mod responses;
 pub mod event;

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::dialect::json;
 use crate::dialect::openai::outside;
-use crate::dialect::outside::TOOLS_TOKENS;
+use crate::dialect::outside::{Outside, TOOLS_TOKENS};
 use crate::dialect::request::{Edit, Fields, Request, RequestFault, put_first};
 use crate::domain::usage::{Pieces, ServiceTier};
 
@@ -27,6 +27,26 @@ const CHAT_FIELDS: [&str; 12] = [
     "fallbacks",
 ];
 
+const COMPLETION_FIELDS: [&str; 11] = [
+    "model",
+    "background",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "n",
+    "best_of",
+    "prompt",
+    "models",
+    "route",
+    "fallbacks",
+];
+
+/// The bound of a completion that names none.
+const COMPLETION_TOKENS: u64 = 16;
+
+/// What judges a text where the call does not say.
+const MODERATION_MODEL: &str = "omni-moderation-latest";
+
 const BOUNDS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
 
 /// Reads the policy fields of a chat completion request, and checks that the body is JSON.
@@ -35,10 +55,7 @@ pub fn chat(body: &[u8]) -> Result<Request, RequestFault> {
     let model = fields.text(0, "must be the name of a model, a string")?;
     fields.in_foreground(1)?;
     let stream = fields.flag(2)?;
-    let choices = fields.count(6)?.unwrap_or(1);
-    if !(1..=CHOICES_MAX).contains(&choices) {
-        return Err(RequestFault::about("n", "must be from 1 to 128"));
-    }
+    let choices = choices(&fields, 6)?.unwrap_or(1);
     let include_usage = if stream { include_usage(body, fields.place(3))? } else { None };
     (9..12).try_for_each(|at| fields.names_no_model(at))?;
     let mut outside = outside::find(body, fields.value(7))?;
@@ -46,27 +63,59 @@ pub fn chat(body: &[u8]) -> Result<Request, RequestFault> {
         outside.hidden_tokens += TOOLS_TOKENS;
     }
     Ok(Request {
-        model,
-        model_places: fields.place(0).into_iter().collect(),
         stream,
         output_tokens_max: fields.bound(4)?.max(fields.bound(5)?),
         choices,
-        pieces: Pieces::default(),
-        service_tier: ServiceTier::DEFAULT,
         include_usage,
-        hides_output: false,
-        outside,
+        ..silent(model, fields.place(0), outside)
     })
 }
 
-/// Reads the policy fields of an embeddings request: there is no output to bound.
-pub fn embeddings(body: &[u8]) -> Result<Request, RequestFault> {
-    let fields = Fields::read(body, ["model", "background", "models", "route", "fallbacks"])?;
+/// Reads the policy fields of a completion of the older kind: each prompt has choices of its own,
+/// of which only the best may be shown.
+pub fn completion(body: &[u8]) -> Result<Request, RequestFault> {
+    let fields = Fields::read(body, COMPLETION_FIELDS)?;
+    let model = fields.text(0, "must be the name of a model, a string")?;
     fields.in_foreground(1)?;
-    (2..5).try_for_each(|at| fields.names_no_model(at))?;
+    let stream = fields.flag(2)?;
+    let of_each = choices(&fields, 5)?.max(choices(&fields, 6)?).unwrap_or(1);
+    (8..11).try_for_each(|at| fields.names_no_model(at))?;
     Ok(Request {
-        model: fields.text(0, "must be the name of a model, a string")?,
-        model_places: fields.place(0).into_iter().collect(),
+        stream,
+        output_tokens_max: match fields.count(4)? {
+            None => Some(COMPLETION_TOKENS),
+            Some(_) => fields.bound(4)?,
+        },
+        choices: of_each.saturating_mul(fields.value(7).map_or(1, prompts)),
+        include_usage: if stream { include_usage(body, fields.place(3))? } else { None },
+        ..silent(model, fields.place(0), outside::find(body, None)?)
+    })
+}
+
+/// How many prompts there are: a text, or a list of tokens, is one.
+fn prompts(prompt: &[u8]) -> u64 {
+    let (mut prompts, mut is_tokens) = (0, true);
+    json::elements(prompt, |one| {
+        prompts += 1;
+        is_tokens &= one.first().is_some_and(u8::is_ascii_digit);
+    });
+    if is_tokens { 1 } else { prompts }
+}
+
+/// The number of choices in field `at`.
+fn choices<const N: usize>(fields: &Fields<'_, N>, at: usize) -> Result<Option<u64>, RequestFault> {
+    let choices = fields.count(at)?;
+    if choices.is_some_and(|choices| !(1..=CHOICES_MAX).contains(&choices)) {
+        return Err(RequestFault::about(fields.name(at), "must be from 1 to 128"));
+    }
+    Ok(choices)
+}
+
+/// A request for an answer in which nothing is generated.
+pub fn silent(model: String, place: Option<Range<usize>>, outside: Outside) -> Request {
+    Request {
+        model,
+        model_places: place.into_iter().collect(),
         stream: false,
         output_tokens_max: Some(0),
         choices: 1,
@@ -74,8 +123,29 @@ pub fn embeddings(body: &[u8]) -> Result<Request, RequestFault> {
         service_tier: ServiceTier::DEFAULT,
         include_usage: None,
         hides_output: false,
-        outside: outside::find(body, None)?,
-    })
+        outside,
+    }
+}
+
+/// Reads the policy fields of a moderation request: the model may be left out.
+pub fn moderation(body: &[u8]) -> Result<Request, RequestFault> {
+    let fields = Fields::read(body, ["model"])?;
+    let model = match fields.value(0) {
+        None => MODERATION_MODEL.to_owned(),
+        Some(_) => fields.text(0, "must be the name of a model, a string")?,
+    };
+    // Where the field is null there is no name to be put in another's place.
+    let place = fields.value(0).and_then(|_| fields.place(0));
+    Ok(silent(model, place, Outside::default()))
+}
+
+/// Reads the policy fields of an embeddings request: there is no output to bound.
+pub fn embeddings(body: &[u8]) -> Result<Request, RequestFault> {
+    let fields = Fields::read(body, ["model", "background", "models", "route", "fallbacks"])?;
+    fields.in_foreground(1)?;
+    (2..5).try_for_each(|at| fields.names_no_model(at))?;
+    let model = fields.text(0, "must be the name of a model, a string")?;
+    Ok(silent(model, fields.place(0), outside::find(body, None)?))
 }
 
 /// The edit that bounds the output by `field`, in a body that names no bound, be it 0.
@@ -202,6 +272,49 @@ mod tests {
             let body = format!(r#"{{"model":"a",{rest}}}"#);
             assert_eq!(read(&body).expect("valid").outside.hidden_tokens, tokens, "{rest}");
         }
+    }
+
+    #[test]
+    fn a_completion_is_bound_for_every_prompt_and_every_draft() {
+        for (rest, bound, choices) in [
+            ("", Some(16), 1),
+            (r#""prompt":"a","max_tokens":null"#, Some(16), 1),
+            (r#""prompt":["a","b"],"max_tokens":7"#, Some(7), 2),
+            (r#""prompt":[1,2,3],"n":2"#, Some(16), 2),
+            (r#""prompt":[[1,2],[3],[4]],"n":2,"best_of":5"#, Some(16), 15),
+            (r#""prompt":[],"best_of":3"#, Some(16), 3),
+            (r#""prompt":"a","max_tokens":0"#, None, 1),
+        ] {
+            let comma = if rest.is_empty() { "" } else { "," };
+            let body = format!(r#"{{"model":"a"{comma}{rest}}}"#);
+            let read = completion(body.as_bytes()).expect("valid");
+            assert_eq!((read.output_tokens_max, read.choices), (bound, choices), "{body}");
+        }
+        for (rest, param) in [
+            (r#""n":129"#, "n"),
+            (r#""best_of":0"#, "best_of"),
+            (r#""models":["dear"]"#, "models"),
+            (r#""stream":true,"stream_options":1"#, "stream_options"),
+        ] {
+            let body = format!(r#"{{"model":"a",{rest}}}"#);
+            let fault = completion(body.as_bytes()).expect_err(&body);
+            assert_eq!(fault.param, Some(param), "{body}");
+        }
+        let streams = completion(br#"{"model":"a","stream":true}"#).expect("valid");
+        assert!(streams.stream && streams.include_usage.is_some());
+    }
+
+    #[test]
+    fn who_judges_a_text_need_not_be_said() {
+        let read = |body: &str| {
+            moderation(body.as_bytes())
+                .map(|read| (read.model, read.model_places.into_iter().next()))
+        };
+        let default = Ok((MODERATION_MODEL.to_owned(), None));
+        assert_eq!(read(r#"{"input":"x"}"#), default);
+        assert_eq!(read(r#"{"input":"x","model":null}"#), default);
+        assert_eq!(read(r#"{"model":"m"}"#), Ok(("m".to_owned(), Some(9..12))));
+        assert!(read(r#"{"model":7}"#).is_err());
     }
 
     #[test]
