@@ -14,6 +14,8 @@ const STEP_BYTES: usize = 32;
 #[derive(Debug)]
 pub struct Capture {
     keys: &'static [&'static [u8]],
+    /// Whether values of all kinds are found, not objects only.
+    any: bool,
     /// The keys that the one being read can still be, a bit each; then the one that it is.
     candidates: u8,
     /// The beginning of a value whose end is still to come.
@@ -27,6 +29,8 @@ pub struct Capture {
     /// How many are open within an array behind one of the keys; 0 outside of it.
     list: usize,
     listed: u64,
+    /// How many are open around the value.
+    around: usize,
     place: Place,
     text: Text,
 }
@@ -43,6 +47,8 @@ enum Place {
     Value,
     /// Within a value that is too long to be kept.
     LongValue,
+    /// Within an array whose objects are found one by one.
+    Elements,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,10 +64,20 @@ enum Text {
 }
 
 impl Capture {
-    /// Watches for these keys, eight at most.
+    /// Watches for objects behind these keys, eight at most.
     pub const fn new(keys: &'static [&'static [u8]]) -> Self {
+        Self::watching(keys, false)
+    }
+
+    /// Watches for values of all kinds; of an array, for each object in it.
+    pub const fn of_any(keys: &'static [&'static [u8]]) -> Self {
+        Self::watching(keys, true)
+    }
+
+    const fn watching(keys: &'static [&'static [u8]], any: bool) -> Self {
         Self {
             keys,
+            any,
             candidates: 0,
             kept: Vec::new(),
             depth: 0,
@@ -69,6 +85,7 @@ impl Capture {
             in_object: false,
             list: 0,
             listed: 0,
+            around: 0,
             place: Place::Elsewhere,
             text: Text::Outside,
         }
@@ -79,41 +96,67 @@ impl Capture {
         self.listed
     }
 
-    /// Reads on; `found` gets every object that is complete now, behind its key.
+    /// Reads on; `found` gets every value that is complete now, behind its key.
     pub fn read(&mut self, piece: &[u8], mut found: impl FnMut(&[u8], &[u8])) {
         // Where the value begins that is being read, or goes on, in this piece.
         let mut value = 0;
         let mut at = 0;
         while at < piece.len() {
+            let before = self.place;
             if self.text != Text::Outside {
                 at += self.string(&piece[at..]);
+                if before == Place::BeforeKey && self.place == Place::BeforeValue {
+                    value = at;
+                }
                 continue;
             }
             at += self.plain_bytes(&piece[at..]);
             let Some(mark) = piece.get(at) else { break };
             at += 1;
-            let before = self.place;
             self.mark(*mark);
-            if before == Place::BeforeValue && self.place == Place::Value {
-                value = at - 1;
-            }
-            if before == Place::Value && self.place == Place::Elsewhere {
-                let key = self.keys[self.candidates.trailing_zeros() as usize];
-                if self.kept.is_empty() {
-                    found(key, &piece[value..at]);
-                } else {
-                    self.kept.extend_from_slice(&piece[value..at]);
-                    found(key, &self.kept);
+            match (before, self.place) {
+                (Place::BeforeValue | Place::Elements, Place::Value) => {
+                    value = at - 1;
                     self.kept.clear();
                 }
+                (Place::BeforeValue, Place::Elements) => self.kept.clear(),
+                (Place::Value, Place::Elsewhere | Place::Elements) => {
+                    self.give(&piece[value..at], &mut found);
+                }
+                (Place::BeforeValue, Place::Elsewhere | Place::BeforeKey) if self.any => {
+                    self.give(&piece[value..at - 1], &mut found);
+                }
+                _ => {}
             }
         }
-        if self.place == Place::Value {
-            self.kept.extend_from_slice(&piece[value..]);
-            if VALUE_BYTES_MAX < self.kept.len() {
-                self.kept = Vec::new();
-                self.place = Place::LongValue;
-            }
+        if self.place == Place::Value || self.any && self.place == Place::BeforeValue {
+            self.keep(&piece[value..]);
+        }
+    }
+
+    /// Gives a value whose end is here. A plain one still has its colon.
+    fn give(&mut self, end: &[u8], found: &mut impl FnMut(&[u8], &[u8])) {
+        let key = self.keys[self.candidates.trailing_zeros() as usize];
+        let bare = |value: &[u8]| {
+            let value = value.trim_ascii();
+            value.strip_prefix(b":").unwrap_or(value).trim_ascii().to_vec()
+        };
+        if self.kept.is_empty() && end.starts_with(b"{") {
+            found(key, end);
+        } else {
+            self.kept.extend_from_slice(end);
+            found(key, &bare(&self.kept));
+            self.kept.clear();
+        }
+    }
+
+    /// Keeps the beginning of a value, unless it is too long.
+    fn keep(&mut self, beginning: &[u8]) {
+        self.kept.extend_from_slice(beginning);
+        if VALUE_BYTES_MAX < self.kept.len() {
+            self.kept = Vec::new();
+            let is_object = self.place == Place::Value;
+            self.place = if is_object { Place::LongValue } else { Place::Elsewhere };
         }
     }
 
@@ -156,6 +199,7 @@ impl Capture {
         let is_key = matches!(self.text, Text::Key(_)) && self.candidates != 0;
         self.place = match self.place {
             Place::BeforeKey if is_key => Place::BeforeValue,
+            Place::BeforeValue if self.any => Place::BeforeValue,
             Place::BeforeKey | Place::BeforeValue => Place::Elsewhere,
             other => other,
         };
@@ -191,21 +235,30 @@ impl Capture {
                 if self.depth == self.level {
                     self.in_object = is_object;
                 }
+                let is_element = self.place == Place::Elements && self.depth == self.level + 2;
                 self.place = match self.place {
                     Place::BeforeValue if is_object => Place::Value,
-                    place if in_value => place,
+                    Place::BeforeValue if self.any => Place::Elements,
+                    Place::Elements if is_object && is_element => Place::Value,
+                    place if in_value || place == Place::Elements => place,
                     _ if is_object && self.depth == self.level => Place::BeforeKey,
                     _ => Place::Elsewhere,
                 };
+                if !in_value && self.place == Place::Value {
+                    self.around = self.depth - 1;
+                }
             }
             b'}' | b']' => {
                 self.depth = self.depth.saturating_sub(1);
                 if self.depth < self.list {
                     self.list = 0;
                 }
-                if !in_value || self.depth == self.level {
-                    self.place = Place::Elsewhere;
-                }
+                let is_inside = if in_value { self.around } else { self.level } < self.depth;
+                self.place = match self.place {
+                    place if is_inside && (in_value || place == Place::Elements) => place,
+                    _ if in_value && self.level < self.around => Place::Elements,
+                    _ => Place::Elsewhere,
+                };
             }
             _ if self.in_object => self.place = Place::BeforeKey,
             _ => {}
@@ -291,6 +344,49 @@ mod tests {
             }
             assert_eq!((capture.listed(), objects), (2, 1), "{cut}");
         }
+    }
+
+    fn values_of_all_kinds_are_found_and_of_an_array_each_object() {
+        let body = r#"{"id" : "a\",}\"" ,"store":false,"n":{"id":1},"usage":null,
+            "output":[{"type":"a","output":[{}]} , 7,[{"b":1}],"output",{}],
+            "x":["id"],"usage":{"a":[1]},"id":-1.5}"#;
+        let expected = [
+            r#"id "a\",}\"""#,
+            "store false",
+            "usage null",
+            r#"output {"type":"a","output":[{}]}"#,
+            "output {}",
+            r#"usage {"a":[1]}"#,
+            "id -1.5",
+        ];
+        for cut in 0..body.len() {
+            for second in cut..body.len() {
+                let mut capture = Capture::of_any(&[b"id", b"store", b"output", b"usage"]);
+                let mut found = Vec::new();
+                for piece in [&body[..cut], &body[cut..second], &body[second..]] {
+                    capture.read(piece.as_bytes(), |key, value| {
+                        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+                        found.push(format!("{} {}", text(key), text(value)));
+                    });
+                }
+                assert_eq!(found, expected, "{cut} {second}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_text_and_a_long_element_are_let_go() {
+        let long = "x".repeat(2 * VALUE_BYTES_MAX);
+        let body = format!(r#"{{"id":"{long}","output":[{{"r":"{long}"}},{{"s":1}}],"id":"b"}}"#);
+        let mut capture = Capture::of_any(&[b"id", b"output"]);
+        let mut found = Vec::new();
+        for piece in body.as_bytes().chunks(4_096) {
+            capture.read(piece, |_, value| {
+                found.push(String::from_utf8_lossy(value).into_owned());
+            });
+        }
+        assert_eq!(found, [r#"{"s":1}"#, r#""b""#]);
+        assert!(capture.kept.capacity() < VALUE_BYTES_MAX);
     }
 
     #[test]
