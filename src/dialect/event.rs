@@ -35,6 +35,8 @@ pub struct Event {
     pub null_usage: Option<Range<usize>>,
     /// Output tokens by our own count of its text.
     pub output_tokens: u64,
+    /// Searches of hosted tools that it says are done.
+    pub searches: u64,
     /// The id of state that the provider keeps for whoever called.
     pub kept_id: Option<Box<str>>,
 }

@@ -7,6 +7,7 @@ use crate::dialect::capture::Capture;
 use crate::dialect::endpoint::Dialect;
 use crate::dialect::event::{End, Event};
 use crate::dialect::gemini::searches::Searches;
+use crate::dialect::openai::answer::Answer;
 use crate::dialect::{anthropic, estimate, gemini, openai, sse};
 use crate::domain::usage::{Pieces, ServiceTier, Unit, Usage};
 
@@ -227,6 +228,7 @@ impl StreamMeter {
         self.text_tokens += facts.output_tokens;
         self.kept_id = facts.kept_id.take().or(self.kept_id.take());
         let reading = &mut self.reading;
+        reading.counted_pieces.web_searches += facts.searches;
         reading.reported = facts.usage.or(reading.reported);
         reading.tell_searches(&self.searches);
         reading.lacks_input = lacks_input(self.dialect, reading.reported);
@@ -265,7 +267,11 @@ impl StreamMeter {
             return false;
         }
         if self.closing && !was_closing {
-            let closing = start.max(range.start + self.before_closing(event));
+            let before = match self.dialect {
+                Dialect::OpenAi => openai::event::before_last(event),
+                Dialect::Anthropic | Dialect::Gemini => self.before_closing(event),
+            };
+            let closing = start.max(range.start + before);
             if start < closing {
                 passage.pass.push(whole.slice(start..closing));
             }
@@ -298,7 +304,7 @@ impl StreamMeter {
     /// clients that read lines act on it before its blank line.
     fn before_closing(&self, event: &[u8]) -> usize {
         match self.dialect {
-            Dialect::OpenAi => openai::event::before_done(event),
+            Dialect::OpenAi => openai::event::before_end(event),
             // Any event may; most come whole, and none is long.
             Dialect::Anthropic => 0,
             Dialect::Gemini => event.len(),
@@ -330,16 +336,18 @@ pub struct BodyMeter {
     kept_id: Option<Box<str>>,
     counted: u64,
     failed: bool,
+    /// What an answer in the OpenAI dialect says.
+    answer: Answer,
 }
 
 impl BodyMeter {
     /// A meter for an answer in that dialect.
     pub fn new(dialect: Dialect) -> Self {
-        let capture = Capture::new(match dialect {
-            Dialect::OpenAi => &[b"usage", ERROR],
-            Dialect::Anthropic => &[b"usage", ERROR, CONTAINER],
-            Dialect::Gemini => &[b"usageMetadata", ERROR],
-        });
+        let capture = match dialect {
+            Dialect::OpenAi => Capture::of_any(&Answer::FIELDS),
+            Dialect::Anthropic => Capture::new(&[b"usage", ERROR, CONTAINER]),
+            Dialect::Gemini => Capture::new(&[b"usageMetadata", ERROR]),
+        };
         Self {
             dialect,
             capture,
@@ -349,6 +357,7 @@ impl BodyMeter {
             kept_id: None,
             counted: 0,
             failed: false,
+            answer: Answer::default(),
         }
     }
 
@@ -360,13 +369,14 @@ impl BodyMeter {
             self.searches.read(chunk);
         }
         let read = |object: &[u8]| match dialect {
-            Dialect::OpenAi => (openai::usage::read(object), None),
-            Dialect::Anthropic => anthropic::usage::read(object),
             Dialect::Gemini => (gemini::usage::read(object), gemini::usage::service_tier(object)),
+            _ => anthropic::usage::read(object),
         };
         let (reported, tier) = (&mut self.reported, &mut self.service_tier);
         let (kept_id, failed) = (&mut self.kept_id, &mut self.failed);
+        let answer = &mut self.answer;
         self.capture.read(chunk, |key, object| match key {
+            _ if dialect == Dialect::OpenAi => answer.field(key, object),
             CONTAINER => *kept_id = anthropic::outside::container_id(object),
             ERROR => *failed = true,
             _ => {
@@ -378,20 +388,22 @@ impl BodyMeter {
 
     /// The id of what the provider keeps for the caller, at most 256 bytes.
     pub fn kept_id(&self) -> Option<&str> {
-        self.kept_id.as_deref()
+        self.kept_id.as_deref().or(self.answer.kept_id())
     }
 
     /// What was learned so far.
     pub fn reading(&self) -> Reading {
+        let reported = self.reported.or(self.answer.usage());
+        let web_searches = self.answer.searches();
         let mut reading = Reading {
-            reported: self.reported,
-            lacks_input: lacks_input(self.dialect, self.reported),
-            service_tier: self.service_tier,
+            reported,
+            lacks_input: lacks_input(self.dialect, reported),
+            service_tier: self.answer.service_tier().unwrap_or(self.service_tier),
             counted_output: tokens_in(self.dialect, self.counted),
-            counted_pieces: Pieces::default(),
+            counted_pieces: Pieces { web_searches, ..Pieces::default() },
             terminated: false,
             finished: false,
-            failed: self.failed,
+            failed: self.failed || self.answer.failed(),
         };
         reading.tell_searches(&self.searches);
         reading

@@ -1,10 +1,12 @@
 //! The events of an OpenAI stream: what each says.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use memchr::memmem;
 
 use crate::dialect::event::{End, Event};
+use crate::dialect::openai::answer::{Answer, searches, tier};
 use crate::dialect::openai::usage;
 use crate::dialect::{estimate, json, sse};
 use crate::domain::usage::Usage;
@@ -12,8 +14,20 @@ use crate::domain::usage::Usage;
 /// What the last event says.
 const DONE: &[u8] = b"[DONE]";
 
-/// How much of an event comes before the line that says so, or may come to say so.
-pub fn before_done(event: &[u8]) -> usize {
+/// How much of an event that is not whole yet may pass: all before the line that says so, or may
+/// come to say so. Of one that has a name nothing, as it may be the last.
+pub fn before_end(event: &[u8]) -> usize {
+    let name = &b"event:"[..];
+    if event.starts_with(name) || name.starts_with(event) { 0 } else { before_done(event) }
+}
+
+/// How much of the last event comes before what says that it is.
+pub fn before_last(event: &[u8]) -> usize {
+    let before = before_done(event);
+    if before == event.len() { 0 } else { before }
+}
+
+fn before_done(event: &[u8]) -> usize {
     let may_say_so = |line: &[u8]| match line.strip_prefix(b"data:") {
         Some(value) => {
             let value = value.trim_ascii_start();
@@ -31,7 +45,7 @@ pub fn event(data: &[u8]) -> Event {
         event.end = End::Here;
         return event;
     }
-    let (mut no_choices, mut before) = (false, None);
+    let (mut no_choices, mut before, mut parts) = (false, None, Parts::default());
     let read = json::fields(data, |key, value| {
         let end = value.end;
         match &*key {
@@ -51,12 +65,20 @@ pub fn event(data: &[u8]) -> Event {
                 event.failed |= !matches!(&data[value], b"null" | b"false" | b"\"\"" | b"{}");
             }
             "x_groq" => take_usage(&data[value], &mut event.usage),
+            "service_tier" => event.service_tier = tier(&data[value]),
+            "type" => parts.kind = json::string_of(&data[value]),
+            "response" => parts.response = &data[value],
+            "item" => parts.item = &data[value],
+            "delta" => parts.delta = &data[value],
             _ => {}
         }
         before = Some(end);
     });
     if read.is_err() {
         return Event::default();
+    }
+    if let Some(named) = parts.event() {
+        return named;
     }
     if let Some(range) = &mut event.null_usage
         && range.start == 0
@@ -65,6 +87,55 @@ pub fn event(data: &[u8]) -> Event {
     }
     event.only_usage = no_choices && event.usage.is_some();
     event
+}
+
+/// The fields of an event that has a name, as those of the Responses API.
+#[derive(Default)]
+struct Parts<'a> {
+    kind: Option<Cow<'a, str>>,
+    response: &'a [u8],
+    item: &'a [u8],
+    delta: &'a [u8],
+}
+
+impl Parts<'_> {
+    /// What it says; `None` of what has no such name.
+    fn event(&self) -> Option<Event> {
+        let kind = self.kind.as_deref()?;
+        // Its fields may stand beside its name, or in an object of their own.
+        if kind == "error" {
+            return Some(Event { failed: true, ..Event::default() });
+        }
+        let of = kind.strip_prefix("response.")?;
+        let mut event = Event::default();
+        match of.rsplit_once('.').unwrap_or(("", of)) {
+            ("", "completed" | "incomplete" | "failed") => {
+                (event.end, event.finish) = (End::Here, true);
+                event.failed = of == "failed";
+            }
+            ("output_item", "added") => {
+                json::each(self.item, &["name"], |name| event.output_tokens += tokens_of(name));
+            }
+            ("output_item", "done") => event.searches = searches(self.item),
+            // A sound is no text.
+            ("audio", "delta") => {}
+            (_, "delta") => event.output_tokens = tokens_of(self.delta),
+            _ => {}
+        }
+        if !self.response.is_empty() {
+            let answer = Answer::of(self.response);
+            event.usage = answer.usage();
+            event.service_tier = answer.service_tier();
+            event.failed |= answer.failed();
+            event.kept_id = answer.kept_id().map(Into::into);
+        }
+        Some(event)
+    }
+}
+
+/// Our count of a text; another value has none.
+fn tokens_of(text: &[u8]) -> u64 {
+    json::string_of(text).map_or(0, |text| estimate::tokens(&text))
 }
 
 /// The first field of an object, from its quote to the comma behind it.

@@ -6,4 +6,5 @@ pub mod outside;
 pub mod request;
 pub mod kept;
 pub mod responses;
+pub mod answer;
 pub mod event;

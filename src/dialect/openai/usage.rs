@@ -3,13 +3,91 @@
 use crate::dialect::json;
 use crate::domain::usage::{Unit, Usage};
 
+/// What a field of a usage object counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Count {
+    /// All input, what was cached or written to a cache included.
+    Input,
+    /// The output, at most providers with all its hidden parts.
+    Output,
+    /// Input and output. Where it is more than both, the output had parts that were left out.
+    Total,
+    /// A part of the input or the output. Said twice, it is the larger of both.
+    Part(Unit),
+    /// What is counted by itself. Said in several fields, it is their sum.
+    Own(Unit),
+}
+
+/// Where the parts of the input stand, and those of the output.
+const INPUT: [&str; 4] = [
+    "prompt_tokens_details",
+    "input_tokens_details",
+    // At Mistral and Writer.
+    "prompt_token_details",
+    "input_token_details",
+];
+const OUTPUT: [&str; 4] = [
+    "completion_tokens_details",
+    "output_tokens_details",
+    "completion_token_details",
+    "output_token_details",
+];
+const TOP: [&str; 1] = [""];
+const TOOLS: [&str; 1] = ["server_side_tool_usage_details"];
+
+/// What each field counts, by where it stands: this is all that is known of what the providers'
+/// totals include. Whoever is not named says it as OpenAI does.
+const FIELDS: [(&[&str], &str, Count); 20] = [
+    (&TOP, "prompt_tokens", Count::Input),
+    // Of responses.
+    (&TOP, "input_tokens", Count::Input),
+    // Without thoughts at xAI's chats and in Gemini's imitation: the total tells of them.
+    (&TOP, "completion_tokens", Count::Output),
+    (&TOP, "output_tokens", Count::Output),
+    // At Voyage that is all there is.
+    (&TOP, "total_tokens", Count::Total),
+    // At DeepSeek; what missed its cache is the rest of the input.
+    (&TOP, "prompt_cache_hit_tokens", Count::Part(Unit::CachedInputTokens)),
+    // At Together, Moonshot and Hugging Face.
+    (&TOP, "cached_tokens", Count::Part(Unit::CachedInputTokens)),
+    // At Mistral.
+    (&TOP, "num_cached_tokens", Count::Part(Unit::CachedInputTokens)),
+    // At Perplexity.
+    (&TOP, "reasoning_tokens", Count::Part(Unit::ReasoningTokens)),
+    (&TOP, "num_search_queries", Count::Own(Unit::WebSearches)),
+    // At xAI.
+    (&TOOLS, "web_search_calls", Count::Own(Unit::WebSearches)),
+    (&TOOLS, "x_search_calls", Count::Own(Unit::WebSearches)),
+    // At xAI more than the input, now and then.
+    (&INPUT, "cached_tokens", Count::Part(Unit::CachedInputTokens)),
+    // At OpenRouter the very same tokens as those that were read.
+    (&INPUT, "cache_write_tokens", Count::Part(Unit::CacheWriteTokens)),
+    // At Alibaba.
+    (&INPUT, "cache_creation_input_tokens", Count::Part(Unit::CacheWriteTokens)),
+    (&INPUT, "audio_tokens", Count::Part(Unit::InputAudioTokens)),
+    (&INPUT, "image_tokens", Count::Part(Unit::InputImageTokens)),
+    (&OUTPUT, "reasoning_tokens", Count::Part(Unit::ReasoningTokens)),
+    // Predicted words that were not used are output as any: they are not told apart.
+    (&OUTPUT, "audio_tokens", Count::Part(Unit::OutputAudioTokens)),
+    (&OUTPUT, "image_tokens", Count::Part(Unit::OutputImageTokens)),
+];
+
 /// The usage that an object reports; `None` when it reports nothing or only zeros.
 ///
 /// Rules that hold for all providers seen: output is the larger of its own count and total −
 /// input (some leave hidden reasoning out); cached and written input never exceed the input.
 pub fn read(object: &[u8]) -> Option<Usage> {
     let mut counts = Counts::default();
-    json::fields(object, |key, value| counts.field(&key, &object[value])).ok()?;
+    json::fields(object, |key, value| {
+        let value = &object[value];
+        if value.starts_with(b"{") {
+            // Details that are malformed say nothing; the totals stand.
+            let _ = json::fields(value, |inside, count| counts.field(&key, &inside, &value[count]));
+        } else {
+            counts.field("", &key, value);
+        }
+    })
+    .ok()?;
     if counts.input == 0 && counts.output == 0 {
         // Some embedders say the total only.
         counts.input = counts.total;
@@ -39,61 +117,21 @@ struct Counts {
 }
 
 impl Counts {
-    fn field(&mut self, key: &str, value: &[u8]) {
-        match key {
-            "prompt_tokens" | "input_tokens" => {
-                self.input = json::count_of(value).unwrap_or_default();
+    fn field(&mut self, place: &str, key: &str, value: &[u8]) {
+        let is_it =
+            |(places, its, _): &&(&[&str], &str, Count)| *its == key && places.contains(&place);
+        let Some((_, _, what)) = FIELDS.iter().find(is_it) else { return };
+        // Null is nothing.
+        let count = json::count_of(value).unwrap_or_default();
+        match *what {
+            Count::Input => self.input = count,
+            Count::Output => self.output = count,
+            Count::Total => self.total = count,
+            Count::Part(unit) => {
+                self.parts = self.parts.with(unit, self.parts.get(unit).max(count));
             }
-            "completion_tokens" | "output_tokens" => {
-                self.output = json::count_of(value).unwrap_or_default();
-            }
-            "total_tokens" => self.total = json::count_of(value).unwrap_or_default(),
-            "prompt_cache_hit_tokens" | "cached_tokens" | "num_cached_tokens" => {
-                self.part(Unit::CachedInputTokens, value);
-            }
-            "prompt_tokens_details"
-            | "prompt_token_details"
-            | "input_tokens_details"
-            | "input_token_details" => self.details(value, input_part),
-            "completion_tokens_details"
-            | "completion_token_details"
-            | "output_tokens_details"
-            | "output_token_details" => self.details(value, output_part),
-            _ => {}
+            Count::Own(unit) => self.parts = self.parts.with(unit, self.parts.get(unit) + count),
         }
-    }
-
-    fn details(&mut self, object: &[u8], unit_of: fn(&str) -> Option<Unit>) {
-        // Details that are null or malformed say nothing; the totals stand.
-        let _ = json::fields(object, |key, value| {
-            if let Some(unit) = unit_of(&key) {
-                self.part(unit, &object[value]);
-            }
-        });
-    }
-
-    fn part(&mut self, unit: Unit, value: &[u8]) {
-        let most = self.parts.get(unit).max(json::count_of(value).unwrap_or_default());
-        self.parts = self.parts.with(unit, most);
-    }
-}
-
-fn input_part(key: &str) -> Option<Unit> {
-    match key {
-        "cached_tokens" => Some(Unit::CachedInputTokens),
-        "cache_write_tokens" | "cache_creation_input_tokens" => Some(Unit::CacheWriteTokens),
-        "audio_tokens" => Some(Unit::InputAudioTokens),
-        "image_tokens" => Some(Unit::InputImageTokens),
-        _ => None,
-    }
-}
-
-fn output_part(key: &str) -> Option<Unit> {
-    match key {
-        "reasoning_tokens" => Some(Unit::ReasoningTokens),
-        "audio_tokens" => Some(Unit::OutputAudioTokens),
-        "image_tokens" => Some(Unit::OutputImageTokens),
-        _ => None,
     }
 }
 
@@ -101,49 +139,96 @@ fn output_part(key: &str) -> Option<Unit> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn totals_and_parts_are_read() {
-        let usage = read(
-            br#"{"prompt_tokens":100,"completion_tokens":20.0,"total_tokens":120,
-                "prompt_tokens_details":{"cached_tokens":64,"audio_tokens":null},
-                "completion_tokens_details":{"reasoning_tokens":12},"cost":0.1}"#,
-        );
-        let expected = Usage::tokens_of(100, 20)
-            .with(Unit::CachedInputTokens, 64)
-            .with(Unit::ReasoningTokens, 12);
-        assert_eq!(usage, Some(expected));
+    fn tokens(input: u64, output: u64, parts: &[(Unit, u64)]) -> Usage {
+        let all = Usage::tokens_of(input, output);
+        parts.iter().fold(all, |usage, (unit, count)| usage.with(*unit, *count))
+    }
+
+    /// A test for each way to say it.
+    macro_rules! said {
+        ($($name:ident: $object:expr => $input:expr, $output:expr, $parts:expr;)*) => {
+            $(#[test]
+            fn $name() {
+                assert_eq!(read($object.as_bytes()), Some(tokens($input, $output, &$parts)));
+            })*
+
+            const EXAMPLES: &[&str] = &[$($object),*];
+        };
+    }
+
+    said! {
+        openai_has_all_in_its_totals: r#"{"prompt_tokens":100,"completion_tokens":20,
+            "total_tokens":120,"prompt_tokens_details":{"cached_tokens":64,"audio_tokens":3,
+            "image_tokens":4,"cache_write_tokens":5},"completion_tokens_details":
+            {"reasoning_tokens":12,"audio_tokens":2,"image_tokens":1,
+            "accepted_prediction_tokens":3,"rejected_prediction_tokens":4}}"# => 100, 20, [
+            (Unit::CachedInputTokens, 64), (Unit::InputAudioTokens, 3),
+            (Unit::InputImageTokens, 4), (Unit::CacheWriteTokens, 5),
+            (Unit::ReasoningTokens, 12), (Unit::OutputAudioTokens, 2),
+            (Unit::OutputImageTokens, 1)];
+        responses_have_other_names: r#"{"input_tokens":36,"input_tokens_details":
+            {"cached_tokens":7},"output_tokens":87,"output_tokens_details":
+            {"reasoning_tokens":80},"total_tokens":123}"# => 36, 87, [
+            (Unit::CachedInputTokens, 7), (Unit::ReasoningTokens, 80)];
+        edge_11_reasoning_stands_beside_the_completion_at_xai: r#"{"prompt_tokens":9,
+            "completion_tokens":1,"total_tokens":300,"completion_tokens_details":
+            {"reasoning_tokens":290},"cost_in_usd_ticks":15}"# => 9, 291,
+            [(Unit::ReasoningTokens, 290)];
+        xai_counts_its_searches: r#"{"input_tokens":100,"output_tokens":50,
+            "server_side_tool_usage_details":{"web_search_calls":2,"x_search_calls":1,
+            "code_interpreter_calls":4},"num_server_side_tools_used":7}"# => 100, 50,
+            [(Unit::WebSearches, 3)];
+        xai_may_have_more_from_its_cache_than_came_in: r#"{"prompt_tokens":5,
+            "prompt_tokens_details":{"cached_tokens":9}}"# => 5, 0, [(Unit::CachedInputTokens, 5)];
+        edge_12_hidden_thoughts_are_in_the_total_only: r#"{"prompt_tokens":66,
+            "completion_tokens":6,"total_tokens":100}"# => 66, 34, [];
+        deepseek_tells_hits_and_misses: r#"{"prompt_tokens":30,"completion_tokens":4,
+            "total_tokens":34,"prompt_cache_hit_tokens":20,"prompt_cache_miss_tokens":10}"#
+            => 30, 4, [(Unit::CachedInputTokens, 20)];
+        mistral_tells_the_cached_twice: r#"{"prompt_tokens":30,"completion_tokens":4,
+            "total_tokens":34,"num_cached_tokens":16,"prompt_audio_seconds":null,
+            "prompt_token_details":{"cached_tokens":16}}"#
+            => 30, 4, [(Unit::CachedInputTokens, 16)];
+        edge_37_counts_may_be_floats_and_null: r#"{"queue_time":0.02,"prompt_tokens":30.0,
+            "completion_tokens":4.0,"total_tokens":34,"total_time":0.5,
+            "prompt_tokens_details":null,"completion_tokens_details":{"reasoning_tokens":null}}"#
+            => 30, 4, [];
+        edge_13_openrouter_calls_the_same_tokens_read_and_written: r#"{"prompt_tokens":2168,
+            "completion_tokens":5,"total_tokens":2173,"cost":0.01,"is_byok":false,
+            "prompt_tokens_details":{"cached_tokens":2161,"cache_write_tokens":2161}}"#
+            => 2168, 5, [(Unit::CachedInputTokens, 2161), (Unit::CacheWriteTokens, 7)];
+        perplexity_searches_and_thinks_within_its_totals: r#"{"prompt_tokens":30,
+            "completion_tokens":14,"total_tokens":44,"search_context_size":"low",
+            "reasoning_tokens":8,"num_search_queries":3,"cost":{"total_cost":0.1}}"# => 30, 14, [
+            (Unit::ReasoningTokens, 8), (Unit::WebSearches, 3)];
+        together_and_moonshot_tell_the_cached_at_the_top: r#"{"prompt_tokens":30,
+            "completion_tokens":4,"total_tokens":34,"cached_tokens":16}"#
+            => 30, 4, [(Unit::CachedInputTokens, 16)];
+        edge_38_writer_has_details_of_one_token: r#"{"prompt_tokens":30,"completion_tokens":4,
+            "total_tokens":34,"prompt_token_details":{"cached_tokens":8},
+            "completion_tokens_details":{"reasoning_tokens":2}}"# => 30, 4, [
+            (Unit::CachedInputTokens, 8), (Unit::ReasoningTokens, 2)];
+        alibaba_writes_its_cache_within_the_input: r#"{"prompt_tokens":30,"completion_tokens":4,
+            "prompt_tokens_details":{"cached_tokens":8,"cache_creation_input_tokens":9}}"#
+            => 30, 4, [(Unit::CachedInputTokens, 8), (Unit::CacheWriteTokens, 9)];
+        voyage_tells_the_total_only: r#"{"total_tokens":7}"# => 7, 0, [];
+        bedrock_writes_its_cache_within_the_input: r#"{"input_tokens":30,"output_tokens":4,
+            "total_tokens":34,"input_tokens_details":{"cached_tokens":0,"cache_write_tokens":20}}"#
+            => 30, 4, [(Unit::CacheWriteTokens, 20)];
+        what_gateways_add_is_passed_over: r#"{"prompt_tokens":3,"completion_tokens":4,
+            "total_tokens":7,"cost_details":{"cached_tokens":9},"details":{"prompt_tokens":5},
+            "pricing":[1]}"# => 3, 4, [];
     }
 
     #[test]
-    fn hidden_output_is_found_in_the_total() {
-        let usage = read(br#"{"prompt_tokens":6,"completion_tokens":28,"total_tokens":100}"#);
-        assert_eq!(usage, Some(Usage::tokens_of(6, 94)));
-    }
-
-    #[test]
-    fn reasoning_beside_the_completion_is_output() {
-        let usage = read(
-            br#"{"prompt_tokens":9,"completion_tokens":1,"total_tokens":300,
-                "completion_tokens_details":{"reasoning_tokens":290}}"#,
-        );
-        let expected = Usage::tokens_of(9, 291).with(Unit::ReasoningTokens, 290);
-        assert_eq!(usage, Some(expected));
-    }
-
-    #[test]
-    fn cached_and_written_are_within_the_input() {
-        let usage = read(
-            br#"{"prompt_tokens":2168,"completion_tokens":5,
-                "prompt_token_details":{"cached_tokens":2161,"cache_write_tokens":2161}}"#,
-        )
-        .expect("reported");
-        assert_eq!(usage.get(Unit::CachedInputTokens), 2161);
-        assert_eq!(usage.get(Unit::CacheWriteTokens), 7);
-    }
-
-    #[test]
-    fn a_total_alone_is_input() {
-        assert_eq!(read(br#"{"total_tokens":7}"#), Some(Usage::tokens_of(7, 0)));
+    fn every_row_of_the_table_has_an_example() {
+        for (places, key, _) in FIELDS {
+            let is_said = |example: &&&str| {
+                let named = |name: &str| example.contains(&format!("\"{name}\":"));
+                named(key) && places.iter().any(|place| place.is_empty() || named(place))
+            };
+            assert!(EXAMPLES.iter().find(is_said).is_some(), "{key} in {places:?}");
+        }
     }
 
     #[test]
@@ -153,7 +238,5 @@ mod tests {
         {
             assert_eq!(read(object.as_bytes()), None, "{object}");
         }
-        let clamped = read(br#"{"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":9}}"#);
-        assert_eq!(clamped.map(|usage| usage.get(Unit::CachedInputTokens)), Some(5));
     }
 }

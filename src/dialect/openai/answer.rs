@@ -1,0 +1,175 @@
+//! An answer in the OpenAI dialect: what its fields say, whether they come as one object or pass by.
+
+use crate::dialect::json;
+use crate::dialect::openai::usage;
+use crate::dialect::outside::state_id;
+use crate::domain::usage::{ServiceTier, Unit, Usage};
+
+/// What an answer says of what it used.
+#[derive(Debug, Default)]
+pub struct Answer {
+    usage: Option<Usage>,
+    /// Searches by the items of the output.
+    searches: u64,
+    /// Searches by the provider's own count, which stands beside the usage.
+    told_searches: u64,
+    service_tier: Option<ServiceTier>,
+    id: Option<Box<str>>,
+    is_response: bool,
+    is_forgotten: bool,
+    failed: bool,
+}
+
+impl Answer {
+    /// The fields that say it.
+    pub const FIELDS: [&[u8]; 8] =
+        [b"usage", b"output", b"tool_usage", b"service_tier", b"id", b"object", b"store", b"error"];
+
+    /// What a whole object says.
+    pub fn of(object: &[u8]) -> Self {
+        let mut answer = Self::default();
+        // What is broken has no further fields.
+        let _ = json::fields(object, |key, value| answer.field(key.as_bytes(), &object[value]));
+        answer
+    }
+
+    /// Reads a field; of `output` all, or one element after the other.
+    pub fn field(&mut self, key: &[u8], value: &[u8]) {
+        match key {
+            b"usage" => self.usage = usage::read(value).or(self.usage),
+            b"output" => json::elements(value, |item| self.searches += searches(item)),
+            b"tool_usage" => json::each(value, &["web_search"], |search| {
+                json::each(search, &["num_requests"], |count| {
+                    self.told_searches = json::count_of(count).unwrap_or_default();
+                });
+            }),
+            b"service_tier" => self.service_tier = tier(value).or(self.service_tier),
+            b"id" => self.id = state_id(value),
+            b"object" => self.is_response = value == b"\"response\"",
+            b"store" => self.is_forgotten = value == b"false",
+            b"error" => self.failed = value != b"null",
+            _ => {}
+        }
+    }
+
+    /// The usage that it reports. Searches are counted by what says most of them: the usage, what
+    /// stands beside it, else the items of the output.
+    pub fn usage(&self) -> Option<Usage> {
+        let usage = self.usage?;
+        let searches = match usage.get(Unit::WebSearches) {
+            0 => self.searches(),
+            told => told,
+        };
+        Some(usage.with(Unit::WebSearches, searches))
+    }
+
+    /// The searches that were made, where no usage says.
+    pub const fn searches(&self) -> u64 {
+        if 0 < self.told_searches { self.told_searches } else { self.searches }
+    }
+
+    /// The tier of service that it names.
+    pub const fn service_tier(&self) -> Option<ServiceTier> {
+        self.service_tier
+    }
+
+    /// The id by which the provider keeps it, at most 256 bytes. Chats are not referred to.
+    pub fn kept_id(&self) -> Option<&str> {
+        self.id.as_deref().filter(|_| self.is_response && !self.is_forgotten)
+    }
+
+    /// Whether the generation failed.
+    pub const fn failed(&self) -> bool {
+        self.failed
+    }
+}
+
+/// The tier that a JSON value names, if it does.
+pub fn tier(value: &[u8]) -> Option<ServiceTier> {
+    json::string_of(value).and_then(|name| ServiceTier::new(&name))
+}
+
+/// How many searches an item of the output is: to open a page that was found, or to look for a word
+/// in it, is none, and what failed is not billed.
+pub fn searches(item: &[u8]) -> u64 {
+    let (mut is_search, mut is_billed) = (false, true);
+    // As above.
+    let _ = json::fields(item, |key, value| {
+        let value = &item[value];
+        match &*key {
+            "type" => {
+                let kind = json::string_of(value);
+                is_search = matches!(kind.as_deref(), Some("web_search_call" | "x_search_call"));
+            }
+            "status" => is_billed &= value != b"\"failed\"",
+            "action" => json::each(value, &["type"], |kind| is_billed &= kind == b"\"search\""),
+            _ => {}
+        }
+    });
+    u64::from(is_search && is_billed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ITEMS: &str = r#"[{"type":"reasoning"},{"type":"web_search_call","status":"searching",
+        "action":{"type":"search"}},{"type":"web_search_call","status":"failed"},
+        {"type":"web_search_call","action":{"type":"open_page"}},{"type":"x_search_call"}]"#;
+    const USAGE: &str = r#""usage":{"input_tokens":5,"output_tokens":6}"#;
+
+    fn searches_in(fields: &str) -> Option<u64> {
+        let answer = Answer::of(format!("{{{fields}}}").as_bytes());
+        answer.usage().map(|usage| usage.get(Unit::WebSearches))
+    }
+
+    #[test]
+    fn searches_are_those_items_that_are_billed() {
+        assert_eq!(searches_in(&format!(r#""output":{ITEMS},{USAGE}"#)), Some(2));
+        assert_eq!(searches_in(&format!(r#""output":{ITEMS}"#)), None, "no usage is reported");
+        assert_eq!(searches_in(USAGE), Some(0));
+    }
+
+    #[test]
+    fn the_providers_own_count_of_searches_is_believed_where_it_has_one() {
+        let told = |count| format!(r#""tool_usage":{{"web_search":{{"num_requests":{count}}}}}"#);
+        let items = format!(r#""output":{ITEMS},{USAGE}"#);
+        assert_eq!(searches_in(&format!("{items},{}", told(7))), Some(7));
+        assert_eq!(searches_in(&format!("{items},{}", told(0))), Some(2));
+        let inside = r#""usage":{"input_tokens":5,
+            "server_side_tool_usage_details":{"web_search_calls":3,"x_search_calls":1}}"#;
+        assert_eq!(searches_in(&format!(r#""output":{ITEMS},{inside}"#)), Some(4));
+    }
+
+    #[test]
+    fn only_a_response_that_is_kept_has_an_id_to_refer_to() {
+        for (fields, id) in [
+            (r#""id":"r","object":"response""#, Some("r")),
+            (r#""id":"r","object":"response","store":true"#, Some("r")),
+            (r#""id":"r","object":"response","store":false"#, None),
+            (r#""id":"r","object":"chat.completion""#, None),
+            (r#""id":7,"object":"response""#, None),
+        ] {
+            let answer = Answer::of(format!("{{{fields}}}").as_bytes());
+            assert_eq!(answer.kept_id(), id, "{fields}");
+        }
+    }
+
+    #[test]
+    fn an_error_beside_the_output_is_a_failure() {
+        assert!(!Answer::of(br#"{"error":null}"#).failed());
+        assert!(Answer::of(br#"{"error":{"code":"c"}}"#).failed());
+    }
+
+    /// The tier is in the answer only: what was asked for may not be what was served.
+    #[test]
+    fn edge_36_the_tier_is_the_one_that_the_answer_names() {
+        let named = |value: &str| {
+            let answer = Answer::of(format!(r#"{{"service_tier":{value}}}"#).as_bytes());
+            answer.service_tier().map(|tier| tier.name().to_owned())
+        };
+        assert_eq!(named(r#""flex""#).as_deref(), Some("flex"));
+        assert_eq!(named("null"), None);
+        assert_eq!(named(r#""a name that is too long""#), None);
+    }
+}
