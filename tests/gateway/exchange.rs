@@ -81,12 +81,12 @@ pub fn spaced(json: &str, cut: Cut) -> String {
     out
 }
 
-/// Whether the gateway asks for usage where this client did not: streamed chat calls say nothing
-/// of it unless they are asked to.
+/// Whether the gateway asks for usage where this client did not: streamed chats and completions say
+/// nothing of it unless they are asked to.
 fn is_asked_for(target: &str, body: &str) -> bool {
     let body = Json::new(body);
     let is_true = |path: &str| body.find(path).is_some_and(|value| value.is_true());
-    target.starts_with("/v1/chat/completions")
+    (target.starts_with("/v1/chat/completions") || target.starts_with("/v1/completions"))
         && is_true("stream")
         && !is_true("stream_options.include_usage")
 }
