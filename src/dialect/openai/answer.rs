@@ -1,7 +1,7 @@
 //! An answer in the OpenAI dialect: what its fields say, whether they come as one object or pass by.
 
 use crate::dialect::json;
-use crate::dialect::openai::usage;
+use crate::dialect::openai::usage::{self, tier};
 use crate::dialect::outside::state_id;
 use crate::domain::usage::{ServiceTier, Unit, Usage};
 
@@ -82,11 +82,6 @@ impl Answer {
     pub const fn failed(&self) -> bool {
         self.failed
     }
-}
-
-/// The tier that a JSON value names, if it does.
-pub fn tier(value: &[u8]) -> Option<ServiceTier> {
-    json::string_of(value).and_then(|name| ServiceTier::new(&name))
 }
 
 /// How many searches an item of the output is: to open a page that was found, or to look for a word

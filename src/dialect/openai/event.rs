@@ -6,8 +6,8 @@ use std::ops::Range;
 use memchr::memmem;
 
 use crate::dialect::event::{End, Event};
-use crate::dialect::openai::answer::{Answer, searches, tier};
-use crate::dialect::openai::usage;
+use crate::dialect::openai::answer::{Answer, searches};
+use crate::dialect::openai::usage::{self, tier};
 use crate::dialect::{estimate, json, sse};
 use crate::domain::usage::Usage;
 

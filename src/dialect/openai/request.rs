@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use crate::dialect::json;
 use crate::dialect::openai::outside;
+use crate::dialect::openai::usage::tier;
 use crate::dialect::outside::{Outside, TOOLS_TOKENS};
 use crate::dialect::request::{Edit, Fields, Request, RequestFault, put_first};
 use crate::domain::usage::{Pieces, ServiceTier};
@@ -12,7 +13,7 @@ use crate::domain::usage::{Pieces, ServiceTier};
 /// The most choices that a request may ask for.
 const CHOICES_MAX: u64 = 128;
 
-const CHAT_FIELDS: [&str; 12] = [
+const CHAT_FIELDS: [&str; 14] = [
     "model",
     "background",
     "stream",
@@ -25,6 +26,8 @@ const CHAT_FIELDS: [&str; 12] = [
     "models",
     "route",
     "fallbacks",
+    "service_tier",
+    "web_search_options",
 ];
 
 const COMPLETION_FIELDS: [&str; 11] = [
@@ -66,6 +69,9 @@ pub fn chat(body: &[u8]) -> Result<Request, RequestFault> {
         stream,
         output_tokens_max: fields.bound(4)?.max(fields.bound(5)?),
         choices,
+        // A chat that may search does so once.
+        pieces: Pieces { web_searches: u64::from(fields.value(13).is_some()), ..Pieces::default() },
+        service_tier: fields.value(12).and_then(tier).unwrap_or_default(),
         include_usage,
         ..silent(model, fields.place(0), outside)
     })
@@ -221,6 +227,11 @@ mod tests {
         assert_eq!((request.model.as_str(), request.choices), ("gpt-4o", 2));
         assert_eq!((request.output_tokens_max, request.stream), (Some(7), false));
         assert_eq!(request.include_usage, None);
+        assert_eq!((request.pieces, request.service_tier), Default::default());
+        let dear = read(r#"{"model":"a","service_tier":"priority","web_search_options":{}}"#);
+        let dear = dear.expect("valid");
+        assert_eq!((dear.service_tier.name(), dear.pieces.web_searches), ("priority", 1));
+        assert!(dear.outside.refers);
     }
 
     #[test]

@@ -2,11 +2,13 @@
 
 use crate::dialect::json;
 use crate::dialect::openai::request::{clamp as clamp_field, silent};
+use crate::dialect::openai::usage::tier;
 use crate::dialect::openai::{kept, outside};
 use crate::dialect::outside::TOOLS_TOKENS;
 use crate::dialect::request::{Edit, Fields, Request, RequestFault};
+use crate::domain::usage::Pieces;
 
-const FIELDS: [&str; 14] = [
+const FIELDS: [&str; 15] = [
     "model",
     "background",
     "stream",
@@ -21,12 +23,16 @@ const FIELDS: [&str; 14] = [
     "models",
     "route",
     "fallbacks",
+    "service_tier",
 ];
 
 const BOUND: &str = "max_output_tokens";
 
 /// The least bound that OpenAI accepts, in tokens.
 const BOUND_MIN: u64 = 16;
+
+/// How often a response is taken to search, at most, that names no bound of its calls of tools.
+const SEARCHES_MAX: u64 = 10;
 
 /// Reads a request for a response.
 pub fn response(body: &[u8]) -> Result<Request, RequestFault> {
@@ -48,6 +54,14 @@ pub fn response(body: &[u8]) -> Result<Request, RequestFault> {
         stream: fields.flag(2)?,
         output_tokens_max: fields.bound(3)?,
         hides_output: reasons(fields.value(9)),
+        pieces: Pieces {
+            web_searches: match fields.value(5) {
+                Some(tools) if may_search(tools) => fields.count(10)?.unwrap_or(SEARCHES_MAX),
+                _ => 0,
+            },
+            ..Pieces::default()
+        },
+        service_tier: fields.value(14).and_then(tier).unwrap_or_default(),
         ..silent(model, fields.place(0), outside)
     })
 }
@@ -60,6 +74,18 @@ pub fn compact(body: &[u8]) -> Result<Request, RequestFault> {
 /// Reads a request for a count of the input.
 pub fn count(body: &[u8]) -> Result<Request, RequestFault> {
     Ok(Request { output_tokens_max: Some(0), ..response(body)? })
+}
+
+/// Whether one of the tools searches.
+fn may_search(tools: &[u8]) -> bool {
+    let mut may = false;
+    json::elements(tools, |tool| {
+        json::each(tool, &["type"], |kind| {
+            let kind = json::string_of(kind).unwrap_or_default();
+            may |= kind.starts_with("web_search") || kind.starts_with("x_search");
+        });
+    });
+    may
 }
 
 /// Whether it asks for thoughts, of which the answer shows a summary at most.
@@ -136,6 +162,18 @@ mod tests {
         ] {
             assert_eq!(read(rest).expect(rest).hides_output, hides, "{rest}");
         }
+    }
+
+    #[test]
+    fn searches_are_bound_by_the_calls_of_tools_and_the_tier_is_read() {
+        let searches = |rest: &str| read(rest).expect(rest).pieces.web_searches;
+        let tools = r#""tools":[{"type":"function"},{"type":"web_search_preview"}]"#;
+        assert_eq!(searches(tools), SEARCHES_MAX);
+        assert_eq!(searches(&format!(r#"{tools},"max_tool_calls":3"#)), 3);
+        assert_eq!(searches(r#""tools":[{"type":"function","name":"web_search"}]"#), 0);
+        assert_eq!(searches(r#""max_tool_calls":3"#), 0);
+        let tier = read(r#""service_tier":"flex""#).expect("valid").service_tier;
+        assert_eq!(tier.name(), "flex");
     }
 
     #[test]
