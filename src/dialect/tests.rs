@@ -19,7 +19,7 @@ const STRIPPED: &str = concat!(
     "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\r\n\r\n",
 );
 
-fn run(strips: bool, pieces: &[&str]) -> (String, String, Reading) {
+pub fn run(strips: bool, pieces: &[&str]) -> (String, String, Reading) {
     run_in(Dialect::OpenAi, strips, pieces)
 }
 

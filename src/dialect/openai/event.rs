@@ -14,17 +14,20 @@ use crate::domain::usage::Usage;
 /// What the last event says.
 const DONE: &[u8] = b"[DONE]";
 
+/// How an event begins that has a name.
+const NAMED: [&[u8]; 2] = [b"event:", b"data: {\"type\""];
+
 /// How much of an event that is not whole yet may pass: all before the line that says so, or may
 /// come to say so. Of one that has a name nothing, as it may be the last.
 pub fn before_end(event: &[u8]) -> usize {
-    let name = &b"event:"[..];
-    if event.starts_with(name) || name.starts_with(event) { 0 } else { before_done(event) }
+    let may_be = |name: &&[u8]| event.starts_with(name) || name.starts_with(event);
+    if NAMED.iter().any(may_be) { 0 } else { before_done(event) }
 }
 
 /// How much of the last event comes before what says that it is.
 pub fn before_last(event: &[u8]) -> usize {
     let before = before_done(event);
-    if before == event.len() { 0 } else { before }
+    if event[before..].starts_with(b"data:") { before } else { 0 }
 }
 
 fn before_done(event: &[u8]) -> usize {

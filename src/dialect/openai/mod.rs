@@ -8,3 +8,6 @@ pub mod kept;
 pub mod responses;
 pub mod answer;
 pub mod event;
+
+#[cfg(test)]
+mod tests;
