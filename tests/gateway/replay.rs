@@ -69,7 +69,9 @@ impl Stage {
             + "dialects = [\"openai\", \"anthropic\", \"gemini\"]\ndedicated = true\n\
                auth = { kind = \"header\", header = \"x-gateway-credential\", \
                secret = { env = \"CREDENTIAL\" } }\n";
-        let place = Place::new(&(row + &model("*", "upstream = \"all\"")));
+        let model = model("*", "upstream = \"all\"");
+        let model = model.replacen("prices = { ", "prices = { webSearches = \"0.01\", ", 1);
+        let place = Place::new(&(row + &model));
         let served = Served::start(place.with("CREDENTIAL", CREDENTIAL)).await;
         served.hides(CREDENTIAL);
         let tenant = served.tenant(1_000_000_000_000, "{}").await;
