@@ -14,6 +14,7 @@ pub mod account;
 pub mod tokens;
 pub mod organizations;
 pub mod catalog;
+pub mod upstreams;
 pub mod limits;
 pub mod usage;
 pub mod projects;

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::clock;
 use crate::config::check::{self, Settings};
 use crate::domain::tariff::Tariff;
-use crate::organization::platform::{Enforce, Prepared, Reload, Reloaded};
+use crate::organization::platform::{Enforce, Prepared, Reload, Reloaded, UpstreamState};
+use crate::proxy::breaker::Circuit;
 use crate::proxy::catalog::Catalog;
 use crate::proxy::upstream::Upstream;
 use crate::proxy::worker::Shared;
@@ -36,7 +38,8 @@ pub fn tariffs(settings: &Settings) -> Vec<Arc<Tariff>> {
 /// fault of it. A call goes on by the catalog that it was admitted under. All else that the file
 /// says takes effect at the next start.
 pub fn of_file(file: Option<PathBuf>, shared: Arc<Shared>, currency: String) -> Reload {
-    Reload::new(move || {
+    let known = Arc::clone(&shared);
+    let read = move || {
         let file = file.as_deref().ok_or("there is no file to read again; start with --config")?;
         let settings = check::load(Some(file)).map_err(|report| report.to_string())?;
         if settings.currency != currency {
@@ -53,5 +56,28 @@ pub fn of_file(file: Option<PathBuf>, shared: Arc<Shared>, currency: String) -> 
             tracing::info!(?reloaded, file = %file.display(), "the catalog was read again");
         };
         Ok(Prepared { reloaded, tariffs, enforce: Enforce(Box::new(enforce)) })
-    })
+    };
+    let upstreams = move || {
+        let catalog = known.catalog.load();
+        catalog.upstreams().iter().map(|upstream| state(upstream)).collect()
+    };
+    Reload::new(read, upstreams)
+}
+
+fn state(upstream: &Upstream) -> UpstreamState {
+    let (circuit, window) = upstream.breaker.stands(clock::tick());
+    let settings = &upstream.settings;
+    UpstreamState {
+        name: settings.name.to_string(),
+        dialects: settings.dialects.iter().map(|dialect| dialect.name()).collect(),
+        base_url: settings.address.to_string(),
+        circuit: match circuit {
+            Circuit::Closed => "Closed",
+            Circuit::HalfOpen => "HalfOpen",
+            Circuit::Open => "Open",
+        },
+        window,
+        last_error: upstream.tries.failed_by(),
+        last_ok_at: upstream.tries.answered_at(),
+    }
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::organization::access::{Actor, Principal};
 use crate::organization::denied::Denied;
-use crate::organization::platform::{Platform, Reloaded};
+use crate::organization::platform::{Platform, Reloaded, UpstreamState};
 use crate::organization::rights::Right;
 use crate::organization::work::{Change, Origin, Work};
 use crate::store::price_lists;
@@ -34,6 +34,12 @@ pub async fn price_list(
 ) -> Result<Value, Denied> {
     principal.may(Right::ViewAccount)?;
     price_lists::find(&platform.database, version).await?.ok_or(Denied::NotFound)
+}
+
+/// The upstreams in use on this node, and how they have been lately.
+pub fn upstreams(platform: &Platform, principal: &Principal) -> Result<Vec<UpstreamState>, Denied> {
+    principal.may(Right::ViewPlatform)?;
+    Ok(platform.reload.upstreams())
 }
 
 async fn read_again(work: &mut Work, actor: &Actor) -> Result<Reloaded, Denied> {

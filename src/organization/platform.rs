@@ -51,19 +51,49 @@ pub struct Prepared {
     pub enforce: Enforce,
 }
 
-/// Reads the catalog's file again; says every fault of it.
+/// An upstream, and how it has been lately.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamState {
+    /// Its name.
+    pub name: String,
+    /// What it speaks.
+    pub dialects: Vec<&'static str>,
+    /// Where it is.
+    pub base_url: String,
+    /// `Closed`, `HalfOpen` or `Open`.
+    pub circuit: &'static str,
+    /// Tries and failures of the window until now.
+    pub window: (u32, u32),
+    /// How the last try came out that was not answered.
+    pub last_error: Option<&'static str>,
+    /// When it last answered.
+    pub last_ok_at: Option<UnixMs>,
+}
+
+/// Reads the catalog's file again, and says every fault of it; tells how its upstreams are.
 #[derive(Clone)]
-pub struct Reload(Arc<dyn Fn() -> Result<Prepared, String> + Send + Sync>);
+pub struct Reload {
+    read: Arc<dyn Fn() -> Result<Prepared, String> + Send + Sync>,
+    upstreams: Arc<dyn Fn() -> Vec<UpstreamState> + Send + Sync>,
+}
 
 impl Reload {
-    /// So it is read.
-    pub fn new(read: impl Fn() -> Result<Prepared, String> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(read))
+    /// So it is read, and so its upstreams are.
+    pub fn new(
+        read: impl Fn() -> Result<Prepared, String> + Send + Sync + 'static,
+        upstreams: impl Fn() -> Vec<UpstreamState> + Send + Sync + 'static,
+    ) -> Self {
+        Self { read: Arc::new(read), upstreams: Arc::new(upstreams) }
     }
 
     /// What the file says now, all of it or nothing.
     pub fn read(&self) -> Result<Prepared, String> {
-        (self.0)()
+        (self.read)()
+    }
+
+    /// The upstreams in use, in the order of the file.
+    pub fn upstreams(&self) -> Vec<UpstreamState> {
+        (self.upstreams)()
     }
 }
 

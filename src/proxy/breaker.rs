@@ -4,7 +4,7 @@
 //! less is counted, and nobody waits.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use metrics::{Counter, Gauge, counter, gauge};
@@ -26,11 +26,24 @@ pub struct Breaker {
     openings: AtomicU32,
     /// While it is open: when it lets the next probe through.
     probe_at: AtomicU64,
+    /// Whether a probe is under way.
+    is_probed: AtomicBool,
     failures_in_a_row: AtomicU32,
     /// The number of the window, its tries and its failures: 32, 16 and 16 bits.
     window: AtomicU64,
     opened: Counter,
     state: Gauge,
+}
+
+/// Where a circuit stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Circuit {
+    /// It is asked as usual.
+    Closed,
+    /// A probe is under way, or may go.
+    HalfOpen,
+    /// It is asked after others.
+    Open,
 }
 
 /// Leave to ask an upstream, to be shown again with what came of it.
@@ -40,15 +53,22 @@ pub struct Leave {
     is_probe: bool,
 }
 
-const CLOSED: f64 = 0.0;
-const HALF_OPEN: f64 = 1.0;
-const OPEN: f64 = 2.0;
+impl Circuit {
+    /// As metrics tell it.
+    const fn value(self) -> f64 {
+        match self {
+            Self::Closed => 0.0,
+            Self::HalfOpen => 1.0,
+            Self::Open => 2.0,
+        }
+    }
+}
 
 impl Breaker {
     /// A closed one, for the upstream of that name.
     pub fn new(upstream: &Arc<str>, settings: CircuitSettings) -> Self {
         let state = gauge!(metric::UPSTREAM_CIRCUIT, "upstream" => upstream.to_string());
-        state.set(CLOSED);
+        state.set(Circuit::Closed.value());
         let opened = counter!(metric::UPSTREAM_OPENED, "upstream" => upstream.to_string());
         opened.absolute(0);
         Self {
@@ -58,6 +78,7 @@ impl Breaker {
             era: AtomicU32::new(0),
             openings: AtomicU32::new(0),
             probe_at: AtomicU64::new(0),
+            is_probed: AtomicBool::new(false),
             failures_in_a_row: AtomicU32::new(0),
             window: AtomicU64::new(0),
             opened,
@@ -79,7 +100,8 @@ impl Breaker {
         // longer than this.
         let next = now.saturating_add(self.open_ms());
         if due <= now && self.probe_at.compare_exchange(due, next, Relaxed, Relaxed).is_ok() {
-            self.state.set(HALF_OPEN);
+            self.is_probed.store(true, Relaxed);
+            self.state.set(Circuit::HalfOpen.value());
             return Ok(Leave { era, is_probe: true });
         }
         Err(self.made + Duration::from_millis(self.probe_at.load(Relaxed)))
@@ -97,7 +119,7 @@ impl Breaker {
             self.count(now, 1, 0);
         } else if self.turns(leave.era) {
             self.openings.store(0, Relaxed);
-            self.state.set(CLOSED);
+            self.state.set(Circuit::Closed.value());
             tracing::info!(upstream = %self.upstream, "it answers again: its circuit is closed");
         }
     }
@@ -132,6 +154,19 @@ impl Breaker {
         }
     }
 
+    /// Where it stands, and the tries and failures of the window until now.
+    pub fn stands(&self, now: Instant) -> (Circuit, (u32, u32)) {
+        let is_due = || self.probe_at.load(Relaxed) <= self.since_made(now);
+        let circuit = if !is_open(self.era.load(Relaxed)) {
+            Circuit::Closed
+        } else if self.is_probed.load(Relaxed) || is_due() {
+            Circuit::HalfOpen
+        } else {
+            Circuit::Open
+        };
+        (circuit, counts(with(self.window.load(Relaxed), self.window_at(now), 0, 0)))
+    }
+
     fn is_too_much(&self, tries: u32, failures: u32) -> bool {
         let part = self.settings.window_failures_percent;
         self.settings.window_tries_min <= tries && tries * part < failures * 100
@@ -157,7 +192,8 @@ impl Breaker {
         self.probe_at.store(self.since_made(now).saturating_add(self.open_ms()), Relaxed);
         self.failures_in_a_row.store(0, Relaxed);
         self.window.store(0, Relaxed);
-        self.state.set(OPEN);
+        self.is_probed.store(false, Relaxed);
+        self.state.set(Circuit::Open.value());
         self.opened.increment(1);
     }
 
@@ -175,18 +211,16 @@ impl Breaker {
 
     /// Counts in the window of `now`; its tries and failures with these.
     fn count(&self, now: Instant, tries: u64, failures: u64) -> (u32, u32) {
+        let number = self.window_at(now);
+        let more = |window| Some(with(window, number, tries, failures));
+        let before = self.window.fetch_update(Relaxed, Relaxed, more).unwrap_or_default();
+        counts(with(before, number, tries, failures))
+    }
+
+    /// The number of the window in which `now` is; never 0.
+    fn window_at(&self, now: Instant) -> u64 {
         let number = self.since_made(now) / millis(self.settings.window).max(1) + 1;
-        let number = number & u64::from(u32::MAX);
-        let counted = |window: u64| {
-            let (was, t, f) = (window >> 32, window >> 16 & COUNT_MAX, window & COUNT_MAX);
-            let (t, f) = if was == number { (t, f) } else { (0, 0) };
-            let (t, f) = ((t + tries).min(COUNT_MAX), (f + failures).min(COUNT_MAX));
-            number << 32 | t << 16 | f
-        };
-        let before = self.window.fetch_update(Relaxed, Relaxed, |window| Some(counted(window)));
-        let after = counted(before.unwrap_or_default());
-        let part = |bits: u64| u32::try_from(bits & COUNT_MAX).unwrap_or_default();
-        (part(after >> 16), part(after))
+        number & u64::from(u32::MAX)
     }
 
     fn since_made(&self, now: Instant) -> u64 {
@@ -196,6 +230,19 @@ impl Breaker {
 
 /// The most tries that are told apart in one window.
 const COUNT_MAX: u64 = 0xFFFF;
+
+/// The window of that number, which may be another one than `window` is, with more in it.
+fn with(window: u64, number: u64, tries: u64, failures: u64) -> u64 {
+    let (was, t, f) = (window >> 32, window >> 16 & COUNT_MAX, window & COUNT_MAX);
+    let (t, f) = if was == number { (t, f) } else { (0, 0) };
+    number << 32 | (t + tries).min(COUNT_MAX) << 16 | (f + failures).min(COUNT_MAX)
+}
+
+/// Its tries and its failures.
+fn counts(window: u64) -> (u32, u32) {
+    let part = |bits: u64| u32::try_from(bits & COUNT_MAX).unwrap_or_default();
+    (part(window >> 16), part(window))
+}
 
 const fn is_open(era: u32) -> bool {
     era % 2 == 1
@@ -243,6 +290,7 @@ mod tests {
         fails(&breaker, at(4));
         assert!(breaker.ask(at(5)).is_ok(), "two in a row are not three");
         fails(&breaker, at(6));
+        assert_eq!(breaker.stands(at(6)), (Circuit::Open, (0, 0)), "it counts anew");
         assert_eq!(breaker.ask(at(7)), Err(at(106)));
     }
 
@@ -268,7 +316,10 @@ mod tests {
     fn a_probe_that_never_comes_back_is_followed_by_another() {
         let (breaker, at) = breaker();
         (0..3).for_each(|_| fails(&breaker, at(0)));
+        assert_eq!(breaker.stands(at(99)).0, Circuit::Open);
+        assert_eq!(breaker.stands(at(100)).0, Circuit::HalfOpen, "a probe may go");
         breaker.ask(at(150)).expect("a probe");
+        assert_eq!(breaker.stands(at(150)).0, Circuit::HalfOpen);
         assert_eq!(breaker.ask(at(150)), Err(at(250)));
         breaker.ask(at(250)).expect("the next");
     }
@@ -297,6 +348,8 @@ mod tests {
             answers(&breaker, at(ms));
         }
         assert!(breaker.ask(at(9)).is_ok(), "half is not more than half");
+        assert_eq!(breaker.stands(at(9)), (Circuit::Closed, (10, 5)));
+        assert_eq!(breaker.stands(at(10_000)).1, (0, 0), "another window");
         fails(&breaker, at(9));
         assert!(breaker.ask(at(10)).is_err());
     }

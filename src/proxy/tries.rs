@@ -1,20 +1,24 @@
 //! Tries: how what was sent to an upstream comes out, for its metrics.
 
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
+
 use http::StatusCode;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
+use crate::clock;
+use crate::domain::time::UnixMs;
 use crate::telemetry::metric;
 
 /// Counts how the tries of an upstream come out.
 #[derive(Debug)]
 pub struct Tries {
-    answered: Counter,
-    rate_limited: Counter,
-    failed: Counter,
-    credential: Counter,
-    unreachable: Counter,
-    timed_out: Counter,
+    /// In the order of `RESULTS`.
+    results: [Counter; RESULTS.len()],
     up: Gauge,
+    /// When it last answered, in milliseconds since 1970; 0 where it never has.
+    answered_at: AtomicI64,
+    /// How the last try came out that was not answered, as its place in `RESULTS`; 0 for none.
+    failed_by: AtomicUsize,
     /// Answers that broke off after they had begun.
     pub cut: Counter,
     /// How often it was passed over for another.
@@ -40,6 +44,10 @@ pub enum Try {
     TimedOut,
 }
 
+/// What tries are counted by, in the order of [`Try`].
+const RESULTS: [&str; 6] =
+    ["answered", "rate_limited", "failed", "credential", "unreachable", "timed_out"];
+
 impl Try {
     /// How a try came out that was answered so. An answer about the gateway's credential is the
     /// gateway's fault, and may echo the secret.
@@ -61,12 +69,9 @@ impl Tries {
         let name = || upstream.to_owned();
         let result = |result: &'static str| counter!(metric::UPSTREAM_TRIES, "upstream" => name(), "result" => result);
         let tries = Self {
-            answered: result("answered"),
-            rate_limited: result("rate_limited"),
-            failed: result("failed"),
-            credential: result("credential"),
-            unreachable: result("unreachable"),
-            timed_out: result("timed_out"),
+            results: RESULTS.map(result),
+            answered_at: AtomicI64::new(0),
+            failed_by: AtomicUsize::new(0),
             up: gauge!(metric::UPSTREAM_UP, "upstream" => name()),
             cut: counter!(metric::UPSTREAM_CUT, "upstream" => name()),
             skipped: counter!(metric::UPSTREAM_SKIPPED, "upstream" => name()),
@@ -80,15 +85,24 @@ impl Tries {
 
     /// Counts a try.
     pub fn count(&self, result: Try) {
-        let (counter, is_up) = match result {
-            Try::Answered => (&self.answered, 1.0),
-            Try::RateLimited => (&self.rate_limited, 1.0),
-            Try::Failed => (&self.failed, 1.0),
-            Try::Credential => (&self.credential, 0.0),
-            Try::Unreachable => (&self.unreachable, 0.0),
-            Try::TimedOut => (&self.timed_out, 0.0),
-        };
-        counter.increment(1);
-        self.up.set(is_up);
+        let place = result as usize;
+        self.results[place].increment(1);
+        if result == Try::Answered {
+            self.answered_at.store(clock::now().0, Relaxed);
+        } else {
+            self.failed_by.store(place, Relaxed);
+        }
+        let is_up = matches!(result, Try::Answered | Try::RateLimited | Try::Failed);
+        self.up.set(if is_up { 1.0 } else { 0.0 });
+    }
+
+    /// When it last answered.
+    pub fn answered_at(&self) -> Option<UnixMs> {
+        Some(UnixMs(self.answered_at.load(Relaxed))).filter(|at| UnixMs(0) < *at)
+    }
+
+    /// How the last try came out that was not answered.
+    pub fn failed_by(&self) -> Option<&'static str> {
+        Some(self.failed_by.load(Relaxed)).filter(|place| 0 < *place).map(|place| RESULTS[place])
     }
 }

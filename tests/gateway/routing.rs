@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU16, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use crate::client::Request;
+use crate::json::Json;
 use crate::openai::{Usage, chat, error, reply};
 use crate::served::{Place, Served, model, upstream};
 use crate::tenant::Tenant;
@@ -78,6 +79,13 @@ impl Pair {
         (after.0 - before.0, after.1 - before.1, answer.status)
     }
 
+    /// What the operator is told of `first`.
+    async fn health(&self) -> Json {
+        let listed = self.tenant.get("/api/platform/upstreams").await.at("data").list();
+        let first = listed.into_iter().find(|row| row.at("name").text() == "first");
+        first.expect("it is listed").at("health")
+    }
+
     /// The value of a metric of `first`.
     async fn metric(&self, name: &str) -> u64 {
         let told = Request::get("/metrics").send(&self.served.admin).await.text().await;
@@ -97,6 +105,10 @@ async fn an_upstream_that_fails_is_skipped_until_a_probe_is_answered() {
     assert_eq!(pair.metric("meteor_upstream_circuit").await, 2);
     let opened = Instant::now();
     assert_eq!(pair.call("both").await, (0, 1, 200), "it is skipped");
+    let told = pair.health().await;
+    assert_ne!(told.at("circuit").text(), "Closed", "{told}");
+    assert_eq!(told.at("lastError").text(), "failed", "{told}");
+    assert!(told.at("lastOkAt").is_null(), "{told}");
     assert_eq!(pair.call("also").await, (0, 1, 200), "for every model");
     assert_eq!(pair.metric("meteor_upstream_skipped_total").await, 2);
     eventually("a probe goes out", async || (pair.call("both").await.0 == 1).then_some(())).await;
@@ -106,6 +118,9 @@ async fn an_upstream_that_fails_is_skipped_until_a_probe_is_answered() {
     eventually("it serves again", async || (pair.call("both").await.0 == 1).then_some(())).await;
     assert_eq!(pair.call("both").await, (1, 0, 200));
     assert_eq!(pair.metric("meteor_upstream_circuit").await, 0);
+    let told = pair.health().await;
+    assert_eq!(told.at("circuit").text(), "Closed", "{told}");
+    assert!(told.at("lastOkAt").text().ends_with('Z'), "{told}");
     pair.tenant.at_rest().await;
 }
 
