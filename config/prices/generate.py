@@ -31,6 +31,10 @@ def filled(entry, states, facts, notes):
         rows = state["rows"]
         for tier, theirs in sorted(facts["rows"].items()):
             if tier not in rows:
+                if not agrees(rows["default"], facts["rows"]["default"], "outputTokens"):
+                    continue
+                if not agrees(rows["default"], facts["rows"]["default"], "inputTokens"):
+                    continue
                 rows[tier] = {above: overlaid(rows, above, row) for above, row in theirs.items()}
                 notes.fill(where, tier, "all", "")
                 continue
@@ -40,8 +44,16 @@ def filled(entry, states, facts, notes):
                     if mine[unit] != other[unit]:
                         notes.differ(where, tier, above, unit, mine[unit], other[unit])
             missing = set(theirs[0]) - set(rows[tier][0])
-            for unit in sorted(missing):
+            for unit in sorted(unit for unit in missing if agrees(rows[tier], theirs, unit)):
                 fill_unit(rows[tier], theirs, unit, lambda value: notes.fill(where, tier, unit, value))
+
+
+def agrees(mine, theirs, unit):
+    """Whether both have the same price for the whole that a unit is part of: the price of a part that
+    goes with another total would be a mixture of two lists that never held together."""
+    while unit in writer.TOTALS:
+        unit = writer.TOTALS[unit]
+    return unit not in mine[0] or mine[0][unit] == theirs[0].get(unit)
 
 
 def overlaid(rows, above, row):
