@@ -237,7 +237,7 @@ fn packages() -> PathBuf {
 }
 
 /// The suite as a program, or nothing where its packages are missing and may be.
-fn command(runtime: &str, script: &str) -> Option<Command> {
+pub fn command(runtime: &str, script: &str) -> Option<Command> {
     let folder = packages().join(runtime);
     let (program, present) = if runtime == "node" {
         (PathBuf::from("node"), folder.join("node_modules/.package-lock.json"))
@@ -260,7 +260,7 @@ fn command(runtime: &str, script: &str) -> Option<Command> {
 }
 
 /// Runs a suite to its end; gives what it says on its last line.
-async fn run(mut command: Command, facts: &str) -> Json {
+pub async fn run(mut command: Command, facts: &str) -> Json {
     command.arg(facts);
     let mut suite = Process::start(command, |_| false);
     let ended = tokio::time::timeout(LIMIT, async {
