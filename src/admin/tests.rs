@@ -88,7 +88,7 @@ impl Scene {
         let journal = Arc::new(Journal::open(settings, 1, 0).expect("a journal"));
         let freshness = Arc::new(Freshness::new(journal));
         let settings = PlatformSettings { currency: "USD".into(), node: "node_1".into() };
-        let reload = Reload::new(|| Err("there is no file".to_owned()), Vec::new);
+        let reload = Reload::new(|| Err("there is no file".to_owned()), Vec::new, Vec::new);
         let platform = Platform::new(database, Arc::new(directory), freshness, settings, reload);
         let state = AdminState::new(Arc::clone(&platform), AdminSettings::default());
         let router = router(state);

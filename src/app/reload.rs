@@ -38,7 +38,8 @@ pub fn tariffs(settings: &Settings) -> Vec<Arc<Tariff>> {
 /// fault of it. A call goes on by the catalog that it was admitted under. All else that the file
 /// says takes effect at the next start.
 pub fn of_file(file: Option<PathBuf>, shared: Arc<Shared>, currency: String) -> Reload {
-    let known = Arc::clone(&shared);
+    let (known, shown) = (Arc::clone(&shared), Arc::clone(&shared));
+    let models = move || shown.catalog.load().listed();
     let read = move || {
         let file = file.as_deref().ok_or("there is no file to read again; start with --config")?;
         let settings = check::load(Some(file)).map_err(|report| report.to_string())?;
@@ -61,7 +62,7 @@ pub fn of_file(file: Option<PathBuf>, shared: Arc<Shared>, currency: String) -> 
         let catalog = known.catalog.load();
         catalog.upstreams().iter().map(|upstream| state(upstream)).collect()
     };
-    Reload::new(read, upstreams)
+    Reload::new(read, models, upstreams)
 }
 
 fn state(upstream: &Upstream) -> UpstreamState {

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::clock;
+use crate::domain::catalog::Model;
 use crate::organization::access::{Actor, Principal};
 use crate::organization::denied::Denied;
 use crate::organization::platform::{Platform, Reloaded, UpstreamState};
@@ -24,6 +26,32 @@ pub async fn reload_by_signal(platform: &Arc<Platform>) -> Result<Reloaded, Deni
     let reloaded = read_again(&mut work, &actor).await?;
     work.commit().await?;
     Ok(reloaded)
+}
+
+/// A model that can be called, and what it costs now.
+#[derive(Debug)]
+pub struct Offer {
+    /// The model.
+    pub model: Arc<Model>,
+    /// Each version of prices that a call can come to, and its rows; first choice first.
+    pub prices: Vec<(Arc<str>, Value)>,
+}
+
+/// All that can be called, in the order of its names. Where it is served is not told.
+pub fn offers(platform: &Platform, principal: &Principal) -> Result<Vec<Offer>, Denied> {
+    principal.may(Right::ViewAccount)?;
+    let now = clock::now();
+    let offer = |model: Arc<Model>| {
+        let mut prices: Vec<(Arc<str>, Value)> = Vec::new();
+        for target in &model.targets {
+            let tariff = target.schedule.at(now);
+            if prices.iter().all(|(known, _)| known != tariff.version()) {
+                prices.push((Arc::clone(tariff.version()), price_lists::rows(tariff)));
+            }
+        }
+        Offer { model, prices }
+    };
+    Ok(platform.reload.models().into_iter().map(offer).collect())
 }
 
 /// The prices that a record names by their version: what its cost was computed with.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, Semaphore};
 
 use crate::accounting::directory::Directory;
+use crate::domain::catalog::Model;
 use crate::domain::tariff::Tariff;
 use crate::domain::time::UnixMs;
 use crate::ledger::freshness::Freshness;
@@ -70,20 +71,31 @@ pub struct UpstreamState {
     pub last_ok_at: Option<UnixMs>,
 }
 
-/// Reads the catalog's file again, and says every fault of it; tells how its upstreams are.
+type Read = dyn Fn() -> Result<Prepared, String> + Send + Sync;
+type Models = dyn Fn() -> Vec<Arc<Model>> + Send + Sync;
+type Upstreams = dyn Fn() -> Vec<UpstreamState> + Send + Sync;
+
+/// Shows the catalog in force, and reads its file again; says every fault of it.
 #[derive(Clone)]
 pub struct Reload {
-    read: Arc<dyn Fn() -> Result<Prepared, String> + Send + Sync>,
-    upstreams: Arc<dyn Fn() -> Vec<UpstreamState> + Send + Sync>,
+    read: Arc<Read>,
+    models: Arc<Models>,
+    upstreams: Arc<Upstreams>,
 }
 
 impl Reload {
-    /// So it is read, and so its upstreams are.
+    /// So it is read, and so its models and upstreams are shown.
     pub fn new(
         read: impl Fn() -> Result<Prepared, String> + Send + Sync + 'static,
+        models: impl Fn() -> Vec<Arc<Model>> + Send + Sync + 'static,
         upstreams: impl Fn() -> Vec<UpstreamState> + Send + Sync + 'static,
     ) -> Self {
-        Self { read: Arc::new(read), upstreams: Arc::new(upstreams) }
+        Self { read: Arc::new(read), models: Arc::new(models), upstreams: Arc::new(upstreams) }
+    }
+
+    /// The listed models in force, in the order of their names.
+    pub fn models(&self) -> Vec<Arc<Model>> {
+        (self.models)()
     }
 
     /// What the file says now, all of it or nothing.

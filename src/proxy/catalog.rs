@@ -48,6 +48,14 @@ impl Catalog {
         })
     }
 
+    /// All listed models, in the order of their names.
+    pub fn listed(&self) -> Vec<Arc<Model>> {
+        let own = self.models.iter().filter(|(name, model)| **name == model.name);
+        let mut models: Vec<_> = own.map(|(_, model)| Arc::clone(model)).collect();
+        models.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        models
+    }
+
     /// All listed models that can be called in that dialect, in the order of their names.
     pub fn served(&self, dialect: Dialect) -> Vec<&Model> {
         let served = |model: &&Model| self.targets(model, dialect).next().is_some();

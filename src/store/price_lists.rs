@@ -40,7 +40,8 @@ pub async fn find(database: &Database, version: &str) -> Result<Option<Value>, D
     Ok(text.map(read).transpose().map_err(|fault| sqlx::Error::Decode(fault.into()))?)
 }
 
-fn rows(tariff: &Tariff) -> Value {
+/// Its rows as they are kept, and told: see [`find`].
+pub fn rows(tariff: &Tariff) -> Value {
     let row = |row: &crate::domain::tariff::Row| {
         let price = |unit: Unit| {
             let price = row.prices.given(unit)?;

@@ -27,6 +27,16 @@ async fn a_model_of_the_list_needs_nothing_but_its_name() {
     assert_eq!(answer.status, 200);
     let log = tenant.log(&answer.id()).await;
     assert_eq!(log.at("cost").nano(), GPT_4O_MINI.cost(USAGE));
+    let models = tenant.get("/api/models").await;
+    let [model] = &models.at("data").list()[..] else { panic!("one model: {models}") };
+    assert_eq!((model.at("id").text(), models.at("total").count()), ("mini".to_owned(), 1));
+    let prices = &model.at("prices").list()[0];
+    assert_eq!(prices.at("priceVersion").text(), log.at("priceVersion").text());
+    let row = &prices.at("rows").list()[0];
+    assert_eq!(row.at("serviceTier").text(), "default");
+    assert_eq!(row.at("prices.inputTokens").text(), "0.15");
+    assert!(!models.to_string().contains("all"), "where it is served is not told: {models}");
+    assert_eq!(tenant.get("/api/models?page=2").await.at("data").list().len(), 0);
     tenant.at_rest().await;
 }
 
