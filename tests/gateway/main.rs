@@ -80,6 +80,7 @@ mod quotas;
 mod reading_on;
 mod recorded;
 mod refunds;
+mod responses;
 mod refusals;
 mod routes;
 mod routing;
