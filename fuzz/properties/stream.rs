@@ -3,8 +3,9 @@
 //! The first byte says whose stream it is, the next two how it is cut; the rest is the stream.
 
 use bytes::Bytes;
+use meteor::dialect::document::BodyMeter;
 use meteor::dialect::endpoint::Dialect;
-use meteor::dialect::meter::{BodyMeter, Reading, StreamMeter};
+use meteor::dialect::meter::{Reading, StreamMeter};
 use meteor::domain::usage::Usage;
 
 /// What a meter holds back at most.

@@ -7,8 +7,7 @@ use crate::dialect::capture::Capture;
 use crate::dialect::endpoint::Dialect;
 use crate::dialect::event::{End, Event};
 use crate::dialect::gemini::searches::Searches;
-use crate::dialect::openai::answer::Answer;
-use crate::dialect::{anthropic, estimate, gemini, openai, sse};
+use crate::dialect::{anthropic, gemini, openai, sse};
 use crate::domain::usage::{Pieces, ServiceTier, Unit, Usage};
 
 /// What one piece of an answer becomes for the client.
@@ -49,7 +48,7 @@ pub struct Reading {
 
 impl Reading {
     /// Adds what an answer of Gemini's searched for, which no report says.
-    fn tell_searches(&mut self, searches: &Searches) {
+    pub fn tell_searches(&mut self, searches: &Searches) {
         if let count @ 1.. = searches.count() {
             self.counted_pieces.web_searches = count;
             self.reported = self.reported.map(|usage| usage.with(Unit::WebSearches, count));
@@ -63,7 +62,7 @@ const EVENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Whether a report leaves the input out. Gemini leaves out what is 0, and no prompt is; others say
 /// 0 if they mean it.
-fn lacks_input(dialect: Dialect, reported: Option<Usage>) -> bool {
+pub fn lacks_input(dialect: Dialect, reported: Option<Usage>) -> bool {
     let prompt = |usage: Usage| usage.get(Unit::InputTokens) - usage.get(Unit::ToolUseInputTokens);
     dialect == Dialect::Gemini && reported.is_some_and(|usage| prompt(usage) == 0)
 }
@@ -88,7 +87,7 @@ pub struct StreamMeter {
     before_lf: Option<bool>,
     /// Whether the reason was told why the generation ended.
     ended: bool,
-    /// Tokens of the text that came, in the vocabulary that [`estimate`] knows.
+    /// Tokens of the text that came, in the vocabulary that `estimate` knows.
     text_tokens: u64,
     /// What an Anthropic stream reported so far.
     counts: Counts,
@@ -313,99 +312,9 @@ impl StreamMeter {
 }
 
 /// Tokens in a dialect's own vocabulary, of which some make more of the same text.
-const fn tokens_in(dialect: Dialect, tokens: u64) -> u64 {
+pub const fn tokens_in(dialect: Dialect, tokens: u64) -> u64 {
     match dialect {
         Dialect::OpenAi => tokens,
         Dialect::Anthropic | Dialect::Gemini => (tokens * 13).div_ceil(10),
-    }
-}
-
-/// Where an answer of Anthropic names what the provider keeps.
-const CONTAINER: &[u8] = b"container";
-/// Where any dialect says that it failed, though the status says otherwise.
-const ERROR: &[u8] = b"error";
-
-/// Meters an answer that is one JSON document.
-#[derive(Debug)]
-pub struct BodyMeter {
-    dialect: Dialect,
-    capture: Capture,
-    reported: Option<Usage>,
-    service_tier: ServiceTier,
-    searches: Searches,
-    kept_id: Option<Box<str>>,
-    counted: u64,
-    failed: bool,
-    /// What an answer in the OpenAI dialect says.
-    answer: Answer,
-}
-
-impl BodyMeter {
-    /// A meter for an answer in that dialect.
-    pub fn new(dialect: Dialect) -> Self {
-        let capture = match dialect {
-            Dialect::OpenAi => Capture::of_any(&Answer::FIELDS),
-            Dialect::Anthropic => Capture::new(&[b"usage", ERROR, CONTAINER]),
-            Dialect::Gemini => Capture::new(&[b"usageMetadata", ERROR]),
-        };
-        Self {
-            dialect,
-            capture,
-            reported: None,
-            service_tier: ServiceTier::DEFAULT,
-            searches: Searches::default(),
-            kept_id: None,
-            counted: 0,
-            failed: false,
-            answer: Answer::default(),
-        }
-    }
-
-    /// Reads what one read brought.
-    pub fn read(&mut self, chunk: &[u8]) {
-        self.counted += estimate::tokens_of_bytes(chunk);
-        let dialect = self.dialect;
-        if dialect == Dialect::Gemini {
-            self.searches.read(chunk);
-        }
-        let read = |object: &[u8]| match dialect {
-            Dialect::Gemini => (gemini::usage::read(object), gemini::usage::service_tier(object)),
-            _ => anthropic::usage::read(object),
-        };
-        let (reported, tier) = (&mut self.reported, &mut self.service_tier);
-        let (kept_id, failed) = (&mut self.kept_id, &mut self.failed);
-        let answer = &mut self.answer;
-        self.capture.read(chunk, |key, object| match key {
-            _ if dialect == Dialect::OpenAi => answer.field(key, object),
-            CONTAINER => *kept_id = anthropic::outside::container_id(object),
-            ERROR => *failed = true,
-            _ => {
-                let (usage, named) = read(object);
-                (*reported, *tier) = (usage.or(*reported), named.unwrap_or(*tier));
-            }
-        });
-    }
-
-    /// The id of what the provider keeps for the caller, at most 256 bytes.
-    pub fn kept_id(&self) -> Option<&str> {
-        self.kept_id.as_deref().or(self.answer.kept_id())
-    }
-
-    /// What was learned so far.
-    pub fn reading(&self) -> Reading {
-        let reported = self.reported.or(self.answer.usage());
-        let web_searches = self.answer.searches();
-        let mut reading = Reading {
-            reported,
-            lacks_input: lacks_input(self.dialect, reported),
-            service_tier: self.answer.service_tier().unwrap_or(self.service_tier),
-            counted_output: tokens_in(self.dialect, self.counted),
-            counted_pieces: Pieces { web_searches, ..Pieces::default() },
-            terminated: false,
-            finished: false,
-            failed: self.failed || self.answer.failed(),
-        };
-        reading.tell_searches(&self.searches);
-        reading
     }
 }

@@ -14,6 +14,7 @@ pub mod anthropic;
 pub mod gemini;
 pub mod units;
 pub mod meter;
+pub mod document;
 pub mod media;
 pub mod read;
 pub mod texts;

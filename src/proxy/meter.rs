@@ -6,51 +6,22 @@ use bytes::{Buf, Bytes};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 
 use crate::dialect::endpoint::Endpoint;
-use crate::dialect::media::meter::MediaMeter;
-use crate::dialect::meter::{BodyMeter, Passage, Reading, StreamMeter};
-use crate::dialect::{estimate, sse};
+use crate::dialect::estimate;
+use crate::dialect::meter::{Passage, Reading};
 use crate::domain::usage::Usage;
 use crate::proxy::coding::{Coding, Corrupt, Decoder};
+use crate::proxy::plain::{Expected, Plain};
 
 /// What reads the usage out of an answer as it passes.
 #[derive(Debug)]
 pub struct Meter {
-    kind: Kind,
+    plain: Plain,
     coded: Option<Box<Coded>>,
-}
-
-#[derive(Debug)]
-enum Kind {
-    /// One of the next two: the first bytes will say.
-    Unread(Expected),
-    /// A stream of events.
-    Stream(Box<StreamMeter>),
-    /// One document, and its last byte so far, which may be the last of all.
-    Body(Box<BodyMeter>, Bytes),
-    /// Images or audio, either way.
-    Media(Box<MediaMeter>),
-    /// The answer is free.
-    Off,
-}
-
-/// What is expected of an answer.
-#[derive(Debug, Clone, Copy)]
-struct Expected {
-    /// What was called.
-    endpoint: Endpoint,
-    /// All that it can use, where it has images or audio.
-    most: Option<Usage>,
-    /// Whether it says that it is a stream of events.
-    is_stream: bool,
-    /// Whether a stream was asked for.
-    asked: bool,
-    /// Whether usage is taken out that only the gateway asked for.
-    strips: bool,
 }
 
 impl Meter {
     /// Reads nothing: the answer is free.
-    pub const OFF: Self = Self { kind: Kind::Off, coded: None };
+    pub const OFF: Self = Self { plain: Plain::Off, coded: None };
 
     /// Reads an answer with these headers; they lose what will not be true of what is sent. `most` is
     /// all that images or audio can use; `asked` and `strips` say that a stream was asked for, and
@@ -81,7 +52,7 @@ impl Meter {
 
     /// Reads an answer that is not coded.
     const fn new(expected: Expected) -> Self {
-        Self { kind: Kind::Unread(expected), coded: None }
+        Self { plain: Plain::Unread(expected), coded: None }
     }
 
     /// Reads a copy of an answer that is coded, in some way that is known or not.
@@ -93,28 +64,19 @@ impl Meter {
             replaces: expected.strips && coding.is_some(),
             ..Coded::default()
         };
-        Self { kind: Kind::Unread(expected), coded: Some(Box::new(coded)) }
+        Self { plain: Plain::Unread(expected), coded: Some(Box::new(coded)) }
     }
 
     /// What was learned so far.
     pub fn reading(&self) -> Reading {
-        let mut reading = match &self.kind {
-            Kind::Stream(meter) => *meter.reading(),
-            Kind::Body(meter, _) => meter.reading(),
-            Kind::Media(meter) => meter.reading(),
-            Kind::Unread(_) | Kind::Off => Reading::default(),
-        };
+        let mut reading = self.plain.reading();
         reading.counted_output += self.coded.as_ref().map_or(0, |coded| coded.unread_tokens);
         reading
     }
 
     /// The id of what the provider keeps for the caller, at most 256 bytes.
     pub fn kept_id(&self) -> Option<&str> {
-        match &self.kind {
-            Kind::Stream(meter) => meter.kept_id(),
-            Kind::Body(meter, _) => meter.kept_id(),
-            Kind::Media(_) | Kind::Unread(_) | Kind::Off => None,
-        }
+        self.plain.kept_id()
     }
 
     /// Reads what one read brought, of which it is known whether it is the last.
@@ -123,10 +85,10 @@ impl Meter {
     /// `Corrupt` where the client is given the text of what cannot be decoded.
     pub fn read(&mut self, data: Bytes, is_last: bool) -> Result<Passage, Corrupt> {
         match &mut self.coded {
-            None => Ok(self.kind.read(data, is_last)),
+            None => Ok(self.plain.read(data, is_last)),
             Some(coded) => {
                 (coded.piece, coded.rest) = (data.clone(), data);
-                coded.step(&mut self.kind)
+                coded.step(&mut self.plain)
             }
         }
     }
@@ -138,18 +100,13 @@ impl Meter {
 
     /// Decodes some more of it.
     pub fn go_on(&mut self) -> Result<Passage, Corrupt> {
-        let step = self.coded.as_mut().map(|coded| coded.step(&mut self.kind));
+        let step = self.coded.as_mut().map(|coded| coded.step(&mut self.plain));
         step.unwrap_or_else(|| Ok(Passage::default()))
     }
 
     /// What is left when the upstream ends.
     pub fn finish(&mut self) -> Result<Vec<Bytes>, Corrupt> {
-        let rest = match &mut self.kind {
-            Kind::Stream(meter) => meter.finish(),
-            Kind::Body(_, last) => std::mem::take(last),
-            Kind::Media(meter) => meter.finish(),
-            Kind::Unread(_) | Kind::Off => Bytes::new(),
-        };
+        let rest = self.plain.finish();
         match &mut self.coded {
             Some(coded) if !coded.replaces => {
                 Ok(coded.waiting.drain(..).map(|(piece, _)| piece).collect())
@@ -161,58 +118,8 @@ impl Meter {
 
     /// Whether the end of the answer is the end of a document that was understood.
     pub fn is_whole_document(&mut self) -> bool {
-        let is_body = match &self.kind {
-            Kind::Body(..) => true,
-            Kind::Media(meter) => !meter.is_stream(),
-            Kind::Unread(_) | Kind::Stream(_) | Kind::Off => false,
-        };
-        is_body && self.coded.as_mut().is_none_or(|coded| coded.is_whole())
+        self.plain.is_document() && self.coded.as_mut().is_none_or(|coded| coded.is_whole())
     }
-}
-
-impl Kind {
-    fn read(&mut self, data: Bytes, is_last: bool) -> Passage {
-        if let (Self::Unread(expected), Some(first)) = (&*self, data.trim_ascii_start().first()) {
-            let Expected { endpoint, most, is_stream, asked, strips } = *expected;
-            let dialect = endpoint.dialect();
-            let is_document = matches!(first, b'{' | b'[');
-            let is_events = is_stream || asked && sse::begins(data.trim_ascii_start());
-            *self = if let Some(media) = endpoint.media() {
-                let most = most.unwrap_or_default();
-                Self::Media(Box::new(MediaMeter::new(media, is_stream, most)))
-            } else if is_events && !is_document {
-                Self::Stream(Box::new(StreamMeter::new(dialect, strips)))
-            } else {
-                Self::Body(Box::new(BodyMeter::new(dialect)), Bytes::new())
-            };
-        }
-        match self {
-            Self::Stream(meter) => meter.read(data),
-            Self::Body(meter, last) => {
-                meter.read(&data);
-                held_last(last, data, is_last)
-            }
-            Self::Media(meter) => meter.read(data),
-            Self::Unread(_) | Self::Off => Passage { pass: vec![data], ..Passage::default() },
-        }
-    }
-}
-
-/// Lets all pass but the last byte, which waits to see whether it is the last of all.
-fn held_last(last: &mut Bytes, mut data: Bytes, is_last: bool) -> Passage {
-    let mut passage = Passage::default();
-    if data.is_empty() {
-        return passage;
-    }
-    passage.pass.push(std::mem::take(last));
-    if is_last {
-        passage.end.push(data);
-    } else {
-        *last = data.split_off(data.len() - 1);
-        passage.pass.push(data);
-    }
-    passage.pass.retain(|piece| !piece.is_empty());
-    passage
 }
 
 /// A coded answer.
@@ -236,12 +143,12 @@ struct Coded {
 }
 
 impl Coded {
-    fn step(&mut self, kind: &mut Kind) -> Result<Passage, Corrupt> {
+    fn step(&mut self, plain: &mut Plain) -> Result<Passage, Corrupt> {
         let step = self.decoder.as_mut().ok_or(Corrupt).and_then(|own| own.step(&self.rest));
         let Ok((read, text)) = step else { return self.pass_unread() };
         self.rest.advance(read);
         self.decoded += text.len() as u64;
-        let passage = kind.read(text, false);
+        let passage = plain.read(text, false);
         if self.replaces {
             return Ok(passage);
         }

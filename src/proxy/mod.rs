@@ -27,6 +27,7 @@ pub mod choose;
 pub mod forward;
 pub mod clear;
 pub mod gate;
+pub mod plain;
 pub mod meter;
 pub mod relay;
 pub mod answer;

@@ -170,7 +170,7 @@ fn beside(
 fn priced(stops: &mut Vec<Stop>, call: &Call) -> Result<(), Refusal> {
     let is_media = call.endpoint.media().is_some();
     let lacks = |stop: &Stop| {
-        let by_token = is_media && has_token_price(stop);
+        let by_token = is_media && prices_output(stop);
         stop.tariff.lacking(&call.request.pieces).filter(|_| !by_token)
     };
     let lacking = stops.first().and_then(lacks);
@@ -238,7 +238,12 @@ fn is_by_the_piece(stops: &[Stop]) -> bool {
     pieces.into_iter().any(|unit| is_priced(stops, unit)) && !stops.iter().any(has_token_price)
 }
 
-/// Whether tokens have a price there.
+/// Whether tokens cost something there.
 fn has_token_price(stop: &Stop) -> bool {
     stop.tariff.rows().iter().any(|row| Nano::ZERO < row.prices.dearest().ceiling(1, 1))
+}
+
+/// Whether the prices there say what the output costs, if only that it is free.
+fn prices_output(stop: &Stop) -> bool {
+    stop.tariff.rows().iter().all(|row| row.prices.given(Unit::OutputTokens).is_some())
 }

@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 
+use crate::dialect::document::BodyMeter;
 use crate::dialect::endpoint::Dialect;
-use crate::dialect::meter::{BodyMeter, Reading, StreamMeter};
-use crate::dialect::tests::run;
+use crate::dialect::meter::{Reading, StreamMeter};
+use crate::dialect::tests::meters::run;
 use crate::domain::usage::{ServiceTier, Unit, Usage};
 
 const TEXT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"one two\"}}]}\n\n";

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 
+use crate::dialect::document::BodyMeter;
 use crate::dialect::endpoint::Dialect;
-use crate::dialect::meter::{BodyMeter, Reading, StreamMeter};
+use crate::dialect::meter::{Reading, StreamMeter};
 use crate::domain::usage::{Unit, Usage};
 
 const STREAM: &str = concat!(

@@ -1,0 +1,4 @@
+//! The dialects, tested where no one file is the place.
+
+pub mod meters;
+mod captures;
