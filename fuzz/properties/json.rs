@@ -93,7 +93,10 @@ fn reads_a_request(endpoint: Endpoint, body: &[u8]) {
     }
     let clamp = read::clamp_edit(endpoint, "max_tokens", body, BOUND);
     if let Some(edit) = &clamp {
-        assert_eq!((request.output_tokens_max, request.choices), (None, again(edit).choices));
+        // A completion has a bound even if it names none.
+        let is_bound = endpoint == Endpoint::Completions;
+        assert!(is_bound || request.output_tokens_max.is_none());
+        assert_eq!(request.choices, again(edit).choices);
         assert_eq!(again(edit).output_tokens_max, Some(BOUND));
     }
     let mut edits: Vec<Edit> = request.renamed(body, "\"another\"").collect();

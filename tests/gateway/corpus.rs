@@ -26,8 +26,7 @@ pub const NOT_BILLED_SO: [(&str, &str); 7] = [
 const SEVERAL: &str = "it tells of the last of several answers, which were pasted into one body";
 
 /// Recordings of calls that the gateway refuses, each with the reason.
-const REFUSED: [(&str, &str); 3] = [
-    ("test_background_mode_streaming", "nobody would meter what goes on in the background"),
+const REFUSED: [(&str, &str); 2] = [
     ("test_async_prompt_template", "its model stands in a template that the provider keeps"),
     ("completion-bad-request", "its bound is no whole number, and the gateway says so itself"),
 ];

@@ -38,7 +38,12 @@ const SEARCHES_MAX: u64 = 10;
 pub fn response(body: &[u8]) -> Result<Request, RequestFault> {
     let fields = Fields::read(body, FIELDS)?;
     let model = fields.text(0, "must be the name of a model, a string")?;
-    fields.in_foreground(1)?;
+    let stream = fields.flag(2)?;
+    // A stream is heard out, whatever becomes of its client; nothing else would be metered.
+    let goes_on = stream && fields.flag(1)?;
+    if !goes_on {
+        fields.in_foreground(1)?;
+    }
     (11..14).try_for_each(|at| fields.names_no_model(at))?;
     let mut outside = outside::find(body, fields.value(5))?;
     kept::find(body, fields.value(4), fields.value(5), &mut outside);
@@ -51,9 +56,9 @@ pub fn response(body: &[u8]) -> Result<Request, RequestFault> {
         outside.hidden_tokens += TOOLS_TOKENS;
     }
     Ok(Request {
-        stream: fields.flag(2)?,
+        stream,
         output_tokens_max: fields.bound(3)?,
-        hides_output: reasons(fields.value(9)),
+        hides_output: goes_on || reasons(fields.value(9)),
         pieces: Pieces {
             web_searches: match fields.value(5) {
                 Some(tools) if may_search(tools) => fields.count(10)?.unwrap_or(SEARCHES_MAX),
@@ -153,6 +158,7 @@ mod tests {
     #[test]
     fn a_call_that_asks_for_thoughts_hides_output() {
         for (rest, hides) in [
+            (r#""background":true,"stream":true"#, true),
             (r#""reasoning":{"effort":"high"}"#, true),
             (r#""reasoning":{"effort":"low","summary":"auto"}"#, true),
             (r#""reasoning":{"effort":"minimal"}"#, false),

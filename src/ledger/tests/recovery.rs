@@ -273,7 +273,9 @@ async fn what_a_run_left_is_projected_once_and_the_calls_it_left_open_are_ended(
         let expected = Amounts { requests: 3, tokens: 30 + 5, spend: Nano(7 + 6) };
         assert_eq!(day.expect("a sum"), expected, "one by its end, one by its progress, one void");
         assert_eq!(counted(&database, "SELECT count(*) FROM open_holds").await, 0);
-        let restarted = "SELECT count(*) FROM request_logs WHERE outcome = 'Failed'";
+        let restarted = "SELECT count(*) FROM request_logs
+            WHERE outcome = 'Failed' AND refusal = 'gateway_restarted'
+            AND detail ->> 'attempts' = 1 AND detail ->> 'durationMs' = 5";
         assert_eq!(counted(&database, restarted).await, 2);
         let chains = counted(&database, "SELECT count(*) FROM journal_checkpoints").await;
         (recovered.next_run, recovered.entries, recovered.orphans, chains)
