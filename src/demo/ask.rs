@@ -134,7 +134,7 @@ fn content_tokens(content: &Value) -> u64 {
 
 fn is_image(part: &Value) -> bool {
     let media = ["inlineData", "inline_data", "fileData", "file_data"];
-    matches!(part["type"].as_str(), Some("image_url" | "image"))
+    matches!(part["type"].as_str(), Some("image_url" | "image" | "input_image"))
         || media.iter().any(|name| part.get(name).is_some())
 }
 

@@ -33,7 +33,7 @@ pub enum Provider {
 const CATALOG: &str = include_str!("../../config/demo.toml");
 
 /// The listed models, in the order of the catalog.
-pub const MODELS: [&str; 15] = [
+pub const MODELS: [&str; 16] = [
     "gpt-4o-mini",
     "gpt-4o",
     "gpt-5-mini",
@@ -49,6 +49,7 @@ pub const MODELS: [&str; 15] = [
     "gpt-4o-mini-tts",
     "gpt-4o-transcribe",
     "whisper-1",
+    "omni-moderation-latest",
 ];
 
 /// The settings of a demo. Keys that `environment` sets win over the catalog, the stage over both.

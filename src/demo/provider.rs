@@ -80,6 +80,10 @@ fn route(request: &Request<Bytes>) -> (Reply, Script) {
     match (request.method().as_str(), path) {
         ("POST", "/v1/chat/completions") => openai::chat(request),
         ("POST", "/v1/completions") => openai::text(request),
+        ("POST", "/v1/responses") => openai::response(request),
+        ("POST", "/v1/responses/compact") => openai::compact(request),
+        ("POST", "/v1/responses/input_tokens") => openai::count(request),
+        ("POST", "/v1/moderations") => openai::moderate(request),
         ("POST", "/v1/embeddings") => openai::embed(request),
         ("POST", "/v1/images/generations" | "/v1/images/edits" | "/v1/images/variations") => {
             openai::images(request)

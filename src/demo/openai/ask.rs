@@ -30,7 +30,7 @@ pub fn chat(request: &Request<Bytes>) -> Result<Asked<Talk>, Complaint> {
         thought_tokens: if reasons(&model) { THOUGHT_TOKENS } else { 0 },
         choices,
         drafts: choices,
-        tool: tool(&body, script.calls_tool),
+        tool: tool(&body, script.calls_tool, |tool| &tool["function"]),
         streams: body["stream"].as_bool().unwrap_or_default(),
         includes_usage: body["stream_options"]["include_usage"].as_bool().unwrap_or_default(),
     };
@@ -63,6 +63,40 @@ pub fn text(request: &Request<Bytes>) -> Result<Asked<Talk>, Complaint> {
     Ok(Asked { model, script, wish })
 }
 
+/// Reads a response, the wish for a shorter form of what was said, or for a count of the input.
+pub fn response(request: &Request<Bytes>) -> Result<Asked<Talk>, Complaint> {
+    let (body, model) = body_and_model(request)?;
+    let contents = contents(&body["input"])?;
+    let script = script(request.headers(), &contents.last().map_or_else(String::new, text_of))?;
+    let instructions = Some(&body["instructions"]).filter(|told| !told.is_null());
+    let wish = Talk {
+        input_tokens: input_tokens(contents.iter().chain(instructions), &body["tools"]),
+        output_bound: whole(&body["max_output_tokens"], "max_output_tokens", u64::MAX)?,
+        thought_tokens: if reasons(&model) { THOUGHT_TOKENS } else { 0 },
+        choices: 1,
+        drafts: 1,
+        tool: tool(&body, script.calls_tool, |tool| tool),
+        streams: body["stream"].as_bool().unwrap_or_default(),
+        includes_usage: true,
+    };
+    Ok(Asked { model, script, wish })
+}
+
+/// Reads what shall be judged: how many verdicts are asked for. The model may be left out.
+pub fn moderation(request: &Request<Bytes>) -> Result<Asked<usize>, Complaint> {
+    let body = body(request)?;
+    let model = body["model"].as_str().unwrap_or("omni-moderation-latest").to_owned();
+    let input = filled(&body["input"], "input")?;
+    let list = input.as_array();
+    let texts = list.filter(|list| list.iter().all(Value::is_string));
+    if texts.is_none() && !input.is_string() && !list.is_some_and(|list| list[0].is_object()) {
+        return Err(ill_typed("input", "a text, a list of texts or of parts is expected"));
+    }
+    let prompt = text_of(texts.and_then(|texts| texts.last()).unwrap_or(input));
+    let script = script(request.headers(), &prompt)?;
+    Ok(Asked { model, script, wish: texts.map_or(1, Vec::len) })
+}
+
 /// Reads a wish for vectors.
 pub fn embedding(request: &Request<Bytes>) -> Result<Asked<Texts>, Complaint> {
     let (body, model) = body_and_model(request)?;
@@ -85,10 +119,14 @@ pub fn embedding(request: &Request<Bytes>) -> Result<Asked<Texts>, Complaint> {
     Ok(Asked { model, script, wish })
 }
 
-fn body_and_model(request: &Request<Bytes>) -> Result<(Value, String), Complaint> {
-    let body: Value = serde_json::from_slice(request.body()).map_err(|_| {
+fn body(request: &Request<Bytes>) -> Result<Value, Complaint> {
+    serde_json::from_slice(request.body()).map_err(|_| {
         Complaint::about("We could not parse the JSON body of your request.", None, None)
-    })?;
+    })
+}
+
+fn body_and_model(request: &Request<Bytes>) -> Result<(Value, String), Complaint> {
+    let body = body(request)?;
     let model = body["model"].as_str().filter(|model| !model.is_empty()).map(str::to_owned);
     let missing = || Complaint::about("you must provide a model parameter", None, None);
     Ok((body, model.ok_or_else(missing)?))
@@ -107,9 +145,35 @@ fn empty(name: &'static str) -> Complaint {
     Complaint::about(message, Some(name), Some("empty_array"))
 }
 
+fn ill_typed(name: &'static str, expected: &str) -> Complaint {
+    Complaint::about(format!("Invalid '{name}': {expected}."), Some(name), Some("invalid_type"))
+}
+
+/// What is there, and no empty list.
+fn filled<'a>(value: &'a Value, name: &'static str) -> Result<&'a Value, Complaint> {
+    match value {
+        Value::Null => Err(missing(name)),
+        Value::Array(list) if list.is_empty() => Err(empty(name)),
+        _ => Ok(value),
+    }
+}
+
 fn messages(body: &Value) -> Result<&[Value], Complaint> {
-    let messages = body["messages"].as_array().ok_or_else(|| missing("messages"))?;
-    if messages.is_empty() { Err(empty("messages")) } else { Ok(messages) }
+    let messages = filled(&body["messages"], "messages")?.as_array();
+    messages.map(Vec::as_slice).ok_or_else(|| missing("messages"))
+}
+
+/// What the items of a response's input say: messages, or calls of functions and their results.
+fn contents(input: &Value) -> Result<Vec<Value>, Complaint> {
+    let said = |item: &Value| {
+        let mut said = ["content", "output", "arguments"].into_iter();
+        said.find_map(|name| item.get(name)).cloned().unwrap_or_default()
+    };
+    match filled(input, "input")? {
+        Value::String(_) => Ok(vec![input.clone()]),
+        Value::Array(items) => Ok(items.iter().map(said).collect()),
+        _ => Err(ill_typed("input", "a text or a list of items is expected")),
+    }
 }
 
 fn output_bound(body: &Value) -> Result<Option<u64>, Complaint> {
@@ -124,12 +188,12 @@ fn output_bound(body: &Value) -> Result<Option<u64>, Complaint> {
     Ok(new.or(old))
 }
 
-/// The function that must be called, or that the script calls.
-fn tool(body: &Value, called: bool) -> Option<Tool> {
+/// The function that must be called, or that the script calls; `function` finds it in a tool.
+fn tool(body: &Value, called: bool, function: fn(&Value) -> &Value) -> Option<Tool> {
     let choice = &body["tool_choice"];
-    let name = choice["function"]["name"].as_str();
+    let name = function(choice)["name"].as_str();
     let must = called || name.is_some() || choice == "required";
-    let functions = body["tools"].as_array().into_iter().flatten().map(|tool| &tool["function"]);
+    let functions = body["tools"].as_array().into_iter().flatten().map(function);
     let functions = functions.map(|function| (&function["name"], &function["parameters"]));
     Tool::choose(functions, name).filter(|_| must)
 }
@@ -156,20 +220,11 @@ fn inputs(value: &Value, name: &'static str) -> Result<Vec<Input>, Complaint> {
         (None, Some(tokens)) => Some(Input { text: value.to_string(), tokens: tokens as u64 }),
         (None, None) => None,
     };
-    if value.is_null() {
-        return Err(missing(name));
-    }
-    if value.as_array().is_some_and(Vec::is_empty) {
-        return Err(empty(name));
-    }
+    let value = filled(value, name)?;
     let inputs = match (input(value), value.as_array()) {
         (Some(one), _) => Some(vec![one]),
         (None, Some(list)) if list.len() <= INPUTS_MAX => list.iter().map(input).collect(),
         _ => None,
     };
-    inputs.ok_or_else(|| {
-        let message =
-            format!("Invalid '{name}': a text, a list of tokens or of texts is expected.");
-        Complaint::about(message, Some(name), Some("invalid_type"))
-    })
+    inputs.ok_or_else(|| ill_typed(name, "a text, a list of tokens or of texts is expected"))
 }

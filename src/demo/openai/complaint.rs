@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
+use serde_json::json;
 
 use crate::demo::ask::{Complain, OutOfRange};
 use crate::demo::reply::{JSON, Reply, json, opaque_id};
@@ -41,6 +42,13 @@ impl Complaint {
     pub fn breakoff() -> Bytes {
         let text = Self::of_status(503, "").text();
         Bytes::from(format!("data: {text}\n\n"))
+    }
+
+    /// The same for a response, as the event of that number.
+    pub fn breakoff_at(sequence_number: usize) -> Bytes {
+        let error = Self::of_status(503, "");
+        let data = json!({"type": "error", "error": error, "sequence_number": sequence_number});
+        Bytes::from(format!("event: error\ndata: {data}\n\n"))
     }
 
     fn text(&self) -> String {

@@ -5,6 +5,8 @@ pub mod ask;
 pub mod usage;
 pub mod chat;
 pub mod text;
+pub mod response;
+pub mod moderation;
 pub mod embedding;
 pub mod media;
 pub mod routes;

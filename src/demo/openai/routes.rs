@@ -7,7 +7,7 @@ use crate::demo::answer::Answer;
 use crate::demo::ask::{Asked, Complain, Talk, respond};
 use crate::demo::catalog::MODELS;
 use crate::demo::openai::complaint::Complaint;
-use crate::demo::openai::{ask, chat, embedding, media, text};
+use crate::demo::openai::{ask, chat, embedding, media, moderation, response, text};
 use crate::demo::reply::{JSON, Reply, opaque_id};
 use crate::demo::script::Script;
 
@@ -19,6 +19,26 @@ pub fn chat(request: &Request<Bytes>) -> (Reply, Script) {
 /// `POST /v1/completions`.
 pub fn text(request: &Request<Bytes>) -> (Reply, Script) {
     respond(ask::text(request), |asked| said(asked, text::whole, text::stream))
+}
+
+/// `POST /v1/responses`.
+pub fn response(request: &Request<Bytes>) -> (Reply, Script) {
+    respond(ask::response(request), |asked| said(asked, response::whole, response::stream))
+}
+
+/// `POST /v1/responses/compact`.
+pub fn compact(request: &Request<Bytes>) -> (Reply, Script) {
+    respond(ask::response(request), |asked| said(asked, response::compact, response::compact))
+}
+
+/// `POST /v1/responses/input_tokens`.
+pub fn count(request: &Request<Bytes>) -> (Reply, Script) {
+    respond(ask::response(request), |asked| signed(response::count(asked), &asked.script))
+}
+
+/// `POST /v1/moderations`.
+pub fn moderate(request: &Request<Bytes>) -> (Reply, Script) {
+    respond(ask::moderation(request), |asked| signed(moderation::verdicts(asked), &asked.script))
 }
 
 /// `POST /v1/embeddings`.

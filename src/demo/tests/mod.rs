@@ -4,6 +4,7 @@ mod stand;
 mod play;
 mod openai;
 mod openai_tools;
+mod openai_responses;
 mod openai_text;
 mod anthropic;
 mod gemini;

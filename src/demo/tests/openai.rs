@@ -129,7 +129,7 @@ async fn errors_are_told_in_the_words_of_the_real_one() {
 async fn models_are_listed() {
     let provider = provider().await;
     let list = provider.get("/v1/models").await.json();
-    assert_eq!(list["data"].as_array().map(Vec::len), Some(15));
+    assert_eq!(list["data"].as_array().map(Vec::len), Some(16));
     let one = provider.get("/v1/models/gpt-4o").await.json();
     assert_eq!(one["id"], "gpt-4o");
     assert_eq!(error(&provider.get("/v1/models/none").await).0, 404);

@@ -76,7 +76,7 @@ async fn one_path_lists_the_models_of_whichever_dialect() {
     let gemini = of("/v1/models", "x-goog-api-key").await.json();
     assert_eq!(gemini["models"].as_array().map(Vec::len), Some(2));
     let open = provider.get("/v1/models").await.json();
-    assert_eq!(open["data"].as_array().map(Vec::len), Some(15));
+    assert_eq!(open["data"].as_array().map(Vec::len), Some(16));
 }
 
 #[tokio::test]
@@ -85,11 +85,13 @@ async fn a_script_is_played_in_every_dialect() {
     let said = |prompt: &str| json!([{"role": "user", "content": prompt}]);
     let talk = |prompt: &str, stream: bool| {
         json!({"model": "m", "stream": stream, "messages":
-        said(prompt), "prompt": prompt, "contents": [{"parts": [{"text": prompt}]}]})
+        said(prompt), "prompt": prompt, "input": prompt, "contents": [{"parts": [{"text": prompt}]}]})
     };
     let places = [
         ("/v1/completions", true),
         ("/v1/completions", false),
+        ("/v1/responses", true),
+        ("/v1/responses", false),
         ("/v1/messages", true),
         ("/v1/messages", false),
         ("/v1beta/models/m:streamGenerateContent?alt=sse", true),
