@@ -15,6 +15,7 @@ use crate::json::Json;
 use crate::openai;
 use crate::process::{Process, scratch};
 use crate::served::{Place, Served, model, upstream};
+use crate::tenant::Tenant;
 use crate::upstream::{Plan, Seen, Step, Upstream, closed_port};
 
 const USAGE: openai::Usage = openai::Usage { prompt: 9, completion: 3, cached: 0, reasoning: 0 };
@@ -201,6 +202,15 @@ async fn conforms(dialect: Dialect, runtime: &str, script: &str) {
         tenant.at_rest().await;
     }
     funded.at_rest().await;
+    let newcomer = Tenant::of(&built_in);
+    for told in said.at("told").list() {
+        let log = newcomer.log(&told.at("requestLogId").text()).await;
+        assert_eq!(log.at("settledBy").text(), "usage", "{log}");
+        for unit in ["usage.inputTokens", "usage.outputTokens"] {
+            assert_eq!(log.at(unit).count(), told.at(unit).count(), "{unit} of {log}");
+        }
+    }
+    newcomer.at_rest().await;
 }
 
 /// A gateway with what a suite asks for, and with one upstream that is away.

@@ -5,7 +5,7 @@ import json
 import struct
 
 import openai
-from scene import BREAK_OFF, FACTS, KEYS, SAY, Wire, done_once, finish, raises, walk
+from scene import BREAK_OFF, FACTS, KEYS, REFUSALS, SAY, Wire, done_once, finish, raises, walk
 
 KINDS = {
     400: openai.BadRequestError,
@@ -22,6 +22,10 @@ KINDS = {
     502: openai.InternalServerError,
     503: openai.InternalServerError,
 }
+# The gateway waits for a wallet on hold: to see that once is enough.
+FOR_RESPONSES = [
+    row | {"what": f"{row['what']}, for a response"} for row in REFUSALS if row.get("key") != "held"
+]
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
 
 
@@ -40,6 +44,18 @@ class Client:
         return self.api.chat.completions.create(
             model=model, messages=messages, max_tokens=bound, **more
         )
+
+
+class Responding(Client):
+    """The same, which asks for responses."""
+
+    def ask(self, text: str = SAY, model: str = FACTS["model"], bound: int | None = None, **more):
+        return self.api.responses.create(
+            model=model, input=text, max_output_tokens=bound, **more
+        )
+
+    def tells(self, response) -> None:
+        self.wire.tells(response.usage.input_tokens, response.usage.output_tokens)
 
 
 def text_of(stream) -> str:
@@ -151,8 +167,58 @@ def speaks_and_listens_with_the_built_in_provider() -> None:
 def completes_with_the_built_in_provider() -> None:
     client = Client("builtIn", FACTS["builtIn"])
     answer = client.ask()
-    assert answer.choices[0].message.content and answer.usage.total_tokens > 0, answer
+    assert answer.choices[0].message.content, answer
+    client.wire.tells(answer.usage.prompt_tokens, answer.usage.completion_tokens)
     assert text_of(client.ask(stream=True))
+    ask = {"model": "gpt-3.5-turbo-instruct", "prompt": SAY, "max_tokens": 5}
+    text = client.api.completions.create(**ask)
+    assert text.choices[0].text and text.choices[0].finish_reason == "length", text
+    client.wire.tells(text.usage.prompt_tokens, text.usage.completion_tokens)
+    chunks = client.api.completions.create(stream=True, **ask)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == text.choices[0].text
+
+
+def responds_with_the_built_in_provider() -> None:
+    client = Responding("builtIn", FACTS["builtIn"])
+    for model, items in [(FACTS["model"], ["message"]), ("gpt-5-mini", ["reasoning", "message"])]:
+        whole = client.ask(model=model)
+        client.tells(whole)
+        with client.api.responses.stream(model=model, input=SAY) as stream:
+            streamed = stream.get_final_response()
+        client.tells(streamed)
+        for response in (whole, streamed):
+            assert [item.type for item in response.output] == items, response
+            thinks = response.usage.output_tokens_details.reasoning_tokens > 0
+            assert thinks == ("reasoning" in items), response.usage
+        assert whole.output_text and whole.output_text == streamed.output_text, streamed
+    *_, last = client.ask(bound=16, stream=True)
+    assert last.type == "response.incomplete" and last.response.usage.output_tokens == 16, last
+    client.tells(last.response)
+    stream = client.ask(text="/breakoff", stream=True)
+    assert raises(openai.APIError, lambda: list(stream)).type == "service_unavailable"
+
+
+def calls_functions_with_the_built_in_provider() -> None:
+    client = Responding("builtIn", FACTS["builtIn"])
+    function = {"type": "function", "name": "get_weather", "parameters": {"type": "object"}}
+    ask = {"tools": [function], "tool_choice": "required"}
+    with client.api.responses.stream(model=FACTS["model"], input=SAY, **ask) as stream:
+        streamed = stream.get_final_response()
+    for response in (client.ask(**ask), streamed):
+        [call] = response.output
+        assert (call.name, json.loads(call.arguments)) == ("get_weather", {}), response
+
+
+def counts_and_judges_with_the_built_in_provider() -> None:
+    client = Responding("builtIn", FACTS["builtIn"])
+    short = client.api.responses.compact(model=FACTS["model"], input=SAY)
+    assert short.output[-1].type == "compaction", short
+    client.tells(short)
+    counted = client.api.responses.input_tokens.count(model=FACTS["model"], input=SAY)
+    assert counted.input_tokens == short.usage.input_tokens, counted
+    judged = client.api.moderations.create(input=[SAY, SAY])
+    assert [verdict.flagged for verdict in judged.results] == [False, False], judged
+    assert judged.results[0].categories.self_harm_intent is False, judged
 
 
 def said(error: openai.APIStatusError) -> tuple:
@@ -166,15 +232,20 @@ embeds()
 lists_models()
 breaks_off()
 completes_with_the_built_in_provider()
+responds_with_the_built_in_provider()
+calls_functions_with_the_built_in_provider()
+counts_and_judges_with_the_built_in_provider()
 makes_images_with_the_built_in_provider()
 speaks_and_listens_with_the_built_in_provider()
 done_once(Client, KINDS, told=lambda error: error.body)
-walk(
-    "openai",
-    Client,
-    KINDS,
-    said,
-    limit=lambda error: error.body["limit"],
-    retries=2,
-)
+for client, rows in [(Client, REFUSALS), (Responding, FOR_RESPONSES)]:
+    walk(
+        "openai",
+        client,
+        KINDS,
+        said,
+        limit=lambda error: error.body["limit"],
+        retries=2,
+        rows=rows,
+    )
 finish(f"openai {openai.__version__} (Python)")

@@ -10,7 +10,7 @@ export const FACTS = JSON.parse(process.argv[2])
 export const KEYS = FACTS.keys
 export const SAY = 'Say hello.'
 export const BREAK_OFF = 'Break off.'
-const REFUSALS = JSON.parse(readFileSync(new URL('refusals.json', import.meta.url), 'utf8'))
+export const REFUSALS = JSON.parse(readFileSync(new URL('refusals.json', import.meta.url), 'utf8'))
 
 /** The packages lie beside the build, not above this file. */
 export const need = createRequire(process.env.SDK_NODE)
@@ -18,6 +18,7 @@ export const need = createRequire(process.env.SDK_NODE)
 const pauses = []
 const sent = {}
 const measured = []
+const told = []
 let forwarded = 0
 
 const later = globalThis.setTimeout
@@ -42,6 +43,7 @@ export class Wire {
     this.headers = new Headers(init.headers)
     sent[this.key] = (sent[this.key] ?? 0) + 1
     const answer = await fetch(url, init)
+    this.id = answer.headers.get('x-request-id')
     if (answer.headers.has('retry-after')) {
       this.retryAfter.push(Number(answer.headers.get('retry-after')))
     }
@@ -52,6 +54,12 @@ export class Wire {
     const away = answer.status === 502
     if (!refused && !listed && !away && this.key !== 'builtIn') forwarded += 1
     return answer
+  }
+
+  /** Notes the usage that the last answer told, which the request log has to have, too. */
+  tells(inputTokens, outputTokens) {
+    assert.ok(inputTokens > 0 && outputTokens > 0)
+    told.push({ requestLogId: this.id, usage: { inputTokens, outputTokens } })
   }
 }
 
@@ -92,11 +100,11 @@ async function refused(row, client, kind, retries) {
 }
 
 /**
- * All refusals that this dialect has. `kinds` are the package's classes by status; `word` gives
+ * All refusals of `rows` that this dialect has. `kinds` are the package's classes by status; `word` gives
  * from an error that by which programs tell it from others, `limit` the limit that it names.
  */
-export async function walk(dialect, newClient, { kinds, word, limit, retries }) {
-  for (const row of REFUSALS.filter((row) => row.said[dialect])) {
+export async function walk(dialect, newClient, { kinds, word, limit, retries, rows = REFUSALS }) {
+  for (const row of rows.filter((row) => row.said[dialect])) {
     const error = await refused(row, newClient(row.key ?? 'funded'), kinds[row.status], retries)
     assert.deepEqual([error.status, word(error)], [row.status, row.said[dialect]], row.what)
     if (row.limit) assert.equal(limit(error).limit, 0, row.what)
@@ -111,7 +119,7 @@ export function finish(name) {
     const row = [`${name} ${version} (Node)`, what, status, kind, attempts, told, pauses]
     console.log(`| ${row.join(' | ')} |`)
   }
-  console.log(JSON.stringify({ forwarded, sent }))
+  console.log(JSON.stringify({ forwarded, sent, told }))
 }
 
 function packageFile(name) {

@@ -21,6 +21,7 @@ time.sleep = _pauses.append
 _sent: Counter = Counter()
 _forwarded = 0
 _measured: list[tuple] = []
+_told: list[dict] = []
 
 
 class Wire:
@@ -31,6 +32,7 @@ class Wire:
         self.attempts = 0
         self.retry_after: list[float] = []
         self.request = None
+        self.id = None
         self.hooks = {"request": [self._sends], "response": [self._receives]}
 
     def _sends(self, request) -> None:
@@ -40,6 +42,7 @@ class Wire:
 
     def _receives(self, response) -> None:
         global _forwarded
+        self.id = response.headers.get("x-request-id")
         if "retry-after" in response.headers:
             self.retry_after.append(float(response.headers["retry-after"]))
         refused = response.headers.get("x-meteor-error-source") == "gateway"
@@ -49,6 +52,12 @@ class Wire:
         away = response.status_code == 502
         if not (refused or listed or away or self.key == "builtIn"):
             _forwarded += 1
+
+    def tells(self, input_tokens: int, output_tokens: int) -> None:
+        """Notes the usage that the last answer told, which the request log has to have, too."""
+        assert input_tokens > 0 and output_tokens > 0, (input_tokens, output_tokens)
+        used = {"inputTokens": input_tokens, "outputTokens": output_tokens}
+        _told.append({"requestLogId": self.id, "usage": used})
 
 
 def raises(kind: type, call) -> Exception:
@@ -82,13 +91,13 @@ def refused(row: dict, client, kind: type, retries: int, obeys: bool = True) -> 
     return error
 
 
-def walk(dialect: str, new_client, kinds: dict, said, limit, retries: int) -> None:
-    """All refusals that this dialect has.
+def walk(dialect: str, new_client, kinds: dict, said, limit, retries: int, rows: list = REFUSALS) -> None:
+    """All refusals of `rows` that this dialect has.
 
     `kinds` are the package's classes by status; `said` gives from an error the status and the word
     by which programs tell it from others, `limit` the limit that it names.
     """
-    for row in REFUSALS:
+    for row in rows:
         word = row["said"].get(dialect)
         if word is None:
             continue
@@ -122,4 +131,4 @@ def finish(package: str) -> None:
     for what, status, kind, attempts, told, pauses in _measured:
         waited = ", ".join(f"{pause:.2f}" for pause in pauses) or "-"
         print(f"| {package} | {what} | {status} | {kind} | {attempts} | {told} | {waited} |")
-    print(json.dumps({"forwarded": _forwarded, "sent": _sent}))
+    print(json.dumps({"forwarded": _forwarded, "sent": _sent, "told": _told}))
