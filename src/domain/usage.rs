@@ -306,6 +306,7 @@ mod tests {
         assert_eq!(ServiceTier::new(""), Some(ServiceTier::DEFAULT));
         let default = |name| ServiceTier::new(name).is_some_and(|tier| tier.is_default());
         assert!(default("standard") && default("auto") && !default("flex"));
+        assert_eq!(ServiceTier::new("flex").map(|tier| format!("{tier:?}")), Some("\"flex\"".into()));
     }
 
     #[test]
@@ -314,6 +315,14 @@ mod tests {
         let counts: Vec<_> = pieces.usage().counts().collect();
         let units = [Unit::WebSearches, Unit::Images, Unit::AudioSeconds, Unit::Characters];
         assert_eq!(counts, units.into_iter().zip(1..).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn of_two_counts_of_pieces_the_more_of_each_stands() {
+        let one = Pieces { web_searches: 1, images: 5, ..Pieces::default() };
+        let other = Pieces { web_searches: 2, audio_seconds: 3, characters: 4, images: 0 };
+        let most = Pieces { web_searches: 2, images: 5, audio_seconds: 3, characters: 4 };
+        assert_eq!((one.or(other), other.or(one)), (most, most));
     }
 
     #[test]
