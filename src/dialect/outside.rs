@@ -15,6 +15,9 @@ pub const OTHER_MODELS_MAX: usize = 8;
 /// What an image costs that stands in the body, at most, in tokens.
 pub const IMAGE_TOKENS: u64 = 5_000;
 
+/// How many searches a hosted tool makes at most, where nobody bounds it.
+pub const SEARCHES_MAX: u64 = 10;
+
 /// A reference to state kept at the provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
@@ -45,6 +48,8 @@ pub struct Outside {
     pub hidden_tokens: u64,
     /// All input tokens, at most, of a body that is not text, and whose bytes say nothing of them.
     pub media_tokens: Option<u64>,
+    /// Searches of hosted tools, at most.
+    pub searches: u64,
     /// Models that may answer beside the one that the call is for, as the provider calls them.
     pub other_models: Vec<String>,
 }

@@ -303,5 +303,6 @@ mod tests {
         assert!(Schedule::of(Vec::new()).is_none());
         let always = Schedule::always(stepped());
         assert_eq!(&**always.at(UnixMs(-5)).version(), "v");
+        assert_eq!(stepped().rows().len(), 5);
     }
 }

@@ -306,7 +306,10 @@ mod tests {
         assert_eq!(ServiceTier::new(""), Some(ServiceTier::DEFAULT));
         let default = |name| ServiceTier::new(name).is_some_and(|tier| tier.is_default());
         assert!(default("standard") && default("auto") && !default("flex"));
-        assert_eq!(ServiceTier::new("flex").map(|tier| format!("{tier:?}")), Some("\"flex\"".into()));
+        assert_eq!(
+            ServiceTier::new("flex").map(|tier| format!("{tier:?}")),
+            Some("\"flex\"".into())
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The Anthropic dialect: messages.
 
 pub mod outside;
-pub mod request;
 pub mod usage;
+pub mod request;
 pub mod event;

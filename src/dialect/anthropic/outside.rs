@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use memchr::memmem::Finder;
 
 use crate::dialect::json;
-use crate::dialect::outside::{Outside, TOOLS_TOKENS, may_have_value, state_id};
+use crate::dialect::outside::{Outside, SEARCHES_MAX, TOOLS_TOKENS, may_have_value, state_id};
 use crate::dialect::request::{Fields, RequestFault};
 
 /// What the tools that the provider runs begin their type with: each brings in content of its own.
@@ -101,6 +101,7 @@ pub fn tools_tokens(tools: &[u8]) -> u64 {
 fn tools_of(tools: &[u8], outside: &mut Outside) {
     outside.hidden_tokens += TOOLS_TOKENS;
     json::elements(tools, |tool| {
+        let (mut searches, mut uses) = (false, None);
         // The body was checked; what is no tool has no fields.
         let _ = json::fields(tool, |key, value| match (&*key, &tool[value]) {
             (_, b"null") | ("type", b"\"custom\"") => {}
@@ -108,12 +109,17 @@ fn tools_of(tools: &[u8], outside: &mut Outside) {
                 let kind = json::string_of(kind).unwrap_or_default();
                 outside.refers |= HOSTED_TOOLS.iter().any(|tool| kind.starts_with(tool));
                 outside.hidden_tokens += DEFINED_TOOL_TOKENS;
+                searches = kind.starts_with(HOSTED_TOOLS[0]);
             }
+            ("max_uses", most) => uses = json::count_of(most),
             ("model", model) => {
                 outside.names_model(json::string_of(model).unwrap_or_default().into_owned());
             }
             _ => {}
         });
+        if searches {
+            outside.searches += uses.unwrap_or(SEARCHES_MAX);
+        }
     });
 }
 

@@ -1,12 +1,13 @@
 //! The policy fields of Anthropic requests.
 
 use crate::dialect::anthropic::outside;
+use crate::dialect::anthropic::usage::FAST;
 use crate::dialect::json;
 use crate::dialect::outside::OTHER_MODELS_MAX;
 use crate::dialect::request::{Fields, Request, RequestFault};
 use crate::domain::usage::{Pieces, ServiceTier};
 
-const POLICY_FIELDS: [&str; 11] = [
+const POLICY_FIELDS: [&str; 13] = [
     "model",
     "background",
     "stream",
@@ -18,6 +19,8 @@ const POLICY_FIELDS: [&str; 11] = [
     "models",
     "route",
     "thinking",
+    "speed",
+    "service_tier",
 ];
 
 /// Reads the policy fields of a request for a message, and checks that the body is JSON.
@@ -45,12 +48,19 @@ pub fn message(body: &[u8]) -> Result<Request, RequestFault> {
         stream: fields.flag(2)?,
         output_tokens_max: fields.bound(3)?,
         choices: 1,
-        pieces: Pieces::default(),
-        service_tier: ServiceTier::DEFAULT,
+        pieces: Pieces { web_searches: outside.searches, ..Pieces::default() },
+        service_tier: tier(fields.value(11), fields.value(12)),
         include_usage: None,
         hides_output: fields.value(10).is_some_and(thinks),
         outside,
     })
+}
+
+/// The tier that is asked for; to be fast is one.
+fn tier(speed: Option<&[u8]>, tier: Option<&[u8]>) -> ServiceTier {
+    let named = |value: &[u8]| json::string_of(value).and_then(|name| ServiceTier::new(&name));
+    let fast = speed.and_then(named).filter(|speed| speed.name() == FAST);
+    fast.or(tier.and_then(named)).unwrap_or_default()
 }
 
 /// Whether the model is asked to think. Of what it thinks, and bills, it shows a summary or nothing.
@@ -68,9 +78,31 @@ pub fn count(body: &[u8]) -> Result<Request, RequestFault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::outside::SEARCHES_MAX;
 
     fn read(body: &str) -> Result<Request, RequestFault> {
         message(body.as_bytes())
+    }
+
+    #[test]
+    fn searches_are_bound_by_the_uses_of_their_tool_and_to_be_fast_is_a_tier() {
+        let searches = |tools: &str| {
+            let read = read(&format!(r#"{{"model":"m","tools":[{tools}]}}"#)).expect(tools);
+            read.pieces.web_searches
+        };
+        let tool = r#"{"type":"web_search_20250305","name":"w"}"#;
+        let bound = r#"{"max_uses":3,"type":"web_search_20250305","name":"w"}"#;
+        assert_eq!((searches(tool), searches(bound)), (SEARCHES_MAX, 3));
+        assert_eq!(searches(&format!("{tool},{bound}")), SEARCHES_MAX + 3);
+        assert_eq!(searches(r#"{"type":"web_fetch_20250910","max_uses":3}"#), 0);
+        for (rest, tier) in [
+            (r#""speed":"fast","service_tier":"auto""#, "fast"),
+            (r#""speed":"standard","service_tier":"auto""#, "auto"),
+            (r#""speed":null"#, ""),
+        ] {
+            let read = read(&format!(r#"{{"model":"m",{rest}}}"#)).expect(rest);
+            assert_eq!(read.service_tier.name(), tier, "{rest}");
+        }
     }
 
     #[test]

@@ -21,8 +21,8 @@ pub struct Counts {
     is_fast: bool,
 }
 
-/// The name of the tier of what was served fast.
-const FAST: &str = "fast";
+/// The tier, and the speed, that is served first and costs more.
+pub const FAST: &str = "fast";
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Beside {

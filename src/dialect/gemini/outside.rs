@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use memchr::memmem::Finder;
 
 use crate::dialect::json;
-use crate::dialect::outside::{Outside, may_have_key};
+use crate::dialect::outside::{Outside, SEARCHES_MAX, may_have_key};
 
 /// The tools that the provider runs: each brings in content of its own.
 const HOSTED_TOOLS: [&str; 12] = [
@@ -22,6 +22,16 @@ const HOSTED_TOOLS: [&str; 12] = [
     "url_context",
     "codeExecution",
     "code_execution",
+];
+
+/// Those of them that search.
+const SEARCHING_TOOLS: [&str; 6] = [
+    "googleSearch",
+    "google_search",
+    "googleSearchRetrieval",
+    "google_search_retrieval",
+    "enterpriseWebSearch",
+    "enterprise_web_search",
 ];
 
 /// Tools that read what is stored at the provider.
@@ -54,6 +64,7 @@ pub fn find(body: &[u8], tools: Option<&[u8]>, is_cached: bool, holds_requests: 
 fn tools_of(tools: &[u8], outside: &mut Outside) {
     json::elements(tools, |tool| {
         json::each(tool, &HOSTED_TOOLS, |_| outside.refers = true);
+        json::each(tool, &SEARCHING_TOOLS, |_| outside.searches = SEARCHES_MAX);
         json::each(tool, &STORED_TOOLS, |_| outside.names_state("tools"));
     });
 }
@@ -133,10 +144,15 @@ mod tests {
 
     fn read(body: &str) -> Outside {
         // Tools cost something of their own.
-        Outside { hidden_tokens: 0, ..input_only("m", body.as_bytes()).expect(body).outside }
+        Outside {
+            hidden_tokens: 0,
+            searches: 0,
+            ..input_only("m", body.as_bytes()).expect(body).outside
+        }
     }
 
     const REFERS: Outside = Outside {
+        searches: 0,
         refers: true,
         state: None,
         hidden_tokens: 0,

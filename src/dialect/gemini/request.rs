@@ -3,14 +3,13 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::dialect::gemini::outside;
+use crate::dialect::gemini::{outside, usage};
 use crate::dialect::json;
 use crate::dialect::outside::TOOLS_TOKENS;
 use crate::dialect::request::{Edit, FOLDER, Fields, Request, RequestFault, put_first};
-use crate::domain::usage::Usage;
-use crate::domain::usage::{Pieces, ServiceTier};
+use crate::domain::usage::{Pieces, Usage};
 
-const POLICY_FIELDS: [&str; 10] = [
+const POLICY_FIELDS: [&str; 12] = [
     "background",
     "generationConfig",
     "generation_config",
@@ -21,6 +20,8 @@ const POLICY_FIELDS: [&str; 10] = [
     "requests",
     "generateContentRequest",
     "generate_content_request",
+    "serviceTier",
+    "service_tier",
 ];
 
 const CONFIG_FIELDS: [&str; 4] =
@@ -52,7 +53,7 @@ pub fn input_only(model: &str, body: &[u8]) -> Result<Request, RequestFault> {
     read(model, body).map(|(request, _)| request)
 }
 
-fn read<'a>(model: &str, body: &'a [u8]) -> Result<(Request, Fields<'a, 10>), RequestFault> {
+fn read<'a>(model: &str, body: &'a [u8]) -> Result<(Request, Fields<'a, 12>), RequestFault> {
     let fields = Fields::read(body, POLICY_FIELDS)?;
     fields.in_foreground(0)?;
     let is_cached = fields.value(3).or(fields.value(4)).is_some();
@@ -67,8 +68,8 @@ fn read<'a>(model: &str, body: &'a [u8]) -> Result<(Request, Fields<'a, 10>), Re
         stream: false,
         output_tokens_max: Some(0),
         choices: 1,
-        pieces: Pieces::default(),
-        service_tier: ServiceTier::DEFAULT,
+        pieces: Pieces { web_searches: outside.searches, ..Pieces::default() },
+        service_tier: usage::service_tier(body).unwrap_or_default(),
         include_usage: None,
         hides_output: false,
         outside,
@@ -80,7 +81,7 @@ fn read<'a>(model: &str, body: &'a [u8]) -> Result<(Request, Fields<'a, 10>), Re
 fn model_places(
     model: &str,
     body: &[u8],
-    fields: &Fields<'_, 10>,
+    fields: &Fields<'_, 12>,
 ) -> Result<Vec<Range<usize>>, RequestFault> {
     let mut places: Vec<_> = fields.place(6).into_iter().collect();
     for list in (7..10).filter_map(|at| fields.place(at)) {
@@ -165,6 +166,7 @@ fn clamp_config(config: &[u8], start: usize, bound: String, tokens: u64) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::outside::SEARCHES_MAX;
 
     fn asked_of(body: &str) -> Request {
         content("m", body.as_bytes(), true).expect(body)
@@ -173,6 +175,19 @@ mod tests {
     fn asked(body: &str) -> (Option<u64>, u64) {
         let request = asked_of(body);
         (request.output_tokens_max, request.choices)
+    }
+
+    #[test]
+    fn a_search_is_bound_and_the_tier_read() {
+        for (rest, searches, tier) in [
+            (r#""tools":[{"googleSearch":{}}],"serviceTier":"PRIORITY""#, SEARCHES_MAX, "priority"),
+            (r#""tools":[{"google_search":{}}],"service_tier":"flex""#, SEARCHES_MAX, "flex"),
+            (r#""tools":[{"urlContext":{}}]"#, 0, ""),
+        ] {
+            let body = format!(r#"{{"contents":[],{rest}}}"#);
+            let read = content("m", body.as_bytes(), false).expect(rest);
+            assert_eq!((read.pieces.web_searches, read.service_tier.name()), (searches, tier));
+        }
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub fn read(object: &[u8]) -> Option<Usage> {
 /// The tier of service that an object names, by itself or as the type of traffic it was.
 pub fn service_tier(object: &[u8]) -> Option<ServiceTier> {
     let mut tier = None;
-    json::each(object, &["serviceTier", "trafficType"], |value| {
+    json::each(object, &["serviceTier", "service_tier", "trafficType"], |value| {
         let name = json::string_of(value).unwrap_or_default().to_ascii_lowercase();
         // What is paid in advance or as it comes has the plain price; a tier stands behind that.
         let name = name.strip_prefix("on_demand").map_or(&*name, |tier| tier.trim_matches('_'));

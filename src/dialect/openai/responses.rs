@@ -4,7 +4,7 @@ use crate::dialect::json;
 use crate::dialect::openai::request::{clamp as clamp_field, silent};
 use crate::dialect::openai::usage::tier;
 use crate::dialect::openai::{kept, outside};
-use crate::dialect::outside::TOOLS_TOKENS;
+use crate::dialect::outside::{SEARCHES_MAX, TOOLS_TOKENS};
 use crate::dialect::request::{Edit, Fields, Request, RequestFault};
 use crate::domain::usage::Pieces;
 
@@ -30,9 +30,6 @@ const BOUND: &str = "max_output_tokens";
 
 /// The least bound that OpenAI accepts, in tokens.
 const BOUND_MIN: u64 = 16;
-
-/// How often a response is taken to search, at most, that names no bound of its calls of tools.
-const SEARCHES_MAX: u64 = 10;
 
 /// Reads a request for a response.
 pub fn response(body: &[u8]) -> Result<Request, RequestFault> {
