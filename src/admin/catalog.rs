@@ -66,24 +66,21 @@ async fn list_models(asked: Asked) -> Reply {
     query.finish()?;
     let offers = catalog::offers(&asked.visit.state.platform, &asked.principal)?;
     let total = i64::try_from(offers.len()).unwrap_or(i64::MAX);
-    let (number, size) = (u64::from(page.page), u64::from(page.size));
-    let before = usize::try_from((number - 1) * size).unwrap_or(usize::MAX);
-    let shown = offers.iter().skip(before).take(usize::try_from(size).unwrap_or(usize::MAX));
-    let shown: Vec<_> = shown.map(model_shape).collect();
+    let shown: Vec<_> = page.cut(offers).map(model_shape).collect();
     Ok(Answer::page(&shown, total, page))
 }
 
-fn model_shape(Offer { model, prices }: &Offer) -> ModelShape {
-    let list = |(version, rows): &(Arc<str>, serde_json::Value)| PriceListShape {
+fn model_shape(Offer { model, prices }: Offer) -> ModelShape {
+    let list = |(version, rows): (Arc<str>, serde_json::Value)| PriceListShape {
         price_version: version.to_string(),
-        rows: rows.clone(),
+        rows,
     };
     ModelShape {
         id: model.name.to_string(),
         aliases: model.aliases.iter().map(ToString::to_string).collect(),
         max_input_tokens: model.max_input_tokens,
         max_output_tokens: model.max_output_tokens,
-        prices: prices.iter().map(list).collect(),
+        prices: prices.into_iter().map(list).collect(),
     }
 }
 

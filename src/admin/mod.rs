@@ -14,6 +14,8 @@ pub mod account;
 pub mod tokens;
 pub mod organizations;
 pub mod catalog;
+pub mod units;
+pub mod prices;
 pub mod upstreams;
 pub mod limits;
 pub mod usage;

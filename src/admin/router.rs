@@ -20,7 +20,7 @@ use crate::admin::operation::Operations;
 use crate::admin::scalar::money_as_text;
 use crate::admin::state::AdminState;
 use crate::admin::{
-    account, catalog, export, keys, openapi, organizations, projects, quotas, records,
+    account, catalog, export, keys, openapi, organizations, prices, projects, quotas, records,
     request_logs, tokens, upstreams, usage, wallet,
 };
 use crate::clock;
@@ -32,6 +32,7 @@ fn operations() -> Operations {
     let operations = tokens::operations(operations);
     let operations = organizations::operations(operations);
     let operations = catalog::operations(operations);
+    let operations = prices::operations(operations);
     let operations = upstreams::operations(operations);
     let operations = projects::operations(operations);
     let operations = quotas::operations(operations);

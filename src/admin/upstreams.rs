@@ -51,9 +51,7 @@ async fn list(asked: Asked) -> Reply {
     query.finish()?;
     let upstreams = catalog::upstreams(&asked.visit.state.platform, &asked.principal)?;
     let total = i64::try_from(upstreams.len()).unwrap_or(i64::MAX);
-    let (skip, take) = (usize::try_from(page.offset()), usize::try_from(page.limit()));
-    let shown = upstreams.into_iter().skip(skip.unwrap_or(usize::MAX)).take(take.unwrap_or(0));
-    let rows: Vec<UpstreamShape> = shown.map(shape).collect();
+    let rows: Vec<UpstreamShape> = page.cut(upstreams).map(shape).collect();
     Ok(Answer::page(&rows, total, page))
 }
 

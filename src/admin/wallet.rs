@@ -154,10 +154,9 @@ async fn holds(asked: Asked) -> Reply {
     let as_of = platform.fresh().await;
     let holds = wallet::holds(platform, &seat)?;
     let total = i64::try_from(holds.len()).unwrap_or(i64::MAX);
-    let (skip, take) = (usize::try_from(page.offset()), usize::try_from(page.limit()));
-    let shown = holds.into_iter().skip(skip.unwrap_or(usize::MAX)).take(take.unwrap_or(0));
     let node = &platform.settings.node;
-    let rows: Vec<HoldShape> = shown
+    let rows: Vec<HoldShape> = page
+        .cut(holds)
         .map(|(call, hold)| HoldShape {
             kind: "Call",
             request_log_id: Some(call.to_string()),

@@ -17,7 +17,7 @@ use crate::accounting::directory::Directory;
 use crate::accounting::once::OnceKeys;
 use crate::app::folder::{Folder, FolderError};
 use crate::app::health::{self, Health};
-use crate::app::reload::{self, catalog};
+use crate::app::reload::{self, FileCatalog, catalog};
 use crate::app::thread::{WorkerSetup, start_projector, start_worker};
 use crate::app::watch::Watch;
 use crate::clock;
@@ -34,7 +34,7 @@ use crate::proxy::connect;
 use crate::proxy::listener;
 use crate::proxy::worker::Shared;
 use crate::store::database::{Database, DatabaseError};
-use crate::store::{facts, price_lists};
+use crate::store::{facts, price_lists, prices};
 use crate::telemetry::call_log::CallLog;
 
 /// Why a node does not start.
@@ -95,7 +95,7 @@ impl Node {
         let said_no = |fault| StartError::Database(settings.database.clone(), fault);
         let database = Database::open(&settings.database).await.map_err(said_no)?;
         let now = clock::now();
-        keep_prices(&database, &settings, now).await.map_err(said_no)?;
+        let priced = under_prices(&database, &settings, now).await.map_err(said_no)?;
         let id = facts::node_id(&database).await.map_err(said_no)?;
         let recovered = recover(&database, &folder.journal(), &id.to_string(), now)
             .await
@@ -128,7 +128,7 @@ impl Node {
         let shared = Arc::new(Shared {
             directory: Arc::clone(&directory),
             once_keys: OnceKeys::new(database.clone()),
-            catalog: ArcSwap::from_pointee(catalog(&settings, &Catalog::default())),
+            catalog: ArcSwap::from_pointee(catalog(&priced, &Catalog::default())),
             settings: settings.proxy.clone(),
             draining: AtomicBool::new(false),
         });
@@ -176,9 +176,10 @@ impl Node {
         })
     }
 
-    /// How its catalog is read again from `file`.
-    pub fn reload(&self, file: Option<PathBuf>) -> Reload {
-        reload::of_file(file, Arc::clone(&self.shared), self.settings.currency.clone())
+    /// Its catalog, and how it is read again from `file`.
+    pub fn reload(&self, file: Option<PathBuf>) -> Arc<dyn Reload> {
+        let said = Arc::new(ArcSwap::from_pointee(self.settings.clone()));
+        Arc::new(FileCatalog { file, said, shared: Arc::clone(&self.shared) })
     }
 
     /// The watch over its books.
@@ -213,16 +214,19 @@ impl Node {
     }
 }
 
-/// Keeps the prices that records will name, before the first call.
-async fn keep_prices(
+/// The settings under the prices of the admin API. What records will name is kept, before the first
+/// call.
+async fn under_prices(
     database: &Database,
     settings: &Settings,
     now: UnixMs,
-) -> Result<(), DatabaseError> {
-    let tariffs = reload::tariffs(settings);
+) -> Result<Settings, DatabaseError> {
+    let priced = reload::under(settings, &prices::laid(database.reader(), now).await?);
+    let tariffs = reload::tariffs(&priced);
     let mut tx = database.begin().await?;
     price_lists::keep(&mut tx, tariffs.iter().map(|tariff| &**tariff), now).await?;
-    Ok(tx.commit().await?)
+    tx.commit().await?;
+    Ok(priced)
 }
 
 /// A journal with a chain for each worker, and the thread that keeps it.

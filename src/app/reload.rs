@@ -3,8 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use crate::clock;
 use crate::config::check::{self, Settings};
+use crate::config::pricing::filled;
+use crate::domain::catalog::Model;
+use crate::domain::overlay::{self, Laid};
 use crate::domain::tariff::Tariff;
 use crate::organization::platform::{Enforce, Prepared, Reload, Reloaded, UpstreamState};
 use crate::proxy::breaker::Circuit;
@@ -12,6 +17,7 @@ use crate::proxy::catalog::Catalog;
 use crate::proxy::upstream::Upstream;
 use crate::proxy::worker::Shared;
 use crate::settings::upstream::UpstreamSettings;
+use crate::store::price_lists::version;
 
 /// The catalog of a configuration. An upstream that stays as it was keeps its connections.
 pub fn catalog(settings: &Settings, before: &Catalog) -> Catalog {
@@ -34,35 +40,90 @@ pub fn tariffs(settings: &Settings) -> Vec<Arc<Tariff>> {
     tariffs
 }
 
-/// Reads `file` again, so that its catalog can be put in force, at once and whole; or says every
-/// fault of it. A call goes on by the catalog that it was admitted under. All else that the file
-/// says takes effect at the next start.
-pub fn of_file(file: Option<PathBuf>, shared: Arc<Shared>, currency: String) -> Reload {
-    let (known, shown) = (Arc::clone(&shared), Arc::clone(&shared));
-    let models = move || shown.catalog.load().listed();
-    let read = move || {
-        let file = file.as_deref().ok_or("there is no file to read again; start with --config")?;
-        let settings = check::load(Some(file)).map_err(|report| report.to_string())?;
-        if settings.currency != currency {
+/// A configuration under the prices that the admin API has laid over its own.
+pub fn under(settings: &Settings, laid: &[Laid]) -> Settings {
+    let mut under = settings.clone();
+    let mut laid = laid.to_vec();
+    if let Some(ceiling) = &settings.ceiling {
+        for row in laid.iter_mut().flat_map(|price| &mut price.rows) {
+            row.prices = filled(&row.prices, ceiling);
+        }
+    }
+    for model in under.models.iter_mut().chain(&mut under.fallback) {
+        for target in &mut model.targets {
+            let place = &settings.upstreams[target.upstream].name;
+            let here: Vec<_> =
+                laid.iter().filter(|price| price.is_of(&model.name, place)).collect();
+            target.schedule =
+                overlay::schedule(&target.schedule, &here, |rows| version("api", rows));
+        }
+    }
+    under
+}
+
+/// A file whose catalog can be put in force, at once and whole. A call goes on by the catalog that
+/// it was admitted under. All else that the file says takes effect at the next start.
+#[derive(Debug)]
+pub struct FileCatalog {
+    /// Where it is, if it can be read again.
+    pub file: Option<PathBuf>,
+    /// What it said when it was last read without faults.
+    pub said: Arc<ArcSwap<Settings>>,
+    /// Where the catalog is in force.
+    pub shared: Arc<Shared>,
+}
+
+impl FileCatalog {
+    fn prepared(&self, settings: Arc<Settings>, laid: &[Laid]) -> Prepared {
+        let under = under(&settings, laid);
+        let tariffs = tariffs(&under);
+        let reloaded = Reloaded { models: under.models.len(), upstreams: under.upstreams.len() };
+        let (shared, said) = (Arc::clone(&self.shared), Arc::clone(&self.said));
+        let enforce = move || {
+            let next = catalog(&under, &shared.catalog.load());
+            shared.catalog.store(Arc::new(next));
+            said.store(settings);
+        };
+        Prepared { reloaded, tariffs, enforce: Enforce(Box::new(enforce)) }
+    }
+}
+
+impl Reload for FileCatalog {
+    fn models(&self) -> Vec<Arc<Model>> {
+        self.shared.catalog.load().listed()
+    }
+
+    fn filed(&self) -> Vec<Model> {
+        let mut models = self.said.load().models.clone();
+        models.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        models
+    }
+
+    fn upstreams(&self) -> Vec<UpstreamState> {
+        let catalog = self.shared.catalog.load();
+        catalog.upstreams().iter().map(|upstream| state(upstream)).collect()
+    }
+
+    fn read(&self, laid: &[Laid]) -> Result<Prepared, String> {
+        let file = self.file.as_deref();
+        let file = file.ok_or("there is no file to read again; start with --config")?.to_owned();
+        let settings = check::load(Some(&file)).map_err(|report| report.to_string())?;
+        if settings.currency != self.said.load().currency {
             // Prices in one currency must not be taken from wallets in another.
             return Err("another currency takes effect at a start only; restart".to_owned());
         }
-        let tariffs = tariffs(&settings);
-        let reloaded =
-            Reloaded { models: settings.models.len(), upstreams: settings.upstreams.len() };
-        let (shared, file) = (Arc::clone(&shared), file.to_owned());
+        let prepared = self.prepared(Arc::new(settings), laid);
+        let (reloaded, Enforce(enforce)) = (prepared.reloaded, prepared.enforce);
         let enforce = move || {
-            let next = catalog(&settings, &shared.catalog.load());
-            shared.catalog.store(Arc::new(next));
+            enforce();
             tracing::info!(?reloaded, file = %file.display(), "the catalog was read again");
         };
-        Ok(Prepared { reloaded, tariffs, enforce: Enforce(Box::new(enforce)) })
-    };
-    let upstreams = move || {
-        let catalog = known.catalog.load();
-        catalog.upstreams().iter().map(|upstream| state(upstream)).collect()
-    };
-    Reload::new(read, models, upstreams)
+        Ok(Prepared { enforce: Enforce(Box::new(enforce)), ..prepared })
+    }
+
+    fn lay(&self, laid: &[Laid]) -> Prepared {
+        self.prepared(self.said.load_full(), laid)
+    }
 }
 
 fn state(upstream: &Upstream) -> UpstreamState {

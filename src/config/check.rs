@@ -13,6 +13,7 @@ use crate::config::report::Report;
 use crate::config::section::{Reading, Section};
 use crate::config::upstreams::upstreams;
 use crate::domain::catalog::Model;
+use crate::domain::price::Prices;
 use crate::journal::keeper::Durability;
 use crate::proxy::connect::Roots;
 use crate::proxy::worker::ProxySettings;
@@ -58,6 +59,8 @@ pub struct Settings {
     pub roots: Roots,
     /// Where calls go.
     pub upstreams: Vec<UpstreamSettings>,
+    /// What costs what a known model has no price for; `None`: nothing does.
+    pub ceiling: Option<Prices>,
     /// What may be called; their targets are places in `upstreams`.
     pub models: Vec<Model>,
     /// Serves every name that is not listed, where that was asked for.
@@ -112,6 +115,7 @@ pub fn read(text: &str, environment: &Environment) -> Result<Settings, Report> {
         log,
         roots,
         upstreams: upstreams.settings,
+        ceiling: pricing.ceiling,
         models: models.listed,
         fallback: models.fallback,
     };

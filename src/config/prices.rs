@@ -1,18 +1,11 @@
-//! `prices`: exact decimal texts, and the version that names them in every record.
+//! `prices`: exact decimal texts.
 
-use std::fmt::Write as _;
-
-use sha2::{Digest as _, Sha256};
 use toml::{Table, Value};
 
 use crate::config::section::Section;
 use crate::domain::money::{MalformedMoney, Nano};
-use crate::domain::price::Prices;
-use crate::domain::tariff::Row;
+use crate::domain::price::{Prices, needed};
 use crate::domain::usage::Unit;
-
-/// What a call can be priced by instead of tokens.
-const PIECES: [Unit; 3] = [Unit::Images, Unit::AudioSeconds, Unit::Characters];
 
 /// Reads the prices of a row: per million, or per one of what is counted one by one. What every
 /// call has must have a price, if only "0": input, and where the model `answers`, output; unless it
@@ -22,12 +15,7 @@ pub fn prices(row: &mut Section<'_>, answers: bool) -> Option<Prices> {
         row.fault("prices", "is missing; write { inputTokens = \"0.15\", … }, \"0\" if it is free");
     }
     let table = row.open_table("prices")?;
-    let by_the_piece = |name: &String| PIECES.iter().any(|unit| unit.name() == name);
-    let needed: &[Unit] = match answers {
-        _ if !table.is_empty() && table.keys().all(by_the_piece) => &[],
-        true => &[Unit::InputTokens, Unit::OutputTokens],
-        false => &[Unit::InputTokens],
-    };
+    let needed = needed(|unit| table.contains_key(unit.name()), answers);
     for unit in needed.iter().filter(|unit| !table.contains_key(unit.name())) {
         let key = format!("prices.{}", unit.name());
         row.fault(&key, "is missing; write \"0\" if it is free");
@@ -77,31 +65,9 @@ fn price(value: &Value) -> Result<Nano, &'static str> {
     })
 }
 
-/// Names these prices: the same ones always alike, others differently.
-pub fn version(rows: &[Row]) -> String {
-    let mut text = String::new();
-    // Writing to a text cannot fail.
-    for Row { tier, above_input_tokens, prices } in rows {
-        if !tier.is_default() || 0 < *above_input_tokens {
-            let _ = writeln!(text, "[{} {above_input_tokens}]", tier.name());
-        }
-        for unit in Unit::ALL {
-            if let Some(price) = prices.given(unit) {
-                let _ = writeln!(text, "{}={}", unit.name(), price.0);
-            }
-        }
-    }
-    let hash = Sha256::digest(text.as_bytes());
-    hash[..4].iter().fold("file-".to_owned(), |mut version, byte| {
-        let _ = write!(version, "{byte:02x}");
-        version
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::usage::ServiceTier;
 
     #[test]
     fn prices_are_exact_texts_or_whole_numbers() {
@@ -111,26 +77,5 @@ mod tests {
         for text in ["0.15", "'-1'", "'1e3'", "'0.0000000001'", "-1", "true", "9000000001"] {
             assert!(of(&format!("p = {text}")).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn the_version_names_the_prices() {
-        let with = |nano| Prices::default().with(Unit::InputTokens, nano).expect("in range");
-        let row = |above_input_tokens, prices| Row {
-            tier: ServiceTier::DEFAULT,
-            above_input_tokens,
-            prices,
-        };
-        let of = |prices| version(&[row(0, prices)]);
-        assert_eq!(of(with(150_000_000)), of(with(150_000_000)));
-        assert_ne!(of(with(150_000_000)), of(with(150_000_001)));
-        let other = Prices::default().with(Unit::OutputTokens, 150_000_000).expect("in range");
-        assert_ne!(of(with(150_000_000)), of(other));
-        let stepped = |above| version(&[row(0, with(1)), row(above, with(2))]);
-        assert_ne!(stepped(10), stepped(11));
-        let flex = Row { tier: ServiceTier::new("flex").expect("short"), ..row(0, with(1)) };
-        assert_ne!(version(&[row(0, with(1)), flex]), of(with(1)));
-        // Records name it: it must never change for the same prices.
-        assert_eq!(of(with(150_000_000)), "file-4c8adfbe");
     }
 }

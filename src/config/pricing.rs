@@ -4,12 +4,13 @@ use std::fs;
 use std::sync::Arc;
 
 use crate::config::price_list::{Entry, PriceList, price_rows};
-use crate::config::prices::{units, version};
+use crate::config::prices::units;
 use crate::config::section::{Reading, Section};
 use crate::domain::price::Prices;
 use crate::domain::tariff::{Row, Schedule, Tariff};
 use crate::domain::time::{Day, UnixMs};
 use crate::domain::usage::{ServiceTier, Unit};
+use crate::store::price_lists::version;
 
 /// `[prices]`: the price list, and what is done where it has no price.
 #[derive(Debug)]
@@ -17,7 +18,7 @@ pub struct Pricing<'a> {
     reading: &'a Reading<'a>,
     list: PriceList,
     /// What costs what no price is known for; `None` refuses it.
-    ceiling: Option<Prices>,
+    pub ceiling: Option<Prices>,
 }
 
 /// What the ceiling must have a price for; a part costs what its total costs.
@@ -174,7 +175,7 @@ impl Pricing<'_> {
                 row.prices = filled(&row.prices, ceiling);
             }
         }
-        let version = version(&rows);
+        let version = version("file", &rows);
         let tariff = Tariff::of(rows, version.into());
         if tariff.is_none() {
             row.fault(key, "have two rows for the same calls; remove one");
@@ -186,7 +187,8 @@ impl Pricing<'_> {
 const REMEDY: &str = "write { inputTokens = \"0.15\", … }, \"0\" if it is free, or name the \
     provider of its upstream, or a listed model as price = \"provider/id\"";
 
-fn filled(prices: &Prices, ceiling: &Prices) -> Prices {
+/// Those prices, and the ceiling for what has none and is counted one by one.
+pub fn filled(prices: &Prices, ceiling: &Prices) -> Prices {
     PIECES.into_iter().fold(*prices, |prices, unit| {
         match (prices.given(unit), ceiling.given(unit)) {
             // It was in range before.

@@ -83,6 +83,8 @@ ids! {
     AuditId "audit_";
     /// A provider's endpoint.
     UpstreamId "up_";
+    /// A price that the admin API has laid over those of the file.
+    PriceId "price_";
 }
 
 plain_ids! {

@@ -125,6 +125,18 @@ impl Prices {
     }
 }
 
+/// What every call has and must have a price, if only 0: input, and where the model `answers`,
+/// output; nothing of it where all that is `given` is priced by the piece.
+pub fn needed(given: impl Fn(Unit) -> bool, answers: bool) -> &'static [Unit] {
+    const PIECES: [Unit; 3] = [Unit::Images, Unit::AudioSeconds, Unit::Characters];
+    let mut units = Unit::ALL.into_iter().filter(|unit| given(*unit)).peekable();
+    match answers {
+        _ if units.peek().is_some() && units.all(|unit| PIECES.contains(&unit)) => &[],
+        true => &[Unit::InputTokens, Unit::OutputTokens],
+        false => &[Unit::InputTokens],
+    }
+}
+
 impl Rates {
     /// The dearer of both, of input and of output.
     #[must_use]

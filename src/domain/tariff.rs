@@ -142,6 +142,11 @@ impl Schedule {
         &begun.unwrap_or(&self.0[0]).1
     }
 
+    /// All of them, each with the time from which it holds, in order.
+    pub fn turns(&self) -> &[(UnixMs, Arc<Tariff>)] {
+        &self.0
+    }
+
     /// All of them, by their time.
     pub fn tariffs(&self) -> impl Iterator<Item = &Arc<Tariff>> {
         self.0.iter().map(|(_, tariff)| tariff)

@@ -6,12 +6,13 @@ use serde_json::Value;
 
 use crate::clock;
 use crate::domain::catalog::Model;
+use crate::domain::overlay::Laid;
 use crate::organization::access::{Actor, Principal};
 use crate::organization::denied::Denied;
-use crate::organization::platform::{Platform, Reloaded, UpstreamState};
+use crate::organization::platform::{Enforce, Platform, Prepared, Reload, Reloaded, UpstreamState};
 use crate::organization::rights::Right;
 use crate::organization::work::{Change, Origin, Work};
-use crate::store::price_lists;
+use crate::store::{price_lists, prices};
 
 /// Reads the file again and puts it in force. Open calls go on by what they were admitted under.
 pub async fn reload(work: &mut Work, principal: &Principal) -> Result<Reloaded, Denied> {
@@ -71,11 +72,10 @@ pub fn upstreams(platform: &Platform, principal: &Principal) -> Result<Vec<Upstr
 }
 
 async fn read_again(work: &mut Work, actor: &Actor) -> Result<Reloaded, Denied> {
-    let read = work.platform().reload.read();
-    let prepared = read.map_err(|fault| Denied::conflict("invalid_configuration", fault))?;
-    let (now, tariffs) = (work.now(), prepared.tariffs.iter().map(|tariff| &**tariff));
-    price_lists::keep(work.connection(), tariffs, now).await?;
-    let reloaded = prepared.reloaded;
+    let read = |reload: &dyn Reload, laid: &[Laid]| {
+        reload.read(laid).map_err(|fault| Denied::conflict("invalid_configuration", fault))
+    };
+    let reloaded = follow(work, read).await?;
     let change = Change {
         organization: None,
         action: "catalog.reload".into(),
@@ -87,6 +87,24 @@ async fn read_again(work: &mut Work, actor: &Actor) -> Result<Reloaded, Denied> 
         })),
     };
     work.audit(actor, change).await?;
-    work.enforce(prepared.enforce);
+    Ok(reloaded)
+}
+
+/// Has a catalog in force after the commit, under the prices that are laid over it by then. What
+/// it costs is kept with the commit, before a record can name it.
+pub async fn follow(
+    work: &mut Work,
+    prepare: impl FnOnce(&dyn Reload, &[Laid]) -> Result<Prepared, Denied>,
+) -> Result<Reloaded, Denied> {
+    let turn = Arc::clone(&work.platform().cataloging).lock_owned().await;
+    let now = work.now();
+    let laid = prices::laid(work.connection(), now).await?;
+    let Prepared { reloaded, tariffs, enforce } = prepare(&*work.platform().reload, &laid)?;
+    let tariffs = tariffs.iter().map(|tariff| &**tariff);
+    price_lists::keep(work.connection(), tariffs, now).await?;
+    work.enforce(Enforce(Box::new(move || {
+        (enforce.0)();
+        drop(turn);
+    })));
     Ok(reloaded)
 }

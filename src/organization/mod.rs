@@ -14,6 +14,7 @@ pub mod sign_in;
 pub mod tokens;
 pub mod organizations;
 pub mod catalog;
+pub mod prices;
 pub mod members;
 pub mod projects;
 pub mod quotas;

@@ -6,6 +6,7 @@ use tokio::sync::{Mutex, Semaphore};
 
 use crate::accounting::directory::Directory;
 use crate::domain::catalog::Model;
+use crate::domain::overlay::Laid;
 use crate::domain::tariff::Tariff;
 use crate::domain::time::UnixMs;
 use crate::ledger::freshness::Freshness;
@@ -71,48 +72,22 @@ pub struct UpstreamState {
     pub last_ok_at: Option<UnixMs>,
 }
 
-type Read = dyn Fn() -> Result<Prepared, String> + Send + Sync;
-type Models = dyn Fn() -> Vec<Arc<Model>> + Send + Sync;
-type Upstreams = dyn Fn() -> Vec<UpstreamState> + Send + Sync;
-
-/// Shows the catalog in force, and reads its file again; says every fault of it.
-#[derive(Clone)]
-pub struct Reload {
-    read: Arc<Read>,
-    models: Arc<Models>,
-    upstreams: Arc<Upstreams>,
-}
-
-impl Reload {
-    /// So it is read, and so its models and upstreams are shown.
-    pub fn new(
-        read: impl Fn() -> Result<Prepared, String> + Send + Sync + 'static,
-        models: impl Fn() -> Vec<Arc<Model>> + Send + Sync + 'static,
-        upstreams: impl Fn() -> Vec<UpstreamState> + Send + Sync + 'static,
-    ) -> Self {
-        Self { read: Arc::new(read), models: Arc::new(models), upstreams: Arc::new(upstreams) }
-    }
-
+/// The catalog of this node: what the file says, and the prices that are laid over it.
+pub trait Reload: std::fmt::Debug + Send + Sync {
     /// The listed models in force, in the order of their names.
-    pub fn models(&self) -> Vec<Arc<Model>> {
-        (self.models)()
-    }
+    fn models(&self) -> Vec<Arc<Model>>;
 
-    /// What the file says now, all of it or nothing.
-    pub fn read(&self) -> Result<Prepared, String> {
-        (self.read)()
-    }
+    /// The listed models as the file in force has them, at its own prices.
+    fn filed(&self) -> Vec<Model>;
 
     /// The upstreams in use, in the order of the file.
-    pub fn upstreams(&self) -> Vec<UpstreamState> {
-        (self.upstreams)()
-    }
-}
+    fn upstreams(&self) -> Vec<UpstreamState>;
 
-impl std::fmt::Debug for Reload {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Reload")
-    }
+    /// What the file says now, all of it or nothing, under those prices.
+    fn read(&self, laid: &[Laid]) -> Result<Prepared, String>;
+
+    /// What the file in force says, under those prices.
+    fn lay(&self, laid: &[Laid]) -> Prepared;
 }
 
 /// The deployment, as seen by this node.
@@ -126,8 +101,10 @@ pub struct Platform {
     pub freshness: Arc<Freshness>,
     /// What is the same everywhere.
     pub settings: PlatformSettings,
-    /// How the catalog is read again.
-    pub reload: Reload,
+    /// The catalog, and how it is read again.
+    pub reload: Arc<dyn Reload>,
+    /// Held from when a catalog is prepared until it is in force: each is made of the one before.
+    pub cataloging: Arc<Mutex<()>>,
     /// Where passwords are hashed.
     pub passwords: Passwords,
     /// How often one address may try to sign in.
@@ -147,7 +124,7 @@ impl Platform {
         directory: Arc<Directory>,
         freshness: Arc<Freshness>,
         settings: PlatformSettings,
-        reload: Reload,
+        reload: Arc<dyn Reload>,
     ) -> Arc<Self> {
         Arc::new(Self {
             database,
@@ -155,6 +132,7 @@ impl Platform {
             freshness,
             settings,
             reload,
+            cataloging: Arc::default(),
             passwords: Passwords::default(),
             throttle: Throttle::default(),
             chains: ChainWatch::default(),

@@ -7,6 +7,7 @@ pub mod columns;
 pub mod each;
 pub mod paging;
 pub mod price_lists;
+pub mod prices;
 pub mod quotas;
 pub mod usage;
 pub mod callers;

@@ -23,6 +23,12 @@ impl Page {
     pub fn offset(self) -> i64 {
         (i64::from(self.page) - 1) * i64::from(self.size)
     }
+
+    /// Its rows of a list that is whole in memory.
+    pub fn cut<T>(self, rows: Vec<T>) -> impl Iterator<Item = T> {
+        let (skip, take) = (usize::try_from(self.offset()), usize::try_from(self.limit()));
+        rows.into_iter().skip(skip.unwrap_or(usize::MAX)).take(take.unwrap_or(0))
+    }
 }
 
 /// The order of a list: one of the columns that its `SORTS` name.

@@ -1,11 +1,16 @@
 //! The prices behind each version that a record names: kept for good once they are in force.
 
+use std::fmt::Write as _;
+
 use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
 use sqlx::SqliteConnection;
 
-use crate::domain::tariff::Tariff;
+use crate::domain::money::Nano;
+use crate::domain::price::Prices;
+use crate::domain::tariff::{Row, Tariff};
 use crate::domain::time::UnixMs;
-use crate::domain::usage::Unit;
+use crate::domain::usage::{ServiceTier, Unit};
 use crate::store::database::{Database, DatabaseError};
 
 /// Keeps the prices of those tariffs, each under its version. What is known already stays.
@@ -42,26 +47,59 @@ pub async fn find(database: &Database, version: &str) -> Result<Option<Value>, D
 
 /// Its rows as they are kept, and told: see [`find`].
 pub fn rows(tariff: &Tariff) -> Value {
-    let row = |row: &crate::domain::tariff::Row| {
-        let price = |unit: Unit| {
-            let price = row.prices.given(unit)?;
-            Some((unit.name().to_owned(), Value::from(price.to_string())))
-        };
-        let prices: Map<String, Value> = Unit::ALL.into_iter().filter_map(price).collect();
-        let tier = if row.tier.is_default() { "default" } else { row.tier.name() };
+    let row = |row: &Row| {
         json!({
-            "serviceTier": tier,
+            "serviceTier": tier(row.tier),
             "aboveInputTokens": row.above_input_tokens,
-            "prices": prices,
+            "prices": prices(&row.prices),
         })
     };
     tariff.rows().iter().map(row).collect()
 }
 
+/// A tier as it is told.
+pub fn tier(tier: ServiceTier) -> String {
+    if tier.is_default() { "default".to_owned() } else { tier.name().to_owned() }
+}
+
+/// Prices by unit, each an exact decimal text.
+pub fn prices(prices: &Prices) -> Map<String, Value> {
+    let price = |unit: Unit| Some((unit.name().to_owned(), prices.given(unit)?.to_string().into()));
+    Unit::ALL.into_iter().filter_map(price).collect()
+}
+
+/// What [`prices`] has written; `None` of anything else.
+pub fn read_prices(told: &Map<String, Value>) -> Option<Prices> {
+    told.iter().try_fold(Prices::default(), |prices, (name, price)| {
+        let unit = Unit::ALL.into_iter().find(|unit| unit.name() == name)?;
+        prices.with(unit, Nano::parse(price.as_str()?).ok()?.0)
+    })
+}
+
+/// Names these prices of that source: the same ones always alike, others differently.
+pub fn version(source: &str, rows: &[Row]) -> String {
+    let mut text = String::new();
+    // Writing to a text cannot fail.
+    for Row { tier, above_input_tokens, prices } in rows {
+        if !tier.is_default() || 0 < *above_input_tokens {
+            let _ = writeln!(text, "[{} {above_input_tokens}]", tier.name());
+        }
+        for unit in Unit::ALL {
+            if let Some(price) = prices.given(unit) {
+                let _ = writeln!(text, "{}={}", unit.name(), price.0);
+            }
+        }
+    }
+    let hash = Sha256::digest(text.as_bytes());
+    hash[..4].iter().fold(format!("{source}-"), |mut version, byte| {
+        let _ = write!(version, "{byte:02x}");
+        version
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::price::Prices;
 
     #[tokio::test]
     async fn the_prices_of_a_version_are_kept_as_they_were_first() {
@@ -83,5 +121,26 @@ mod tests {
         let mut tx = database.begin().await.expect("a transaction");
         let deleted = sqlx::query("DELETE FROM price_lists").execute(&mut *tx).await;
         assert!(deleted.is_err(), "records refer to it");
+    }
+
+    #[test]
+    fn the_version_names_the_prices() {
+        let with = |nano| Prices::default().with(Unit::InputTokens, nano).expect("in range");
+        let row = |above_input_tokens, prices| Row {
+            tier: ServiceTier::DEFAULT,
+            above_input_tokens,
+            prices,
+        };
+        let of = |prices| version("file", &[row(0, prices)]);
+        assert_eq!(of(with(150_000_000)), of(with(150_000_000)));
+        assert_ne!(of(with(150_000_000)), of(with(150_000_001)));
+        let other = Prices::default().with(Unit::OutputTokens, 150_000_000).expect("in range");
+        assert_ne!(of(with(150_000_000)), of(other));
+        let stepped = |above| version("file", &[row(0, with(1)), row(above, with(2))]);
+        assert_ne!(stepped(10), stepped(11));
+        let flex = Row { tier: ServiceTier::new("flex").expect("short"), ..row(0, with(1)) };
+        assert_ne!(version("file", &[row(0, with(1)), flex]), of(with(1)));
+        // Records name it: it must never change for the same prices.
+        assert_eq!(of(with(150_000_000)), "file-4c8adfbe");
     }
 }

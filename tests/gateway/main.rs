@@ -70,6 +70,7 @@ mod misbehaviours;
 mod misbehaving;
 mod near;
 mod once;
+mod overlay;
 mod oracle;
 mod points;
 mod queue;

@@ -1,5 +1,7 @@
 //! The admin API in-process: the router on a database in a temporary folder.
 
+mod shelf;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +17,7 @@ use tower::ServiceExt;
 use crate::accounting::directory::Directory;
 use crate::admin::router::{document, router};
 use crate::admin::state::{AdminSettings, AdminState};
+use crate::admin::tests::shelf::Shelf;
 use crate::clock;
 use crate::journal::keeper::{Durability, Journal, JournalSettings};
 use crate::ledger::freshness::Freshness;
@@ -22,7 +25,7 @@ use crate::organization::access::{Principal, Seat};
 use crate::organization::bootstrap::{self, FirstStart, NewOperator};
 use crate::organization::denied::Denied;
 use crate::organization::organizations::{self, NewOrganization};
-use crate::organization::platform::{Platform, PlatformSettings, Reload};
+use crate::organization::platform::{Platform, PlatformSettings};
 use crate::organization::roles::{Scope, TokenKind};
 use crate::organization::tokens::{self, NewToken};
 use crate::organization::work::{Origin, Work};
@@ -88,7 +91,7 @@ impl Scene {
         let journal = Arc::new(Journal::open(settings, 1, 0).expect("a journal"));
         let freshness = Arc::new(Freshness::new(journal));
         let settings = PlatformSettings { currency: "USD".into(), node: "node_1".into() };
-        let reload = Reload::new(|| Err("there is no file".to_owned()), Vec::new, Vec::new);
+        let reload = Arc::new(Shelf);
         let platform = Platform::new(database, Arc::new(directory), freshness, settings, reload);
         let state = AdminState::new(Arc::clone(&platform), AdminSettings::default());
         let router = router(state);

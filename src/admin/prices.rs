@@ -1,0 +1,301 @@
+//! `prices`: what the operator lays over the prices of the file.
+
+use std::collections::BTreeMap;
+
+use axum::http::Method;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::admin::answer::{Answer, Reply};
+use crate::admin::asked::Asked;
+use crate::admin::fields::body;
+use crate::admin::kind::{Moment, NAME, Parsed};
+use crate::admin::operation::{Doc, Operations};
+use crate::admin::scalar::{At, Money};
+use crate::admin::units::{BySize, ByUnit, by_unit};
+use crate::domain::ids::PriceId;
+use crate::domain::overlay::Laid;
+use crate::domain::tariff::Row;
+use crate::domain::time::UnixMs;
+use crate::domain::usage::ServiceTier;
+use crate::organization::prices::{self, Listed, NewPrice};
+use crate::organization::rights::Right;
+use crate::store::price_lists;
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Price)]
+struct PriceShape {
+    /// `null`: of the file.
+    #[schema(required)]
+    id: Option<String>,
+    model: String,
+    /// `null`: wherever it is served.
+    #[schema(required)]
+    upstream: Option<String>,
+    service_tier: String,
+    /// By unit: per million tokens or characters, of everything else per one.
+    prices: BTreeMap<&'static str, Money>,
+    tiers: Vec<TierShape>,
+    /// `null`: it has always held.
+    #[schema(required)]
+    effective_from: Option<At>,
+    /// `null`: until another follows or it is deleted.
+    #[schema(required)]
+    effective_to: Option<At>,
+    price_version: String,
+    /// `File` or `Api`.
+    source: &'static str,
+    #[schema(required)]
+    created_by: Option<String>,
+    #[schema(required)]
+    created_at: Option<At>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = PriceTier)]
+struct TierShape {
+    /// With more input than that.
+    above_input_tokens: u64,
+    /// What every token of the call costs then.
+    prices: BTreeMap<&'static str, Money>,
+}
+
+const TIER: Parsed<ServiceTier> =
+    Parsed("a word of at most 16 letters, digits, - and _", ServiceTier::new);
+
+body! { NewPrice as "NewPrice" {
+    model: required("model", NAME),
+    upstream: optional("upstream", NAME),
+    tier: defaulted("serviceTier", TIER, ServiceTier::DEFAULT),
+    prices: required("prices", ByUnit),
+    tiers: defaulted("tiers", BySize, Vec::new()),
+    from: optional("effectiveFrom", Moment::Any),
+}}
+
+/// What this file answers.
+pub fn operations(operations: Operations) -> Operations {
+    let path = "/api/platform/prices";
+    let list_doc = "Lists the prices that were posted, newest first, and then those of the file.";
+    let list_doc = Doc::platform(Right::ViewPlatform, list_doc).query(QUERY).list::<PriceShape>();
+    let create_doc = "Lays a price over that of the file; it ends the one posted before it.";
+    let create_doc = Doc::platform(Right::ChangePlatform, create_doc);
+    let create_doc = create_doc.takes::<NewPrice>().one::<PriceShape>();
+    let delete_doc = "Ends a posted price: the one of the file is in force again.";
+    let delete_doc = Doc::platform(Right::ChangePlatform, delete_doc);
+    operations
+        .add(&Method::GET, path, list, list_doc)
+        .add(&Method::POST, path, create, create_doc)
+        .add(&Method::DELETE, "/api/platform/prices/{id}", delete, delete_doc)
+}
+
+const QUERY: &[(&str, &str)] = &[
+    ("model", "Only those of the model with this id."),
+    ("page", "From 1."),
+    ("size", "Rows a page: 1 to 100, 20 by default."),
+];
+
+async fn list(asked: Asked) -> Reply {
+    let mut query = asked.visit.query();
+    let (page, model) = (query.page(), query.get("model", &NAME));
+    query.finish()?;
+    let platform = &asked.visit.state.platform;
+    let listed = prices::list(platform, &asked.principal, model.as_deref()).await?;
+    let total = i64::try_from(listed.len()).unwrap_or(i64::MAX);
+    let rows: Vec<PriceShape> = page.cut(listed).map(|listed| shape(&listed)).collect();
+    Ok(Answer::page(&rows, total, page))
+}
+
+async fn create(asked: Asked) -> Reply {
+    let new: NewPrice = asked.visit.body()?;
+    let mut begun = asked.begin(None).await?;
+    let done = prices::create(&mut begun.work, &asked.principal, new).await;
+    asked.finish(begun, done.map(|price| Answer::one(&shape(&Listed::Api(price))))).await
+}
+
+async fn delete(asked: Asked) -> Reply {
+    let id = asked.visit.id("id", PriceId::parse)?;
+    let mut begun = asked.begin(None).await?;
+    let done = prices::delete(&mut begun.work, &asked.principal, id).await;
+    asked.finish(begun, done.map(|()| Answer::message("Price deleted"))).await
+}
+
+fn shape(listed: &Listed) -> PriceShape {
+    let (laid, version, posted): (&Laid, &str, _) = match listed {
+        Listed::Api(price) => (&price.laid, &price.version, Some(price)),
+        Listed::File(laid, version) => (laid, version, None),
+    };
+    let tier = |row: &Row| TierShape {
+        above_input_tokens: row.above_input_tokens,
+        prices: by_unit(&row.prices),
+    };
+    PriceShape {
+        id: posted.map(|price| price.id.to_string()),
+        model: laid.model.to_string(),
+        upstream: laid.upstream.as_deref().map(str::to_owned),
+        service_tier: price_lists::tier(laid.tier),
+        prices: laid.rows.first().map(|row| by_unit(&row.prices)).unwrap_or_default(),
+        tiers: laid.rows.iter().skip(1).map(tier).collect(),
+        effective_from: Some(laid.from).filter(|from| *from != UnixMs(i64::MIN)).map(At),
+        effective_to: laid.until.map(At),
+        price_version: version.to_owned(),
+        source: if posted.is_some() { "Api" } else { "File" },
+        created_by: posted.map(|price| price.created_by.to_string()),
+        created_at: posted.map(|price| At(price.created_at)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::admin::tests::{Scene, Told};
+
+    const PRICES: &str = "/api/platform/prices";
+
+    fn body(more: &Value) -> String {
+        let mut body = json!({"model": "shelved", "prices": {"inputTokens": 1, "outputTokens": 2}});
+        let fields = more.as_object().expect("an object").clone();
+        body.as_object_mut().expect("an object").extend(fields);
+        body.to_string()
+    }
+
+    fn faults(told: &Told) -> Vec<String> {
+        told.refused(400);
+        let errors = told.json["error"]["errors"].as_array().expect("a list");
+        let word = |error: &Value, field: &str| error[field].as_str().unwrap_or("?").to_owned();
+        let fault = |error| format!("{} {}", word(error, "param"), word(error, "reason"));
+        errors.iter().map(fault).collect()
+    }
+
+    async fn listed(scene: &Scene) -> Vec<Value> {
+        scene.get(PRICES).await.json["data"].as_array().expect("a list").clone()
+    }
+
+    #[tokio::test]
+    async fn a_price_is_laid_over_the_file_until_it_is_deleted() {
+        let scene = Scene::new().await;
+        let [filed] = &listed(&scene).await[..] else { panic!("one price of the file") };
+        assert_eq!((&filed["source"], &filed["id"]), (&json!("File"), &Value::Null));
+        assert_eq!(
+            (&filed["upstream"], &filed["priceVersion"]),
+            (&json!("near"), &json!("file-1"))
+        );
+        let text = r#"{"model":"shelved","prices":{"inputTokens":0.100000001,"outputTokens":"3"},
+            "tiers":[{"aboveInputTokens":9,"prices":{"inputTokens":5,"outputTokens":6}}]}"#;
+        let first = scene.post(PRICES, text).await;
+        assert!(first.text.contains(r#""inputTokens":0.100000001"#), "{}", first.text);
+        assert_eq!(first.text_of("serviceTier"), "default");
+        assert!(first.text_of("priceVersion").starts_with("api-"));
+        let second = scene.post(PRICES, &body(&json!({}))).await;
+        let list = listed(&scene).await;
+        let ids: Vec<_> = list.iter().map(|price| price["id"].clone()).collect();
+        assert_eq!(ids, [second.data("id"), first.data("id"), Value::Null]);
+        assert_eq!(list[1]["effectiveTo"], second.data("effectiveFrom"), "the new closes the old");
+        assert_eq!(list[0]["effectiveTo"], Value::Null);
+        let path = |told: &Told| format!("{PRICES}/{}", told.text_of("id"));
+        assert_eq!(scene.delete(&path(&first)).await.refused(404), "not_found", "it has ended");
+        assert_eq!(scene.delete(&path(&second)).await.status, 200);
+        assert_eq!(scene.delete(&path(&second)).await.refused(404), "not_found");
+        assert!(listed(&scene).await[0]["effectiveTo"].is_string(), "what it was stays known");
+        assert_eq!(scene.get(&format!("{PRICES}?model=other")).await.json["total"], 0);
+        assert_eq!(
+            scene.get(&format!("{PRICES}?size=1&page=3")).await.json["data"][0]["id"],
+            json!(null)
+        );
+        let done: Vec<(String, bool)> = sqlx::query_as(
+            "SELECT action, before IS NULL FROM audit_log WHERE action LIKE 'price.%' ORDER BY id",
+        )
+        .fetch_all(scene.platform.database.reader())
+        .await
+        .expect("a log");
+        let expected = [("price.create", true), ("price.create", true), ("price.delete", false)];
+        assert_eq!(done, expected.map(|(action, new)| (action.to_owned(), new)));
+    }
+
+    #[tokio::test]
+    async fn a_plan_that_is_dropped_leaves_what_it_would_have_ended() {
+        let scene = Scene::new().await;
+        let now = scene.post(PRICES, &body(&json!({}))).await;
+        let plan = body(&json!({"effectiveFrom": "2100-01-01"}));
+        let plan = scene.post(PRICES, &plan).await;
+        let sooner = body(&json!({"effectiveFrom": "2099-01-01"}));
+        let sooner = scene.post(PRICES, &sooner).await;
+        assert_eq!(sooner.data("effectiveTo"), plan.data("effectiveFrom"));
+        let until = async || {
+            let list = listed(&scene).await;
+            let own = list.iter().find(|price| price["id"] == now.data("id"));
+            own.expect("it is listed")["effectiveTo"].clone()
+        };
+        assert_eq!(until().await, sooner.data("effectiveFrom"));
+        for (told, then) in [(&sooner, plan.data("effectiveFrom")), (&plan, Value::Null)] {
+            let path = format!("{PRICES}/{}", told.text_of("id"));
+            assert_eq!(scene.delete(&path).await.status, 200);
+            assert_eq!(until().await, then);
+            assert_eq!(scene.delete(&path).await.refused(404), "not_found");
+        }
+        let flex = scene.post(PRICES, &body(&json!({"serviceTier": "flex"}))).await;
+        let near = scene.post(PRICES, &body(&json!({"upstream": "near"}))).await;
+        assert_eq!((flex.status, near.text_of("upstream").as_str()), (200, "near"));
+        assert_eq!(until().await, Value::Null, "they are for something else");
+    }
+
+    #[tokio::test]
+    async fn every_fault_of_a_price_is_named() {
+        let scene = Scene::new().await;
+        for (more, fault) in [
+            (json!({"model": "other"}), "/model unknown_model"),
+            (json!({"upstream": "far"}), "/upstream not_served"),
+            (json!({"upstream": "nowhere"}), "/upstream not_served"),
+            (json!({"serviceTier": "a tier"}), "/serviceTier malformed"),
+            (json!({"effectiveFrom": "2020-01-01"}), "/effectiveFrom in_the_past"),
+            (json!({"prices": 1}), "/prices not_an_object"),
+            (json!({"prices": {"inputTokens": 1}}), "/prices/outputTokens required"),
+            (
+                json!({"tiers": [{"aboveInputTokens": 0, "prices": {"images": 1}}]}),
+                "/tiers/0/aboveInputTokens not_in_range",
+            ),
+            (
+                json!({"tiers": [{"aboveInputTokens": 5, "prices": {"inputTokens": 1}}]}),
+                "/tiers/0/prices/outputTokens required",
+            ),
+        ] {
+            assert_eq!(faults(&scene.post(PRICES, &body(&more)).await), [fault], "{more}");
+        }
+        let many = json!({"prices": {"words": 1, "inputTokens": "-1", "outputTokens": 9_000_000_001_i64,
+            "images": 1_001, "cachedInputTokens": 0.000_000_000_1}});
+        let told = faults(&scene.post(PRICES, &body(&many)).await);
+        let expected = [
+            "/prices/inputTokens not_an_amount",
+            "/prices/outputTokens too_large",
+            "/prices/cachedInputTokens not_an_amount",
+            "/prices/images too_large",
+            "/prices/words unknown_field",
+        ];
+        assert_eq!(told, expected);
+        let twice = json!({"aboveInputTokens": 5, "prices": {"images": 1}});
+        let told = faults(&scene.post(PRICES, &body(&json!({"tiers": [twice, twice]}))).await);
+        assert_eq!(told, ["/tiers/1/aboveInputTokens duplicate"]);
+        assert_eq!(scene.post(PRICES, &body(&json!({"prices": {"images": 1}}))).await.status, 200);
+        assert_eq!(scene.delete(&format!("{PRICES}/price_1")).await.refused(404), "not_found");
+    }
+
+    #[tokio::test]
+    async fn only_the_operator_posts_prices_and_a_repeated_one_is_posted_once() {
+        let scene = Scene::new().await;
+        let token = r#"{"name":"o","kind":"Organization","scopes":["wallet.read"]}"#;
+        let admin = scene.post("/api/auth/tokens", token).await.text_of("token");
+        let admin = scene.with_token(&admin);
+        assert_eq!(admin.post(PRICES, &body(&json!({}))).await.refused(403), "missing_scope");
+        assert_eq!(admin.get(PRICES).await.refused(403), "missing_scope");
+        let keyed = || {
+            let mut request = scene.request("POST", PRICES, &body(&json!({})));
+            request.headers_mut().insert("idempotency-key", "one".parse().expect("a header"));
+            request
+        };
+        let (first, again) = (scene.send(keyed()).await, scene.send(keyed()).await);
+        assert_eq!((first.status, &first.text), (200, &again.text));
+        assert_eq!(listed(&scene).await.len(), 2);
+    }
+}
