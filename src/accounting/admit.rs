@@ -191,7 +191,13 @@ fn permit(
         claim: demand.claim.take(),
         is_open: true,
         presence,
-        measured: Measured { counted_input: demand.counted_input, ..Measured::default() },
+        endpoint: demand.endpoint,
+        pieces: demand.pieces,
+        measured: Measured {
+            counted_input: demand.counted_input,
+            asked_tier: demand.costs.asked(),
+            ..Measured::default()
+        },
         course: Course::default(),
     };
     permit.held_at = desk.writer.append(&Entry::Hold(hold(&permit, &demand)));

@@ -16,6 +16,7 @@ use crate::clock;
 use crate::counters::memory::Whole;
 use crate::crash::crash_point;
 use crate::dialect::endpoint::Endpoint;
+use crate::dialect::meter::Reading;
 use crate::domain::catalog::Model;
 use crate::domain::counter::Windows;
 use crate::domain::ids::RequestLogId;
@@ -81,7 +82,9 @@ pub struct Permit {
     pub(crate) caller: Arc<Caller>,
     pub(crate) tariff: Arc<Tariff>,
     pub(crate) windows: Windows,
+    pub(crate) endpoint: Endpoint,
     pub(crate) bound: Bound,
+    pub(crate) pieces: Pieces,
     pub(crate) need: Amounts,
     pub(crate) at: UnixMs,
     pub(crate) arrived: Instant,
@@ -213,6 +216,27 @@ impl Permit {
         if self.presence.as_ref().is_some_and(|presence| presence.is_news()) {
             self.progress();
         }
+    }
+
+    /// Notes what the answer says of its usage so far.
+    pub fn learn(&mut self, reading: &Reading) {
+        let asked = self.pieces.web_searches;
+        let searched = |usage: Usage| match self.endpoint {
+            // No report of a chat tells of its searches: they are taken to be made.
+            Endpoint::ChatCompletions => {
+                usage.with(Unit::WebSearches, usage.get(Unit::WebSearches).max(asked))
+            }
+            // What looks like a search is an argument of a tool, where none was asked for.
+            Endpoint::GenerateContent | Endpoint::StreamGenerateContent if asked == 0 => {
+                usage.with(Unit::WebSearches, 0)
+            }
+            _ => usage,
+        };
+        let measured = &mut self.measured;
+        measured.reported = reading.reported.map(searched);
+        measured.service_tier = reading.service_tier;
+        measured.counted_output = reading.counted_output;
+        measured.pieces = measured.pieces.or(reading.counted_pieces);
     }
 
     /// Notes the id of what the upstream keeps for the project: once the call is settled, the

@@ -55,6 +55,8 @@ pub struct Measured {
     pub pieces: Pieces,
     /// The tier of service that the answer names.
     pub service_tier: ServiceTier,
+    /// The tier that was asked for.
+    pub asked_tier: ServiceTier,
     /// Whether the answer came to its end, and the report is a whole one.
     pub complete: bool,
 }
@@ -89,7 +91,14 @@ impl Charge {
             Some(usage) if measured.complete => (usage, SettledBy::Usage),
             reported => (estimate(reported, measured, bound), SettledBy::Estimate),
         };
-        let cost = tariff.cost(&usage, measured.service_tier);
+        let named = tariff.cost(&usage, measured.service_tier);
+        let cost = match settled_by {
+            // Who leaves before the answer names its tier does not pay less for that.
+            SettledBy::Estimate if measured.service_tier.is_default() => {
+                named.max(tariff.cost(&usage, measured.asked_tier))
+            }
+            _ => named,
+        };
         let overage = held < cost || bound.tokens() < usage.tokens();
         Self { usage, cost, settled_by, overage }
     }
@@ -243,6 +252,26 @@ mod tests {
             Charge::of(&measured, BOUND, Nano(100), &tariff).cost
         };
         assert_eq!((cost("flex"), cost("standard"), cost("")), (Nano(5), Nano(10), Nano(10)));
+    }
+
+    #[test]
+    fn who_leaves_before_the_tier_is_named_pays_for_the_dearer_of_the_default_and_its_own() {
+        let row = |name, output| Row {
+            tier: ServiceTier::new(name).expect("short"),
+            above_input_tokens: 0,
+            prices: Prices::default().with(Unit::OutputTokens, output).expect("in range"),
+        };
+        let rows = vec![row("", 2_000_000), row("flex", 1_000_000), row("priority", 4_000_000)];
+        let tariff = Tariff::of(rows, "v".into()).expect("whole");
+        let cost = |asked, named, complete| {
+            let tier = |name| ServiceTier::new(name).expect("short");
+            let (asked_tier, service_tier) = (tier(asked), tier(named));
+            let reported = Some(Usage::tokens_of(0, 5));
+            let left = Measured { reported, service_tier, asked_tier, ..Measured::default() };
+            Charge::of(&Measured { complete, ..left }, BOUND, Nano(100), &tariff).cost.0
+        };
+        assert_eq!((cost("priority", "", false), cost("flex", "", false)), (20, 10));
+        assert_eq!((cost("priority", "", true), cost("priority", "flex", false)), (10, 5));
     }
 
     #[test]

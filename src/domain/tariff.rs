@@ -166,6 +166,11 @@ impl Costs {
         Self { tariffs, asked }
     }
 
+    /// The tier that it asks for.
+    pub const fn asked(&self) -> ServiceTier {
+        self.asked
+    }
+
     /// The tariff of the first place.
     pub fn first(&self) -> &Arc<Tariff> {
         &self.tariffs[0]

@@ -167,8 +167,10 @@ pub async fn discard(parts: &Parts, mut body: Incoming) {
     let _ = tokio::time::timeout(DISCARD_TIME, rest).await;
 }
 
-/// After how many bytes of text the other calls of this worker have their turn.
+/// After how many bytes of text, or steps that may bring none, the other calls of this worker have
+/// their turn.
 const TURN_BYTES: usize = 256 << 10;
+const TURN_STEPS: usize = 64;
 
 /// The text of a coded body, of at most `bytes_max` bytes.
 async fn text(coded: &[u8], coding: Coding, bytes_max: usize) -> Result<Bytes, Refusal> {
@@ -178,7 +180,7 @@ async fn text(coded: &[u8], coding: Coding, bytes_max: usize) -> Result<Bytes, R
             .to_owned(),
     };
     let mut decoder = Decoder::new(coding);
-    let (mut text, mut at, mut turn) = (BytesMut::new(), 0, 0);
+    let (mut text, mut at, mut turn, mut steps) = (BytesMut::new(), 0, 0, 0);
     while at < coded.len() || decoder.has_more() {
         let (read, piece) = decoder.step(&coded[at..]).map_err(|Corrupt| corrupt())?;
         at += read;
@@ -186,8 +188,9 @@ async fn text(coded: &[u8], coding: Coding, bytes_max: usize) -> Result<Bytes, R
             return Err(Refusal::TooLarge(bytes_max));
         }
         text.extend_from_slice(&piece);
-        if TURN_BYTES <= text.len() - turn {
-            turn = text.len();
+        steps += 1;
+        if TURN_BYTES <= text.len() - turn || TURN_STEPS <= steps {
+            (turn, steps) = (text.len(), 0);
             tokio::task::yield_now().await;
         }
     }

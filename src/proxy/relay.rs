@@ -310,10 +310,7 @@ impl Relay {
         if let Some(id) = self.meter.kept_id() {
             permit.keeps(id);
         }
-        permit.measured.reported = reading.reported;
-        permit.measured.service_tier = reading.service_tier;
-        permit.measured.counted_output = reading.counted_output;
-        permit.measured.pieces = permit.measured.pieces.or(reading.counted_pieces);
+        permit.learn(&reading);
         crash_point!("usage-seen" if reading.reported.is_some());
         // What the provider has yet to send changes nothing then: who leaves now has it all.
         let complete = (reading.terminated || reading.finished) && !reading.lacks_input;

@@ -8,11 +8,12 @@ use crate::accounting::permit::{Demand, Permit};
 use crate::accounting::tests::scene::{BODY, Scene, account, answered, demand, model, plain};
 use crate::clock;
 use crate::dialect::endpoint::Endpoint;
+use crate::dialect::meter::Reading;
 use crate::domain::ids::{ApiKeyId, RequestLogId};
 use crate::domain::limit::{Level, Limit, Limits};
 use crate::domain::money::Nano;
 use crate::domain::quota::Quota;
-use crate::domain::usage::{Unit, Usage};
+use crate::domain::usage::{Pieces, Unit, Usage};
 use crate::journal::entry::{Entry, Outcome};
 
 #[tokio::test]
@@ -91,6 +92,26 @@ async fn what_a_call_holds_is_seen_while_it_is_open_and_exchanged_for_what_it_us
     assert_eq!((ended.charge.cost, ended.outcome), (Nano(10), Outcome::Completed));
     assert_eq!((&*ended.upstream, ended.kept_id.as_deref()), ("u", Some("kept")));
     assert!(!ended.output_clamped && 7_000 <= ended.duration_us);
+}
+
+#[tokio::test]
+async fn searches_are_believed_as_they_were_asked_for() {
+    let scene = Scene::new(1_000_000);
+    let told = |searches| Some(Usage::tokens_of(1, 1).with(Unit::WebSearches, searches));
+    for (endpoint, asked, told, charged) in [
+        (Endpoint::ChatCompletions, 1, told(0), 1),
+        (Endpoint::ChatCompletions, 0, told(0), 0),
+        (Endpoint::GenerateContent, 10, told(3), 3),
+        (Endpoint::StreamGenerateContent, 0, told(3), 0),
+        (Endpoint::Messages, 0, told(3), 3),
+    ] {
+        let pieces = Pieces { web_searches: asked, ..Pieces::default() };
+        let demand = Demand { endpoint, pieces, ..demand(1, &plain(), BODY, 43) };
+        let mut permit = scene.admit(demand).await.expect("fits");
+        permit.learn(&Reading { reported: told, ..Reading::default() });
+        let searches = permit.measured.reported.map(|usage| usage.get(Unit::WebSearches));
+        assert_eq!(searches, Some(charged), "{endpoint:?} {asked}");
+    }
 }
 
 #[tokio::test]

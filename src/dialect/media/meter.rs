@@ -33,6 +33,8 @@ pub struct MediaMeter {
     text_tokens: u64,
     line: Line,
     event: Event,
+    /// Whether a document is JSON, once it has begun.
+    is_json: Option<bool>,
     /// Whether all was said.
     ended: bool,
     /// Whether a client may take what came for all.
@@ -69,6 +71,7 @@ impl MediaMeter {
             text_tokens: 0,
             line: Line::default(),
             event: Event::default(),
+            is_json: None,
             ended: false,
             closing: false,
             held: Vec::new(),
@@ -133,6 +136,13 @@ impl MediaMeter {
 
     fn document(&mut self, piece: &[u8]) {
         if self.media == Media::Speech {
+            return;
+        }
+        let begins = piece.trim_ascii_start().first();
+        self.is_json = self.is_json.or(begins.map(|first| *first == b'{'));
+        if self.is_json == Some(false) {
+            // A transcript that is no JSON may say anything, a report too.
+            self.text_tokens += estimate::tokens_of_bytes(piece);
             return;
         }
         let (media, reported) = (self.media, &mut self.reported);

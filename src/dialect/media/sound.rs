@@ -3,9 +3,9 @@
 /// What a second of sound takes at least, in bytes, where nothing says how many.
 const BYTES_PER_SECOND_LEAST: usize = 1_000;
 
-/// The formats of WAV whose samples are as long as the header says: integers, floats, and either
-/// of them in the extended form.
-const PLAIN_FORMATS: [u16; 3] = [1, 3, 0xFFFE];
+/// The formats of WAV whose samples are as long as the header says: integers and floats.
+const PLAIN_FORMATS: [u16; 2] = [1, 3];
+const EXTENDED_FORMAT: u16 = 0xFFFE;
 
 /// Seconds of sound in a file, begun ones included: as its header says, for WAV; else what its
 /// bytes can hold at a thousand a second.
@@ -29,6 +29,10 @@ fn wav(file: &[u8]) -> Option<u64> {
         }
         let size = usize::try_from(size).ok()?;
         if name == b"fmt " {
+            // Of two, nobody knows which a player takes.
+            if rate.is_some() {
+                return None;
+            }
             rate = bytes_per_second(chunk.get(..size)?);
         }
         // Chunks begin at even places.
@@ -41,6 +45,8 @@ fn wav(file: &[u8]) -> Option<u64> {
 fn bytes_per_second(format: &[u8]) -> Option<u64> {
     let (kind, channels, bits) = (u16_at(format, 0)?, u16_at(format, 2)?, u16_at(format, 14)?);
     let frames = u64::from(u32_at(format, 4)?);
+    // The extended form says further back what it is.
+    let kind = if kind == EXTENDED_FORMAT { u16_at(format, 24)? } else { kind };
     let is_plain = PLAIN_FORMATS.contains(&kind);
     is_plain.then(|| frames * u64::from(channels) * u64::from(bits.div_ceil(8)))
 }
@@ -98,6 +104,19 @@ mod tests {
         for file in [&silent[..20], &silent[..40], &silent] {
             let _ = seconds(file);
         }
+    }
+
+    #[test]
+    fn a_header_that_two_readers_read_in_two_ways_is_not_believed() {
+        let by_bytes = |file: &[u8]| file.len().div_ceil(1_000) as u64;
+        let plain = file(1, 32_000, 32_000);
+        // A second description, which claims ten times the rate, behind the first.
+        let format = &plain[24..48];
+        let mut twice = [&plain[..48], format, &plain[48..]].concat();
+        twice[48 + 12..48 + 16].copy_from_slice(&160_000_u32.to_le_bytes());
+        assert_eq!(seconds(&twice), by_bytes(&twice));
+        let extended = file(0xFFFE, 32_000, 32_000);
+        assert_eq!(seconds(&extended), by_bytes(&extended), "it does not say what it is");
     }
 
     #[test]
