@@ -249,6 +249,21 @@ mod tests {
     }
 
     #[test]
+    fn the_least_that_pieces_cost_is_their_price_with_little_input() {
+        let row = |above_input_tokens, nano| Row {
+            tier: ServiceTier::DEFAULT,
+            above_input_tokens,
+            prices: Prices::default().with(Unit::WebSearches, nano).expect("in range"),
+        };
+        let tariff = Tariff::of(vec![row(0, 1_000), row(50, 9_000)], "v".into()).expect("whole");
+        let costs = Costs::new(vec![Arc::new(tariff)], ServiceTier::DEFAULT);
+        let pieces = Pieces { web_searches: 2, ..Pieces::default() };
+        let need = Need::new((BOUND, pieces), &costs, 1, None);
+        assert_eq!(need.amounts(need.bound()).spend, Nano(18_000));
+        assert_eq!(need.lowest(&costs).spend, Nano(2_000));
+    }
+
+    #[test]
     fn less_input_than_feared_may_cost_less_a_token() {
         let row = |above_input_tokens, nano| Row {
             tier: ServiceTier::DEFAULT,
