@@ -4,9 +4,10 @@ use crate::dialect::endpoint::{Endpoint, Media};
 use crate::dialect::json;
 use crate::dialect::media::sound;
 use crate::dialect::multipart::Part;
+use crate::dialect::openai::request::silent;
 use crate::dialect::outside::Outside;
 use crate::dialect::request::{Fields, Request, RequestFault};
-use crate::domain::usage::{Pieces, ServiceTier};
+use crate::domain::usage::Pieces;
 
 /// The most images that a request may ask for.
 const IMAGES_MAX: u64 = 128;
@@ -133,18 +134,8 @@ fn start_of_fields(body: &[u8]) -> usize {
 /// A request without output of its own, to be completed.
 fn plain<const N: usize>(fields: &Fields<'_, N>, model: String) -> Result<Request, RequestFault> {
     (1..4).try_for_each(|at| fields.names_no_model(at))?;
-    Ok(Request {
-        model,
-        model_places: fields.place(0).into_iter().collect(),
-        stream: false,
-        output_tokens_max: None,
-        choices: 1,
-        pieces: Pieces::default(),
-        service_tier: ServiceTier::DEFAULT,
-        include_usage: None,
-        hides_output: false,
-        outside: Outside::default(),
-    })
+    let silent = silent(model, fields.place(0), Outside::default());
+    Ok(Request { output_tokens_max: None, ..silent })
 }
 
 fn images(fields: &Fields<'_, 11>, unnamed_at: usize) -> Result<Request, RequestFault> {
