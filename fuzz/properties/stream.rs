@@ -59,7 +59,8 @@ struct Heard {
 
 fn heard(dialect: Dialect, strips: bool, pieces: &[&[u8]]) -> Heard {
     let mut meter = StreamMeter::new(dialect, strips);
-    let (mut pass, mut end, mut came, mut last) = (Vec::new(), Vec::new(), 0, *meter.reading());
+    let (mut pass, mut end, mut came, mut last) =
+        (Vec::new(), Vec::new(), 0, meter.reading().clone());
     for piece in pieces {
         let passage = meter.read(Bytes::copy_from_slice(piece));
         pass.extend(passage.pass.concat());
@@ -69,10 +70,15 @@ fn heard(dialect: Dialect, strips: bool, pieces: &[&[u8]]) -> Heard {
         assert!(strips || held <= HELD_BYTES_MAX, "too much is held back");
         assert!(last.counted_output <= meter.reading().counted_output, "output is not unsaid");
         assert!(meter.reading().terminated || !last.terminated, "an end stays an end");
-        last = *meter.reading();
+        last = meter.reading().clone();
     }
     end.extend(meter.finish());
-    Heard { pass, end, reading: *meter.reading(), kept_id: meter.kept_id().map(str::to_owned) }
+    Heard {
+        pass,
+        end,
+        reading: meter.reading().clone(),
+        kept_id: meter.kept_id().map(str::to_owned),
+    }
 }
 
 /// What a body reports. What is counted beside it is an estimate, and that depends on the cuts.

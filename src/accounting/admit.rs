@@ -24,6 +24,7 @@ use crate::domain::counter::Exceeded;
 use crate::domain::limit::Level;
 use crate::domain::money::Nano;
 use crate::domain::settlement::Measured;
+use crate::domain::tariffs::Tariffs;
 use crate::domain::wallet::Short as ShortOfMoney;
 use crate::journal::entry::{Asked, Entry, Hold};
 use crate::journal::writer::Position;
@@ -178,7 +179,7 @@ fn permit(
         id: demand.id,
         desk: Rc::clone(desk),
         caller,
-        tariff: Arc::clone(demand.costs.first()),
+        tariffs: Tariffs::of(Arc::clone(&demand.model.name), Arc::clone(demand.costs.first())),
         windows: taken.windows,
         bound: taken.bound,
         need: taken.need,

@@ -23,7 +23,8 @@ use crate::domain::ids::RequestLogId;
 use crate::domain::limit::Amounts;
 use crate::domain::once::Done;
 use crate::domain::settlement::{Bound, Charge, Measured, SettledBy};
-use crate::domain::tariff::{Costs, Tariff};
+use crate::domain::tariff::Costs;
+use crate::domain::tariffs::Tariffs;
 use crate::domain::time::UnixMs;
 use crate::domain::usage::{Pieces, Unit, Usage};
 use crate::journal::entry::{Ended, Entry, Outcome, Progress, Whose};
@@ -80,7 +81,7 @@ pub struct Permit {
     pub(crate) id: RequestLogId,
     pub(crate) desk: Rc<Desk>,
     pub(crate) caller: Arc<Caller>,
-    pub(crate) tariff: Arc<Tariff>,
+    pub(crate) tariffs: Tariffs,
     pub(crate) windows: Windows,
     pub(crate) endpoint: Endpoint,
     pub(crate) bound: Bound,
@@ -199,8 +200,8 @@ impl Permit {
     }
 
     /// Notes what it costs where its request goes now.
-    pub fn set_tariff(&mut self, tariff: &Arc<Tariff>) {
-        self.tariff = Arc::clone(tariff);
+    pub fn set_tariffs(&mut self, tariffs: &Tariffs) {
+        self.tariffs.clone_from(tariffs);
     }
 
     /// Notes whether its request was given to an upstream.
@@ -234,6 +235,7 @@ impl Permit {
         };
         let measured = &mut self.measured;
         measured.reported = reading.reported.map(searched);
+        measured.shares.clone_from(&reading.shares);
         measured.service_tier = reading.service_tier;
         measured.counted_output = reading.counted_output;
         measured.pieces = measured.pieces.or(reading.counted_pieces);
@@ -274,7 +276,7 @@ impl Permit {
 
     fn charge(&self) -> Charge {
         let charge = if self.has_left() { Charge::of_abandoned } else { Charge::of };
-        charge(&self.measured, self.bound, self.need.spend, &self.tariff)
+        charge(&self.measured, self.bound, self.need.spend, &self.tariffs)
     }
 
     fn end_now(&mut self, outcome: Outcome) -> Position {
@@ -295,7 +297,9 @@ impl Permit {
         self.tell_unpriced(&charge.usage);
         let tokens = i64::try_from(charge.usage.tokens()).unwrap_or(i64::MAX);
         self.give_back(&Amounts { requests: 1, tokens, spend: charge.cost });
-        let position = self.desk.writer.append(&Entry::Settle(self.ended(charge, true, outcome)));
+        let version = self.tariffs.version(&self.measured.shares);
+        let ended = self.ended(&version, charge, true, outcome);
+        let position = self.desk.writer.append(&Entry::Settle(ended));
         crash_point!("settle-appended");
         if let Some(claim) = self.claim.take() {
             let Charge { usage, cost, .. } = charge;
@@ -307,9 +311,9 @@ impl Permit {
 
     /// Says so where something was used that has no price: it was free, and should not be.
     fn tell_unpriced(&self, usage: &Usage) {
-        let prices = self.tariff.prices(self.measured.service_tier, usage.input_tokens());
-        if let Some(unit) = prices.lacking(usage) {
-            let (unit, prices) = (unit.name(), self.tariff.version());
+        let Measured { shares, service_tier, .. } = &self.measured;
+        if let Some(unit) = self.tariffs.lacking(usage, shares, *service_tier) {
+            let (unit, prices) = (unit.name(), self.tariffs.version(shares));
             counter!(metric::UNPRICED).increment(1);
             tracing::warn!(call = %self.id, unit, %prices, "used what has no price; add one");
         }
@@ -318,7 +322,8 @@ impl Permit {
     fn release_now(&mut self, outcome: Outcome) -> Position {
         let counted = self.course.forwarded;
         self.give_back(&Amounts { requests: i64::from(counted), ..Amounts::default() });
-        let ended = self.ended(Charge::nothing(), counted, outcome);
+        let version = self.tariffs.own().version();
+        let ended = self.ended(version, Charge::nothing(), counted, outcome);
         let position = self.desk.writer.append(&Entry::Void(ended));
         crash_point!("void-appended");
         position
@@ -344,7 +349,13 @@ impl Permit {
         organization.open.remove(&self.id);
     }
 
-    fn ended(&self, charge: Charge, counted: bool, outcome: Outcome) -> Ended<&str> {
+    fn ended<'a>(
+        &'a self,
+        price_version: &'a str,
+        charge: Charge,
+        counted: bool,
+        outcome: Outcome,
+    ) -> Ended<&'a str> {
         let course = &self.course;
         Ended {
             id: self.id,
@@ -355,7 +366,7 @@ impl Permit {
                 windows: self.windows,
             },
             charge,
-            price_version: self.tariff.version(),
+            price_version,
             service_tier: self.measured.service_tier.name(),
             counted,
             outcome,

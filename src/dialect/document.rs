@@ -1,5 +1,6 @@
 //! Meters an answer that is one JSON document, as it passes.
 
+use crate::dialect::anthropic::usage::Counts;
 use crate::dialect::capture::Capture;
 use crate::dialect::endpoint::Dialect;
 use crate::dialect::gemini::searches::Searches;
@@ -19,6 +20,8 @@ pub struct BodyMeter {
     dialect: Dialect,
     capture: Capture,
     reported: Option<Usage>,
+    /// What an answer of Anthropic's reports.
+    counts: Counts,
     service_tier: ServiceTier,
     searches: Searches,
     kept_id: Option<Box<str>>,
@@ -40,6 +43,7 @@ impl BodyMeter {
             dialect,
             capture,
             reported: None,
+            counts: Counts::default(),
             service_tier: ServiceTier::DEFAULT,
             searches: Searches::default(),
             kept_id: None,
@@ -56,9 +60,14 @@ impl BodyMeter {
         if dialect == Dialect::Gemini {
             self.searches.read(chunk);
         }
-        let read = |object: &[u8]| match dialect {
+        let counts = &mut self.counts;
+        let mut read = |object: &[u8]| match dialect {
             Dialect::Gemini => (gemini::usage::read(object), gemini::usage::service_tier(object)),
-            _ => anthropic::usage::read(object),
+            _ => {
+                *counts = Counts::default();
+                counts.read(object);
+                (counts.usage(), counts.service_tier())
+            }
         };
         let (reported, tier) = (&mut self.reported, &mut self.service_tier);
         let (kept_id, failed) = (&mut self.kept_id, &mut self.failed);
@@ -85,6 +94,7 @@ impl BodyMeter {
         let web_searches = self.answer.searches();
         let mut reading = Reading {
             reported,
+            shares: self.counts.shares(),
             lacks_input: lacks_input(self.dialect, reported),
             service_tier: self.answer.service_tier().unwrap_or(self.service_tier),
             counted_output: tokens_in(self.dialect, self.counted),

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::domain::tariffs::Share;
 use crate::domain::usage::{ServiceTier, Usage};
 
 /// How near an event is to the end of its stream.
@@ -27,6 +28,8 @@ pub struct Event {
     pub failed: bool,
     /// All usage that the stream reported so far, where this event reports some.
     pub usage: Option<Usage>,
+    /// What other models had of that.
+    pub shares: Vec<Share>,
     /// The tier of service that this event names.
     pub service_tier: Option<ServiceTier>,
     /// It reports usage and carries no choice: the extra chunk of `include_usage`.

@@ -8,6 +8,7 @@ use crate::dialect::endpoint::Dialect;
 use crate::dialect::event::{End, Event};
 use crate::dialect::gemini::searches::Searches;
 use crate::dialect::{anthropic, gemini, openai, sse};
+use crate::domain::tariffs::Share;
 use crate::domain::usage::{Pieces, ServiceTier, Unit, Usage};
 
 /// What one piece of an answer becomes for the client.
@@ -23,13 +24,15 @@ pub struct Passage {
 }
 
 /// What was learned so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the answer")]
 pub struct Reading {
     /// The last usage that the provider reported.
     ///
     /// Each report replaces the one before it as a whole.
     pub reported: Option<Usage>,
+    /// What other models had of it.
+    pub shares: Vec<Share>,
     /// Whether that report leaves the input out: the caller's own count has to stand for it.
     pub lacks_input: bool,
     /// The tier of service that the answer names.
@@ -228,7 +231,10 @@ impl StreamMeter {
         self.kept_id = facts.kept_id.take().or(self.kept_id.take());
         let reading = &mut self.reading;
         reading.counted_pieces.web_searches += facts.searches;
-        reading.reported = facts.usage.or(reading.reported);
+        if facts.usage.is_some() {
+            reading.reported = facts.usage;
+            reading.shares = std::mem::take(&mut facts.shares);
+        }
         reading.tell_searches(&self.searches);
         reading.lacks_input = lacks_input(self.dialect, reading.reported);
         reading.terminated |= facts.end == End::Here;

@@ -6,6 +6,7 @@ pub mod money;
 pub mod usage;
 pub mod price;
 pub mod tariff;
+pub mod tariffs;
 pub mod overlay;
 pub mod limit;
 pub mod quota;

@@ -61,32 +61,23 @@ impl Prices {
     ///
     /// A part with a price of its own is taken out of its total before the total is priced.
     pub fn cost(&self, usage: &Usage) -> Nano {
+        nano_of(self.millionths(usage))
+    }
+
+    /// The same in millionths of a nano-unit, before it is rounded.
+    pub fn millionths(&self, usage: &Usage) -> i128 {
         let mut sum: i128 = 0;
         for unit in Unit::ALL {
             let Some(price) = self.given[unit as usize] else { continue };
             sum += i128::from(self.remainder(usage, unit)) * i128::from(price);
         }
-        nano_of(sum)
+        sum
     }
 
     /// Something of `usage` that these prices have none for, neither its own nor that of a total.
     pub fn lacking(&self, usage: &Usage) -> Option<Unit> {
         let mut wholes = Unit::ALL.into_iter().filter(|unit| unit.total().is_none());
         wholes.find(|unit| self.given[*unit as usize].is_none() && 0 < self.remainder(usage, *unit))
-    }
-
-    /// The dearer of both, unit by unit: what a call is priced at that either may answer.
-    #[must_use]
-    pub fn or(&self, other: &Self) -> Self {
-        let mut dearer = Self::default();
-        for unit in Unit::ALL {
-            let is_given =
-                self.given[unit as usize].is_some() || other.given[unit as usize].is_some();
-            let price = self.per_million(unit).max(other.per_million(unit));
-            dearer.given[unit as usize] = is_given.then_some(price);
-        }
-        dearer.dearest = dearer.rates(Units::ALL);
-        dearer
     }
 
     /// The most that a token can cost, whatever unit it turns out to be.
@@ -167,7 +158,8 @@ fn root(unit: Unit) -> Unit {
     unit.total().map_or(unit, root)
 }
 
-fn nano_of(millionths: i128) -> Nano {
+/// The one rounding of a call's cost: up, and no further than what one call is taken to cost.
+pub fn nano_of(millionths: i128) -> Nano {
     let nano = (millionths + MILLION - 1).div_euclid(MILLION);
     Nano(i64::try_from(nano).unwrap_or(COST_MAX).min(COST_MAX))
 }
@@ -245,22 +237,6 @@ mod tests {
         assert_eq!(list.plain().ceiling(100, 50), list.rates(text).ceiling(100, 50));
         let plain = prices(&[(Unit::InputTokens, 7), (Unit::OutputTokens, 9)]);
         assert_eq!(plain.dearest().ceiling(11, 13), plain.cost(&Usage::tokens_of(11, 13)));
-    }
-
-    #[test]
-    fn of_two_models_the_dearer_price_of_each_unit_counts() {
-        let one = prices(&[(Unit::InputTokens, 3_000_000), (Unit::OutputTokens, 5_000_000)]);
-        let other = prices(&[
-            (Unit::InputTokens, 2_000_000),
-            (Unit::CachedInputTokens, 1_000_000),
-            (Unit::OutputTokens, 9_000_000),
-        ]);
-        let cached = Usage::tokens_of(10, 1).with(Unit::CachedInputTokens, 10);
-        assert_eq!(one.or(&other).cost(&Usage::tokens_of(10, 1)), Nano(39));
-        assert_eq!(one.or(&other).cost(&cached), Nano(39), "a cache that only one of them has");
-        assert_eq!((one.or(&one), one.or(&other)), (one, other.or(&one)));
-        assert_eq!(one.or(&other).given(Unit::CachedInputTokens), Some(Nano(3_000_000)));
-        assert_eq!(one.or(&other).given(Unit::Images), None, "neither knows it");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Settlement: what a call is charged when it ends, however it ends.
 
 use crate::domain::money::Nano;
-use crate::domain::tariff::Tariff;
+use crate::domain::tariffs::{Share, Tariffs};
 use crate::domain::usage::{Pieces, ServiceTier, Unit, Usage};
 
 /// The most that a call may use.
@@ -43,10 +43,12 @@ impl SettledBy {
 }
 
 /// What was learned of a call that an upstream answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Measured {
     /// The last usage that the provider reported.
     pub reported: Option<Usage>,
+    /// What other models had of it.
+    pub shares: Vec<Share>,
     /// Input tokens by our own count.
     pub counted_input: u64,
     /// Output tokens by our own count of what came.
@@ -86,16 +88,17 @@ impl Charge {
     /// A complete answer with a report is charged by the report. Anything else is charged the input
     /// that was reported, else counted, and the larger of the last report and our own count of the
     /// output: leaving early is never cheaper than staying. What was counted stays within the bound.
-    pub fn of(measured: &Measured, bound: Bound, held: Nano, tariff: &Tariff) -> Self {
+    pub fn of(measured: &Measured, bound: Bound, held: Nano, tariffs: &Tariffs) -> Self {
         let (usage, settled_by) = match measured.reported {
             Some(usage) if measured.complete => (usage, SettledBy::Usage),
             reported => (estimate(reported, measured, bound), SettledBy::Estimate),
         };
-        let named = tariff.cost(&usage, measured.service_tier);
+        let cost = |tier| tariffs.cost(&usage, &measured.shares, tier);
+        let named = cost(measured.service_tier);
         let cost = match settled_by {
             // Who leaves before the answer names its tier does not pay less for that.
             SettledBy::Estimate if measured.service_tier.is_default() => {
-                named.max(tariff.cost(&usage, measured.asked_tier))
+                named.max(cost(measured.asked_tier))
             }
             _ => named,
         };
@@ -107,8 +110,8 @@ impl Charge {
     ///
     /// A complete answer costs what it costs whoever stays. Of any other nobody knows how much was
     /// generated: it is charged all that was held, or what is known where that is more.
-    pub fn of_abandoned(measured: &Measured, bound: Bound, held: Nano, tariff: &Tariff) -> Self {
-        let known = Self::of(measured, bound, held, tariff);
+    pub fn of_abandoned(measured: &Measured, bound: Bound, held: Nano, tariffs: &Tariffs) -> Self {
+        let known = Self::of(measured, bound, held, tariffs);
         if measured.complete {
             return known;
         }
@@ -140,16 +143,22 @@ fn estimate(reported: Option<Usage>, measured: &Measured, bound: Bound) -> Usage
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::domain::price::Prices;
-    use crate::domain::tariff::Row;
+    use crate::domain::tariff::{Row, Tariff};
 
     /// At these nano-units a token, of input and of output.
-    fn priced(input: i64, output: i64) -> Tariff {
+    fn priced(input: i64, output: i64) -> Tariffs {
         let prices = Prices::default()
             .with(Unit::InputTokens, input * 1_000_000)
             .and_then(|prices| prices.with(Unit::OutputTokens, output * 1_000_000));
-        Tariff::flat(prices.expect("prices in range"), "v".into())
+        alone(Tariff::flat(prices.expect("prices in range"), "v".into()))
+    }
+
+    fn alone(tariff: Tariff) -> Tariffs {
+        Tariffs::of("m".into(), Arc::new(tariff))
     }
 
     const BOUND: Bound = Bound { input_tokens: 100, output_tokens: 50 };
@@ -193,8 +202,8 @@ mod tests {
     #[test]
     fn an_abandoned_answer_is_charged_its_report_or_all_that_was_held() {
         let held = Nano(777);
-        let tariff = priced(1, 0);
-        let charge = |measured| Charge::of_abandoned(&measured, BOUND, held, &tariff);
+        let tariffs = priced(1, 0);
+        let charge = |measured: &Measured| Charge::of_abandoned(measured, BOUND, held, &tariffs);
         let reported = Some(Usage::tokens_of(10, 20));
         let measured = Measured { reported, counted_input: 30, ..Measured::default() };
         let whole = Charge {
@@ -203,18 +212,18 @@ mod tests {
             settled_by: SettledBy::Estimate,
             overage: false,
         };
-        assert_eq!(charge(Measured::default()), whole, "nothing is known");
-        assert_eq!(charge(measured), whole, "a report is not the last before the end");
-        let complete = Measured { complete: true, ..measured };
-        assert_eq!(charge(complete), Charge::of(&complete, BOUND, held, &tariff));
-        assert_eq!(charge(complete).settled_by, SettledBy::Usage);
+        assert_eq!(charge(&Measured::default()), whole, "nothing is known");
+        assert_eq!(charge(&measured), whole, "a report is not the last before the end");
+        let complete = Measured { complete: true, ..measured.clone() };
+        assert_eq!(charge(&complete), Charge::of(&complete, BOUND, held, &tariffs));
+        assert_eq!(charge(&complete).settled_by, SettledBy::Usage);
         let reported = Some(Usage::tokens_of(1_000, 20));
-        let beyond = charge(Measured { reported, ..measured });
+        let beyond = charge(&Measured { reported, ..measured.clone() });
         assert_eq!((beyond.cost, beyond.overage), (Nano(1_000), true), "never less than is known");
         assert_eq!(beyond.usage, Usage::tokens_of(1_000, 20));
         let reported = Some(Usage::tokens_of(120, 30));
         assert_eq!(
-            charge(Measured { reported, ..measured }).usage,
+            charge(&Measured { reported, ..measured.clone() }).usage,
             whole.usage,
             "no more than held"
         );
@@ -223,16 +232,16 @@ mod tests {
     #[test]
     fn pieces_that_no_report_tells_of_are_charged_as_counted() {
         let prices = Prices::default().with(Unit::WebSearches, 1_000).expect("in range");
-        let tariff = Tariff::flat(prices, "v".into());
+        let tariffs = alone(Tariff::flat(prices, "v".into()));
         let counted = Pieces { web_searches: 3, ..Pieces::default() };
-        let cost = |measured| Charge::of(&measured, BOUND, Nano(9_000), &tariff).cost;
+        let cost = |measured: &Measured| Charge::of(measured, BOUND, Nano(9_000), &tariffs).cost;
         let measured = Measured { pieces: counted, ..Measured::default() };
-        assert_eq!(cost(measured), Nano(3_000));
+        assert_eq!(cost(&measured), Nano(3_000));
         let report = |searches| Usage::default().with(Unit::WebSearches, searches);
-        assert_eq!(cost(Measured { reported: Some(report(2)), ..measured }), Nano(3_000));
-        assert_eq!(cost(Measured { reported: Some(report(4)), ..measured }), Nano(4_000));
-        let complete = Measured { reported: Some(report(2)), complete: true, ..measured };
-        assert_eq!(cost(complete), Nano(2_000), "a complete report stands");
+        assert_eq!(cost(&Measured { reported: Some(report(2)), ..measured.clone() }), Nano(3_000));
+        assert_eq!(cost(&Measured { reported: Some(report(4)), ..measured.clone() }), Nano(4_000));
+        let complete = Measured { reported: Some(report(2)), complete: true, ..measured.clone() };
+        assert_eq!(cost(&complete), Nano(2_000), "a complete report stands");
     }
 
     #[test]
@@ -243,13 +252,13 @@ mod tests {
             prices: Prices::default().with(Unit::OutputTokens, output).expect("in range"),
         };
         let rows = vec![row("default", 2_000_000), row("flex", 1_000_000)];
-        let tariff = Tariff::of(rows, "v".into()).expect("whole");
+        let tariffs = alone(Tariff::of(rows, "v".into()).expect("whole"));
         let cost = |name| {
             let service_tier = ServiceTier::new(name).expect("short");
             let reported = Some(Usage::tokens_of(0, 5));
             let measured =
                 Measured { reported, service_tier, complete: true, ..Measured::default() };
-            Charge::of(&measured, BOUND, Nano(100), &tariff).cost
+            Charge::of(&measured, BOUND, Nano(100), &tariffs).cost
         };
         assert_eq!((cost("flex"), cost("standard"), cost("")), (Nano(5), Nano(10), Nano(10)));
     }
@@ -262,13 +271,13 @@ mod tests {
             prices: Prices::default().with(Unit::OutputTokens, output).expect("in range"),
         };
         let rows = vec![row("", 2_000_000), row("flex", 1_000_000), row("priority", 4_000_000)];
-        let tariff = Tariff::of(rows, "v".into()).expect("whole");
+        let tariffs = alone(Tariff::of(rows, "v".into()).expect("whole"));
         let cost = |asked, named, complete| {
             let tier = |name| ServiceTier::new(name).expect("short");
             let (asked_tier, service_tier) = (tier(asked), tier(named));
             let reported = Some(Usage::tokens_of(0, 5));
             let left = Measured { reported, service_tier, asked_tier, ..Measured::default() };
-            Charge::of(&Measured { complete, ..left }, BOUND, Nano(100), &tariff).cost.0
+            Charge::of(&Measured { complete, ..left }, BOUND, Nano(100), &tariffs).cost.0
         };
         assert_eq!((cost("priority", "", false), cost("flex", "", false)), (20, 10));
         assert_eq!((cost("priority", "", true), cost("priority", "flex", false)), (10, 5));
@@ -276,7 +285,7 @@ mod tests {
 
     #[test]
     fn who_is_read_on_for_never_pays_less_than_who_stays() {
-        let (tariff, held) = (priced(1, 2), Nano(100 + 2 * 50));
+        let (tariffs, held) = (priced(1, 2), Nano(100 + 2 * 50));
         let counts = [0, 1, 30, 50, 100, 1_000];
         let reports = counts.iter().flat_map(|input| counts.map(|output| (*input, output)));
         let reports: Vec<_> = reports
@@ -287,15 +296,15 @@ mod tests {
             for counted_output in counts {
                 let measured =
                     Measured { reported, counted_input: 30, counted_output, ..Measured::default() };
-                let stays = Charge::of(&measured, BOUND, held, &tariff);
-                let leaves = Charge::of_abandoned(&measured, BOUND, held, &tariff);
+                let stays = Charge::of(&measured, BOUND, held, &tariffs);
+                let leaves = Charge::of_abandoned(&measured, BOUND, held, &tariffs);
                 assert!(stays.cost <= leaves.cost && held <= leaves.cost, "{measured:?}");
                 assert!(stays.usage.tokens() <= leaves.usage.tokens(), "{measured:?}");
                 assert_eq!(stays.overage, leaves.overage, "{measured:?}");
                 let complete = Measured { complete: true, ..measured };
                 assert_eq!(
-                    Charge::of(&complete, BOUND, held, &tariff),
-                    Charge::of_abandoned(&complete, BOUND, held, &tariff),
+                    Charge::of(&complete, BOUND, held, &tariffs),
+                    Charge::of_abandoned(&complete, BOUND, held, &tariffs),
                 );
             }
         }
@@ -312,16 +321,29 @@ mod tests {
 
     #[test]
     fn what_was_held_to_the_last_token_and_nano_unit_is_no_overage() {
-        let tariff = priced(0, 1);
+        let tariffs = priced(0, 1);
         let measured = |input, output| Measured {
             reported: Some(Usage::tokens_of(input, output)),
             complete: true,
             ..Measured::default()
         };
-        let overage = |measured, held| Charge::of(&measured, BOUND, Nano(held), &tariff).overage;
+        let overage = |measured, held| Charge::of(&measured, BOUND, Nano(held), &tariffs).overage;
         assert!(!overage(measured(100, 50), 50));
         assert!(overage(measured(100, 50), 49), "money");
         assert!(overage(measured(101, 50), 50), "tokens");
+    }
+
+    #[test]
+    fn what_another_model_had_is_charged_at_its_prices_whole_or_not() {
+        let mut tariffs = priced(1, 2);
+        tariffs.add("dear".into(), Arc::clone(priced(10, 20).own()));
+        let share = Share { model: "dear".into(), usage: Usage::tokens_of(6, 3) };
+        let reported = Some(Usage::tokens_of(10, 5));
+        let left = Measured { reported, shares: vec![share], ..Measured::default() };
+        let cost = |measured: &Measured| Charge::of(measured, BOUND, Nano(200), &tariffs).cost;
+        assert_eq!(cost(&Measured { complete: true, ..left.clone() }), Nano(4 + 4 + 60 + 60));
+        let more = Measured { counted_output: 7, ..left };
+        assert_eq!(cost(&more), Nano(4 + 8 + 60 + 60), "the rest was generated by its own");
     }
 
     #[test]

@@ -92,24 +92,6 @@ impl Tariff {
         self.rows.iter().find_map(|row| row.prices.lacking(&usage))
     }
 
-    /// The dearer of both, unit by unit and row by row: of a call that either may answer.
-    #[must_use]
-    pub fn or(&self, other: &Self) -> Self {
-        let mut rows = self.rows.clone();
-        for row in &other.rows {
-            let place = |row: &Row| (row.tier, row.above_input_tokens);
-            if rows.iter().all(|own| place(own) != place(row)) {
-                rows.push(*row);
-            }
-        }
-        for row in &mut rows {
-            let input = row.above_input_tokens + 1;
-            row.prices = self.prices(row.tier, input).or(other.prices(row.tier, input));
-        }
-        rows.sort_by_key(|row| (row.tier, row.above_input_tokens));
-        Self { version: format!("{}+{}", self.version, other.version).into(), rows }
-    }
-
     /// The prices that a call can come to that has at most so much input, and asked for that tier:
     /// the provider may serve it by the default one all the same.
     fn reached(&self, asked: ServiceTier, input_tokens: u64) -> impl Iterator<Item = &Prices> {
@@ -288,17 +270,6 @@ mod tests {
         assert_eq!(tariff(7).lacking(&pieces), None);
         let images = Pieces { images: 1, ..pieces };
         assert_eq!(tariff(7).lacking(&images), Some(Unit::Images));
-    }
-
-    #[test]
-    fn of_two_tariffs_the_dearer_price_of_each_row_counts() {
-        let flat = Tariff::flat(prices(1, 12), "w".into());
-        let either = stepped().or(&flat);
-        let cost = |input, name| either.cost(&Usage::tokens_of(input, 1), tier(name)).0;
-        assert_eq!((cost(1, ""), cost(101, "")), (1 + 12, 202 + 15));
-        assert_eq!((cost(1, "flex"), cost(101, "priority")), (1 + 12, 4_040 + 300));
-        assert_eq!(&**either.version(), "v+w");
-        assert_eq!(flat.or(&stepped()).rows(), either.rows());
     }
 
     #[test]

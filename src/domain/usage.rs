@@ -242,6 +242,21 @@ impl Usage {
         self
     }
 
+    /// What is left without `other`, unit by unit; no less than nothing.
+    #[must_use]
+    pub fn without(mut self, other: &Self) -> Self {
+        for (unit, count) in other.counts() {
+            self.0[unit as usize] = self.get(unit).saturating_sub(count);
+        }
+        self
+    }
+
+    /// Both together, unit by unit.
+    #[must_use]
+    pub fn and(self, other: &Self) -> Self {
+        other.counts().fold(self, |both, (unit, count)| both.with(unit, both.get(unit) + count))
+    }
+
     /// All input.
     pub const fn input_tokens(&self) -> u64 {
         self.get(Unit::InputTokens)

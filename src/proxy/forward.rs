@@ -69,7 +69,7 @@ pub async fn forward(
         permit.course.attempts += 1;
         permit.course.upstream = Some(Arc::clone(stop.upstream.name()));
         permit.course.upstream_model = stop.model.clone();
-        permit.set_tariff(&stop.tariff);
+        permit.set_tariffs(&stop.tariffs);
         let request = outgoing(&call, stop, uri, bound.clone());
         let (begun, timeout) = (clock::tick(), stop.upstream.settings.first_byte_timeout);
         let tried = tokio::time::timeout(timeout, send(pool, stop, request, &mut permit));

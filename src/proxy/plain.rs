@@ -43,7 +43,7 @@ impl Plain {
     /// What was learned so far.
     pub fn reading(&self) -> Reading {
         match self {
-            Self::Stream(meter) => *meter.reading(),
+            Self::Stream(meter) => meter.reading().clone(),
             Self::Body(meter, _) => meter.reading(),
             Self::Media(meter) => meter.reading(),
             Self::Unread(_) | Self::Off => Reading::default(),

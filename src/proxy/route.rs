@@ -8,7 +8,8 @@ use crate::dialect::media::usage::most;
 use crate::domain::catalog::{Model, Rank, Target};
 use crate::domain::money::Nano;
 use crate::domain::settlement::Bound;
-use crate::domain::tariff::{Costs, Tariff};
+use crate::domain::tariff::Costs;
+use crate::domain::tariffs::Tariffs;
 use crate::domain::time::UnixMs;
 use crate::domain::usage::{Pieces, Unit, Usage};
 use crate::proxy::catalog::Catalog;
@@ -32,8 +33,8 @@ pub struct Route {
 impl Route {
     /// What the call may cost, wherever it is served.
     pub fn costs(&self, call: &Call) -> Costs {
-        let tariffs = self.stops.iter().map(|stop| Arc::clone(&stop.tariff));
-        Costs::new(tariffs.collect(), call.request.service_tier)
+        let tariffs = self.stops.iter().flat_map(|stop| stop.tariffs.all());
+        Costs::new(tariffs.cloned().collect(), call.request.service_tier)
     }
 
     /// What images or audio are charged where their answer does not tell what they used: all that
@@ -69,7 +70,7 @@ pub struct Stop {
     /// When it is chosen.
     pub rank: Rank,
     /// What it costs there.
-    pub tariff: Arc<Tariff>,
+    pub tariffs: Tariffs,
 }
 
 impl Stop {
@@ -97,11 +98,15 @@ pub fn route(
     let model = catalog.model(name).ok_or_else(|| unknown(name))?;
     // Nobody but us knows an alias.
     let known = (**name != *model.name).then(|| Arc::clone(&model.name));
-    let stop = |(target, upstream): (&Target, &Arc<Upstream>)| Stop {
-        upstream: Arc::clone(upstream),
-        model: target.upstream_model.clone().or_else(|| known.clone()),
-        rank: target.rank,
-        tariff: Arc::clone(target.schedule.at(now)),
+    let stop = |(target, upstream): (&Target, &Arc<Upstream>)| {
+        let renamed = target.upstream_model.clone().or_else(|| known.clone());
+        let there = Arc::clone(renamed.as_ref().unwrap_or(&model.name));
+        Stop {
+            upstream: Arc::clone(upstream),
+            model: renamed,
+            rank: target.rank,
+            tariffs: Tariffs::of(there, Arc::clone(target.schedule.at(now))),
+        }
     };
     let dialect = call.endpoint.dialect();
     let mut stops: Vec<Stop> = catalog.targets(&model, dialect).map(stop).collect();
@@ -139,9 +144,9 @@ fn unknown(name: &str) -> Refusal {
     Refusal::UnknownModel(name.chars().take(128).collect())
 }
 
-/// Another model may answer the call: it must be served by the same upstreams under this very name,
-/// and allowed as well. The call is priced at the dearer of both. Says whether the other one hides
-/// what it generates.
+/// Another model may work on the call: it must be served by the same upstreams under this very name,
+/// and allowed as well. What it does is priced by its own tariff, and held at the dearer of both.
+/// Says whether the other one hides what it generates.
 fn beside(
     catalog: &Catalog,
     caller: &Caller,
@@ -160,7 +165,7 @@ fn beside(
         };
         let found = catalog.targets(&other, dialect).find(so_named);
         let (target, _) = found.ok_or_else(|| unknown(name))?;
-        stop.tariff = Arc::new(stop.tariff.or(target.schedule.at(now)));
+        stop.tariffs.add(name.into(), Arc::clone(target.schedule.at(now)));
     }
     Ok(other.hidden_output)
 }
@@ -171,7 +176,7 @@ fn priced(stops: &mut Vec<Stop>, call: &Call) -> Result<(), Refusal> {
     let is_media = call.endpoint.media().is_some();
     let lacks = |stop: &Stop| {
         let by_token = is_media && prices_output(stop);
-        stop.tariff.lacking(&call.request.pieces).filter(|_| !by_token)
+        stop.tariffs.own().lacking(&call.request.pieces).filter(|_| !by_token)
     };
     let lacking = stops.first().and_then(lacks);
     stops.retain(|stop| lacks(stop).is_none());
@@ -228,7 +233,7 @@ fn bound(model: &Model, stops: &[Stop], call: &Call) -> Bound {
 
 /// Whether a unit has a price of its own at one of those places.
 fn is_priced(stops: &[Stop], unit: Unit) -> bool {
-    let rows = stops.iter().flat_map(|stop| stop.tariff.rows());
+    let rows = stops.iter().flat_map(|stop| stop.tariffs.own().rows());
     rows.into_iter().any(|row| row.prices.given(unit).is_some_and(|price| Nano::ZERO < price))
 }
 
@@ -240,10 +245,10 @@ fn is_by_the_piece(stops: &[Stop]) -> bool {
 
 /// Whether tokens cost something there.
 fn has_token_price(stop: &Stop) -> bool {
-    stop.tariff.rows().iter().any(|row| Nano::ZERO < row.prices.dearest().ceiling(1, 1))
+    stop.tariffs.own().rows().iter().any(|row| Nano::ZERO < row.prices.dearest().ceiling(1, 1))
 }
 
 /// Whether the prices there say what the output costs, if only that it is free.
 fn prices_output(stop: &Stop) -> bool {
-    stop.tariff.rows().iter().all(|row| row.prices.given(Unit::OutputTokens).is_some())
+    stop.tariffs.own().rows().iter().all(|row| row.prices.given(Unit::OutputTokens).is_some())
 }

@@ -138,7 +138,7 @@ fn with_iteration(kind: &str) -> String {
 async fn edge_18_an_advisor_is_outside_of_the_totals() {
     let first = start(r#"{"input_tokens":10,"output_tokens":1}"#);
     let log = message(&[first, with_iteration("advisor_message")]).await;
-    is(&log, "usage", &[("inputTokens", 18), ("outputTokens", 7)]);
+    is(&log, "usage", &[("inputTokens", 18), ("cachedInputTokens", 1), ("outputTokens", 7)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,7 +152,7 @@ async fn edge_19_of_a_fallback_the_totals_stand() {
 async fn edge_20_a_compaction_is_outside_of_the_totals() {
     let first = start(r#"{"input_tokens":10,"output_tokens":1}"#);
     let log = message(&[first, with_iteration("compaction")]).await;
-    is(&log, "usage", &[("inputTokens", 18), ("outputTokens", 7)]);
+    is(&log, "usage", &[("inputTokens", 18), ("cachedInputTokens", 1), ("outputTokens", 7)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,7 +32,7 @@ pub fn event(data: &[u8], counts: &mut Counts) -> Event {
             *counts = Counts::default();
             let message = message.unwrap_or_default();
             json::each(message, &["usage"], |usage| counts.read(usage));
-            (event.usage, event.service_tier) = (counts.usage(), counts.service_tier());
+            event.tell(counts);
             event.kept_id = container_in(message);
         }
         Some("content_block_start") => {
@@ -43,7 +43,7 @@ pub fn event(data: &[u8], counts: &mut Counts) -> Event {
         }
         Some("message_delta") => {
             counts.read(usage.unwrap_or_default());
-            (event.usage, event.service_tier) = (counts.usage(), counts.service_tier());
+            event.tell(counts);
             event.kept_id = container_in(delta.unwrap_or_default());
             (event.end, event.finish) = (End::Near, true);
         }
@@ -52,6 +52,13 @@ pub fn event(data: &[u8], counts: &mut Counts) -> Event {
         _ => {}
     }
     event
+}
+
+impl Event {
+    fn tell(&mut self, counts: &Counts) {
+        (self.usage, self.shares) = (counts.usage(), counts.shares());
+        self.service_tier = counts.service_tier();
+    }
 }
 
 fn container_in(object: &[u8]) -> Option<Box<str>> {

@@ -1,10 +1,13 @@
 //! Reads the usage objects of Anthropic, which complete one another along a stream.
 
+use std::borrow::Cow;
+
 use crate::dialect::json;
+use crate::domain::tariffs::Share;
 use crate::domain::usage::{ServiceTier, Unit, Usage};
 
 /// What was reported so far. Later reports are cumulative: they replace, field by field.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Counts {
     uncached: u64,
     cache_write: u64,
@@ -14,8 +17,10 @@ pub struct Counts {
     output: u64,
     thinking: u64,
     searches: u64,
-    /// Billed on top of the totals.
-    beside: Beside,
+    /// Billed on top of the totals: what each iteration had that these leave out.
+    beside: Vec<Share>,
+    /// The model that the totals are of, where another one answered in the place of the first.
+    serving: Option<Box<str>>,
     tier: Option<ServiceTier>,
     /// Whether it was served fast, which is a tier as well, and the dearer one.
     is_fast: bool,
@@ -23,20 +28,6 @@ pub struct Counts {
 
 /// The tier, and the speed, that is served first and costs more.
 pub const FAST: &str = "fast";
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Beside {
-    input: u64,
-    output: u64,
-}
-
-/// The usage that an object reports by itself, `None` when nothing, or only zeros; and the tier of
-/// service that it names.
-pub fn read(object: &[u8]) -> (Option<Usage>, Option<ServiceTier>) {
-    let mut counts = Counts::default();
-    counts.read(object);
-    (counts.usage(), counts.service_tier())
-}
 
 impl Counts {
     /// Takes the fields of a usage object; those that it lacks keep what they had.
@@ -70,8 +61,8 @@ impl Counts {
             }
             "speed" => self.is_fast = json::string_of(value).is_some_and(|name| name == FAST),
             "iterations" if value != b"null" => {
-                self.beside = Beside::default();
-                json::elements(value, |iteration| self.beside.add(iteration));
+                (self.beside, self.serving) = (Vec::new(), None);
+                json::elements(value, |iteration| self.iteration(iteration));
             }
             _ => {}
         }
@@ -83,50 +74,49 @@ impl Counts {
     }
 
     /// The usage so far; `None` when nothing was reported, or only zeros.
-    ///
-    /// The provider's input leaves out what the cache had to do with; ours is all of it.
     pub fn usage(&self) -> Option<Usage> {
-        let cache_write = self.cache_write.max(self.cache_write_5m + self.cache_write_1h);
-        let input = self.uncached + cache_write + self.cache_read + self.beside.input;
-        let output = self.output + self.beside.output;
-        if input == 0 && output == 0 {
-            return None;
-        }
-        Some(
-            Usage::tokens_of(input, output)
-                .with(Unit::CachedInputTokens, self.cache_read)
-                .with(Unit::CacheWriteTokens, cache_write)
-                .with(Unit::CacheWrite5mTokens, self.cache_write_5m)
-                .with(Unit::CacheWrite1hTokens, self.cache_write_1h)
-                .with(Unit::ReasoningTokens, self.thinking.min(output))
-                .with(Unit::WebSearches, self.searches),
-        )
+        let all = self.beside.iter().fold(self.totals(), |all, share| all.and(&share.usage));
+        (0 < all.tokens()).then_some(all)
     }
-}
 
-impl Beside {
-    /// Adds an iteration, if the totals leave it out: the work of an advisor, or a compaction. It
-    /// is counted at the plain price, cached or not, as an advisor's is dearer.
-    fn add(&mut self, iteration: &[u8]) {
-        let (mut is_beside, mut input, mut output) = (false, 0, 0);
+    /// What other models had of it.
+    pub fn shares(&self) -> Vec<Share> {
+        let served =
+            self.serving.iter().map(|model| Share { model: model.clone(), usage: self.totals() });
+        let is_other = |share: &&Share| !share.model.is_empty();
+        self.beside.iter().filter(is_other).cloned().chain(served).collect()
+    }
+
+    /// The provider's input leaves out what the cache had to do with; ours is all of it.
+    fn totals(&self) -> Usage {
+        let cache_write = self.cache_write.max(self.cache_write_5m + self.cache_write_1h);
+        Usage::tokens_of(self.uncached + cache_write + self.cache_read, self.output)
+            .with(Unit::CachedInputTokens, self.cache_read)
+            .with(Unit::CacheWriteTokens, cache_write)
+            .with(Unit::CacheWrite5mTokens, self.cache_write_5m)
+            .with(Unit::CacheWrite1hTokens, self.cache_write_1h)
+            .with(Unit::ReasoningTokens, self.thinking.min(self.output))
+            .with(Unit::WebSearches, self.searches)
+    }
+
+    /// Takes an iteration: the totals leave out the work of an adviser, and a compaction. Of a
+    /// fallback they are the totals.
+    fn iteration(&mut self, iteration: &[u8]) {
+        let (mut kind, mut model) = (None, Cow::default());
         // As above: what is malformed says nothing.
-        let _ = json::fields(iteration, |key, value| {
-            let value = &iteration[value];
-            match &*key {
-                "type" => {
-                    let kind = json::string_of(value);
-                    is_beside = matches!(kind.as_deref(), Some("advisor_message" | "compaction"));
-                }
-                "input_tokens" | "cache_creation_input_tokens" | "cache_read_input_tokens" => {
-                    input += json::count_of(value).unwrap_or_default();
-                }
-                "output_tokens" => output += json::count_of(value).unwrap_or_default(),
-                _ => {}
-            }
+        let _ = json::fields(iteration, |key, value| match &*key {
+            "type" => kind = json::string_of(&iteration[value]),
+            "model" => model = json::string_of(&iteration[value]).unwrap_or_default(),
+            _ => {}
         });
-        if is_beside {
-            self.input += input;
-            self.output += output;
+        match kind.as_deref() {
+            Some("advisor_message" | "compaction") => {
+                let mut counts = Self::default();
+                counts.read(iteration);
+                self.beside.push(Share { model: model.into(), usage: counts.totals() });
+            }
+            Some("fallback_message") => self.serving = Some(model.into()),
+            _ => {}
         }
     }
 }
@@ -192,15 +182,38 @@ mod tests {
             [("advisor_message", 18, 7), ("compaction", 18, 7), ("fallback_message", 10, 5)]
         {
             let (start, last) = (object(kind), object(kind));
-            let usage = read_all(&[&start, &last]);
-            assert_eq!(usage, Some(Usage::tokens_of(input, output)), "{kind}");
+            let usage = read_all(&[&start, &last]).expect("reported");
+            assert_eq!((usage.input_tokens(), usage.tokens() - input), (input, output), "{kind}");
         }
+    }
+
+    #[test]
+    fn what_another_model_did_is_its_own_share() {
+        let shares = |kind: &str, model: &str| {
+            let mut counts = Counts::default();
+            let object = format!(
+                r#"{{"input_tokens":10,"output_tokens":5,"iterations":[
+                   {{"type":"message","model":"a","input_tokens":4,"output_tokens":5}},
+                   {{"type":"{kind}",{model}"input_tokens":7,"cache_read_input_tokens":1,"output_tokens":2}}]}}"#
+            );
+            counts.read(object.as_bytes());
+            counts.read(object.as_bytes());
+            counts.shares()
+        };
+        let beside = Usage::tokens_of(8, 2).with(Unit::CachedInputTokens, 1);
+        let share = |usage| vec![Share { model: "b".into(), usage }];
+        let named = r#""model":"b","#;
+        assert_eq!(shares("advisor_message", named), share(beside));
+        assert_eq!(shares("compaction", named), share(beside));
+        assert_eq!(shares("compaction", ""), [], "the call's own model did it");
+        assert_eq!(shares("fallback_message", named), share(Usage::tokens_of(10, 5)));
+        assert_eq!(shares("message", named), []);
     }
 
     #[test]
     fn nothing_reported_is_no_report() {
         for object in ["{}", "null", r#"{"input_tokens":0}"#, "{\"input_tokens\":"] {
-            assert_eq!(read(object.as_bytes()), (None, None), "{object}");
+            assert_eq!(read_all(&[object]), None, "{object}");
         }
     }
 

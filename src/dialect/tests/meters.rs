@@ -34,7 +34,7 @@ fn run_in(dialect: Dialect, strips: bool, pieces: &[&str]) -> (String, String, R
     }
     end.extend(meter.finish());
     let text = |bytes| String::from_utf8(bytes).expect("text");
-    (text(pass), text(end), *meter.reading())
+    (text(pass), text(end), meter.reading().clone())
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn whatever_ends_its_lines_a_stream_cut_anywhere_is_the_same_to_client_and_meter
             assert_eq!(said == text, !strips || dialect != Dialect::OpenAi, "{text:?}");
             for cut in (0..text.len()).filter(|cut| text.is_char_boundary(*cut)) {
                 let two = run_in(dialect, strips, &[&text[..cut], &text[cut..]]);
-                assert_eq!(joined(two), (said.clone(), reading), "{cut} {strips} {text:?}");
+                assert_eq!(joined(two), (said.clone(), reading.clone()), "{cut} {strips} {text:?}");
             }
             let letters: Vec<String> = text.chars().map(String::from).collect();
             let letters: Vec<&str> = letters.iter().map(String::as_str).collect();

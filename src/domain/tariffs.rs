@@ -1,0 +1,223 @@
+//! The tariffs of one call: several models may work on it, each at its own prices.
+
+use std::sync::Arc;
+
+use crate::domain::money::Nano;
+use crate::domain::price::nano_of;
+use crate::domain::tariff::Tariff;
+use crate::domain::usage::{ServiceTier, Unit, Usage};
+
+/// The part of a call's usage that a model other than its own had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// The model, as the answer calls it; empty where it does not say.
+    pub model: Box<str>,
+    /// What it used.
+    pub usage: Usage,
+}
+
+/// What a call costs at one place: by the tariff of the model that it is for, and by those of the
+/// models that it names beside.
+#[derive(Debug, Clone)]
+pub struct Tariffs {
+    own: (Arc<str>, Arc<Tariff>),
+    others: Vec<(Arc<str>, Arc<Tariff>)>,
+}
+
+impl Tariffs {
+    /// Those of a call for one model, which is called so there.
+    pub const fn of(model: Arc<str>, tariff: Arc<Tariff>) -> Self {
+        Self { own: (model, tariff), others: Vec::new() }
+    }
+
+    /// The same with that of a model that may work on the call, too.
+    pub fn add(&mut self, model: Arc<str>, tariff: Arc<Tariff>) {
+        self.others.push((model, tariff));
+    }
+
+    /// That of the model which the call is for.
+    pub const fn own(&self) -> &Arc<Tariff> {
+        &self.own.1
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Tariff>> {
+        std::iter::once(&self.own).chain(&self.others).map(|(_, tariff)| tariff)
+    }
+
+    /// The cost of `usage`, answered by that tier, of which other models had these shares: each is
+    /// priced by the tariff of its model, and the rest by that of the call's own. Rounded up once.
+    pub fn cost(&self, usage: &Usage, shares: &[Share], tier: ServiceTier) -> Nano {
+        let cost = |tariff: &Tariff, usage: &Usage| {
+            tariff.prices(tier, usage.input_tokens()).millionths(usage)
+        };
+        let of_share = |share: &Share| {
+            self.working(share).map(|tariff| cost(tariff, &share.usage)).max().unwrap_or_default()
+        };
+        let rest = cost(self.own(), &rest(usage, shares));
+        nano_of(rest + shares.iter().map(of_share).sum::<i128>())
+    }
+
+    /// Something that was used and has no price.
+    pub fn lacking(&self, usage: &Usage, shares: &[Share], tier: ServiceTier) -> Option<Unit> {
+        let lacking = |tariff: &Tariff, usage: &Usage| {
+            tariff.prices(tier, usage.input_tokens()).lacking(usage)
+        };
+        let of_share =
+            |share: &Share| self.working(share).find_map(|tariff| lacking(tariff, &share.usage));
+        lacking(self.own(), &rest(usage, shares)).or_else(|| shares.iter().find_map(of_share))
+    }
+
+    /// Names the prices of a call with these shares: those of its own model, then with a `+` each
+    /// those of the others that worked on it.
+    pub fn version(&self, shares: &[Share]) -> Arc<str> {
+        let others = self.others.iter().map(|(_, tariff)| tariff);
+        let worked = others.filter(|other| {
+            let mut working = shares.iter().flat_map(|share| self.working(share));
+            working.any(|tariff| Arc::ptr_eq(tariff, other))
+        });
+        let mut version = Arc::clone(self.own().version());
+        for tariff in worked {
+            version = format!("{version}+{}", tariff.version()).into();
+        }
+        version
+    }
+
+    /// Whose prices a share has: those of the model that it names. Where it names none that is
+    /// known, each of the others may have worked, and the dearest counts.
+    fn working(&self, share: &Share) -> impl Iterator<Item = &Arc<Tariff>> {
+        let is_named = |(model, _): &(Arc<str>, _)| is_called(&share.model, model);
+        let own = std::slice::from_ref(&self.own);
+        let working = match self.others.iter().position(is_named) {
+            Some(at) => &self.others[at..=at],
+            None if is_named(&self.own) || self.others.is_empty() => own,
+            None => &self.others,
+        };
+        working.iter().map(|(_, tariff)| tariff)
+    }
+}
+
+/// Whether an answer that says `said` means `model`: it may name the day of its version as well.
+fn is_called(said: &str, model: &str) -> bool {
+    let is_day = |rest: &str| {
+        let rest = rest.strip_prefix('-').unwrap_or_default();
+        !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
+    };
+    said.strip_prefix(model).is_some_and(|rest| rest.is_empty() || is_day(rest))
+}
+
+/// What is left of the usage for the call's own model.
+fn rest(usage: &Usage, shares: &[Share]) -> Usage {
+    shares.iter().fold(*usage, |rest, share| rest.without(&share.usage))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::price::Prices;
+    use crate::domain::tariff::Row;
+
+    /// At these nano-units for a million tokens, of input and of output.
+    fn tariff(version: &str, input: i64, output: i64) -> Arc<Tariff> {
+        let prices = Prices::default().with(Unit::InputTokens, input);
+        let prices = prices.and_then(|prices| prices.with(Unit::OutputTokens, output));
+        Arc::new(Tariff::flat(prices.expect("in range"), version.into()))
+    }
+
+    fn tariffs() -> Tariffs {
+        let mut tariffs = Tariffs::of("cheap".into(), tariff("c", 1_000_000, 2_000_000));
+        tariffs.add("dear".into(), tariff("d", 10_000_000, 20_000_000));
+        tariffs.add("middle".into(), tariff("m", 3_000_000, 4_000_000));
+        tariffs
+    }
+
+    fn share(model: &str, input: u64, output: u64) -> Share {
+        Share { model: model.into(), usage: Usage::tokens_of(input, output) }
+    }
+
+    fn cost(shares: &[Share]) -> i64 {
+        tariffs().cost(&Usage::tokens_of(100, 10), shares, ServiceTier::DEFAULT).0
+    }
+
+    #[test]
+    fn each_model_is_paid_for_what_it_did() {
+        assert_eq!(cost(&[]), 100 + 20);
+        assert_eq!(cost(&[share("dear", 30, 1)]), 70 + 18 + 300 + 20);
+        assert_eq!(cost(&[share("dear", 30, 1), share("middle", 10, 2)]), 60 + 14 + 320 + 38);
+        assert_eq!(cost(&[share("cheap", 30, 1)]), 100 + 20, "it may be named as any other");
+        assert_eq!(cost(&[share("dear", 100, 10)]), 1_000 + 200, "a fallback did it all");
+        assert_eq!(cost(&[share("dear", 500, 10)]), 5_000 + 200, "what a share says is believed");
+    }
+
+    #[test]
+    fn a_model_goes_by_its_name_and_by_that_of_a_day() {
+        let dated = cost(&[share("middle-20260301", 30, 1)]);
+        assert_eq!(dated, cost(&[share("middle", 30, 1)]));
+        assert_eq!(cost(&[share("middle-2026-03-01", 30, 1)]), dated);
+        let dearest = cost(&[share("dear", 30, 1)]);
+        for unknown in ["", "middle-mini", "middle-", "mid", "middle5"] {
+            assert_eq!(cost(&[share(unknown, 30, 1)]), dearest, "{unknown}");
+        }
+        let alone = Tariffs::of("cheap".into(), tariff("c", 1_000_000, 2_000_000));
+        let shares = [share("unknown", 30, 1)];
+        let usage = Usage::tokens_of(100, 10);
+        assert_eq!(alone.cost(&usage, &shares, ServiceTier::DEFAULT), Nano(120));
+    }
+
+    #[test]
+    fn a_cost_of_several_models_is_rounded_up_once() {
+        let mut tariffs = Tariffs::of("a".into(), tariff("a", 400_000, 0));
+        tariffs.add("b".into(), tariff("b", 600_000, 0));
+        let cost =
+            |share: Share| tariffs.cost(&Usage::tokens_of(2, 0), &[share], ServiceTier::DEFAULT).0;
+        assert_eq!(cost(share("b", 1, 0)), 1);
+        assert_eq!(cost(share("b", 2, 0)), 2);
+    }
+
+    #[test]
+    fn the_row_of_a_share_is_that_of_its_own_input() {
+        let row = |tier: &str, above_input_tokens, nano| Row {
+            tier: ServiceTier::new(tier).expect("short"),
+            above_input_tokens,
+            prices: Prices::default().with(Unit::InputTokens, nano).expect("in range"),
+        };
+        let rows = vec![row("", 0, 1_000_000), row("", 50, 9_000_000), row("fast", 0, 7_000_000)];
+        let stepped = Arc::new(Tariff::of(rows, "s".into()).expect("whole"));
+        let mut tariffs = Tariffs::of("a".into(), Arc::clone(&stepped));
+        tariffs.add("b".into(), stepped);
+        let usage = Usage::tokens_of(80, 0);
+        let cost = |tier: &str, shares: &[Share]| {
+            tariffs.cost(&usage, shares, ServiceTier::new(tier).expect("short")).0
+        };
+        assert_eq!(cost("", &[]), 720);
+        assert_eq!(cost("", &[share("b", 30, 0)]), 80);
+        assert_eq!(cost("", &[share("b", 60, 0)]), 20 + 540);
+        assert_eq!(cost("fast", &[share("b", 60, 0)]), 560);
+    }
+
+    #[test]
+    fn the_version_names_all_prices_that_were_used() {
+        let version = |shares: &[Share]| tariffs().version(shares).to_string();
+        assert_eq!(version(&[]), "c");
+        assert_eq!(version(&[share("cheap", 1, 1)]), "c");
+        assert_eq!(version(&[share("middle", 1, 1)]), "c+m");
+        assert_eq!(version(&[share("middle", 1, 1), share("dear", 1, 1)]), "c+d+m");
+        assert_eq!(version(&[share("unknown", 1, 1)]), "c+d+m");
+        assert_eq!(tariffs().all().map(|tariff| &**tariff.version()).collect::<String>(), "cdm");
+        assert_eq!(&**tariffs().own().version(), "c");
+    }
+
+    #[test]
+    fn what_has_no_price_is_found_in_the_rest_and_in_each_share() {
+        let searched = Usage::default().with(Unit::WebSearches, 1);
+        let priced = Prices::default().with(Unit::WebSearches, 1).expect("in range");
+        let mut tariffs = Tariffs::of("a".into(), Arc::new(Tariff::flat(priced, "a".into())));
+        tariffs.add("b".into(), tariff("b", 1, 1));
+        let lacking = |shares: &[Share]| tariffs.lacking(&searched, shares, ServiceTier::DEFAULT);
+        assert_eq!(lacking(&[]), None);
+        assert_eq!(
+            lacking(&[Share { model: "b".into(), usage: searched }]),
+            Some(Unit::WebSearches)
+        );
+    }
+}
