@@ -2,10 +2,11 @@
 
 use crate::domain::limit::Amounts;
 use crate::domain::money::Nano;
+use crate::domain::pieces::Pieces;
 use crate::domain::price::Rates;
 use crate::domain::settlement::Bound;
 use crate::domain::tariff::Costs;
-use crate::domain::usage::{Pieces, Units};
+use crate::domain::usage::Units;
 
 /// What a call needs of tokens and money.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

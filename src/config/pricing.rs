@@ -21,18 +21,20 @@ pub struct Pricing<'a> {
     pub ceiling: Option<Prices>,
 }
 
+/// What a model always has a price for, if it is known.
+const TOKENS: [Unit; 2] = [Unit::InputTokens, Unit::OutputTokens];
+
 /// What the ceiling must have a price for; a part costs what its total costs.
-const WHOLE: [Unit; 6] = [
+const WHOLE: [Unit; 8] = [
     Unit::InputTokens,
     Unit::OutputTokens,
     Unit::WebSearches,
     Unit::Images,
     Unit::AudioSeconds,
     Unit::Characters,
+    Unit::FileSearches,
+    Unit::CodeSessions,
 ];
-
-/// What costs the ceiling where a known model has no price for it.
-const PIECES: [Unit; 4] = [Unit::WebSearches, Unit::Images, Unit::AudioSeconds, Unit::Characters];
 
 #[derive(Clone, Copy)]
 enum Unknown {
@@ -189,7 +191,8 @@ const REMEDY: &str = "write { inputTokens = \"0.15\", … }, \"0\" if it is free
 
 /// Those prices, and the ceiling for what has none and is counted one by one.
 pub fn filled(prices: &Prices, ceiling: &Prices) -> Prices {
-    PIECES.into_iter().fold(*prices, |prices, unit| {
+    let pieces = WHOLE.into_iter().filter(|unit| !TOKENS.contains(unit));
+    pieces.fold(*prices, |prices, unit| {
         match (prices.given(unit), ceiling.given(unit)) {
             // It was in range before.
             (None, Some(price)) => prices.with(unit, price.0).unwrap_or(prices),
@@ -210,7 +213,8 @@ mod tests {
     const UPSTREAMS: &str = "[[upstreams]]\nname = 'a'\nbase_url = 'http://a'\nprovider = 'openai'\n\
         [[upstreams]]\nname = 'b'\nbase_url = 'http://b'\n";
     const CEILING: &str = "[prices]\nunknown = 'ceiling'\nceiling = { inputTokens = 1, \
-        outputTokens = 2, webSearches = 3, images = 4, audioSeconds = 5, characters = 6 }\n";
+        outputTokens = 2, webSearches = 3, images = 4, audioSeconds = 5, characters = 6, \
+        fileSearches = 7, codeSessions = 8 }\n";
 
     fn settings(text: &str) -> Settings {
         let text = format!("{text}\n{UPSTREAMS}");
@@ -311,7 +315,7 @@ mod tests {
         assert_eq!(price(&found, 0, Unit::InputTokens), Some(Nano::ZERO), "it was given");
         assert_eq!(price(&found, 0, Unit::WebSearches), Some(Nano::units(3)));
         let text = report("[prices]\nunknown = 'ceiling'\nceiling = { inputTokens = 1 }");
-        assert_eq!(text.matches("prices.ceiling.").count(), 5, "{text}");
+        assert_eq!(text.matches("prices.ceiling.").count(), 7, "{text}");
         let text = report("[prices]\nunknown = 'ceiling'");
         assert!(text.contains("prices.ceiling: "), "{text}");
     }

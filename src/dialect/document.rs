@@ -7,7 +7,7 @@ use crate::dialect::gemini::searches::Searches;
 use crate::dialect::meter::{Reading, lacks_input, tokens_in};
 use crate::dialect::openai::answer::Answer;
 use crate::dialect::{anthropic, estimate, gemini};
-use crate::domain::usage::{Pieces, ServiceTier, Usage};
+use crate::domain::usage::{ServiceTier, Usage};
 
 /// Where an answer of Anthropic names what the provider keeps.
 const CONTAINER: &[u8] = b"container";
@@ -91,14 +91,13 @@ impl BodyMeter {
     /// What was learned so far.
     pub fn reading(&self) -> Reading {
         let reported = self.reported.or(self.answer.usage());
-        let web_searches = self.answer.searches();
         let mut reading = Reading {
             reported,
             shares: self.counts.shares(),
             lacks_input: lacks_input(self.dialect, reported),
             service_tier: self.answer.service_tier().unwrap_or(self.service_tier),
             counted_output: tokens_in(self.dialect, self.counted),
-            counted_pieces: Pieces { web_searches, ..Pieces::default() },
+            counted_pieces: self.answer.pieces(),
             terminated: false,
             finished: false,
             failed: self.failed || self.answer.failed(),

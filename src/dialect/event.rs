@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::domain::pieces::Pieces;
 use crate::domain::tariffs::Share;
 use crate::domain::usage::{ServiceTier, Usage};
 
@@ -38,8 +39,8 @@ pub struct Event {
     pub null_usage: Option<Range<usize>>,
     /// Output tokens by our own count of its text.
     pub output_tokens: u64,
-    /// Searches of hosted tools that it says are done.
-    pub searches: u64,
+    /// What hosted tools did by the piece, as it says.
+    pub pieces: Pieces,
     /// The id of state that the provider keeps for whoever called.
     pub kept_id: Option<Box<str>>,
 }

@@ -8,8 +8,9 @@ use crate::dialect::endpoint::Dialect;
 use crate::dialect::event::{End, Event};
 use crate::dialect::gemini::searches::Searches;
 use crate::dialect::{anthropic, gemini, openai, sse};
+use crate::domain::pieces::Pieces;
 use crate::domain::tariffs::Share;
-use crate::domain::usage::{Pieces, ServiceTier, Unit, Usage};
+use crate::domain::usage::{ServiceTier, Unit, Usage};
 
 /// What one piece of an answer becomes for the client.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -230,7 +231,7 @@ impl StreamMeter {
         self.text_tokens += facts.output_tokens;
         self.kept_id = facts.kept_id.take().or(self.kept_id.take());
         let reading = &mut self.reading;
-        reading.counted_pieces.web_searches += facts.searches;
+        reading.counted_pieces = reading.counted_pieces.and(facts.pieces);
         if facts.usage.is_some() {
             reading.reported = facts.usage;
             reading.shares = std::mem::take(&mut facts.shares);

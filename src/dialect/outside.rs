@@ -15,8 +15,8 @@ pub const OTHER_MODELS_MAX: usize = 8;
 /// What an image costs that stands in the body, at most, in tokens.
 pub const IMAGE_TOKENS: u64 = 5_000;
 
-/// How many searches a hosted tool makes at most, where nobody bounds it.
-pub const SEARCHES_MAX: u64 = 10;
+/// How often a hosted tool is called at most, where nobody bounds it.
+pub const HOSTED_CALLS_MAX: u64 = 10;
 
 /// A reference to state kept at the provider.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,7 +6,8 @@ use std::ops::Range;
 use crate::dialect::multipart::Part;
 use crate::dialect::outside::Outside;
 use crate::dialect::{json, multipart};
-use crate::domain::usage::{Pieces, ServiceTier};
+use crate::domain::pieces::Pieces;
+use crate::domain::usage::ServiceTier;
 
 /// A change to a body: these bytes are replaced by that text.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,6 +4,7 @@ pub mod ids;
 pub mod time;
 pub mod money;
 pub mod usage;
+pub mod pieces;
 pub mod price;
 pub mod tariff;
 pub mod tariffs;

@@ -1,8 +1,9 @@
 //! Settlement: what a call is charged when it ends, however it ends.
 
 use crate::domain::money::Nano;
+use crate::domain::pieces::Pieces;
 use crate::domain::tariffs::{Share, Tariffs};
-use crate::domain::usage::{Pieces, ServiceTier, Unit, Usage};
+use crate::domain::usage::{ServiceTier, Unit, Usage};
 
 /// The most that a call may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -36,11 +36,15 @@ pub enum Unit {
     AudioSeconds,
     /// Characters spoken.
     Characters,
+    /// Searches of stored files that a hosted tool made.
+    FileSearches,
+    /// Containers in which a hosted tool ran code.
+    CodeSessions,
 }
 
 impl Unit {
     /// How many units there are.
-    pub const COUNT: usize = 16;
+    pub const COUNT: usize = 18;
 
     /// Every unit, in the order of its discriminant.
     pub const ALL: [Self; Self::COUNT] = [
@@ -60,6 +64,8 @@ impl Unit {
         Self::Images,
         Self::AudioSeconds,
         Self::Characters,
+        Self::FileSearches,
+        Self::CodeSessions,
     ];
 
     /// The name in the API, the price catalog and the request log.
@@ -81,6 +87,8 @@ impl Unit {
             Self::Images => "images",
             Self::AudioSeconds => "audioSeconds",
             Self::Characters => "characters",
+            Self::FileSearches => "fileSearches",
+            Self::CodeSessions => "codeSessions",
         }
     }
 
@@ -120,17 +128,24 @@ impl Unit {
 
     /// Whether a price is named for one of it, not for a million.
     pub const fn priced_singly(self) -> bool {
-        matches!(self, Self::WebSearches | Self::Images | Self::AudioSeconds)
+        matches!(
+            self,
+            Self::WebSearches
+                | Self::Images
+                | Self::AudioSeconds
+                | Self::FileSearches
+                | Self::CodeSessions
+        )
     }
 }
 
 /// A set of units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Units(u16);
+pub struct Units(u32);
 
 impl Units {
     /// Every unit.
-    pub const ALL: Self = Self(u16::MAX);
+    pub const ALL: Self = Self(u32::MAX);
 
     /// The same with `unit`.
     #[must_use]
@@ -141,41 +156,6 @@ impl Units {
     /// Whether `unit` is one of them.
     pub const fn hold(self, unit: Unit) -> bool {
         self.0 >> unit as usize & 1 == 1
-    }
-}
-
-/// The most that a call may use of what is priced by the piece, or what it did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Pieces {
-    /// Searches of hosted tools.
-    pub web_searches: u64,
-    /// Images made.
-    pub images: u64,
-    /// Seconds of audio heard or made.
-    pub audio_seconds: u64,
-    /// Characters spoken.
-    pub characters: u64,
-}
-
-impl Pieces {
-    /// The more of each.
-    #[must_use]
-    pub fn or(self, other: Self) -> Self {
-        Self {
-            web_searches: self.web_searches.max(other.web_searches),
-            images: self.images.max(other.images),
-            audio_seconds: self.audio_seconds.max(other.audio_seconds),
-            characters: self.characters.max(other.characters),
-        }
-    }
-
-    /// As usage, which has nothing else.
-    pub fn usage(&self) -> Usage {
-        Usage::default()
-            .with(Unit::WebSearches, self.web_searches)
-            .with(Unit::Images, self.images)
-            .with(Unit::AudioSeconds, self.audio_seconds)
-            .with(Unit::Characters, self.characters)
     }
 }
 
@@ -325,22 +305,6 @@ mod tests {
             ServiceTier::new("flex").map(|tier| format!("{tier:?}")),
             Some("\"flex\"".into())
         );
-    }
-
-    #[test]
-    fn pieces_are_usage_of_nothing_else() {
-        let pieces = Pieces { web_searches: 1, images: 2, audio_seconds: 3, characters: 4 };
-        let counts: Vec<_> = pieces.usage().counts().collect();
-        let units = [Unit::WebSearches, Unit::Images, Unit::AudioSeconds, Unit::Characters];
-        assert_eq!(counts, units.into_iter().zip(1..).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn of_two_counts_of_pieces_the_more_of_each_stands() {
-        let one = Pieces { web_searches: 1, images: 5, ..Pieces::default() };
-        let other = Pieces { web_searches: 2, audio_seconds: 3, characters: 4, images: 0 };
-        let most = Pieces { web_searches: 2, images: 5, audio_seconds: 3, characters: 4 };
-        assert_eq!((one.or(other), other.or(one)), (most, most));
     }
 
     #[test]

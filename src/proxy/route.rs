@@ -7,11 +7,12 @@ use crate::dialect::endpoint::{Dialect, Media, Metering};
 use crate::dialect::media::usage::most;
 use crate::domain::catalog::{Model, Rank, Target};
 use crate::domain::money::Nano;
+use crate::domain::pieces::Pieces;
 use crate::domain::settlement::Bound;
 use crate::domain::tariff::Costs;
 use crate::domain::tariffs::Tariffs;
 use crate::domain::time::UnixMs;
-use crate::domain::usage::{Pieces, Unit, Usage};
+use crate::domain::usage::{Unit, Usage};
 use crate::proxy::catalog::Catalog;
 use crate::proxy::receive::Call;
 use crate::proxy::refuse::Refusal;
@@ -43,10 +44,10 @@ impl Route {
         let media = call.endpoint.media()?;
         let priced = |unit, count| if is_priced(&self.stops, unit) { count } else { 0 };
         let pieces = Pieces {
-            web_searches: 0,
             images: priced(Unit::Images, call.request.pieces.images),
             audio_seconds: priced(Unit::AudioSeconds, call.request.pieces.audio_seconds),
             characters: priced(Unit::Characters, call.request.pieces.characters),
+            ..Pieces::default()
         };
         let bound = if is_by_the_piece(&self.stops) { Bound::default() } else { bound };
         Some(most(media, bound, call.request.outside.media_tokens.is_some(), pieces))
@@ -171,12 +172,14 @@ fn beside(
 }
 
 /// Leaves out the places that have no price for what the call asks for: nothing is free unseen.
-/// Images and audio are paid by the piece or by the token.
+/// Images and audio are paid by the piece or by the token. No list of prices knows what it costs to
+/// search stored files or to run code: where they have none, that is told when it was done.
 fn priced(stops: &mut Vec<Stop>, call: &Call) -> Result<(), Refusal> {
     let is_media = call.endpoint.media().is_some();
+    let asked = Pieces { file_searches: 0, code_sessions: 0, ..call.request.pieces };
     let lacks = |stop: &Stop| {
         let by_token = is_media && prices_output(stop);
-        stop.tariffs.own().lacking(&call.request.pieces).filter(|_| !by_token)
+        stop.tariffs.own().lacking(&asked).filter(|_| !by_token)
     };
     let lacking = stops.first().and_then(lacks);
     stops.retain(|stop| lacks(stop).is_none());

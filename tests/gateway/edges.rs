@@ -12,7 +12,7 @@ use crate::upstream::{Plan, Step, Upstream};
 use crate::wait::eventually;
 use crate::{anthropic, gemini};
 
-const UNITS: [&str; 13] = [
+const UNITS: [&str; 16] = [
     "inputTokens",
     "outputTokens",
     "cachedInputTokens",
@@ -26,6 +26,9 @@ const UNITS: [&str; 13] = [
     "outputAudioTokens",
     "outputImageTokens",
     "webSearches",
+    "images",
+    "fileSearches",
+    "codeSessions",
 ];
 const MESSAGES: &str = "/v1/messages";
 const CHAT: &str = "/v1/chat/completions";

@@ -42,6 +42,15 @@ fn events(last: &str, usage: &str) -> Vec<String> {
     ]
 }
 
+/// A response whose tools painted twice, searched files and ran code.
+fn worked() -> String {
+    let item = |kind: &str| format!(r#"{{"id":"i","type":"{kind}","status":"completed"}},"#);
+    let items = ["image_generation_call", "image_generation_call", "file_search_call"].map(item);
+    let ran = item("code_interpreter_call").repeat(2);
+    let said = object("completed", &told());
+    said.replacen(r#""output":["#, &format!(r#""output":[{}{ran}"#, items.concat()), 1)
+}
+
 /// Fails where it is asked to.
 fn reply(seen: &Seen) -> Plan {
     let (stream, fails) = (seen.wants("stream"), seen.body.contains("Fail."));
@@ -58,6 +67,7 @@ fn reply(seen: &Seen) -> Plan {
         "/v1/responses/input_tokens" => {
             Plan::json(200, r#"{"object":"response.input_tokens","input_tokens":14}"#)
         }
+        _ if seen.body.contains("file_search") => Plan::json(200, worked()),
         _ if stream && fails => Plan::stream(events("failed", "null"), Duration::ZERO),
         _ if stream => Plan::stream(events("completed", &told()), Duration::ZERO),
         _ => Plan::json(200, object("completed", &told())),
@@ -68,6 +78,8 @@ async fn scene(funds: i128) -> (Served, Tenant, Upstream) {
     let provider = Upstream::start(reply).await;
     let rows = upstream("all", &provider.url)
         + &model("m", "upstream = \"all\"")
+        + "[[models]]\nid = \"painter\"\nupstream = \"all\"\nmax_output_tokens = 100\n\
+           prices = { inputTokens = 0, outputTokens = 0, images = \"0.04\", codeSessions = \"0.03\" }\n"
         + &model("omni-moderation-latest", "upstream = \"all\"");
     let served = Served::start(Place::new(&rows)).await;
     let tenant = served.tenant(funds, "{}").await;
@@ -102,6 +114,25 @@ async fn edge_35_a_response_is_priced_as_the_model_that_was_asked_for() {
         let debit = tenant.debit(&log.at("requestLogId").text()).await;
         assert_eq!(debit.at("amount").nano().abs(), GPT_4O_MINI.cost(USAGE), "{debit}");
     }
+    tenant.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_hosted_tools_do_is_paid_by_the_piece_and_refused_or_told_without_a_price() {
+    let (served, tenant, provider) = scene(FUNDS).await;
+    let tools = r#","max_tool_calls":3,"tools":[{"type":"image_generation"},
+        {"type":"code_interpreter","container":{"type":"auto"}},{"type":"file_search"}]"#;
+    let (status, text, _) = call(&tenant, "/v1/responses", &asked(tools)).await;
+    assert_eq!((status, provider.count()), (400, 0), "no price for images: {text}");
+    let body = asked(tools).replacen(r#""m""#, r#""painter""#, 1);
+    let (status, _, log) = call(&tenant, "/v1/responses", &body).await;
+    assert_eq!(status, 200);
+    for (unit, count) in [("images", 2), ("fileSearches", 1), ("codeSessions", 1)] {
+        assert_eq!(log.at(&format!("usage.{unit}")).count(), count, "{log}");
+    }
+    assert_eq!(log.at("cost").nano(), 2 * 40_000_000 + 30_000_000);
+    let metrics = Request::get("/metrics").send(&served.admin).await.text().await;
+    assert!(metrics.contains("\nmeteor_unpriced_total 1\n"), "files have no price: {metrics}");
     tenant.at_rest().await;
 }
 

@@ -9,11 +9,12 @@ use meteor::dialect::endpoint::Endpoint;
 use meteor::domain::catalog::{Model as Served, Rank, Target};
 use meteor::domain::ids::RequestLogId;
 use meteor::domain::limit::Level;
+use meteor::domain::pieces::Pieces;
 use meteor::domain::price::Prices;
 use meteor::domain::settlement::Bound as Most;
 use meteor::domain::tariff::{Costs, Schedule, Tariff};
 use meteor::domain::time::UnixMs;
-use meteor::domain::usage::{Pieces, ServiceTier, Unit};
+use meteor::domain::usage::{ServiceTier, Unit};
 use meteor::domain::wallet::Short;
 
 use crate::history::Dice;

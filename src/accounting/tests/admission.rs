@@ -12,8 +12,9 @@ use crate::dialect::meter::Reading;
 use crate::domain::ids::{ApiKeyId, RequestLogId};
 use crate::domain::limit::{Level, Limit, Limits};
 use crate::domain::money::Nano;
+use crate::domain::pieces::Pieces;
 use crate::domain::quota::Quota;
-use crate::domain::usage::{Pieces, Unit, Usage};
+use crate::domain::usage::{Unit, Usage};
 use crate::journal::entry::{Entry, Outcome};
 
 #[tokio::test]

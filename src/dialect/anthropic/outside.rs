@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use memchr::memmem::Finder;
 
 use crate::dialect::json;
-use crate::dialect::outside::{Outside, SEARCHES_MAX, TOOLS_TOKENS, may_have_value, state_id};
+use crate::dialect::outside::{HOSTED_CALLS_MAX, Outside, TOOLS_TOKENS, may_have_value, state_id};
 use crate::dialect::request::{Fields, RequestFault};
 
 /// What the tools that the provider runs begin their type with: each brings in content of its own.
@@ -118,7 +118,7 @@ fn tools_of(tools: &[u8], outside: &mut Outside) {
             _ => {}
         });
         if searches {
-            outside.searches += uses.unwrap_or(SEARCHES_MAX);
+            outside.searches += uses.unwrap_or(HOSTED_CALLS_MAX);
         }
     });
 }

@@ -5,7 +5,8 @@ use crate::dialect::anthropic::usage::FAST;
 use crate::dialect::json;
 use crate::dialect::outside::OTHER_MODELS_MAX;
 use crate::dialect::request::{Fields, Request, RequestFault};
-use crate::domain::usage::{Pieces, ServiceTier};
+use crate::domain::pieces::Pieces;
+use crate::domain::usage::ServiceTier;
 
 const POLICY_FIELDS: [&str; 13] = [
     "model",
@@ -78,7 +79,7 @@ pub fn count(body: &[u8]) -> Result<Request, RequestFault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::outside::SEARCHES_MAX;
+    use crate::dialect::outside::HOSTED_CALLS_MAX;
 
     fn read(body: &str) -> Result<Request, RequestFault> {
         message(body.as_bytes())
@@ -92,8 +93,8 @@ mod tests {
         };
         let tool = r#"{"type":"web_search_20250305","name":"w"}"#;
         let bound = r#"{"max_uses":3,"type":"web_search_20250305","name":"w"}"#;
-        assert_eq!((searches(tool), searches(bound)), (SEARCHES_MAX, 3));
-        assert_eq!(searches(&format!("{tool},{bound}")), SEARCHES_MAX + 3);
+        assert_eq!((searches(tool), searches(bound)), (HOSTED_CALLS_MAX, 3));
+        assert_eq!(searches(&format!("{tool},{bound}")), HOSTED_CALLS_MAX + 3);
         assert_eq!(searches(r#"{"type":"web_fetch_20250910","max_uses":3}"#), 0);
         for (rest, tier) in [
             (r#""speed":"fast","service_tier":"auto""#, "fast"),

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use memchr::memmem::Finder;
 
 use crate::dialect::json;
-use crate::dialect::outside::{Outside, SEARCHES_MAX, may_have_key};
+use crate::dialect::outside::{HOSTED_CALLS_MAX, Outside, may_have_key};
 
 /// The tools that the provider runs: each brings in content of its own.
 const HOSTED_TOOLS: [&str; 12] = [
@@ -64,7 +64,7 @@ pub fn find(body: &[u8], tools: Option<&[u8]>, is_cached: bool, holds_requests: 
 fn tools_of(tools: &[u8], outside: &mut Outside) {
     json::elements(tools, |tool| {
         json::each(tool, &HOSTED_TOOLS, |_| outside.refers = true);
-        json::each(tool, &SEARCHING_TOOLS, |_| outside.searches = SEARCHES_MAX);
+        json::each(tool, &SEARCHING_TOOLS, |_| outside.searches = HOSTED_CALLS_MAX);
         json::each(tool, &STORED_TOOLS, |_| outside.names_state("tools"));
     });
 }

@@ -7,7 +7,8 @@ use crate::dialect::gemini::{outside, usage};
 use crate::dialect::json;
 use crate::dialect::outside::TOOLS_TOKENS;
 use crate::dialect::request::{Edit, FOLDER, Fields, Request, RequestFault, put_first};
-use crate::domain::usage::{Pieces, Usage};
+use crate::domain::pieces::Pieces;
+use crate::domain::usage::Usage;
 
 const POLICY_FIELDS: [&str; 12] = [
     "background",
@@ -166,7 +167,7 @@ fn clamp_config(config: &[u8], start: usize, bound: String, tokens: u64) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::outside::SEARCHES_MAX;
+    use crate::dialect::outside::HOSTED_CALLS_MAX;
 
     fn asked_of(body: &str) -> Request {
         content("m", body.as_bytes(), true).expect(body)
@@ -180,8 +181,12 @@ mod tests {
     #[test]
     fn a_search_is_bound_and_the_tier_read() {
         for (rest, searches, tier) in [
-            (r#""tools":[{"googleSearch":{}}],"serviceTier":"PRIORITY""#, SEARCHES_MAX, "priority"),
-            (r#""tools":[{"google_search":{}}],"service_tier":"flex""#, SEARCHES_MAX, "flex"),
+            (
+                r#""tools":[{"googleSearch":{}}],"serviceTier":"PRIORITY""#,
+                HOSTED_CALLS_MAX,
+                "priority",
+            ),
+            (r#""tools":[{"google_search":{}}],"service_tier":"flex""#, HOSTED_CALLS_MAX, "flex"),
             (r#""tools":[{"urlContext":{}}]"#, 0, ""),
         ] {
             let body = format!(r#"{{"contents":[],{rest}}}"#);

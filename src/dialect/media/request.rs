@@ -7,7 +7,7 @@ use crate::dialect::multipart::Part;
 use crate::dialect::openai::request::silent;
 use crate::dialect::outside::Outside;
 use crate::dialect::request::{Fields, Request, RequestFault};
-use crate::domain::usage::Pieces;
+use crate::domain::pieces::Pieces;
 
 /// The most images that a request may ask for.
 const IMAGES_MAX: u64 = 128;

@@ -3,8 +3,9 @@
 use crate::dialect::endpoint::Media;
 use crate::dialect::json;
 use crate::dialect::openai;
+use crate::domain::pieces::Pieces;
 use crate::domain::settlement::Bound;
-use crate::domain::usage::{Pieces, Unit, Usage};
+use crate::domain::usage::{Unit, Usage};
 
 /// The usage that an object reports; `None` when it reports nothing.
 ///

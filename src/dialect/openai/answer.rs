@@ -3,14 +3,15 @@
 use crate::dialect::json;
 use crate::dialect::openai::usage::{self, tier};
 use crate::dialect::outside::state_id;
-use crate::domain::usage::{ServiceTier, Unit, Usage};
+use crate::domain::pieces::Pieces;
+use crate::domain::usage::{ServiceTier, Usage};
 
 /// What an answer says of what it used.
 #[derive(Debug, Default)]
 pub struct Answer {
     usage: Option<Usage>,
-    /// Searches by the items of the output.
-    searches: u64,
+    /// What hosted tools did, by the items of the output.
+    pieces: Pieces,
     /// Searches by the provider's own count, which stands beside the usage.
     told_searches: u64,
     service_tier: Option<ServiceTier>,
@@ -37,7 +38,7 @@ impl Answer {
     pub fn field(&mut self, key: &[u8], value: &[u8]) {
         match key {
             b"usage" => self.usage = usage::read(value).or(self.usage),
-            b"output" => json::elements(value, |item| self.searches += searches(item)),
+            b"output" => json::elements(value, |item| self.pieces = self.pieces.and(pieces(item))),
             b"tool_usage" => json::each(value, &["web_search"], |search| {
                 json::each(search, &["num_requests"], |count| {
                     self.told_searches = json::count_of(count).unwrap_or_default();
@@ -52,20 +53,21 @@ impl Answer {
         }
     }
 
-    /// The usage that it reports. Searches are counted by what says most of them: the usage, what
-    /// stands beside it, else the items of the output.
+    /// The usage that it reports. What hosted tools did is counted by what says so first: the usage,
+    /// what stands beside it, the items of the output.
     pub fn usage(&self) -> Option<Usage> {
         let usage = self.usage?;
-        let searches = match usage.get(Unit::WebSearches) {
-            0 => self.searches(),
-            told => told,
-        };
-        Some(usage.with(Unit::WebSearches, searches))
+        let pieces = self.pieces().usage();
+        let untold = pieces.counts().filter(|(unit, _)| usage.get(*unit) == 0);
+        Some(untold.fold(usage, |usage, (unit, count)| usage.with(unit, count)))
     }
 
-    /// The searches that were made, where no usage says.
-    pub const fn searches(&self) -> u64 {
-        if 0 < self.told_searches { self.told_searches } else { self.searches }
+    /// What hosted tools did, where no usage says.
+    pub const fn pieces(&self) -> Pieces {
+        match self.told_searches {
+            0 => self.pieces,
+            web_searches => Pieces { web_searches, ..self.pieces },
+        }
     }
 
     /// The tier of service that it names.
@@ -84,29 +86,36 @@ impl Answer {
     }
 }
 
-/// How many searches an item of the output is: to open a page that was found, or to look for a word
-/// in it, is none, and what failed is not billed.
-pub fn searches(item: &[u8]) -> u64 {
-    let (mut is_search, mut is_billed) = (false, true);
+/// What an item of the output is of what is paid by the piece. To open a page that was found, or to
+/// look for a word in it, is no search, and what failed is not billed.
+pub fn pieces(item: &[u8]) -> Pieces {
+    let (mut kind, mut is_search, mut is_billed) = (None, true, true);
     // As above.
     let _ = json::fields(item, |key, value| {
         let value = &item[value];
         match &*key {
-            "type" => {
-                let kind = json::string_of(value);
-                is_search = matches!(kind.as_deref(), Some("web_search_call" | "x_search_call"));
-            }
+            "type" => kind = json::string_of(value),
             "status" => is_billed &= value != b"\"failed\"",
-            "action" => json::each(value, &["type"], |kind| is_billed &= kind == b"\"search\""),
+            "action" => json::each(value, &["type"], |kind| is_search = kind == b"\"search\""),
             _ => {}
         }
     });
-    u64::from(is_search && is_billed)
+    let none = Pieces::default();
+    match kind.as_deref().filter(|_| is_billed) {
+        Some("web_search_call" | "x_search_call") if is_search => {
+            Pieces { web_searches: 1, ..none }
+        }
+        Some("image_generation_call") => Pieces { images: 1, ..none },
+        Some("file_search_call") => Pieces { file_searches: 1, ..none },
+        Some("code_interpreter_call") => Pieces { code_sessions: 1, ..none },
+        _ => none,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::usage::Unit;
 
     const ITEMS: &str = r#"[{"type":"reasoning"},{"type":"web_search_call","status":"searching",
         "action":{"type":"search"}},{"type":"web_search_call","status":"failed"},
@@ -123,6 +132,25 @@ mod tests {
         assert_eq!(searches_in(&format!(r#""output":{ITEMS},{USAGE}"#)), Some(2));
         assert_eq!(searches_in(&format!(r#""output":{ITEMS}"#)), None, "no usage is reported");
         assert_eq!(searches_in(USAGE), Some(0));
+    }
+
+    #[test]
+    fn what_else_hosted_tools_did_is_counted_by_the_item_and_code_runs_in_one_container() {
+        let usage = |items: &str| {
+            let answer = Answer::of(format!(r#"{{"output":[{items}],{USAGE}}}"#).as_bytes());
+            answer.usage().map(|usage| usage.counts().skip(2).collect::<Vec<_>>())
+        };
+        let item = |kind: &str| format!(r#"{{"id":"i","type":"{kind}","status":"completed"}}"#);
+        for (kind, unit, count) in [
+            ("image_generation_call", Unit::Images, 2),
+            ("file_search_call", Unit::FileSearches, 2),
+            ("code_interpreter_call", Unit::CodeSessions, 1),
+        ] {
+            let two = format!("{},{}", item(kind), item(kind));
+            assert_eq!(usage(&two), Some(vec![(unit, count)]), "{kind}");
+            assert_eq!(usage(&item(kind).replace("completed", "failed")), Some(vec![]), "{kind}");
+        }
+        assert_eq!(usage(&item("function_call")), Some(vec![]));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::ops::Range;
 use memchr::memmem;
 
 use crate::dialect::event::{End, Event};
-use crate::dialect::openai::answer::{Answer, searches};
+use crate::dialect::openai::answer::{Answer, pieces};
 use crate::dialect::openai::usage::{self, tier};
 use crate::dialect::{estimate, json, sse};
 use crate::domain::usage::Usage;
@@ -119,7 +119,7 @@ impl Parts<'_> {
             ("output_item", "added") => {
                 json::each(self.item, &["name"], |name| event.output_tokens += tokens_of(name));
             }
-            ("output_item", "done") => event.searches = searches(self.item),
+            ("output_item", "done") => event.pieces = pieces(self.item),
             // A sound is no text.
             ("audio", "delta") => {}
             (_, "delta") => event.output_tokens = tokens_of(self.delta),

@@ -8,7 +8,8 @@ use crate::dialect::openai::outside;
 use crate::dialect::openai::usage::tier;
 use crate::dialect::outside::{Outside, TOOLS_TOKENS};
 use crate::dialect::request::{Edit, Fields, Request, RequestFault, put_first};
-use crate::domain::usage::{Pieces, ServiceTier};
+use crate::domain::pieces::Pieces;
+use crate::domain::usage::ServiceTier;
 
 /// The most choices that a request may ask for.
 const CHOICES_MAX: u64 = 128;

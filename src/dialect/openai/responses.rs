@@ -4,9 +4,9 @@ use crate::dialect::json;
 use crate::dialect::openai::request::{clamp as clamp_field, silent};
 use crate::dialect::openai::usage::tier;
 use crate::dialect::openai::{kept, outside};
-use crate::dialect::outside::{SEARCHES_MAX, TOOLS_TOKENS};
+use crate::dialect::outside::{HOSTED_CALLS_MAX, TOOLS_TOKENS};
 use crate::dialect::request::{Edit, Fields, Request, RequestFault};
-use crate::domain::usage::Pieces;
+use crate::domain::pieces::Pieces;
 
 const FIELDS: [&str; 15] = [
     "model",
@@ -56,13 +56,7 @@ pub fn response(body: &[u8]) -> Result<Request, RequestFault> {
         stream,
         output_tokens_max: fields.bound(3)?,
         hides_output: goes_on || reasons(fields.value(9)),
-        pieces: Pieces {
-            web_searches: match fields.value(5) {
-                Some(tools) if may_search(tools) => fields.count(10)?.unwrap_or(SEARCHES_MAX),
-                _ => 0,
-            },
-            ..Pieces::default()
-        },
+        pieces: pieces(fields.value(5), fields.count(10)?.unwrap_or(HOSTED_CALLS_MAX)),
         service_tier: fields.value(14).and_then(tier).unwrap_or_default(),
         ..silent(model, fields.place(0), outside)
     })
@@ -78,16 +72,21 @@ pub fn count(body: &[u8]) -> Result<Request, RequestFault> {
     Ok(Request { output_tokens_max: Some(0), ..response(body)? })
 }
 
-/// Whether one of the tools searches.
-fn may_search(tools: &[u8]) -> bool {
-    let mut may = false;
-    json::elements(tools, |tool| {
-        json::each(tool, &["type"], |kind| {
-            let kind = json::string_of(kind).unwrap_or_default();
-            may |= kind.starts_with("web_search") || kind.starts_with("x_search");
+/// What the tools may do by the piece, with so many calls at most.
+fn pieces(tools: Option<&[u8]>, calls: u64) -> Pieces {
+    let mut pieces = Pieces::default();
+    json::elements(tools.unwrap_or(b"null"), |tool| {
+        json::each(tool, &["type"], |kind| match &*json::string_of(kind).unwrap_or_default() {
+            kind if kind.starts_with("web_search") || kind.starts_with("x_search") => {
+                pieces.web_searches = calls;
+            }
+            "image_generation" => pieces.images = calls,
+            "file_search" => pieces.file_searches = calls,
+            "code_interpreter" => pieces.code_sessions = calls.min(1),
+            _ => {}
         });
     });
-    may
+    pieces
 }
 
 /// Whether it asks for thoughts, of which the answer shows a summary at most.
@@ -171,10 +170,16 @@ mod tests {
     fn searches_are_bound_by_the_calls_of_tools_and_the_tier_is_read() {
         let searches = |rest: &str| read(rest).expect(rest).pieces.web_searches;
         let tools = r#""tools":[{"type":"function"},{"type":"web_search_preview"}]"#;
-        assert_eq!(searches(tools), SEARCHES_MAX);
+        assert_eq!(searches(tools), HOSTED_CALLS_MAX);
         assert_eq!(searches(&format!(r#"{tools},"max_tool_calls":3"#)), 3);
         assert_eq!(searches(r#""tools":[{"type":"function","name":"web_search"}]"#), 0);
         assert_eq!(searches(r#""max_tool_calls":3"#), 0);
+        let hosted = read(
+            r#""tools":[{"type":"image_generation"},{"type":"file_search"},
+            {"type":"code_interpreter"}],"max_tool_calls":4"#,
+        );
+        let pieces = Pieces { images: 4, file_searches: 4, code_sessions: 1, ..Pieces::default() };
+        assert_eq!(hosted.expect("valid").pieces, pieces);
         let tier = read(r#""service_tier":"flex""#).expect("valid").service_tier;
         assert_eq!(tier.name(), "flex");
     }
