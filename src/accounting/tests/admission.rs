@@ -1,5 +1,6 @@
 //! What a call takes, and what it gives back.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::accounting::admit::Denial;
@@ -14,15 +15,22 @@ use crate::domain::limit::{Level, Limit, Limits};
 use crate::domain::money::Nano;
 use crate::domain::pieces::Pieces;
 use crate::domain::quota::Quota;
-use crate::domain::usage::{Unit, Usage};
+use crate::domain::tariff::Costs;
+use crate::domain::tariffs::{Share, Tariffs};
+use crate::domain::time::UnixMs;
+use crate::domain::usage::{ServiceTier, Unit, Usage};
 use crate::journal::entry::{Entry, Outcome};
 
 #[tokio::test]
 async fn a_text_is_not_refused_for_the_price_of_speech() {
     let scene = Scene::new(5_000);
     let prices = [(Unit::InputTokens, 1), (Unit::OutputTokens, 2), (Unit::OutputAudioTokens, 80)];
-    let held = scene.admit(demand(1, &model(&prices), BODY, 1_000)).await.expect("2,057 of 5,000");
-    assert_eq!(held.need.spend, Nano(2_057));
+    let call = demand(1, &model(&prices), BODY, 1_000);
+    let priority = ServiceTier::new("priority").expect("short");
+    let costs = Costs::new(vec![Arc::clone(call.costs.first())], priority);
+    let held = scene.admit(Demand { costs, ..call }).await.expect("2,057 of 5,000");
+    assert_eq!((held.need.spend, held.measured.asked_tier), (Nano(2_057), priority));
+    assert!(held.body.is_some(), "what the provider counts is to be learned");
 }
 
 #[tokio::test]
@@ -45,6 +53,25 @@ async fn what_was_learned_at_one_endpoint_is_not_believed_at_another() {
     let _other = scene.admit(demand(4, &model, BODY, 5_000)).await.expect("most of it");
     let fits = scene.admit(demand(5, &model, &body, 10)).await;
     assert_eq!(fits.map(|held| held.bound.input_tokens), Ok(8), "our own count would not fit");
+}
+
+#[tokio::test]
+async fn what_other_models_did_is_paid_by_the_prices_of_the_place_that_answered() {
+    let scene = Scene::new(1_000_000);
+    let tariff =
+        |nano| Arc::clone(model(&[(Unit::InputTokens, nano)]).targets[0].schedule.at(UnixMs(0)));
+    let mut there = Tariffs::of("m".into(), tariff(3));
+    there.add("other".into(), tariff(7));
+    let mut permit = scene.admit(demand(1, &plain(), BODY, 43)).await.expect("fits");
+    permit.set_tariffs(&there);
+    permit.set_forwarded(true);
+    let shares = vec![Share { model: "other".into(), usage: Usage::tokens_of(4, 0) }];
+    let reported = Some(Usage::tokens_of(10, 0));
+    permit.learn(&Reading { reported, shares, ..Reading::default() });
+    permit.measured.complete = true;
+    permit.settle(Outcome::Completed);
+    let Some(Entry::Settle(ended)) = scene.entries().pop() else { panic!("it was settled") };
+    assert_eq!((ended.charge.cost, &*ended.price_version), (Nano(6 * 3 + 4 * 7), "v+v"));
 }
 
 #[tokio::test]
