@@ -25,7 +25,9 @@ const HOSTED_TOOLS: [&str; 12] = [
 ];
 
 /// Those of them that search.
-const SEARCHING_TOOLS: [&str; 6] = [
+const SEARCHING_TOOLS: [&str; 8] = [
+    "googleMaps",
+    "google_maps",
     "googleSearch",
     "google_search",
     "googleSearchRetrieval",

@@ -1,7 +1,8 @@
 //! How often Gemini searched the web for an answer: no usage object says, the answer itself does.
 
-/// Where an answer lists what it searched for, and names its model.
-const KEYS: [&[u8]; 2] = [b"\"webSearchQueries\"", b"\"modelVersion\""];
+/// Where an answer lists what it searched for, names its model, and a place on a map that it knows
+/// of.
+const KEYS: [&[u8]; 3] = [b"\"webSearchQueries\"", b"\"modelVersion\"", b"\"maps\""];
 /// Models whose names begin so are billed by the answer; later ones by the query.
 const BILLED_BY_ANSWER: [&[u8]; 2] = [b"gemini-1", b"gemini-2"];
 
@@ -19,6 +20,7 @@ pub struct Searches {
     queries: u64,
     most: u64,
     by_answer: bool,
+    has_maps: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -50,9 +52,10 @@ impl Searches {
         }
     }
 
-    /// How many searches are billed, so far.
+    /// How many searches are billed, so far. Maps are one, however many places they tell.
     pub fn count(&self) -> u64 {
-        if self.by_answer { self.most.min(1) } else { self.most }
+        let most = self.most.max(u64::from(self.has_maps));
+        if self.by_answer { most.min(1) } else { most }
     }
 
     fn byte(&mut self, byte: u8) {
@@ -66,6 +69,9 @@ impl Searches {
             (Place::BeforeValue, b'"') if self.key == 1 => {
                 self.name.clear();
                 self.place = Place::Name;
+            }
+            (Place::BeforeValue, b'{') if self.key == 2 => {
+                (self.place, self.has_maps) = (Place::Elsewhere, true);
             }
             (Place::List, b'"') => {
                 self.queries += 1;
@@ -88,8 +94,10 @@ impl Searches {
     }
 
     fn key_byte(&mut self, byte: u8) {
-        if self.matched == 1 {
-            self.key = usize::from(byte == KEYS[1][1]);
+        match (self.matched, byte) {
+            (1, _) => self.key = usize::from(byte == KEYS[1][1]),
+            (2, b'a') if self.key == 1 => self.key = 2,
+            _ => {}
         }
         let key = KEYS[self.key];
         if key[self.matched] != byte {
@@ -115,6 +123,9 @@ mod tests {
             (format!("[{{{list}}},{{{again}}}]"), 2),
             (format!(r#"[{{{again},"modelVersion": "gemini-2.5-pro"}},{{{list}}}]"#), 1),
             (format!(r#"{{"modelVersion":"gemini-2.0",{list}}}"#), 1),
+            (r#"{"groundingChunks":[{"maps":{"uri":"u"}},{"maps" : {}}]}"#.to_owned(), 1),
+            (format!(r#"{{"maps":{{}},{list}}}"#), 2),
+            (r#"{"maps":[],"mapsWidget":{},"map":{},"modelMaps":{}}"#.to_owned(), 0),
             (r#"{"modelVersion":"gemini-2.5-pro","webSearchQueries":[]}"#.to_owned(), 0),
             (r#"{"text":"\"webSearchQueries\":[\"a\"]","webSearchQueries":null}"#.to_owned(), 0),
             (r#"{"webSearchQuerie":["a"],"w":"webSearchQueries","v":["a"]}"#.to_owned(), 0),
