@@ -11,6 +11,8 @@ UNITS = {
     "cache_read_mtok": ("cachedInputTokens", 1),
     "cache_write_mtok": ("cacheWriteTokens", 1),
     "cache_write_1h_mtok": ("cacheWrite1hTokens", 1),
+    "cache_audio_read_mtok": ("cachedInputAudioTokens", 1),
+    "cache_image_read_mtok": ("cachedInputImageTokens", 1),
     "input_audio_mtok": ("inputAudioTokens", 1),
     "output_audio_mtok": ("outputAudioTokens", 1),
     "input_image_mtok": ("inputImageTokens", 1),
@@ -32,8 +34,6 @@ AT_EVERY_CALL = {
 # What is billed only at calls that ask for it: the price is not taken.
 AT_SOME_CALLS = {
     "storage_searches_kcount": "searches of stored files are no unit",
-    "cache_audio_read_mtok": "cached audio is no unit: it is priced as the dearer of its two kinds",
-    "cache_image_read_mtok": "cached images are no unit: they are priced as the dearer of their two kinds",
     "input_video_mtok": "video is no unit: it is priced as other input",
     "input_annotated_document_kpages": "pages are no unit",
 }

@@ -53,6 +53,8 @@ TOKENS = {
     "output_cost_per_token": "outputTokens",
     "cache_read_input_token_cost": "cachedInputTokens",
     "input_cost_per_token_cache_hit": "cachedInputTokens",
+    "cache_read_input_audio_token_cost": "cachedInputAudioTokens",
+    "cache_read_input_image_token_cost": "cachedInputImageTokens",
     "cache_creation_input_token_cost": "cacheWriteTokens",
     "cache_creation_input_token_cost_above_1hr": "cacheWrite1hTokens",
     "input_cost_per_audio_token": "inputAudioTokens",

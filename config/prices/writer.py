@@ -6,6 +6,8 @@ getcontext().prec = 60
 # The unit that each unit is a part of.
 TOTALS = {
     "cachedInputTokens": "inputTokens",
+    "cachedInputAudioTokens": "cachedInputTokens",
+    "cachedInputImageTokens": "cachedInputTokens",
     "cacheWriteTokens": "inputTokens",
     "cacheWrite1hTokens": "cacheWriteTokens",
     "inputAudioTokens": "inputTokens",
@@ -15,8 +17,8 @@ TOTALS = {
     "outputImageTokens": "outputTokens",
 }
 ORDER = [
-    "inputTokens", "outputTokens", "cachedInputTokens", "cacheWriteTokens", "cacheWrite1hTokens",
-    "inputAudioTokens", "inputImageTokens", "reasoningTokens", "outputAudioTokens",
+    "inputTokens", "outputTokens", "cachedInputTokens", "cachedInputAudioTokens",
+    "cachedInputImageTokens", "cacheWriteTokens", "cacheWrite1hTokens", "inputAudioTokens", "inputImageTokens", "reasoningTokens", "outputAudioTokens",
     "outputImageTokens", "webSearches", "images", "audioSeconds", "characters",
 ]
 NANO = Decimal("0.000000001")

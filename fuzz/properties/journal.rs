@@ -162,7 +162,7 @@ impl Stuff<'_> {
         let all = [SettledBy::Usage, SettledBy::Estimate, SettledBy::Nothing];
         let settled_by = all[usize::from(self.byte() % 3)];
         let overage = self.flag();
-        let units = self.u16();
+        let units = self.u32();
         let used = Unit::ALL.into_iter().filter(|unit| units >> *unit as usize & 1 == 1);
         let usage = used.fold(Usage::default(), |usage, unit| usage.with(unit, self.u32().into()));
         Charge { usage, cost, settled_by, overage }

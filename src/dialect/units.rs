@@ -14,9 +14,17 @@ const ASKED_BY: [(&[&str], &[Unit]); 5] = [
         &["cache_control"],
         &[Unit::CacheWriteTokens, Unit::CacheWrite5mTokens, Unit::CacheWrite1hTokens],
     ),
-    (&["audio"], &[Unit::InputAudioTokens, Unit::OutputAudioTokens]),
+    (&["audio"], &[Unit::InputAudioTokens, Unit::CachedInputAudioTokens, Unit::OutputAudioTokens]),
     (&["speechconfig", "speech_config", "modalities"], &[Unit::OutputAudioTokens]),
-    (&["image", "inline", "file", "\"data\""], &[Unit::InputImageTokens, Unit::InputAudioTokens]),
+    (
+        &["image", "inline", "file", "\"data\""],
+        &[
+            Unit::InputImageTokens,
+            Unit::CachedInputImageTokens,
+            Unit::InputAudioTokens,
+            Unit::CachedInputAudioTokens,
+        ],
+    ),
     (&["\"tools\""], &[Unit::ToolUseInputTokens]),
 ];
 

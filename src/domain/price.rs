@@ -42,11 +42,15 @@ impl Prices {
         Some(self)
     }
 
-    /// Nano-units per million of `unit`; a part falls back to its total.
+    /// Nano-units per million of `unit`; a part falls back to its total, and what is cached to its
+    /// modality where no price of caching is given.
     pub fn per_million(&self, unit: Unit) -> i64 {
         match (self.given[unit as usize], unit.total()) {
             (Some(price), _) => price,
-            (None, Some(total)) => self.per_million(total),
+            (None, Some(total)) => match unit.overlaps() {
+                Some(modality) if !self.is_given(total) => self.per_million(modality),
+                _ => self.per_million(total),
+            },
             (None, None) => 0,
         }
     }
@@ -59,25 +63,32 @@ impl Prices {
 
     /// The cost of `usage`: ⌈Σ units × price ÷ 10⁶⌉, rounded up once.
     ///
-    /// A part with a price of its own is taken out of its total before the total is priced.
+    /// A part with a price of its own is taken out of its total before the total is priced. Parts
+    /// may overlap, and no token is charged twice: they are taken out in the order of
+    /// [`Unit::parts`], what was cached first, then each as far as their total still reaches. What
+    /// is known to be cached of a modality and is charged as cached is not in that modality.
     pub fn cost(&self, usage: &Usage) -> Nano {
         nano_of(self.millionths(usage))
     }
 
     /// The same in millionths of a nano-unit, before it is rounded.
     pub fn millionths(&self, usage: &Usage) -> i128 {
-        let mut sum: i128 = 0;
-        for unit in Unit::ALL {
-            let Some(price) = self.given[unit as usize] else { continue };
-            sum += i128::from(self.remainder(usage, unit)) * i128::from(price);
+        let mut sum = 0;
+        for whole in wholes() {
+            let taken = self.charge_parts(usage, whole, usage.get(whole), &mut sum);
+            let price = self.given[whole as usize].unwrap_or_default();
+            sum += i128::from(usage.get(whole) - taken) * i128::from(price);
         }
         sum
     }
 
     /// Something of `usage` that these prices have none for, neither its own nor that of a total.
     pub fn lacking(&self, usage: &Usage) -> Option<Unit> {
-        let mut wholes = Unit::ALL.into_iter().filter(|unit| unit.total().is_none());
-        wholes.find(|unit| self.given[*unit as usize].is_none() && 0 < self.remainder(usage, *unit))
+        let is_left = |unit: Unit| {
+            let all = usage.get(unit);
+            self.charge_parts(usage, unit, all, &mut 0) < all
+        };
+        wholes().find(|unit| !self.is_given(*unit) && is_left(*unit))
     }
 
     /// The most that a token can cost, whatever unit it turns out to be.
@@ -101,18 +112,35 @@ impl Prices {
         Rates { input: dearest(Unit::InputTokens), output: dearest(Unit::OutputTokens) }
     }
 
-    /// What is left of `unit` after its own separately priced parts.
-    fn remainder(&self, usage: &Usage, unit: Unit) -> u64 {
-        let taken: u64 = unit.parts().iter().map(|part| self.taken_out(usage, *part)).sum();
-        usage.get(unit).saturating_sub(taken)
+    const fn is_given(&self, unit: Unit) -> bool {
+        self.given[unit as usize].is_some()
     }
 
-    /// How much of `part` is priced apart from its total: all of it, or its own priced parts.
-    fn taken_out(&self, usage: &Usage, part: Unit) -> u64 {
-        if self.given[part as usize].is_some() {
-            return usage.get(part);
+    /// Adds to `sum`, in millionths, what those parts of `unit` cost that are priced apart, where
+    /// `room` of it is not yet charged; and how many they are, at most `room`.
+    fn charge_parts(&self, usage: &Usage, unit: Unit, room: u64, sum: &mut i128) -> u64 {
+        let mut left = room;
+        for part in unit.parts() {
+            let count = self.uncharged(usage, *part).min(left);
+            let inside = self.charge_parts(usage, *part, count, sum);
+            left -= match self.given[*part as usize] {
+                Some(price) => {
+                    *sum += i128::from(count - inside) * i128::from(price);
+                    count
+                }
+                None => inside,
+            };
         }
-        part.parts().iter().map(|inner| self.taken_out(usage, *inner)).sum()
+        room - left
+    }
+
+    /// How many of `unit` are not charged as cached.
+    fn uncharged(&self, usage: &Usage, unit: Unit) -> u64 {
+        let cached =
+            Unit::CachedInputTokens.parts().iter().find(|part| part.overlaps() == Some(unit));
+        let cached = cached
+            .filter(|cached| self.is_given(**cached) || self.is_given(Unit::CachedInputTokens));
+        usage.get(unit).saturating_sub(cached.map_or(0, |cached| usage.get(*cached)))
     }
 }
 
@@ -154,6 +182,11 @@ impl Rates {
     }
 }
 
+/// The units that are parts of no other.
+fn wholes() -> impl Iterator<Item = Unit> {
+    Unit::ALL.into_iter().filter(|unit| unit.total().is_none())
+}
+
 fn root(unit: Unit) -> Unit {
     unit.total().map_or(unit, root)
 }
@@ -191,6 +224,39 @@ mod tests {
             .with(Unit::CachedInputTokens, 4)
             .with(Unit::InputAudioTokens, 3);
         assert_eq!(prices(&list).cost(&usage), Nano(7));
+    }
+
+    #[test]
+    fn no_token_is_charged_twice_that_is_of_two_parts() {
+        let price = |unit: Unit, each: i64| (unit, each * 1_000_000);
+        let audio = [price(Unit::InputTokens, 10), price(Unit::InputAudioTokens, 100)];
+        let cached = price(Unit::CachedInputTokens, 1);
+        let both = prices(&[audio[0], audio[1], cached]);
+        let spoken = Usage::tokens_of(1_000, 0).with(Unit::InputAudioTokens, 900);
+        let usage = spoken.with(Unit::CachedInputTokens, 800);
+        assert_eq!(both.cost(&usage), Nano(800 + 200 * 100), "nobody says what was cached");
+        let told = usage.with(Unit::CachedInputAudioTokens, 750);
+        assert_eq!(both.cost(&told), Nano(800 + 150 * 100 + 50 * 10));
+        let apart = both.with(Unit::CachedInputAudioTokens, 5_000_000).expect("in range");
+        assert_eq!(apart.cost(&told), Nano(750 * 5 + 50 + 150 * 100 + 50 * 10));
+        assert_eq!(apart.cost(&usage), both.cost(&usage));
+        assert_eq!(
+            prices(&audio).cost(&told),
+            Nano(900 * 100 + 100 * 10),
+            "caches cost nothing less"
+        );
+        assert_eq!(prices(&[audio[0], cached]).cost(&told), Nano(800 + 200 * 10));
+        let all = usage.with(Unit::CachedInputTokens, 5_000).with(Unit::CacheWriteTokens, 9);
+        assert_eq!(both.cost(&all), Nano(1_000), "never more than came in");
+        let output = prices(&[
+            price(Unit::OutputTokens, 1),
+            price(Unit::ReasoningTokens, 10),
+            price(Unit::OutputAudioTokens, 100),
+        ]);
+        let heard = Usage::tokens_of(0, 10).with(Unit::ReasoningTokens, 4);
+        let heard = heard.with(Unit::OutputAudioTokens, 8);
+        assert_eq!(output.cost(&heard), Nano(4 * 10 + 6 * 100));
+        assert_eq!(output.lacking(&heard), None);
     }
 
     #[test]

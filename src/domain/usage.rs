@@ -1,6 +1,6 @@
 //! Usage: what a call did use, in the units that prices, records and metrics share.
 
-/// What is counted. Totals come first; a part is included in its total.
+/// What is counted. A part is included in its total; parts of one total may overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(usize)]
 pub enum Unit {
@@ -40,13 +40,17 @@ pub enum Unit {
     FileSearches,
     /// Containers in which a hosted tool ran code.
     CodeSessions,
+    /// Part of what was read from a cache, and of the audio of the input.
+    CachedInputAudioTokens,
+    /// Part of what was read from a cache, and of the images of the input.
+    CachedInputImageTokens,
 }
 
 impl Unit {
     /// How many units there are.
-    pub const COUNT: usize = 18;
+    pub const COUNT: usize = 20;
 
-    /// Every unit, in the order of its discriminant.
+    /// Every unit, in the order of its discriminant, which the journal writes: new ones come last.
     pub const ALL: [Self; Self::COUNT] = [
         Self::InputTokens,
         Self::OutputTokens,
@@ -66,6 +70,8 @@ impl Unit {
         Self::Characters,
         Self::FileSearches,
         Self::CodeSessions,
+        Self::CachedInputAudioTokens,
+        Self::CachedInputImageTokens,
     ];
 
     /// The name in the API, the price catalog and the request log.
@@ -89,6 +95,8 @@ impl Unit {
             Self::Characters => "characters",
             Self::FileSearches => "fileSearches",
             Self::CodeSessions => "codeSessions",
+            Self::CachedInputAudioTokens => "cachedInputAudioTokens",
+            Self::CachedInputImageTokens => "cachedInputImageTokens",
         }
     }
 
@@ -100,6 +108,9 @@ impl Unit {
             | Self::InputAudioTokens
             | Self::InputImageTokens
             | Self::ToolUseInputTokens => Some(Self::InputTokens),
+            Self::CachedInputAudioTokens | Self::CachedInputImageTokens => {
+                Some(Self::CachedInputTokens)
+            }
             Self::CacheWrite5mTokens | Self::CacheWrite1hTokens => Some(Self::CacheWriteTokens),
             Self::ReasoningTokens | Self::OutputAudioTokens | Self::OutputImageTokens => {
                 Some(Self::OutputTokens)
@@ -108,7 +119,16 @@ impl Unit {
         }
     }
 
-    /// The units that are parts of this one.
+    /// What else this cached unit is a part of, and so is charged once by either.
+    pub const fn overlaps(self) -> Option<Self> {
+        match self {
+            Self::CachedInputAudioTokens => Some(Self::InputAudioTokens),
+            Self::CachedInputImageTokens => Some(Self::InputImageTokens),
+            _ => None,
+        }
+    }
+
+    /// The units that are parts of this one, in the order in which they are charged.
     pub const fn parts(self) -> &'static [Self] {
         match self {
             Self::InputTokens => &[
@@ -118,6 +138,9 @@ impl Unit {
                 Self::InputImageTokens,
                 Self::ToolUseInputTokens,
             ],
+            Self::CachedInputTokens => {
+                &[Self::CachedInputAudioTokens, Self::CachedInputImageTokens]
+            }
             Self::CacheWriteTokens => &[Self::CacheWrite5mTokens, Self::CacheWrite1hTokens],
             Self::OutputTokens => {
                 &[Self::ReasoningTokens, Self::OutputAudioTokens, Self::OutputImageTokens]

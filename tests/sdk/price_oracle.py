@@ -16,6 +16,8 @@ UNITS = {
     "inputTokens": "input_tokens",
     "outputTokens": "output_tokens",
     "cachedInputTokens": "cache_read_tokens",
+    "cachedInputAudioTokens": "cache_audio_read_tokens",
+    "cachedInputImageTokens": "cache_image_read_tokens",
     "cacheWriteTokens": "cache_write_tokens",
     "cacheWrite1hTokens": "cache_write_1h_tokens",
     "inputAudioTokens": "input_audio_tokens",

@@ -8,7 +8,8 @@ use crate::domain::usage::{ServiceTier, Unit, Usage};
 ///
 /// Thoughts are billed as output and are not among the candidates' tokens; what hosted tools put
 /// into the prompt is billed as input and is not among the prompt's. An object may lack the count
-/// of the prompt: then the input is 0 here, and the caller's own count has to stand for it.
+/// of the prompt: then the input is 0 here, and the caller's own count has to stand for it. What was
+/// cached is among the prompt's modalities too, which count all of it.
 pub fn read(object: &[u8]) -> Option<Usage> {
     let mut counts = Counts::default();
     json::fields(object, |key, value| counts.field(&key, &object[value])).ok()?;
@@ -25,6 +26,10 @@ pub fn read(object: &[u8]) -> Option<Usage> {
         .with(Unit::ToolUseInputTokens, counts.tool_use)
         .with(Unit::ReasoningTokens, counts.thoughts);
     let within = |usage: Usage, unit: Unit, most: u64| usage.with(unit, usage.get(unit).min(most));
+    let cached = usage.get(Unit::CachedInputTokens);
+    let usage = within(usage, Unit::CachedInputAudioTokens, cached);
+    let unheard = cached - usage.get(Unit::CachedInputAudioTokens);
+    let usage = within(usage, Unit::CachedInputImageTokens, unheard);
     let usage = within(usage, Unit::InputAudioTokens, input);
     let usage = within(usage, Unit::InputImageTokens, input);
     let usage = within(usage, Unit::OutputAudioTokens, counts.candidates);
@@ -64,6 +69,9 @@ impl Counts {
             "thoughtsTokenCount" => self.thoughts = json::count_of(value).unwrap_or_default(),
             "promptTokensDetails" | "promptTokenDetails" | "toolUsePromptTokensDetails" => {
                 self.details(value, Unit::InputAudioTokens, Unit::InputImageTokens);
+            }
+            "cacheTokensDetails" => {
+                self.details(value, Unit::CachedInputAudioTokens, Unit::CachedInputImageTokens);
             }
             "candidatesTokensDetails" => {
                 self.details(value, Unit::OutputAudioTokens, Unit::OutputImageTokens);
@@ -126,6 +134,27 @@ mod tests {
                 assert_eq!(read(object.as_bytes()), Some(expected), "{object}");
             }
         }
+    }
+
+    #[test]
+    fn what_was_cached_is_told_by_modality_and_stands_in_that_as_well() {
+        let object = r#"{"promptTokenCount":373,"candidatesTokenCount":9,"cachedContentTokenCount":204,
+            "cacheTokensDetails":[{"modality":"TEXT","tokenCount":3},
+            {"modality":"AUDIO","tokenCount":60},{"modality":"IMAGE","tokenCount":141}],
+            "promptTokensDetails":[{"modality":"IMAGE","tokenCount":258},
+            {"modality":"AUDIO","tokenCount":90}]}"#;
+        let expected = Usage::tokens_of(373, 9)
+            .with(Unit::CachedInputTokens, 204)
+            .with(Unit::CachedInputAudioTokens, 60)
+            .with(Unit::CachedInputImageTokens, 141)
+            .with(Unit::InputImageTokens, 258)
+            .with(Unit::InputAudioTokens, 90);
+        assert_eq!(read(object.as_bytes()), Some(expected));
+        let fewer =
+            object.replace("\"cachedContentTokenCount\":204", "\"cachedContentTokenCount\":100");
+        let usage = read(fewer.as_bytes()).expect("reported");
+        assert_eq!(usage.get(Unit::CachedInputAudioTokens), 60);
+        assert_eq!(usage.get(Unit::CachedInputImageTokens), 40, "no more than was cached");
     }
 
     #[test]

@@ -34,10 +34,12 @@ const OUTPUT: [&str; 4] = [
 ];
 const TOP: [&str; 1] = [""];
 const TOOLS: [&str; 1] = ["server_side_tool_usage_details"];
+/// Within those of the input: of what kinds the cached tokens are.
+const CACHED: [&str; 1] = ["cached_tokens_details"];
 
 /// What each field counts, by where it stands: this is all that is known of what the providers'
 /// totals include. Whoever is not named says it as OpenAI does.
-const FIELDS: [(&[&str], &str, Count); 20] = [
+const FIELDS: [(&[&str], &str, Count); 22] = [
     (&TOP, "prompt_tokens", Count::Input),
     // Of responses.
     (&TOP, "input_tokens", Count::Input),
@@ -64,8 +66,11 @@ const FIELDS: [(&[&str], &str, Count); 20] = [
     (&INPUT, "cache_write_tokens", Count::Part(Unit::CacheWriteTokens)),
     // At Alibaba.
     (&INPUT, "cache_creation_input_tokens", Count::Part(Unit::CacheWriteTokens)),
+    // What was cached included.
     (&INPUT, "audio_tokens", Count::Part(Unit::InputAudioTokens)),
     (&INPUT, "image_tokens", Count::Part(Unit::InputImageTokens)),
+    (&CACHED, "audio_tokens", Count::Part(Unit::CachedInputAudioTokens)),
+    (&CACHED, "image_tokens", Count::Part(Unit::CachedInputImageTokens)),
     (&OUTPUT, "reasoning_tokens", Count::Part(Unit::ReasoningTokens)),
     // Predicted words that were not used are output as any: they are not told apart.
     (&OUTPUT, "audio_tokens", Count::Part(Unit::OutputAudioTokens)),
@@ -78,16 +83,7 @@ const FIELDS: [(&[&str], &str, Count); 20] = [
 /// input (some leave hidden reasoning out); cached and written input never exceed the input.
 pub fn read(object: &[u8]) -> Option<Usage> {
     let mut counts = Counts::default();
-    json::fields(object, |key, value| {
-        let value = &object[value];
-        if value.starts_with(b"{") {
-            // Details that are malformed say nothing; the totals stand.
-            let _ = json::fields(value, |inside, count| counts.field(&key, &inside, &value[count]));
-        } else {
-            counts.field("", &key, value);
-        }
-    })
-    .ok()?;
+    counts.fields("", object)?;
     if counts.input == 0 && counts.output == 0 {
         // Some embedders say the total only.
         counts.input = counts.total;
@@ -98,11 +94,15 @@ pub fn read(object: &[u8]) -> Option<Usage> {
     }
     let usage = counts.parts.with(Unit::InputTokens, counts.input).with(Unit::OutputTokens, output);
     let cached = usage.get(Unit::CachedInputTokens).min(counts.input);
+    let audio = usage.get(Unit::CachedInputAudioTokens).min(cached);
+    let image = usage.get(Unit::CachedInputImageTokens).min(cached - audio);
     let written = usage.get(Unit::CacheWriteTokens).min(counts.input - cached);
     let reasoning = usage.get(Unit::ReasoningTokens).min(output);
     Some(
         usage
             .with(Unit::CachedInputTokens, cached)
+            .with(Unit::CachedInputAudioTokens, audio)
+            .with(Unit::CachedInputImageTokens, image)
             .with(Unit::CacheWriteTokens, written)
             .with(Unit::ReasoningTokens, reasoning),
     )
@@ -122,6 +122,21 @@ struct Counts {
 }
 
 impl Counts {
+    /// Takes the fields of an object, and of those that stand in it. `None` of what is malformed.
+    fn fields(&mut self, place: &str, object: &[u8]) -> Option<()> {
+        let fields = json::fields(object, |key, value| {
+            let value = &object[value];
+            let is_known = place.is_empty() || CACHED.contains(&&*key) && INPUT.contains(&place);
+            if !value.starts_with(b"{") {
+                self.field(place, &key, value);
+            } else if is_known {
+                // Details that are malformed say nothing; the totals stand.
+                let _ = self.fields(&key, value);
+            }
+        });
+        fields.ok()
+    }
+
     fn field(&mut self, place: &str, key: &str, value: &[u8]) {
         let is_it =
             |(places, its, _): &&(&[&str], &str, Count)| *its == key && places.contains(&place);
@@ -171,6 +186,13 @@ mod tests {
             (Unit::InputImageTokens, 4), (Unit::CacheWriteTokens, 5),
             (Unit::ReasoningTokens, 12), (Unit::OutputAudioTokens, 2),
             (Unit::OutputImageTokens, 1)];
+        images_tell_the_kinds_of_what_was_cached: r#"{"input_tokens":100,"output_tokens":20,
+            "input_tokens_details":{"text_tokens":10,"image_tokens":60,"audio_tokens":30,
+            "cached_tokens":50,"cached_tokens_details":{"text_tokens":5,"image_tokens":40,
+            "audio_tokens":15,"cached_tokens_details":{"audio_tokens":30}}}}"# => 100, 20, [
+            (Unit::InputImageTokens, 60), (Unit::InputAudioTokens, 30),
+            (Unit::CachedInputTokens, 50), (Unit::CachedInputAudioTokens, 15),
+            (Unit::CachedInputImageTokens, 35)];
         responses_have_other_names: r#"{"input_tokens":36,"input_tokens_details":
             {"cached_tokens":7},"output_tokens":87,"output_tokens_details":
             {"reasoning_tokens":80},"total_tokens":123}"# => 36, 87, [
