@@ -190,13 +190,14 @@ fn each_service_tier_costs_what_a_slow_calculation_says() {
         let kinds = random.usage("outputTokens");
         let above = 1 + random.count();
         let mut rows = Vec::new();
-        for tier in ["default", "flex", "priority"] {
+        let others = ["flex", "us", "fast", "fast-us"].into_iter().filter(|_| random.below(2) == 0);
+        for tier in ["default"].into_iter().chain(others.collect::<Vec<_>>()) {
             rows.push(Row { tier, above: 0, prices: random.prices("inputTokens") });
             if random.below(2) == 0 {
                 rows.push(Row { tier, above, prices: random.prices("outputTokens") });
             }
         }
-        for tier in ["default", "flex", "priority", "of-tomorrow"] {
+        for tier in ["default", "flex", "us", "fast", "fast-us", "fast-eu", "of-tomorrow"] {
             agree(&rows, tier, &kinds);
         }
     }

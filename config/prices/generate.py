@@ -22,6 +22,11 @@ HERE = pathlib.Path(__file__).resolve().parent
 HIDING = {"openai", "azure", "google", "vertex", "x-ai"}
 # Providers that refuse max_tokens for reasoning models.
 RENAMING = {"openai", "azure"}
+# Models that are too new for the second sheet, and are billed as those before them.
+PLACES = {
+    ("anthropic", "claude-fable-5-2"): {"us": "1.1"},
+    ("anthropic", "claude-mythos-5-2"): {"us": "1.1"},
+}
 
 
 def filled(entry, states, facts, notes):
@@ -75,6 +80,21 @@ def fill_unit(mine, theirs, unit, note):
         note(row_at(mine, 0).get(unit) or row_at(mine, max(mine))[unit])
 
 
+def place(where, rows, places, notes):
+    """Adds the tiers of what is served in a place: there every token costs so many times as much."""
+    anywhere = sorted(rows.items())
+    for name, times in sorted(places.items()):
+        for tier, sizes in anywhere:
+            placed = name if tier == "default" else f"{tier}-{name}"
+            rows[placed] = {above: multiplied(row, times) for above, row in sizes.items()}
+            notes.fill(where, placed, "all tokens", f"× {times}")
+
+
+def multiplied(row, times):
+    price = lambda unit: writer.text(writer.Decimal(row[unit]) * writer.Decimal(times))
+    return {unit: price(unit) if unit.endswith("Tokens") else row[unit] for unit in row}
+
+
 def row_at(rows, above):
     """The row that holds for inputs just above so many tokens."""
     return rows[max(start for start in rows if start <= above)]
@@ -122,6 +142,11 @@ def models_of(provider, own, other, notes, as_of):
         states = genai.states(model, as_of, notes)
         if facts.get("usable"):
             filled(entry, states, facts, notes)
+        where = (provider, model["id"])
+        if where in PLACES and not facts.get("places"):
+            notes.skip(model["id"], "litellm does not know it yet: a place costs what it does of the models before")
+        for state in states:
+            place(where, state["rows"], facts.get("places") or PLACES.get(where, {}), notes)
         for name in living:
             if name != model["id"] and other[name]["usable"]:
                 notes.compare((provider, name), states[0]["rows"], other[name]["rows"], row_at)
@@ -131,6 +156,7 @@ def models_of(provider, own, other, notes, as_of):
         if facts["retired"] or not facts["usable"]:
             notes.leave(provider, name, "is retired" if facts["retired"] else facts["why"])
             continue
+        place((provider, name), facts["rows"], facts["places"], notes)
         found.append({**entry_of(provider, name, (), facts, None), "rows": facts["rows"]})
     return found
 

@@ -91,6 +91,8 @@ def facts_of(name, row, as_of, notes):
         "kind": KINDS.get(row["mode"]),
         "max_input": count("max_input_tokens") or None,
         "max_output": count("max_output_tokens"),
+        # What every token costs as many times where the answer names that place.
+        "places": {k: v for k, v in (row.get("provider_specific_entry") or {}).items() if k != "fast"},
         "reasons": bool(row.get("supports_reasoning")),
         "retired": row.get("deprecation_date", "9999") <= as_of,
         "rows": rows,

@@ -2,6 +2,7 @@
 
 pub mod endpoint;
 pub mod json;
+pub mod tier;
 pub mod estimate;
 pub mod capture;
 pub mod multipart;

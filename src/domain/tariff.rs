@@ -71,15 +71,15 @@ impl Tariff {
     }
 
     /// The prices of a call with so much input. A tier without prices of its own costs what the
-    /// default one does.
+    /// first of its [parts](ServiceTier::parts) does that has some: in a place, what it costs
+    /// anywhere, else what the place does. One without any costs what the default one does.
     pub fn prices(&self, tier: ServiceTier, input_tokens: u64) -> &Prices {
         let of = |tier| {
             let holds = |row: &&Row| row.tier == tier && row.holds_for(input_tokens);
             self.rows.iter().rfind(holds)
         };
-        let own = if tier.is_default() { None } else { of(tier) };
-        let row = own.or_else(|| of(ServiceTier::DEFAULT)).unwrap_or(&self.rows[0]);
-        &row.prices
+        let named = tier.parts().into_iter().find_map(of);
+        &named.or_else(|| of(ServiceTier::DEFAULT)).unwrap_or(&self.rows[0]).prices
     }
 
     /// The cost of `usage`, answered by that tier. See [`Prices::cost`].
@@ -94,10 +94,11 @@ impl Tariff {
     }
 
     /// The prices that a call can come to that has at most so much input, and asked for that tier:
-    /// the provider may serve it by the default one all the same.
+    /// the provider may serve it by the default one all the same, or by a part of it.
     fn reached(&self, asked: ServiceTier, input_tokens: u64) -> impl Iterator<Item = &Prices> {
         let can = move |row: &&Row| {
-            (row.tier.is_default() || row.tier == asked) && row.holds_for(input_tokens)
+            let is_asked = row.tier.is_default() || asked.parts().contains(&row.tier);
+            is_asked && row.holds_for(input_tokens)
         };
         self.rows.iter().filter(can).map(|row| &row.prices)
     }
@@ -230,6 +231,28 @@ mod tests {
         assert_eq!(cost(101, 1, "flex"), 5, "one row for any input");
         assert_eq!(cost(101, 1, "unheard-of"), 202 + 15, "as the default one");
         assert_eq!(cost(0, 0, ""), 0);
+    }
+
+    #[test]
+    fn a_tier_in_a_place_costs_what_either_does_where_nobody_prices_both() {
+        let rows = [row("", 0, 10, 0), row("us", 0, 11, 0), row("fast", 0, 20, 0)];
+        let both = row("fast-us", 0, 22, 0);
+        let of = |rows: &[Row]| Arc::new(Tariff::of(rows.to_vec(), "v".into()).expect("whole"));
+        let all = of(&[rows[0], rows[1], rows[2], both]);
+        for (tariff, name, each) in [
+            (&all, "fast-us", 22),
+            (&all, "fast", 20),
+            (&all, "us", 11),
+            (&all, "fast-eu", 20),
+            (&of(&rows), "fast-us", 20),
+            (&of(&rows[..2]), "fast-us", 11),
+            (&of(&rows[..1]), "fast-us", 10),
+        ] {
+            let usage = Usage::tokens_of(1, 0);
+            assert_eq!(tariff.cost(&usage, tier(name)), Nano(each), "{name}");
+            let held = Costs::new(vec![Arc::clone(tariff)], tier(name)).rates(1, Units::ALL);
+            assert_eq!(held.ceiling(1, 0), Nano(each), "{name}");
+        }
     }
 
     #[test]

@@ -208,6 +208,22 @@ impl ServiceTier {
         std::str::from_utf8(&self.0[..end]).unwrap_or_default()
     }
 
+    /// The same in that place (`fast-us`); this one where the name would be too long.
+    #[must_use]
+    pub fn within(self, place: Self) -> Self {
+        if self.is_default() {
+            return place;
+        }
+        Self::new(&format!("{}-{}", self.name(), place.name())).unwrap_or(self)
+    }
+
+    /// The tiers whose prices may hold, the first first: itself, then what it is made of, which is
+    /// `fast` before `us`.
+    pub fn parts(self) -> [Self; 3] {
+        let (tier, place) = self.name().rsplit_once('-').unwrap_or_default();
+        [Some(self), Self::new(tier), Self::new(place)].map(Option::unwrap_or_default)
+    }
+
     /// Whether it is what a call is served by that asks for nothing, whatever it is called.
     pub fn is_default(&self) -> bool {
         matches!(self.name(), "" | "default" | "standard" | "standard_only" | "auto" | "on_demand")
@@ -324,6 +340,13 @@ mod tests {
         assert_eq!(ServiceTier::new(""), Some(ServiceTier::DEFAULT));
         let default = |name| ServiceTier::new(name).is_some_and(|tier| tier.is_default());
         assert!(default("standard") && default("auto") && !default("flex"));
+        let made = |tier: &str, place| {
+            let [tier, place] = [tier, place].map(|name| ServiceTier::new(name).expect("short"));
+            tier.within(place).parts().map(|tier| tier.name().to_owned())
+        };
+        assert_eq!(made("fast", "us"), ["fast-us", "fast", "us"]);
+        assert_eq!(made("standard", "us"), ["us", "", ""]);
+        assert_eq!(made("fifteen_letters", "us"), ["fifteen_letters", "", ""]);
         assert_eq!(
             ServiceTier::new("flex").map(|tier| format!("{tier:?}")),
             Some("\"flex\"".into())

@@ -113,7 +113,10 @@ fn turn(tokens: &mut [&'static str], from: &str, to: &'static str, mut count: u6
 /// Nano-units for `kinds`, answered by `tier`.
 pub fn cost(rows: &[Row], tier: &str, kinds: &Kinds) -> i128 {
     let input = total(kinds, "inputTokens");
-    let tier = if rows.iter().any(|row| row.tier == tier) { tier } else { "default" };
+    // In a place it costs what it does anywhere, else what the place does, if nobody prices both.
+    let (kind, place) = tier.rsplit_once('-').unwrap_or((tier, tier));
+    let is_known = |tier: &&str| rows.iter().any(|row| row.tier == *tier);
+    let tier = [tier, kind, place].into_iter().find(is_known).unwrap_or("default");
     let reached = rows.iter().filter(|row| row.tier == tier);
     let reached = reached.filter(|row| row.above == 0 || row.above < input);
     let row = reached.max_by_key(|row| row.above).expect("a row for any input");

@@ -1,14 +1,13 @@
 //! The policy fields of Anthropic requests.
 
 use crate::dialect::anthropic::outside;
-use crate::dialect::anthropic::usage::FAST;
+use crate::dialect::anthropic::tier::{self, Served};
 use crate::dialect::json;
 use crate::dialect::outside::OTHER_MODELS_MAX;
 use crate::dialect::request::{Fields, Request, RequestFault};
 use crate::domain::pieces::Pieces;
-use crate::domain::usage::ServiceTier;
 
-const POLICY_FIELDS: [&str; 13] = [
+const POLICY_FIELDS: [&str; 14] = [
     "model",
     "background",
     "stream",
@@ -20,8 +19,9 @@ const POLICY_FIELDS: [&str; 13] = [
     "models",
     "route",
     "thinking",
-    "speed",
-    "service_tier",
+    tier::FIELDS[0],
+    tier::FIELDS[1],
+    tier::FIELDS[2],
 ];
 
 /// Reads the policy fields of a request for a message, and checks that the body is JSON.
@@ -42,6 +42,10 @@ pub fn message(body: &[u8]) -> Result<Request, RequestFault> {
         let what = "names too many models; name eight at most";
         return Err(RequestFault::about("fallbacks", what));
     }
+    let mut served = Served::default();
+    for (at, field) in (11..).zip(tier::FIELDS) {
+        served.field(field, fields.value(at).unwrap_or_default());
+    }
     outside.refers |= fields.value(5).is_some();
     Ok(Request {
         model,
@@ -50,18 +54,11 @@ pub fn message(body: &[u8]) -> Result<Request, RequestFault> {
         output_tokens_max: fields.bound(3)?,
         choices: 1,
         pieces: Pieces { web_searches: outside.searches, ..Pieces::default() },
-        service_tier: tier(fields.value(11), fields.value(12)),
+        service_tier: served.tier().unwrap_or_default(),
         include_usage: None,
         hides_output: fields.value(10).is_some_and(thinks),
         outside,
     })
-}
-
-/// The tier that is asked for; to be fast is one.
-fn tier(speed: Option<&[u8]>, tier: Option<&[u8]>) -> ServiceTier {
-    let named = |value: &[u8]| json::string_of(value).and_then(|name| ServiceTier::new(&name));
-    let fast = speed.and_then(named).filter(|speed| speed.name() == FAST);
-    fast.or(tier.and_then(named)).unwrap_or_default()
 }
 
 /// Whether the model is asked to think. Of what it thinks, and bills, it shows a summary or nothing.
@@ -86,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn searches_are_bound_by_the_uses_of_their_tool_and_to_be_fast_is_a_tier() {
+    fn searches_are_bound_by_the_uses_of_their_tool_and_a_speed_and_a_place_are_tiers() {
         let searches = |tools: &str| {
             let read = read(&format!(r#"{{"model":"m","tools":[{tools}]}}"#)).expect(tools);
             read.pieces.web_searches
@@ -99,6 +96,8 @@ mod tests {
         for (rest, tier) in [
             (r#""speed":"fast","service_tier":"auto""#, "fast"),
             (r#""speed":"standard","service_tier":"auto""#, "auto"),
+            (r#""inference_geo":"us","speed":"fast""#, "fast-us"),
+            (r#""inference_geo":"global""#, ""),
             (r#""speed":null"#, ""),
         ] {
             let read = read(&format!(r#"{{"model":"m",{rest}}}"#)).expect(rest);

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::dialect::anthropic::tier::Served;
 use crate::dialect::json;
 use crate::domain::tariffs::Share;
 use crate::domain::usage::{ServiceTier, Unit, Usage};
@@ -21,13 +22,8 @@ pub struct Counts {
     beside: Vec<Share>,
     /// The model that the totals are of, where another one answered in the place of the first.
     serving: Option<Box<str>>,
-    tier: Option<ServiceTier>,
-    /// Whether it was served fast, which is a tier as well, and the dearer one.
-    is_fast: bool,
+    served: Served,
 }
-
-/// The tier, and the speed, that is served first and costs more.
-pub const FAST: &str = "fast";
 
 impl Counts {
     /// Takes the fields of a usage object; those that it lacks keep what they had.
@@ -56,21 +52,17 @@ impl Counts {
             "server_tool_use" => {
                 json::each(value, &["web_search_requests"], |count| set(&mut self.searches, count));
             }
-            "service_tier" => {
-                self.tier = json::string_of(value).and_then(|name| ServiceTier::new(&name));
-            }
-            "speed" => self.is_fast = json::string_of(value).is_some_and(|name| name == FAST),
             "iterations" if value != b"null" => {
                 (self.beside, self.serving) = (Vec::new(), None);
                 json::elements(value, |iteration| self.iteration(iteration));
             }
-            _ => {}
+            _ => self.served.field(key, value),
         }
     }
 
     /// The tier of service that was named so far.
     pub fn service_tier(&self) -> Option<ServiceTier> {
-        if self.is_fast { ServiceTier::new(FAST) } else { self.tier }
+        self.served.tier()
     }
 
     /// The usage so far; `None` when nothing was reported, or only zeros.
@@ -222,8 +214,11 @@ mod tests {
         for (objects, tier) in [
             (&[r#"{"service_tier":"priority"}"#, r#"{"output_tokens":1}"#][..], Some("priority")),
             (&[r#"{"service_tier":"standard","speed":"fast"}"#], Some("fast")),
-            (&[r#"{"speed":"standard","service_tier":"batch"}"#], Some("batch")),
-            (&[r#"{"service_tier":null,"speed":null}"#], None),
+            (
+                &[r#"{"inference_geo":"us","speed":"fast"}"#, r#"{"inference_geo":null}"#],
+                Some("fast-us"),
+            ),
+            (&[r#"{"service_tier":null,"speed":null,"inference_geo":null}"#], None),
         ] {
             let mut counts = Counts::default();
             for object in objects {

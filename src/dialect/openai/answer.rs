@@ -1,8 +1,9 @@
 //! An answer in the OpenAI dialect: what its fields say, whether they come as one object or pass by.
 
 use crate::dialect::json;
-use crate::dialect::openai::usage::{self, tier};
+use crate::dialect::openai::usage;
 use crate::dialect::outside::state_id;
+use crate::dialect::tier;
 use crate::domain::pieces::Pieces;
 use crate::domain::usage::{ServiceTier, Usage};
 
@@ -44,7 +45,7 @@ impl Answer {
                     self.told_searches = json::count_of(count).unwrap_or_default();
                 });
             }),
-            b"service_tier" => self.service_tier = tier(value).or(self.service_tier),
+            b"service_tier" => self.service_tier = tier::named(value).or(self.service_tier),
             b"id" => self.id = state_id(value),
             b"object" => self.is_response = value == b"\"response\"",
             b"store" => self.is_forgotten = value == b"false",

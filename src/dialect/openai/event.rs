@@ -7,7 +7,8 @@ use memchr::memmem;
 
 use crate::dialect::event::{End, Event};
 use crate::dialect::openai::answer::{Answer, pieces};
-use crate::dialect::openai::usage::{self, tier};
+use crate::dialect::openai::usage;
+use crate::dialect::tier;
 use crate::dialect::{estimate, json, sse};
 use crate::domain::usage::Usage;
 
@@ -68,7 +69,7 @@ pub fn event(data: &[u8]) -> Event {
                 event.failed |= !matches!(&data[value], b"null" | b"false" | b"\"\"" | b"{}");
             }
             "x_groq" => take_usage(&data[value], &mut event.usage),
-            "service_tier" => event.service_tier = tier(&data[value]),
+            "service_tier" => event.service_tier = tier::named(&data[value]),
             "type" => parts.kind = json::string_of(&data[value]),
             "response" => parts.response = &data[value],
             "item" => parts.item = &data[value],

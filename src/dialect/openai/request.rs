@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use crate::dialect::json;
 use crate::dialect::openai::outside;
-use crate::dialect::openai::usage::tier;
 use crate::dialect::outside::{Outside, TOOLS_TOKENS};
 use crate::dialect::request::{Edit, Fields, Request, RequestFault, put_first};
+use crate::dialect::tier;
 use crate::domain::pieces::Pieces;
 use crate::domain::usage::ServiceTier;
 
@@ -72,7 +72,7 @@ pub fn chat(body: &[u8]) -> Result<Request, RequestFault> {
         choices,
         // A chat that may search does so once.
         pieces: Pieces { web_searches: u64::from(fields.value(13).is_some()), ..Pieces::default() },
-        service_tier: fields.value(12).and_then(tier).unwrap_or_default(),
+        service_tier: fields.value(12).and_then(tier::named).unwrap_or_default(),
         include_usage,
         ..silent(model, fields.place(0), outside)
     })

@@ -2,10 +2,10 @@
 
 use crate::dialect::json;
 use crate::dialect::openai::request::{clamp as clamp_field, silent};
-use crate::dialect::openai::usage::tier;
 use crate::dialect::openai::{kept, outside};
 use crate::dialect::outside::{HOSTED_CALLS_MAX, TOOLS_TOKENS};
 use crate::dialect::request::{Edit, Fields, Request, RequestFault};
+use crate::dialect::tier;
 use crate::domain::pieces::Pieces;
 
 const FIELDS: [&str; 15] = [
@@ -57,7 +57,7 @@ pub fn response(body: &[u8]) -> Result<Request, RequestFault> {
         output_tokens_max: fields.bound(3)?,
         hides_output: goes_on || reasons(fields.value(9)),
         pieces: pieces(fields.value(5), fields.count(10)?.unwrap_or(HOSTED_CALLS_MAX)),
-        service_tier: fields.value(14).and_then(tier).unwrap_or_default(),
+        service_tier: fields.value(14).and_then(tier::named).unwrap_or_default(),
         ..silent(model, fields.place(0), outside)
     })
 }

@@ -1,7 +1,7 @@
 //! Reads the usage objects of OpenAI and of those who speak its dialect.
 
 use crate::dialect::json;
-use crate::domain::usage::{ServiceTier, Unit, Usage};
+use crate::domain::usage::{Unit, Usage};
 
 /// What a field of a usage object counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,11 +106,6 @@ pub fn read(object: &[u8]) -> Option<Usage> {
             .with(Unit::CacheWriteTokens, written)
             .with(Unit::ReasoningTokens, reasoning),
     )
-}
-
-/// The tier of service that a JSON value names, if it does.
-pub fn tier(value: &[u8]) -> Option<ServiceTier> {
-    json::string_of(value).and_then(|name| ServiceTier::new(&name))
 }
 
 #[derive(Default)]
