@@ -45,6 +45,22 @@ pub struct Request {
 }
 
 impl Request {
+    /// A request in which nothing is generated; `place` is where the body names the model.
+    pub fn silent(model: String, place: Option<Range<usize>>, outside: Outside) -> Self {
+        Self {
+            model,
+            model_places: place.into_iter().collect(),
+            stream: false,
+            output_tokens_max: Some(0),
+            choices: 1,
+            pieces: Pieces::default(),
+            service_tier: ServiceTier::DEFAULT,
+            include_usage: None,
+            hides_output: false,
+            outside,
+        }
+    }
+
     /// Whether the upstream is told which model, as the body does not say it.
     pub fn is_unnamed(&self) -> bool {
         self.model_places.iter().any(Range::is_empty)
@@ -317,18 +333,8 @@ mod tests {
     #[test]
     fn every_place_of_a_model_is_renamed_and_keeps_what_is_in_front() {
         let body = br#"{"a":"models/m","b":"m"}"#;
-        let request = Request {
-            model: "m".to_owned(),
-            model_places: vec![5..15, 20..23],
-            stream: false,
-            output_tokens_max: None,
-            choices: 1,
-            pieces: Pieces::default(),
-            service_tier: ServiceTier::DEFAULT,
-            include_usage: None,
-            hides_output: false,
-            outside: Outside::default(),
-        };
+        let silent = Request::silent("m".to_owned(), None, Outside::default());
+        let request = Request { model_places: vec![5..15, 20..23], ..silent };
         let texts: Vec<_> = request.renamed(body, "\"n\"").map(|edit| edit.text).collect();
         assert_eq!(texts, ["\"models/n\"", "\"n\""]);
     }

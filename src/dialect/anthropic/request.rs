@@ -48,16 +48,12 @@ pub fn message(body: &[u8]) -> Result<Request, RequestFault> {
     }
     outside.refers |= fields.value(5).is_some();
     Ok(Request {
-        model,
-        model_places: fields.place(0).into_iter().collect(),
         stream: fields.flag(2)?,
         output_tokens_max: fields.bound(3)?,
-        choices: 1,
         pieces: Pieces { web_searches: outside.searches, ..Pieces::default() },
         service_tier: served.tier().unwrap_or_default(),
-        include_usage: None,
         hides_output: fields.value(10).is_some_and(thinks),
-        outside,
+        ..Request::silent(model, fields.place(0), outside)
     })
 }
 

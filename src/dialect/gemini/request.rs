@@ -64,16 +64,10 @@ fn read<'a>(model: &str, body: &'a [u8]) -> Result<(Request, Fields<'a, 12>), Re
         outside.hidden_tokens += TOOLS_TOKENS;
     }
     let request = Request {
-        model: model.to_owned(),
         model_places: model_places(model, body, &fields)?,
-        stream: false,
-        output_tokens_max: Some(0),
-        choices: 1,
         pieces: Pieces { web_searches: outside.searches, ..Pieces::default() },
         service_tier: usage::service_tier(body).unwrap_or_default(),
-        include_usage: None,
-        hides_output: false,
-        outside,
+        ..Request::silent(model.to_owned(), None, outside)
     };
     Ok((request, fields))
 }

@@ -4,7 +4,6 @@ use crate::dialect::endpoint::{Endpoint, Media};
 use crate::dialect::json;
 use crate::dialect::media::sound;
 use crate::dialect::multipart::Part;
-use crate::dialect::openai::request::silent;
 use crate::dialect::outside::Outside;
 use crate::dialect::request::{Fields, Request, RequestFault};
 use crate::domain::pieces::Pieces;
@@ -134,7 +133,7 @@ fn start_of_fields(body: &[u8]) -> usize {
 /// A request without output of its own, to be completed.
 fn plain<const N: usize>(fields: &Fields<'_, N>, model: String) -> Result<Request, RequestFault> {
     (1..4).try_for_each(|at| fields.names_no_model(at))?;
-    let silent = silent(model, fields.place(0), Outside::default());
+    let silent = Request::silent(model, fields.place(0), Outside::default());
     Ok(Request { output_tokens_max: None, ..silent })
 }
 

@@ -9,7 +9,6 @@ use crate::dialect::outside::{Outside, TOOLS_TOKENS};
 use crate::dialect::request::{Edit, Fields, Request, RequestFault, put_first};
 use crate::dialect::tier;
 use crate::domain::pieces::Pieces;
-use crate::domain::usage::ServiceTier;
 
 /// The most choices that a request may ask for.
 const CHOICES_MAX: u64 = 128;
@@ -74,7 +73,7 @@ pub fn chat(body: &[u8]) -> Result<Request, RequestFault> {
         pieces: Pieces { web_searches: u64::from(fields.value(13).is_some()), ..Pieces::default() },
         service_tier: fields.value(12).and_then(tier::named).unwrap_or_default(),
         include_usage,
-        ..silent(model, fields.place(0), outside)
+        ..Request::silent(model, fields.place(0), outside)
     })
 }
 
@@ -95,7 +94,7 @@ pub fn completion(body: &[u8]) -> Result<Request, RequestFault> {
         },
         choices: of_each.saturating_mul(fields.value(7).map_or(1, prompts)),
         include_usage: if stream { include_usage(body, fields.place(3))? } else { None },
-        ..silent(model, fields.place(0), outside::find(body, None)?)
+        ..Request::silent(model, fields.place(0), outside::find(body, None)?)
     })
 }
 
@@ -118,22 +117,6 @@ fn choices<const N: usize>(fields: &Fields<'_, N>, at: usize) -> Result<Option<u
     Ok(choices)
 }
 
-/// A request for an answer in which nothing is generated.
-pub fn silent(model: String, place: Option<Range<usize>>, outside: Outside) -> Request {
-    Request {
-        model,
-        model_places: place.into_iter().collect(),
-        stream: false,
-        output_tokens_max: Some(0),
-        choices: 1,
-        pieces: Pieces::default(),
-        service_tier: ServiceTier::DEFAULT,
-        include_usage: None,
-        hides_output: false,
-        outside,
-    }
-}
-
 /// Reads the policy fields of a moderation request: the model may be left out.
 pub fn moderation(body: &[u8]) -> Result<Request, RequestFault> {
     let fields = Fields::read(body, ["model"])?;
@@ -143,7 +126,7 @@ pub fn moderation(body: &[u8]) -> Result<Request, RequestFault> {
     };
     // Where the field is null there is no name to be put in another's place.
     let place = fields.value(0).and_then(|_| fields.place(0));
-    Ok(silent(model, place, Outside::default()))
+    Ok(Request::silent(model, place, Outside::default()))
 }
 
 /// Reads the policy fields of an embeddings request: there is no output to bound.
@@ -152,7 +135,7 @@ pub fn embeddings(body: &[u8]) -> Result<Request, RequestFault> {
     fields.in_foreground(1)?;
     (2..5).try_for_each(|at| fields.names_no_model(at))?;
     let model = fields.text(0, "must be the name of a model, a string")?;
-    Ok(silent(model, fields.place(0), outside::find(body, None)?))
+    Ok(Request::silent(model, fields.place(0), outside::find(body, None)?))
 }
 
 /// The edit that bounds the output by `field`, in a body that names no bound, be it 0.

@@ -1,7 +1,7 @@
 //! The policy fields of requests of the Responses API.
 
 use crate::dialect::json;
-use crate::dialect::openai::request::{clamp as clamp_field, silent};
+use crate::dialect::openai::request::clamp as clamp_field;
 use crate::dialect::openai::{kept, outside};
 use crate::dialect::outside::{HOSTED_CALLS_MAX, TOOLS_TOKENS};
 use crate::dialect::request::{Edit, Fields, Request, RequestFault};
@@ -58,7 +58,7 @@ pub fn response(body: &[u8]) -> Result<Request, RequestFault> {
         hides_output: goes_on || reasons(fields.value(9)),
         pieces: pieces(fields.value(5), fields.count(10)?.unwrap_or(HOSTED_CALLS_MAX)),
         service_tier: fields.value(14).and_then(tier::named).unwrap_or_default(),
-        ..silent(model, fields.place(0), outside)
+        ..Request::silent(model, fields.place(0), outside)
     })
 }
 
