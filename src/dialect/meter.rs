@@ -144,42 +144,45 @@ impl StreamMeter {
                 self.push(&mut passage, feed);
             }
         }
-        // Bytes of the partial event that went to the client with an earlier chunk.
-        let sent = std::mem::take(&mut self.sent);
-        let whole = if self.partial.is_empty() {
-            chunk
-        } else {
-            self.partial.extend_from_slice(&chunk);
-            std::mem::take(&mut self.partial).freeze()
-        };
-        let mut at = 0;
-        let mut search_from = std::mem::take(&mut self.searched);
-        while let Some(length) = sse::event_end(&whole[at..], search_from) {
-            search_from = 0;
-            let event = at..at + length;
-            at = event.end;
-            let passes = self.event(&whole, event, sent, &mut passage);
-            let may_go_on = at == whole.len() && whole.ends_with(b"\r");
+        while let Some((event, sent)) = self.complete(&mut chunk) {
+            let passes = self.event(&event, sent, &mut passage);
+            let may_go_on = chunk.is_empty() && event.ends_with(b"\r");
             self.before_lf = may_go_on.then_some(passes);
         }
-        let rest = whole.slice(at..);
-        let is_too_long = EVENT_BYTES_MAX < rest.len();
-        let passes = if is_too_long {
-            rest.len()
-        } else if self.strips {
-            0
-        } else {
-            self.before_closing(&rest)
-        };
-        self.push(&mut passage, whole.slice(at.max(sent)..at + passes));
-        if is_too_long {
+        if EVENT_BYTES_MAX < self.partial.len() {
+            let rest = std::mem::take(&mut self.partial).freeze();
             self.watch(&rest);
-        } else {
+            let sent = std::mem::take(&mut self.sent);
+            self.push(&mut passage, rest.slice(sent..));
+        } else if !self.strips {
+            let passes = self.before_closing(&self.partial, self.sent);
+            let bytes = Bytes::copy_from_slice(&self.partial[self.sent..passes]);
+            self.push(&mut passage, bytes);
             self.sent = passes;
-            self.searched = rest.len();
-            self.partial = BytesMut::from(&rest[..]);
         }
         passage
+    }
+
+    /// Takes the next event that is complete, and how much of it went to the client before; what
+    /// is not complete is kept. Each byte is copied and searched once, however many pieces come.
+    fn complete(&mut self, chunk: &mut Bytes) -> Option<(Bytes, usize)> {
+        if self.partial.is_empty() {
+            match sse::event_end(chunk, 0) {
+                Some(end) => return Some((chunk.split_to(end), 0)),
+                None => self.searched = chunk.len(),
+            }
+        }
+        let came = std::mem::take(chunk);
+        self.partial.extend_from_slice(&came);
+        let Some(end) = sse::event_end(&self.partial, self.searched) else {
+            self.searched = self.partial.len();
+            return None;
+        };
+        let beyond = self.partial.len() - end;
+        *chunk = came.slice(came.len() - beyond..);
+        let mut event = std::mem::take(&mut self.partial).freeze();
+        event.truncate(end);
+        Some((event, std::mem::take(&mut self.sent)))
     }
 
     /// What is left when the upstream ends without completing its last event; that is read, too.
@@ -248,21 +251,12 @@ impl StreamMeter {
         facts
     }
 
-    /// Whether the event passes.
-    fn event(
-        &mut self,
-        whole: &Bytes,
-        range: std::ops::Range<usize>,
-        sent: usize,
-        passage: &mut Passage,
-    ) -> bool {
-        let start = range.start.max(sent.min(range.end));
-        let bytes = whole.slice(start..range.end);
-        let event = &whole[range.clone()];
+    /// Whether the event passes, of which the client has `sent` bytes.
+    fn event(&mut self, event: &Bytes, sent: usize, passage: &mut Passage) -> bool {
         if self.long.is_some() {
             self.watch(event);
             self.long = None;
-            self.push(passage, bytes);
+            self.push(passage, event.slice(sent..));
             return true;
         }
         let was_closing = self.closing;
@@ -275,26 +269,26 @@ impl StreamMeter {
         if self.closing && !was_closing {
             let before = match self.dialect {
                 Dialect::OpenAi => openai::event::before_last(event),
-                Dialect::Anthropic | Dialect::Gemini => self.before_closing(event),
+                Dialect::Anthropic | Dialect::Gemini => self.before_closing(event, sent),
             };
-            let closing = start.max(range.start + before);
-            if start < closing {
-                passage.pass.push(whole.slice(start..closing));
+            let closing = sent.max(before);
+            if sent < closing {
+                passage.pass.push(event.slice(sent..closing));
             }
-            self.push(passage, whole.slice(closing..range.end));
+            self.push(passage, event.slice(closing..));
             return true;
         }
         // One data line in all streams seen; where there are more, the event passes whole.
         let cut = facts.null_usage.filter(|_| self.strips).and_then(|null| {
-            let start = range.start + memchr::memmem::find(event, data.as_deref()?)?;
+            let start = memchr::memmem::find(event, data.as_deref()?)?;
             Some(start + null.start..start + null.end)
         });
         match cut {
             Some(cut) => {
-                self.push(passage, whole.slice(range.start..cut.start));
-                self.push(passage, whole.slice(cut.end..range.end));
+                self.push(passage, event.slice(..cut.start));
+                self.push(passage, event.slice(cut.end..));
             }
-            None => self.push(passage, bytes),
+            None => self.push(passage, event.slice(sent..)),
         }
         true
     }
@@ -307,10 +301,10 @@ impl StreamMeter {
     }
 
     /// How much of an event comes before what a client takes for the end, or what may become so:
-    /// clients that read lines act on it before its blank line.
-    fn before_closing(&self, event: &[u8]) -> usize {
+    /// clients that read lines act on it before its blank line. They have `sent` bytes of it.
+    fn before_closing(&self, event: &[u8], sent: usize) -> usize {
         match self.dialect {
-            Dialect::OpenAi => openai::event::before_end(event),
+            Dialect::OpenAi => openai::event::before_end(event, sent),
             // Any event may; most come whole, and none is long.
             Dialect::Anthropic => 0,
             Dialect::Gemini => event.len(),

@@ -53,7 +53,12 @@ pub fn data(event: &[u8]) -> Option<Cow<'_, [u8]>> {
         let value = value.strip_prefix(b" ").unwrap_or(value);
         data = Some(match data {
             None => Cow::Borrowed(value),
-            Some(before) => Cow::Owned([&before, value].join(&b'\n')),
+            Some(before) => {
+                let mut joined = before.into_owned();
+                joined.push(b'\n');
+                joined.extend_from_slice(value);
+                Cow::Owned(joined)
+            }
         });
     }
     data

@@ -18,20 +18,25 @@ const DONE: &[u8] = b"[DONE]";
 /// How an event begins that has a name.
 const NAMED: [&[u8]; 2] = [b"event:", b"data: {\"type\""];
 
-/// How much of an event that is not whole yet may pass: all before the line that says so, or may
-/// come to say so. Of one that has a name nothing, as it may be the last.
-pub fn before_end(event: &[u8]) -> usize {
+/// How much of an event that is not whole yet may pass, of which `sent` bytes have: all before the
+/// line that says so, or may come to say so. Of one that has a name nothing, as it may be the last.
+pub fn before_end(event: &[u8], sent: usize) -> usize {
     let may_be = |name: &&[u8]| event.starts_with(name) || name.starts_with(event);
-    if NAMED.iter().any(may_be) { 0 } else { before_done(event) }
+    if NAMED.iter().any(may_be) { 0 } else { before_done(event, sent) }
 }
 
 /// How much of the last event comes before what says that it is.
 pub fn before_last(event: &[u8]) -> usize {
-    let before = before_done(event);
+    let before = before_done(event, 0);
     if event[before..].starts_with(b"data:") { before } else { 0 }
 }
 
-fn before_done(event: &[u8]) -> usize {
+/// A line of which some was `sent` does not say so, however it goes on.
+fn before_done(event: &[u8], sent: usize) -> usize {
+    let goes_on = match event[..sent].last() {
+        Some(b'\r') => event.get(sent) == Some(&b'\n'),
+        last => last.is_some_and(|last| *last != b'\n'),
+    };
     let may_say_so = |line: &[u8]| match line.strip_prefix(b"data:") {
         Some(value) => {
             let value = value.trim_ascii_start();
@@ -39,7 +44,10 @@ fn before_done(event: &[u8]) -> usize {
         }
         None => b"data:".starts_with(line),
     };
-    sse::lines(event).take_while(|line| !may_say_so(line.trim_ascii_end())).map(<[u8]>::len).sum()
+    let mut lines = sse::lines(&event[sent..]);
+    let first = if goes_on { lines.next().map_or(0, <[u8]>::len) } else { 0 };
+    let more = lines.take_while(|line| !may_say_so(line.trim_ascii_end())).map(<[u8]>::len);
+    sent + first + more.sum::<usize>()
 }
 
 /// Reads the data of an event. What is not understood says nothing and passes.

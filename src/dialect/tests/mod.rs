@@ -2,3 +2,4 @@
 
 pub mod meters;
 mod captures;
+mod long;
