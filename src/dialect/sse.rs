@@ -49,7 +49,7 @@ pub fn data(event: &[u8]) -> Option<Cow<'_, [u8]>> {
     }
     let mut data: Option<Cow<'_, [u8]>> = None;
     for line in lines(event) {
-        let Some(value) = without_end(line).strip_prefix(b"data:") else { continue };
+        let Some(value) = without_end(line).strip_prefix(DATA) else { continue };
         let value = value.strip_prefix(b" ").unwrap_or(value);
         data = Some(match data {
             None => Cow::Borrowed(value),
@@ -62,6 +62,94 @@ pub fn data(event: &[u8]) -> Option<Cow<'_, [u8]>> {
         });
     }
     data
+}
+
+/// How a line of data begins.
+const DATA: &[u8] = b"data:";
+
+/// Follows one event that comes in pieces, without keeping it.
+#[derive(Debug)]
+pub struct Walk {
+    /// How many bytes before its first line are none of it.
+    mark: usize,
+    line: Line,
+    /// What came last was a CR, whose LF may be still to come.
+    after_cr: bool,
+    /// It is a bare object: all of it is data.
+    is_bare: bool,
+    /// It is a comment: the end of its line is its own.
+    is_comment: bool,
+}
+
+/// The line that is being read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Line {
+    /// So many bytes came, and it may be one of data.
+    Begins(usize),
+    Data,
+    Other,
+}
+
+impl Walk {
+    /// For an event that begins so: with as much of it as says what its first line is.
+    pub fn new(event: &[u8]) -> Self {
+        let text = event.strip_prefix(MARK).unwrap_or(event);
+        Self {
+            mark: event.len() - text.len(),
+            line: Line::Begins(0),
+            after_cr: false,
+            is_bare: text.trim_ascii_start().starts_with(b"{"),
+            is_comment: event.starts_with(b":"),
+        }
+    }
+
+    /// Reads on; `data` gets what is data, and where in the piece that stands. Returns how many
+    /// bytes complete the event, its blank line included.
+    pub fn read(&mut self, piece: &[u8], mut data: impl FnMut(usize, &[u8])) -> Option<usize> {
+        if piece.is_empty() {
+            return None;
+        }
+        let is_fed = std::mem::take(&mut self.after_cr) && piece.starts_with(b"\n");
+        let mut at = std::mem::take(&mut self.mark) + usize::from(is_fed);
+        while at < piece.len() {
+            let end = memchr::memchr2(b'\n', b'\r', &piece[at..]).map(|end| at + end);
+            let text = &piece[at..end.unwrap_or(piece.len())];
+            let skipped = self.before_data(text);
+            if skipped < text.len() {
+                data(at + skipped, &text[skipped..]);
+            }
+            let end = end?;
+            let is_last = self.is_comment || self.line == Line::Begins(0);
+            at = end + if piece[end..].starts_with(b"\r\n") { 2 } else { 1 };
+            if is_last {
+                return Some(at);
+            }
+            self.after_cr = at == piece.len() && piece[end..] == *b"\r";
+            self.line = Line::Begins(0);
+        }
+        None
+    }
+
+    /// How much of what comes of a line is no data.
+    fn before_data(&mut self, text: &[u8]) -> usize {
+        let Line::Begins(begun) = self.line else {
+            return if self.line == Line::Data { 0 } else { text.len() };
+        };
+        let missing = &DATA[begun..];
+        let common = missing.len().min(text.len());
+        self.line = match () {
+            () if text.is_empty() => self.line,
+            () if self.is_bare => Line::Data,
+            () if missing[..common] != text[..common] => Line::Other,
+            () if common == missing.len() => Line::Data,
+            () => Line::Begins(begun + common),
+        };
+        match self.line {
+            Line::Data if self.is_bare => 0,
+            Line::Data => common,
+            _ => text.len(),
+        }
+    }
 }
 
 fn without_end(line: &[u8]) -> &[u8] {
@@ -122,6 +210,50 @@ mod tests {
         assert_eq!(event_end(b": alive\r\ndata: a\n\n", 7), Some(9));
         assert_eq!(event_end(b": alive", 0), None);
         assert_eq!(event_end(b"data: a\n: within\n", 0), None);
+    }
+
+    #[test]
+    fn an_event_that_is_walked_through_in_pieces_has_the_same_end_and_data() {
+        for event in [
+            "data: {\"a\":1}\n\n",
+            "event: x\ndata:a\nid: data: 7\ndatum\ndata: b\ndata\n: data: c\n\n",
+            "\u{feff}data: a\n\n",
+            "\u{feff}event: data: a\ndata: b\n\n",
+            "{\n \"data\": 1\n}\n\n",
+            ": data: a\n",
+        ] {
+            for text in [event.to_owned(), event.replace('\n', "\r\n"), event.replace('\n', "\r")] {
+                let bytes = [text.as_bytes(), b"data: next\n\n"].concat();
+                let joined = data(text.as_bytes()).unwrap_or_default().into_owned();
+                let begun = 1 + text.find(['{', ':']).expect("the begin is told");
+                for (cut, second) in
+                    (begun..text.len()).flat_map(|at| (at..text.len()).map(move |end| (at, end)))
+                {
+                    let mut walk = Walk::new(&bytes[..cut]);
+                    let (mut came, mut found, mut end) = (0, Vec::new(), None);
+                    for piece in [&bytes[..cut], &bytes[cut..second], &[], &bytes[second..]] {
+                        if end.is_some() {
+                            break;
+                        }
+                        let read = walk.read(piece, |at, data| {
+                            assert!(piece[at..].starts_with(data));
+                            found.extend_from_slice(data);
+                        });
+                        end = read.map(|end| came + end);
+                        came += piece.len();
+                    }
+                    // Of a CR and an LF the latter may be still to come.
+                    let is_cut = second + 1 == text.len() && text.ends_with("\r\n");
+                    let whole = text.len() - usize::from(is_cut);
+                    assert_eq!(end, Some(whole), "{cut} {second} {text:?}");
+                    let bare = |data: &[u8]| {
+                        let text = String::from_utf8_lossy(data).into_owned();
+                        text.replace([' ', '\n', '\r'], "")
+                    };
+                    assert_eq!(bare(&found), bare(&joined), "{cut} {second} {text:?}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -25,9 +25,32 @@ fn plan(seen: &Seen) -> Plan {
     match &*seen.json().at("model").text() {
         "verbose" => Plan::json(200, completion(USAGE).replacen("Hello", &escapes(LONG_BYTES), 1)),
         "slow" => reply(seen, USAGE, Duration::ZERO).but(0, Step::Stall),
+        // The client has all but the blank line before the provider goes on.
+        _ if seen.target.ends_with("/responses") => {
+            let pieces = painted();
+            let sends = pieces.len();
+            Plan::stream(pieces, Duration::ZERO).but(sends - 1, Step::Stall)
+        }
         _ if seen.target.ends_with("/embeddings") => Plan::json(200, embeddings(1, USAGE)),
         _ => reply(seen, USAGE, Duration::ZERO),
     }
+}
+
+/// A response with an image, in pieces: its last event, which repeats that, is longer than any that
+/// is kept, and its blank line is the last piece.
+fn painted() -> Vec<Vec<u8>> {
+    let image = "QUJD".repeat(LONG_BYTES / 4);
+    let created = r#"{"type":"response.created","response":{"id":"resp_1","usage":null}}"#;
+    let items = format!(r#"[{{"type":"image_generation_call","result":"{image}"}}]"#);
+    let usage = r#"{"input_tokens":9,"output_tokens":3,"total_tokens":12}"#;
+    let completed = format!(
+        r#"{{"type":"response.completed","response":{{"id":"resp_1","output":{items},"usage":{usage}}}}}"#
+    );
+    let events = format!(
+        "event: response.created\ndata: {created}\n\nevent: response.completed\ndata: {completed}"
+    );
+    let pieces = events.as_bytes().chunks(100_000).map(<[u8]>::to_vec);
+    pieces.chain([b"\n\n".to_vec()]).collect()
 }
 
 struct Scene {
@@ -123,4 +146,29 @@ async fn an_answer_that_is_long_or_late_delays_nobody() {
     scene.provider.release();
     late.await.expect("it comes");
     scene.tenant.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_is_settled_by_its_usage_before_its_end_is_seen_however_long_that_is() {
+    let scene = Scene::new().await;
+    let (tenant, sent) = (&scene.tenant, painted().concat());
+    let body = r#"{"model":"plain","input":"Paint.","max_output_tokens":20,"stream":true}"#;
+    let request = Request::post("/v1/responses", body).bearer(&tenant.key);
+    let mut answer = request.send(&tenant.proxy).await;
+    let (id, mut seen) = (answer.id(), Vec::new());
+    while seen.len() < sent.len() - 2 {
+        seen.extend(answer.piece().await.expect("it goes on").expect("there is more"));
+    }
+    // The provider is still to send the blank line.
+    let log = tenant.log(&id).await;
+    assert_eq!(log.at("settledBy").text(), "usage", "{log}");
+    let counted = ["inputTokens", "outputTokens"].map(|unit| log.at("usage").at(unit).count());
+    assert_eq!(counted, [USAGE.prompt, USAGE.completion], "{log}");
+    tenant.at_rest().await;
+    scene.provider.release();
+    let (rest, whole) = answer.rest().await;
+    seen.extend(rest);
+    assert!(whole && seen == sent, "it passes byte for byte");
+    assert_eq!(tenant.logs().await.len(), 1);
+    tenant.at_rest().await;
 }

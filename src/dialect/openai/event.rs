@@ -79,7 +79,7 @@ pub fn event(data: &[u8]) -> Event {
             "x_groq" => take_usage(&data[value], &mut event.usage),
             "service_tier" => event.service_tier = tier::named(&data[value]),
             "type" => parts.kind = json::string_of(&data[value]),
-            "response" => parts.response = &data[value],
+            "response" => parts.response = Some(Answer::of(&data[value])),
             "item" => parts.item = &data[value],
             "delta" => parts.delta = &data[value],
             _ => {}
@@ -105,7 +105,7 @@ pub fn event(data: &[u8]) -> Event {
 #[derive(Default)]
 struct Parts<'a> {
     kind: Option<Cow<'a, str>>,
-    response: &'a [u8],
+    response: Option<Answer>,
     item: &'a [u8],
     delta: &'a [u8],
 }
@@ -134,8 +134,7 @@ impl Parts<'_> {
             (_, "delta") => event.output_tokens = tokens_of(self.delta),
             _ => {}
         }
-        if !self.response.is_empty() {
-            let answer = Answer::of(self.response);
+        if let Some(answer) = &self.response {
             event.usage = answer.usage();
             event.service_tier = answer.service_tier();
             event.failed |= answer.failed();
@@ -143,6 +142,12 @@ impl Parts<'_> {
         }
         Some(event)
     }
+}
+
+/// What an event of that name says with that response and that item of its output; `None` where no
+/// event has such a name.
+pub fn named(kind: &str, response: Answer, item: &[u8]) -> Option<Event> {
+    Parts { kind: Some(kind.into()), response: Some(response), item, delta: &[] }.event()
 }
 
 /// Our count of a text; another value has none.

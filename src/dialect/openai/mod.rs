@@ -8,6 +8,7 @@ pub mod kept;
 pub mod responses;
 pub mod answer;
 pub mod event;
+pub mod long;
 
 #[cfg(test)]
 mod tests;

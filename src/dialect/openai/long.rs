@@ -1,0 +1,64 @@
+//! An event that is too long to be kept: what it says, learned as it passes.
+
+use crate::dialect::capture::Capture;
+use crate::dialect::event::Event;
+use crate::dialect::openai::answer::Answer;
+use crate::dialect::openai::event;
+use crate::dialect::openai::usage;
+use crate::dialect::{json, tier};
+use crate::domain::usage::{ServiceTier, Usage};
+
+/// Learns what such an event says, as the one that ends a response whose output it repeats.
+#[derive(Debug)]
+pub struct LongEvent {
+    fields: Capture,
+    inside: Capture,
+    kind: Option<String>,
+    usage: Option<Usage>,
+    service_tier: Option<ServiceTier>,
+    response: Answer,
+    /// Without its long texts, as the items of the response are read.
+    item: Vec<u8>,
+}
+
+impl Default for LongEvent {
+    fn default() -> Self {
+        Self {
+            fields: Capture::of_any(&[b"type", b"usage", b"service_tier", b"item"]),
+            inside: Capture::within(&[b"response"], &Answer::FIELDS),
+            kind: None,
+            usage: None,
+            service_tier: None,
+            response: Answer::default(),
+            item: Vec::new(),
+        }
+    }
+}
+
+impl LongEvent {
+    /// Reads on. Returns where in this piece of its data all is said.
+    pub fn read(&mut self, data: &[u8]) -> Option<usize> {
+        let (kind, response) = (&mut self.kind, &mut self.response);
+        let item = &mut self.item;
+        let (usage, service_tier) = (&mut self.usage, &mut self.service_tier);
+        self.inside.read(data, |key, value| response.field(key, value));
+        self.fields.read(data, |key, value| match key {
+            b"type" => *kind = json::string_of(value).map(Into::into),
+            b"usage" => *usage = usage::read(value).or(*usage),
+            b"item" => *item = value.to_vec(),
+            _ => *service_tier = tier::named(value),
+        })
+    }
+
+    /// What it says, once all is said.
+    pub fn said(self) -> Event {
+        let Self { kind, usage, service_tier, response, item, .. } = self;
+        kind.and_then(|kind| event::named(&kind, response, &item)).unwrap_or_else(|| Event {
+            usage,
+            service_tier,
+            // Nobody saw whether it says why it ended. Where more is said, it did not.
+            finish: usage.is_some(),
+            ..Event::default()
+        })
+    }
+}
