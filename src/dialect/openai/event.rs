@@ -19,10 +19,16 @@ const DONE: &[u8] = b"[DONE]";
 const NAMED: [&[u8]; 2] = [b"event:", b"data: {\"type\""];
 
 /// How much of an event that is not whole yet may pass, of which `sent` bytes have: all before the
-/// line that says so, or may come to say so. Of one that has a name nothing, as it may be the last.
+/// line that says so, or may come to say so. Of one that has a name nothing, as it may be the last;
+/// as a name may also come last, what completes a line waits, too.
 pub fn before_end(event: &[u8], sent: usize) -> usize {
     let may_be = |name: &&[u8]| event.starts_with(name) || name.starts_with(event);
-    if NAMED.iter().any(may_be) { 0 } else { before_done(event, sent) }
+    if NAMED.iter().any(may_be) {
+        return 0;
+    }
+    let new = &event[sent..before_done(event, sent)];
+    let completes = new.iter().rev().take_while(|byte| b"} \t\r\n".contains(byte)).count();
+    sent + new.len() - completes
 }
 
 /// How much of the last event comes before what says that it is.

@@ -129,6 +129,22 @@ fn the_last_event_of_a_response_is_read_however_long_it_is_and_its_end_waits() {
 }
 
 #[test]
+fn an_event_that_has_its_name_last_ends_behind_its_settlement_wherever_it_is_cut() {
+    let response = r#""response":{"usage":{"input_tokens":5}},"type":"response.completed""#;
+    for end in ["\n", "\r\n", "\r"] {
+        let last = format!("{CREATED}data: {{{response}}}\n\n").replace('\n', end);
+        let closed = last.rfind('}').expect("there");
+        for at in 0..last.len() {
+            let (all, passed, reading, _) = read(&[&last[..at], &last[at..]]);
+            assert!(all == last && passed <= closed, "{at}: {passed} of {closed}");
+            assert_eq!(reading.reported, Some(Usage::tokens_of(5, 0)));
+        }
+        let (all, passed, ..) = read(&cut(&last, || 1));
+        assert!(all == last && passed == closed, "{passed} of {closed}");
+    }
+}
+
+#[test]
 fn of_a_long_event_nothing_is_kept() {
     let mut meter = StreamMeter::new(Dialect::OpenAi, false);
     let fill = Bytes::from("A".repeat(1 << 20));
