@@ -23,7 +23,7 @@ fn escapes(bytes: usize) -> String {
 
 fn plan(seen: &Seen) -> Plan {
     match &*seen.json().at("model").text() {
-        "verbose" => Plan::json(200, completion(USAGE).replacen("Hello", &escapes(LONG_BYTES), 1)),
+        "verbose" => verbose(),
         "slow" => reply(seen, USAGE, Duration::ZERO).but(0, Step::Stall),
         // The client has all but the blank line before the provider goes on.
         _ if seen.target.ends_with("/responses") => {
@@ -34,6 +34,16 @@ fn plan(seen: &Seen) -> Plan {
         _ if seen.target.ends_with("/embeddings") => Plan::json(200, embeddings(1, USAGE)),
         _ => reply(seen, USAGE, Duration::ZERO),
     }
+}
+
+/// An answer whose text goes on and on.
+fn verbose() -> Plan {
+    let whole = completion(USAGE);
+    let (before, after) = whole.split_once("Hello").expect("it says so");
+    let headers = vec![("content-type", "application/json".to_owned())];
+    let text = Step::Flood(escapes(1 << 20).into_bytes());
+    let steps = vec![Step::Send(before.into()), text, Step::Send(after.into())];
+    Plan { status: 200, headers, chunked: true, steps }
 }
 
 /// A response with an image, in pieces: its last event, which repeats that, is longer than any that
@@ -132,9 +142,18 @@ async fn a_long_body_near_a_limit_delays_nobody() {
 async fn an_answer_that_is_long_or_late_delays_nobody() {
     let scene = Scene::new().await;
     let ask = |model: &str| Request::chat(&scene.tenant.key, chat(model, 9, false));
-    let (told, beside) = scene.long(ask("verbose")).await;
-    assert_eq!((told.status, told.body.len() > LONG_BYTES), (200, true));
-    assert!(BESIDE <= beside, "only {beside} calls beside a long answer");
+    let mut long = ask("verbose").send(&scene.tenant.proxy).await;
+    let heard = tokio::spawn(async move {
+        while long.piece().await.expect("it goes on").is_some() {}
+        long.status
+    });
+    for _ in 0..BESIDE {
+        scene.beside().await;
+    }
+    assert!(!heard.is_finished(), "it is long");
+    scene.provider.release();
+    assert_eq!(heard.await.expect("it ends"), 200);
+    scene.provider.hold();
     let (late, proxy) = (ask("slow"), scene.tenant.proxy.clone());
     let before = scene.provider.count();
     let late = tokio::spawn(async move { late.send(&proxy).await.text().await });

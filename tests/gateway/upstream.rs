@@ -27,6 +27,8 @@ pub enum Step {
     /// Waits until the test says `release`.
     Stall,
     Send(Vec<u8>),
+    /// The same again and again, as fast as it can, until the test says `release`.
+    Flood(Vec<u8>),
     /// Tells the test how far it has come.
     Tell(Arc<dyn Fn() + Send + Sync>),
     /// Closes the connection in the midst of things.
@@ -227,19 +229,18 @@ impl Desk {
                 }
                 Step::Cut => return Ended::Cut,
                 Step::Tell(tell) => tell(),
-                Step::Send(bytes) => {
-                    let mut wire = head.take().unwrap_or_default();
-                    if plan.chunked {
-                        wire.extend(format!("{:x}\r\n", bytes.len()).bytes());
-                        wire.extend(bytes);
-                        wire.extend(b"\r\n");
-                    } else {
-                        wire.extend(bytes);
-                    }
+                Step::Send(bytes) | Step::Flood(bytes) => loop {
+                    let size = format!("{:x}\r\n", bytes.len());
+                    let (size, end) = if plan.chunked { (&*size, "\r\n") } else { ("", "") };
+                    let head = head.take().unwrap_or_default();
+                    let wire = [&head, size.as_bytes(), bytes, end.as_bytes()].concat();
                     if line.send(&wire).await.is_err() {
                         return Ended::Left(Instant::now());
                     }
-                }
+                    if matches!(step, Step::Send(_)) || *self.released.borrow() {
+                        break;
+                    }
+                },
             }
         }
         let mut wire = head.take().unwrap_or_default();
