@@ -222,17 +222,10 @@ impl Permit {
 
     /// Notes what the answer says of its usage so far.
     pub fn learn(&mut self, reading: &Reading) {
-        let asked = self.pieces.web_searches;
-        let searched = |usage: Usage| match self.endpoint {
-            // No report of a chat tells of its searches: they are taken to be made.
-            Endpoint::ChatCompletions => {
-                usage.with(Unit::WebSearches, usage.get(Unit::WebSearches).max(asked))
-            }
-            // What looks like a search is an argument of a tool, where none was asked for.
-            Endpoint::GenerateContent | Endpoint::StreamGenerateContent if asked == 0 => {
-                usage.with(Unit::WebSearches, 0)
-            }
-            _ => usage,
+        let (endpoint, asked) = (self.endpoint, self.pieces.web_searches);
+        let searched = |usage: Usage| {
+            let told = usage.get(Unit::WebSearches);
+            usage.with(Unit::WebSearches, endpoint.searches(told, asked))
         };
         let measured = &mut self.measured;
         measured.reported = reading.reported.map(searched);

@@ -295,6 +295,18 @@ impl Endpoint {
         }
     }
 
+    /// How many searches are billed of a call that asked for `asked` at most, where its answer tells
+    /// of `told`.
+    pub fn searches(self, told: u64, asked: u64) -> u64 {
+        match self {
+            // No report of a chat tells of its searches: they are taken to be made.
+            Self::ChatCompletions => told.max(asked),
+            // What looks like a search is an argument of a tool, where none was asked for.
+            Self::GenerateContent | Self::StreamGenerateContent if asked == 0 => 0,
+            _ => told,
+        }
+    }
+
     /// What it makes or hears, where that is no text.
     pub const fn media(self) -> Option<Media> {
         match self {
