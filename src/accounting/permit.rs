@@ -223,16 +223,16 @@ impl Permit {
     /// Notes what the answer says of its usage so far.
     pub fn learn(&mut self, reading: &Reading) {
         let (endpoint, asked) = (self.endpoint, self.pieces.web_searches);
-        let searched = |usage: Usage| {
-            let told = usage.get(Unit::WebSearches);
-            usage.with(Unit::WebSearches, endpoint.searches(told, asked))
-        };
+        let billed = |told| endpoint.searches(told, asked);
+        let searched =
+            |usage: Usage| usage.with(Unit::WebSearches, billed(usage.get(Unit::WebSearches)));
+        let web_searches = billed(reading.counted_pieces.web_searches);
         let measured = &mut self.measured;
         measured.reported = reading.reported.map(searched);
         measured.shares.clone_from(&reading.shares);
         measured.service_tier = reading.service_tier;
         measured.counted_output = reading.counted_output;
-        measured.pieces = measured.pieces.or(reading.counted_pieces);
+        measured.pieces = measured.pieces.or(Pieces { web_searches, ..reading.counted_pieces });
     }
 
     /// Notes the id of what the upstream keeps for the project: once the call is settled, the

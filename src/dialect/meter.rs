@@ -235,6 +235,8 @@ impl StreamMeter {
             passage.pass.push(piece.slice(sent..closing));
         }
         self.push(passage, piece.slice(closing..));
+        // It may be long in coming, and is not kept.
+        passage.is_alive |= was_closing && !self.reading.terminated;
         if end.is_none() {
             self.long = Some((walk, long));
         } else if chunk.is_empty() && piece.ends_with(b"\r") {
@@ -257,6 +259,8 @@ impl StreamMeter {
             Long::Gemini(capture) => {
                 capture.read(piece, |_, object| {
                     reading.reported = gemini::usage::read(object).or(reading.reported);
+                    let tier = gemini::usage::service_tier(object);
+                    reading.service_tier = tier.unwrap_or(reading.service_tier);
                     // Nobody saw whether it says why it ended. Where more is said, it did not.
                     self.ended |= reading.reported.is_some();
                 });

@@ -83,27 +83,25 @@ impl Tariffs {
         version
     }
 
-    /// Whose prices a share has: those of the model that it names. Where it names none that is
-    /// known, each of the others may have worked, and the dearest counts.
+    /// Whose prices a share has: those of the model that it names, as it stands or with a day.
+    /// Where it names none that is known, any may have worked, and the dearest counts.
     fn working(&self, share: &Share) -> impl Iterator<Item = &Arc<Tariff>> {
-        let is_named = |(model, _): &(Arc<str>, _)| is_called(&share.model, model);
-        let own = std::slice::from_ref(&self.own);
-        let working = match self.others.iter().position(is_named) {
-            Some(at) => &self.others[at..=at],
-            None if is_named(&self.own) || self.others.is_empty() => own,
-            None => &self.others,
+        let place = |is_it: fn(&str, &str) -> bool| {
+            let mut all = std::iter::once(&self.own).chain(&self.others);
+            all.position(|(model, _)| is_it(&share.model, model))
         };
-        working.iter().map(|(_, tariff)| tariff)
+        let named = place(|said, model| said == model).or_else(|| place(is_of_a_day));
+        let (from, count) = named.map_or((0, usize::MAX), |at| (at, 1));
+        self.all().skip(from).take(count)
     }
 }
 
-/// Whether an answer that says `said` means `model`: it may name the day of its version as well.
-fn is_called(said: &str, model: &str) -> bool {
-    let is_day = |rest: &str| {
-        let rest = rest.strip_prefix('-').unwrap_or_default();
-        !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
-    };
-    said.strip_prefix(model).is_some_and(|rest| rest.is_empty() || is_day(rest))
+/// Whether `said` is `model` of some day, as `-20260301` or `-2026-03-01`; `-5` is another model.
+fn is_of_a_day(said: &str, model: &str) -> bool {
+    const DAYS: [&str; 2] = ["-dddddddd", "-dddd-dd-dd"];
+    let day = said.strip_prefix(model).unwrap_or_default();
+    let form: String = day.chars().map(|c| if c.is_ascii_digit() { 'd' } else { c }).collect();
+    DAYS.contains(&&*form)
 }
 
 /// What is left of the usage for the call's own model.
@@ -154,10 +152,26 @@ mod tests {
         let dated = cost(&[share("middle-20260301", 30, 1)]);
         assert_eq!(dated, cost(&[share("middle", 30, 1)]));
         assert_eq!(cost(&[share("middle-2026-03-01", 30, 1)]), dated);
+        assert_eq!(cost(&[share("middle", 30, 1), share("cheap-20260301", 9, 1)]), dated);
         let dearest = cost(&[share("dear", 30, 1)]);
-        for unknown in ["", "middle-mini", "middle-", "mid", "middle5"] {
+        for unknown in ["", "middle-mini", "middle-", "middle-5", "mid", "middle20260301"] {
             assert_eq!(cost(&[share(unknown, 30, 1)]), dearest, "{unknown}");
         }
+        // A later version is another model, whichever stands first.
+        for (own, other) in [("x-5", "x-5-2"), ("x-5-2", "x-5")] {
+            let mut tariffs = Tariffs::of(own.into(), tariff("o", 1_000_000, 0));
+            tariffs.add(other.into(), tariff("p", 2_000_000, 0));
+            let cost = |model| {
+                let usage = Usage::tokens_of(10, 0);
+                tariffs.cost(&usage, &[share(model, 10, 0)], ServiceTier::DEFAULT).0
+            };
+            assert_eq!((cost(own), cost(other), cost("x-5-3")), (10, 20, 20));
+        }
+        let mut dear = Tariffs::of("dear".into(), tariff("d", 9_000_000, 0));
+        dear.add("cheap".into(), tariff("c", 1_000_000, 0));
+        let usage = Usage::tokens_of(10, 0);
+        let cost = dear.cost(&usage, &[share("unknown", 10, 0)], ServiceTier::DEFAULT);
+        assert_eq!(cost, Nano(90), "the call's own may have done it");
         let alone = Tariffs::of("cheap".into(), tariff("c", 1_000_000, 2_000_000));
         let shares = [share("unknown", 30, 1)];
         let usage = Usage::tokens_of(100, 10);

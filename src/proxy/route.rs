@@ -179,7 +179,8 @@ fn priced(stops: &mut Vec<Stop>, call: &Call) -> Result<(), Refusal> {
     let asked = Pieces { file_searches: 0, code_sessions: 0, ..call.request.pieces };
     let lacks = |stop: &Stop| {
         let by_token = is_media && prices_output(stop);
-        stop.tariffs.own().lacking(&asked).filter(|_| !by_token)
+        let lacking = stop.tariffs.all().find_map(|tariff| tariff.lacking(&asked));
+        lacking.filter(|_| !by_token)
     };
     let lacking = stops.first().and_then(lacks);
     stops.retain(|stop| lacks(stop).is_none());

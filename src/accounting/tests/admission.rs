@@ -136,7 +136,11 @@ async fn searches_are_believed_as_they_were_asked_for() {
         let pieces = Pieces { web_searches: asked, ..Pieces::default() };
         let demand = Demand { endpoint, pieces, ..demand(1, &plain(), BODY, 43) };
         let mut permit = scene.admit(demand).await.expect("fits");
-        permit.learn(&Reading { reported: told, ..Reading::default() });
+        let counted = told.map_or(0, |usage| usage.get(Unit::WebSearches));
+        let counted_pieces = Pieces { web_searches: counted, ..Pieces::default() };
+        permit.learn(&Reading { reported: told, counted_pieces, ..Reading::default() });
+        let estimated = permit.measured.pieces.web_searches;
+        assert_eq!(estimated, charged, "{endpoint:?} {asked}, where no report is whole");
         let searches = permit.measured.reported.map(|usage| usage.get(Unit::WebSearches));
         assert_eq!(searches, Some(charged), "{endpoint:?} {asked}");
     }

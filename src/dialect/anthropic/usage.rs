@@ -25,6 +25,10 @@ pub struct Counts {
     served: Served,
 }
 
+/// The most iterations that are told apart, and letters of a model's name.
+const SHARES_MAX: usize = 16;
+const MODEL_LETTERS_MAX: usize = 128;
+
 impl Counts {
     /// Takes the fields of a usage object; those that it lacks keep what they had.
     pub fn read(&mut self, object: &[u8]) {
@@ -94,21 +98,30 @@ impl Counts {
     /// Takes an iteration: the totals leave out the work of an adviser, and a compaction. Of a
     /// fallback they are the totals.
     fn iteration(&mut self, iteration: &[u8]) {
-        let (mut kind, mut model) = (None, Cow::default());
+        let (mut kind, mut model, mut counts) = (None, Cow::default(), Self::default());
         // As above: what is malformed says nothing.
-        let _ = json::fields(iteration, |key, value| match &*key {
-            "type" => kind = json::string_of(&iteration[value]),
-            "model" => model = json::string_of(&iteration[value]).unwrap_or_default(),
-            _ => {}
+        let _ = json::fields(iteration, |key, value| match (&*key, &iteration[value]) {
+            ("type", value) => kind = json::string_of(value),
+            ("model", value) => model = json::string_of(value).unwrap_or_default(),
+            // None is in another.
+            ("iterations", _) => {}
+            (_, value) => counts.field(&key, value),
         });
+        let model: String = model.chars().take(MODEL_LETTERS_MAX).collect();
         match kind.as_deref() {
             Some("advisor_message" | "compaction") => {
-                let mut counts = Self::default();
-                counts.read(iteration);
-                self.beside.push(Share { model: model.into(), usage: counts.totals() });
+                self.add(Share { model: model.into(), usage: counts.totals() });
             }
             Some("fallback_message") => self.serving = Some(model.into()),
             _ => {}
+        }
+    }
+
+    /// Adds what one iteration had; the last one has what is too many.
+    fn add(&mut self, share: Share) {
+        match self.beside.get_mut(SHARES_MAX - 1) {
+            Some(last) => last.usage = last.usage.and(&share.usage),
+            None => self.beside.push(share),
         }
     }
 }
@@ -200,6 +213,17 @@ mod tests {
         assert_eq!(shares("compaction", ""), [], "the call's own model did it");
         assert_eq!(shares("fallback_message", named), share(Usage::tokens_of(10, 5)));
         assert_eq!(shares("message", named), []);
+    }
+
+    #[test]
+    fn however_many_iterations_there_are_and_within_which_few_are_kept() {
+        let one = r#"{"type":"compaction","model":"b","input_tokens":2,"output_tokens":1}"#;
+        let within = |inner: &str| one.replacen('{', &format!(r#"{{"iterations":{inner},"#), 1);
+        let many = [one; 1_000].join(",");
+        let mut counts = Counts::default();
+        counts.read(format!(r#"{{"iterations":[{many},{}]}}"#, within(&within(one))).as_bytes());
+        assert_eq!(counts.usage(), Some(Usage::tokens_of(2_002, 1_001)));
+        assert_eq!(counts.shares().len(), SHARES_MAX);
     }
 
     #[test]

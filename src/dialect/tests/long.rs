@@ -208,7 +208,7 @@ fn an_image_that_is_too_long_to_be_kept_reports_its_usage_all_the_same() {
     let event = |data: &str, tokens: u64| {
         format!(
             "data: {{\"candidates\":[{{\"content\":{{\"parts\":[{{\"inlineData\":{{\"data\":\"{data}\"}}}}]}}}}],\
-             \"usageMetadata\":{{\"promptTokenCount\":5,\"candidatesTokenCount\":{tokens}}}}}\r\n\r\n"
+             \"usageMetadata\":{{\"promptTokenCount\":5,\"candidatesTokenCount\":{tokens},\"serviceTier\":\"flex\"}}}}\r\n\r\n"
         )
     };
     for (stream, tokens) in [
@@ -225,5 +225,16 @@ fn an_image_that_is_too_long_to_be_kept_reports_its_usage_all_the_same() {
         let (pass, end, reading) = run_in(Dialect::Gemini, false, &pieces);
         assert!(pass + &end == stream, "{tokens}");
         assert_eq!(reading.reported, Some(Usage::tokens_of(5, tokens)));
+        assert_eq!(reading.service_tier.name(), "flex");
     }
+}
+
+/// What may be long in coming behind an end is not kept until it has come.
+#[test]
+fn behind_what_may_be_the_end_a_long_event_shows_that_its_provider_is_alive() {
+    let mut meter = StreamMeter::new(Dialect::Anthropic, false);
+    let delta = "data: {\"type\":\"message_delta\",\"usage\":{\"output_tokens\":2}}\n\ndata: ";
+    assert!(!meter.read(Bytes::from(delta)).is_alive);
+    let alive = (0..6).map(|_| meter.read(Bytes::from(vec![b'x'; 1 << 20])).is_alive);
+    assert_eq!(alive.collect::<Vec<_>>(), [false, false, false, true, true, true]);
 }
