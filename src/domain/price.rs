@@ -260,6 +260,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_cached_of_a_modality_costs_as_what_is_cached_or_else_as_the_modality() {
+        let heard = prices(&[(Unit::InputTokens, 10), (Unit::InputAudioTokens, 100)]);
+        let cached = heard.with(Unit::CachedInputTokens, 1).expect("in range");
+        let price = |prices: &Prices| prices.per_million(Unit::CachedInputAudioTokens);
+        assert_eq!((price(&heard), price(&cached)), (100, 1));
+        assert_eq!(heard.per_million(Unit::CachedInputTokens), 10);
+        assert_eq!(heard.per_million(Unit::CachedInputImageTokens), 10);
+    }
+
+    #[test]
+    fn a_model_paid_by_the_piece_needs_no_price_of_tokens() {
+        let needed = |given: &[Unit], answers| needed(|unit| given.contains(&unit), answers);
+        let all = [Unit::InputTokens, Unit::OutputTokens];
+        assert_eq!(needed(&[], true), all);
+        assert_eq!(needed(&[], false), [Unit::InputTokens]);
+        assert_eq!(needed(&[Unit::Images], true), []);
+        assert_eq!(needed(&[Unit::AudioSeconds, Unit::Characters], true), []);
+        assert_eq!(needed(&[Unit::Images, Unit::InputTokens], true), all);
+        assert_eq!(needed(&[Unit::WebSearches], true), all);
+    }
+
+    #[test]
     fn what_has_no_price_is_known_and_free_is_a_price() {
         let list = prices(&[(Unit::InputTokens, 0), (Unit::OutputImageTokens, 5)]);
         let made = Usage::tokens_of(9, 7).with(Unit::OutputImageTokens, 7);

@@ -323,6 +323,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_cached_of_a_modality_is_a_part_of_both() {
+        let both = |unit: Unit| unit.overlaps().map(|modality| (unit, modality));
+        assert!(Unit::ALL.into_iter().filter_map(both).eq([
+            (Unit::CachedInputAudioTokens, Unit::InputAudioTokens),
+            (Unit::CachedInputImageTokens, Unit::InputImageTokens),
+        ]));
+    }
+
+    #[test]
+    fn usages_are_added_and_taken_away_unit_by_unit() {
+        let one = Usage::tokens_of(7, 5).with(Unit::Images, 2);
+        let other = Usage::tokens_of(3, 6).with(Unit::WebSearches, 1);
+        let both = Usage::tokens_of(10, 11).with(Unit::Images, 2).with(Unit::WebSearches, 1);
+        assert_eq!((one.and(&other), other.and(&one)), (both, both));
+        assert_eq!((both.without(&other), both.without(&one)), (one, other));
+        assert_eq!(one.without(&both), Usage::default(), "no less than nothing");
+    }
+
+    #[test]
     fn token_limits_count_the_totals_and_no_part_twice() {
         let usage = Usage::tokens_of(7, 5).with(Unit::CachedInputTokens, 3);
         assert_eq!(usage.tokens(), 12);
