@@ -93,11 +93,11 @@ impl Tariff {
         self.rows.iter().find_map(|row| row.prices.lacking(&usage))
     }
 
-    /// The prices that a call can come to that has at most so much input, and asked for that tier:
+    /// The prices that a call can come to that has at most so much input, and asked for those tiers:
     /// the provider may serve it by the default one all the same, or by a part of it.
-    fn reached(&self, asked: ServiceTier, input_tokens: u64) -> impl Iterator<Item = &Prices> {
+    fn reached(&self, asked: [ServiceTier; 3], input_tokens: u64) -> impl Iterator<Item = &Prices> {
         let can = move |row: &&Row| {
-            let is_asked = row.tier.is_default() || asked.parts().contains(&row.tier);
+            let is_asked = row.tier.is_default() || asked.contains(&row.tier);
             is_asked && row.holds_for(input_tokens)
         };
         self.rows.iter().filter(can).map(|row| &row.prices)
@@ -141,18 +141,19 @@ impl Schedule {
 #[derive(Debug, Clone)]
 pub struct Costs {
     tariffs: Vec<Arc<Tariff>>,
-    asked: ServiceTier,
+    /// With what it is made of.
+    asked: [ServiceTier; 3],
 }
 
 impl Costs {
     /// The tariffs of all places that could serve it, and the tier that it asks for.
     pub fn new(tariffs: Vec<Arc<Tariff>>, asked: ServiceTier) -> Self {
-        Self { tariffs, asked }
+        Self { tariffs, asked: asked.parts() }
     }
 
     /// The tier that it asks for.
     pub const fn asked(&self) -> ServiceTier {
-        self.asked
+        self.asked[0]
     }
 
     /// The tariff of the first place.
