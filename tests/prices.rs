@@ -11,8 +11,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use meteor::domain::money::Nano;
 use meteor::domain::price::Prices;
+use meteor::domain::service_tier::ServiceTier;
 use meteor::domain::tariff::{self, Tariff};
-use meteor::domain::usage::{ServiceTier, Unit, Units, Usage};
+use meteor::domain::usage::{Unit, Units, Usage};
 
 #[path = "gateway/slow.rs"]
 mod slow;

@@ -155,8 +155,9 @@ mod tests {
 
     use super::*;
     use crate::domain::price::Prices;
+    use crate::domain::service_tier::ServiceTier;
     use crate::domain::tariff::{Row, Tariff};
-    use crate::domain::usage::{ServiceTier, Unit};
+    use crate::domain::usage::Unit;
 
     const BOUND: Bound = Bound { input_tokens: 100, output_tokens: 2_000 };
 

@@ -9,9 +9,9 @@ use toml::{Table, Value};
 
 use crate::config::prices::prices;
 use crate::config::section::{Reading, Section};
+use crate::domain::service_tier::ServiceTier;
 use crate::domain::tariff::Row;
 use crate::domain::time::Day;
-use crate::domain::usage::ServiceTier;
 
 /// A text of rows that each begin with `[[models]]`.
 #[derive(Debug)]

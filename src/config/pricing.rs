@@ -7,9 +7,10 @@ use crate::config::price_list::{Entry, PriceList, price_rows};
 use crate::config::prices::units;
 use crate::config::section::{Reading, Section};
 use crate::domain::price::Prices;
+use crate::domain::service_tier::ServiceTier;
 use crate::domain::tariff::{Row, Schedule, Tariff};
 use crate::domain::time::{Day, UnixMs};
-use crate::domain::usage::{ServiceTier, Unit};
+use crate::domain::usage::Unit;
 use crate::store::price_lists::version;
 
 /// `[prices]`: the price list, and what is done where it has no price.
@@ -23,18 +24,6 @@ pub struct Pricing<'a> {
 
 /// What a model always has a price for, if it is known.
 const TOKENS: [Unit; 2] = [Unit::InputTokens, Unit::OutputTokens];
-
-/// What the ceiling must have a price for; a part costs what its total costs.
-const WHOLE: [Unit; 8] = [
-    Unit::InputTokens,
-    Unit::OutputTokens,
-    Unit::WebSearches,
-    Unit::Images,
-    Unit::AudioSeconds,
-    Unit::Characters,
-    Unit::FileSearches,
-    Unit::CodeSessions,
-];
 
 #[derive(Clone, Copy)]
 enum Unknown {
@@ -69,7 +58,8 @@ pub fn pricing<'a>(root: &mut Section<'a>, reading: &'a Reading<'a>) -> Pricing<
 
 fn ceiling(part: &mut Section<'_>) -> Option<Prices> {
     let prices = units(part, "ceiling")?;
-    for unit in WHOLE.into_iter().filter(|unit| prices.given(*unit).is_none()) {
+    // A part costs what its total costs.
+    for unit in Unit::wholes().filter(|unit| prices.given(*unit).is_none()) {
         part.fault(&format!("ceiling.{}", unit.name()), "is missing; nothing may be free here");
     }
     Some(prices)
@@ -191,7 +181,7 @@ const REMEDY: &str = "write { inputTokens = \"0.15\", … }, \"0\" if it is free
 
 /// Those prices, and the ceiling for what has none and is counted one by one.
 pub fn filled(prices: &Prices, ceiling: &Prices) -> Prices {
-    let pieces = WHOLE.into_iter().filter(|unit| !TOKENS.contains(unit));
+    let pieces = Unit::wholes().filter(|unit| !TOKENS.contains(unit));
     pieces.fold(*prices, |prices, unit| {
         match (prices.given(unit), ceiling.given(unit)) {
             // It was in range before.
@@ -206,9 +196,10 @@ mod tests {
     use crate::config::check::{Settings, read};
     use crate::config::environment::Environment;
     use crate::domain::money::Nano;
+    use crate::domain::service_tier::ServiceTier;
     use crate::domain::tariff::Tariff;
     use crate::domain::time::UnixMs;
-    use crate::domain::usage::{ServiceTier, Unit, Usage};
+    use crate::domain::usage::{Unit, Usage};
 
     const UPSTREAMS: &str = "[[upstreams]]\nname = 'a'\nbase_url = 'http://a'\nprovider = 'openai'\n\
         [[upstreams]]\nname = 'b'\nbase_url = 'http://b'\n";

@@ -9,8 +9,9 @@ use crate::dialect::endpoint::Dialect;
 use crate::domain::catalog::Model;
 use crate::domain::money::Nano;
 use crate::domain::price::Prices;
+use crate::domain::service_tier::ServiceTier;
 use crate::domain::time::UnixMs;
-use crate::domain::usage::{ServiceTier, Unit};
+use crate::domain::usage::Unit;
 use crate::settings::upstream::{Auth, CircuitSettings};
 
 const GATEWAY: &str = include_str!("../../config/gateway.toml");

@@ -80,8 +80,9 @@ mod tests {
     use super::*;
     use crate::domain::catalog::Model;
     use crate::domain::money::Nano;
+    use crate::domain::service_tier::ServiceTier;
     use crate::domain::time::UnixMs;
-    use crate::domain::usage::{ServiceTier, Unit, Usage};
+    use crate::domain::usage::{Unit, Usage};
 
     fn stage(provider: Provider) -> Stage {
         Stage { data: PathBuf::from("/somewhere"), proxy_port: 0, admin_port: 7, provider }

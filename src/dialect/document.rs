@@ -7,7 +7,8 @@ use crate::dialect::gemini::searches::Searches;
 use crate::dialect::meter::{Reading, lacks_input, tokens_in};
 use crate::dialect::openai::answer::Answer;
 use crate::dialect::{anthropic, estimate, gemini};
-use crate::domain::usage::{ServiceTier, Usage};
+use crate::domain::service_tier::ServiceTier;
+use crate::domain::usage::Usage;
 
 /// Where an answer of Anthropic names what the provider keeps.
 const CONTAINER: &[u8] = b"container";

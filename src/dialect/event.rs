@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use crate::domain::pieces::Pieces;
+use crate::domain::service_tier::ServiceTier;
 use crate::domain::tariffs::Share;
-use crate::domain::usage::{ServiceTier, Usage};
+use crate::domain::usage::Usage;
 
 /// How near an event is to the end of its stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

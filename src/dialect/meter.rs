@@ -10,8 +10,9 @@ use crate::dialect::gemini::searches::Searches;
 use crate::dialect::openai::long::LongEvent;
 use crate::dialect::{anthropic, gemini, openai, sse};
 use crate::domain::pieces::Pieces;
+use crate::domain::service_tier::ServiceTier;
 use crate::domain::tariffs::Share;
-use crate::domain::usage::{ServiceTier, Unit, Usage};
+use crate::domain::usage::{Unit, Usage};
 
 /// What one piece of an answer becomes for the client.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -257,17 +258,15 @@ impl StreamMeter {
             }
             Long::Anthropic => {}
             Long::Gemini(capture) => {
+                let (mut said, reported) = (Event::default(), reading.reported);
                 capture.read(piece, |_, object| {
-                    reading.reported = gemini::usage::read(object).or(reading.reported);
-                    let tier = gemini::usage::service_tier(object);
-                    reading.service_tier = tier.unwrap_or(reading.service_tier);
+                    said.usage = gemini::usage::read(object).or(said.usage);
+                    said.service_tier = gemini::usage::service_tier(object).or(said.service_tier);
                     // Nobody saw whether it says why it ended. Where more is said, it did not.
-                    self.ended |= reading.reported.is_some();
+                    said.finish |= said.usage.or(reported).is_some();
                 });
                 self.searches.read(piece);
-                reading.tell_searches(&self.searches);
-                reading.lacks_input = lacks_input(self.dialect, reading.reported);
-                reading.finished = self.ended && reading.reported.is_some();
+                self.note(&mut said);
             }
         }
         None

@@ -7,7 +7,7 @@ use crate::dialect::multipart::Part;
 use crate::dialect::outside::Outside;
 use crate::dialect::{json, multipart};
 use crate::domain::pieces::Pieces;
-use crate::domain::usage::ServiceTier;
+use crate::domain::service_tier::ServiceTier;
 
 /// A change to a body: these bytes are replaced by that text.
 #[derive(Debug, Clone, PartialEq, Eq)]

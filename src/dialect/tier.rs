@@ -1,7 +1,7 @@
 //! The tier of service, as requests ask for it and answers name it.
 
 use crate::dialect::json;
-use crate::domain::usage::ServiceTier;
+use crate::domain::service_tier::ServiceTier;
 
 /// The tier that a JSON value names, if it does.
 pub fn named(value: &[u8]) -> Option<ServiceTier> {

@@ -6,6 +6,7 @@ pub mod money;
 pub mod usage;
 pub mod pieces;
 pub mod price;
+pub mod service_tier;
 pub mod tariff;
 pub mod tariffs;
 pub mod overlay;

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::domain::service_tier::ServiceTier;
 use crate::domain::tariff::{Row, Schedule, Tariff};
 use crate::domain::time::UnixMs;
-use crate::domain::usage::ServiceTier;
 
 /// What a model costs in one service tier, whatever the file says of it.
 #[derive(Debug, Clone, PartialEq, Eq)]

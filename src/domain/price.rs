@@ -74,7 +74,7 @@ impl Prices {
     /// The same in millionths of a nano-unit, before it is rounded.
     pub fn millionths(&self, usage: &Usage) -> i128 {
         let mut sum = 0;
-        for whole in wholes() {
+        for whole in Unit::wholes() {
             let taken = self.charge_parts(usage, whole, usage.get(whole), &mut sum);
             let price = self.given[whole as usize].unwrap_or_default();
             sum += i128::from(usage.get(whole) - taken) * i128::from(price);
@@ -88,7 +88,7 @@ impl Prices {
             let all = usage.get(unit);
             self.charge_parts(usage, unit, all, &mut 0) < all
         };
-        wholes().find(|unit| !self.is_given(*unit) && is_left(*unit))
+        Unit::wholes().find(|unit| !self.is_given(*unit) && is_left(*unit))
     }
 
     /// The most that a token can cost, whatever unit it turns out to be.
@@ -180,11 +180,6 @@ impl Rates {
             (rest, price) => u64::try_from(rest / price).unwrap_or(u64::MAX),
         }
     }
-}
-
-/// The units that are parts of no other.
-fn wholes() -> impl Iterator<Item = Unit> {
-    Unit::ALL.into_iter().filter(|unit| unit.total().is_none())
 }
 
 fn root(unit: Unit) -> Unit {

@@ -2,8 +2,9 @@
 
 use crate::domain::money::Nano;
 use crate::domain::pieces::Pieces;
+use crate::domain::service_tier::ServiceTier;
 use crate::domain::tariffs::{Share, Tariffs};
-use crate::domain::usage::{ServiceTier, Unit, Usage};
+use crate::domain::usage::{Unit, Usage};
 
 /// The most that a call may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use crate::domain::money::Nano;
 use crate::domain::pieces::Pieces;
 use crate::domain::price::{Prices, Rates};
+use crate::domain::service_tier::ServiceTier;
 use crate::domain::time::UnixMs;
-use crate::domain::usage::{ServiceTier, Unit, Units, Usage};
+use crate::domain::usage::{Unit, Units, Usage};
 
 /// The prices of one service tier, for calls with more input than so many tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use crate::domain::money::Nano;
 use crate::domain::price::nano_of;
+use crate::domain::service_tier::ServiceTier;
 use crate::domain::tariff::Tariff;
-use crate::domain::usage::{ServiceTier, Unit, Usage};
+use crate::domain::usage::{Unit, Usage};
 
 /// The part of a call's usage that a model other than its own had.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,9 +8,10 @@ use sqlx::SqliteConnection;
 
 use crate::domain::money::Nano;
 use crate::domain::price::Prices;
+use crate::domain::service_tier::ServiceTier;
 use crate::domain::tariff::{Row, Tariff};
 use crate::domain::time::UnixMs;
-use crate::domain::usage::{ServiceTier, Unit};
+use crate::domain::usage::Unit;
 use crate::store::database::{Database, DatabaseError};
 
 /// Keeps the prices of those tariffs, each under its version. What is known already stays.

@@ -8,9 +8,9 @@ use sqlx::{Row as _, SqliteConnection, SqliteExecutor};
 
 use crate::domain::ids::{PriceId, UserId};
 use crate::domain::overlay::Laid;
+use crate::domain::service_tier::ServiceTier;
 use crate::domain::tariff::Row;
 use crate::domain::time::UnixMs;
-use crate::domain::usage::ServiceTier;
 use crate::store::columns::{at, at_or_null, id, uuid};
 use crate::store::database::{Database, DatabaseError};
 use crate::store::price_lists;

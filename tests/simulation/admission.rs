@@ -11,10 +11,11 @@ use meteor::domain::ids::RequestLogId;
 use meteor::domain::limit::Level;
 use meteor::domain::pieces::Pieces;
 use meteor::domain::price::Prices;
+use meteor::domain::service_tier::ServiceTier;
 use meteor::domain::settlement::Bound as Most;
 use meteor::domain::tariff::{Costs, Schedule, Tariff};
 use meteor::domain::time::UnixMs;
-use meteor::domain::usage::{ServiceTier, Unit};
+use meteor::domain::usage::Unit;
 use meteor::domain::wallet::Short;
 
 use crate::history::Dice;

@@ -15,10 +15,11 @@ use crate::domain::limit::{Level, Limit, Limits};
 use crate::domain::money::Nano;
 use crate::domain::pieces::Pieces;
 use crate::domain::quota::Quota;
+use crate::domain::service_tier::ServiceTier;
 use crate::domain::tariff::Costs;
 use crate::domain::tariffs::{Share, Tariffs};
 use crate::domain::time::UnixMs;
-use crate::domain::usage::{ServiceTier, Unit, Usage};
+use crate::domain::usage::{Unit, Usage};
 use crate::journal::entry::{Entry, Outcome};
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //! price, it is made into one.
 
 use crate::dialect::tier;
-use crate::domain::usage::ServiceTier;
+use crate::domain::service_tier::ServiceTier;
 
 /// The fields that a request and the usage of an answer have of it.
 pub const FIELDS: [&str; 3] = ["service_tier", "speed", "inference_geo"];

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use crate::dialect::anthropic::tier::Served;
 use crate::dialect::json;
+use crate::domain::service_tier::ServiceTier;
 use crate::domain::tariffs::Share;
-use crate::domain::usage::{ServiceTier, Unit, Usage};
+use crate::domain::usage::{Unit, Usage};
 
 /// What was reported so far. Later reports are cumulative: they replace, field by field.
 #[derive(Debug, Clone, Default)]

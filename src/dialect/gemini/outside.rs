@@ -8,33 +8,19 @@ use memchr::memmem::Finder;
 use crate::dialect::json;
 use crate::dialect::outside::{HOSTED_CALLS_MAX, Outside, may_have_key};
 
-/// The tools that the provider runs: each brings in content of its own.
-const HOSTED_TOOLS: [&str; 12] = [
-    "googleSearch",
-    "google_search",
-    "googleSearchRetrieval",
-    "google_search_retrieval",
-    "googleMaps",
-    "google_maps",
-    "enterpriseWebSearch",
-    "enterprise_web_search",
-    "urlContext",
-    "url_context",
-    "codeExecution",
-    "code_execution",
-];
-
-/// Those of them that search.
+/// The tools that the provider runs, each of which brings in content of its own: those that search,
+/// and the others.
 const SEARCHING_TOOLS: [&str; 8] = [
-    "googleMaps",
-    "google_maps",
     "googleSearch",
     "google_search",
     "googleSearchRetrieval",
     "google_search_retrieval",
+    "googleMaps",
+    "google_maps",
     "enterpriseWebSearch",
     "enterprise_web_search",
 ];
+const OTHER_TOOLS: [&str; 4] = ["urlContext", "url_context", "codeExecution", "code_execution"];
 
 /// Tools that read what is stored at the provider.
 const STORED_TOOLS: [&str; 3] = ["fileSearch", "file_search", "retrieval"];
@@ -65,8 +51,10 @@ pub fn find(body: &[u8], tools: Option<&[u8]>, is_cached: bool, holds_requests: 
 
 fn tools_of(tools: &[u8], outside: &mut Outside) {
     json::elements(tools, |tool| {
-        json::each(tool, &HOSTED_TOOLS, |_| outside.refers = true);
-        json::each(tool, &SEARCHING_TOOLS, |_| outside.searches = HOSTED_CALLS_MAX);
+        json::each(tool, &OTHER_TOOLS, |_| outside.refers = true);
+        json::each(tool, &SEARCHING_TOOLS, |_| {
+            (outside.refers, outside.searches) = (true, HOSTED_CALLS_MAX);
+        });
         json::each(tool, &STORED_TOOLS, |_| outside.names_state("tools"));
     });
 }

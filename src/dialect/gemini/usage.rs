@@ -1,7 +1,8 @@
 //! Reads the usage objects of Gemini: each is cumulative, the last one stands as a whole.
 
 use crate::dialect::json;
-use crate::domain::usage::{ServiceTier, Unit, Usage};
+use crate::domain::service_tier::ServiceTier;
+use crate::domain::usage::{Unit, Usage};
 
 /// The usage that an object reports; `None` when it counts nothing, as one with a traffic type
 /// only does.
@@ -25,15 +26,12 @@ pub fn read(object: &[u8]) -> Option<Usage> {
         .with(Unit::CachedInputTokens, counts.cached.min(counts.prompt))
         .with(Unit::ToolUseInputTokens, counts.tool_use)
         .with(Unit::ReasoningTokens, counts.thoughts);
-    let within = |usage: Usage, unit: Unit, most: u64| usage.with(unit, usage.get(unit).min(most));
-    let cached = usage.get(Unit::CachedInputTokens);
-    let usage = within(usage, Unit::CachedInputAudioTokens, cached);
-    let unheard = cached - usage.get(Unit::CachedInputAudioTokens);
-    let usage = within(usage, Unit::CachedInputImageTokens, unheard);
-    let usage = within(usage, Unit::InputAudioTokens, input);
-    let usage = within(usage, Unit::InputImageTokens, input);
-    let usage = within(usage, Unit::OutputAudioTokens, counts.candidates);
-    Some(within(usage, Unit::OutputImageTokens, counts.candidates))
+    let usage = usage
+        .at_most(Unit::InputAudioTokens, input)
+        .at_most(Unit::InputImageTokens, input)
+        .at_most(Unit::OutputAudioTokens, counts.candidates)
+        .at_most(Unit::OutputImageTokens, counts.candidates);
+    Some(usage.with_kinds_of_cached())
 }
 
 /// The tier of service that an object names, by itself or as the type of traffic it was.

@@ -5,7 +5,8 @@ use crate::dialect::openai::usage;
 use crate::dialect::outside::state_id;
 use crate::dialect::tier;
 use crate::domain::pieces::Pieces;
-use crate::domain::usage::{ServiceTier, Usage};
+use crate::domain::service_tier::ServiceTier;
+use crate::domain::usage::Usage;
 
 /// What an answer says of what it used.
 #[derive(Debug, Default)]

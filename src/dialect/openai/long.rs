@@ -6,7 +6,8 @@ use crate::dialect::openai::answer::Answer;
 use crate::dialect::openai::event;
 use crate::dialect::openai::usage;
 use crate::dialect::{json, tier};
-use crate::domain::usage::{ServiceTier, Usage};
+use crate::domain::service_tier::ServiceTier;
+use crate::domain::usage::Usage;
 
 /// Learns what such an event says, as the one that ends a response whose output it repeats.
 #[derive(Debug)]

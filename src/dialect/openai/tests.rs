@@ -6,7 +6,8 @@ use crate::dialect::document::BodyMeter;
 use crate::dialect::endpoint::Dialect;
 use crate::dialect::meter::{Reading, StreamMeter};
 use crate::dialect::tests::meters::run;
-use crate::domain::usage::{ServiceTier, Unit, Usage};
+use crate::domain::service_tier::ServiceTier;
+use crate::domain::usage::{Unit, Usage};
 
 const TEXT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"one two\"}}]}\n\n";
 const STOP: &str =

@@ -93,19 +93,11 @@ pub fn read(object: &[u8]) -> Option<Usage> {
         return None;
     }
     let usage = counts.parts.with(Unit::InputTokens, counts.input).with(Unit::OutputTokens, output);
-    let cached = usage.get(Unit::CachedInputTokens).min(counts.input);
-    let audio = usage.get(Unit::CachedInputAudioTokens).min(cached);
-    let image = usage.get(Unit::CachedInputImageTokens).min(cached - audio);
-    let written = usage.get(Unit::CacheWriteTokens).min(counts.input - cached);
-    let reasoning = usage.get(Unit::ReasoningTokens).min(output);
-    Some(
-        usage
-            .with(Unit::CachedInputTokens, cached)
-            .with(Unit::CachedInputAudioTokens, audio)
-            .with(Unit::CachedInputImageTokens, image)
-            .with(Unit::CacheWriteTokens, written)
-            .with(Unit::ReasoningTokens, reasoning),
-    )
+    let usage = usage.at_most(Unit::CachedInputTokens, counts.input);
+    let uncached = counts.input - usage.get(Unit::CachedInputTokens);
+    let usage =
+        usage.at_most(Unit::CacheWriteTokens, uncached).at_most(Unit::ReasoningTokens, output);
+    Some(usage.with_kinds_of_cached())
 }
 
 #[derive(Default)]
