@@ -77,3 +77,11 @@ calendar streams="1000":
 # Kills one of two providers every second under load; no client hears of it before the first byte.
 failover seconds="60":
     METEOR_FAILOVER={{ seconds }} cargo test --test gateway failover:: -- --nocapture
+
+# Counts instructions, allocations and system calls of a call, and compares them with the record.
+cost:
+    tests/run cost::
+
+# Records what a call costs now as the figures that later changes are held to.
+record-cost:
+    METEOR_RECORD_COST=1 tests/run cost::

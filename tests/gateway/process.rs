@@ -92,6 +92,10 @@ impl Process {
         self.secrets.lock().expect("no test panics while it notes").extend(theirs);
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn alive(&mut self) -> bool {
         self.child.try_wait().expect("the child can be asked").is_none()
     }

@@ -19,13 +19,15 @@ use crate::wait::eventually;
 #[derive(Clone)]
 pub struct Place {
     folder: Arc<TempDir>,
+    /// A program and its arguments, to which the gateway's own are added.
+    launcher: Vec<String>,
     variables: Vec<(&'static str, String)>,
 }
 
 impl Place {
     /// Free ports and a folder of its own, and besides what `text` says.
     pub fn new(text: &str) -> Self {
-        let own = Self { folder: fresh_folder(), variables: Vec::new() };
+        let own = Self { folder: fresh_folder(), launcher: Vec::new(), variables: Vec::new() };
         let listen = "listen = \"127.0.0.1:0\"\n";
         let data = own.path("data");
         let data = data.display();
@@ -41,6 +43,12 @@ impl Place {
     /// The same with a variable of the environment.
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.variables.push((name, value.into()));
+        self
+    }
+
+    /// The same with another program in place of the binary under test.
+    pub fn launched_by(mut self, launcher: Vec<String>) -> Self {
+        self.launcher = launcher;
         self
     }
 
@@ -60,7 +68,14 @@ impl Place {
     }
 
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = binary();
+        let mut command = match &*self.launcher {
+            [] => binary(),
+            [program, arguments @ ..] => {
+                let mut command = Command::new(program);
+                command.args(arguments);
+                command
+            }
+        };
         command.args(words).arg(self.path("gateway.toml")).env_remove("RUST_LOG");
         command.env_remove("SSL_CERT_DIR").env_remove("SSL_CERT_FILE");
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
