@@ -11,18 +11,18 @@ use crate::domain::time::UnixMs;
 static TIMELINE: Timeline = Timeline::new();
 
 /// The wall clock, which does not step back while the process runs: see [`Timeline`].
-pub fn now() -> UnixMs {
+pub fn wall_now() -> UnixMs {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    TIMELINE.at(i64::try_from(since.as_millis()).unwrap_or(i64::MAX), tick)
+    TIMELINE.at(i64::try_from(since.as_millis()).unwrap_or(i64::MAX), monotonic_now)
 }
 
 /// The monotonic clock.
-pub fn tick() -> Instant {
+pub fn monotonic_now() -> Instant {
     Instant::now()
 }
 
 /// How long ago `start` was.
-pub fn since(start: Instant) -> Duration {
+pub fn elapsed_since(start: Instant) -> Duration {
     start.elapsed()
 }
 
@@ -34,7 +34,7 @@ struct Timeline {
     /// The latest that was told, in milliseconds since 1970.
     latest: AtomicI64,
     /// From where and when on it goes at half speed; means nothing while the wall clock is ahead.
-    behind: Mutex<Option<(i64, Instant)>>,
+    slow_from: Mutex<Option<(i64, Instant)>>,
 }
 
 /// Threads that read the clock one after another may tell what they read in another order.
@@ -42,7 +42,7 @@ const STEP_MS: i64 = 1_000;
 
 impl Timeline {
     const fn new() -> Self {
-        Self { latest: AtomicI64::new(i64::MIN), behind: Mutex::new(None) }
+        Self { latest: AtomicI64::new(i64::MIN), slow_from: Mutex::new(None) }
     }
 
     fn at(&self, wall: i64, tick: impl FnOnce() -> Instant) -> UnixMs {
@@ -56,7 +56,7 @@ impl Timeline {
         if latest - wall < STEP_MS {
             return UnixMs(latest);
         }
-        let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut behind = self.slow_from.lock().unwrap_or_else(PoisonError::into_inner);
         let (now, latest) = (tick(), self.latest.load(Ordering::Relaxed));
         let slow = |(from, since): (i64, Instant)| {
             let passed = now.saturating_duration_since(since).as_millis() / 2;

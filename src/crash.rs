@@ -58,7 +58,7 @@ static ARMED: OnceLock<Armed> = OnceLock::new();
 #[cfg(debug_assertions)]
 #[derive(Debug)]
 struct Armed {
-    place: usize,
+    index: usize,
     /// How many passings are left.
     left: AtomicU64,
     panics: bool,
@@ -86,14 +86,14 @@ fn parse(value: &str) -> Option<Armed> {
     let panics = passings.strip_suffix(":panic");
     let place = POINTS.iter().position(|point| *point == name)?;
     let left: u64 = panics.unwrap_or(passings).parse().ok().filter(|passings| 0 < *passings)?;
-    Some(Armed { place, left: AtomicU64::new(left), panics: panics.is_some() })
+    Some(Armed { index: place, left: AtomicU64::new(left), panics: panics.is_some() })
 }
 
 /// Passes the point at that place of the list; the process dies if it is the armed passing.
 #[cfg(debug_assertions)]
 pub fn pass(place: usize) {
     let Some(armed) = ARMED.get() else { return };
-    if armed.place == place && armed.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+    if armed.index == place && armed.left.fetch_sub(1, Ordering::Relaxed) == 1 {
         assert!(!armed.panics, "as {VARIABLE} says");
         let process = rustix::process::getpid();
         rustix::process::kill_process(process, rustix::process::Signal::KILL)
@@ -194,7 +194,7 @@ mod tests {
         }
         let read = |value| {
             let armed = parse(value).expect(value);
-            (armed.place, armed.left.into_inner(), armed.panics)
+            (armed.index, armed.left.into_inner(), armed.panics)
         };
         assert_eq!(read("hold-written:3"), (1, 3, false));
         assert_eq!(read("hold-appended:2:panic"), (0, 2, true));

@@ -7,11 +7,11 @@ use crate::domain::counter::Exceeded;
 use crate::domain::ids::{OrganizationId, ProjectId};
 use crate::domain::limit::Level;
 use crate::domain::money::Nano;
-use crate::domain::wallet::Short;
+use crate::domain::wallet::WalletShortfall;
 
 /// What a slice did not cover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ask {
+pub enum LendRequest {
     /// Room under a limit.
     Limit {
         /// Whose limit.
@@ -28,13 +28,13 @@ pub enum Ask {
         /// How much the call needs.
         amount: Nano,
         /// Why the slice does not cover it.
-        short: Short,
+        shortfall: WalletShortfall,
     },
 }
 
 /// A lender's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub enum LendResponse {
     /// The slice has grown: look again.
     Granted,
     /// Nobody holds what is missing: the refusal is final.
@@ -44,5 +44,5 @@ pub enum Answer {
 /// Who gives slices.
 pub trait Lender {
     /// Asks for what a slice did not cover. A granted right is the node's before this returns.
-    fn lend(&self, ask: &Ask) -> impl Future<Output = Answer>;
+    fn request(&self, ask: &LendRequest) -> impl Future<Output = LendResponse>;
 }

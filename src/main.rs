@@ -58,7 +58,7 @@ fn main() -> ExitCode {
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let command = Cli::parse().command;
     let failure = match command {
-        Command::VerifyLedger(_) => ExitCode::from(UNKNOWN),
+        Command::VerifyLedger(_) => ExitCode::from(EXIT_UNKNOWN),
         _ => ExitCode::FAILURE,
     };
     run(command).unwrap_or_else(|fault| {
@@ -68,20 +68,20 @@ fn main() -> ExitCode {
 }
 
 /// The exit code where the books could not be looked at.
-const UNKNOWN: u8 = 2;
+const EXIT_UNKNOWN: u8 = 2;
 
 fn run(command: Command) -> Result<ExitCode> {
-    crash::arm(Environment::of_process().get(crash::VARIABLE))?;
+    crash::arm(Environment::from_process().get(crash::VARIABLE))?;
     match command {
         Command::Demo(options) => {
             let level = LogLevel::Warn;
-            log::begin(&LogSettings { level, format: LogFormat::Text, calls: true });
+            log::init(&LogSettings { level, format: LogFormat::Text, calls: true });
             block_on(demo(options))?;
         }
         Command::Serve { config } => {
             let settings =
                 check::load(config.as_deref()).map_err(|report| anyhow::anyhow!("{report}"))?;
-            log::begin(&settings.log);
+            log::init(&settings.log);
             block_on(run::serve(settings, config))?;
         }
         Command::Check { file } => {
@@ -94,7 +94,7 @@ fn run(command: Command) -> Result<ExitCode> {
             }
         }
         Command::Routes => routes::lines().iter().for_each(|line| println!("{line}")),
-        Command::Health { admin } => health::ask(admin)?,
+        Command::Health { admin } => health::probe(admin)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -17,7 +17,7 @@ where
 }
 
 /// Runs `work` beside the caller on the caller's own thread: a worker's tasks never leave it.
-pub fn spawn_here<F>(work: F) -> JoinHandle<F::Output>
+pub fn spawn_local<F>(work: F) -> JoinHandle<F::Output>
 where
     F: Future + 'static,
     F::Output: 'static,
@@ -26,22 +26,22 @@ where
 }
 
 /// Runs `work`, which takes its time, on a thread where nobody waits for it; `None` if it panics.
-pub async fn blocking<T: Send + 'static>(
+pub async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> Option<T> + Send + 'static,
 ) -> Option<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_default()
 }
 
 /// A text that takes longer than a millisecond to look through, or two.
-const LONG_BYTES: usize = 256 << 10;
+const OFFLOAD_BYTES_MIN: usize = 256 << 10;
 
 /// Runs `work`, which looks through so many `bytes`: here, or, if they are many, on a thread where
 /// nobody waits for it. Panics as it does.
-pub async fn aside<T: Send + 'static>(
+pub async fn run_offloaded<T: Send + 'static>(
     bytes: usize,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> T {
-    if bytes < LONG_BYTES {
+    if bytes < OFFLOAD_BYTES_MIN {
         return work();
     }
     match tokio::task::spawn_blocking(work).await.map_err(JoinError::try_into_panic) {

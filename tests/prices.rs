@@ -10,12 +10,12 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use meteor::domain::money::Nano;
-use meteor::domain::price::Prices;
+use meteor::domain::price::PriceTable;
 use meteor::domain::service_tier::ServiceTier;
 use meteor::domain::tariff::{self, Tariff};
-use meteor::domain::usage::{Unit, Units, Usage};
+use meteor::domain::usage::{Unit, UnitSet, Usage};
 
-#[path = "gateway/slow.rs"]
+#[path = "gateway/harness/usage_oracle.rs"]
 mod slow;
 
 use slow::{Kinds, Row, apart, cost, total};
@@ -132,15 +132,15 @@ fn unit(name: &str) -> Unit {
 /// The same prices as the gateway has them.
 fn tariff(rows: &[Row]) -> Tariff {
     let row = |row: &Row| {
-        let with = |prices: Prices, (name, price): &(&str, String)| {
+        let with = |prices: PriceTable, (name, price): &(&str, String)| {
             let nano = Nano::parse(price).expect("decimal text");
             prices.with(unit(name), nano.0).expect("in range")
         };
         let tier = ServiceTier::new(row.tier).expect("a short name");
-        let prices = row.prices.iter().fold(Prices::default(), with);
-        tariff::Row { tier, above_input_tokens: row.above, prices }
+        let prices = row.prices.iter().fold(PriceTable::default(), with);
+        tariff::PriceRow { tier, above_input_tokens: row.above, prices }
     };
-    Tariff::of(rows.iter().map(row).collect(), "v".into()).expect("a row for every call")
+    Tariff::from_rows(rows.iter().map(row).collect(), "v".into()).expect("a row for every call")
 }
 
 /// The same usage as the gateway has it: totals, and parts that are included in them.
@@ -222,9 +222,9 @@ fn parts_that_overlap_cost_what_a_slow_calculation_says_and_never_more_than_the_
                 cost(&[row], "default", &kinds),
                 "{told:?} at {tariff:?}"
             );
-            let used = usage.counts().fold(Units::default(), |units, (unit, _)| units.with(unit));
-            let rates = tariff.rows()[0].prices.rates(used);
-            let ceiling = rates.ceiling(usage.input_tokens(), usage.get(Unit::OutputTokens));
+            let used = usage.counts().fold(UnitSet::default(), |units, (unit, _)| units.with(unit));
+            let rates = tariff.rows()[0].prices.max_rates_for(used);
+            let ceiling = rates.max_cost(usage.input_tokens(), usage.get(Unit::OutputTokens));
             assert!(fast <= ceiling, "{fast:?} of {ceiling:?} for {told:?} at {tariff:?}");
         }
     }

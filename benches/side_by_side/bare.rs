@@ -15,13 +15,13 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use meteor::dialect::endpoint::Dialect;
-use meteor::proxy::connect::{Roots, tls};
-use meteor::proxy::listener;
-use meteor::proxy::open::Open;
-use meteor::proxy::outgoing::Outgoing;
-use meteor::proxy::pool::{Lease, Pool};
-use meteor::proxy::upstream::Upstream;
-use meteor::proxy::worker::ProxySettings;
+use meteor::proxy::server::in_flight::InFlight;
+use meteor::proxy::server::listener;
+use meteor::proxy::server::worker::ProxySettings;
+use meteor::proxy::upstream::connect::{Roots, tls};
+use meteor::proxy::upstream::pool::{Lease, Pool};
+use meteor::proxy::upstream::provider_endpoint::Upstream;
+use meteor::proxy::upstream::upstream_body::UpstreamBody;
 use meteor::settings::upstream::{Auth, BaseUrl, CircuitSettings, UpstreamSettings};
 use metrics::Gauge;
 use tokio::runtime::{Builder, LocalOptions};
@@ -45,10 +45,10 @@ fn work(socket: TcpListener, address: SocketAddr) -> Result<()> {
     let pool = Pool::new(tls(Roots::Bundled)?);
     let upstream = Arc::new(upstream(address)?);
     let (_drain, draining) = watch::channel(false);
-    let service = move |request, _: IpAddr| pass(pool.clone(), Arc::clone(&upstream), request);
+    let service = move |request, _: IpAddr| forward(pool.clone(), Arc::clone(&upstream), request);
     socket.set_nonblocking(true)?;
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
-    let left = Open::new(Gauge::noop());
+    let left = InFlight::new(Gauge::noop());
     Ok(runtime.block_on(listener::serve(socket, settings, draining, &left, service))?)
 }
 
@@ -65,32 +65,36 @@ fn upstream(address: SocketAddr) -> Result<Upstream> {
         idle_timeout: Duration::from_mins(5),
         idle_connections_max: 256,
         dedicated: false,
-        bills_on: false,
+        bills_after_disconnect: false,
         forward_limits: false,
         circuit: CircuitSettings::default(),
         retry_after_max: Duration::ZERO,
     }))
 }
 
-async fn pass(pool: Pool, upstream: Arc<Upstream>, request: Request<Incoming>) -> Response<Passed> {
+async fn forward(
+    pool: Pool,
+    upstream: Arc<Upstream>,
+    request: Request<Incoming>,
+) -> Response<ForwardedBody> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await.expect("the load sends whole bodies").to_bytes();
-    let mut request = Request::new(Outgoing::new(&body, &[]));
+    let mut request = Request::new(UpstreamBody::new(&body, &[]));
     *request.method_mut() = parts.method;
     *request.uri_mut() = parts.uri;
     *request.headers_mut() = parts.headers;
     let lease = pool.lease(&upstream).await.expect("the fake provider listens");
     let (response, lease) = lease.send(request).await.expect("the fake provider answers");
-    response.map(|body| Passed { body, lease: Some(lease) })
+    response.map(|body| ForwardedBody { body, lease: Some(lease) })
 }
 
 /// A body that gives its connection back when it was read whole.
-struct Passed {
+struct ForwardedBody {
     body: Incoming,
     lease: Option<Lease>,
 }
 
-impl Body for Passed {
+impl Body for ForwardedBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -102,7 +106,7 @@ impl Body for Passed {
         if (frame.is_none() || self.body.is_end_stream())
             && let Some(lease) = self.lease.take()
         {
-            lease.give_back();
+            lease.return_to_pool();
         }
         Poll::Ready(frame.map(|frame| Ok(frame.expect("the fake provider breaks nothing off"))))
     }

@@ -42,9 +42,9 @@ impl Governed {
         });
         let mut governed = Self { demo, seen_seq: 0 };
         let path = format!("/api/projects/{}/quota", governed.demo.project_id);
-        governed.ask("POST", &path, Some(quota))?;
+        governed.request("POST", &path, Some(quota))?;
         let amount = json!({"amount": 1_000_000});
-        governed.ask("POST", "/api/organization/wallet/recharge", Some(amount))?;
+        governed.request("POST", "/api/organization/wallet/recharge", Some(amount))?;
         governed.seen_seq = governed.last_seq()?;
         Ok(governed)
     }
@@ -75,14 +75,14 @@ impl Governed {
     }
 
     fn last_seq(&self) -> Result<u64> {
-        let records = self.ask("GET", "/api/organization/wallet/records?size=1", None)?;
+        let records = self.request("GET", "/api/organization/wallet/records?size=1", None)?;
         match &records["data"] {
             Value::Array(rows) if rows.is_empty() => Ok(0),
             rows => rows[0]["seq"].as_u64().context("a record without seq"),
         }
     }
 
-    fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value> {
+    fn request(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value> {
         let body = body.map_or(String::new(), |body| body.to_string());
         let mut stream = TcpStream::connect(address_of(&self.demo.admin_url)?)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;

@@ -201,7 +201,7 @@ fn cores() -> usize {
 fn main() -> Result<()> {
     let mut options = Options::parse();
     match options.role.take() {
-        Some(role) => role.play(),
+        Some(role) => role.run(),
         None if options.bench => rounds::run(&options),
         None => {
             println!("nothing measured: run `cargo bench --bench side_by_side`");
@@ -211,7 +211,7 @@ fn main() -> Result<()> {
 }
 
 impl Role {
-    fn play(self) -> Result<()> {
+    fn run(self) -> Result<()> {
         match self {
             Role::Upstream { threads, chunks, pace } => {
                 let pace = Duration::from_millis(pace);

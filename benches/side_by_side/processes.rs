@@ -109,7 +109,7 @@ struct Thread {
 }
 
 /// What a tree of processes used between two looks.
-pub struct Used {
+pub struct CpuUsed {
     pub total_us: f64,
     /// By thread name without its number; threads that ended are in the total only.
     pub threads_us: BTreeMap<String, f64>,
@@ -159,7 +159,7 @@ impl Cpu {
         Ok(())
     }
 
-    pub fn since(&self, before: &Self) -> Used {
+    pub fn since(&self, before: &Self) -> CpuUsed {
         let mut threads_us = BTreeMap::new();
         for (number, thread) in &self.threads {
             let earlier = before.threads.get(number).map_or(0.0, |thread| thread.used_us);
@@ -170,7 +170,7 @@ impl Cpu {
         // More than rounding explains: threads have ended, and their time counts too.
         let rounding_us = 2.0 * TICK_US * self.processes as f64;
         let total_us = if by_ticks_us > living_us + rounding_us { by_ticks_us } else { living_us };
-        Used { total_us, threads_us }
+        CpuUsed { total_us, threads_us }
     }
 }
 

@@ -9,12 +9,12 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::Options;
 use crate::legs::{self, Leg, Running, START_MAX};
 use crate::load::Report;
-use crate::processes::{Cpu, Machine, Process, Used};
+use crate::processes::{Cpu, CpuUsed, Machine, Process};
 use crate::report;
 
-const TRIES_PER_WINDOW: usize = 3;
+const ATTEMPTS_PER_WINDOW: usize = 3;
 /// Rounds that are run at most, for each one that must count.
-const ROUNDS_PER_KEPT: usize = 2;
+const ROUNDS_MAX_FACTOR: usize = 2;
 const DIRECT_DRIFT_MAX: f64 = 0.2;
 /// The load ends by itself long before this; the wait must not be endless if it does not.
 const REPORT_LATE_MAX: Duration = Duration::from_mins(1);
@@ -22,7 +22,7 @@ const REPORT_LATE_MAX: Duration = Duration::from_mins(1);
 /// What one window showed.
 pub struct Window {
     pub load: Report,
-    pub leg_cpu: Used,
+    pub leg_cpu: CpuUsed,
     pub load_cpu_us: f64,
     pub upstream_cpu_us: f64,
     /// Part of the machine that others used, 0 to 1.
@@ -47,7 +47,7 @@ pub fn run(options: &Options) -> Result<()> {
     ensure!(!legs.is_empty(), "no leg starts");
     let mut random = Random(seed);
     let mut rounds = Vec::new();
-    for number in 1..=options.rounds * ROUNDS_PER_KEPT {
+    for number in 1..=options.rounds * ROUNDS_MAX_FACTOR {
         random.shuffle(&mut legs);
         if let Some(round) = bench.round(number, &legs) {
             rounds.push((number, round));
@@ -58,7 +58,7 @@ pub fn run(options: &Options) -> Result<()> {
             break;
         }
     }
-    let kept = keep(rounds);
+    let kept = drop_drifted(rounds);
     ensure!(!kept.is_empty(), "every round was void, for the reasons above");
     if kept.len() < options.rounds {
         println!("NOTE: only {} of {} rounds count", kept.len(), options.rounds);
@@ -75,7 +75,7 @@ fn drift(rounds: &[(usize, Round)], round: &Round) -> Option<f64> {
     Some(direct / median - 1.0).filter(|off| off.abs() > DIRECT_DRIFT_MAX)
 }
 
-fn keep(rounds: Vec<(usize, Round)>) -> Vec<Round> {
+fn drop_drifted(rounds: Vec<(usize, Round)>) -> Vec<Round> {
     let drifts: Vec<_> = rounds.iter().map(|(_, round)| drift(&rounds, round)).collect();
     let mut kept = Vec::new();
     for ((number, round), drift) in rounds.into_iter().zip(drifts) {
@@ -125,7 +125,7 @@ impl<'a> Bench<'a> {
     fn round(&self, number: usize, legs: &[Leg]) -> Option<Round> {
         let mut round = Round::new();
         for leg in legs {
-            let window = (1..=TRIES_PER_WINDOW).find_map(|_| match self.window(*leg) {
+            let window = (1..=ATTEMPTS_PER_WINDOW).find_map(|_| match self.window(*leg) {
                 Ok(window) => Some(window),
                 Err(reason) => {
                     println!("round {number} {}: window void: {reason:#}", leg.name());

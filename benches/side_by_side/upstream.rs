@@ -45,7 +45,7 @@ struct Answers {
 struct Connection {
     stream: TcpStream,
     reader: Reader,
-    wants_stream: bool,
+    is_stream: bool,
     searched: usize,
     unsent: Vec<u8>,
     /// Chunks still to come of the stream with this serial number.
@@ -89,7 +89,7 @@ impl Upstream {
                 if event.token() == LISTENER {
                     self.accept()?;
                 } else {
-                    self.turn(event.token().0, &mut buffer, event.is_read_closed());
+                    self.handle_event(event.token().0, &mut buffer, event.is_read_closed());
                 }
             }
             self.send_due();
@@ -108,7 +108,7 @@ impl Upstream {
             self.connections[slot] = Some(Connection {
                 stream,
                 reader: Reader::default(),
-                wants_stream: false,
+                is_stream: false,
                 searched: 0,
                 unsent: Vec::new(),
                 chunks_left: 0,
@@ -118,18 +118,18 @@ impl Upstream {
         Ok(())
     }
 
-    fn turn(&mut self, slot: usize, buffer: &mut [u8], closing: bool) {
+    fn handle_event(&mut self, slot: usize, buffer: &mut [u8], closing: bool) {
         let Some(connection) = self.connections[slot].as_mut() else { return };
         connection.flush();
         loop {
             let Some(count) = sockets::read(&connection.stream, buffer) else { return };
-            let requests = connection.take(&buffer[..count]);
+            let requests = connection.count_requests(&buffer[..count]);
             if count == 0 || requests.is_none() {
                 self.connections[slot] = None;
                 return;
             }
             for _ in 0..requests.unwrap_or(0) {
-                if connection.wants_stream {
+                if connection.is_stream {
                     self.serials += 1;
                     connection.serial = self.serials;
                     connection.chunks_left = self.answers.chunks - 1;
@@ -173,8 +173,8 @@ impl Upstream {
 
 impl Connection {
     /// How many requests ended in these bytes; `None` when they are not HTTP.
-    fn take(&mut self, bytes: &[u8]) -> Option<usize> {
-        let (wants_stream, searched) = (&mut self.wants_stream, &mut self.searched);
+    fn count_requests(&mut self, bytes: &[u8]) -> Option<usize> {
+        let (wants_stream, searched) = (&mut self.is_stream, &mut self.searched);
         let mut ended = 0;
         let fed = self.reader.feed(bytes, |part| {
             match part {

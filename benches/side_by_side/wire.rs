@@ -15,7 +15,7 @@ pub enum Part<'a> {
 #[derive(Default)]
 pub struct Reader {
     /// A head that has not come whole. Usually empty: then nothing is copied.
-    kept: Vec<u8>,
+    partial_head: Vec<u8>,
     body: Option<Body>,
 }
 
@@ -45,25 +45,25 @@ impl Reader {
         bytes: &'a [u8],
         tell: &mut impl FnMut(Part) -> Result<()>,
     ) -> Result<Option<&'a [u8]>> {
-        let before = self.kept.len();
+        let before = self.partial_head.len();
         let seen = if before == 0 {
             bytes
         } else {
-            self.kept.extend_from_slice(bytes);
-            &self.kept
+            self.partial_head.extend_from_slice(bytes);
+            &self.partial_head
         };
         let Some(blank) = memmem::find(seen, b"\r\n\r\n") else {
             ensure!(seen.len() < 64 * 1024, "a head of more than 64 KB");
             if before == 0 {
-                self.kept.extend_from_slice(bytes);
+                self.partial_head.extend_from_slice(bytes);
             }
             return Ok(None);
         };
         let head = &seen[..blank + 4];
-        self.body = Some(Body::announced_by(head)?);
+        self.body = Some(Body::from_head(head)?);
         tell(Part::Head(head))?;
         let rest = &bytes[head.len() - before..];
-        self.kept.clear();
+        self.partial_head.clear();
         Ok(Some(rest))
     }
 
@@ -99,7 +99,7 @@ enum Body {
 }
 
 impl Body {
-    fn announced_by(head: &[u8]) -> Result<Self> {
+    fn from_head(head: &[u8]) -> Result<Self> {
         let mut length = None;
         let mut lines = head;
         while let Some(end) = memchr(b'\n', lines) {

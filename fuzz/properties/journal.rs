@@ -3,13 +3,15 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use meteor::domain::counter::Windows;
+use meteor::domain::idempotency::IdempotencyKey;
 use meteor::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
 use meteor::domain::money::Nano;
-use meteor::domain::once::Once;
 use meteor::domain::settlement::{Bound, Charge, SettledBy};
 use meteor::domain::time::{Day, Minute, UnixMs};
 use meteor::domain::usage::{Unit, Usage};
-use meteor::journal::entry::{Asked, Ended, Entry, Hold, Outcome, Progress, Refused, Whose};
+use meteor::journal::entry::{
+    CallHeader, CallOwner, CallResult, Entry, Hold, Outcome, Progress, Refused,
+};
 use meteor::journal::format::{ENTRY_BYTES_MAX, HEADER_BYTES, find, read, write};
 
 /// The longest text that an entry has.
@@ -17,22 +19,22 @@ const TEXT_BYTES_MAX: usize = 512;
 
 /// Checks all of it for these bytes.
 pub fn check(bytes: &[u8]) {
-    stays_within(bytes);
-    stays_within(&sealed(bytes));
-    comes_back(bytes);
+    read_is_stable(bytes);
+    read_is_stable(&sealed(bytes));
+    round_trips(bytes);
 }
 
 /// What is read lies within what is there, depends on nothing behind it, and once it was written
 /// again is a form that stays.
-fn stays_within(bytes: &[u8]) {
+fn read_is_stable(bytes: &[u8]) {
     let Some(at) = find(bytes) else { return assert_eq!(read(bytes), None) };
     let bytes = &bytes[at..];
     let (entry, length) = read(bytes).expect("found");
     assert!(HEADER_BYTES < length && length <= bytes.len());
     assert_eq!(read(&bytes[..length]), Some((entry.clone(), length)));
     assert_eq!(read(&bytes[..length - 1]), None);
-    if let Entry::Settle(ended) | Entry::Void(ended) = &entry {
-        assert_eq!(ended.unheld().asked.id, ended.id);
+    if let Entry::Settled(ended) | Entry::Voided(ended) = &entry {
+        assert_eq!(ended.synthesize_hold().asked.id, ended.id);
     }
     let plain = written(&entry);
     let (again, _) = read(&plain).expect("what was written can be read");
@@ -49,8 +51,8 @@ fn sealed(inside: &[u8]) -> Vec<u8> {
 
 /// An entry that is made of these bytes comes back, and is found behind anything; cut or damaged,
 /// it never comes back as another.
-fn comes_back(bytes: &[u8]) {
-    let mut stuff = Stuff { rest: bytes };
+fn round_trips(bytes: &[u8]) {
+    let mut stuff = ByteSource { rest: bytes };
     let entry = stuff.entry();
     let whole = written(&entry);
     assert_eq!(read(&whole), Some((entry, whole.len())));
@@ -71,11 +73,11 @@ fn written(entry: &Entry<String>) -> Vec<u8> {
 }
 
 /// Bytes that values are made of; behind their end there are zeros.
-struct Stuff<'a> {
+struct ByteSource<'a> {
     rest: &'a [u8],
 }
 
-impl Stuff<'_> {
+impl ByteSource<'_> {
     fn array<const N: usize>(&mut self) -> [u8; N] {
         let (taken, rest) = self.rest.split_at(N.min(self.rest.len()));
         self.rest = rest;
@@ -124,11 +126,11 @@ impl Stuff<'_> {
                 bound: Bound { input_tokens: self.u32().into(), output_tokens: self.u32().into() },
                 amount: Nano(self.i64()),
                 price_version: self.text(),
-                once: self.flag().then(|| Once { key: self.array(), body: self.array() }),
+                once: self.flag().then(|| IdempotencyKey { key: self.array(), body: self.array() }),
             }),
             1 => Entry::Progress(Progress { id: RequestLogId(self.u128()), charge: self.charge() }),
-            2 => Entry::Settle(self.ended()),
-            3 => Entry::Void(self.ended()),
+            2 => Entry::Settled(self.ended()),
+            3 => Entry::Voided(self.ended()),
             _ => Entry::Refused(Refused {
                 asked: self.asked(),
                 status: self.u16(),
@@ -138,8 +140,8 @@ impl Stuff<'_> {
         }
     }
 
-    fn asked(&mut self) -> Asked<String> {
-        Asked {
+    fn asked(&mut self) -> CallHeader<String> {
+        CallHeader {
             id: RequestLogId(self.u128()),
             at: UnixMs(self.i64()),
             organization: OrganizationId(self.u128()),
@@ -159,7 +161,7 @@ impl Stuff<'_> {
 
     fn charge(&mut self) -> Charge {
         let cost = Nano(self.i64());
-        let all = [SettledBy::Usage, SettledBy::Estimate, SettledBy::Nothing];
+        let all = [SettledBy::Usage, SettledBy::Estimate, SettledBy::NotCharged];
         let settled_by = all[usize::from(self.byte() % 3)];
         let overage = self.flag();
         let units = self.u32();
@@ -168,10 +170,10 @@ impl Stuff<'_> {
         Charge { usage, cost, settled_by, overage }
     }
 
-    fn ended(&mut self) -> Ended<String> {
-        Ended {
+    fn ended(&mut self) -> CallResult<String> {
+        CallResult {
             id: RequestLogId(self.u128()),
-            whose: Whose {
+            whose: CallOwner {
                 organization: OrganizationId(self.u128()),
                 project: ProjectId(self.u128()),
                 key: ApiKeyId(self.u128()),

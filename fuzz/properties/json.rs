@@ -2,10 +2,10 @@
 
 use std::fmt;
 
+use meteor::dialect::call_facts::Edit;
 use meteor::dialect::endpoint::{Endpoint, Metering};
 use meteor::dialect::json::{self, Fault};
-use meteor::dialect::request::Edit;
-use meteor::dialect::{prompt, read, units};
+use meteor::dialect::{billable_units, parse, prompt};
 use meteor::domain::usage::Usage;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -22,7 +22,7 @@ pub fn check(bytes: &[u8]) {
     agrees_with_serde(bytes, LEVELS);
     for endpoint in Endpoint::ALL {
         if endpoint.metering() != Metering::Nothing {
-            reads_a_request(endpoint, bytes);
+            edits_are_valid(endpoint, bytes);
         }
     }
 }
@@ -58,14 +58,14 @@ fn agrees_with_serde(bytes: &[u8], levels: u32) {
         assert_eq!(parts, theirs.collect::<Vec<_>>());
     }
     if is_valid {
-        value_is_read(text.trim_ascii());
+        value_agrees_with_serde(text.trim_ascii());
         let within = found.into_iter().map(|(_, value)| value).chain(parts);
         within.filter(|_| 0 < levels).for_each(|value| agrees_with_serde(value, levels - 1));
     }
 }
 
 /// Strings and whole numbers are what serde says that they are.
-fn value_is_read(value: &str) {
+fn value_agrees_with_serde(value: &str) {
     let text = json::string_of(value.as_bytes());
     assert_eq!(text.is_some(), value.starts_with('"'));
     if let Ok(theirs) = serde_json::from_str::<String>(value) {
@@ -79,19 +79,19 @@ fn value_is_read(value: &str) {
 }
 
 /// A request that was read can be changed as the gateway does, and is then read as changed.
-fn reads_a_request(endpoint: Endpoint, body: &[u8]) {
-    let Ok(request) = read::request(endpoint, Some(MODEL), body) else { return };
-    let _ = (prompt::of(endpoint, body), units::units(endpoint, body));
+fn edits_are_valid(endpoint: Endpoint, body: &[u8]) {
+    let Ok(request) = parse::request(endpoint, Some(MODEL), body) else { return };
+    let _ = (prompt::of(endpoint, body), billable_units::units(endpoint, body));
 
     let again = |edit: &Edit| {
         let edited = edit_body(body, std::slice::from_ref(edit));
-        read::request(endpoint, Some(MODEL), &edited).expect("an edited request is a request")
+        parse::request(endpoint, Some(MODEL), &edited).expect("an edited request is a request")
     };
     if let Some(edit) = &request.include_usage {
         let edited = again(edit);
         assert_eq!((edited.include_usage, &edited.model), (None, &request.model));
     }
-    let clamp = read::clamp_edit(endpoint, "max_tokens", body, BOUND);
+    let clamp = parse::clamp_edit(endpoint, "max_tokens", body, BOUND);
     if let Some(edit) = &clamp {
         // A completion has a bound even if it names none.
         let is_bound = endpoint == Endpoint::Completions;

@@ -3,9 +3,9 @@
 //! The first byte says whose stream it is, the next two how it is cut; the rest is the stream.
 
 use bytes::Bytes;
-use meteor::dialect::document::BodyMeter;
 use meteor::dialect::endpoint::Dialect;
-use meteor::dialect::meter::{Reading, StreamMeter};
+use meteor::dialect::json_meter::BodyMeter;
+use meteor::dialect::stream_meter::{Reading, StreamMeter};
 use meteor::domain::usage::Usage;
 
 /// What a meter holds back at most.
@@ -19,10 +19,10 @@ pub fn check(bytes: &[u8]) {
     let in_steps = cut_in_steps(stream, usize::from(*first), usize::from(*second));
     let in_bytes = cut_in_steps(stream, 0, 0);
 
-    let whole = heard(dialect, strips, &[stream]);
-    assert_eq!(heard(dialect, strips, &in_steps), whole, "cut in steps");
-    assert_eq!(heard(dialect, strips, &in_bytes), whole, "cut in bytes");
-    let seen = [whole.pass, whole.end].concat();
+    let whole = meter_stream(dialect, strips, &[stream]);
+    assert_eq!(meter_stream(dialect, strips, &in_steps), whole, "cut in steps");
+    assert_eq!(meter_stream(dialect, strips, &in_bytes), whole, "cut in bytes");
+    let seen = [whole.forward, whole.held].concat();
     if strips {
         let mut rest = stream.iter();
         assert!(seen.iter().all(|byte| rest.any(|other| other == byte)), "nothing is made up");
@@ -50,14 +50,14 @@ fn cut_in_steps(stream: &[u8], first: usize, second: usize) -> Vec<&[u8]> {
 
 /// What the client sees before and after the settlement, and what was learned.
 #[derive(Debug, PartialEq, Eq)]
-struct Heard {
-    pass: Vec<u8>,
-    end: Vec<u8>,
+struct MeteredStream {
+    forward: Vec<u8>,
+    held: Vec<u8>,
     reading: Reading,
-    kept_id: Option<String>,
+    state_id: Option<String>,
 }
 
-fn heard(dialect: Dialect, strips: bool, pieces: &[&[u8]]) -> Heard {
+fn meter_stream(dialect: Dialect, strips: bool, pieces: &[&[u8]]) -> MeteredStream {
     let mut meter = StreamMeter::new(dialect, strips);
     let (mut pass, mut end, mut came, mut last) =
         (Vec::new(), Vec::new(), 0, meter.reading().clone());
@@ -73,11 +73,11 @@ fn heard(dialect: Dialect, strips: bool, pieces: &[&[u8]]) -> Heard {
         last = meter.reading().clone();
     }
     end.extend(meter.finish());
-    Heard {
-        pass,
-        end,
+    MeteredStream {
+        forward: pass,
+        held: end,
         reading: meter.reading().clone(),
-        kept_id: meter.kept_id().map(str::to_owned),
+        state_id: meter.kept_id().map(str::to_owned),
     }
 }
 

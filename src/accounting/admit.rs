@@ -8,32 +8,32 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::accounting::directory::Caller;
-use crate::accounting::input::{Fingerprint, by_vocabulary};
-use crate::accounting::look::{Look, Short, Taken, look};
-use crate::accounting::need::Need;
-use crate::accounting::once::Claim;
-use crate::accounting::permit::{Course, Demand, Desk, Permit};
-use crate::accounting::presence::Presence;
-use crate::accounting::turn::Turn;
+use crate::accounting::disconnect_tracker::DisconnectTracker;
+use crate::accounting::idempotency::IdempotencyClaim;
+use crate::accounting::input_token_cache::{Fingerprint, count_tokens};
+use crate::accounting::permit::{AdmissionContext, AdmissionRequest, CallTrace, Permit};
+use crate::accounting::reserve::{Blocked, Reservation, ReserveOutcome, try_reserve};
+use crate::accounting::usage_estimate::Estimate;
+use crate::accounting::wait_slot::WaitSlot;
 use crate::clock;
 use crate::crash::crash_point;
+use crate::dialect::billable_units::possible_units;
 use crate::dialect::endpoint::Metering;
-use crate::dialect::read::clamp_edit;
-use crate::dialect::units::units;
+use crate::dialect::parse::output_clamp_edit;
+use crate::domain::call_pricing::CallPricing;
 use crate::domain::counter::Exceeded;
 use crate::domain::limit::Level;
 use crate::domain::money::Nano;
-use crate::domain::settlement::Measured;
-use crate::domain::tariffs::Tariffs;
-use crate::domain::wallet::Short as ShortOfMoney;
-use crate::journal::entry::{Asked, Entry, Hold};
+use crate::domain::settlement::MeasuredUsage;
+use crate::domain::wallet::WalletShortfall as ShortOfMoney;
+use crate::journal::entry::{CallHeader, Entry, Hold};
 use crate::journal::writer::Position;
-use crate::lender::{Answer, Ask, Lender};
+use crate::lender::{LendRequest, LendResponse, Lender};
 use crate::tasks;
 
 /// Why a call is not admitted. Nothing was moved for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Denial {
+pub enum AdmissionError {
     /// A limit leaves no room.
     Limit {
         /// Whose limit.
@@ -44,7 +44,7 @@ pub enum Denial {
     /// The wallet does not cover what it may cost.
     Wallet {
         /// Why.
-        short: ShortOfMoney,
+        shortfall: ShortOfMoney,
         /// What was to be held.
         required: Nano,
     },
@@ -60,171 +60,190 @@ pub enum Denial {
 ///
 /// A call may have to wait; then `still` says who calls, as things are then.
 pub async fn admit(
-    desk: &Rc<Desk>,
+    context: &Rc<AdmissionContext>,
     caller: &Arc<Caller>,
-    mut demand: Demand,
-    still: impl Fn() -> Option<Arc<Caller>>,
-) -> Result<Permit, Denial> {
+    mut request: AdmissionRequest,
+    recheck_caller: impl Fn() -> Option<Arc<Caller>>,
+) -> Result<Permit, AdmissionError> {
     let mut caller = Arc::clone(caller);
-    let may_clamp = demand.is_unbounded && caller.output_clamp;
-    let floor = may_clamp.then_some(desk.admission.output_floor);
-    let most = (demand.bound, demand.pieces);
-    let mut need = Need::new(most, &demand.costs, demand.choices, floor);
-    let mut body = None;
-    let mut turn: Option<Turn> = None;
-    let taken = loop {
-        if !desk.writer.has_room() {
-            return Err(Denial::JournalFull);
+    let may_clamp = request.output_unbounded && caller.output_clamp;
+    let floor = may_clamp.then_some(context.settings.output_floor);
+    let bounds = (request.bound, request.item_units_max);
+    let mut estimate = Estimate::new(bounds, &request.pricing, request.choices, floor);
+    let mut fingerprint = None;
+    let mut slot: Option<WaitSlot> = None;
+    let reservation = loop {
+        if !context.writer.has_space() {
+            return Err(AdmissionError::JournalFull);
         }
-        let short = match look(desk, &caller, &demand, &need, &mut turn) {
-            Look::Taken(taken) => break taken,
-            Look::Near => {
-                body = look_up(desk, &demand, &mut need);
+        let blocked = match try_reserve(context, &caller, &request, &estimate, &mut slot) {
+            ReserveOutcome::Reserved(reservation) => break reservation,
+            ReserveOutcome::NeedsEstimate => {
+                fingerprint = check_input_cache(context, &request, &mut estimate);
                 continue;
             }
-            Look::Short(short) => short,
+            ReserveOutcome::Blocked(blocked) => blocked,
         };
-        if let Short { ask: Some(ask), is_final } = &short {
-            if desk.lender.lend(ask).await == Answer::Granted {
+        if let Blocked { lend_request: Some(lend_request), is_final } = &blocked {
+            if context.lender.request(lend_request).await == LendResponse::Granted {
                 continue;
             }
             if *is_final {
-                return Err((*ask).into());
+                return Err((*lend_request).into());
             }
-            if !need.is_looked_up() {
-                body = look_up(desk, &demand, &mut need);
+            if !estimate.is_cache_checked() {
+                fingerprint = check_input_cache(context, &request, &mut estimate);
             }
-            if !need.is_priced() {
-                price(&demand, &mut need).await;
+            if !estimate.is_priced() {
+                restrict_to_body(&request, &mut estimate).await;
                 continue;
             }
-            if !need.is_tight() {
-                count(&demand, body.and_then(|body| desk.inputs.known(body)), &mut need).await;
+            if !estimate.is_tokenized() {
+                tokenize(
+                    &request,
+                    fingerprint.and_then(|fingerprint| context.input_cache.get(fingerprint)),
+                    &mut estimate,
+                )
+                .await;
                 continue;
             }
         }
-        let Some(turn) = &mut turn else { return Err(Denial::QueueFull) };
-        if let Some(ask) = short.ask
-            && turn.is_spent(&desk.admission)
+        let Some(slot) = &mut slot else { return Err(AdmissionError::QueueFull) };
+        if let Some(lend_request) = blocked.lend_request
+            && slot.timed_out(&context.settings)
         {
-            return Err(ask.into());
+            return Err(lend_request.into());
         }
-        turn.sleep(&desk.admission).await;
-        caller = still().ok_or(Denial::Revoked)?;
-        demand.now = clock::now();
-        if let Some(known) = body.and_then(|body| desk.inputs.known(body)) {
-            need.knows(&demand.costs, known);
+        slot.wait(&context.settings).await;
+        caller = recheck_caller().ok_or(AdmissionError::Revoked)?;
+        request.now = clock::wall_now();
+        if let Some(tokens) =
+            fingerprint.and_then(|fingerprint| context.input_cache.get(fingerprint))
+        {
+            estimate.set_input_tokens(&request.pricing, tokens);
         }
     };
-    Ok(permit(desk, caller, demand, (taken, body)))
+    Ok(issue_permit(context, caller, request, (reservation, fingerprint)))
 }
 
 /// What the provider said of the very same body before. Returns what the body is known by, so that
 /// more can be learned of it; nothing is known of one whose content is elsewhere, or that several
 /// upstreams may count, each in its own way.
-fn look_up(desk: &Desk, demand: &Demand, need: &mut Need) -> Option<Fingerprint> {
-    need.looked_up();
-    let [target] = &*demand.model.targets else { return None };
-    if demand.refers {
+fn check_input_cache(
+    context: &AdmissionContext,
+    request: &AdmissionRequest,
+    estimate: &mut Estimate,
+) -> Option<Fingerprint> {
+    estimate.mark_cache_checked();
+    let [target] = &*request.model.targets else { return None };
+    if request.has_external_content {
         return None;
     }
     // By its target, too: a reload may have the name mean another model.
-    let model = (&*demand.model.name, target.upstream, &target.upstream_model);
-    let body = desk.inputs.fingerprint(demand.endpoint, model, &demand.body);
-    if let Some(known) = desk.inputs.known(body) {
-        need.knows(&demand.costs, known);
+    let model = (&*request.model.name, target.upstream, &target.upstream_model);
+    let fingerprint = context.input_cache.fingerprint(request.endpoint, model, &request.body);
+    if let Some(tokens) = context.input_cache.get(fingerprint) {
+        estimate.set_input_tokens(&request.pricing, tokens);
     }
-    Some(body)
+    Some(fingerprint)
 }
 
 /// Holds no more than what the body can ask for, and sees whether its output can be bounded.
-async fn price(demand: &Demand, need: &mut Need) {
-    let (endpoint, field, body) = (demand.endpoint, demand.model.output_field, demand.body.clone());
-    let look = move || (units(endpoint, &body), clamp_edit(endpoint, field, &body, 1));
-    let (units, bound) = tasks::aside(demand.body.len(), look).await;
-    need.price(&demand.costs, units, bound.is_some());
+async fn restrict_to_body(request: &AdmissionRequest, estimate: &mut Estimate) {
+    let (endpoint, field, body) =
+        (request.endpoint, request.model.output_field, request.body.clone());
+    let analyze =
+        move || (possible_units(endpoint, &body), output_clamp_edit(endpoint, field, &body, 1));
+    let (units, clamp) = tasks::run_offloaded(request.body.len(), analyze).await;
+    estimate.restrict_units(&request.pricing, units, clamp.is_some());
 }
 
 /// Counts the input by its vocabulary, where it is not known.
-async fn count(demand: &Demand, known: Option<u64>, need: &mut Need) {
-    let counted = match known {
-        Some(known) => Some(known),
-        None if demand.refers => None,
-        None => by_vocabulary(demand.endpoint, &demand.model, demand.body.clone()).await,
+async fn tokenize(request: &AdmissionRequest, cached: Option<u64>, estimate: &mut Estimate) {
+    let counted = match cached {
+        Some(tokens) => Some(tokens),
+        None if request.has_external_content => None,
+        None => count_tokens(request.endpoint, &request.model, request.body.clone()).await,
     };
-    need.tighten(&demand.costs, counted.unwrap_or(u64::MAX));
+    estimate.cap_input_tokens(&request.pricing, counted.unwrap_or(u64::MAX));
 }
 
-impl From<Ask> for Denial {
+impl From<LendRequest> for AdmissionError {
     /// What a lender had no answer to is in the way.
-    fn from(ask: Ask) -> Self {
-        match ask {
-            Ask::Limit { level, exceeded, .. } => Self::Limit { level, exceeded },
-            Ask::Money { short, amount, .. } => Self::Wallet { short, required: amount },
+    fn from(request: LendRequest) -> Self {
+        match request {
+            LendRequest::Limit { level, exceeded, .. } => Self::Limit { level, exceeded },
+            LendRequest::Money { shortfall: short, amount, .. } => {
+                Self::Wallet { shortfall: short, required: amount }
+            }
         }
     }
 }
 
 /// The permit of a call that was admitted; its hold is in the journal.
-fn permit(
-    desk: &Rc<Desk>,
+fn issue_permit(
+    context: &Rc<AdmissionContext>,
     caller: Arc<Caller>,
-    mut demand: Demand,
-    (taken, body): (Taken, Option<Fingerprint>),
+    mut request: AdmissionRequest,
+    (reservation, fingerprint): (Reservation, Option<Fingerprint>),
 ) -> Permit {
-    let is_read_on = (caller.on_disconnect_drain || demand.hides_usage)
-        && demand.endpoint.metering() == Metering::Full;
-    let presence = is_read_on.then(|| Rc::new(Presence::new(caller.on_disconnect_drain)));
+    let may_drain = (caller.on_disconnect_drain || request.usage_is_hidden)
+        && request.endpoint.metering() == Metering::Full;
+    let disconnect_tracker =
+        may_drain.then(|| Rc::new(DisconnectTracker::new(caller.on_disconnect_drain)));
     let mut permit = Permit {
-        id: demand.id,
-        desk: Rc::clone(desk),
+        id: request.id,
+        context: Rc::clone(context),
         caller,
-        tariffs: Tariffs::of(Arc::clone(&demand.model.name), Arc::clone(demand.costs.first())),
-        windows: taken.windows,
-        bound: taken.bound,
-        need: taken.need,
-        at: demand.now,
-        arrived: demand.arrived,
-        held_at: Position::default(),
-        rooms: taken.rooms,
-        clamped: taken.clamped,
-        body,
-        claim: demand.claim.take(),
+        pricing: CallPricing::new(
+            Arc::clone(&request.model.name),
+            Arc::clone(request.pricing.first()),
+        ),
+        windows: reservation.windows,
+        bound: reservation.bound,
+        held: reservation.held,
+        admitted_at: request.now,
+        started_at: request.started_at,
+        hold_position: Position::default(),
+        tightest_limits: reservation.tightest_limits,
+        output_clamp: reservation.output_clamp,
+        fingerprint,
+        claim: request.claim.take(),
         is_open: true,
-        presence,
-        endpoint: demand.endpoint,
-        pieces: demand.pieces,
-        measured: Measured {
-            counted_input: demand.counted_input,
-            asked_tier: demand.costs.asked(),
-            ..Measured::default()
+        disconnect_tracker,
+        endpoint: request.endpoint,
+        item_units_max: request.item_units_max,
+        measured: MeasuredUsage {
+            counted_input: request.counted_input,
+            requested_tier: request.pricing.requested_tier(),
+            ..MeasuredUsage::default()
         },
-        course: Course::default(),
+        trace: CallTrace::default(),
     };
-    permit.held_at = desk.writer.append(&Entry::Hold(hold(&permit, &demand)));
+    permit.hold_position = context.writer.append(&Entry::Hold(hold_entry(&permit, &request)));
     crash_point!("hold-appended");
     permit
 }
 
-fn hold<'a>(permit: &'a Permit, demand: &'a Demand) -> Hold<&'a str> {
+fn hold_entry<'a>(permit: &'a Permit, request: &'a AdmissionRequest) -> Hold<&'a str> {
     let caller = &permit.caller;
     Hold {
-        asked: Asked {
-            id: demand.id,
-            at: demand.at,
+        header: CallHeader {
+            id: request.id,
+            at: request.received_at,
             organization: caller.organization.id,
             project: caller.project.id,
             key: caller.key,
-            endpoint: demand.endpoint.name(),
-            dialect: demand.endpoint.dialect().name(),
-            model: &demand.model.name,
-            stream: demand.stream,
-            address: demand.address,
+            endpoint: request.endpoint.name(),
+            dialect: request.endpoint.dialect().name(),
+            model: &request.model.name,
+            stream: request.stream,
+            address: request.address,
         },
         windows: permit.windows,
         bound: permit.bound,
-        amount: permit.need.spend,
-        price_version: demand.costs.first().version(),
-        once: permit.claim.as_ref().map(Claim::once),
+        amount: permit.held.spend,
+        price_version: request.pricing.first().version(),
+        idempotency_key: permit.claim.as_ref().map(IdempotencyClaim::key),
     }
 }

@@ -8,21 +8,23 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use foldhash::fast::RandomState as FastHash;
 
-use crate::accounting::account::{Account, Standing};
-use crate::accounting::books::{
-    Books, KeySlot, OrganizationBook, OrganizationPage, ProjectBook, ProjectPage, Rooms,
+use crate::accounting::limit_state::{LimitState, LimitStatus};
+use crate::accounting::live_state::{
+    KeySlot, LiveState, OrganizationHandle, OrganizationState, ProjectHandle, ProjectState,
+    TightestLimits,
 };
-use crate::accounting::queue::Queue;
+use crate::accounting::wait_queue::WaitQueue;
 use crate::domain::access::{Cidr, glob_matches};
-use crate::domain::counter::{Counters, Windows};
+use crate::domain::counter::{WindowCounters, Windows};
 use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId};
 use crate::domain::limit::{Amounts, Level, Measure};
 use crate::domain::quota::Quota;
 use crate::domain::time::{Day, Minute, UnixMs};
 use crate::domain::wallet::Wallet;
 use crate::settings::admission::AdmissionSettings;
-use crate::store::callers::{self, CallerRows, Scope};
 use crate::store::database::{Database, DatabaseError};
+use crate::store::directory_rows;
+use crate::store::directory_rows::{DirectoryRows, Scope};
 use crate::store::provider_states;
 use crate::store::usage::Subjects;
 
@@ -44,9 +46,9 @@ pub struct Caller {
     /// Where its own limits stand among those of its project.
     pub slot: KeySlot,
     /// The project it opens.
-    pub project: Arc<ProjectBook>,
+    pub project: Arc<ProjectHandle>,
     /// Who pays.
-    pub organization: Arc<OrganizationBook>,
+    pub organization: Arc<OrganizationHandle>,
     /// Whether the key is switched on and not revoked.
     pub enabled: bool,
     /// When it ends.
@@ -72,60 +74,65 @@ impl Caller {
     }
 
     /// The tightest limits on requests and on tokens at `now`, of all that apply.
-    pub fn rooms(&self, now: UnixMs) -> Rooms {
+    pub fn tightest_limits(&self, now: UnixMs) -> TightestLimits {
         let (mut project, mut organization) = (self.project.lock(), self.organization.lock());
-        self.roll(&mut project, &mut organization, now);
-        self.tightest(&mut project, &organization)
+        self.advance_windows(&mut project, &mut organization, now);
+        self.tightest_of(&mut project, &organization)
     }
 
     /// Every limit that applies, and where it stands at `now`.
-    pub fn standings(&self, now: UnixMs) -> Vec<Standing> {
+    pub fn limit_statuses(&self, now: UnixMs) -> Vec<LimitStatus> {
         let (mut project, mut organization) = (self.project.lock(), self.organization.lock());
-        self.roll(&mut project, &mut organization, now);
-        let mut standings: Vec<_> = project.account.standings(Level::Project).collect();
-        standings.extend(project.keys.account(self.slot).standings(Level::Key));
-        standings.extend(organization.account.standings(Level::Organization));
-        standings
+        self.advance_windows(&mut project, &mut organization, now);
+        let mut statuses: Vec<_> = project.limits.statuses(Level::Project).collect();
+        statuses.extend(project.keys.limit_state(self.slot).statuses(Level::Key));
+        statuses.extend(organization.limits.statuses(Level::Organization));
+        statuses
     }
 
     /// Rolls all windows to one moment, the latest that any of them has seen: a call is counted in
     /// the same ones everywhere.
-    pub fn roll(
+    pub fn advance_windows(
         &self,
-        project: &mut ProjectPage,
-        organization: &mut OrganizationPage,
+        project: &mut ProjectState,
+        organization: &mut OrganizationState,
         now: UnixMs,
     ) -> Windows {
-        let key = project.keys.account(self.slot).counters.latest();
-        let latest = project.account.counters.latest().max(organization.account.counters.latest());
-        let at = now.max(latest).max(key);
-        project.keys.account(self.slot).counters.roll(at);
-        organization.account.counters.roll(at);
-        project.account.counters.roll(at)
+        let key_last_seen = project.keys.limit_state(self.slot).counters.last_seen();
+        let latest =
+            project.limits.counters.last_seen().max(organization.limits.counters.last_seen());
+        let at = now.max(latest).max(key_last_seen);
+        project.keys.limit_state(self.slot).counters.advance_to(at);
+        organization.limits.counters.advance_to(at);
+        project.limits.counters.advance_to(at)
     }
 
     /// The tightest limits on requests and on tokens, as the counters stand.
-    pub fn tightest(&self, project: &mut ProjectPage, organization: &OrganizationPage) -> Rooms {
-        let key = &*project.keys.account(self.slot);
-        let accounts = [&project.account, key, &organization.account];
+    pub fn tightest_of(
+        &self,
+        project: &mut ProjectState,
+        organization: &OrganizationState,
+    ) -> TightestLimits {
+        let key = &*project.keys.limit_state(self.slot);
+        let states = [&project.limits, key, &organization.limits];
         [Measure::Requests, Measure::Tokens].map(|measure| {
-            let rooms = accounts.iter().filter_map(|account| account.room(measure));
-            rooms.min_by_key(|room| room.remaining)
+            let candidates = states.iter().filter_map(|state| state.headroom(measure));
+            candidates.min_by_key(|headroom| headroom.remaining)
         })
     }
 
     /// Whether the key may be used from there.
     pub fn may_call_from(&self, address: IpAddr) -> bool {
         let blocks = self.allowed_cidrs.as_ref();
-        blocks.is_none_or(|blocks| blocks.iter().any(|block| block.holds(address)))
+        blocks.is_none_or(|blocks| blocks.iter().any(|block| block.contains(address)))
     }
 }
 
 /// The keys of one moment.
 #[derive(Debug, Default, Clone)]
-pub struct Keys(HashMap<SecretHash, Arc<Caller>, FastHash>);
+pub struct KeySnapshot(HashMap<SecretHash, Arc<Caller>, FastHash>);
 
-impl Keys {
+impl KeySnapshot {
     /// Who calls with that secret.
     pub fn find(&self, secret: &SecretHash) -> Option<&Arc<Caller>> {
         self.0.get(secret)
@@ -135,10 +142,10 @@ impl Keys {
 /// The directory and the books that it opens.
 #[derive(Debug)]
 pub struct Directory {
-    keys: ArcSwap<Keys>,
+    keys: ArcSwap<KeySnapshot>,
     /// Held while a snapshot is built, so that none is lost between two edits.
-    building: Mutex<()>,
-    books: Books,
+    rebuild_lock: Mutex<()>,
+    live_state: LiveState,
 }
 
 impl Directory {
@@ -148,27 +155,29 @@ impl Directory {
         admission: AdmissionSettings,
         now: UnixMs,
     ) -> Result<Self, DatabaseError> {
-        let books = Books::new(admission);
-        let directory = Self { keys: ArcSwap::default(), building: Mutex::new(()), books };
-        let rows = callers::read(database, Scope::Everything, now, None).await?;
-        directory.keys.store(Arc::new(Keys(directory.callers(&rows, now))));
+        let live_state = LiveState::new(admission);
+        let directory = Self { keys: ArcSwap::default(), rebuild_lock: Mutex::new(()), live_state };
+        let rows = directory_rows::read(database, Scope::Everything, now, None).await?;
+        directory.keys.store(Arc::new(KeySnapshot(directory.build_callers(&rows, now))));
         // A book that is opened later is that of a new project, for which nothing is kept yet.
-        for state in provider_states::read(database, now, provider_states::KEPT_MAX).await? {
-            if let Some(book) = directory.books.project(state.project) {
-                book.lock().states.keep(state.key, state.upstream.into(), state.at);
+        for state in
+            provider_states::read(database, now, provider_states::STATES_PER_PROJECT_MAX).await?
+        {
+            if let Some(project) = directory.live_state.project(state.project) {
+                project.lock().provider_states.insert(state.key, state.upstream.into(), state.at);
             }
         }
         Ok(directory)
     }
 
     /// The keys as they are now.
-    pub fn keys(&self) -> arc_swap::Guard<Arc<Keys>> {
+    pub fn keys(&self) -> arc_swap::Guard<Arc<KeySnapshot>> {
         self.keys.load()
     }
 
     /// The books in motion.
-    pub const fn books(&self) -> &Books {
-        &self.books
+    pub const fn live_state(&self) -> &LiveState {
+        &self.live_state
     }
 
     /// Reads one project again, after an edit of it, its quota or its keys was committed.
@@ -178,10 +187,12 @@ impl Directory {
         project: ProjectId,
         now: UnixMs,
     ) -> Result<(), DatabaseError> {
-        let replaced = |caller: &Caller| caller.project.id == project;
-        let open = self.open_books(replaced);
-        let rows = callers::read(database, Scope::Project(project), now, Some(&open)).await?;
-        self.replace(&rows, now, replaced);
+        let is_replaced = |caller: &Caller| caller.project.id == project;
+        let open_subjects = self.open_subjects(is_replaced);
+        let rows =
+            directory_rows::read(database, Scope::Project(project), now, Some(&open_subjects))
+                .await?;
+        self.replace(&rows, now, is_replaced);
         Ok(())
     }
 
@@ -192,16 +203,17 @@ impl Directory {
         organization: OrganizationId,
         now: UnixMs,
     ) -> Result<(), DatabaseError> {
-        let replaced = |caller: &Caller| caller.organization.id == organization;
-        let (open, scope) = (self.open_books(replaced), Scope::Organization(organization));
-        let rows = callers::read(database, scope, now, Some(&open)).await?;
-        self.replace(&rows, now, replaced);
+        let is_replaced = |caller: &Caller| caller.organization.id == organization;
+        let (open_subjects, scope) =
+            (self.open_subjects(is_replaced), Scope::Organization(organization));
+        let rows = directory_rows::read(database, scope, now, Some(&open_subjects)).await?;
+        self.replace(&rows, now, is_replaced);
         Ok(())
     }
 
     /// Whose usage need not be read for these callers. Books never close, so they are open still
     /// when the rows have come.
-    fn open_books(&self, of: impl Fn(&Caller) -> bool) -> Subjects {
+    fn open_subjects(&self, of: impl Fn(&Caller) -> bool) -> Subjects {
         let keys = self.keys.load();
         let callers = keys.0.values().filter(|caller| of(caller));
         let subjects =
@@ -210,65 +222,67 @@ impl Directory {
     }
 
     /// Swaps the callers that `replaced` names for those of `rows`.
-    fn replace(&self, rows: &CallerRows, now: UnixMs, replaced: impl Fn(&Caller) -> bool) {
-        let fresh = self.callers(rows, now);
-        let _building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut keys = Keys::clone(&self.keys.load());
-        keys.0.retain(|_, caller| !replaced(caller));
+    fn replace(&self, rows: &DirectoryRows, now: UnixMs, is_replaced: impl Fn(&Caller) -> bool) {
+        let fresh = self.build_callers(rows, now);
+        let _guard = self.rebuild_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = KeySnapshot::clone(&self.keys.load());
+        keys.0.retain(|_, caller| !is_replaced(caller));
         keys.0.extend(fresh);
         self.keys.store(Arc::new(keys));
         // Who waits may have lost its key, or have more room now.
-        for project in rows.projects.iter().filter_map(|row| self.books.project(row.id)) {
+        for project in rows.projects.iter().filter_map(|row| self.live_state.project(row.id)) {
             project.wake_all();
         }
         for row in &rows.organizations {
-            if let Some(organization) = self.books.organization(row.id) {
+            if let Some(organization) = self.live_state.organization(row.id) {
                 organization.wake_all();
             }
         }
     }
 
     /// Opens the books that `rows` name, puts their limits in force, and joins keys to them.
-    fn callers(
+    fn build_callers(
         &self,
-        rows: &CallerRows,
+        rows: &DirectoryRows,
         now: UnixMs,
     ) -> HashMap<SecretHash, Arc<Caller>, FastHash> {
-        let patience = self.books.admission().hold_wait;
+        let hold_wait = self.live_state.admission().hold_wait;
         let mut organizations = HashMap::new();
         for row in &rows.organizations {
             let open = || {
-                let account = account(row.quota, now, (row.minute, &row.days), patience);
-                (account, Wallet::restore(row.balance, row.wallet_active))
+                let limits =
+                    restore_limit_state(row.quota, now, (row.minute, &row.days), hold_wait);
+                (limits, Wallet::restore(row.balance, row.wallet_active))
             };
-            let book = self.books.open_organization(row.id, open);
-            book.set_active(row.wallet_active);
-            book.set_quota(row.quota);
-            organizations.insert(row.id, (row, book));
+            let handle = self.live_state.open_organization(row.id, open);
+            handle.set_active(row.wallet_active);
+            handle.set_quota(row.quota);
+            organizations.insert(row.id, (row, handle));
         }
         let mut projects = HashMap::new();
         for row in &rows.projects {
-            let open = || account(row.quota, now, (row.minute, &row.days), patience);
-            let book = self.books.open_project(row.id, open);
-            book.set_quota(row.quota);
-            projects.insert(row.id, (row, book));
+            let open = || restore_limit_state(row.quota, now, (row.minute, &row.days), hold_wait);
+            let handle = self.live_state.open_project(row.id, open);
+            handle.set_quota(row.quota);
+            projects.insert(row.id, (row, handle));
         }
         let mut callers = HashMap::default();
         for key in &rows.keys {
-            let Some((project, project_book)) = projects.get(&key.project) else { continue };
-            let Some((organization, organization_book)) = organizations.get(&project.organization)
+            let Some((project, project_handle)) = projects.get(&key.project) else { continue };
+            let Some((organization, organization_handle)) =
+                organizations.get(&project.organization)
             else {
                 continue;
             };
-            let open = |quota| account(quota, now, (key.minute, &key.days), patience);
-            let slot = project_book.set_key(key.id, key.limits, open);
+            let open = |quota| restore_limit_state(quota, now, (key.minute, &key.days), hold_wait);
+            let slot = project_handle.set_key(key.id, key.limits, open);
             let lists =
                 [&key.allowed_models, &project.allowed_models, &organization.allowed_models];
             let caller = Arc::new(Caller {
                 key: key.id,
                 slot,
-                project: Arc::clone(project_book),
-                organization: Arc::clone(organization_book),
+                project: Arc::clone(project_handle),
+                organization: Arc::clone(organization_handle),
                 enabled: key.enabled,
                 expires_at: key.expires_at,
                 project_active: project.active,
@@ -285,12 +299,12 @@ impl Directory {
 }
 
 /// An account that continues from durable sums.
-fn account(
+fn restore_limit_state(
     quota: Quota,
     now: UnixMs,
     (minute, days): ((Minute, Amounts), &[(Day, Amounts)]),
-    patience: Duration,
-) -> Account {
-    let counters = Counters::restore(quota.reset_day, now, minute, days.iter().copied());
-    Account { quota, counters, queue: Queue::new(patience) }
+    hold_wait: Duration,
+) -> LimitState {
+    let counters = WindowCounters::restore(quota.reset_day, now, minute, days.iter().copied());
+    LimitState { quota, counters, queue: WaitQueue::new(hold_wait) }
 }

@@ -1,18 +1,18 @@
 //! Quota and money in motion: who may call, what a call takes, and what it gives back.
 
-pub mod sync;
-pub mod queue;
-pub mod account;
-pub mod states;
-pub mod once;
-pub mod input;
-pub mod books;
+pub mod mutex;
+pub mod wait_queue;
+pub mod limit_state;
+pub mod provider_state;
+pub mod idempotency;
+pub mod input_token_cache;
+pub mod live_state;
 pub mod directory;
-pub mod need;
-pub mod presence;
+pub mod usage_estimate;
+pub mod disconnect_tracker;
 pub mod permit;
-pub mod turn;
-pub mod look;
+pub mod wait_slot;
+pub mod reserve;
 pub mod admit;
 
 #[cfg(test)]

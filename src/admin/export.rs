@@ -11,28 +11,28 @@ use bytes::Bytes;
 use http_body::Frame;
 use tokio::sync::mpsc;
 
-use crate::admin::answer::{Answer, Stop};
-use crate::admin::asked::Asked;
-use crate::admin::operation::{Doc, Operations};
+use crate::admin::operation::{OperationSpec, Routes};
 use crate::admin::records::{self, FILTERS};
-use crate::ledger::records::{Filter, Record, Stretch};
-use crate::organization::access::Seat;
-use crate::organization::denied::Denied;
-use crate::organization::platform::Platform;
-use crate::organization::rights::Right;
+use crate::admin::request::AuthenticatedRequest;
+use crate::admin::response::{AdminResponse, Interrupt};
+use crate::ledger::records::{Record, RecordFilter, RecordRange};
+use crate::organization::access::OrgContext;
+use crate::organization::error::UseCaseError;
+use crate::organization::rights::Action;
+use crate::organization::services::Services;
 use crate::organization::wallet;
 use crate::tasks;
 
-const HEAD: &str = "seq,id,type,amount,previousBalance,currentBalance,currency,requestLogId,\
+const CSV_HEADER: &str = "seq,id,type,amount,previousBalance,currentBalance,currency,requestLogId,\
     projectId,apiKeyId,model,description,reference,actor,settledBy,overage,late,priceVersion,\
     refundedAmount,createdAt\r\n";
-const ROWS_A_PIECE: i64 = 500;
-const PIECES_AHEAD: usize = 2;
+const ROWS_PER_CHUNK: i64 = 500;
+const CHUNKS_BUFFERED: usize = 2;
 
 /// A body that arrives in pieces. A piece that cannot be made breaks it off, visibly.
-struct Pieces(mpsc::Receiver<Result<Bytes, io::Error>>);
+struct ChunkedBody(mpsc::Receiver<Result<Bytes, io::Error>>);
 
-impl http_body::Body for Pieces {
+impl http_body::Body for ChunkedBody {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -45,32 +45,35 @@ impl http_body::Body for Pieces {
 }
 
 /// What this file answers.
-pub fn operations(operations: Operations) -> Operations {
-    let doc = Doc::of(Right::ViewRecords, "Exports the wallet's records, newest first.");
-    let doc = doc.query(FILTERS).text("text/csv");
+pub fn routes(operations: Routes) -> Routes {
+    let doc = OperationSpec::in_organization(
+        Action::ViewRecords,
+        "Exports the wallet's records, newest first.",
+    );
+    let doc = doc.query_params(FILTERS).text_response("text/csv");
     operations.add(&Method::GET, "/api/organization/wallet/records/export", export, doc)
 }
 
-async fn export(asked: Asked) -> Result<Response, Stop> {
-    let seat = asked.seat().await?;
-    let mut query = asked.visit.query();
-    let filter = records::filter(&mut query);
+async fn export(asked: AuthenticatedRequest) -> Result<Response, Interrupt> {
+    let seat = asked.org_context().await?;
+    let mut query = asked.request.query();
+    let filter = records::read_filter(&mut query);
     query.finish()?;
-    let platform = &asked.visit.state.platform;
-    platform.fresh().await;
-    let mut begun = asked.begin(Some(&seat)).await?;
-    let noted = wallet::note_export(&mut begun.work, &seat).await;
-    asked.finish(begun, noted.map(|()| Answer::default())).await?;
-    let (sender, receiver) = mpsc::channel(PIECES_AHEAD);
+    let platform = &asked.request.state.services;
+    platform.wait_caught_up().await;
+    let mut begun = asked.begin_mutation(Some(&seat)).await?;
+    let noted = wallet::audit_export(&mut begun.work, &seat).await;
+    asked.finish_mutation(begun, noted.map(|()| AdminResponse::default())).await?;
+    let (sender, receiver) = mpsc::channel(CHUNKS_BUFFERED);
     let platform = Arc::clone(platform);
     tasks::spawn("export", async move {
-        if let Err(fault) = send(&platform, &seat, filter, &sender).await {
+        if let Err(fault) = send_rows(&platform, &seat, filter, &sender).await {
             tracing::error!(?fault, "an export broke off");
             // Whoever has left does not need to be told.
             let _ = sender.send(Err(io::Error::other("broken off"))).await;
         }
     });
-    let body = axum::body::Body::new(Pieces(receiver));
+    let body = axum::body::Body::new(ChunkedBody(receiver));
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/csv; charset=utf-8")),
         (
@@ -82,16 +85,16 @@ async fn export(asked: Asked) -> Result<Response, Stop> {
 }
 
 /// Sends piece after piece, each from the record where the last one ended.
-async fn send(
-    platform: &Platform,
-    seat: &Seat,
-    filter: Filter,
+async fn send_rows(
+    platform: &Services,
+    seat: &OrgContext,
+    filter: RecordFilter,
     sender: &mpsc::Sender<Result<Bytes, io::Error>>,
-) -> Result<(), Denied> {
+) -> Result<(), UseCaseError> {
     let mut before = None;
-    let mut text = HEAD.to_owned();
+    let mut text = CSV_HEADER.to_owned();
     loop {
-        let stretch = Stretch { before, offset: 0, limit: ROWS_A_PIECE };
+        let stretch = RecordRange { before, offset: 0, limit: ROWS_PER_CHUNK };
         let (rows, _) = wallet::records(platform, seat, &filter, stretch).await?;
         for record in &rows {
             push_row(&mut text, record, &platform.settings.currency);

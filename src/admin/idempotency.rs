@@ -2,96 +2,108 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::admin::answer::{Answer, Reply, Stop};
-use crate::admin::asked::Asked;
-use crate::admin::failure::Failure;
-use crate::admin::state::Running;
+use crate::admin::api_error::ApiError;
+use crate::admin::request::AuthenticatedRequest;
+use crate::admin::response::{AdminResponse, HandlerResult, Interrupt};
+use crate::admin::state::IdempotencyGuard;
 use crate::domain::ids::OrganizationId;
-use crate::organization::access::Seat;
-use crate::organization::denied::{Denied, Fault};
-use crate::organization::work::{Change, Work};
-use crate::store::idempotency::{self, Kept};
+use crate::organization::access::OrgContext;
+use crate::organization::error::{FieldError, UseCaseError};
+use crate::organization::unit_of_work::{AuditChange, UnitOfWork};
+use crate::store::admin_idempotency;
+use crate::store::admin_idempotency::StoredResponse;
 
 /// A change that has begun, and the key that it runs under.
 #[derive(Debug)]
-pub struct Begun {
+pub struct MutationContext {
     /// The unit of change.
-    pub work: Work,
+    pub work: UnitOfWork,
     organization: Option<OrganizationId>,
-    claim: Option<Claim>,
+    claim: Option<MutationClaim>,
 }
 
 #[derive(Debug)]
-struct Claim {
+struct MutationClaim {
     scope: [u8; 32],
     fingerprint: [u8; 32],
     /// Held until the answer is kept.
-    _running: Running,
+    _guard: IdempotencyGuard,
 }
 
-impl Asked {
+impl AuthenticatedRequest {
     /// Begins a change, or ends with the answer that this request was given before.
-    pub async fn begin(&self, seat: Option<&Seat>) -> Result<Begun, Stop> {
+    pub async fn begin_mutation(
+        &self,
+        seat: Option<&OrgContext>,
+    ) -> Result<MutationContext, Interrupt> {
         let organization = seat.map(|seat| seat.organization.id);
-        let claim = self.claim(organization)?;
-        let mut work = Work::begin(&self.visit.state.platform, self.visit.origin()).await?;
+        let claim = self.claim_key(organization)?;
+        let mut work =
+            UnitOfWork::begin(&self.request.state.services, self.request.origin()).await?;
         if let Some(claim) = &claim {
             let now = work.now();
-            let kept = idempotency::find(work.connection(), &claim.scope, now).await;
-            match kept.map_err(Denied::from)? {
+            let kept = admin_idempotency::find(work.connection(), &claim.scope, now).await;
+            match kept.map_err(UseCaseError::from)? {
                 Some(kept) if kept.fingerprint != claim.fingerprint => {
-                    return Err(Failure::mismatch().into());
+                    return Err(ApiError::idempotency_mismatch().into());
                 }
                 Some(kept) => {
                     let status = u16::try_from(kept.status).unwrap_or(500);
-                    return Err(Stop::Replayed(Box::new(Answer::kept(status, kept.answer))));
+                    return Err(Interrupt::Replay(Box::new(AdminResponse::replay(
+                        status, kept.body,
+                    ))));
                 }
                 None => {}
             }
         }
-        Ok(Begun { work, organization, claim })
+        Ok(MutationContext { work, organization, claim })
     }
 
     /// Commits what was done together with its answer, or undoes it and keeps the no.
-    pub async fn finish(&self, begun: Begun, done: Result<Answer, Denied>) -> Reply {
-        let Begun { mut work, organization, claim } = begun;
+    pub async fn finish_mutation(
+        &self,
+        begun: MutationContext,
+        done: Result<AdminResponse, UseCaseError>,
+    ) -> HandlerResult {
+        let MutationContext { mut work, organization, claim } = begun;
         match done {
             Ok(answer) => {
                 if let Some(claim) = &claim {
-                    claim.keep(&mut work, 200, answer.json_to_keep()).await?;
+                    claim.store_response(&mut work, 200, answer.json_without_secret()).await?;
                 }
                 work.commit().await?;
                 Ok(answer)
             }
             Err(denied) => {
                 drop(work);
-                let forbidden = matches!(denied, Denied::Forbidden(_) | Denied::CannotGrant(_));
-                let failure = Failure::from(denied);
-                self.note_no(organization, claim, &failure, forbidden).await?;
+                let forbidden =
+                    matches!(denied, UseCaseError::Forbidden(_) | UseCaseError::CannotGrant(_));
+                let failure = ApiError::from(denied);
+                self.record_failure(organization, claim, &failure, forbidden).await?;
                 Err(failure.into())
             }
         }
     }
 
     /// Writes a no where it must be found again: for its key, and in the audit log.
-    async fn note_no(
+    async fn record_failure(
         &self,
         organization: Option<OrganizationId>,
-        claim: Option<Claim>,
-        failure: &Failure,
+        claim: Option<MutationClaim>,
+        failure: &ApiError,
         forbidden: bool,
-    ) -> Result<(), Denied> {
-        let claim = claim.filter(|_| failure.is_final());
+    ) -> Result<(), UseCaseError> {
+        let claim = claim.filter(|_| failure.is_replayable());
         if claim.is_none() && !forbidden {
             return Ok(());
         }
-        let origin = self.visit.origin();
-        let mut work = Work::begin(&self.visit.state.platform, origin).await?;
+        let origin = self.request.origin();
+        let mut work = UnitOfWork::begin(&self.request.state.services, origin).await?;
         if forbidden {
-            let path = self.visit.uri.path().to_owned();
-            let change = Change {
+            let path = self.request.uri.path().to_owned();
+            let change = AuditChange {
                 organization,
-                action: format!("{} {path}", self.visit.method).into(),
+                action: format!("{} {path}", self.request.method).into(),
                 target: ("path", path, String::new()),
                 before: None,
                 after: None,
@@ -99,42 +111,50 @@ impl Asked {
             work.audit_denied(&self.principal.actor(), change).await?;
         }
         if let Some(claim) = &claim {
-            claim.keep(&mut work, failure.status.as_u16(), failure.json()).await?;
+            claim.store_response(&mut work, failure.status.as_u16(), failure.to_json()).await?;
         }
         work.commit().await
     }
 
-    fn claim(&self, organization: Option<OrganizationId>) -> Result<Option<Claim>, Stop> {
-        let Some(value) = self.visit.headers.get("idempotency-key") else { return Ok(None) };
-        if self.visit.method != axum::http::Method::POST {
+    fn claim_key(
+        &self,
+        organization: Option<OrganizationId>,
+    ) -> Result<Option<MutationClaim>, Interrupt> {
+        let Some(value) = self.request.headers.get("idempotency-key") else { return Ok(None) };
+        if self.request.method != axum::http::Method::POST {
             return Ok(None);
         }
         let key = value.to_str().ok().filter(|key| (1..=255).contains(&key.len()));
         let Some(key) = key else {
             let message = "give 1 to 255 printable characters";
-            let fault = Fault::new("Idempotency-Key", "malformed", message);
-            return Err(Failure::invalid(vec![fault]).into());
+            let fault = FieldError::new("Idempotency-Key", "malformed", message);
+            return Err(ApiError::invalid(vec![fault]).into());
         };
         let organization = organization.map(|id| id.to_string()).unwrap_or_default();
         let actor = self.principal.actor().id;
-        let path = self.visit.uri.path();
-        let scope = digest(&[&organization, &actor, self.visit.method.as_str(), path, key]);
-        let query = self.visit.uri.query().unwrap_or_default();
-        let fingerprint = digest(&[query.as_bytes(), &self.visit.bytes]);
-        let running = self.visit.state.enter(scope).ok_or_else(|| {
+        let path = self.request.uri.path();
+        let scope = digest(&[&organization, &actor, self.request.method.as_str(), path, key]);
+        let query = self.request.uri.query().unwrap_or_default();
+        let fingerprint = digest(&[query.as_bytes(), &self.request.bytes]);
+        let running = self.request.state.lock_key(scope).ok_or_else(|| {
             let message = "a request with this Idempotency-Key is still running";
-            Denied::conflict("still_running", message)
+            UseCaseError::conflict("still_running", message)
         })?;
-        Ok(Some(Claim { scope, fingerprint, _running: running }))
+        Ok(Some(MutationClaim { scope, fingerprint, _guard: running }))
     }
 }
 
-impl Claim {
-    async fn keep(&self, work: &mut Work, status: u16, answer: String) -> Result<(), Denied> {
+impl MutationClaim {
+    async fn store_response(
+        &self,
+        work: &mut UnitOfWork,
+        status: u16,
+        answer: String,
+    ) -> Result<(), UseCaseError> {
         let now = work.now();
         let fingerprint = self.fingerprint.to_vec();
-        let kept = Kept { fingerprint, status: i64::from(status), answer };
-        Ok(idempotency::keep(work.connection(), &self.scope, &kept, now).await?)
+        let kept = StoredResponse { fingerprint, status: i64::from(status), body: answer };
+        Ok(admin_idempotency::insert(work.connection(), &self.scope, &kept, now).await?)
     }
 }
 

@@ -6,19 +6,19 @@ use utoipa::ToSchema;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::Schema;
 
-use crate::admin::fields::{Fields, Shape, read_within};
-use crate::admin::kind::{Amount, Kind, Whole, Wrong};
+use crate::admin::body::{BodyReader, BodySchema, read_nested};
+use crate::admin::field_type::{FieldType, IntegerIn, InvalidValue, MoneyAmount};
 use crate::admin::scalar::Money;
 use crate::domain::limit::{Limit, Limits, Measure};
 use crate::domain::money::Nano;
-use crate::organization::denied::Fault;
+use crate::organization::error::FieldError;
 
 /// A value for each limit; `null` is no limit, 0 blocks.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Limits)]
 #[expect(clippy::struct_field_names, reason = "the names are those of the specification")]
-pub struct LimitsShape {
+pub struct LimitsView {
     #[schema(required)]
     daily_request_limit: Option<i64>,
     #[schema(required)]
@@ -43,9 +43,9 @@ pub struct LimitsShape {
 #[derive(Debug, Clone, Copy)]
 pub struct Ceiling;
 
-const COUNT: Whole = Whole(0, Limits::MAX);
+const COUNT: IntegerIn = IntegerIn(0, Limits::MAX);
 
-impl LimitsShape {
+impl LimitsView {
     /// On the wire.
     pub fn of(limits: &Limits) -> Self {
         let money = |limit| limits.get(limit).map(Nano).map(Money);
@@ -64,13 +64,13 @@ impl LimitsShape {
 }
 
 /// Takes the limit fields of an object; `None` only after a fault.
-pub fn read(fields: &mut Fields) -> Option<Limits> {
+pub fn read(fields: &mut BodyReader) -> Option<Limits> {
     let mut limits = Some(Limits::default());
     for limit in Limit::ALL {
         let value = match limit.measure() {
-            Measure::Spend => {
-                fields.optional(limit.field(), Amount::Any).map(|money| money.map(|nano| nano.0))
-            }
+            Measure::Spend => fields
+                .optional(limit.field(), MoneyAmount::NonNegative)
+                .map(|money| money.map(|nano| nano.0)),
             Measure::Requests | Measure::Tokens => fields.optional(limit.field(), COUNT),
         };
         limits = limits.and_then(|limits| Some(limits.with(limit, value?)));
@@ -79,31 +79,31 @@ pub fn read(fields: &mut Fields) -> Option<Limits> {
 }
 
 /// Names the limit fields of an object.
-pub fn shape(shape: &mut Shape) {
+pub fn describe(shape: &mut BodySchema) {
     for limit in Limit::ALL {
         match limit.measure() {
-            Measure::Spend => shape.optional(limit.field(), Amount::Any),
+            Measure::Spend => shape.optional(limit.field(), MoneyAmount::NonNegative),
             Measure::Requests | Measure::Tokens => shape.optional(limit.field(), COUNT),
         }
     }
 }
 
-impl Kind for Ceiling {
+impl FieldType for Ceiling {
     type Value = Limits;
     const QUOTED: bool = false;
 
-    fn read(&self, json: &RawValue) -> Result<Limits, Wrong> {
-        read_within(json, "", read)
+    fn read(&self, json: &RawValue) -> Result<Limits, InvalidValue> {
+        read_nested(json, "", read)
             .map_err(|_| ("not_limits", "give an object of limits".to_owned()))
     }
 
-    fn read_at(&self, json: &RawValue, param: &str) -> Result<Limits, Vec<Fault>> {
-        read_within(json, param, read)
+    fn read_at(&self, json: &RawValue, param: &str) -> Result<Limits, Vec<FieldError>> {
+        read_nested(json, param, read)
     }
 
     fn schema(&self) -> RefOr<Schema> {
-        let mut limits = Shape::default();
-        shape(&mut limits);
+        let mut limits = BodySchema::default();
+        describe(&mut limits);
         limits.build().into()
     }
 }

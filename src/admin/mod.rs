@@ -1,20 +1,20 @@
 //! The admin API: one file a resource, its wire shapes first, then what answers.
 
 pub mod scalar;
-pub mod failure;
-pub mod answer;
-pub mod kind;
-pub mod fields;
+pub mod api_error;
+pub mod response;
+pub mod field_type;
+pub mod body;
 pub mod query;
 pub mod state;
-pub mod asked;
+pub mod request;
 pub mod idempotency;
 pub mod operation;
 pub mod account;
 pub mod tokens;
 pub mod organizations;
 pub mod catalog;
-pub mod units;
+pub mod price_units;
 pub mod prices;
 pub mod upstreams;
 pub mod limits;

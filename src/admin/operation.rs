@@ -19,27 +19,27 @@ use utoipa::openapi::{
     Components, ComponentsBuilder, ContentBuilder, Ref, RefOr, Required, ResponseBuilder, Schema,
 };
 
-use crate::admin::failure::ErrorShape;
-use crate::admin::fields::{Body, Shape};
+use crate::admin::api_error::ErrorView;
+use crate::admin::body::{Body, BodySchema};
 use crate::admin::state::AdminState;
-use crate::organization::rights::{Reach, Right};
+use crate::organization::rights::{AccessLevel, Action};
 
 type Schemas = Vec<(String, RefOr<Schema>)>;
 
 /// What the document says of an operation.
-pub struct Doc {
+pub struct OperationSpec {
     summary: &'static str,
     access: Value,
     organization: bool,
     body: Option<(&'static str, RefOr<Schema>)>,
-    answer: RefOr<Schema>,
-    media: &'static str,
-    query: &'static [(&'static str, &'static str)],
+    response: RefOr<Schema>,
+    media_type: &'static str,
+    query_params: &'static [(&'static str, &'static str)],
     schemas: Schemas,
 }
 
 /// The query of every list.
-pub const PAGED: &[(&str, &str)] = &[
+pub const LIST_PARAMS: &[(&str, &str)] = &[
     ("page", "From 1."),
     ("size", "Rows a page: 1 to 100, 20 by default."),
     ("sort", "A field, or one with - before it: largest first. Newest first by default."),
@@ -49,21 +49,21 @@ pub const PAGED: &[(&str, &str)] = &[
 
 /// Every operation, as a router and as paths of the document.
 #[derive(Default)]
-pub struct Operations {
+pub struct Routes {
     router: Router<AdminState>,
     paths: PathsBuilder,
     schemas: BTreeMap<String, RefOr<Schema>>,
 }
 
-impl Doc {
+impl OperationSpec {
     /// An operation that takes this right, in one organization.
-    pub fn of(right: Right, summary: &'static str) -> Self {
-        Self::with_access(access(right), true, summary)
+    pub fn in_organization(right: Action, summary: &'static str) -> Self {
+        Self::with_access(access_json(right), true, summary)
     }
 
     /// One that takes this right, in no organization.
-    pub fn platform(right: Right, summary: &'static str) -> Self {
-        Self::with_access(access(right), false, summary)
+    pub fn platform(right: Action, summary: &'static str) -> Self {
+        Self::with_access(access_json(right), false, summary)
     }
 
     /// One for whoever knows the password or the link.
@@ -72,31 +72,40 @@ impl Doc {
     }
 
     fn with_access(access: Value, organization: bool, summary: &'static str) -> Self {
-        let answer = enveloped(message().into());
-        let (body, media, query) = (None, "application/json", &[][..]);
-        Self { summary, access, organization, body, answer, media, query, schemas: Vec::new() }
+        let response = in_envelope(message_schema().into());
+        let (body, media_type, query_params) = (None, "application/json", &[][..]);
+        Self {
+            summary,
+            access,
+            organization,
+            body,
+            response,
+            media_type,
+            query_params,
+            schemas: Vec::new(),
+        }
     }
 
     /// Takes this body.
     #[must_use]
-    pub fn takes<B: Body>(mut self) -> Self {
-        self.body = Some((B::NAME, Shape::of::<B>().into()));
+    pub fn request_body<B: Body>(mut self) -> Self {
+        self.body = Some((B::NAME, BodySchema::of::<B>().into()));
         self
     }
 
     /// Answers one of these.
     #[must_use]
-    pub fn one<T: ToSchema>(mut self) -> Self {
-        self.answer = enveloped(self.reference::<T>());
+    pub fn response<T: ToSchema>(mut self) -> Self {
+        self.response = in_envelope(self.schema_ref::<T>());
         self
     }
 
     /// Answers a list of these.
     #[must_use]
-    pub fn list<T: ToSchema>(mut self) -> Self {
-        let rows = ArrayBuilder::new().items(self.reference::<T>());
+    pub fn list_response<T: ToSchema>(mut self) -> Self {
+        let rows = ArrayBuilder::new().items(self.schema_ref::<T>());
         let whole = || ObjectBuilder::new().schema_type(SchemaType::Type(Type::Integer));
-        self.answer = ObjectBuilder::new()
+        self.response = ObjectBuilder::new()
             .property("data", rows)
             .required("data")
             .property("total", whole())
@@ -114,41 +123,47 @@ impl Doc {
 
     /// Answers a text of this media type.
     #[must_use]
-    pub fn text(mut self, media: &'static str) -> Self {
-        self.media = media;
-        self.answer = ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).into();
+    pub fn text_response(mut self, media: &'static str) -> Self {
+        self.media_type = media;
+        self.response = ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).into();
         self
     }
 
     /// Takes these query parameters.
     #[must_use]
-    pub const fn query(mut self, query: &'static [(&'static str, &'static str)]) -> Self {
-        self.query = query;
+    pub const fn query_params(mut self, query: &'static [(&'static str, &'static str)]) -> Self {
+        self.query_params = query;
         self
     }
 
-    fn reference<T: ToSchema>(&mut self) -> RefOr<Schema> {
+    fn schema_ref<T: ToSchema>(&mut self) -> RefOr<Schema> {
         self.schemas.push((T::name().into(), T::schema()));
         T::schemas(&mut self.schemas);
         Ref::from_schema_name(T::name()).into()
     }
 }
 
-impl Operations {
+impl Routes {
     /// Adds an operation.
     #[must_use]
-    pub fn add<H, T>(mut self, method: &Method, path: &'static str, handler: H, doc: Doc) -> Self
+    pub fn add<H, T>(
+        mut self,
+        method: &Method,
+        path: &'static str,
+        handler: H,
+        doc: OperationSpec,
+    ) -> Self
     where
         H: Handler<T, AdminState>,
         T: 'static,
     {
         let filter = MethodFilter::try_from(method.clone()).unwrap_or(MethodFilter::GET);
         self.router = self.router.route(path, on(filter, handler));
-        self.document(method, path, doc);
+        self.add_to_document(method, path, doc);
         self
     }
 
-    fn document(&mut self, method: &Method, path: &'static str, doc: Doc) {
+    fn add_to_document(&mut self, method: &Method, path: &'static str, doc: OperationSpec) {
         let public = doc.access.get("public").is_some();
         let mut operation = OperationBuilder::new()
             .summary(Some(doc.summary))
@@ -158,7 +173,7 @@ impl Operations {
         for name in path.split('{').skip(1).filter_map(|part| part.split('}').next()) {
             operation = operation.parameter(parameter(name, ParameterIn::Path, ""));
         }
-        for (name, description) in doc.query {
+        for (name, description) in doc.query_params {
             operation = operation.parameter(parameter(name, ParameterIn::Query, description));
         }
         if doc.organization {
@@ -182,8 +197,8 @@ impl Operations {
                 .required(Some(Required::True));
             operation = operation.request_body(Some(body.build()));
         }
-        let content = ContentBuilder::new().schema(Some(doc.answer)).build();
-        let yes = ResponseBuilder::new().description("Done.").content(doc.media, content);
+        let content = ContentBuilder::new().schema(Some(doc.response)).build();
+        let yes = ResponseBuilder::new().description("Done.").content(doc.media_type, content);
         let no = ResponseBuilder::new().description("Not done: `error` says why.").content(
             "application/json",
             ContentBuilder::new().schema(Some(Ref::from_schema_name("Failure"))).build(),
@@ -197,8 +212,8 @@ impl Operations {
     /// The router, and what the document is made of.
     pub fn build(self) -> (Router<AdminState>, Paths, Components) {
         let mut schemas = Schemas::new();
-        ErrorShape::schemas(&mut schemas);
-        schemas.push((ErrorShape::name().into(), <ErrorShape as utoipa::PartialSchema>::schema()));
+        ErrorView::schemas(&mut schemas);
+        schemas.push((ErrorView::name().into(), <ErrorView as utoipa::PartialSchema>::schema()));
         let null = ObjectBuilder::new().schema_type(SchemaType::Type(Type::Null));
         let failure = ObjectBuilder::new()
             .property("data", null)
@@ -215,12 +230,12 @@ impl Operations {
 }
 
 /// Who may, as the rights say it.
-fn access(right: Right) -> Value {
+fn access_json(right: Action) -> Value {
     let rule = right.rule();
     let in_project = |reach| match reach {
-        Reach::None => None,
-        Reach::Own => Some("own"),
-        Reach::All => Some("all"),
+        AccessLevel::None => None,
+        AccessLevel::Own => Some("own"),
+        AccessLevel::All => Some("all"),
     };
     json!({
         "operator": true,
@@ -246,7 +261,7 @@ fn parameter(name: &str, place: ParameterIn, description: &str) -> ParameterBuil
         .schema(Some(ObjectBuilder::new().schema_type(SchemaType::Type(Type::String))))
 }
 
-fn enveloped(data: RefOr<Schema>) -> RefOr<Schema> {
+fn in_envelope(data: RefOr<Schema>) -> RefOr<Schema> {
     ObjectBuilder::new()
         .property("data", data)
         .required("data")
@@ -258,7 +273,7 @@ fn enveloped(data: RefOr<Schema>) -> RefOr<Schema> {
         .into()
 }
 
-fn message() -> ObjectBuilder {
+fn message_schema() -> ObjectBuilder {
     ObjectBuilder::new()
         .property("message", ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)))
         .required("message")

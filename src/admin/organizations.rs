@@ -4,20 +4,20 @@ use axum::http::Method;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::admin::answer::{Answer, Reply};
-use crate::admin::asked::Asked;
-use crate::admin::fields::body;
-use crate::admin::kind::{DESCRIPTION, Flag, GLOBS, NAME, Text, Word};
-use crate::admin::operation::{Doc, Operations, PAGED};
-use crate::admin::scalar::At;
+use crate::admin::body::body;
+use crate::admin::field_type::{Bool, DESCRIPTION, MODEL_GLOBS, NAME, OneOf, Text};
+use crate::admin::operation::{LIST_PARAMS, OperationSpec, Routes};
+use crate::admin::request::AuthenticatedRequest;
+use crate::admin::response::{AdminResponse, HandlerResult};
+use crate::admin::scalar::Rfc3339;
 use crate::organization::organizations::{self, NewOrganization, OrganizationChange};
-use crate::organization::rights::Right;
+use crate::organization::rights::Action;
 use crate::store::organizations::{Organization, SORTS};
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Organization)]
-struct OrganizationShape<'a> {
+struct OrganizationView<'a> {
     id: String,
     name: &'a str,
     #[schema(required)]
@@ -31,8 +31,8 @@ struct OrganizationShape<'a> {
     allowed_models: Option<&'a [String]>,
     member_count: i64,
     project_count: i64,
-    created_at: At,
-    updated_at: At,
+    created_at: Rfc3339,
+    updated_at: Rfc3339,
     version: i64,
 }
 
@@ -42,80 +42,84 @@ const ON_DISCONNECT: &[&str] = &["cancel", "drain"];
 body! { NewOrganization as "NewOrganization" {
     name: required("name", NAME),
     description: optional("description", DESCRIPTION),
-    self_funding: defaulted("selfFunding", Flag, true),
-    on_disconnect: defaulted("onDisconnect", Word(ON_DISCONNECT), "cancel".to_owned()),
-    output_clamp: defaulted("outputClamp", Flag, true),
-    allowed_models: optional("allowedModels", GLOBS),
+    self_funding: with_default("selfFunding", Bool, true),
+    on_disconnect: with_default("onDisconnect", OneOf(ON_DISCONNECT), "cancel".to_owned()),
+    output_clamp: with_default("outputClamp", Bool, true),
+    allowed_models: optional("allowedModels", MODEL_GLOBS),
 }}
 
 body! { OrganizationChange as "OrganizationChange" {
-    name: change("name", NAME),
-    description: clearable("description", DESCRIPTION),
-    status: change("status", Word(STATUSES)),
-    self_funding: change("selfFunding", Flag),
-    on_disconnect: change("onDisconnect", Word(ON_DISCONNECT)),
-    output_clamp: change("outputClamp", Flag),
-    allowed_models: clearable("allowedModels", GLOBS),
+    name: optional_update("name", NAME),
+    description: nullable("description", DESCRIPTION),
+    status: optional_update("status", OneOf(STATUSES)),
+    self_funding: optional_update("selfFunding", Bool),
+    on_disconnect: optional_update("onDisconnect", OneOf(ON_DISCONNECT)),
+    output_clamp: optional_update("outputClamp", Bool),
+    allowed_models: nullable("allowedModels", MODEL_GLOBS),
 }}
 
 /// What this file answers.
-pub fn operations(operations: Operations) -> Operations {
-    let create_doc = Doc::platform(Right::ChangePlatform, "Makes an organization and its wallet.");
-    let create_doc = create_doc.takes::<NewOrganization>().one::<OrganizationShape>();
-    let list_doc = Doc::platform(Right::ViewPlatform, "Lists the deployment's organizations.");
-    let list_doc = list_doc.query(PAGED).list::<OrganizationShape>();
-    let view_doc = Doc::of(Right::ViewOrganization, "Shows the organization.");
-    let change_doc = Doc::of(Right::ChangeOrganization, "Changes the organization.");
-    let change_doc = change_doc.takes::<OrganizationChange>().one::<OrganizationShape>();
+pub fn routes(operations: Routes) -> Routes {
+    let create_doc =
+        OperationSpec::platform(Action::ChangePlatform, "Makes an organization and its wallet.");
+    let create_doc = create_doc.request_body::<NewOrganization>().response::<OrganizationView>();
+    let list_doc =
+        OperationSpec::platform(Action::ViewPlatform, "Lists the deployment's organizations.");
+    let list_doc = list_doc.query_params(LIST_PARAMS).list_response::<OrganizationView>();
+    let view_doc =
+        OperationSpec::in_organization(Action::ViewOrganization, "Shows the organization.");
+    let change_doc =
+        OperationSpec::in_organization(Action::ChangeOrganization, "Changes the organization.");
+    let change_doc = change_doc.request_body::<OrganizationChange>().response::<OrganizationView>();
     let own = "/api/organization";
     operations
         .add(&Method::POST, "/api/organizations", create, create_doc)
         .add(&Method::GET, "/api/platform/organizations", list, list_doc)
-        .add(&Method::GET, own, view, view_doc.one::<OrganizationShape>())
+        .add(&Method::GET, own, view, view_doc.response::<OrganizationView>())
         .add(&Method::PUT, own, change, change_doc)
 }
 
-async fn create(asked: Asked) -> Reply {
-    let new: NewOrganization = asked.visit.body()?;
-    let mut begun = asked.begin(None).await?;
+async fn create(asked: AuthenticatedRequest) -> HandlerResult {
+    let new: NewOrganization = asked.request.body()?;
+    let mut begun = asked.begin_mutation(None).await?;
     let done = organizations::create(&mut begun.work, &asked.principal, new).await;
-    asked.finish(begun, done.map(|row| answer(&asked, &row))).await
+    asked.finish_mutation(begun, done.map(|row| response(&asked, &row))).await
 }
 
-async fn list(asked: Asked) -> Reply {
-    let mut query = asked.visit.query();
+async fn list(asked: AuthenticatedRequest) -> HandlerResult {
+    let mut query = asked.request.query();
     let (page, sort) = (query.page(), query.sort(SORTS));
     let part = query.get("query", &Text(1, 200));
-    let status = query.get("status", &Word(STATUSES));
+    let status = query.get("status", &OneOf(STATUSES));
     query.finish()?;
-    let platform = &asked.visit.state.platform;
+    let platform = &asked.request.state.services;
     let filter = (part.as_deref(), status.as_deref());
     let (rows, total) = organizations::list(platform, &asked.principal, filter, page, sort).await?;
     let currency = &platform.settings.currency;
-    let rows: Vec<_> = rows.iter().map(|row| shape(row, currency)).collect();
-    Ok(Answer::page(&rows, total, page))
+    let rows: Vec<_> = rows.iter().map(|row| to_view(row, currency)).collect();
+    Ok(AdminResponse::page(&rows, total, page))
 }
 
-async fn view(asked: Asked) -> Reply {
-    let seat = asked.seat().await?;
-    Ok(answer(&asked, organizations::view(&seat)?))
+async fn view(asked: AuthenticatedRequest) -> HandlerResult {
+    let seat = asked.org_context().await?;
+    Ok(response(&asked, organizations::view(&seat)?))
 }
 
-async fn change(asked: Asked) -> Reply {
-    let change: OrganizationChange = asked.visit.body()?;
-    let seat = asked.seat().await?;
-    let mut begun = asked.begin(Some(&seat)).await?;
+async fn change(asked: AuthenticatedRequest) -> HandlerResult {
+    let change: OrganizationChange = asked.request.body()?;
+    let seat = asked.org_context().await?;
+    let mut begun = asked.begin_mutation(Some(&seat)).await?;
     let done = organizations::change(&mut begun.work, &seat, change).await;
-    asked.finish(begun, done.map(|row| answer(&asked, &row))).await
+    asked.finish_mutation(begun, done.map(|row| response(&asked, &row))).await
 }
 
-fn answer(asked: &Asked, row: &Organization) -> Answer {
-    let currency = &asked.visit.state.platform.settings.currency;
-    Answer::one(&shape(row, currency)).versioned(row.version)
+fn response(asked: &AuthenticatedRequest, row: &Organization) -> AdminResponse {
+    let currency = &asked.request.state.services.settings.currency;
+    AdminResponse::object(&to_view(row, currency)).with_version(row.version)
 }
 
-fn shape<'a>(row: &'a Organization, currency: &'a str) -> OrganizationShape<'a> {
-    OrganizationShape {
+fn to_view<'a>(row: &'a Organization, currency: &'a str) -> OrganizationView<'a> {
+    OrganizationView {
         id: row.id.to_string(),
         name: &row.name,
         description: row.description.as_deref(),
@@ -127,8 +131,8 @@ fn shape<'a>(row: &'a Organization, currency: &'a str) -> OrganizationShape<'a> 
         allowed_models: row.allowed_models.as_deref(),
         member_count: row.member_count,
         project_count: row.project_count,
-        created_at: At(row.created_at),
-        updated_at: At(row.updated_at),
+        created_at: Rfc3339(row.created_at),
+        updated_at: Rfc3339(row.updated_at),
         version: row.version,
     }
 }

@@ -6,26 +6,26 @@ use axum::http::Method;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::admin::answer::{Answer, Reply};
-use crate::admin::asked::Asked;
-use crate::admin::fields::body;
-use crate::admin::kind::{Moment, NAME, Parsed};
-use crate::admin::operation::{Doc, Operations};
-use crate::admin::scalar::{At, Money};
-use crate::admin::units::{BySize, ByUnit, by_unit};
+use crate::admin::body::body;
+use crate::admin::field_type::{NAME, ParsedString, Timestamp};
+use crate::admin::operation::{OperationSpec, Routes};
+use crate::admin::price_units::{PriceTiers, PricesByUnit, prices_by_unit};
+use crate::admin::request::AuthenticatedRequest;
+use crate::admin::response::{AdminResponse, HandlerResult};
+use crate::admin::scalar::{Money, Rfc3339};
 use crate::domain::ids::PriceId;
-use crate::domain::overlay::Laid;
+use crate::domain::price_override::PriceOverride;
 use crate::domain::service_tier::ServiceTier;
-use crate::domain::tariff::Row;
+use crate::domain::tariff::PriceRow;
 use crate::domain::time::UnixMs;
-use crate::organization::prices::{self, Listed, NewPrice};
-use crate::organization::rights::Right;
+use crate::organization::prices::{self, ListedPrice, NewPrice};
+use crate::organization::rights::Action;
 use crate::store::price_lists;
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Price)]
-struct PriceShape {
+struct PriceView {
     /// `null`: of the file.
     #[schema(required)]
     id: Option<String>,
@@ -36,54 +36,56 @@ struct PriceShape {
     service_tier: String,
     /// By unit: per million tokens or characters, of everything else per one.
     prices: BTreeMap<&'static str, Money>,
-    tiers: Vec<TierShape>,
+    tiers: Vec<PriceTierView>,
     /// `null`: it has always held.
     #[schema(required)]
-    effective_from: Option<At>,
+    effective_from: Option<Rfc3339>,
     /// `null`: until another follows or it is deleted.
     #[schema(required)]
-    effective_to: Option<At>,
+    effective_to: Option<Rfc3339>,
     price_version: String,
     /// `File` or `Api`.
     source: &'static str,
     #[schema(required)]
     created_by: Option<String>,
     #[schema(required)]
-    created_at: Option<At>,
+    created_at: Option<Rfc3339>,
 }
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = PriceTier)]
-struct TierShape {
+struct PriceTierView {
     /// With more input than that.
     above_input_tokens: u64,
     /// What every token of the call costs then.
     prices: BTreeMap<&'static str, Money>,
 }
 
-const TIER: Parsed<ServiceTier> =
-    Parsed("a word of at most 16 letters, digits, - and _", ServiceTier::new);
+const SERVICE_TIER: ParsedString<ServiceTier> =
+    ParsedString("a word of at most 16 letters, digits, - and _", ServiceTier::new);
 
 body! { NewPrice as "NewPrice" {
     model: required("model", NAME),
     upstream: optional("upstream", NAME),
-    tier: defaulted("serviceTier", TIER, ServiceTier::DEFAULT),
-    prices: required("prices", ByUnit),
-    tiers: defaulted("tiers", BySize, Vec::new()),
-    from: optional("effectiveFrom", Moment::Any),
+    tier: with_default("serviceTier", SERVICE_TIER, ServiceTier::DEFAULT),
+    prices: required("prices", PricesByUnit),
+    tiers: with_default("tiers", PriceTiers, Vec::new()),
+    from: optional("effectiveFrom", Timestamp::Any),
 }}
 
 /// What this file answers.
-pub fn operations(operations: Operations) -> Operations {
+pub fn routes(operations: Routes) -> Routes {
     let path = "/api/platform/prices";
     let list_doc = "Lists the prices that were posted, newest first, and then those of the file.";
-    let list_doc = Doc::platform(Right::ViewPlatform, list_doc).query(QUERY).list::<PriceShape>();
+    let list_doc = OperationSpec::platform(Action::ViewPlatform, list_doc)
+        .query_params(QUERY)
+        .list_response::<PriceView>();
     let create_doc = "Lays a price over that of the file; it ends the one posted before it.";
-    let create_doc = Doc::platform(Right::ChangePlatform, create_doc);
-    let create_doc = create_doc.takes::<NewPrice>().one::<PriceShape>();
+    let create_doc = OperationSpec::platform(Action::ChangePlatform, create_doc);
+    let create_doc = create_doc.request_body::<NewPrice>().response::<PriceView>();
     let delete_doc = "Ends a posted price: the one of the file is in force again.";
-    let delete_doc = Doc::platform(Right::ChangePlatform, delete_doc);
+    let delete_doc = OperationSpec::platform(Action::ChangePlatform, delete_doc);
     operations
         .add(&Method::GET, path, list, list_doc)
         .add(&Method::POST, path, create, create_doc)
@@ -96,53 +98,58 @@ const QUERY: &[(&str, &str)] = &[
     ("size", "Rows a page: 1 to 100, 20 by default."),
 ];
 
-async fn list(asked: Asked) -> Reply {
-    let mut query = asked.visit.query();
+async fn list(asked: AuthenticatedRequest) -> HandlerResult {
+    let mut query = asked.request.query();
     let (page, model) = (query.page(), query.get("model", &NAME));
     query.finish()?;
-    let platform = &asked.visit.state.platform;
+    let platform = &asked.request.state.services;
     let listed = prices::list(platform, &asked.principal, model.as_deref()).await?;
     let total = i64::try_from(listed.len()).unwrap_or(i64::MAX);
-    let rows: Vec<PriceShape> = page.cut(listed).map(|listed| shape(&listed)).collect();
-    Ok(Answer::page(&rows, total, page))
+    let rows: Vec<PriceView> = page.cut(listed).map(|listed| to_view(&listed)).collect();
+    Ok(AdminResponse::page(&rows, total, page))
 }
 
-async fn create(asked: Asked) -> Reply {
-    let new: NewPrice = asked.visit.body()?;
-    let mut begun = asked.begin(None).await?;
+async fn create(asked: AuthenticatedRequest) -> HandlerResult {
+    let new: NewPrice = asked.request.body()?;
+    let mut begun = asked.begin_mutation(None).await?;
     let done = prices::create(&mut begun.work, &asked.principal, new).await;
-    asked.finish(begun, done.map(|price| Answer::one(&shape(&Listed::Api(price))))).await
+    asked
+        .finish_mutation(
+            begun,
+            done.map(|price| AdminResponse::object(&to_view(&ListedPrice::Api(price)))),
+        )
+        .await
 }
 
-async fn delete(asked: Asked) -> Reply {
-    let id = asked.visit.id("id", PriceId::parse)?;
-    let mut begun = asked.begin(None).await?;
+async fn delete(asked: AuthenticatedRequest) -> HandlerResult {
+    let id = asked.request.path_id("id", PriceId::parse)?;
+    let mut begun = asked.begin_mutation(None).await?;
     let done = prices::delete(&mut begun.work, &asked.principal, id).await;
-    asked.finish(begun, done.map(|()| Answer::message("Price deleted"))).await
+    asked.finish_mutation(begun, done.map(|()| AdminResponse::message("Price deleted"))).await
 }
 
-fn shape(listed: &Listed) -> PriceShape {
-    let (laid, version, posted): (&Laid, &str, _) = match listed {
-        Listed::Api(price) => (&price.laid, &price.version, Some(price)),
-        Listed::File(laid, version) => (laid, version, None),
+fn to_view(listed: &ListedPrice) -> PriceView {
+    let (laid, version, posted): (&PriceOverride, &str, _) = match listed {
+        ListedPrice::Api(price) => (&price.price_override, &price.version, Some(price)),
+        ListedPrice::File(laid, version) => (laid, version, None),
     };
-    let tier = |row: &Row| TierShape {
+    let tier = |row: &PriceRow| PriceTierView {
         above_input_tokens: row.above_input_tokens,
-        prices: by_unit(&row.prices),
+        prices: prices_by_unit(&row.prices),
     };
-    PriceShape {
+    PriceView {
         id: posted.map(|price| price.id.to_string()),
         model: laid.model.to_string(),
         upstream: laid.upstream.as_deref().map(str::to_owned),
-        service_tier: price_lists::tier(laid.tier),
-        prices: laid.rows.first().map(|row| by_unit(&row.prices)).unwrap_or_default(),
+        service_tier: price_lists::tier_name(laid.tier),
+        prices: laid.rows.first().map(|row| prices_by_unit(&row.prices)).unwrap_or_default(),
         tiers: laid.rows.iter().skip(1).map(tier).collect(),
-        effective_from: Some(laid.from).filter(|from| *from != UnixMs(i64::MIN)).map(At),
-        effective_to: laid.until.map(At),
+        effective_from: Some(laid.from).filter(|from| *from != UnixMs(i64::MIN)).map(Rfc3339),
+        effective_to: laid.until.map(Rfc3339),
         price_version: version.to_owned(),
         source: if posted.is_some() { "Api" } else { "File" },
         created_by: posted.map(|price| price.created_by.to_string()),
-        created_at: posted.map(|price| At(price.created_at)),
+        created_at: posted.map(|price| Rfc3339(price.created_at)),
     }
 }
 
@@ -150,7 +157,7 @@ fn shape(listed: &Listed) -> PriceShape {
 mod tests {
     use serde_json::{Value, json};
 
-    use crate::admin::tests::{Scene, Told};
+    use crate::admin::tests::{TestApi, TestResponse};
 
     const PRICES: &str = "/api/platform/prices";
 
@@ -161,21 +168,21 @@ mod tests {
         body.to_string()
     }
 
-    fn faults(told: &Told) -> Vec<String> {
-        told.refused(400);
+    fn faults(told: &TestResponse) -> Vec<String> {
+        told.expect_error(400);
         let errors = told.json["error"]["errors"].as_array().expect("a list");
         let word = |error: &Value, field: &str| error[field].as_str().unwrap_or("?").to_owned();
         let fault = |error| format!("{} {}", word(error, "param"), word(error, "reason"));
         errors.iter().map(fault).collect()
     }
 
-    async fn listed(scene: &Scene) -> Vec<Value> {
+    async fn listed(scene: &TestApi) -> Vec<Value> {
         scene.get(PRICES).await.json["data"].as_array().expect("a list").clone()
     }
 
     #[tokio::test]
     async fn a_price_is_laid_over_the_file_until_it_is_deleted() {
-        let scene = Scene::new().await;
+        let scene = TestApi::new().await;
         let [filed] = &listed(&scene).await[..] else { panic!("one price of the file") };
         assert_eq!((&filed["source"], &filed["id"]), (&json!("File"), &Value::Null));
         assert_eq!(
@@ -194,10 +201,14 @@ mod tests {
         assert_eq!(ids, [second.data("id"), first.data("id"), Value::Null]);
         assert_eq!(list[1]["effectiveTo"], second.data("effectiveFrom"), "the new closes the old");
         assert_eq!(list[0]["effectiveTo"], Value::Null);
-        let path = |told: &Told| format!("{PRICES}/{}", told.text_of("id"));
-        assert_eq!(scene.delete(&path(&first)).await.refused(404), "not_found", "it has ended");
+        let path = |told: &TestResponse| format!("{PRICES}/{}", told.text_of("id"));
+        assert_eq!(
+            scene.delete(&path(&first)).await.expect_error(404),
+            "not_found",
+            "it has ended"
+        );
         assert_eq!(scene.delete(&path(&second)).await.status, 200);
-        assert_eq!(scene.delete(&path(&second)).await.refused(404), "not_found");
+        assert_eq!(scene.delete(&path(&second)).await.expect_error(404), "not_found");
         assert!(listed(&scene).await[0]["effectiveTo"].is_string(), "what it was stays known");
         assert_eq!(scene.get(&format!("{PRICES}?model=other")).await.json["total"], 0);
         assert_eq!(
@@ -207,7 +218,7 @@ mod tests {
         let done: Vec<(String, bool)> = sqlx::query_as(
             "SELECT action, before IS NULL FROM audit_log WHERE action LIKE 'price.%' ORDER BY id",
         )
-        .fetch_all(scene.platform.database.reader())
+        .fetch_all(scene.services.database.reader())
         .await
         .expect("a log");
         let expected = [("price.create", true), ("price.create", true), ("price.delete", false)];
@@ -216,7 +227,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_plan_that_is_dropped_leaves_what_it_would_have_ended() {
-        let scene = Scene::new().await;
+        let scene = TestApi::new().await;
         let now = scene.post(PRICES, &body(&json!({}))).await;
         let plan = body(&json!({"effectiveFrom": "2100-01-01"}));
         let plan = scene.post(PRICES, &plan).await;
@@ -233,7 +244,7 @@ mod tests {
             let path = format!("{PRICES}/{}", told.text_of("id"));
             assert_eq!(scene.delete(&path).await.status, 200);
             assert_eq!(until().await, then);
-            assert_eq!(scene.delete(&path).await.refused(404), "not_found");
+            assert_eq!(scene.delete(&path).await.expect_error(404), "not_found");
         }
         let flex = scene.post(PRICES, &body(&json!({"serviceTier": "flex"}))).await;
         let near = scene.post(PRICES, &body(&json!({"upstream": "near"}))).await;
@@ -243,7 +254,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_fault_of_a_price_is_named() {
-        let scene = Scene::new().await;
+        let scene = TestApi::new().await;
         for (more, fault) in [
             (json!({"model": "other"}), "/model unknown_model"),
             (json!({"upstream": "far"}), "/upstream not_served"),
@@ -278,17 +289,17 @@ mod tests {
         let told = faults(&scene.post(PRICES, &body(&json!({"tiers": [twice, twice]}))).await);
         assert_eq!(told, ["/tiers/1/aboveInputTokens duplicate"]);
         assert_eq!(scene.post(PRICES, &body(&json!({"prices": {"images": 1}}))).await.status, 200);
-        assert_eq!(scene.delete(&format!("{PRICES}/price_1")).await.refused(404), "not_found");
+        assert_eq!(scene.delete(&format!("{PRICES}/price_1")).await.expect_error(404), "not_found");
     }
 
     #[tokio::test]
     async fn only_the_operator_posts_prices_and_a_repeated_one_is_posted_once() {
-        let scene = Scene::new().await;
+        let scene = TestApi::new().await;
         let token = r#"{"name":"o","kind":"Organization","scopes":["wallet.read"]}"#;
         let admin = scene.post("/api/auth/tokens", token).await.text_of("token");
         let admin = scene.with_token(&admin);
-        assert_eq!(admin.post(PRICES, &body(&json!({}))).await.refused(403), "missing_scope");
-        assert_eq!(admin.get(PRICES).await.refused(403), "missing_scope");
+        assert_eq!(admin.post(PRICES, &body(&json!({}))).await.expect_error(403), "missing_scope");
+        assert_eq!(admin.get(PRICES).await.expect_error(403), "missing_scope");
         let keyed = || {
             let mut request = scene.request("POST", PRICES, &body(&json!({})));
             request.headers_mut().insert("idempotency-key", "one".parse().expect("a header"));

@@ -2,23 +2,23 @@
 
 use serde_json::value::RawValue;
 
-use crate::admin::answer::{Cursor, Listed};
-use crate::admin::failure::Failure;
-use crate::admin::kind::{Kind, Text, Whole, Wrong};
+use crate::admin::api_error::ApiError;
+use crate::admin::field_type::{FieldType, IntegerIn, InvalidValue, Text};
+use crate::admin::response::{ListMeta, NextCursor};
 use crate::domain::time::UnixMs;
-use crate::organization::denied::Fault;
+use crate::organization::error::FieldError;
 use crate::store::paging::{Page, Sort};
 
 /// The parameters of a request, and what was wrong with them.
 #[derive(Debug)]
 pub struct Query {
     pairs: Vec<(String, String)>,
-    faults: Vec<Fault>,
+    errors: Vec<FieldError>,
 }
 
 /// Which stretch of an endless list is asked for.
 #[derive(Debug)]
-pub struct Endless<T> {
+pub struct CursorPage<T> {
     /// The page, also where a cursor is given.
     pub page: Page,
     /// After which row.
@@ -26,24 +26,24 @@ pub struct Endless<T> {
 }
 
 /// Rows that a page may begin after; further down a cursor must be used.
-const PAGED_MAX: i64 = 10_000;
+const OFFSET_MAX: i64 = 10_000;
 const SIZE_MAX: i64 = 100;
-const SIZE: u32 = 20;
+const SIZE_DEFAULT: u32 = 20;
 
 impl Query {
     /// Takes over what was parsed.
     pub const fn new(pairs: Vec<(String, String)>) -> Self {
-        Self { pairs, faults: Vec::new() }
+        Self { pairs, errors: Vec::new() }
     }
 
     /// A parameter, if it is given.
-    pub fn get<K: Kind>(&mut self, name: &str, kind: &K) -> Option<K::Value> {
+    pub fn get<K: FieldType>(&mut self, name: &str, kind: &K) -> Option<K::Value> {
         let text = self.pairs.iter().find(|(known, _)| known == name)?.1.clone();
-        let read = raw::<K>(&text).and_then(|json| kind.read(&json));
+        let read = to_json::<K>(&text).and_then(|json| kind.read(&json));
         match read {
             Ok(value) => Some(value),
             Err((reason, message)) => {
-                self.faults.push(Fault::new(name, reason, format!("{name}: {message}")));
+                self.errors.push(FieldError::new(name, reason, format!("{name}: {message}")));
                 None
             }
         }
@@ -51,10 +51,10 @@ impl Query {
 
     /// The page of a list.
     pub fn page(&mut self) -> Page {
-        let page = self.get("page", &Whole(1, i64::from(u32::MAX)));
-        let size = self.get("size", &Whole(1, SIZE_MAX));
+        let page = self.get("page", &IntegerIn(1, i64::from(u32::MAX)));
+        let size = self.get("size", &IntegerIn(1, SIZE_MAX));
         let narrow = |number: Option<i64>| number.and_then(|number| u32::try_from(number).ok());
-        Page { page: narrow(page).unwrap_or(1), size: narrow(size).unwrap_or(SIZE) }
+        Page { page: narrow(page).unwrap_or(1), size: narrow(size).unwrap_or(SIZE_DEFAULT) }
     }
 
     /// The order of a list, by one of these fields.
@@ -67,35 +67,35 @@ impl Query {
         }
         let known: Vec<&str> = fields.iter().map(|(field, _)| *field).collect();
         let message = format!("sort: give one of {}, or one with - before it", known.join(", "));
-        self.faults.push(Fault::new("sort", "unknown_field", message));
+        self.errors.push(FieldError::new("sort", "unknown_field", message));
         Sort::NEWEST
     }
 
     /// The stretch of an endless list.
-    pub fn endless<T>(&mut self, cursor: impl FnOnce(&str) -> Option<T>) -> Endless<T> {
+    pub fn cursor_page<T>(&mut self, cursor: impl FnOnce(&str) -> Option<T>) -> CursorPage<T> {
         let page = self.page();
         let after = self.get("cursor", &Text(1, 100)).and_then(|text| {
             let after = cursor(&text);
             if after.is_none() {
                 let message = "cursor: give a nextCursor of this list";
-                self.faults.push(Fault::new("cursor", "invalid_cursor", message));
+                self.errors.push(FieldError::new("cursor", "invalid_cursor", message));
             }
             after
         });
-        if after.is_none() && PAGED_MAX < page.offset() {
+        if after.is_none() && OFFSET_MAX < page.offset() {
             let message = "page: use cursor this far down the list";
-            self.faults.push(Fault::new("page", "use_cursor", message));
+            self.errors.push(FieldError::new("page", "use_cursor", message));
         }
-        Endless { page, after }
+        CursorPage { page, after }
     }
 
     /// All is read: whether it made sense.
-    pub fn finish(self) -> Result<(), Failure> {
-        if self.faults.is_empty() { Ok(()) } else { Err(Failure::invalid(self.faults)) }
+    pub fn finish(self) -> Result<(), ApiError> {
+        if self.errors.is_empty() { Ok(()) } else { Err(ApiError::invalid(self.errors)) }
     }
 }
 
-impl<T> Endless<T> {
+impl<T> CursorPage<T> {
     /// How many rows to skip: none after a cursor.
     pub fn offset(&self) -> i64 {
         if self.after.is_some() { 0 } else { self.page.offset() }
@@ -107,21 +107,21 @@ impl<T> Endless<T> {
     }
 
     /// Cuts off the row too many, and says how the list goes on.
-    pub fn cut<R>(
+    pub fn trim_rows<R>(
         &self,
         rows: &mut Vec<R>,
         (total, most): (i64, i64),
         as_of: Option<UnixMs>,
         cursor: impl FnOnce(&R) -> String,
-    ) -> Listed {
+    ) -> ListMeta {
         let size = usize::try_from(self.page.size).unwrap_or(usize::MAX);
         let more = size < rows.len();
         rows.truncate(size);
         let next = rows.last().filter(|_| more).map(cursor);
-        Listed {
+        ListMeta {
             total: total.min(most),
             page: self.page,
-            next: Some(Cursor(next)),
+            next: Some(NextCursor(next)),
             total_is_minimum: most < total,
             as_of,
         }
@@ -129,7 +129,7 @@ impl<T> Endless<T> {
 }
 
 /// A text of the address line as the JSON that its kind reads.
-fn raw<K: Kind>(text: &str) -> Result<Box<RawValue>, Wrong> {
+fn to_json<K: FieldType>(text: &str) -> Result<Box<RawValue>, InvalidValue> {
     let quoted = || serde_json::to_string(text).unwrap_or_default();
     let plain = (!K::QUOTED).then(|| RawValue::from_string(text.to_owned()).ok()).flatten();
     let json = plain.map_or_else(|| RawValue::from_string(quoted()), Ok);

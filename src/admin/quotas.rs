@@ -4,54 +4,54 @@ use axum::http::Method;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::admin::answer::{Answer, Reply};
-use crate::admin::asked::Asked;
-use crate::admin::fields::{Body, Fields, Shape};
-use crate::admin::kind::{Flag, Whole};
-use crate::admin::limits::{self, LimitsShape};
-use crate::admin::operation::{Doc, Operations};
-use crate::admin::scalar::At;
+use crate::admin::body::{Body, BodyReader, BodySchema};
+use crate::admin::field_type::{Bool, IntegerIn};
+use crate::admin::limits::{self, LimitsView};
+use crate::admin::operation::{OperationSpec, Routes};
+use crate::admin::request::AuthenticatedRequest;
+use crate::admin::response::{AdminResponse, HandlerResult};
+use crate::admin::scalar::Rfc3339;
 use crate::clock;
 use crate::domain::quota::Quota;
 use crate::domain::time::ResetDay;
-use crate::organization::access::Seat;
-use crate::organization::quotas::{self, Whose};
-use crate::organization::rights::Right;
+use crate::organization::access::OrgContext;
+use crate::organization::quotas::{self, QuotaSubject};
+use crate::organization::rights::Action;
 use crate::store::quotas::StoredQuota;
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = ProjectQuota)]
-struct ProjectQuotaShape {
+struct ProjectQuotaView {
     project_id: String,
     #[serde(flatten)]
-    quota: QuotaShape,
+    quota: QuotaView,
 }
 
 /// The limits of all projects together.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = OrganizationQuota)]
-struct OrganizationQuotaShape {
+struct OrganizationQuotaView {
     organization_id: String,
     #[serde(flatten)]
-    quota: QuotaShape,
+    quota: QuotaView,
 }
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Quota)]
-struct QuotaShape {
+struct QuotaView {
     #[serde(flatten)]
-    limits: LimitsShape,
+    limits: LimitsView,
     enforce_quota: bool,
     custom_reset_day: u8,
-    next_daily_reset_at: At,
-    next_monthly_reset_at: At,
+    next_daily_reset_at: Rfc3339,
+    next_monthly_reset_at: Rfc3339,
     #[schema(required)]
-    created_at: Option<At>,
+    created_at: Option<Rfc3339>,
     #[schema(required)]
-    updated_at: Option<At>,
+    updated_at: Option<Rfc3339>,
     version: i64,
 }
 
@@ -60,77 +60,84 @@ struct QuotaBody(Quota);
 impl Body for QuotaBody {
     const NAME: &'static str = "NewQuota";
 
-    fn read(fields: &mut Fields) -> Option<Self> {
+    fn read(fields: &mut BodyReader) -> Option<Self> {
         let limits = limits::read(fields);
-        let enforce = fields.defaulted("enforceQuota", Flag, true);
-        let reset_day = fields.defaulted("customResetDay", Whole(1, 28), 1);
+        let enforce = fields.with_default("enforceQuota", Bool, true);
+        let reset_day = fields.with_default("customResetDay", IntegerIn(1, 28), 1);
         let reset_day = reset_day.and_then(|day| ResetDay::new(u8::try_from(day).ok()?));
         Some(Self(Quota { limits: limits?, enforce: enforce?, reset_day: reset_day? }))
     }
 
-    fn shape(shape: &mut Shape) {
-        limits::shape(shape);
-        shape.defaulted("enforceQuota", Flag, true);
-        shape.defaulted("customResetDay", Whole(1, 28), 1);
+    fn describe(shape: &mut BodySchema) {
+        limits::describe(shape);
+        shape.with_default("enforceQuota", Bool, true);
+        shape.with_default("customResetDay", IntegerIn(1, 28), 1);
     }
 }
 
 /// What this file answers.
-pub fn operations(operations: Operations) -> Operations {
+pub fn routes(operations: Routes) -> Routes {
     let (project, own) = ("/api/projects/{id}/quota", "/api/organization/quota");
-    let view_doc = Doc::of(Right::ViewQuota, "Shows a project's limits.");
-    let replace_doc = Doc::of(Right::SetQuota, "Replaces a project's limits; usage is kept.");
-    let replace_doc = replace_doc.takes::<QuotaBody>().one::<ProjectQuotaShape>();
+    let view_doc = OperationSpec::in_organization(Action::ViewQuota, "Shows a project's limits.");
+    let replace_doc = OperationSpec::in_organization(
+        Action::SetQuota,
+        "Replaces a project's limits; usage is kept.",
+    );
+    let replace_doc = replace_doc.request_body::<QuotaBody>().response::<ProjectQuotaView>();
     let view_own_doc = "Shows the limits of all projects together.";
-    let view_own_doc = Doc::of(Right::ViewOrganization, view_own_doc);
+    let view_own_doc = OperationSpec::in_organization(Action::ViewOrganization, view_own_doc);
     let replace_own_doc = "Replaces the limits of all projects together; usage is kept.";
-    let replace_own_doc = Doc::of(Right::SetOrganizationQuota, replace_own_doc);
-    let replace_own_doc = replace_own_doc.takes::<QuotaBody>().one::<OrganizationQuotaShape>();
+    let replace_own_doc =
+        OperationSpec::in_organization(Action::SetOrganizationQuota, replace_own_doc);
+    let replace_own_doc =
+        replace_own_doc.request_body::<QuotaBody>().response::<OrganizationQuotaView>();
     operations
-        .add(&Method::GET, project, view, view_doc.one::<ProjectQuotaShape>())
+        .add(&Method::GET, project, view, view_doc.response::<ProjectQuotaView>())
         .add(&Method::POST, project, replace, replace_doc)
-        .add(&Method::GET, own, view, view_own_doc.one::<OrganizationQuotaShape>())
+        .add(&Method::GET, own, view, view_own_doc.response::<OrganizationQuotaView>())
         .add(&Method::POST, own, replace, replace_own_doc)
 }
 
-async fn view(asked: Asked) -> Reply {
-    let whose = asked.whose()?;
-    let seat = asked.seat().await?;
-    let stored = quotas::view(&asked.visit.state.platform, &seat, whose).await?;
-    Ok(answer(&seat, whose, &stored))
+async fn view(asked: AuthenticatedRequest) -> HandlerResult {
+    let whose = asked.quota_subject()?;
+    let seat = asked.org_context().await?;
+    let stored = quotas::view(&asked.request.state.services, &seat, whose).await?;
+    Ok(response(&seat, whose, &stored))
 }
 
-async fn replace(asked: Asked) -> Reply {
-    let whose = asked.whose()?;
-    let body: QuotaBody = asked.visit.body()?;
-    let seat = asked.seat().await?;
-    let mut begun = asked.begin(Some(&seat)).await?;
+async fn replace(asked: AuthenticatedRequest) -> HandlerResult {
+    let whose = asked.quota_subject()?;
+    let body: QuotaBody = asked.request.body()?;
+    let seat = asked.org_context().await?;
+    let mut begun = asked.begin_mutation(Some(&seat)).await?;
     let done = quotas::replace(&mut begun.work, &seat, whose, body.0).await;
-    asked.finish(begun, done.map(|stored| answer(&seat, whose, &stored))).await
+    asked.finish_mutation(begun, done.map(|stored| response(&seat, whose, &stored))).await
 }
 
-fn answer(seat: &Seat, whose: Whose, stored: &StoredQuota) -> Answer {
-    let quota = shape(stored);
+fn response(seat: &OrgContext, whose: QuotaSubject, stored: &StoredQuota) -> AdminResponse {
+    let quota = to_view(stored);
     let answer = match whose {
-        Whose::Organization => {
+        QuotaSubject::Organization => {
             let organization_id = seat.organization.id.to_string();
-            Answer::one(&OrganizationQuotaShape { organization_id, quota })
+            AdminResponse::object(&OrganizationQuotaView { organization_id, quota })
         }
-        Whose::Project(id) => Answer::one(&ProjectQuotaShape { project_id: id.to_string(), quota }),
+        QuotaSubject::Project(id) => {
+            AdminResponse::object(&ProjectQuotaView { project_id: id.to_string(), quota })
+        }
     };
-    answer.versioned(stored.version)
+    answer.with_version(stored.version)
 }
 
-fn shape(stored: &StoredQuota) -> QuotaShape {
-    let (quota, today) = (&stored.quota, clock::now().day());
-    QuotaShape {
-        limits: LimitsShape::of(&quota.limits),
+fn to_view(stored: &StoredQuota) -> QuotaView {
+    let (quota, today) = (&stored.quota, clock::wall_now().day());
+    QuotaView {
+        limits: LimitsView::of(&quota.limits),
         enforce_quota: quota.enforce,
         custom_reset_day: quota.reset_day.get(),
-        next_daily_reset_at: At(today.next().start()),
-        next_monthly_reset_at: At(quota.reset_day.month_of(today).end.start()),
-        created_at: stored.created_at.map(At),
-        updated_at: stored.updated_at.map(At),
+        next_daily_reset_at: Rfc3339(today.next().start()),
+        next_monthly_reset_at: Rfc3339(quota.reset_day.month_of(today).end.start()),
+        created_at: stored.created_at.map(Rfc3339),
+        updated_at: stored.updated_at.map(Rfc3339),
         version: stored.version,
     }
 }
@@ -139,21 +146,21 @@ fn shape(stored: &StoredQuota) -> QuotaShape {
 mod tests {
     use sqlx::Row;
 
-    use crate::admin::tests::Scene;
+    use crate::admin::tests::TestApi;
     use crate::domain::ids::{OrganizationId, ProjectId, UserId};
     use crate::domain::limit::Limit;
-    use crate::organization::access::{Principal, Via};
+    use crate::organization::access::{AuthMethod, Principal};
     use crate::organization::roles::{Scope, TokenKind};
     use crate::organization::tokens::{self, NewToken};
-    use crate::organization::work::{Origin, Work};
-    use crate::store::callers;
+    use crate::organization::unit_of_work::{Origin, UnitOfWork};
     use crate::store::columns::new_id;
+    use crate::store::directory_rows;
     use crate::store::members;
     use crate::store::users::{self, User};
 
     /// The scene, as a Member with these permissions who owns that project.
-    async fn owner(scene: &Scene, permissions: &[&str], project: Option<&str>) -> Scene {
-        let mut work = Work::begin(&scene.platform, Origin::default()).await.expect("work");
+    async fn owner(scene: &TestApi, permissions: &[&str], project: Option<&str>) -> TestApi {
+        let mut work = UnitOfWork::begin(&scene.services, Origin::default()).await.expect("work");
         let now = work.now();
         let id = UserId(new_id(now));
         let user = User {
@@ -185,7 +192,7 @@ mod tests {
             scopes: Scope::ALL.to_vec(),
             expires_at: None,
         };
-        let principal = Principal { user, via: Via::Start };
+        let principal = Principal { user, auth_method: AuthMethod::System };
         let (_, secret) = tokens::create(&mut work, &principal, None, new).await.expect("a token");
         work.commit().await.expect("committed");
         scene.with_token(secret.expose())
@@ -193,7 +200,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_organization_has_a_quota_of_its_own_that_few_may_set() {
-        let scene = Scene::new().await;
+        let scene = TestApi::new().await;
         let path = "/api/organization/quota";
         let none = scene.get(path).await;
         assert_eq!(none.text_of("organizationId"), scene.organization);
@@ -207,12 +214,12 @@ mod tests {
         assert!(own.data("dailyRequestLimit").is_null(), "a project's is another");
         let mut stale = scene.request("POST", path, "{}");
         stale.headers_mut().insert("if-match", "\"0\"".parse().expect("a header"));
-        assert_eq!(scene.send(stale).await.refused(412), "stale_version");
+        assert_eq!(scene.send(stale).await.expect_error(412), "stale_version");
 
         let plain = owner(&scene, &[], Some(&project)).await;
         assert_eq!(plain.get(path).await.data("dailyRequestLimit"), 7, "all may see it");
         let told = plain.post(path, "{}").await;
-        assert_eq!(told.refused(403), "missing_permission");
+        assert_eq!(told.expect_error(403), "missing_permission");
         assert_eq!(told.json["error"]["param"], "quota.configure");
         let usage = "/api/organization/quota-usage";
         let told = plain.get(usage).await;
@@ -225,15 +232,16 @@ mod tests {
         assert!(told.data("quotaLimitRemaining")["dailyRequests"].is_null(), "replaced whole");
 
         let organization = OrganizationId::parse(&scene.organization).expect("an id");
-        let scope = callers::Scope::Organization(organization);
-        let now = crate::clock::now();
-        let rows = callers::read(&scene.platform.database, scope, now, None).await.expect("rows");
+        let scope = directory_rows::Scope::Organization(organization);
+        let now = crate::clock::wall_now();
+        let rows =
+            directory_rows::read(&scene.services.database, scope, now, None).await.expect("rows");
         let limits = rows.organizations[0].quota.limits;
         assert_eq!(limits.get(Limit::DailyTokens), Some(9), "as admission reads it");
         let audited = sqlx::query(
             "SELECT outcome, target FROM audit_log WHERE action LIKE '%quota%' ORDER BY id",
         )
-        .fetch_all(scene.platform.database.reader())
+        .fetch_all(scene.services.database.reader())
         .await
         .expect("rows");
         let outcomes: Vec<String> = audited.iter().map(|row| row.get(0)).collect();
@@ -243,7 +251,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_owner_stays_below_a_ceiling_that_only_others_set() {
-        let scene = Scene::new().await;
+        let scene = TestApi::new().await;
         let body = r#"{"name":"Low","ceiling":{"dailyRequestLimit":10,"dailySpendLimit":5}}"#;
         let project = scene.post("/api/projects", body).await.text_of("id");
         let one = format!("/api/projects/{project}");
@@ -265,7 +273,7 @@ mod tests {
             ),
         ] {
             let told = own.post(&path, body).await;
-            told.refused(400);
+            told.expect_error(400);
             let errors = told.json["error"]["errors"].as_array().expect("a list");
             let named: Vec<&str> = errors.iter().filter_map(|it| it["param"].as_str()).collect();
             assert_eq!(named, fields, "{body}");
@@ -277,7 +285,7 @@ mod tests {
             r#"{"name":"x","ceiling":null}"#,
         ] {
             let told = own.put(&one, body).await;
-            assert_eq!(told.refused(403), "missing_permission", "{body}");
+            assert_eq!(told.expect_error(403), "missing_permission", "{body}");
             assert_eq!(told.json["error"]["param"], "quota.configure");
         }
         assert_eq!(own.put(&one, r#"{"name":"Own"}"#).await.text_of("name"), "Own");
@@ -285,7 +293,7 @@ mod tests {
         let granted = owner(&scene, &["quota.configure"], None).await;
         let below = r#"{"ceiling":{"dailyRequestLimit":8,"monthlyTokenLimit":9}}"#;
         let told = granted.put(&one, below).await;
-        assert_eq!(told.refused(400), "several_faults");
+        assert_eq!(told.expect_error(400), "several_faults");
         let named = &told.json["error"]["errors"];
         assert_eq!(named[0]["param"], "/ceiling/dailyRequestLimit");
         assert_eq!(named[1]["param"], "/ceiling/monthlyTokenLimit", "none is above any");

@@ -5,23 +5,23 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::admin::answer::{Answer, Reply};
-use crate::admin::asked::Asked;
-use crate::admin::kind::{Moment, Named, Parsed};
-use crate::admin::operation::{Doc, Operations};
+use crate::admin::field_type::{EnumOf, ParsedString, Timestamp};
+use crate::admin::operation::{OperationSpec, Routes};
 use crate::admin::query::Query;
-use crate::admin::scalar::{At, Money};
+use crate::admin::request::AuthenticatedRequest;
+use crate::admin::response::{AdminResponse, HandlerResult};
+use crate::admin::scalar::{Money, Rfc3339};
 use crate::domain::ids::{ApiKeyId, ProjectId, RequestLogId};
 use crate::domain::record::RecordKind;
-use crate::ledger::records::{Filter, Record, Stretch};
-use crate::organization::rights::Right;
+use crate::ledger::records::{Record, RecordFilter, RecordRange};
+use crate::organization::rights::Action;
 use crate::organization::wallet::{self, COUNTED_MAX};
 
 /// A line of the ledger.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = OrganizationWalletRecord)]
-pub struct RecordShape {
+pub struct RecordView {
     id: String,
     seq: i64,
     #[serde(rename = "type")]
@@ -41,7 +41,7 @@ pub struct RecordShape {
     description: String,
     #[schema(required)]
     reference: Option<String>,
-    #[schema(required, value_type = Option<ActorShape>)]
+    #[schema(required, value_type = Option<ActorView>)]
     actor: Option<Box<RawValue>>,
     #[schema(required)]
     settled_by: Option<String>,
@@ -51,14 +51,14 @@ pub struct RecordShape {
     price_version: Option<String>,
     #[schema(required)]
     refunded_amount: Option<Money>,
-    created_at: At,
+    created_at: Rfc3339,
 }
 
 /// Who did it.
 #[derive(ToSchema)]
 #[schema(as = Actor)]
 #[expect(dead_code, reason = "the shape of what is stored as JSON, for the document")]
-struct ActorShape {
+struct ActorView {
     kind: String,
     id: String,
     name: String,
@@ -81,39 +81,42 @@ const KINDS: &[&str] =
     &[RecordKind::Recharge.name(), RecordKind::Consume.name(), RecordKind::Refund.name()];
 
 /// What this file answers.
-pub fn operations(operations: Operations) -> Operations {
-    let doc = Doc::of(Right::ViewRecords, "Lists the wallet's records, newest first.");
-    let doc = doc.query(FILTERS).list::<RecordShape>();
+pub fn routes(operations: Routes) -> Routes {
+    let doc = OperationSpec::in_organization(
+        Action::ViewRecords,
+        "Lists the wallet's records, newest first.",
+    );
+    let doc = doc.query_params(FILTERS).list_response::<RecordView>();
     operations.add(&Method::GET, "/api/organization/wallet/records", list, doc)
 }
 
-async fn list(asked: Asked) -> Reply {
-    let seat = asked.seat().await?;
-    let mut query = asked.visit.query();
-    let filter = filter(&mut query);
-    let endless = query.endless(|text| text.parse::<i64>().ok().filter(|seq| 0 < *seq));
+async fn list(asked: AuthenticatedRequest) -> HandlerResult {
+    let seat = asked.org_context().await?;
+    let mut query = asked.request.query();
+    let filter = read_filter(&mut query);
+    let endless = query.cursor_page(|text| text.parse::<i64>().ok().filter(|seq| 0 < *seq));
     query.finish()?;
-    let platform = &asked.visit.state.platform;
-    let as_of = platform.fresh().await;
+    let platform = &asked.request.state.services;
+    let as_of = platform.wait_caught_up().await;
     let stretch =
-        Stretch { before: endless.after, offset: endless.offset(), limit: endless.limit() };
+        RecordRange { before: endless.after, offset: endless.offset(), limit: endless.limit() };
     let (mut rows, total) = wallet::records(platform, &seat, &filter, stretch).await?;
-    let most = if filter == Filter::default() { i64::MAX } else { COUNTED_MAX };
-    let listed = endless.cut(&mut rows, (total, most), as_of, |last| last.seq.to_string());
+    let most = if filter == RecordFilter::default() { i64::MAX } else { COUNTED_MAX };
+    let listed = endless.trim_rows(&mut rows, (total, most), as_of, |last| last.seq.to_string());
     let currency = &platform.settings.currency;
-    let rows: Vec<RecordShape> = rows.iter().map(|row| shape(row, currency)).collect();
-    Ok(Answer::list(&rows, listed))
+    let rows: Vec<RecordView> = rows.iter().map(|row| to_view(row, currency)).collect();
+    Ok(AdminResponse::list(&rows, listed))
 }
 
 /// The filters of records, as a query names them.
-pub fn filter(query: &mut Query) -> Filter {
-    let project = Parsed("an id of a project", |text| ProjectId::parse(text).ok());
-    let key = Parsed("an id of a key", |text| ApiKeyId::parse(text).ok());
-    let call = Parsed("an id of a call", |text| RequestLogId::parse(text).ok());
-    Filter {
-        kind: query.get("type", &Named(KINDS, RecordKind::parse)),
-        from: query.get("from", &Moment::Any),
-        to: query.get("to", &Moment::Any),
+pub fn read_filter(query: &mut Query) -> RecordFilter {
+    let project = ParsedString("an id of a project", |text| ProjectId::parse(text).ok());
+    let key = ParsedString("an id of a key", |text| ApiKeyId::parse(text).ok());
+    let call = ParsedString("an id of a call", |text| RequestLogId::parse(text).ok());
+    RecordFilter {
+        kind: query.get("type", &EnumOf(KINDS, RecordKind::parse)),
+        from: query.get("from", &Timestamp::Any),
+        to: query.get("to", &Timestamp::Any),
         project: query.get("projectId", &project),
         key: query.get("apiKeyId", &key),
         call: query.get("requestLogId", &call),
@@ -121,9 +124,9 @@ pub fn filter(query: &mut Query) -> Filter {
 }
 
 /// On the wire.
-pub fn shape(record: &Record, currency: &str) -> RecordShape {
+pub fn to_view(record: &Record, currency: &str) -> RecordView {
     let description = record.description.clone();
-    RecordShape {
+    RecordView {
         id: record.id.to_string(),
         seq: record.seq,
         kind: record.kind.name(),
@@ -143,6 +146,6 @@ pub fn shape(record: &Record, currency: &str) -> RecordShape {
         late: record.late,
         price_version: record.price_version.clone(),
         refunded_amount: record.refunded.map(Money),
-        created_at: At(record.created_at),
+        created_at: Rfc3339(record.created_at),
     }
 }

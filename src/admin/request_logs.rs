@@ -6,28 +6,30 @@ use axum::http::Method;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::admin::answer::{Answer, Reply};
-use crate::admin::asked::Asked;
-use crate::admin::kind::{Amount, Flag, Moment, Named, Parsed, Text, Whole};
-use crate::admin::operation::{Doc, Operations};
+use crate::admin::field_type::{
+    Bool, EnumOf, IntegerIn, MoneyAmount, ParsedString, Text, Timestamp,
+};
+use crate::admin::operation::{OperationSpec, Routes};
 use crate::admin::query::Query;
-use crate::admin::scalar::{At, Money};
+use crate::admin::request::AuthenticatedRequest;
+use crate::admin::response::{AdminResponse, HandlerResult};
+use crate::admin::scalar::{Money, Rfc3339};
 use crate::domain::ids::{ApiKeyId, ProjectId, RequestLogId};
 use crate::domain::money::Nano;
 use crate::domain::time::UnixMs;
 use crate::domain::usage::Unit;
 use crate::organization::request_logs;
-use crate::organization::rights::Right;
+use crate::organization::rights::Action;
 use crate::organization::wallet::COUNTED_MAX;
-use crate::store::request_logs::{Filter, RequestLog, Stretch};
+use crate::store::request_logs::{RequestLog, RequestLogFilter, RequestLogRange};
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = RequestLog)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
-struct LogShape {
+struct RequestLogView {
     request_log_id: String,
-    created_at: At,
+    created_at: Rfc3339,
     organization_id: String,
     project_id: String,
     #[schema(required)]
@@ -86,7 +88,7 @@ struct LogShape {
 /// What the projector writes beside the columns.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Detail {
+struct StoredLogDetail {
     endpoint: Option<String>,
     dialect: Option<String>,
     upstream_model: Option<String>,
@@ -126,63 +128,68 @@ const FILTERS: &[(&str, &str)] = &[
 ];
 
 /// What this file answers.
-pub fn operations(operations: Operations) -> Operations {
-    let list_doc = Doc::of(Right::ViewRequestLogs, "Lists a project's calls, newest first.");
-    let view_doc = Doc::of(Right::ViewRequestLogs, "Shows one call.");
+pub fn routes(operations: Routes) -> Routes {
+    let list_doc = OperationSpec::in_organization(
+        Action::ViewRequestLogs,
+        "Lists a project's calls, newest first.",
+    );
+    let view_doc = OperationSpec::in_organization(Action::ViewRequestLogs, "Shows one call.");
     let (all, one) =
         ("/api/projects/{id}/request-logs", "/api/projects/{id}/request-logs/{requestLogId}");
-    operations.add(&Method::GET, all, list, list_doc.query(FILTERS).list::<LogShape>()).add(
-        &Method::GET,
-        one,
-        view,
-        view_doc.one::<LogShape>(),
-    )
+    operations
+        .add(
+            &Method::GET,
+            all,
+            list,
+            list_doc.query_params(FILTERS).list_response::<RequestLogView>(),
+        )
+        .add(&Method::GET, one, view, view_doc.response::<RequestLogView>())
 }
 
-async fn list(asked: Asked) -> Reply {
-    let project = asked.visit.id("id", ProjectId::parse)?;
-    let seat = asked.seat().await?;
-    let mut query = asked.visit.query();
-    let filter = filter(&mut query);
-    let endless = query.endless(|text| RequestLogId::parse(text).ok());
+async fn list(asked: AuthenticatedRequest) -> HandlerResult {
+    let project = asked.request.path_id("id", ProjectId::parse)?;
+    let seat = asked.org_context().await?;
+    let mut query = asked.request.query();
+    let filter = read_filter(&mut query);
+    let endless = query.cursor_page(|text| RequestLogId::parse(text).ok());
     query.finish()?;
-    let platform = &asked.visit.state.platform;
-    let as_of = platform.fresh().await;
+    let platform = &asked.request.state.services;
+    let as_of = platform.wait_caught_up().await;
     let stretch =
-        Stretch { before: endless.after, offset: endless.offset(), limit: endless.limit() };
+        RequestLogRange { before: endless.after, offset: endless.offset(), limit: endless.limit() };
     let (mut rows, total) = request_logs::list(platform, &seat, project, &filter, stretch).await?;
     let most = if filter.is_empty() { i64::MAX } else { COUNTED_MAX };
-    let listed = endless.cut(&mut rows, (total, most), as_of, |last| last.id.to_string());
+    let listed = endless.trim_rows(&mut rows, (total, most), as_of, |last| last.id.to_string());
     let currency = &platform.settings.currency;
-    let rows: Vec<LogShape> = rows.into_iter().map(|row| shape(row, currency)).collect();
-    Ok(Answer::list(&rows, listed))
+    let rows: Vec<RequestLogView> = rows.into_iter().map(|row| to_view(row, currency)).collect();
+    Ok(AdminResponse::list(&rows, listed))
 }
 
-async fn view(asked: Asked) -> Reply {
-    let project = asked.visit.id("id", ProjectId::parse)?;
-    let call = asked.visit.id("requestLogId", RequestLogId::parse)?;
-    let seat = asked.seat().await?;
-    let platform = &asked.visit.state.platform;
-    let as_of: Option<UnixMs> = platform.fresh().await;
+async fn view(asked: AuthenticatedRequest) -> HandlerResult {
+    let project = asked.request.path_id("id", ProjectId::parse)?;
+    let call = asked.request.path_id("requestLogId", RequestLogId::parse)?;
+    let seat = asked.org_context().await?;
+    let platform = &asked.request.state.services;
+    let as_of: Option<UnixMs> = platform.wait_caught_up().await;
     let entry = request_logs::view(platform, &seat, project, call).await?;
-    Ok(Answer::one_as_of(&shape(entry, &platform.settings.currency), as_of))
+    Ok(AdminResponse::object_as_of(&to_view(entry, &platform.settings.currency), as_of))
 }
 
-fn filter(query: &mut Query) -> Filter {
-    let key = Parsed("an id of a key", |text| ApiKeyId::parse(text).ok());
-    let call = Parsed("an id of a call", |text| RequestLogId::parse(text).ok());
-    let outcome = Named(OUTCOMES, |word| OUTCOMES.iter().copied().find(|known| *known == word));
-    Filter {
-        from: query.get("from", &Moment::Any),
-        to: query.get("to", &Moment::Any),
-        status: query.get("status", &Whole(100, 599)),
+fn read_filter(query: &mut Query) -> RequestLogFilter {
+    let key = ParsedString("an id of a key", |text| ApiKeyId::parse(text).ok());
+    let call = ParsedString("an id of a call", |text| RequestLogId::parse(text).ok());
+    let outcome = EnumOf(OUTCOMES, |word| OUTCOMES.iter().copied().find(|known| *known == word));
+    RequestLogFilter {
+        from: query.get("from", &Timestamp::Any),
+        to: query.get("to", &Timestamp::Any),
+        status: query.get("status", &IntegerIn(100, 599)),
         outcome: query.get("outcome", &outcome),
         refusal: query.get("refusal", &Text(1, 100)),
         model: query.get("model", &Text(1, 200)),
         key: query.get("apiKeyId", &key),
         upstream: query.get("upstream", &Text(1, 200)),
-        stream: query.get("stream", &Flag),
-        min_cost: query.get("minCost", &Amount::Any),
+        stream: query.get("stream", &Bool),
+        min_cost: query.get("minCost", &MoneyAmount::NonNegative),
         call: query.get("requestLogId", &call),
     }
 }
@@ -193,11 +200,11 @@ fn all_units(used: &BTreeMap<String, u64>) -> BTreeMap<&'static str, u64> {
     Unit::ALL.into_iter().map(count).collect()
 }
 
-fn shape(row: RequestLog, currency: &str) -> LogShape {
-    let detail: Detail = serde_json::from_str(&row.detail).unwrap_or_default();
-    LogShape {
+fn to_view(row: RequestLog, currency: &str) -> RequestLogView {
+    let detail: StoredLogDetail = serde_json::from_str(&row.detail).unwrap_or_default();
+    RequestLogView {
         request_log_id: row.id.to_string(),
-        created_at: At(row.created_at),
+        created_at: Rfc3339(row.created_at),
         organization_id: row.organization.to_string(),
         project_id: row.project.to_string(),
         project_name: row.project_name,
@@ -236,20 +243,20 @@ fn shape(row: RequestLog, currency: &str) -> LogShape {
 
 #[cfg(test)]
 mod tests {
-    use crate::admin::tests::Scene;
+    use crate::admin::tests::TestApi;
     use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId, UserId};
     use crate::organization::sign_in;
-    use crate::organization::work::{Origin, Work};
+    use crate::organization::unit_of_work::{Origin, UnitOfWork};
     use crate::store::columns::{new_id, uuid};
     use crate::store::members;
     use crate::store::users::{self, User};
 
     /// Writes what the projector writes for a call; its id.
-    async fn call(scene: &Scene, key: &str, outcome: &str, detail: &str) -> String {
-        let now = crate::clock::now();
+    async fn call(scene: &TestApi, key: &str, outcome: &str, detail: &str) -> String {
+        let now = crate::clock::wall_now();
         let id = new_id(now);
         let project = ProjectId::parse(&scene.project().await).expect("an id");
-        let mut tx = scene.platform.database.begin().await.expect("a transaction");
+        let mut tx = scene.services.database.begin().await.expect("a transaction");
         sqlx::query(
             "INSERT INTO request_logs (project_id, id, organization_id, api_key_id, created_at,
                 outcome, status, refusal, model, upstream, stream, cost_nano, detail)
@@ -270,8 +277,8 @@ mod tests {
     }
 
     /// A Member of the organization and of the project, signed in.
-    async fn member(scene: &Scene) -> (Scene, String) {
-        let now = crate::clock::now();
+    async fn member(scene: &TestApi) -> (TestApi, String) {
+        let now = crate::clock::wall_now();
         let user = User {
             id: UserId(new_id(now)),
             email: "mia@example.com".into(),
@@ -285,7 +292,7 @@ mod tests {
         let id = user.id;
         let organization = OrganizationId::parse(&scene.organization).expect("an id");
         let project = ProjectId::parse(&scene.project().await).expect("an id");
-        let mut work = Work::begin(&scene.platform, Origin::default()).await.expect("work");
+        let mut work = UnitOfWork::begin(&scene.services, Origin::default()).await.expect("work");
         users::insert(work.connection(), &user).await.expect("a user");
         let role = ("Member", &[][..]);
         members::insert(work.connection(), organization, id, role, now).await.expect("a member");
@@ -300,7 +307,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_entry_has_every_field_and_filters_find_it() {
-        let scene = Scene::new().await;
+        let scene = TestApi::new().await;
         let base = format!("/api/projects/{}", scene.project().await);
         let key = scene.post(&format!("{base}/api-keys"), r#"{"name":"k"}"#).await;
         let detail = r#"{"endpoint":"chat","usage":{"inputTokens":10},"settledBy":"usage",
@@ -333,7 +340,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_member_of_a_project_sees_and_makes_their_own_and_no_more() {
-        let scene = Scene::new().await;
+        let scene = TestApi::new().await;
         let base = format!("/api/projects/{}", scene.project().await);
         let (keys, logs) = (format!("{base}/api-keys"), format!("{base}/request-logs"));
         let foreign = scene.post(&keys, r#"{"name":"theirs"}"#).await.text_of("id");
@@ -342,22 +349,25 @@ mod tests {
         assert_eq!(own.text_of("ownerUserId"), id);
         assert_eq!(mia.get(&keys).await.json["total"], 1);
         assert_eq!(scene.get(&keys).await.json["total"], 2);
-        mia.put(&format!("{keys}/{foreign}"), "{}").await.refused(404);
+        mia.put(&format!("{keys}/{foreign}"), "{}").await.expect_error(404);
         let given = mia.post(&keys, r#"{"name":"p","ownerUserId":null}"#).await;
-        assert_eq!(given.refused(403), "missing_permission");
+        assert_eq!(given.expect_error(403), "missing_permission");
         let theirs = call(&scene, &foreign, "Completed", "{}").await;
         call(&scene, &own.text_of("id"), "Completed", "{}").await;
         assert_eq!(mia.get(&logs).await.json["total"], 1);
-        mia.get(&format!("{logs}/{theirs}")).await.refused(404);
+        mia.get(&format!("{logs}/{theirs}")).await.expect_error(404);
         assert_eq!(mia.get(&format!("{base}/quota-usage")).await.status, 200);
         let told = mia.post(&format!("{base}/quota"), "{}").await;
         assert_eq!(told.json["error"]["param"], "quota.configure", "{}", told.text);
-        assert_eq!(mia.get("/api/organization/wallet").await.refused(403), "missing_permission");
+        assert_eq!(
+            mia.get("/api/organization/wallet").await.expect_error(403),
+            "missing_permission"
+        );
         assert_eq!(mia.post("/api/projects", r#"{"name":"x"}"#).await.status, 403);
         assert_eq!(mia.get("/api/projects").await.json["data"][0]["role"], "Member");
         let denied = "SELECT count(*) FROM audit_log WHERE outcome = 'Denied'";
         let denied: i64 = sqlx::query_scalar(denied)
-            .fetch_one(scene.platform.database.reader())
+            .fetch_one(scene.services.database.reader())
             .await
             .expect("a count");
         assert_eq!(denied, 3, "what was denied is in the audit log");

@@ -14,39 +14,39 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::OpenApi;
 use uuid::Uuid;
 
-use crate::admin::asked::RequestId;
-use crate::admin::failure::Failure;
-use crate::admin::operation::Operations;
-use crate::admin::scalar::money_as_text;
+use crate::admin::api_error::ApiError;
+use crate::admin::operation::Routes;
+use crate::admin::request::RequestId;
+use crate::admin::scalar::money_as_strings;
 use crate::admin::state::AdminState;
 use crate::admin::{
     account, catalog, export, keys, openapi, organizations, prices, projects, quotas, records,
     request_logs, tokens, upstreams, usage, wallet,
 };
 use crate::clock;
-use crate::organization::denied::Fault;
+use crate::organization::error::FieldError;
 use crate::store::columns::new_id;
 
-fn operations() -> Operations {
-    let operations = account::operations(Operations::default());
-    let operations = tokens::operations(operations);
-    let operations = organizations::operations(operations);
-    let operations = catalog::operations(operations);
-    let operations = prices::operations(operations);
-    let operations = upstreams::operations(operations);
-    let operations = projects::operations(operations);
-    let operations = quotas::operations(operations);
-    let operations = usage::operations(operations);
-    let operations = keys::operations(operations);
-    let operations = wallet::operations(operations);
-    let operations = records::operations(operations);
-    let operations = export::operations(operations);
-    request_logs::operations(operations)
+fn all_routes() -> Routes {
+    let operations = account::routes(Routes::default());
+    let operations = tokens::routes(operations);
+    let operations = organizations::routes(operations);
+    let operations = catalog::routes(operations);
+    let operations = prices::routes(operations);
+    let operations = upstreams::routes(operations);
+    let operations = projects::routes(operations);
+    let operations = quotas::routes(operations);
+    let operations = usage::routes(operations);
+    let operations = keys::routes(operations);
+    let operations = wallet::routes(operations);
+    let operations = records::routes(operations);
+    let operations = export::routes(operations);
+    request_logs::routes(operations)
 }
 
 /// All that the admin listener answers. What else it shall answer can be merged into it.
 pub fn router(state: AdminState) -> Router {
-    let (router, paths, components) = operations().build();
+    let (router, paths, components) = all_routes().build();
     let json: Arc<str> = openapi::document(paths, components).to_json().unwrap_or_default().into();
     let document = move || {
         let json = json.to_string();
@@ -54,27 +54,27 @@ pub fn router(state: AdminState) -> Router {
     };
     router
         .route("/openapi.json", get(document))
-        .fallback(async || Failure::unknown_path())
-        .method_not_allowed_fallback(async || Failure::method())
+        .fallback(async || ApiError::unknown_path())
+        .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .with_state(state)
-        .layer(CatchPanicLayer::custom(|_| Failure::internal("a panic").into_response()))
-        .layer(middleware::from_fn(frame))
+        .layer(CatchPanicLayer::custom(|_| ApiError::internal("a panic").into_response()))
+        .layer(middleware::from_fn(finish_response))
 }
 
 /// The OpenAPI document.
 pub fn document() -> OpenApi {
-    let (_, paths, components) = operations().build();
+    let (_, paths, components) = all_routes().build();
     openapi::document(paths, components)
 }
 
 /// What surrounds every answer: its id, that it is not kept, and how money is written.
-async fn frame(mut request: Request, next: Next) -> Response {
-    let id = Uuid::from_u128(new_id(clock::now())).to_string();
+async fn finish_response(mut request: Request, next: Next) -> Response {
+    let id = Uuid::from_u128(new_id(clock::wall_now())).to_string();
     request.extensions_mut().insert(RequestId(id.clone()));
-    let mut response = match money_form(&request) {
+    let mut response = match money_as_strings_requested(&request) {
         Ok(as_text) => {
             let response = next.run(request).await;
-            if as_text { with_money_as_text(response).await } else { response }
+            if as_text { with_money_as_strings(response).await } else { response }
         }
         Err(failure) => failure.into_response(),
     };
@@ -87,7 +87,7 @@ async fn frame(mut request: Request, next: Next) -> Response {
 }
 
 /// Whether `?money=string` is asked for.
-fn money_form(request: &Request) -> Result<bool, Failure> {
+fn money_as_strings_requested(request: &Request) -> Result<bool, ApiError> {
     let pairs = Query::<Vec<(String, String)>>::try_from_uri(request.uri());
     let pairs = pairs.map(|pairs| pairs.0).unwrap_or_default();
     match pairs.iter().find(|(name, _)| name == "money").map(|(_, form)| form.as_str()) {
@@ -95,21 +95,21 @@ fn money_form(request: &Request) -> Result<bool, Failure> {
         Some("string") => Ok(true),
         Some(_) => {
             let message = "money: give number or string";
-            Err(Failure::invalid(vec![Fault::new("money", "unknown_word", message)]))
+            Err(ApiError::invalid(vec![FieldError::new("money", "unknown_word", message)]))
         }
     }
 }
 
-async fn with_money_as_text(response: Response) -> Response {
+async fn with_money_as_strings(response: Response) -> Response {
     let is_json = response.headers().get(header::CONTENT_TYPE);
     if is_json.is_none_or(|media| media != "application/json") {
         return response;
     }
     let (mut parts, body) = response.into_parts();
     let Ok(body) = body.collect().await else {
-        return Failure::internal("an answer in memory broke off").into_response();
+        return ApiError::internal("an answer in memory broke off").into_response();
     };
-    let json = money_as_text(&String::from_utf8_lossy(&body.to_bytes()));
+    let json = money_as_strings(&String::from_utf8_lossy(&body.to_bytes()));
     parts.headers.remove(header::CONTENT_LENGTH);
     Response::from_parts(parts, Body::from(json))
 }

@@ -15,7 +15,7 @@ pub struct Money(pub Nano);
 
 /// An instant, as RFC 3339 with milliseconds.
 #[derive(Debug, Clone, Copy)]
-pub struct At(pub UnixMs);
+pub struct Rfc3339(pub UnixMs);
 
 impl Serialize for Money {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -24,7 +24,7 @@ impl Serialize for Money {
     }
 }
 
-impl Serialize for At {
+impl Serialize for Rfc3339 {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&self.0)
     }
@@ -42,7 +42,7 @@ impl PartialSchema for Money {
     }
 }
 
-impl PartialSchema for At {
+impl PartialSchema for Rfc3339 {
     fn schema() -> RefOr<Schema> {
         ObjectBuilder::new()
             .schema_type(Type::String)
@@ -52,12 +52,12 @@ impl PartialSchema for At {
 }
 
 impl ToSchema for Money {}
-impl ToSchema for At {}
+impl ToSchema for Rfc3339 {}
 
 /// The same JSON with every amount as a string.
 ///
 /// No other number on the wire has a point: counts are whole.
-pub fn money_as_text(json: &str) -> String {
+pub fn money_as_strings(json: &str) -> String {
     let mut out = String::with_capacity(json.len() + 64);
     let mut rest = json;
     while let Some(at) = rest.find(|letter: char| letter == '"' || is_numeric(letter)) {
@@ -108,6 +108,6 @@ mod tests {
         assert_eq!(json, "[0.000000375,-0.50]");
         let json = format!(r#"{{"a.b":"1.5 \" 2.5\\","n":7,"m":{json},"t":true}}"#);
         let text = r#"{"a.b":"1.5 \" 2.5\\","n":7,"m":["0.000000375","-0.50"],"t":true}"#;
-        assert_eq!(money_as_text(&json), text);
+        assert_eq!(money_as_strings(&json), text);
     }
 }

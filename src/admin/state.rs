@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::domain::access::Cidr;
-use crate::organization::platform::Platform;
+use crate::organization::services::Services;
 
 /// How the admin API is set.
 #[derive(Debug, Clone, Default)]
-pub struct AdminSettings {
+pub struct AdminApiSettings {
     /// Where people reach it, such as `https://gateway.example.com`.
     pub public_url: String,
     /// Whose `X-Forwarded-For` is believed.
@@ -19,29 +19,29 @@ pub struct AdminSettings {
 #[derive(Debug, Clone)]
 pub struct AdminState {
     /// What the use cases work on.
-    pub platform: Arc<Platform>,
+    pub services: Arc<Services>,
     /// How it is set.
-    pub settings: Arc<AdminSettings>,
-    running: Arc<Mutex<HashSet<[u8; 32]>>>,
+    pub settings: Arc<AdminApiSettings>,
+    keys_in_progress: Arc<Mutex<HashSet<[u8; 32]>>>,
 }
 
 /// A request that runs under an idempotency key.
 #[derive(Debug)]
-pub struct Running {
+pub struct IdempotencyGuard {
     state: AdminState,
     scope: [u8; 32],
 }
 
 impl AdminState {
     /// Puts the parts together.
-    pub fn new(platform: Arc<Platform>, settings: AdminSettings) -> Self {
-        Self { platform, settings: Arc::new(settings), running: Arc::default() }
+    pub fn new(services: Arc<Services>, settings: AdminApiSettings) -> Self {
+        Self { services, settings: Arc::new(settings), keys_in_progress: Arc::default() }
     }
 
     /// Enters a request; `None` while another runs under the same key.
-    pub fn enter(&self, scope: [u8; 32]) -> Option<Running> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.insert(scope).then(|| Running { state: self.clone(), scope })
+    pub fn lock_key(&self, scope: [u8; 32]) -> Option<IdempotencyGuard> {
+        let mut running = self.keys_in_progress.lock().unwrap_or_else(PoisonError::into_inner);
+        running.insert(scope).then(|| IdempotencyGuard { state: self.clone(), scope })
     }
 
     /// Whether a browser may be told to send the cookie over TLS only.
@@ -50,9 +50,9 @@ impl AdminState {
     }
 }
 
-impl Drop for Running {
+impl Drop for IdempotencyGuard {
     fn drop(&mut self) {
-        let running = &self.state.running;
+        let running = &self.state.keys_in_progress;
         running.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.scope);
     }
 }

@@ -4,29 +4,29 @@ use axum::http::Method;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::admin::answer::{Answer, Reply};
-use crate::admin::asked::Asked;
-use crate::admin::operation::{Doc, Operations, PAGED};
-use crate::admin::scalar::At;
+use crate::admin::operation::{LIST_PARAMS, OperationSpec, Routes};
+use crate::admin::request::AuthenticatedRequest;
+use crate::admin::response::{AdminResponse, HandlerResult};
+use crate::admin::scalar::Rfc3339;
 use crate::organization::catalog;
-use crate::organization::platform::UpstreamState;
-use crate::organization::rights::Right;
+use crate::organization::rights::Action;
+use crate::organization::services::UpstreamState;
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Upstream)]
-struct UpstreamShape {
+struct UpstreamView {
     name: String,
     dialects: Vec<&'static str>,
     base_url: String,
-    health: HealthShape,
+    health: UpstreamHealthView,
     source: &'static str,
 }
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = UpstreamHealth)]
-struct HealthShape {
+struct UpstreamHealthView {
     /// `Closed`, `HalfOpen` or `Open`, on this node.
     circuit: &'static str,
     /// Tries in the window until now, and how many of them failed.
@@ -35,30 +35,32 @@ struct HealthShape {
     #[schema(required)]
     last_error: Option<&'static str>,
     #[schema(required)]
-    last_ok_at: Option<At>,
+    last_ok_at: Option<Rfc3339>,
 }
 
 /// What this file answers.
-pub fn operations(operations: Operations) -> Operations {
+pub fn routes(operations: Routes) -> Routes {
     let doc = "Lists the upstreams, and how they have been lately on this node.";
-    let doc = Doc::platform(Right::ViewPlatform, doc).query(PAGED).list::<UpstreamShape>();
+    let doc = OperationSpec::platform(Action::ViewPlatform, doc)
+        .query_params(LIST_PARAMS)
+        .list_response::<UpstreamView>();
     operations.add(&Method::GET, "/api/platform/upstreams", list, doc)
 }
 
-async fn list(asked: Asked) -> Reply {
-    let mut query = asked.visit.query();
+async fn list(asked: AuthenticatedRequest) -> HandlerResult {
+    let mut query = asked.request.query();
     let page = query.page();
     query.finish()?;
-    let upstreams = catalog::upstreams(&asked.visit.state.platform, &asked.principal)?;
+    let upstreams = catalog::upstreams(&asked.request.state.services, &asked.principal)?;
     let total = i64::try_from(upstreams.len()).unwrap_or(i64::MAX);
-    let rows: Vec<UpstreamShape> = page.cut(upstreams).map(shape).collect();
-    Ok(Answer::page(&rows, total, page))
+    let rows: Vec<UpstreamView> = page.cut(upstreams).map(to_view).collect();
+    Ok(AdminResponse::page(&rows, total, page))
 }
 
-fn shape(state: UpstreamState) -> UpstreamShape {
+fn to_view(state: UpstreamState) -> UpstreamView {
     let UpstreamState { name, dialects, base_url, circuit, window, last_error, last_ok_at } = state;
     let (tries, failures) = window;
-    let last_ok_at = last_ok_at.map(At);
-    let health = HealthShape { circuit, tries, failures, last_error, last_ok_at };
-    UpstreamShape { name, dialects, base_url, health, source: "File" }
+    let last_ok_at = last_ok_at.map(Rfc3339);
+    let health = UpstreamHealthView { circuit, tries, failures, last_error, last_ok_at };
+    UpstreamView { name, dialects, base_url, health, source: "File" }
 }

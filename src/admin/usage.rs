@@ -4,56 +4,56 @@ use axum::http::Method;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::admin::answer::{Answer, Reply};
-use crate::admin::asked::Asked;
-use crate::admin::kind::{Date, Word};
-use crate::admin::operation::{Doc, Operations};
-use crate::admin::scalar::{At, Money};
-use crate::domain::counter::Tally;
+use crate::admin::field_type::{Date, OneOf};
+use crate::admin::operation::{OperationSpec, Routes};
+use crate::admin::request::AuthenticatedRequest;
+use crate::admin::response::{AdminResponse, HandlerResult};
+use crate::admin::scalar::{Money, Rfc3339};
+use crate::domain::counter::WindowUsage;
 use crate::domain::ids::ProjectId;
 use crate::domain::limit::Limit;
 use crate::domain::money::Nano;
-use crate::organization::quotas::Whose;
-use crate::organization::rights::Right;
-use crate::organization::usage::{self, Usage};
+use crate::organization::quotas::QuotaSubject;
+use crate::organization::rights::Action;
+use crate::organization::usage::{self, QuotaUsage};
 
 /// Where a project stands.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = ProjectQuotaUsage)]
-pub struct ProjectUsageShape {
+pub struct ProjectUsageView {
     project_id: String,
     #[serde(flatten)]
-    usage: UsageShape,
+    usage: UsageView,
 }
 
 /// Where all projects together stand.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = OrganizationQuotaUsage)]
-struct OrganizationUsageShape {
+struct OrganizationUsageView {
     organization_id: String,
     #[serde(flatten)]
-    usage: UsageShape,
+    usage: UsageView,
 }
 
 /// All windows at one moment.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = QuotaUsage)]
-struct UsageShape {
+struct UsageView {
     period: String,
-    as_of: At,
-    daily_usage: DailyShape,
-    monthly_usage: MonthlyShape,
-    minute_usage: MinuteShape,
-    quota_limit_remaining: RemainingShape,
+    as_of: Rfc3339,
+    daily_usage: DailyView,
+    monthly_usage: MonthlyView,
+    minute_usage: MinuteView,
+    quota_limit_remaining: RemainingView,
 }
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Counts)]
-struct CountsShape {
+struct CountsView {
     request_count: i64,
     token_count: i64,
     spend: Money,
@@ -65,37 +65,37 @@ struct CountsShape {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = DailyUsage)]
-struct DailyShape {
+struct DailyView {
     #[serde(flatten)]
-    counts: CountsShape,
+    counts: CountsView,
     date: String,
-    reset_at: At,
+    reset_at: Rfc3339,
 }
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = MonthlyUsage)]
-struct MonthlyShape {
+struct MonthlyView {
     #[serde(flatten)]
-    counts: CountsShape,
+    counts: CountsView,
     reset_day: u8,
-    from: At,
-    reset_at: At,
+    from: Rfc3339,
+    reset_at: Rfc3339,
 }
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = MinuteUsage)]
-struct MinuteShape {
+struct MinuteView {
     request_count: i64,
     token_count: i64,
-    reset_at: At,
+    reset_at: Rfc3339,
 }
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = QuotaLimitRemaining)]
-struct RemainingShape {
+struct RemainingView {
     #[schema(required)]
     daily_requests: Option<i64>,
     #[schema(required)]
@@ -122,64 +122,70 @@ const QUERY: &[(&str, &str)] = &[
 ];
 
 /// What this file answers.
-pub fn operations(operations: Operations) -> Operations {
+pub fn routes(operations: Routes) -> Routes {
     let (project, own) = ("/api/projects/{id}/quota-usage", "/api/organization/quota-usage");
-    let doc = Doc::of(Right::ViewQuota, "Shows what a project has used of its quota.");
-    let doc = doc.query(QUERY).one::<ProjectUsageShape>();
+    let doc = OperationSpec::in_organization(
+        Action::ViewQuota,
+        "Shows what a project has used of its quota.",
+    );
+    let doc = doc.query_params(QUERY).response::<ProjectUsageView>();
     let own_doc = "Shows what all projects together have used of the organization's quota.";
-    let own_doc = Doc::of(Right::ViewOrganizationUsage, own_doc);
-    let own_doc = own_doc.query(QUERY).one::<OrganizationUsageShape>();
+    let own_doc = OperationSpec::in_organization(Action::ViewOrganizationUsage, own_doc);
+    let own_doc = own_doc.query_params(QUERY).response::<OrganizationUsageView>();
     operations.add(&Method::GET, project, view, doc).add(&Method::GET, own, view, own_doc)
 }
 
-async fn view(asked: Asked) -> Reply {
-    let whose = asked.whose()?;
-    let seat = asked.seat().await?;
-    let mut query = asked.visit.query();
-    let period = query.get("period", &Word(&["day", "month"]));
+async fn view(asked: AuthenticatedRequest) -> HandlerResult {
+    let whose = asked.quota_subject()?;
+    let seat = asked.org_context().await?;
+    let mut query = asked.request.query();
+    let period = query.get("period", &OneOf(&["day", "month"]));
     let date = query.get("date", &Date);
     query.finish()?;
-    let platform = &asked.visit.state.platform;
-    let as_of = platform.fresh().await;
+    let platform = &asked.request.state.services;
+    let as_of = platform.wait_caught_up().await;
     let usage = usage::view(platform, &seat, whose, date).await?;
-    let usage = Usage { as_of: as_of.unwrap_or(usage.as_of), ..usage };
+    let usage = QuotaUsage { as_of: as_of.unwrap_or(usage.as_of), ..usage };
     let period = period.unwrap_or_else(|| "month".to_owned());
     Ok(match whose {
-        Whose::Organization => {
+        QuotaSubject::Organization => {
             let organization_id = seat.organization.id.to_string();
-            Answer::one(&OrganizationUsageShape { organization_id, usage: shape(period, &usage) })
+            AdminResponse::object(&OrganizationUsageView {
+                organization_id,
+                usage: to_view(period, &usage),
+            })
         }
-        Whose::Project(id) => Answer::one(&of_project(id, period, &usage)),
+        QuotaSubject::Project(id) => AdminResponse::object(&project_view(id, period, &usage)),
     })
 }
 
 /// A project's, on the wire.
-pub fn of_project(id: ProjectId, period: String, usage: &Usage) -> ProjectUsageShape {
-    ProjectUsageShape { project_id: id.to_string(), usage: shape(period, usage) }
+pub fn project_view(id: ProjectId, period: String, usage: &QuotaUsage) -> ProjectUsageView {
+    ProjectUsageView { project_id: id.to_string(), usage: to_view(period, usage) }
 }
 
-fn shape(period: String, usage: &Usage) -> UsageShape {
+fn to_view(period: String, usage: &QuotaUsage) -> UsageView {
     let money = |limit| usage.remaining(limit).map(Nano).map(Money);
-    UsageShape {
+    UsageView {
         period,
-        as_of: At(usage.as_of),
-        daily_usage: DailyShape {
-            counts: counts(&usage.day),
+        as_of: Rfc3339(usage.as_of),
+        daily_usage: DailyView {
+            counts: counts_view(&usage.day),
             date: usage.date.to_string(),
-            reset_at: At(usage.date.next().start()),
+            reset_at: Rfc3339(usage.date.next().start()),
         },
-        monthly_usage: MonthlyShape {
-            counts: counts(&usage.month),
+        monthly_usage: MonthlyView {
+            counts: counts_view(&usage.month),
             reset_day: usage.quota.reset_day.get(),
-            from: At(usage.month_window.first.start()),
-            reset_at: At(usage.month_window.end.start()),
+            from: Rfc3339(usage.month_window.first.start()),
+            reset_at: Rfc3339(usage.month_window.end.start()),
         },
-        minute_usage: MinuteShape {
+        minute_usage: MinuteView {
             request_count: usage.minute.used.requests,
             token_count: usage.minute.used.tokens,
-            reset_at: At(usage.minute_reset_at),
+            reset_at: Rfc3339(usage.minute_reset_at),
         },
-        quota_limit_remaining: RemainingShape {
+        quota_limit_remaining: RemainingView {
             daily_requests: usage.remaining(Limit::DailyRequests),
             daily_tokens: usage.remaining(Limit::DailyTokens),
             monthly_requests: usage.remaining(Limit::MonthlyRequests),
@@ -193,8 +199,8 @@ fn shape(period: String, usage: &Usage) -> UsageShape {
     }
 }
 
-fn counts(tally: &Tally) -> CountsShape {
-    CountsShape {
+fn counts_view(tally: &WindowUsage) -> CountsView {
+    CountsView {
         request_count: tally.used.requests,
         token_count: tally.used.tokens,
         spend: Money(tally.used.spend),

@@ -9,8 +9,8 @@ use tokio::net::TcpListener;
 
 use crate::app::run;
 use crate::config::environment::Environment;
-use crate::demo::catalog::{Provider, Stage};
-use crate::demo::seed::Seeded;
+use crate::demo::catalog::{DemoConfig, DemoUpstream};
+use crate::demo::seed::SeededDemo;
 use crate::demo::{catalog, provider, seed};
 use crate::tasks;
 
@@ -37,11 +37,11 @@ pub struct DemoOptions {
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Printed<'a> {
+struct DemoInfo<'a> {
     proxy_url: String,
     admin_url: String,
     #[serde(flatten)]
-    seeded: &'a Seeded,
+    seeded: &'a SeededDemo,
     data_dir: String,
 }
 
@@ -49,7 +49,7 @@ struct Printed<'a> {
 pub async fn demo(options: DemoOptions) -> Result<()> {
     let temporary = match options.data {
         Some(_) => None,
-        None => Some(seed::Temporary::new().context("a temporary folder")?),
+        None => Some(seed::TemporaryFolder::new().context("a temporary folder")?),
     };
     let data = match (&options.data, &temporary) {
         (Some(data), _) => data.clone(),
@@ -57,16 +57,16 @@ pub async fn demo(options: DemoOptions) -> Result<()> {
         (None, None) => PathBuf::from("data"),
     };
     let provider = match options.upstream {
-        Some(url) => Provider::At(url),
-        None => Provider::BuiltIn(start_provider().await?),
+        Some(url) => DemoUpstream::Url(url),
+        None => DemoUpstream::BuiltIn(start_provider().await?),
     };
     let (proxy_port, admin_port) = (options.proxy_port, options.admin_port);
-    let stage = Stage { data: data.clone(), proxy_port, admin_port, provider };
-    let settings = catalog::settings(stage, &Environment::of_process())
+    let stage = DemoConfig { data: data.clone(), proxy_port, admin_port, provider };
+    let settings = catalog::settings(stage, &Environment::from_process())
         .map_err(|report| anyhow::anyhow!("{report}"))?;
     let running = run::start(settings, None).await?;
     let seeded = seed::seed(&running.platform, &data).await?;
-    let printed = Printed {
+    let printed = DemoInfo {
         proxy_url: format!("http://{}", running.node.proxy_address),
         admin_url: format!("http://{}", running.admin_address),
         seeded: &seeded,
@@ -77,7 +77,7 @@ pub async fn demo(options: DemoOptions) -> Result<()> {
     } else {
         print_welcome(&printed);
     }
-    running.until_stopped().await
+    running.run_until_signal().await
 }
 
 async fn start_provider() -> Result<SocketAddr> {
@@ -87,9 +87,9 @@ async fn start_provider() -> Result<SocketAddr> {
     Ok(address)
 }
 
-fn print_welcome(printed: &Printed<'_>) {
-    let Printed { proxy_url, admin_url, seeded, data_dir } = printed;
-    let Seeded { api_key, admin_token, .. } = seeded;
+fn print_welcome(printed: &DemoInfo<'_>) {
+    let DemoInfo { proxy_url, admin_url, seeded, data_dir } = printed;
+    let SeededDemo { api_key, admin_token, .. } = seeded;
     println!(
         r#"Meteor Gateway, demo
 

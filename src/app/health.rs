@@ -15,20 +15,20 @@ use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::accounting::directory::Directory;
-use crate::journal::keeper::Journal;
-use crate::ledger::freshness::Freshness;
-use crate::organization::platform::Platform;
-use crate::proxy::worker::Shared;
+use crate::journal::chains::Journal;
+use crate::ledger::read_barrier::ReadBarrier;
+use crate::organization::services::Services;
+use crate::proxy::server::worker::SharedState;
 use crate::telemetry::metric;
 
 /// How long the answer to [`ask`] may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Asks a gateway's admin listener whether it is ready, and prints what it says.
-pub fn ask(admin: SocketAddr) -> Result<()> {
-    let mut stream = TcpStream::connect_timeout(&admin, PATIENCE)
+pub fn probe(admin: SocketAddr) -> Result<()> {
+    let mut stream = TcpStream::connect_timeout(&admin, PROBE_TIMEOUT)
         .with_context(|| format!("nobody answers at {admin}"))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(PROBE_TIMEOUT))?;
     stream.write_all(format!("GET /readyz HTTP/1.0\r\nhost: {admin}\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).context("the answer broke off")?;
@@ -42,15 +42,15 @@ pub fn ask(admin: SocketAddr) -> Result<()> {
 #[derive(Clone)]
 pub struct Health {
     /// What the use cases work on.
-    pub platform: Arc<Platform>,
+    pub platform: Arc<Services>,
     /// The data plane.
-    pub shared: Arc<Shared>,
+    pub shared: Arc<SharedState>,
     /// The books.
     pub directory: Arc<Directory>,
     /// The journal.
     pub journal: Arc<Journal>,
     /// How far the projector is.
-    pub freshness: Arc<Freshness>,
+    pub read_barrier: Arc<ReadBarrier>,
     /// Whether the node has started.
     pub started: Arc<AtomicBool>,
     /// Renders the metrics.
@@ -86,14 +86,14 @@ async fn ready(State(health): State<Health>) -> (StatusCode, String) {
 #[expect(clippy::cast_precision_loss, reason = "Prometheus counts in floats")]
 async fn metrics(State(health): State<Health>) -> String {
     // Calls are counted when they are projected: whoever saw an answer sees it counted.
-    health.freshness.wait().await;
-    let (open, held) = health.directory.books().open_holds();
+    health.read_barrier.wait_caught_up().await;
+    let (open, held) = health.directory.live_state().open_holds();
     gauge!(metric::OPEN_HOLDS).set(open as f64);
-    gauge!(metric::WAITING_CALLS).set(health.directory.books().waiting() as f64);
+    gauge!(metric::WAITING_CALLS).set(health.directory.live_state().waiting() as f64);
     gauge!(metric::OPEN_HOLDS_NANO).set(held.0 as f64);
     gauge!(metric::JOURNAL_BACKLOG_BYTES).set(health.journal.backlog_bytes() as f64);
     gauge!(metric::JOURNAL_WRITABLE).set(if health.journal.is_writable() { 1.0 } else { 0.0 });
-    gauge!(metric::LEDGER_CHECK_AGE_SECONDS).set(health.platform.chains.age().as_secs_f64());
+    gauge!(metric::LEDGER_CHECK_AGE_SECONDS).set(health.platform.chain_auditor.age().as_secs_f64());
     health.metrics.run_upkeep();
     health.metrics.render()
 }

@@ -5,7 +5,7 @@ use tracing_subscriber::EnvFilter;
 use crate::settings::log::{LogFormat, LogSettings};
 
 /// Begins the log. `RUST_LOG` wins over the settings, module by module.
-pub fn begin(settings: &LogSettings) {
+pub fn init(settings: &LogSettings) {
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(settings.level.name()));
     let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);

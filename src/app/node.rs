@@ -14,27 +14,27 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 
 use crate::accounting::directory::Directory;
-use crate::accounting::once::OnceKeys;
-use crate::app::folder::{Folder, FolderError};
+use crate::accounting::idempotency::IdempotencyKeys;
+use crate::app::consistency_monitor::ConsistencyMonitor;
+use crate::app::data_folder::{DataFolder, DataFolderError};
 use crate::app::health::{self, Health};
 use crate::app::reload::{self, FileCatalog, catalog};
 use crate::app::thread::{WorkerSetup, start_projector, start_worker};
-use crate::app::watch::Watch;
 use crate::clock;
 use crate::config::check::Settings;
 use crate::domain::ids::NodeId;
 use crate::domain::time::UnixMs;
-use crate::journal::keeper::{ChainState, Journal, JournalSettings};
-use crate::ledger::freshness::Freshness;
+use crate::journal::chains::{ChainState, Journal, JournalSettings};
 use crate::ledger::projector::Projector;
+use crate::ledger::read_barrier::ReadBarrier;
 use crate::ledger::recovery::{RecoveryError, recover};
-use crate::organization::platform::{Platform, Reload};
+use crate::organization::services::{CatalogSource, Services};
 use crate::proxy::catalog::Catalog;
-use crate::proxy::connect;
-use crate::proxy::listener;
-use crate::proxy::worker::Shared;
+use crate::proxy::server::listener;
+use crate::proxy::server::worker::SharedState;
+use crate::proxy::upstream::connect;
 use crate::store::database::{Database, DatabaseError};
-use crate::store::{facts, price_lists, prices};
+use crate::store::{node_metadata, price_lists, prices};
 use crate::telemetry::call_log::CallLog;
 
 /// Why a node does not start.
@@ -42,7 +42,7 @@ use crate::telemetry::call_log::CallLog;
 pub enum StartError {
     /// The data folder.
     #[error(transparent)]
-    Folder(#[from] FolderError),
+    Folder(#[from] DataFolderError),
     /// The database.
     #[error("the database {0} cannot be used: {1}; make its folder writable and make room there")]
     Database(PathBuf, DatabaseError),
@@ -61,7 +61,7 @@ pub enum StartError {
 }
 
 /// How long a stop waits for the database to close: one that fails may never do so.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A node that takes calls.
 pub struct Node {
@@ -72,10 +72,10 @@ pub struct Node {
     /// Its directory and books.
     pub directory: Arc<Directory>,
     /// How its admin side reads freshly.
-    pub freshness: Arc<Freshness>,
+    pub read_barrier: Arc<ReadBarrier>,
     /// Its own id.
     pub id: NodeId,
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     journal: Arc<Journal>,
     started: Arc<AtomicBool>,
     settings: Settings,
@@ -84,36 +84,36 @@ pub struct Node {
     drain: watch::Sender<bool>,
     abort: watch::Sender<bool>,
     stop_projector: watch::Sender<bool>,
-    _folder: Folder,
+    _folder: DataFolder,
 }
 
 impl Node {
     /// Recovers the last run, opens the books, and only then takes calls.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let io = |what| move |fault| StartError::Io(what, fault);
-        let folder = Folder::open(&settings.data)?;
-        let said_no = |fault| StartError::Database(settings.database.clone(), fault);
-        let database = Database::open(&settings.database).await.map_err(said_no)?;
-        let now = clock::now();
-        let priced = under_prices(&database, &settings, now).await.map_err(said_no)?;
-        let id = facts::node_id(&database).await.map_err(said_no)?;
+        let folder = DataFolder::open(&settings.data)?;
+        let db_error = |fault| StartError::Database(settings.database.clone(), fault);
+        let database = Database::open(&settings.database).await.map_err(db_error)?;
+        let now = clock::wall_now();
+        let priced = apply_stored_overrides(&database, &settings, now).await.map_err(db_error)?;
+        let id = node_metadata::node_id(&database).await.map_err(db_error)?;
         let recovered = recover(&database, &folder.journal(), &id.to_string(), now)
             .await
             .map_err(|fault| StartError::Recovery(folder.path().to_owned(), fault))?;
         tracing::info!(?recovered, node = %id, "recovered");
         let directory =
-            Directory::load(&database, settings.admission, now).await.map_err(said_no)?;
+            Directory::load(&database, settings.admission, now).await.map_err(db_error)?;
         let directory = Arc::new(directory);
 
-        let journal = begin_journal(&settings, &folder, recovered.next_run)
+        let journal = start_journal(&settings, &folder, recovered.next_run)
             .map_err(|fault| StartError::Journal(folder.journal(), fault))?;
 
         let call_log = if settings.log.calls {
-            CallLog::printing().map_err(io("the call log's thread"))?
+            CallLog::stdout().map_err(io("the call log's thread"))?
         } else {
             CallLog::default()
         };
-        let freshness = Arc::new(Freshness::new(Arc::clone(&journal)));
+        let freshness = Arc::new(ReadBarrier::new(Arc::clone(&journal)));
         let projector = Projector::new(
             Arc::clone(&journal),
             Arc::clone(&freshness),
@@ -125,9 +125,9 @@ impl Node {
         let projector =
             start_projector(projector, stopped).map_err(io("the projector's thread"))?;
 
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SharedState {
             directory: Arc::clone(&directory),
-            once_keys: OnceKeys::new(database.clone()),
+            idempotency_keys: IdempotencyKeys::new(database.clone()),
             catalog: ArcSwap::from_pointee(catalog(&priced, &Catalog::default())),
             settings: settings.proxy.clone(),
             draining: AtomicBool::new(false),
@@ -148,7 +148,7 @@ impl Node {
             proxy_address,
             database,
             directory,
-            freshness,
+            read_barrier: freshness,
             id,
             shared,
             journal,
@@ -164,27 +164,27 @@ impl Node {
     }
 
     /// The routes that tell of its health.
-    pub fn health(&self, metrics: PrometheusHandle, platform: Arc<Platform>) -> Router {
+    pub fn health(&self, metrics: PrometheusHandle, platform: Arc<Services>) -> Router {
         health::routes(Health {
             platform,
             shared: Arc::clone(&self.shared),
             directory: Arc::clone(&self.directory),
             journal: Arc::clone(&self.journal),
-            freshness: Arc::clone(&self.freshness),
+            read_barrier: Arc::clone(&self.read_barrier),
             started: Arc::clone(&self.started),
             metrics,
         })
     }
 
     /// Its catalog, and how it is read again from `file`.
-    pub fn reload(&self, file: Option<PathBuf>) -> Arc<dyn Reload> {
-        let said = Arc::new(ArcSwap::from_pointee(self.settings.clone()));
-        Arc::new(FileCatalog { file, said, shared: Arc::clone(&self.shared) })
+    pub fn reload(&self, file: Option<PathBuf>) -> Arc<dyn CatalogSource> {
+        let loaded = Arc::new(ArcSwap::from_pointee(self.settings.clone()));
+        Arc::new(FileCatalog { file, loaded, shared: Arc::clone(&self.shared) })
     }
 
     /// The watch over its books.
-    pub fn watch(&self, platform: Arc<Platform>) -> Watch {
-        Watch::new(platform, Arc::clone(&self.journal))
+    pub fn consistency_monitor(&self, platform: Arc<Services>) -> ConsistencyMonitor {
+        ConsistencyMonitor::new(platform, Arc::clone(&self.journal))
     }
 
     /// Takes no more calls, lets open ones finish, and brings all of them into the database.
@@ -207,7 +207,7 @@ impl Node {
         self.stop_projector.send_replace(true);
         let projector = self.projector;
         let _ = tokio::task::spawn_blocking(move || projector.join()).await;
-        if tokio::time::timeout(CLOSE_PATIENCE, self.database.close()).await.is_err() {
+        if tokio::time::timeout(CLOSE_TIMEOUT, self.database.close()).await.is_err() {
             tracing::error!("the database does not close; the next start goes on from what it has");
         }
         tracing::info!("stopped");
@@ -216,30 +216,31 @@ impl Node {
 
 /// The settings under the prices of the admin API. What records will name is kept, before the first
 /// call.
-async fn under_prices(
+async fn apply_stored_overrides(
     database: &Database,
     settings: &Settings,
     now: UnixMs,
 ) -> Result<Settings, DatabaseError> {
-    let priced = reload::under(settings, &prices::laid(database.reader(), now).await?);
+    let priced =
+        reload::apply_overrides(settings, &prices::active_overrides(database.reader(), now).await?);
     let tariffs = reload::tariffs(&priced);
     let mut tx = database.begin().await?;
-    price_lists::keep(&mut tx, tariffs.iter().map(|tariff| &**tariff), now).await?;
+    price_lists::insert_missing(&mut tx, tariffs.iter().map(|tariff| &**tariff), now).await?;
     tx.commit().await?;
     Ok(priced)
 }
 
 /// A journal with a chain for each worker, and the thread that keeps it.
-fn begin_journal(settings: &Settings, folder: &Folder, run: u32) -> io::Result<Arc<Journal>> {
+fn start_journal(settings: &Settings, folder: &DataFolder, run: u32) -> io::Result<Arc<Journal>> {
     let journal_settings = JournalSettings {
         folder: folder.journal(),
         durability: settings.durability,
         segment_bytes: settings.segment_bytes,
-        keep: settings.journal_keep,
+        retention: settings.journal_retention,
         backlog_bytes_max: settings.backlog_bytes_max,
     };
     let journal = Arc::new(Journal::open(journal_settings, run, settings.workers)?);
-    journal.start_keeper()?;
+    journal.start_maintenance()?;
     Ok(journal)
 }
 

@@ -1,14 +1,14 @@
 //! Routes: what the data plane serves, as a text. Whatever is not in it is 404.
 
-use crate::dialect::endpoint::{Endpoint, MODEL_FOLDERS, Metering, Route};
+use crate::dialect::endpoint::{Endpoint, MODEL_PATH_PREFIXES, Metering, PathPattern};
 
 /// A line for each method and path: `POST /v1/embeddings openai tokens`. The last word is what a
 /// call uses up: `tokens` (with a request and money), a `request`, or `nothing`.
 pub fn lines() -> Vec<String> {
-    Endpoint::ALL.into_iter().flat_map(of).collect()
+    Endpoint::ALL.into_iter().flat_map(lines_of).collect()
 }
 
-fn of(endpoint: Endpoint) -> Vec<String> {
+fn lines_of(endpoint: Endpoint) -> Vec<String> {
     let dialect = endpoint.dialect().name();
     let uses = match endpoint.metering() {
         Metering::Full => "tokens",
@@ -16,11 +16,11 @@ fn of(endpoint: Endpoint) -> Vec<String> {
         Metering::Nothing => "nothing",
     };
     let line = |method: &str, path: &str| format!("{method} {path} {dialect} {uses}");
-    match endpoint.route() {
-        Route::Path(method, path) => vec![line(method, path)],
-        Route::Verb(verb) => {
+    match endpoint.path_pattern() {
+        PathPattern::Path(method, path) => vec![line(method, path)],
+        PathPattern::Verb(verb) => {
             let path = |folder: &&str| line("POST", &format!("{folder}{{model}}:{verb}"));
-            MODEL_FOLDERS.iter().map(path).collect()
+            MODEL_PATH_PREFIXES.iter().map(path).collect()
         }
     }
 }
@@ -37,10 +37,10 @@ mod tests {
             let [method, path, dialect, _] = line.split(' ').collect::<Vec<_>>()[..] else {
                 panic!("{line}: four words");
             };
-            let (endpoint, _) = Endpoint::of(method, path).expect(line);
+            let (endpoint, _) = Endpoint::match_path(method, path).expect(line);
             assert_eq!(endpoint.dialect().name(), dialect, "{line}");
-            assert!(of(endpoint).contains(line), "{line}");
+            assert!(lines_of(endpoint).contains(line), "{line}");
         }
-        assert!(Endpoint::ALL.iter().all(|endpoint| !of(*endpoint).is_empty()));
+        assert!(Endpoint::ALL.iter().all(|endpoint| !lines_of(*endpoint).is_empty()));
     }
 }

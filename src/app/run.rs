@@ -13,12 +13,12 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::admin::router::router;
-use crate::admin::state::{AdminSettings, AdminState};
+use crate::admin::state::{AdminApiSettings, AdminState};
 use crate::app::node::Node;
 use crate::config::check::Settings;
 use crate::organization::bootstrap::{self, FirstStart, NewOperator};
 use crate::organization::catalog;
-use crate::organization::platform::{Platform, PlatformSettings};
+use crate::organization::services::{DeploymentSettings, Services};
 use crate::tasks;
 use crate::telemetry::metric;
 
@@ -27,13 +27,13 @@ pub struct Running {
     /// Where the admin API is reached.
     pub admin_address: SocketAddr,
     /// What the use cases work on.
-    pub platform: Arc<Platform>,
+    pub platform: Arc<Services>,
     /// The node.
     pub node: Node,
     /// Whether there is a file that a reload reads again.
     has_file: bool,
     stop_admin: oneshot::Sender<()>,
-    watch: JoinHandle<()>,
+    consistency_monitor: JoinHandle<()>,
 }
 
 /// Starts a node and its admin listener; `file` is what a reload reads again.
@@ -43,25 +43,25 @@ pub async fn start(settings: Settings, file: Option<PathBuf>) -> Result<Running>
         .await
         .with_context(|| format!("the admin address {} is not free", settings.admin.listen))?;
     let admin_address = listener.local_addr().context("the admin address")?;
-    let admin_settings = AdminSettings {
+    let admin_settings = AdminApiSettings {
         public_url: public_url(&settings, admin_address),
         trusted_proxies: Vec::new(),
     };
     let (currency, has_file) = (settings.currency.clone(), file.is_some());
     let node = Node::start(settings).await?;
-    let platform = Platform::new(
+    let platform = Services::new(
         node.database.clone(),
         Arc::clone(&node.directory),
-        Arc::clone(&node.freshness),
-        PlatformSettings { currency, node: node.id.to_string() },
+        Arc::clone(&node.read_barrier),
+        DeploymentSettings { currency, node: node.id.to_string() },
         node.reload(file),
     );
     let state = AdminState::new(Arc::clone(&platform), admin_settings);
-    let watch = tasks::spawn("watch", node.watch(Arc::clone(&platform)).run());
+    let watch = tasks::spawn("watch", node.consistency_monitor(Arc::clone(&platform)).run());
     let routes = node.health(metrics, Arc::clone(&platform)).merge(router(state));
     let (stop_admin, stopped) = oneshot::channel::<()>();
     tasks::spawn("admin", serve_admin(listener, routes, stopped));
-    Ok(Running { admin_address, platform, node, has_file, stop_admin, watch })
+    Ok(Running { admin_address, platform, node, has_file, stop_admin, consistency_monitor: watch })
 }
 
 async fn serve_admin(listener: TcpListener, routes: Router, stopped: oneshot::Receiver<()>) {
@@ -78,7 +78,7 @@ async fn serve_admin(listener: TcpListener, routes: Router, stopped: oneshot::Re
 impl Running {
     /// Waits for SIGTERM or SIGINT, finishes what is open, and stops. SIGHUP reads the catalog
     /// again where it has a file; else it does what it always does, as when a terminal closes.
-    pub async fn until_stopped(self) -> Result<()> {
+    pub async fn run_until_signal(self) -> Result<()> {
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
         let hang_up = self.has_file.then(|| signal(SignalKind::hangup())).transpose();
@@ -87,14 +87,14 @@ impl Running {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                () = came(hang_up.as_mut()) => {}
+                () = received(hang_up.as_mut()) => {}
             }
-            if let Err(fault) = catalog::reload_by_signal(&self.platform).await {
+            if let Err(fault) = catalog::reload_on_signal(&self.platform).await {
                 tracing::error!(?fault, "the catalog stays as it is");
             }
         }
         tracing::info!("stopping: open calls are finished first");
-        self.watch.abort();
+        self.consistency_monitor.abort();
         self.node.stop().await;
         // The admin side goes last: it answers `/readyz` while calls finish.
         let _ = self.stop_admin.send(());
@@ -103,7 +103,7 @@ impl Running {
 }
 
 /// Resolves when the signal comes: never where nobody listens for it.
-async fn came(signal: Option<&mut Signal>) {
+async fn received(signal: Option<&mut Signal>) {
     match signal {
         Some(signal) => drop(signal.recv().await),
         None => pending().await,
@@ -133,9 +133,9 @@ pub async fn serve(settings: Settings, file: Option<PathBuf>) -> Result<()> {
     );
     if let FirstStart::Link(secret) = first {
         // To the terminal, not to the log: whoever has it becomes the operator.
-        println!("Set up the operator within an hour: {}", bootstrap::link(&url, &secret));
+        println!("Set up the operator within an hour: {}", bootstrap::setup_url(&url, &secret));
     }
-    running.until_stopped().await
+    running.run_until_signal().await
 }
 
 fn public_url(settings: &Settings, admin_address: SocketAddr) -> String {

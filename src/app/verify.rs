@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::config::check;
 use crate::ledger::verify::{Verified, verify};
 use crate::ledger::violation::{Violation, money};
-use crate::store::bystander::Bystander;
+use crate::store::read_only::ReadOnlyDatabase;
 
 /// What the command line says.
 #[derive(Debug, Clone, clap::Args)]
@@ -25,7 +25,7 @@ pub struct VerifyOptions {
 }
 
 /// How often a look is begun anew, because a gateway started or removed a segment meanwhile.
-const LOOKS: usize = 5;
+const ATTEMPTS_MAX: usize = 5;
 
 /// Looks once, and prints what is wrong and what was seen; whether all is sound.
 pub async fn verify_ledger(options: VerifyOptions) -> Result<bool> {
@@ -40,16 +40,16 @@ pub async fn verify_ledger(options: VerifyOptions) -> Result<bool> {
             (settings.data, settings.database)
         }
     };
-    for look in 1..=LOOKS {
-        let mut bystander = Bystander::open(&database).await?;
-        let mut picture = bystander.picture().await?;
+    for look in 1..=ATTEMPTS_MAX {
+        let mut bystander = ReadOnlyDatabase::open(&database).await?;
+        let mut picture = bystander.begin_snapshot().await?;
         let verified = verify(&mut picture, &data.join("journal")).await;
         picture.rollback().await.context("database")?;
-        if !bystander.was_undisturbed() {
+        if !bystander.is_unchanged() {
             continue;
         }
         let verified = verified?;
-        if !verified.is_stale || look == LOOKS {
+        if !verified.is_stale || look == ATTEMPTS_MAX {
             print(&verified, options.json)?;
             return Ok(verified.findings.count == 0);
         }
@@ -82,14 +82,14 @@ enum Line<'a> {
 fn print(verified: &Verified, json: bool) -> Result<()> {
     let Verified { organizations, records, calls, open_holds, findings, .. } = verified;
     let (frozen, unprojected_entries) = (money(verified.frozen), verified.unprojected);
-    for violation in &findings.told {
+    for violation in &findings.violations {
         if json {
             println!("{}", serde_json::to_string(&line(violation))?);
         } else {
             println!("{violation}");
         }
     }
-    let untold = findings.count - findings.told.len() as u64;
+    let untold = findings.count - findings.violations.len() as u64;
     if untold > 0 {
         eprintln!("meteor: {untold} further violations are counted only");
     }

@@ -5,19 +5,19 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::catalog::models;
+use crate::config::catalog::read_models;
 use crate::config::environment::Environment;
-use crate::config::file::typed;
-use crate::config::pricing::pricing;
+use crate::config::file::parse_raw;
+use crate::config::pricing::read_pricing;
 use crate::config::report::Report;
-use crate::config::section::{Reading, Section};
-use crate::config::upstreams::upstreams;
+use crate::config::section::{ConfigReader, Section};
+use crate::config::upstreams::read_upstreams;
 use crate::domain::catalog::Model;
-use crate::domain::price::Prices;
-use crate::journal::keeper::Durability;
-use crate::proxy::connect::Roots;
-use crate::proxy::worker::ProxySettings;
-use crate::settings::admin::{AdminSettings, Operator};
+use crate::domain::price::PriceTable;
+use crate::journal::chains::Durability;
+use crate::proxy::server::worker::ProxySettings;
+use crate::proxy::upstream::connect::Roots;
+use crate::settings::admin::{AdminListenerSettings, Operator};
 use crate::settings::admission::AdmissionSettings;
 use crate::settings::log::{LogFormat, LogLevel, LogSettings};
 use crate::settings::upstream::UpstreamSettings;
@@ -42,13 +42,13 @@ pub struct Settings {
     /// How calls are admitted near a limit.
     pub admission: AdmissionSettings,
     /// The admin listener.
-    pub admin: AdminSettings,
+    pub admin: AdminListenerSettings,
     /// What a journal entry survives.
     pub durability: Durability,
     /// The size of a journal segment.
     pub segment_bytes: u64,
     /// How long a segment stays after it was projected.
-    pub journal_keep: Duration,
+    pub journal_retention: Duration,
     /// How far a chain may be ahead of the database.
     pub backlog_bytes_max: u64,
     /// The currency of all money: three capital letters.
@@ -60,7 +60,7 @@ pub struct Settings {
     /// Where calls go.
     pub upstreams: Vec<UpstreamSettings>,
     /// What costs what a known model has no price for; `None`: nothing does.
-    pub ceiling: Option<Prices>,
+    pub ceiling: Option<PriceTable>,
     /// What may be called; their targets are places in `upstreams`.
     pub models: Vec<Model>,
     /// Serves every name that is not listed, where that was asked for.
@@ -75,28 +75,28 @@ pub fn load(file: Option<&Path>) -> Result<Settings, Report> {
             Report::of(file.display().to_string(), format!("cannot be read: {fault}; correct it"))
         })?,
     };
-    read(&text, &Environment::of_process())
+    read(&text, &Environment::from_process())
 }
 
 /// Reads a text with `environment` laid over it.
 pub fn read(text: &str, environment: &Environment) -> Result<Settings, Report> {
-    let (reading, table) = Reading::begin(typed(text, environment)?, environment);
+    let (reading, table) = ConfigReader::begin(parse_raw(text, environment)?, environment);
     let mut root = Section::new(&reading, String::new(), table);
-    let (data, database) = folders(&mut root);
+    let (data, database) = paths(&mut root);
     let proxy = proxy(&mut root);
     let admission = admission(&mut root);
     let admin = admin(&mut root);
     if proxy.listen == admin.listen && proxy.listen.port() != 0 {
-        reading.fault("admin.listen", "is the address of proxy.listen; give it another port");
+        reading.error("admin.listen", "is the address of proxy.listen; give it another port");
     }
     let journal = journal(&mut root);
     let currency = currency(&mut root);
     let log = log(&mut root);
     let roots = roots(&mut root);
-    let pricing = pricing(&mut root, &reading);
-    let upstreams = upstreams(&mut root, &pricing);
-    let models = models(&mut root, &upstreams, &pricing);
-    root.end();
+    let pricing = read_pricing(&mut root, &reading);
+    let upstreams = read_upstreams(&mut root, &pricing);
+    let models = read_models(&mut root, &upstreams, &pricing);
+    root.finish();
     let settings = Settings {
         data,
         database,
@@ -109,7 +109,7 @@ pub fn read(text: &str, environment: &Environment) -> Result<Settings, Report> {
         admin,
         durability: journal.durability,
         segment_bytes: journal.segment_bytes,
-        journal_keep: journal.keep,
+        journal_retention: journal.retention,
         backlog_bytes_max: journal.backlog_bytes_max,
         currency,
         log,
@@ -119,14 +119,14 @@ pub fn read(text: &str, environment: &Environment) -> Result<Settings, Report> {
         models: models.listed,
         fallback: models.fallback,
     };
-    reading.end(settings)
+    reading.finish(settings)
 }
 
 /// `[data]` and `[store]`.
-fn folders(root: &mut Section<'_>) -> (PathBuf, PathBuf) {
+fn paths(root: &mut Section<'_>) -> (PathBuf, PathBuf) {
     let mut part = root.section("data");
     let data = part.text("folder").map_or_else(|| PathBuf::from("./data"), PathBuf::from);
-    part.end();
+    part.finish();
     let mut part = root.section("store");
     let database = part.parsed("url", |url| {
         let file = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:"));
@@ -137,7 +137,7 @@ fn folders(root: &mut Section<'_>) -> (PathBuf, PathBuf) {
             _ => Err("is not sqlite: and the path of a file; write sqlite:./data/meteor.db".into()),
         }
     });
-    part.end();
+    part.finish();
     let database = database.unwrap_or_else(|| data.join("meteor.db"));
     (data, database)
 }
@@ -157,14 +157,14 @@ fn proxy(root: &mut Section<'_>) -> Proxy {
     let settings = ProxySettings {
         body_bytes_max: part.size("body_bytes_max", 32 << 20, 1_024..=1 << 30),
         header_bytes_max: part.size("header_bytes_max", 65_536, 8_192..=1 << 20),
-        header_read_timeout: part.time_ms("header_read_timeout_ms", 10_000, 1),
-        client_idle: part.time_ms("client_idle_ms", 60_000, 1),
-        drain_after_leave: drain_after_leave(&mut part),
+        header_read_timeout: part.duration_ms("header_read_timeout_ms", 10_000, 1),
+        client_idle: part.duration_ms("client_idle_ms", 60_000, 1),
+        drain_after_leave: drain_after_disconnect(&mut part),
         connections_max: part.size("connections_max", 10_000, 1..=1_000_000),
     };
-    let drain_timeout = part.time_ms("drain_timeout_ms", 600_000, 0);
-    let drain_delay = part.time_ms("drain_delay_ms", 0, 0);
-    part.end();
+    let drain_timeout = part.duration_ms("drain_timeout_ms", 600_000, 0);
+    let drain_delay = part.duration_ms("drain_delay_ms", 0, 0);
+    part.finish();
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let workers = if workers == 0 { cores() } else { workers };
     let workers = u16::try_from(workers).unwrap_or(u16::MAX);
@@ -172,8 +172,8 @@ fn proxy(root: &mut Section<'_>) -> Proxy {
 }
 
 /// A minute at most: all that while the call holds its place.
-fn drain_after_leave(part: &mut Section<'_>) -> Duration {
-    let time = part.whole("drain_after_leave_ms", 1..=60_000).unwrap_or(10_000);
+fn drain_after_disconnect(part: &mut Section<'_>) -> Duration {
+    let time = part.integer("drain_after_leave_ms", 1..=60_000).unwrap_or(10_000);
     Duration::from_millis(time)
 }
 
@@ -181,13 +181,13 @@ fn admission(root: &mut Section<'_>) -> AdmissionSettings {
     let mut part = root.section("admission");
     let default = AdmissionSettings::default();
     let settings = AdmissionSettings {
-        hold_wait: part.time_ms("hold_wait_ms", 2_000, 0),
+        hold_wait: part.duration_ms("hold_wait_ms", 2_000, 0),
         waiting_max: part.size("waiting_max", default.waiting_max, 0..=1 << 20),
         output_floor: part
-            .whole("output_floor_tokens", 1..=1 << 20)
+            .integer("output_floor_tokens", 1..=1 << 20)
             .unwrap_or(default.output_floor),
     };
-    part.end();
+    part.finish();
     settings
 }
 
@@ -199,7 +199,7 @@ fn listen(part: &mut Section<'_>, default: u16) -> SocketAddr {
     address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], default)))
 }
 
-fn admin(root: &mut Section<'_>) -> AdminSettings {
+fn admin(root: &mut Section<'_>) -> AdminListenerSettings {
     let mut part = root.section("admin");
     let listen = listen(&mut part, 8081);
     let public_url = part.parsed("public_url", |text| {
@@ -213,8 +213,8 @@ fn admin(root: &mut Section<'_>) -> AdminSettings {
         Ok(text.trim_end_matches('/').to_owned())
     });
     let operator = operator(&mut part);
-    part.end();
-    AdminSettings { listen, public_url, operator }
+    part.finish();
+    AdminListenerSettings { listen, public_url, operator }
 }
 
 fn operator(part: &mut Section<'_>) -> Option<Operator> {
@@ -230,39 +230,39 @@ fn operator(part: &mut Section<'_>) -> Option<Operator> {
         }
     });
     let file = part.text("operator_password_file");
-    let password = file.and_then(|file| part.secret_of_file("operator_password_file", &file));
+    let password = file.and_then(|file| part.secret_from_file("operator_password_file", &file));
     if has_email != has_file {
         let missing = if has_email { "operator_password_file" } else { "operator_email" };
-        part.fault(missing, "is missing; set both, or none to be given a set-up link");
+        part.error(missing, "is missing; set both, or none to be given a set-up link");
     }
     let (email, password) = (email?, password?);
     if !(10..=128).contains(&password.expose().chars().count()) {
         let message = "holds no password of 10 to 128 characters; choose another";
-        part.fault("operator_password_file", message);
+        part.error("operator_password_file", message);
     }
     Some(Operator { email, password })
 }
 
-struct Keeping {
+struct JournalConfig {
     durability: Durability,
     segment_bytes: u64,
-    keep: Duration,
+    retention: Duration,
     backlog_bytes_max: u64,
 }
 
-fn journal(root: &mut Section<'_>) -> Keeping {
+fn journal(root: &mut Section<'_>) -> JournalConfig {
     const DURABILITIES: &[(&str, Durability)] =
         &[("process", Durability::Process), ("power", Durability::Power)];
     let mut part = root.section("journal");
     let durability = part.choice("durability", DURABILITIES).unwrap_or(Durability::Process);
-    let segment_bytes = part.whole("segment_bytes", 1 << 20..=1 << 30).unwrap_or(16 << 20);
-    let keep = part.time_ms("keep_ms", 900_000, 0);
-    let backlog_bytes_max = part.whole("backlog_bytes_max", 1 << 20..=1 << 40).unwrap_or(1 << 30);
+    let segment_bytes = part.integer("segment_bytes", 1 << 20..=1 << 30).unwrap_or(16 << 20);
+    let keep = part.duration_ms("keep_ms", 900_000, 0);
+    let backlog_bytes_max = part.integer("backlog_bytes_max", 1 << 20..=1 << 40).unwrap_or(1 << 30);
     if backlog_bytes_max < segment_bytes {
-        part.fault("backlog_bytes_max", "is less than segment_bytes; make it several times that");
+        part.error("backlog_bytes_max", "is less than segment_bytes; make it several times that");
     }
-    part.end();
-    Keeping { durability, segment_bytes, keep, backlog_bytes_max }
+    part.finish();
+    JournalConfig { durability, segment_bytes, retention: keep, backlog_bytes_max }
 }
 
 fn currency(root: &mut Section<'_>) -> String {
@@ -271,7 +271,7 @@ fn currency(root: &mut Section<'_>) -> String {
         let code = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase());
         if code { Ok(text.to_owned()) } else { Err("is no code such as USD; correct it".into()) }
     });
-    part.end();
+    part.finish();
     currency.unwrap_or_else(|| "USD".to_owned())
 }
 
@@ -280,7 +280,7 @@ fn log(root: &mut Section<'_>) -> LogSettings {
     let level = part.choice("level", LogLevel::NAMES).unwrap_or(LogLevel::Info);
     let format = part.choice("format", LogFormat::NAMES).unwrap_or(LogFormat::Json);
     let calls = part.flag("calls", true);
-    part.end();
+    part.finish();
     LogSettings { level, format, calls }
 }
 
@@ -288,6 +288,6 @@ fn roots(root: &mut Section<'_>) -> Roots {
     const ROOTS: &[(&str, Roots)] = &[("platform", Roots::Platform), ("bundled", Roots::Bundled)];
     let mut part = root.section("tls");
     let roots = part.choice("roots", ROOTS).unwrap_or(Roots::Platform);
-    part.end();
+    part.finish();
     roots
 }

@@ -11,7 +11,7 @@ pub const PREFIX: &str = "METEOR__";
 
 impl Environment {
     /// That of this process. What is not UTF-8 is not set: no key and no secret can be read of it.
-    pub fn of_process() -> Self {
+    pub fn from_process() -> Self {
         std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect()
@@ -23,7 +23,7 @@ impl Environment {
     }
 
     /// The variables that stand for keys, as (name, path of the key, value), in order.
-    pub fn keys(&self) -> impl Iterator<Item = (&str, Vec<String>, &str)> {
+    pub fn config_keys(&self) -> impl Iterator<Item = (&str, Vec<String>, &str)> {
         self.0.iter().filter(|(_, value)| !value.is_empty()).filter_map(|(name, value)| {
             let path = name.strip_prefix(PREFIX)?;
             let path = path.split("__").map(str::to_ascii_lowercase).collect();

@@ -5,30 +5,32 @@ use std::collections::BTreeMap;
 use toml::{Table, Value};
 
 use crate::config::environment::Environment;
-use crate::config::report::{Fault, Report};
+use crate::config::report::{ConfigError, Report};
 
 /// Keys and values, not understood yet.
 #[derive(Debug, Default)]
-pub struct Typed {
+pub struct RawConfig {
     /// The keys.
     pub table: Table,
     /// Which of them came from which variable, by their path.
     pub origins: BTreeMap<String, String>,
     /// Variables that have no place among the keys.
-    pub faults: Vec<Fault>,
+    pub errors: Vec<ConfigError>,
 }
 
 /// Reads a text and lays the environment over it.
-pub fn typed(text: &str, environment: &Environment) -> Result<Typed, Report> {
-    let table = text.parse::<Table>().map_err(|fault| unreadable(text, &fault))?;
-    let mut typed = Typed { table, ..Typed::default() };
-    for (name, path, value) in environment.keys() {
-        match value_of(value).and_then(|value| lay(&mut typed.table, &path, value)) {
+pub fn parse_raw(text: &str, environment: &Environment) -> Result<RawConfig, Report> {
+    let table = text.parse::<Table>().map_err(|fault| syntax_error(text, &fault))?;
+    let mut typed = RawConfig { table, ..RawConfig::default() };
+    for (name, path, value) in environment.config_keys() {
+        match parse_value(value).and_then(|value| insert_at_path(&mut typed.table, &path, value)) {
             Ok(path) => {
                 typed.origins.insert(path, name.to_owned());
             }
             Err(message) => {
-                typed.faults.push(Fault { path: name.to_owned(), message: message.to_owned() });
+                typed
+                    .errors
+                    .push(ConfigError { path: name.to_owned(), message: message.to_owned() });
             }
         }
     }
@@ -36,7 +38,7 @@ pub fn typed(text: &str, environment: &Environment) -> Result<Typed, Report> {
 }
 
 /// Says where and why, without the line itself: a secret may stand in it.
-fn unreadable(text: &str, fault: &toml::de::Error) -> Report {
+fn syntax_error(text: &str, fault: &toml::de::Error) -> Report {
     let start = fault.span().map_or(0, |span| span.start);
     let before = text.get(..start).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
@@ -46,7 +48,7 @@ fn unreadable(text: &str, fault: &toml::de::Error) -> Report {
 }
 
 /// A variable is the bare value; one that begins as a list or a table is read as TOML.
-fn value_of(text: &str) -> Result<Value, &'static str> {
+fn parse_value(text: &str) -> Result<Value, &'static str> {
     if !text.trim_start().starts_with(['[', '{']) {
         return Ok(Value::String(text.to_owned()));
     }
@@ -57,7 +59,11 @@ fn value_of(text: &str) -> Result<Value, &'static str> {
 
 /// Puts `value` at `path`, making tables on the way; a number names a row of a list.
 /// Returns the path as the file would spell it.
-fn lay(table: &mut Table, path: &[String], value: Value) -> Result<String, &'static str> {
+fn insert_at_path(
+    table: &mut Table,
+    path: &[String],
+    value: Value,
+) -> Result<String, &'static str> {
     const NO_PLACE: &str =
         "has no place: a key before its last word is a plain value; unset the variable";
     let Some((first, rest)) = path.split_first() else { return Err(NO_PLACE) };
@@ -85,11 +91,11 @@ fn lay(table: &mut Table, path: &[String], value: Value) -> Result<String, &'sta
             return Ok(format!("{key}.{row}"));
         }
         let inside = rows[row].as_table_mut().ok_or(NO_PLACE)?;
-        return lay(inside, deeper, value).map(|path| format!("{key}.{row}.{path}"));
+        return insert_at_path(inside, deeper, value).map(|path| format!("{key}.{row}.{path}"));
     }
     let inside = table.entry(&key).or_insert_with(|| Value::Table(Table::new()));
     let inside = inside.as_table_mut().ok_or(NO_PLACE)?;
-    lay(inside, rest, value).map(|path| format!("{key}.{path}"))
+    insert_at_path(inside, rest, value).map(|path| format!("{key}.{path}"))
 }
 
 #[cfg(test)]
@@ -103,7 +109,7 @@ mod tests {
     #[test]
     fn a_variable_is_laid_over_its_key() {
         let text = "[proxy]\nworkers = 1\n[[models]]\nid = 'a'\nprices = { inputTokens = 1 }\n";
-        let typed = typed(
+        let typed = parse_raw(
             text,
             &environment(&[
                 ("METEOR__PROXY__WORKERS", "4"),
@@ -117,7 +123,7 @@ mod tests {
             ]),
         )
         .expect("TOML");
-        assert_eq!(typed.faults, []);
+        assert_eq!(typed.errors, []);
         let expected = "proxy.workers = '4'\nlog.level = 'debug'\nupstreams = [{ name = 'y' }]\n\
             [[models]]\nid = 'a'\nprices.inputTokens = '0.15'\n[[models]]\nid = 'b'";
         assert_eq!(typed.table, expected.parse().expect("TOML"));
@@ -129,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_variable_without_a_place_is_a_fault() {
-        let typed = typed(
+        let typed = parse_raw(
             "currency = 'USD'",
             &environment(&[
                 ("METEOR__CURRENCY__NAME", "x"),
@@ -138,12 +144,12 @@ mod tests {
                 ("METEOR__LOG", "{ level = "),
             ]),
         );
-        assert_eq!(typed.expect("TOML").faults.len(), 4);
+        assert_eq!(typed.expect("TOML").errors.len(), 4);
     }
 
     #[test]
     fn a_text_that_is_not_toml_is_told_by_its_place_only() {
-        let report = typed("a = 1\nkey = sk-secret\n", &Environment::default());
+        let report = parse_raw("a = 1\nkey = sk-secret\n", &Environment::default());
         let report = report.expect_err("not TOML").to_string();
         assert!(report.starts_with("line 2, column "), "{report}");
         assert!(!report.contains("sk-secret"), "{report}");

@@ -4,7 +4,7 @@ pub mod report;
 pub mod environment;
 pub mod file;
 pub mod section;
-pub mod prices;
+pub mod price_table;
 pub mod price_list;
 pub mod pricing;
 pub mod upstreams;

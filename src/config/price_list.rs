@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 
 use toml::{Table, Value};
 
-use crate::config::prices::prices;
-use crate::config::section::{Reading, Section};
+use crate::config::price_table::read_price_table;
+use crate::config::section::{ConfigReader, Section};
 use crate::domain::service_tier::ServiceTier;
-use crate::domain::tariff::Row;
+use crate::domain::tariff::PriceRow;
 use crate::domain::time::Day;
 
 /// A text of rows that each begin with `[[models]]`.
@@ -23,7 +23,7 @@ pub struct PriceList {
 
 /// What is known of a model from a day on.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
+pub struct PriceListEntry {
     /// Who serves it.
     pub provider: String,
     /// Its name there.
@@ -41,7 +41,7 @@ pub struct Entry {
     /// Whether it bills what does not show.
     pub hidden_output: bool,
     /// Its prices.
-    pub rows: Vec<Row>,
+    pub rows: Vec<PriceRow>,
 }
 
 const BUILT_IN: &str = include_str!("../../config/prices.toml");
@@ -68,20 +68,26 @@ impl PriceList {
     }
 
     /// One of the operator's, called `name` in faults; every fault in it is noted.
-    pub fn of(reading: &Reading<'_>, name: String, text: String) -> Self {
+    pub fn from_text(reading: &ConfigReader<'_>, name: String, text: String) -> Self {
         let list = Self { name, text: Cow::Owned(text) };
-        for row in list.rows() {
-            list.entry(reading, row);
+        for row in list.row_texts() {
+            list.parse_entry(reading, row);
         }
         list
     }
 
     /// The models of `provider` that go by `name`: its prices of today and of later days, in order.
-    pub fn find(&self, reading: &Reading<'_>, provider: &str, name: &str) -> Vec<Entry> {
+    pub fn find(
+        &self,
+        reading: &ConfigReader<'_>,
+        provider: &str,
+        name: &str,
+    ) -> Vec<PriceListEntry> {
         let quoted = [format!("\"{name}\""), format!("'{name}'")];
-        let may = self.rows().filter(|row| quoted.iter().any(|quoted| row.contains(quoted)));
-        let read = may.filter_map(|row| self.entry(reading, row));
-        let mut found: Vec<Entry> = read.filter(|entry| entry.is(provider, name)).collect();
+        let may = self.row_texts().filter(|row| quoted.iter().any(|quoted| row.contains(quoted)));
+        let read = may.filter_map(|row| self.parse_entry(reading, row));
+        let mut found: Vec<PriceListEntry> =
+            read.filter(|entry| entry.matches(provider, name)).collect();
         found.sort_by_key(|entry| entry.effective_from);
         found
     }
@@ -93,50 +99,50 @@ impl PriceList {
     }
 
     /// The text of each row.
-    fn rows(&self) -> impl Iterator<Item = &str> {
+    fn row_texts(&self) -> impl Iterator<Item = &str> {
         self.text.split(ROW).skip(1)
     }
 
-    fn entry(&self, reading: &Reading<'_>, row: &str) -> Option<Entry> {
+    fn parse_entry(&self, reading: &ConfigReader<'_>, row: &str) -> Option<PriceListEntry> {
         let table: Table = match row.parse() {
             Ok(table) => table,
             Err(_) => {
                 let first = row.trim().lines().next().unwrap_or_default();
-                reading.fault(&self.name, format!("the row of `{first}` is not TOML; correct it"));
+                reading.error(&self.name, format!("the row of `{first}` is not TOML; correct it"));
                 return None;
             }
         };
         let text = |key| table.get(key).and_then(Value::as_str).unwrap_or("?");
         let path = format!("{} {}/{}", self.name, text("provider"), text("id"));
         let mut row = Section::new(reading, path.trim_start().to_owned(), table);
-        let entry = entry(&mut row);
-        row.end();
+        let entry = read_entry(&mut row);
+        row.finish();
         entry
     }
 }
 
-impl Entry {
-    fn is(&self, provider: &str, name: &str) -> bool {
+impl PriceListEntry {
+    fn matches(&self, provider: &str, name: &str) -> bool {
         let named = self.id == name || self.aliases.iter().any(|alias| alias == name);
         self.provider == provider && named
     }
 }
 
-fn entry(row: &mut Section<'_>) -> Option<Entry> {
-    let (provider, id) = (row.required("provider"), row.required("id"));
+fn read_entry(row: &mut Section<'_>) -> Option<PriceListEntry> {
+    let (provider, id) = (row.required_text("provider"), row.required_text("id"));
     let aliases = row.texts("aliases").unwrap_or_default();
     let effective_from = row.parsed("effective_from", |text| {
         Day::parse(text).ok_or_else(|| "is no date such as 2027-01-01; correct it".to_owned())
     });
     row.choice("kind", KINDS);
-    let max_output_tokens = row.whole("max_output_tokens", 0..=TOKENS_MAX);
-    let max_input_tokens = row.whole("max_input_tokens", 1..=TOKENS_MAX);
+    let max_output_tokens = row.integer("max_output_tokens", 0..=TOKENS_MAX);
+    let max_input_tokens = row.integer("max_input_tokens", 1..=TOKENS_MAX);
     let output_field = row.choice("output_field", OUTPUT_FIELDS);
     let hidden_output = row.flag("hidden_output", false);
     // A model without an end to its output can answer with all of its context, and no more.
     let max_output_tokens = max_output_tokens.or(max_input_tokens);
-    let rows = price_rows(row, max_output_tokens.is_none_or(|most| 0 < most))?;
-    Some(Entry {
+    let rows = read_price_rows(row, max_output_tokens.is_none_or(|most| 0 < most))?;
+    Some(PriceListEntry {
         provider: provider?,
         id: id?,
         aliases,
@@ -151,41 +157,45 @@ fn entry(row: &mut Section<'_>) -> Option<Entry> {
 
 /// Reads `prices`, `tiers` and `service_tiers`. A service tier has tiers of its own; without any,
 /// its prices hold for inputs of every size.
-pub fn price_rows(row: &mut Section<'_>, answers: bool) -> Option<Vec<Row>> {
-    let mut rows = sizes(row, ServiceTier::DEFAULT, answers);
+pub fn read_price_rows(row: &mut Section<'_>, answers: bool) -> Option<Vec<PriceRow>> {
+    let mut rows = read_size_rows(row, ServiceTier::DEFAULT, answers);
     for mut part in row.rows("service_tiers") {
-        let told = part.required("name").and_then(|name| {
+        let told = part.required_text("name").and_then(|name| {
             let tier = ServiceTier::new(&name).filter(|tier| !tier.is_default());
             if tier.is_none() {
-                part.fault("name", "is no tier beside the default one; correct it");
+                part.error("name", "is no tier beside the default one; correct it");
             }
             tier
         });
-        let more = sizes(&mut part, told.unwrap_or(ServiceTier::DEFAULT), answers);
+        let more = read_size_rows(&mut part, told.unwrap_or(ServiceTier::DEFAULT), answers);
         rows = rows.zip(more).map(|(rows, more)| [rows, more].concat());
-        part.end();
+        part.finish();
     }
     rows
 }
 
-fn sizes(row: &mut Section<'_>, tier: ServiceTier, answers: bool) -> Option<Vec<Row>> {
-    let mut found =
-        prices(row, answers).map(|prices| vec![Row { tier, above_input_tokens: 0, prices }]);
+fn read_size_rows(
+    row: &mut Section<'_>,
+    tier: ServiceTier,
+    answers: bool,
+) -> Option<Vec<PriceRow>> {
+    let mut found = read_price_table(row, answers)
+        .map(|prices| vec![PriceRow { tier, above_input_tokens: 0, prices }]);
     let mut before = 0;
     for mut part in row.rows("tiers") {
         if !part.has("above_input_tokens") {
-            part.fault("above_input_tokens", "is missing; write the size of input it begins above");
+            part.error("above_input_tokens", "is missing; write the size of input it begins above");
         }
-        let above = part.whole("above_input_tokens", 1..=TOKENS_MAX);
+        let above = part.integer("above_input_tokens", 1..=TOKENS_MAX);
         if above.is_some_and(|above| above <= before) {
-            part.fault("above_input_tokens", "is not more than the one before; put them in order");
+            part.error("above_input_tokens", "is not more than the one before; put them in order");
         }
         before = above.unwrap_or(before);
-        let prices = prices(&mut part, answers);
+        let prices = read_price_table(&mut part, answers);
         if let (Some(found), Some(above_input_tokens), Some(prices)) = (&mut found, above, prices) {
-            found.push(Row { tier, above_input_tokens, prices });
+            found.push(PriceRow { tier, above_input_tokens, prices });
         }
-        part.end();
+        part.finish();
     }
     found
 }
@@ -194,19 +204,20 @@ fn sizes(row: &mut Section<'_>, tier: ServiceTier, answers: bool) -> Option<Vec<
 mod tests {
     use super::*;
     use crate::config::environment::Environment;
-    use crate::config::file::Typed;
+    use crate::config::file::RawConfig;
     use crate::domain::money::Nano;
     use crate::domain::usage::Unit;
 
-    fn reading(environment: &Environment) -> Reading<'_> {
-        Reading::begin(Typed::default(), environment).0
+    fn reading(environment: &Environment) -> ConfigReader<'_> {
+        ConfigReader::begin(RawConfig::default(), environment).0
     }
 
     #[test]
     fn the_built_in_list_has_no_faults_and_knows_many_models_of_many_providers() {
         let environment = Environment::default();
         let (reading, list) = (reading(&environment), PriceList::built_in());
-        let entries: Vec<Entry> = list.rows().filter_map(|row| list.entry(&reading, row)).collect();
+        let entries: Vec<PriceListEntry> =
+            list.row_texts().filter_map(|row| list.parse_entry(&reading, row)).collect();
         let ids: BTreeSet<_> = entries.iter().map(|entry| (&entry.provider, &entry.id)).collect();
         assert!(300 <= ids.len(), "{} models", ids.len());
         let providers: BTreeSet<&str> = ids.iter().map(|(provider, _)| provider.as_str()).collect();
@@ -219,7 +230,7 @@ mod tests {
                 assert!(is_new, "two models are called {}/{name}", entry.provider);
             }
         }
-        reading.end(()).unwrap_or_else(|report| panic!("{report}"));
+        reading.finish(()).unwrap_or_else(|report| panic!("{report}"));
     }
 
     #[test]
@@ -229,7 +240,7 @@ mod tests {
         let found = list.find(&reading, "openai", "gpt-4o-mini-2024-07-18");
         let [mini] = &found[..] else { panic!("one entry, not {found:?}") };
         assert_eq!((&*mini.id, mini.max_output_tokens), ("gpt-4o-mini", Some(16_384)));
-        let price = mini.rows[0].prices.given(Unit::InputTokens);
+        let price = mini.rows[0].prices.price_of(Unit::InputTokens);
         assert_eq!(price, Some(Nano(150_000_000)));
         assert_eq!(list.find(&reading, "anthropic", "gpt-4o-mini"), []);
         assert_eq!(list.find(&reading, "openai", "gpt-4o-min"), []);
@@ -246,12 +257,12 @@ mod tests {
             prices = { inputTokens = '2', outputTokens = '2' }\n\
             [[models]]\nprovider = 'p'\nid = 'm'\nprices = { inputTokens = 1, outputTokens = 1 }\n\
             service_tiers = [{ name = 'flex', prices = { inputTokens = 0, outputTokens = 0 } }]\n";
-        let list = PriceList::of(&reading, "file".to_owned(), text.to_owned());
+        let list = PriceList::from_text(&reading, "file".to_owned(), text.to_owned());
         let found = list.find(&reading, "p", "m");
         let days: Vec<_> = found.iter().map(|entry| entry.effective_from).collect();
         assert_eq!(days, [None, Day::parse("2027-01-01")]);
         assert_eq!(found[0].rows[1].tier.name(), "flex");
-        reading.end(()).unwrap_or_else(|report| panic!("{report}"));
+        reading.finish(()).unwrap_or_else(|report| panic!("{report}"));
     }
 
     #[test]
@@ -263,8 +274,8 @@ mod tests {
             tiers = [{ above_input_tokens = 5, prices = { inputTokens = '1', outputTokens = '1' } },\n\
             { above_input_tokens = 5, prices = { inputTokens = '1', outputTokens = '1' } }]\n\
             [[models]]\nid = =\n";
-        PriceList::of(&reading, "own.toml".to_owned(), text.to_owned());
-        let report = reading.end(()).expect_err("faults").to_string();
+        PriceList::from_text(&reading, "own.toml".to_owned(), text.to_owned());
+        let report = reading.finish(()).expect_err("faults").to_string();
         let told: Vec<&str> =
             report.lines().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
         let model = "own.toml p/m";

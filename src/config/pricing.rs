@@ -3,119 +3,124 @@
 use std::fs;
 use std::sync::Arc;
 
-use crate::config::price_list::{Entry, PriceList, price_rows};
-use crate::config::prices::units;
-use crate::config::section::{Reading, Section};
-use crate::domain::price::Prices;
+use crate::config::price_list::{PriceList, PriceListEntry, read_price_rows};
+use crate::config::price_table::read_partial_table;
+use crate::config::section::{ConfigReader, Section};
+use crate::domain::price::PriceTable;
 use crate::domain::service_tier::ServiceTier;
-use crate::domain::tariff::{Row, Schedule, Tariff};
+use crate::domain::tariff::{PriceRow, PriceSchedule, Tariff};
 use crate::domain::time::{Day, UnixMs};
 use crate::domain::usage::Unit;
 use crate::store::price_lists::version;
 
 /// `[prices]`: the price list, and what is done where it has no price.
 #[derive(Debug)]
-pub struct Pricing<'a> {
-    reading: &'a Reading<'a>,
+pub struct PricingConfig<'a> {
+    reader: &'a ConfigReader<'a>,
     list: PriceList,
     /// What costs what no price is known for; `None` refuses it.
-    pub ceiling: Option<Prices>,
+    pub ceiling: Option<PriceTable>,
 }
 
 /// What a model always has a price for, if it is known.
 const TOKENS: [Unit; 2] = [Unit::InputTokens, Unit::OutputTokens];
 
 #[derive(Clone, Copy)]
-enum Unknown {
+enum UnpricedPolicy {
     Refuse,
     Ceiling,
 }
 
-const UNKNOWN: &[(&str, Unknown)] = &[("refuse", Unknown::Refuse), ("ceiling", Unknown::Ceiling)];
+const UNKNOWN: &[(&str, UnpricedPolicy)] =
+    &[("refuse", UnpricedPolicy::Refuse), ("ceiling", UnpricedPolicy::Ceiling)];
 
 /// Reads `[prices]`.
-pub fn pricing<'a>(root: &mut Section<'a>, reading: &'a Reading<'a>) -> Pricing<'a> {
+pub fn read_pricing<'a>(
+    root: &mut Section<'a>,
+    reading: &'a ConfigReader<'a>,
+) -> PricingConfig<'a> {
     let mut part = root.section("prices");
     let own = part.text("file").and_then(|file| match fs::read_to_string(&file) {
-        Ok(text) => Some(PriceList::of(reading, file, text)),
+        Ok(text) => Some(PriceList::from_text(reading, file, text)),
         Err(fault) => {
-            part.fault("file", format!("{file} cannot be read: {fault}; correct it"));
+            part.error("file", format!("{file} cannot be read: {fault}; correct it"));
             None
         }
     });
-    let unknown = part.choice("unknown", UNKNOWN).unwrap_or(Unknown::Refuse);
-    let ceiling = match (unknown, ceiling(&mut part)) {
-        (Unknown::Refuse, _) => None,
-        (Unknown::Ceiling, None) => {
-            part.fault("ceiling", "is wrong or missing; write [prices.ceiling] with all units");
+    let unknown = part.choice("unknown", UNKNOWN).unwrap_or(UnpricedPolicy::Refuse);
+    let ceiling = match (unknown, read_ceiling(&mut part)) {
+        (UnpricedPolicy::Refuse, _) => None,
+        (UnpricedPolicy::Ceiling, None) => {
+            part.error("ceiling", "is wrong or missing; write [prices.ceiling] with all units");
             None
         }
-        (Unknown::Ceiling, ceiling) => ceiling,
+        (UnpricedPolicy::Ceiling, ceiling) => ceiling,
     };
-    part.end();
-    Pricing { reading, list: own.unwrap_or(PriceList::built_in()), ceiling }
+    part.finish();
+    PricingConfig { reader: reading, list: own.unwrap_or(PriceList::built_in()), ceiling }
 }
 
-fn ceiling(part: &mut Section<'_>) -> Option<Prices> {
-    let prices = units(part, "ceiling")?;
+fn read_ceiling(part: &mut Section<'_>) -> Option<PriceTable> {
+    let prices = read_partial_table(part, "ceiling")?;
     // A part costs what its total costs.
-    for unit in Unit::wholes().filter(|unit| prices.given(*unit).is_none()) {
-        part.fault(&format!("ceiling.{}", unit.name()), "is missing; nothing may be free here");
+    for unit in Unit::top_level().filter(|unit| prices.price_of(*unit).is_none()) {
+        part.error(&format!("ceiling.{}", unit.name()), "is missing; nothing may be free here");
     }
     Some(prices)
 }
 
 /// What a row of the file says of the prices at one place.
 #[derive(Debug, Clone, Default)]
-pub struct Told {
+pub struct ModelPricing {
     /// Prices of its own.
-    own: Option<Schedule>,
+    explicit: Option<PriceSchedule>,
     /// The listed model whose prices it has.
-    named: Vec<Entry>,
-    is_wrong: bool,
+    listed: Vec<PriceListEntry>,
+    is_invalid: bool,
 }
 
-impl Pricing<'_> {
+impl PricingConfig<'_> {
     /// Reads `prices` with `tiers` and `service_tiers`, or `price`, the name of a listed model.
-    pub fn told(&self, row: &mut Section<'_>, answers: bool) -> Told {
+    pub fn read_model_pricing(&self, row: &mut Section<'_>, has_output: bool) -> ModelPricing {
         let name = row.text("price");
         if row.has("prices") {
             if name.is_some() {
-                row.fault("price", "stands beside prices; remove one of the two");
+                row.error("price", "stands beside prices; remove one of the two");
             }
-            let rows = price_rows(row, answers);
-            let own = rows.and_then(|rows| self.tariff(row, "prices", rows)).map(Schedule::always);
-            return Told { is_wrong: own.is_none(), own, named: Vec::new() };
+            let rows = read_price_rows(row, has_output);
+            let own =
+                rows.and_then(|rows| self.tariff(row, "prices", rows)).map(PriceSchedule::always);
+            return ModelPricing { is_invalid: own.is_none(), explicit: own, listed: Vec::new() };
         }
         for key in ["tiers", "service_tiers"] {
             if !row.rows(key).is_empty() {
-                row.fault(key, "stands without prices; add those of the default tier");
+                row.error(key, "stands without prices; add those of the default tier");
             }
         }
-        let named = name.map(|name| self.named(row, &name));
+        let named = name.map(|name| self.find_by_price_name(row, &name));
         let is_wrong = named.as_ref().is_some_and(Vec::is_empty);
-        Told { own: None, named: named.unwrap_or_default(), is_wrong }
+        ModelPricing { explicit: None, listed: named.unwrap_or_default(), is_invalid: is_wrong }
     }
 
-    fn named(&self, row: &Section<'_>, name: &str) -> Vec<Entry> {
+    fn find_by_price_name(&self, row: &Section<'_>, name: &str) -> Vec<PriceListEntry> {
         let parts = name.split_once('/');
-        let found = parts.map(|(provider, id)| self.list.find(self.reading, provider, id));
+        let found = parts.map(|(provider, id)| self.list.find(self.reader, provider, id));
         let found = found.unwrap_or_default();
         if found.is_empty() {
             let message = format!("\"{name}\" is not in the price list; write provider/id of one");
-            row.fault("price", message);
+            row.error("price", message);
         }
         found
     }
 
     /// What the list has of the model that a provider calls `name`.
-    pub fn listed(&self, provider: Option<&str>, name: &str) -> Vec<Entry> {
-        let found = provider.map(|provider| self.list.find(self.reading, provider, name));
+    pub fn find_listed(&self, provider: Option<&str>, name: &str) -> Vec<PriceListEntry> {
+        let found = provider.map(|provider| self.list.find(self.reader, provider, name));
         found.unwrap_or_default()
     }
 
     /// The name of a provider that the list has models of.
-    pub fn provider(&self, name: &str) -> Result<String, String> {
+    pub fn check_provider(&self, name: &str) -> Result<String, String> {
         let known = self.list.providers();
         if known.contains(name) {
             return Ok(name.to_owned());
@@ -125,9 +130,9 @@ impl Pricing<'_> {
     }
 
     /// What is known of a model at one place: of what is `named` in its row, else what is listed.
-    pub fn entries(told: [&Told; 2], listed: Vec<Entry>) -> Vec<Entry> {
-        let named = told.into_iter().find(|told| !told.named.is_empty());
-        named.map_or(listed, |told| told.named.clone())
+    pub fn entries(told: [&ModelPricing; 2], listed: Vec<PriceListEntry>) -> Vec<PriceListEntry> {
+        let named = told.into_iter().find(|told| !told.listed.is_empty());
+        named.map_or(listed, |told| told.listed.clone())
     }
 
     /// What a model costs at one place: by what its target says, else its row, else the list, else
@@ -135,42 +140,45 @@ impl Pricing<'_> {
     pub fn schedule(
         &self,
         row: &Section<'_>,
-        told: [&Told; 2],
-        entries: &[Entry],
+        told: [&ModelPricing; 2],
+        entries: &[PriceListEntry],
         name: &str,
-    ) -> Option<Schedule> {
-        let speaks = |told: &&Told| told.own.is_some() || told.is_wrong || !told.named.is_empty();
+    ) -> Option<PriceSchedule> {
+        let speaks = |told: &&ModelPricing| {
+            told.explicit.is_some() || told.is_invalid || !told.listed.is_empty()
+        };
         let first = told.into_iter().find(speaks);
-        if let Some(told) = first.filter(|told| told.own.is_some() || told.is_wrong) {
-            return told.own.clone();
+        if let Some(told) = first.filter(|told| told.explicit.is_some() || told.is_invalid) {
+            return told.explicit.clone();
         }
         if !entries.is_empty() {
-            let tariff = |entry: &Entry| {
+            let tariff = |entry: &PriceListEntry| {
                 let from = entry.effective_from.map_or(UnixMs(i64::MIN), Day::start);
                 let path = format!("the price list of {}/{}", entry.provider, entry.id);
                 Some((from, Arc::new(self.tariff(row, &path, entry.rows.clone())?)))
             };
-            return Schedule::of(entries.iter().map(tariff).collect::<Option<_>>()?);
+            return PriceSchedule::from_entries(entries.iter().map(tariff).collect::<Option<_>>()?);
         }
         let Some(ceiling) = self.ceiling else {
-            row.fault("prices", format!("is missing, and the price list has no {name}; {REMEDY}"));
+            row.error("prices", format!("is missing, and the price list has no {name}; {REMEDY}"));
             return None;
         };
-        let everything = Row { tier: ServiceTier::DEFAULT, above_input_tokens: 0, prices: ceiling };
-        self.tariff(row, "prices", vec![everything]).map(Schedule::always)
+        let everything =
+            PriceRow { tier: ServiceTier::DEFAULT, above_input_tokens: 0, prices: ceiling };
+        self.tariff(row, "prices", vec![everything]).map(PriceSchedule::always)
     }
 
     /// The tariff of these rows; what they have no price for costs the ceiling.
-    fn tariff(&self, row: &Section<'_>, key: &str, mut rows: Vec<Row>) -> Option<Tariff> {
+    fn tariff(&self, row: &Section<'_>, key: &str, mut rows: Vec<PriceRow>) -> Option<Tariff> {
         if let Some(ceiling) = &self.ceiling {
             for row in &mut rows {
-                row.prices = filled(&row.prices, ceiling);
+                row.prices = fill_from_ceiling(&row.prices, ceiling);
             }
         }
         let version = version("file", &rows);
-        let tariff = Tariff::of(rows, version.into());
+        let tariff = Tariff::from_rows(rows, version.into());
         if tariff.is_none() {
-            row.fault(key, "have two rows for the same calls; remove one");
+            row.error(key, "have two rows for the same calls; remove one");
         }
         tariff
     }
@@ -180,10 +188,10 @@ const REMEDY: &str = "write { inputTokens = \"0.15\", … }, \"0\" if it is free
     provider of its upstream, or a listed model as price = \"provider/id\"";
 
 /// Those prices, and the ceiling for what has none and is counted one by one.
-pub fn filled(prices: &Prices, ceiling: &Prices) -> Prices {
-    let pieces = Unit::wholes().filter(|unit| !TOKENS.contains(unit));
+pub fn fill_from_ceiling(prices: &PriceTable, ceiling: &PriceTable) -> PriceTable {
+    let pieces = Unit::top_level().filter(|unit| !TOKENS.contains(unit));
     pieces.fold(*prices, |prices, unit| {
-        match (prices.given(unit), ceiling.given(unit)) {
+        match (prices.price_of(unit), ceiling.price_of(unit)) {
             // It was in range before.
             (None, Some(price)) => prices.with(unit, price.0).unwrap_or(prices),
             _ => prices,
@@ -222,11 +230,11 @@ mod tests {
     }
 
     fn tariff(settings: &Settings, target: usize) -> &Tariff {
-        settings.models[0].targets[target].schedule.at(UnixMs(0))
+        settings.models[0].targets[target].schedule.effective_at(UnixMs(0))
     }
 
     fn price(settings: &Settings, target: usize, unit: Unit) -> Option<Nano> {
-        tariff(settings, target).prices(ServiceTier::DEFAULT, 0).given(unit)
+        tariff(settings, target).prices(ServiceTier::DEFAULT, 0).price_of(unit)
     }
 
     #[test]
@@ -237,7 +245,7 @@ mod tests {
         assert_eq!(model.output_field, "max_completion_tokens");
         assert_eq!(price(&found, 0, Unit::CachedInputTokens), Some(Nano(25_000_000)));
         let flex = ServiceTier::new("flex").expect("short");
-        let cost = |tier| tariff(&found, 0).cost(&Usage::tokens_of(1_000_000, 0), tier);
+        let cost = |tier| tariff(&found, 0).cost(&Usage::from_tokens(1_000_000, 0), tier);
         assert_eq!(cost(ServiceTier::DEFAULT), Nano(250_000_000));
         assert_eq!(cost(flex), Nano(125_000_000));
     }
@@ -279,7 +287,7 @@ mod tests {
              tiers = [{ above_input_tokens = 10, prices = { inputTokens = 2, outputTokens = 1 } }], \
              service_tiers = [{ name = 'fast', prices = { inputTokens = 9, outputTokens = 9 } }]",
         );
-        let cost = |input, tier| tariff(&found, 0).cost(&Usage::tokens_of(input, 0), tier).0;
+        let cost = |input, tier| tariff(&found, 0).cost(&Usage::from_tokens(input, 0), tier).0;
         let fast = ServiceTier::new("fast").expect("short");
         assert_eq!(cost(10, ServiceTier::DEFAULT), 10_000);
         assert_eq!(cost(11, ServiceTier::DEFAULT), 22_000);

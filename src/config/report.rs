@@ -4,7 +4,7 @@ use std::fmt;
 
 /// One fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct ConfigError {
     /// Where: `proxy.listen`, `models.0.prices.inputTokens`, `line 3, column 7`.
     pub path: String,
     /// What is wrong and what to do. Never holds a configured value that may be a secret.
@@ -13,18 +13,18 @@ pub struct Fault {
 
 /// Every fault of a configuration, one a line. Never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report(pub Vec<Fault>);
+pub struct Report(pub Vec<ConfigError>);
 
 impl Report {
     /// The report of a single fault.
     pub fn of(path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self(vec![Fault { path: path.into(), message: message.into() }])
+        Self(vec![ConfigError { path: path.into(), message: message.into() }])
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, Fault { path, message }) in self.0.iter().enumerate() {
+        for (at, ConfigError { path, message }) in self.0.iter().enumerate() {
             let end = if at == 0 { "" } else { "\n" };
             write!(f, "{end}{path}: {message}")?;
         }

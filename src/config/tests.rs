@@ -8,7 +8,7 @@ use crate::config::environment::Environment;
 use crate::dialect::endpoint::Dialect;
 use crate::domain::catalog::Model;
 use crate::domain::money::Nano;
-use crate::domain::price::Prices;
+use crate::domain::price::PriceTable;
 use crate::domain::service_tier::ServiceTier;
 use crate::domain::time::UnixMs;
 use crate::domain::usage::Unit;
@@ -31,8 +31,8 @@ fn settings(text: &str) -> Settings {
     read(text, &with_key()).unwrap_or_else(|report| panic!("{report}"))
 }
 
-fn prices_of(model: &Model) -> &Prices {
-    model.targets[0].schedule.at(UnixMs(0)).prices(ServiceTier::DEFAULT, 0)
+fn prices_of(model: &Model) -> &PriceTable {
+    model.targets[0].schedule.effective_at(UnixMs(0)).prices(ServiceTier::DEFAULT, 0)
 }
 
 fn report(text: &str) -> String {
@@ -194,7 +194,7 @@ fn the_environment_wins_over_the_file() {
         (name.as_str(), value.as_bytes()),
         ("authorization", &b"Bearer sk-of-the-environment"[..])
     );
-    assert_eq!(prices_of(&found.models[0]).given(Unit::OutputTokens), Some(Nano(700_000_000)));
+    assert_eq!(prices_of(&found.models[0]).price_of(Unit::OutputTokens), Some(Nano(700_000_000)));
 
     let wrong = environment(&[("METEOR__PROXY__WORKERS", "many"), ("METEOR__PORXY__LISTEN", "x")]);
     let report = read("", &wrong).expect_err("faults").to_string();
@@ -248,8 +248,8 @@ fn an_upstream_and_a_model_are_read_as_written() {
     let usual = CircuitSettings::default();
     let own = CircuitSettings { failures_in_a_row: 2, window_failures_percent: 90, ..usual };
     assert_eq!((a.circuit, b.circuit), (own, usual));
-    assert_eq!(prices_of(model).given(Unit::InputTokens), Some(Nano(150_000_000)));
-    let version = model.targets[0].schedule.at(UnixMs(0)).version();
+    assert_eq!(prices_of(model).price_of(Unit::InputTokens), Some(Nano(150_000_000)));
+    let version = model.targets[0].schedule.effective_at(UnixMs(0)).version();
     assert!(version.starts_with("file-") && version.len() == 13);
     assert_eq!(found.fallback.map(|model| model.targets[0].upstream), Some(1));
     assert!(!format!("{:?}", found.upstreams).contains("sk-secret"));

@@ -3,8 +3,8 @@
 use http::header::{self, HeaderName, HeaderValue};
 use toml::Value;
 
-use crate::config::pricing::Pricing;
-use crate::config::section::{Section, named};
+use crate::config::pricing::PricingConfig;
+use crate::config::section::{Section, parse_choice};
 use crate::dialect::endpoint::Dialect;
 use crate::settings::secret::Secret;
 use crate::settings::upstream::{Auth, BaseUrl, CircuitSettings, UpstreamSettings};
@@ -22,37 +22,37 @@ pub struct Upstreams {
 }
 
 /// Reads all rows.
-pub fn upstreams(root: &mut Section<'_>, pricing: &Pricing<'_>) -> Upstreams {
+pub fn read_upstreams(root: &mut Section<'_>, pricing: &PricingConfig<'_>) -> Upstreams {
     let mut found = Upstreams::default();
     for mut row in root.rows("upstreams") {
-        let name = row.required("name").unwrap_or_default();
+        let name = row.required_text("name").unwrap_or_default();
         if !name.is_empty() && found.names.contains(&name) {
-            row.fault("name", format!("\"{name}\" is taken by another upstream; rename one"));
+            row.error("name", format!("\"{name}\" is taken by another upstream; rename one"));
         }
-        found.settings.extend(upstream(&mut row, &name));
+        found.settings.extend(read_upstream(&mut row, &name));
         found.names.push(name);
-        found.providers.push(row.parsed("provider", |name| pricing.provider(name)));
-        row.end();
+        found.providers.push(row.parsed("provider", |name| pricing.check_provider(name)));
+        row.finish();
     }
     found
 }
 
-fn upstream(row: &mut Section<'_>, name: &str) -> Option<UpstreamSettings> {
+fn read_upstream(row: &mut Section<'_>, name: &str) -> Option<UpstreamSettings> {
     // Each is read before the first `?`, so that one fault does not hide the next.
-    let address = row.required("base_url").and_then(|text| {
-        BaseUrl::parse(&text).map_err(|fault| row.fault("base_url", fault.says())).ok()
+    let address = row.required_text("base_url").and_then(|text| {
+        BaseUrl::parse(&text).map_err(|fault| row.error("base_url", fault.message())).ok()
     });
     let dialects = dialects(row);
     let auth = auth(row);
     let headers = headers(row);
-    let connect_timeout = row.time_ms("connect_timeout_ms", 5_000, 1);
-    let first_byte_timeout = row.time_ms("first_byte_timeout_ms", 600_000, 1);
-    let idle_timeout = row.time_ms("idle_timeout_ms", 300_000, 1);
+    let connect_timeout = row.duration_ms("connect_timeout_ms", 5_000, 1);
+    let first_byte_timeout = row.duration_ms("first_byte_timeout_ms", 600_000, 1);
+    let idle_timeout = row.duration_ms("idle_timeout_ms", 300_000, 1);
     let idle_connections_max = row.size("connections_idle_max", 256, 0..=65_536);
     let dedicated = row.flag("dedicated", false);
     let bills_on = row.flag("bills_on", false);
     let forward_limits = row.flag("forward_limits", false);
-    let retry_after_max = row.time_ms("retry_after_max_ms", 60_000, 0);
+    let retry_after_max = row.duration_ms("retry_after_max_ms", 60_000, 0);
     let circuit = circuit(row);
     Some(UpstreamSettings {
         name: name.into(),
@@ -65,7 +65,7 @@ fn upstream(row: &mut Section<'_>, name: &str) -> Option<UpstreamSettings> {
         idle_timeout,
         idle_connections_max,
         dedicated,
-        bills_on,
+        bills_after_disconnect: bills_on,
         forward_limits,
         circuit,
         retry_after_max,
@@ -76,17 +76,17 @@ fn circuit(row: &mut Section<'_>) -> CircuitSettings {
     let usual = CircuitSettings::default();
     let mut part = row.section("circuit");
     let count = |part: &mut Section<'_>, key, most, usual| {
-        part.whole(key, 1..=most).and_then(|count| u32::try_from(count).ok()).unwrap_or(usual)
+        part.integer(key, 1..=most).and_then(|count| u32::try_from(count).ok()).unwrap_or(usual)
     };
     let circuit = CircuitSettings {
         failures_in_a_row: count(&mut part, "failures", 1_000_000, usual.failures_in_a_row),
-        window: part.time_ms("window_ms", 10_000, 1),
+        window: part.duration_ms("window_ms", 10_000, 1),
         window_tries_min: count(&mut part, "tries_min", 60_000, usual.window_tries_min),
         window_failures_percent: count(&mut part, "percent", 100, usual.window_failures_percent),
-        open_min: part.time_ms("open_ms", 1_000, 1),
-        open_max: part.time_ms("open_max_ms", 60_000, 1),
+        open_min: part.duration_ms("open_ms", 1_000, 1),
+        open_max: part.duration_ms("open_max_ms", 60_000, 1),
     };
-    part.end();
+    part.finish();
     circuit
 }
 
@@ -99,10 +99,10 @@ const DIALECTS: [(&str, Dialect); 3] = [
 fn dialects(row: &mut Section<'_>) -> Option<Vec<Dialect>> {
     let Some(names) = row.texts("dialects") else { return Some(vec![Dialect::OpenAi]) };
     if names.is_empty() {
-        row.fault("dialects", "is empty; name what the upstream speaks, or leave the key out");
+        row.error("dialects", "is empty; name what the upstream speaks, or leave the key out");
     }
     let known = |name: &String| {
-        named(name, &DIALECTS).map_err(|message| row.fault("dialects", message)).ok()
+        parse_choice(name, &DIALECTS).map_err(|message| row.error("dialects", message)).ok()
     };
     let dialects: Vec<_> = names.iter().map(known).collect();
     dialects.into_iter().collect()
@@ -128,7 +128,7 @@ fn auth(row: &mut Section<'_>) -> Option<Auth> {
     let absent = !row.has("auth");
     let mut part = row.section("auth");
     if absent {
-        part.end();
+        part.finish();
         return Some(Auth::None);
     }
     let kind = if part.has("kind") { part.choice("kind", KINDS)? } else { Kind::Bearer };
@@ -136,9 +136,9 @@ fn auth(row: &mut Section<'_>) -> Option<Auth> {
         Kind::None => Some(Auth::None),
         Kind::Bearer => auth_header(&mut part, header::AUTHORIZATION, "Bearer "),
         Kind::Header => {
-            let name = part.required("header").and_then(|text| {
+            let name = part.required_text("header").and_then(|text| {
                 let name = HeaderName::try_from(text.as_str());
-                name.map_err(|_| part.fault("header", "is no name of a header; correct it")).ok()
+                name.map_err(|_| part.error("header", "is no name of a header; correct it")).ok()
             });
             // With a stand-in, so that a wrong name does not hide a wrong secret.
             let auth = auth_header(&mut part, name.clone().unwrap_or(header::AUTHORIZATION), "");
@@ -146,14 +146,14 @@ fn auth(row: &mut Section<'_>) -> Option<Auth> {
         }
         Kind::Query => auth_query(&mut part),
     };
-    part.end();
+    part.finish();
     auth
 }
 
 fn auth_header(part: &mut Section<'_>, name: HeaderName, before: &str) -> Option<Auth> {
     let secret = required_secret(part)?;
     let Ok(mut value) = HeaderValue::try_from(format!("{before}{}", secret.expose())) else {
-        part.fault("secret", "holds what no header can carry, such as a line end; correct it");
+        part.error("secret", "holds what no header can carry, such as a line end; correct it");
         return None;
     };
     value.set_sensitive(true);
@@ -167,17 +167,17 @@ fn auth_query(part: &mut Section<'_>) -> Option<Auth> {
         text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
     };
     if !plain(&name) {
-        part.fault("parameter", "holds more than letters, digits and -._~; correct it");
+        part.error("parameter", "holds more than letters, digits and -._~; correct it");
     }
     if !plain(secret.expose()) {
-        part.fault("secret", "holds more than letters, digits and -._~; send it as a header");
+        part.error("secret", "holds more than letters, digits and -._~; send it as a header");
     }
     Some(Auth::Query { name, secret })
 }
 
 fn required_secret(part: &mut Section<'_>) -> Option<Secret> {
     if !part.has("secret") {
-        part.fault("secret", "is missing; write { env = \"NAME\" } or { file = \"…\" }");
+        part.error("secret", "is missing; write { env = \"NAME\" } or { file = \"…\" }");
     }
     part.secret("secret")
 }
@@ -200,16 +200,16 @@ fn headers(row: &mut Section<'_>) -> Option<Vec<(HeaderName, HeaderValue)>> {
     let header = |(name, value): (String, Value)| {
         let key = format!("headers.{name}");
         let Ok(parsed) = HeaderName::try_from(name.as_str()) else {
-            row.fault(&key, "is no name of a header; correct it");
+            row.error(&key, "is no name of a header; correct it");
             return None;
         };
         if NOT_SETTABLE.contains(&parsed.as_str()) {
-            row.fault(&key, "is written by the gateway; use auth for a credential, else leave out");
+            row.error(&key, "is written by the gateway; use auth for a credential, else leave out");
             return None;
         }
         let value = value.as_str().and_then(|text| HeaderValue::try_from(text).ok());
         if value.is_none() {
-            row.fault(&key, "is not a text that a header can carry; correct it");
+            row.error(&key, "is not a text that a header can carry; correct it");
         }
         Some((parsed, value?))
     };

@@ -10,7 +10,7 @@ use crate::settings::upstream::BaseUrl;
 
 /// Where a demo plays.
 #[derive(Debug, Clone)]
-pub struct Stage {
+pub struct DemoConfig {
     /// Where everything is kept.
     pub data: PathBuf,
     /// The proxy's port; 0 is a free one.
@@ -18,16 +18,16 @@ pub struct Stage {
     /// The admin listener's port; 0 is a free one.
     pub admin_port: u16,
     /// Who answers.
-    pub provider: Provider,
+    pub provider: DemoUpstream,
 }
 
 /// Who answers the calls of a demo.
 #[derive(Debug, Clone)]
-pub enum Provider {
+pub enum DemoUpstream {
     /// The built-in provider, which listens there. Only the listed models are served.
     BuiltIn(SocketAddr),
     /// Whoever is at this address. Unknown names of models are served at a default price.
-    At(String),
+    Url(String),
 }
 
 const CATALOG: &str = include_str!("../../config/demo.toml");
@@ -53,8 +53,8 @@ pub const MODELS: [&str; 16] = [
 ];
 
 /// The settings of a demo. Keys that `environment` sets win over the catalog, the stage over both.
-pub fn settings(stage: Stage, environment: &Environment) -> Result<Settings, Report> {
-    let Stage { data, proxy_port, admin_port, provider } = stage;
+pub fn settings(stage: DemoConfig, environment: &Environment) -> Result<Settings, Report> {
+    let DemoConfig { data, proxy_port, admin_port, provider } = stage;
     let mut settings = read(CATALOG, environment)?;
     let here = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
     settings.proxy_listen = here(proxy_port);
@@ -62,13 +62,14 @@ pub fn settings(stage: Stage, environment: &Environment) -> Result<Settings, Rep
     settings.database = data.join("meteor.db");
     settings.data = data;
     let url = match provider {
-        Provider::BuiltIn(address) => {
+        DemoUpstream::BuiltIn(address) => {
             settings.fallback = None;
             format!("http://{address}")
         }
-        Provider::At(url) => url,
+        DemoUpstream::Url(url) => url,
     };
-    let address = BaseUrl::parse(&url).map_err(|fault| Report::of("--upstream", fault.says()))?;
+    let address =
+        BaseUrl::parse(&url).map_err(|fault| Report::of("--upstream", fault.message()))?;
     for upstream in &mut settings.upstreams {
         upstream.address = address.clone();
     }
@@ -84,23 +85,23 @@ mod tests {
     use crate::domain::time::UnixMs;
     use crate::domain::usage::{Unit, Usage};
 
-    fn stage(provider: Provider) -> Stage {
-        Stage { data: PathBuf::from("/somewhere"), proxy_port: 0, admin_port: 7, provider }
+    fn stage(provider: DemoUpstream) -> DemoConfig {
+        DemoConfig { data: PathBuf::from("/somewhere"), proxy_port: 0, admin_port: 7, provider }
     }
 
-    fn demo(provider: Provider) -> Settings {
+    fn demo(provider: DemoUpstream) -> Settings {
         let settings = settings(stage(provider), &Environment::default());
         settings.unwrap_or_else(|report| panic!("{report}"))
     }
 
     fn cost(model: &Model, usage: &Usage) -> Nano {
-        let tariff = model.targets[0].schedule.at(UnixMs(0));
+        let tariff = model.targets[0].schedule.effective_at(UnixMs(0));
         tariff.cost(usage, ServiceTier::DEFAULT)
     }
 
     #[test]
     fn the_built_in_provider_serves_the_listed_models_only() {
-        let demo = demo(Provider::BuiltIn(SocketAddr::from(([127, 0, 0, 1], 4321))));
+        let demo = demo(DemoUpstream::BuiltIn(SocketAddr::from(([127, 0, 0, 1], 4321))));
         let names: Vec<&str> = demo.models.iter().map(|model| &*model.name).collect();
         assert_eq!(names, MODELS);
         assert!(demo.fallback.is_none());
@@ -112,26 +113,26 @@ mod tests {
 
     #[test]
     fn another_upstream_serves_every_name() {
-        let demo = demo(Provider::At("http://10.0.0.1:9/x".into()));
+        let demo = demo(DemoUpstream::Url("http://10.0.0.1:9/x".into()));
         let fallback = demo.fallback.expect("a default price");
-        assert!(0 < cost(&fallback, &Usage::tokens_of(1, 1)).0);
+        assert!(0 < cost(&fallback, &Usage::from_tokens(1, 1)).0);
         assert_eq!(demo.upstreams[0].address.path_prefix, "/x");
-        let wrong = settings(stage(Provider::At("10.0.0.1".into())), &Environment::default());
+        let wrong = settings(stage(DemoUpstream::Url("10.0.0.1".into())), &Environment::default());
         let report = wrong.expect_err("no scheme").to_string();
         assert!(report.starts_with("--upstream: "), "{report}");
     }
 
     #[test]
     fn prices_are_those_of_the_lists() {
-        let demo = demo(Provider::At("http://x".into()));
+        let demo = demo(DemoUpstream::Url("http://x".into()));
         let cost = |name: &str, usage: Usage| {
             let model = demo.models.iter().find(|model| &*model.name == name).expect("listed");
             cost(model, &usage)
         };
-        let million = Usage::tokens_of(1_000_000, 1_000_000);
+        let million = Usage::from_tokens(1_000_000, 1_000_000);
         assert_eq!(cost("gpt-4o-mini", million), Nano(750_000_000));
         assert_eq!(cost("text-embedding-3-small", million), Nano(20_000_000));
-        let written = Usage::tokens_of(100_000, 0)
+        let written = Usage::from_tokens(100_000, 0)
             .with(Unit::CacheWriteTokens, 100_000)
             .with(Unit::CacheWrite5mTokens, 50_000)
             .with(Unit::CacheWrite1hTokens, 50_000);

@@ -5,11 +5,11 @@
 //! misbehaves is the same for all.
 
 pub mod catalog;
-pub mod prose;
+pub mod canned_text;
 pub mod script;
 pub mod reply;
-pub mod ask;
-pub mod answer;
+pub mod request;
+pub mod generation;
 pub mod vector;
 pub mod openai;
 pub mod anthropic;

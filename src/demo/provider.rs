@@ -18,14 +18,14 @@ use tokio::net::TcpListener;
 use crate::demo::anthropic::routes as anthropic;
 use crate::demo::gemini::routes as gemini;
 use crate::demo::openai::routes as openai;
-use crate::demo::reply::{Paced, Reply};
-use crate::demo::script::{Ending, Script};
+use crate::demo::reply::{PacedBody, Reply};
+use crate::demo::script::{ReplyEnding, Script};
 use crate::tasks;
 
 const BODY_BYTES_MAX: usize = 64 << 20;
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long open connections may take to finish after `stop`.
-const FAREWELL: Duration = Duration::from_millis(200);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Answers on `listener` until `stop` comes.
 pub async fn serve(listener: TcpListener, stop: impl Future) {
@@ -49,7 +49,7 @@ pub async fn serve(listener: TcpListener, stop: impl Future) {
         if stream.set_nodelay(true).is_err() {
             continue;
         }
-        let connection = server.serve_connection(TokioIo::new(stream), service_fn(answer));
+        let connection = server.serve_connection(TokioIo::new(stream), service_fn(handle));
         let connection = connections.watch(connection);
         tasks::spawn("demo-provider", async move {
             if let Err(fault) = connection.await {
@@ -58,21 +58,24 @@ pub async fn serve(listener: TcpListener, stop: impl Future) {
         });
     }
     // Whoever is still there is stalled or slow; the process ends with the demo anyway.
-    let _ = tokio::time::timeout(FAREWELL, connections.shutdown()).await;
+    let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, connections.shutdown()).await;
 }
 
-async fn answer(request: Request<Incoming>) -> Result<Response<Paced>, Infallible> {
+async fn handle(request: Request<Incoming>) -> Result<Response<PacedBody>, Infallible> {
     let (parts, body) = request.into_parts();
     let Ok(body) = Limited::new(body, BODY_BYTES_MAX).collect().await else {
-        return Ok(openai::unreadable().play(&Script::default()));
+        return Ok(openai::unreadable().into_response(&Script::default()));
     };
     let (reply, script) = route(&Request::from_parts(parts, body.to_bytes()));
     tokio::time::sleep(script.latency).await;
     // Without a stream, the head comes when all is said: a stalled answer has none.
-    if script.ending == Ending::Stall && reply.breakoff.is_none() && reply.status.is_success() {
+    if script.ending == ReplyEnding::Stall
+        && reply.error_event.is_none()
+        && reply.status.is_success()
+    {
         std::future::pending::<()>().await;
     }
-    Ok(reply.play(&script))
+    Ok(reply.into_response(&script))
 }
 
 fn route(request: &Request<Bytes>) -> (Reply, Script) {
@@ -82,7 +85,7 @@ fn route(request: &Request<Bytes>) -> (Reply, Script) {
         ("POST", "/v1/completions") => openai::text(request),
         ("POST", "/v1/responses") => openai::response(request),
         ("POST", "/v1/responses/compact") => openai::compact(request),
-        ("POST", "/v1/responses/input_tokens") => openai::count(request),
+        ("POST", "/v1/responses/input_tokens") => openai::count_tokens(request),
         ("POST", "/v1/moderations") => openai::moderate(request),
         ("POST", "/v1/embeddings") => openai::embed(request),
         ("POST", "/v1/images/generations" | "/v1/images/edits" | "/v1/images/variations") => {
@@ -90,15 +93,15 @@ fn route(request: &Request<Bytes>) -> (Reply, Script) {
         }
         ("POST", "/v1/audio/speech") => openai::speech(request),
         ("POST", "/v1/audio/transcriptions" | "/v1/audio/translations") => {
-            openai::transcript(request)
+            openai::transcription(request)
         }
         ("POST", "/v1/messages") => anthropic::message(request),
-        ("POST", "/v1/messages/count_tokens") => anthropic::count(request),
+        ("POST", "/v1/messages/count_tokens") => anthropic::count_tokens(request),
         ("GET", "/v1/models" | "/v1beta/models") => models(request, None),
-        (method, _) => match (method, model_of(path)) {
+        (method, _) => match (method, model_and_method(path)) {
             ("POST", Some((model, Some(verb)))) => gemini::call(model, verb, request),
             ("GET", Some((model, None))) => models(request, Some(model)),
-            _ => openai::unknown(request.method(), path),
+            _ => openai::not_found(request.method(), path),
         },
     }
 }
@@ -116,7 +119,7 @@ fn models(request: &Request<Bytes>, name: Option<&str>) -> (Reply, Script) {
 }
 
 /// Model and verb of `/{version}/models/{model}:{verb}`.
-fn model_of(path: &str) -> Option<(&str, Option<&str>)> {
+fn model_and_method(path: &str) -> Option<(&str, Option<&str>)> {
     let (version, rest) = path.strip_prefix('/')?.split_once("/models/")?;
     let named = match rest.split_once(':') {
         Some((model, verb)) => (model, Some(verb)),

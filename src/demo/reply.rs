@@ -13,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use serde::Serialize;
 use tokio::time::{Sleep, sleep};
 
-use crate::demo::script::{Ending, Script};
+use crate::demo::script::{ReplyEnding, Script};
 
 /// What a dialect makes of a request.
 #[derive(Debug)]
@@ -23,66 +23,66 @@ pub struct Reply {
     /// The headers, that of the content's type included.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The body, piece by piece.
-    pub pieces: Vec<Bytes>,
+    pub chunks: Vec<Bytes>,
     /// The error that a stream can break off with; none where all comes at once.
-    pub breakoff: Option<Bytes>,
+    pub error_event: Option<Bytes>,
 }
 
 /// The type of one JSON text, as most write it.
 pub const JSON: &str = "application/json";
 /// The type of a stream of events, as most write it.
-pub const EVENTS: &str = "text/event-stream; charset=utf-8";
+pub const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
 
 /// The JSON text of one of the provider's own shapes.
-pub fn json(shape: &impl Serialize) -> String {
+pub fn to_json(shape: &impl Serialize) -> String {
     serde_json::to_string(shape).expect("the shapes have text keys and no failing parts")
 }
 
 /// Letters and digits that never came before.
-pub fn opaque() -> String {
+pub fn unique_id() -> String {
     let mut text = uuid::Uuid::now_v7().simple().to_string();
     text.truncate(29);
     text
 }
 
 /// The value of a header: an id of that kind.
-pub fn opaque_id(kind: &str) -> HeaderValue {
-    let id = format!("{kind}{}", opaque());
+pub fn id_header(kind: &str) -> HeaderValue {
+    let id = format!("{kind}{}", unique_id());
     HeaderValue::try_from(id).expect("letters and digits are the value of a header")
 }
 
 impl Reply {
     /// A text of that type, with its status.
-    pub fn whole(kind: &'static str, status: StatusCode, text: String) -> Self {
+    pub fn complete(kind: &'static str, status: StatusCode, text: String) -> Self {
         let headers = vec![(CONTENT_TYPE, HeaderValue::from_static(kind))];
-        Self { status, headers, pieces: vec![text.into()], breakoff: None }
+        Self { status, headers, chunks: vec![text.into()], error_event: None }
     }
 
     /// A stream of that type, and the error that it can break off with.
-    pub fn stream(kind: &'static str, pieces: Vec<Bytes>, breakoff: Bytes) -> Self {
+    pub fn stream(kind: &'static str, chunks: Vec<Bytes>, breakoff: Bytes) -> Self {
         let headers = vec![(CONTENT_TYPE, HeaderValue::from_static(kind))];
-        Self { status: StatusCode::OK, headers, pieces, breakoff: Some(breakoff) }
+        Self { status: StatusCode::OK, headers, chunks, error_event: Some(breakoff) }
     }
 
     /// The same with one more header.
     #[must_use]
-    pub fn with(mut self, name: &'static str, value: HeaderValue) -> Self {
+    pub fn with_header(mut self, name: &'static str, value: HeaderValue) -> Self {
         self.headers.push((HeaderName::from_static(name), value));
         self
     }
 
     /// The response, played as the script says. An error is always played whole.
-    pub fn play(mut self, script: &Script) -> Response<Paced> {
-        let ending = if self.status.is_success() { script.ending } else { Ending::Whole };
+    pub fn into_response(mut self, script: &Script) -> Response<PacedBody> {
+        let ending = if self.status.is_success() { script.ending } else { ReplyEnding::Complete };
         match ending {
-            Ending::Whole => {}
-            Ending::Cut | Ending::Stall => self.halve(),
-            Ending::BreakOff => self.break_off(),
+            ReplyEnding::Complete => {}
+            ReplyEnding::Cut | ReplyEnding::Stall => self.halve(),
+            ReplyEnding::StreamError => self.break_off(),
         }
-        let body = Paced {
-            bytes: self.pieces.iter().map(|piece| piece.len() as u64).sum(),
-            pieces: self.pieces.into(),
-            pause: script.pause,
+        let body = PacedBody {
+            bytes: self.chunks.iter().map(|piece| piece.len() as u64).sum(),
+            chunks: self.chunks.into(),
+            event_interval: script.event_interval,
             sleep: None,
             ending,
         };
@@ -94,41 +94,41 @@ impl Reply {
 
     /// Leaves the first half of the pieces, or of the only one.
     fn halve(&mut self) {
-        if let [only] = &mut self.pieces[..] {
+        if let [only] = &mut self.chunks[..] {
             only.truncate(only.len() / 2);
         } else {
-            self.pieces.truncate(self.pieces.len() / 2);
+            self.chunks.truncate(self.chunks.len() / 2);
         }
     }
 
     /// Leaves the first half of a stream, and ends it with its error.
     fn break_off(&mut self) {
-        if let Some(error) = self.breakoff.take() {
-            self.pieces.truncate(self.pieces.len() / 2);
-            self.pieces.push(error);
+        if let Some(error) = self.error_event.take() {
+            self.chunks.truncate(self.chunks.len() / 2);
+            self.chunks.push(error);
         }
     }
 }
 
 /// The body of a reply.
 #[derive(Debug)]
-pub struct Paced {
+pub struct PacedBody {
     bytes: u64,
-    pieces: VecDeque<Bytes>,
-    pause: Duration,
+    chunks: VecDeque<Bytes>,
+    event_interval: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
-    ending: Ending,
+    ending: ReplyEnding,
 }
 
-const BEFORE_CUT: Duration = Duration::from_millis(5);
+const CUT_DELAY: Duration = Duration::from_millis(5);
 
-impl Paced {
-    const fn comes_to_its_end(&self) -> bool {
-        matches!(self.ending, Ending::Whole | Ending::BreakOff)
+impl PacedBody {
+    const fn ends_normally(&self) -> bool {
+        matches!(self.ending, ReplyEnding::Complete | ReplyEnding::StreamError)
     }
 }
 
-impl Body for Paced {
+impl Body for PacedBody {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -140,18 +140,18 @@ impl Body for Paced {
             ready!(sleep.as_mut().poll(context));
             self.sleep = None;
         }
-        let Some(piece) = self.pieces.pop_front() else {
+        let Some(piece) = self.chunks.pop_front() else {
             return match self.ending {
-                Ending::Whole | Ending::BreakOff => Poll::Ready(None),
-                Ending::Cut => Poll::Ready(Some(Err(io::ErrorKind::ConnectionReset.into()))),
+                ReplyEnding::Complete | ReplyEnding::StreamError => Poll::Ready(None),
+                ReplyEnding::Cut => Poll::Ready(Some(Err(io::ErrorKind::ConnectionReset.into()))),
                 // Nobody wakes this: it ends when the client leaves.
-                Ending::Stall => Poll::Pending,
+                ReplyEnding::Stall => Poll::Pending,
             };
         };
-        let pause = match (self.pieces.is_empty(), self.ending) {
-            (false, _) => self.pause,
+        let pause = match (self.chunks.is_empty(), self.ending) {
+            (false, _) => self.event_interval,
             // What was said must have left before the connection breaks.
-            (true, Ending::Cut) => self.pause.max(BEFORE_CUT),
+            (true, ReplyEnding::Cut) => self.event_interval.max(CUT_DELAY),
             (true, _) => Duration::ZERO,
         };
         if !pause.is_zero() {
@@ -161,12 +161,12 @@ impl Body for Paced {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.pieces.is_empty() && self.comes_to_its_end()
+        self.chunks.is_empty() && self.ends_normally()
     }
 
     /// Exact for a single piece that comes whole, so that it goes out under its length.
     fn size_hint(&self) -> SizeHint {
-        if self.pieces.len() == 1 && self.comes_to_its_end() {
+        if self.chunks.len() == 1 && self.ends_normally() {
             SizeHint::with_exact(self.bytes)
         } else {
             SizeHint::default()

@@ -10,7 +10,7 @@ pub struct Script {
     /// From the request to the head of the answer.
     pub latency: Duration,
     /// Between the events of a stream.
-    pub pause: Duration,
+    pub event_interval: Duration,
     /// How many tokens the text has, before any bound.
     pub tokens: Option<u64>,
     /// How many input tokens are reported.
@@ -24,32 +24,32 @@ pub struct Script {
     /// An error instead of an answer.
     pub status: Option<u16>,
     /// How the answer ends.
-    pub ending: Ending,
+    pub ending: ReplyEnding,
     /// Whether usage is reported.
     pub reports_usage: bool,
 }
 
 /// How an answer ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub enum ReplyEnding {
     /// As it should.
-    Whole,
+    Complete,
     /// The connection breaks halfway.
     Cut,
     /// Nothing more comes after half of it.
     Stall,
     /// Halfway, a stream ends with an error. What comes whole comes as it should.
-    BreakOff,
+    StreamError,
 }
 
 /// A word that the provider knows, with a value that it does not.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Misunderstood(pub String);
+pub struct InvalidCommand(pub String);
 
 /// The longest text, so that a demo cannot eat the machine.
 pub const TOKENS_MAX: u64 = 32_768;
 const INPUT_TOKENS_MAX: u64 = 10_000_000;
-const WAIT_MAX: Duration = Duration::from_hours(1);
+const DELAY_MAX: Duration = Duration::from_hours(1);
 
 /// Each command: its word in a prompt, its header, whether it takes a value.
 const COMMANDS: [(&str, &str, bool); 12] = [
@@ -71,14 +71,14 @@ impl Default for Script {
     fn default() -> Self {
         Self {
             latency: Duration::ZERO,
-            pause: Duration::ZERO,
+            event_interval: Duration::ZERO,
             tokens: None,
             input_tokens: None,
             cached_tokens: 0,
             reasoning_tokens: None,
             calls_tool: false,
             status: None,
-            ending: Ending::Whole,
+            ending: ReplyEnding::Complete,
             reports_usage: true,
         }
     }
@@ -86,19 +86,19 @@ impl Default for Script {
 
 impl Script {
     /// The script that the headers ask for.
-    pub fn of_headers(headers: &HeaderMap) -> Result<Self, Misunderstood> {
+    pub fn from_headers(headers: &HeaderMap) -> Result<Self, InvalidCommand> {
         let mut script = Self::default();
         for (word, header, _) in COMMANDS {
             if let Some(value) = headers.get(header) {
                 let value = value.to_str().unwrap_or_default();
-                script.follow(word, value).ok_or_else(|| misunderstood(header, value))?;
+                script.apply(word, value).ok_or_else(|| invalid_command(header, value))?;
             }
         }
         Ok(script)
     }
 
     /// The same, changed by the commands that a prompt begins with; any other word ends them.
-    pub fn and_words(mut self, prompt: &str) -> Result<Self, Misunderstood> {
+    pub fn with_prompt_commands(mut self, prompt: &str) -> Result<Self, InvalidCommand> {
         let mut words = prompt.split_whitespace();
         while let Some(word) = words.next() {
             let Some((_, _, takes_value)) = COMMANDS.iter().find(|(known, ..)| *known == word)
@@ -106,16 +106,16 @@ impl Script {
                 break;
             };
             let value = if *takes_value { words.next().unwrap_or_default() } else { "" };
-            self.follow(word, value).ok_or_else(|| misunderstood(word, value))?;
+            self.apply(word, value).ok_or_else(|| invalid_command(word, value))?;
         }
         Ok(self)
     }
 
-    fn follow(&mut self, word: &str, value: &str) -> Option<()> {
+    fn apply(&mut self, word: &str, value: &str) -> Option<()> {
         let tokens = |most: u64| value.parse().ok().filter(|tokens| *tokens <= most);
         match word {
-            "/slow" => self.latency = wait(value)?,
-            "/chunk" => self.pause = wait(value)?,
+            "/slow" => self.latency = parse_delay(value)?,
+            "/chunk" => self.event_interval = parse_delay(value)?,
             "/tokens" => self.tokens = Some(tokens(TOKENS_MAX)?),
             "/input" => self.input_tokens = Some(tokens(INPUT_TOKENS_MAX)?),
             "/cached" => self.cached_tokens = tokens(INPUT_TOKENS_MAX)?,
@@ -125,9 +125,9 @@ impl Script {
                 let status = value.parse().ok().filter(|status| (400..=599).contains(status));
                 self.status = Some(status?);
             }
-            "/cut" => self.ending = Ending::Cut,
-            "/stall" => self.ending = Ending::Stall,
-            "/breakoff" => self.ending = Ending::BreakOff,
+            "/cut" => self.ending = ReplyEnding::Cut,
+            "/stall" => self.ending = ReplyEnding::Stall,
+            "/breakoff" => self.ending = ReplyEnding::StreamError,
             "/nousage" => self.reports_usage = false,
             _ => return None,
         }
@@ -136,17 +136,17 @@ impl Script {
 }
 
 /// `200ms`, `2s`, or a bare number of milliseconds.
-fn wait(text: &str) -> Option<Duration> {
+fn parse_delay(text: &str) -> Option<Duration> {
     let wait = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
         (Some(number), _) => Duration::from_millis(number.parse().ok()?),
         (None, Some(number)) => Duration::from_secs(number.parse().ok()?),
         (None, None) => Duration::from_millis(text.parse().ok()?),
     };
-    Some(wait).filter(|wait| *wait <= WAIT_MAX)
+    Some(wait).filter(|wait| *wait <= DELAY_MAX)
 }
 
-fn misunderstood(word: &str, value: &str) -> Misunderstood {
-    Misunderstood(format!(
+fn invalid_command(word: &str, value: &str) -> InvalidCommand {
+    InvalidCommand(format!(
         "'{word}' cannot be '{value}'. Write /slow 200ms, /chunk 20ms, /tokens 50, /input 1000, \
          /cached 500, /think 64, /tool, /error 400 to 599, /cut, /stall, /breakoff or /nousage."
     ))
@@ -156,8 +156,8 @@ fn misunderstood(word: &str, value: &str) -> Misunderstood {
 mod tests {
     use super::*;
 
-    fn of_words(prompt: &str) -> Result<Script, Misunderstood> {
-        Script::default().and_words(prompt)
+    fn of_words(prompt: &str) -> Result<Script, InvalidCommand> {
+        Script::default().with_prompt_commands(prompt)
     }
 
     #[test]
@@ -170,11 +170,14 @@ mod tests {
             ..Script::default()
         };
         assert_eq!(script, Ok(expected));
-        assert_eq!(of_words("/chunk 2s").map(|script| script.pause), Ok(Duration::from_secs(2)));
+        assert_eq!(
+            of_words("/chunk 2s").map(|script| script.event_interval),
+            Ok(Duration::from_secs(2))
+        );
         assert_eq!(of_words("/slow 7").map(|script| script.latency), Ok(Duration::from_millis(7)));
-        assert_eq!(of_words("/cut").map(|script| script.ending), Ok(Ending::Cut));
+        assert_eq!(of_words("/cut").map(|script| script.ending), Ok(ReplyEnding::Cut));
         let broken = of_words("/tool /breakoff").expect("understood");
-        assert_eq!((broken.calls_tool, broken.ending), (true, Ending::BreakOff));
+        assert_eq!((broken.calls_tool, broken.ending), (true, ReplyEnding::StreamError));
     }
 
     #[test]
@@ -196,7 +199,7 @@ mod tests {
             "/error",
             "/slow 7200s",
         ] {
-            let Err(Misunderstood(message)) = of_words(prompt) else { panic!("{prompt}") };
+            let Err(InvalidCommand(message)) = of_words(prompt) else { panic!("{prompt}") };
             assert!(message.contains("/nousage"), "{message}");
         }
     }
@@ -207,11 +210,12 @@ mod tests {
         headers.insert("x-demo-latency-ms", "20".parse().expect("a value"));
         headers.insert("x-demo-status", "503".parse().expect("a value"));
         headers.insert("x-demo-stall", "1".parse().expect("a value"));
-        let script = Script::of_headers(&headers).and_then(|s| s.and_words("/error 429 /slow 1ms"));
+        let script = Script::from_headers(&headers)
+            .and_then(|s| s.with_prompt_commands("/error 429 /slow 1ms"));
         let script = script.expect("understood");
         assert_eq!((script.latency, script.status), (Duration::from_millis(1), Some(429)));
-        assert_eq!(script.ending, Ending::Stall);
+        assert_eq!(script.ending, ReplyEnding::Stall);
         headers.insert("x-demo-tokens", "many".parse().expect("a value"));
-        assert!(Script::of_headers(&headers).is_err());
+        assert!(Script::from_headers(&headers).is_err());
     }
 }

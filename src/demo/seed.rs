@@ -15,24 +15,24 @@ use uuid::Uuid;
 use crate::domain::limit::{Limit, Limits};
 use crate::domain::money::Nano;
 use crate::domain::quota::Quota;
-use crate::organization::access::{Principal, Seat};
+use crate::organization::access::{OrgContext, Principal};
 use crate::organization::bootstrap::{NewOperator, ensure_operator};
-use crate::organization::denied::Denied;
+use crate::organization::error::UseCaseError;
 use crate::organization::keys::{self, KeyChange};
 use crate::organization::members;
 use crate::organization::organizations::{self, NewOrganization};
-use crate::organization::platform::Platform;
 use crate::organization::projects::{self, NewProject};
-use crate::organization::quotas::{self, Whose};
+use crate::organization::quotas::{self, QuotaSubject};
 use crate::organization::roles::{Scope, TokenKind};
+use crate::organization::services::Services;
 use crate::organization::tokens::{self, NewToken};
+use crate::organization::unit_of_work::{Origin, UnitOfWork};
 use crate::organization::wallet::{self, NewRecharge};
-use crate::organization::work::{Origin, Work};
 
 /// What a newcomer needs to try the demo.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Seeded {
+pub struct SeededDemo {
     /// The project's key, in clear.
     pub api_key: String,
     /// The operator's token, in clear; it acts in the demo's organization.
@@ -54,20 +54,20 @@ pub enum SeedError {
     Content(#[from] serde_json::Error),
     /// The organization cannot be made.
     #[error("the demo's organization: {0:?}")]
-    Denied(Denied),
+    UseCase(UseCaseError),
 }
 
-impl From<Denied> for SeedError {
-    fn from(denied: Denied) -> Self {
-        Self::Denied(denied)
+impl From<UseCaseError> for SeedError {
+    fn from(denied: UseCaseError) -> Self {
+        Self::UseCase(denied)
     }
 }
 
 /// A data folder that goes with the process.
 #[derive(Debug)]
-pub struct Temporary(PathBuf);
+pub struct TemporaryFolder(PathBuf);
 
-impl Temporary {
+impl TemporaryFolder {
     /// A new one, in the system's folder for such.
     pub fn new() -> io::Result<Self> {
         let path = std::env::temp_dir().join(format!("meteor-demo-{}", Uuid::now_v7().simple()));
@@ -81,7 +81,7 @@ impl Temporary {
     }
 }
 
-impl Drop for Temporary {
+impl Drop for TemporaryFolder {
     fn drop(&mut self) {
         if let Err(fault) = std::fs::remove_dir_all(&self.0) {
             tracing::warn!(%fault, "the temporary folder could not be removed");
@@ -90,10 +90,10 @@ impl Drop for Temporary {
 }
 
 /// Money in the demo's wallet at first.
-const FUNDS: Nano = Nano::units(1_000);
+const INITIAL_BALANCE: Nano = Nano::units(1_000);
 
 /// The limits of the Starter template.
-fn starter() -> Quota {
+fn starter_quota() -> Quota {
     let limits = Limits::default()
         .with(Limit::DailyRequests, Some(10_000))
         .with(Limit::MonthlyRequests, Some(100_000))
@@ -104,14 +104,14 @@ fn starter() -> Quota {
 }
 
 /// Makes the demo's organization, or finds the one of an earlier start.
-pub async fn seed(platform: &Arc<Platform>, folder: &Path) -> Result<Seeded, SeedError> {
+pub async fn seed(platform: &Arc<Services>, folder: &Path) -> Result<SeededDemo, SeedError> {
     let file = folder.join("demo.json");
     match std::fs::read(&file) {
         Ok(text) => return Ok(serde_json::from_slice(&text)?),
         Err(fault) if fault.kind() == io::ErrorKind::NotFound => {}
         Err(fault) => return Err(fault.into()),
     }
-    let seeded = make(platform).await?;
+    let seeded = create(platform).await?;
     // Whole or not at all: a start that is cut off here leaves nothing that the next stumbles over.
     let draft = folder.join("demo.json.new");
     let mut open = OpenOptions::new();
@@ -122,12 +122,12 @@ pub async fn seed(platform: &Arc<Platform>, folder: &Path) -> Result<Seeded, See
     Ok(seeded)
 }
 
-async fn make(platform: &Arc<Platform>) -> Result<Seeded, Denied> {
+async fn create(platform: &Arc<Services>) -> Result<SeededDemo, UseCaseError> {
     let email = "operator@demo.invalid".to_owned();
     let new = NewOperator { email, name: "Demo operator".to_owned(), password: None };
-    let operator = Arc::new(Principal::start(ensure_operator(platform, new).await?));
+    let operator = Arc::new(Principal::system(ensure_operator(platform, new).await?));
 
-    let mut work = Work::begin(platform, Origin::default()).await?;
+    let mut work = UnitOfWork::begin(platform, Origin::default()).await?;
     let new = NewOrganization {
         name: "Demo".to_owned(),
         description: Some("To try the gateway with".to_owned()),
@@ -137,9 +137,9 @@ async fn make(platform: &Arc<Platform>) -> Result<Seeded, Denied> {
         allowed_models: None,
     };
     let organization = organizations::create(&mut work, &operator, new).await?;
-    let seat = Seat::of_operator(Arc::clone(&operator), organization.clone());
+    let seat = OrgContext::for_operator(Arc::clone(&operator), organization.clone());
     members::add_admin(&mut work, &seat, "admin@demo.invalid", "Demo admin").await?;
-    let new = NewRecharge { amount: FUNDS, description: None, reference: None };
+    let new = NewRecharge { amount: INITIAL_BALANCE, description: None, reference: None };
     wallet::recharge(&mut work, &seat, &new).await?;
     let new = NewProject {
         name: "Demo".to_owned(),
@@ -149,7 +149,7 @@ async fn make(platform: &Arc<Platform>) -> Result<Seeded, Denied> {
         ceiling: None,
     };
     let project = projects::create(&mut work, &seat, new).await?;
-    quotas::replace(&mut work, &seat, Whose::Project(project.id), starter()).await?;
+    quotas::replace(&mut work, &seat, QuotaSubject::Project(project.id), starter_quota()).await?;
     let new = KeyChange { name: Some("demo".to_owned()), ..KeyChange::default() };
     let (_, api_key) = keys::create(&mut work, &seat, project.id, new).await?;
     let new = NewToken {
@@ -161,7 +161,7 @@ async fn make(platform: &Arc<Platform>) -> Result<Seeded, Denied> {
     };
     let (_, admin_token) = tokens::create(&mut work, &operator, None, new).await?;
     work.commit().await?;
-    Ok(Seeded {
+    Ok(SeededDemo {
         api_key: api_key.expose().to_owned(),
         admin_token: admin_token.expose().to_owned(),
         organization_id: organization.id.to_string(),

@@ -1,11 +1,11 @@
 //! Embeddings: numbers that depend on nothing but the text.
 
-use crate::demo::ask::{Asked, OutOfRange, whole};
-use crate::demo::prose;
+use crate::demo::canned_text;
+use crate::demo::request::{DemoRequest, OutOfRange, positive_integer};
 
 /// The wish for the vectors of some texts.
 #[derive(Debug)]
-pub struct Texts {
+pub struct EmbeddingParams {
     /// The texts.
     pub texts: Vec<String>,
     /// How many input tokens they come to, at least 1.
@@ -13,11 +13,11 @@ pub struct Texts {
     /// How many numbers a vector has.
     pub dimensions: u64,
     /// Whether its numbers come as their bytes, in base64.
-    pub in_base64: bool,
+    pub as_base64: bool,
 }
 
-const SMALL: u64 = 1536;
-const LARGE: u64 = 3072;
+const SMALL_DIMENSIONS: u64 = 1536;
+const LARGE_DIMENSIONS: u64 = 3072;
 
 /// How many numbers the vectors of a model have, if they may not have as many as `asked`.
 pub fn dimensions(
@@ -25,23 +25,27 @@ pub fn dimensions(
     asked: &serde_json::Value,
     name: &'static str,
 ) -> Result<u64, OutOfRange> {
-    let most = if model.contains("-small") || model.contains("ada") { SMALL } else { LARGE };
-    Ok(whole(asked, name, most)?.unwrap_or(most))
+    let most = if model.contains("-small") || model.contains("ada") {
+        SMALL_DIMENSIONS
+    } else {
+        LARGE_DIMENSIONS
+    };
+    Ok(positive_integer(asked, name, most)?.unwrap_or(most))
 }
 
 /// What the provider says that was used; none if the script says that it is not told.
-pub fn used(asked: &Asked<Texts>) -> Option<u64> {
-    let used = asked.script.input_tokens.unwrap_or(asked.wish.input_tokens);
+pub fn reported_tokens(asked: &DemoRequest<EmbeddingParams>) -> Option<u64> {
+    let used = asked.script.input_tokens.unwrap_or(asked.params.input_tokens);
     asked.script.reports_usage.then_some(used)
 }
 
 /// How many tokens the texts come to, at least 1.
-pub fn tokens_of(texts: &[String]) -> u64 {
-    texts.iter().map(|text| prose::tokens_of(text)).sum::<u64>().max(1)
+pub fn text_tokens(texts: &[String]) -> u64 {
+    texts.iter().map(|text| canned_text::estimate_tokens(text)).sum::<u64>().max(1)
 }
 
 /// The numbers of a text: each from 1/64 to 1/32, above or below zero.
-pub fn vector(text: &str, dimensions: u64) -> Vec<f32> {
+pub fn embed(text: &str, dimensions: u64) -> Vec<f32> {
     const EXPONENT: u32 = 121 << 23;
     const SIGN_AND_FRACTION: u32 = 0x807f_ffff;
     let mut state = text.bytes().fold(0xcbf2_9ce4_8422_2325, |state: u64, byte| {
@@ -77,10 +81,10 @@ mod tests {
 
     #[test]
     fn a_vector_depends_on_its_text_alone() {
-        let numbers = vector("hello", 64);
-        assert_eq!(numbers, vector("hello", 64));
-        assert_ne!(numbers, vector("hallo", 64));
-        assert_eq!(numbers[..8], vector("hello", 8));
+        let numbers = embed("hello", 64);
+        assert_eq!(numbers, embed("hello", 64));
+        assert_ne!(numbers, embed("hallo", 64));
+        assert_eq!(numbers[..8], embed("hello", 8));
         let in_range = |number: &f32| (0.015_625..=0.031_25).contains(&number.abs());
         assert!(numbers.iter().all(in_range), "{numbers:?}");
         assert!(numbers.iter().any(|number| number.is_sign_negative()));

@@ -81,7 +81,7 @@ pub enum Endpoint {
 
 /// Where an endpoint is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Route {
+pub enum PathPattern {
     /// A method and a whole path.
     Path(&'static str, &'static str),
     /// `POST` to a model, which the path names, and this verb behind a colon.
@@ -107,23 +107,23 @@ pub enum Media {
     /// It speaks.
     Speech,
     /// It writes down what it hears.
-    Transcript,
+    Transcription,
 }
 
 /// The folders below which a path names a model; newer Gemini SDKs use the first.
-pub const MODEL_FOLDERS: [&str; 2] = ["/v1/models/", "/v1beta/models/"];
+pub const MODEL_PATH_PREFIXES: [&str; 2] = ["/v1/models/", "/v1beta/models/"];
 
 /// A path that names a model, cut before and after the name: the slash and the colon are not in
 /// the middle. `None` where a path names none.
-pub fn around_model(path: &str) -> Option<(&str, &str, &str)> {
-    let folder = MODEL_FOLDERS.iter().find(|folder| path.starts_with(**folder))?;
+pub fn split_model_path(path: &str) -> Option<(&str, &str, &str)> {
+    let folder = MODEL_PATH_PREFIXES.iter().find(|folder| path.starts_with(**folder))?;
     let (before, rest) = path.split_at(folder.len());
     let (model, verb) = rest.split_at(rest.rfind(':')?);
     (!model.is_empty() && !model.contains('/')).then_some((before, model, verb))
 }
 
 /// The wire format in which a path that is no endpoint is told so.
-pub fn dialect_of_unknown(path: &str) -> Dialect {
+pub fn dialect_for_unknown_path(path: &str) -> Dialect {
     let below = |folder: &str| {
         path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
@@ -166,47 +166,47 @@ impl Endpoint {
     ];
 
     /// The endpoint of a method and a path, and the model that the path names, escapes included.
-    pub fn of<'a>(method: &str, path: &'a str) -> Option<(Self, Option<&'a str>)> {
-        let to_model = around_model(path);
-        Self::ALL.into_iter().find_map(|endpoint| match (endpoint.route(), to_model) {
-            (Route::Path(its_method, its_path), _) => {
+    pub fn match_path<'a>(method: &str, path: &'a str) -> Option<(Self, Option<&'a str>)> {
+        let to_model = split_model_path(path);
+        Self::ALL.into_iter().find_map(|endpoint| match (endpoint.path_pattern(), to_model) {
+            (PathPattern::Path(its_method, its_path), _) => {
                 (its_path == path && its_method == method).then_some((endpoint, None))
             }
-            (Route::Verb(its_verb), Some((_, model, verb))) => {
+            (PathPattern::Verb(its_verb), Some((_, model, verb))) => {
                 let is_it = method == "POST" && verb.strip_prefix(':') == Some(its_verb);
                 is_it.then_some((endpoint, Some(model)))
             }
-            (Route::Verb(_), None) => None,
+            (PathPattern::Verb(_), None) => None,
         })
     }
 
     /// Where it is.
-    pub const fn route(self) -> Route {
+    pub const fn path_pattern(self) -> PathPattern {
         match self {
-            Self::ChatCompletions => Route::Path("POST", "/v1/chat/completions"),
-            Self::Completions => Route::Path("POST", "/v1/completions"),
-            Self::Responses => Route::Path("POST", "/v1/responses"),
-            Self::CompactResponses => Route::Path("POST", "/v1/responses/compact"),
-            Self::CountResponseTokens => Route::Path("POST", "/v1/responses/input_tokens"),
-            Self::Embeddings => Route::Path("POST", "/v1/embeddings"),
-            Self::ImageGenerations => Route::Path("POST", "/v1/images/generations"),
-            Self::ImageEdits => Route::Path("POST", "/v1/images/edits"),
-            Self::ImageVariations => Route::Path("POST", "/v1/images/variations"),
-            Self::Speech => Route::Path("POST", "/v1/audio/speech"),
-            Self::Transcriptions => Route::Path("POST", "/v1/audio/transcriptions"),
-            Self::Translations => Route::Path("POST", "/v1/audio/translations"),
-            Self::Moderations => Route::Path("POST", "/v1/moderations"),
-            Self::Messages => Route::Path("POST", "/v1/messages"),
-            Self::CountMessageTokens => Route::Path("POST", "/v1/messages/count_tokens"),
-            Self::GenerateContent => Route::Verb("generateContent"),
-            Self::StreamGenerateContent => Route::Verb("streamGenerateContent"),
-            Self::CountTokens => Route::Verb("countTokens"),
-            Self::EmbedContent => Route::Verb("embedContent"),
-            Self::BatchEmbedContents => Route::Verb("batchEmbedContents"),
-            Self::Models => Route::Path("GET", "/v1/models"),
-            Self::GeminiModels => Route::Path("GET", "/v1beta/models"),
-            Self::Limits => Route::Path("GET", "/v1/limits"),
-            Self::Health => Route::Path("GET", "/healthz"),
+            Self::ChatCompletions => PathPattern::Path("POST", "/v1/chat/completions"),
+            Self::Completions => PathPattern::Path("POST", "/v1/completions"),
+            Self::Responses => PathPattern::Path("POST", "/v1/responses"),
+            Self::CompactResponses => PathPattern::Path("POST", "/v1/responses/compact"),
+            Self::CountResponseTokens => PathPattern::Path("POST", "/v1/responses/input_tokens"),
+            Self::Embeddings => PathPattern::Path("POST", "/v1/embeddings"),
+            Self::ImageGenerations => PathPattern::Path("POST", "/v1/images/generations"),
+            Self::ImageEdits => PathPattern::Path("POST", "/v1/images/edits"),
+            Self::ImageVariations => PathPattern::Path("POST", "/v1/images/variations"),
+            Self::Speech => PathPattern::Path("POST", "/v1/audio/speech"),
+            Self::Transcriptions => PathPattern::Path("POST", "/v1/audio/transcriptions"),
+            Self::Translations => PathPattern::Path("POST", "/v1/audio/translations"),
+            Self::Moderations => PathPattern::Path("POST", "/v1/moderations"),
+            Self::Messages => PathPattern::Path("POST", "/v1/messages"),
+            Self::CountMessageTokens => PathPattern::Path("POST", "/v1/messages/count_tokens"),
+            Self::GenerateContent => PathPattern::Verb("generateContent"),
+            Self::StreamGenerateContent => PathPattern::Verb("streamGenerateContent"),
+            Self::CountTokens => PathPattern::Verb("countTokens"),
+            Self::EmbedContent => PathPattern::Verb("embedContent"),
+            Self::BatchEmbedContents => PathPattern::Verb("batchEmbedContents"),
+            Self::Models => PathPattern::Path("GET", "/v1/models"),
+            Self::GeminiModels => PathPattern::Path("GET", "/v1beta/models"),
+            Self::Limits => PathPattern::Path("GET", "/v1/limits"),
+            Self::Health => PathPattern::Path("GET", "/healthz"),
         }
     }
 
@@ -297,13 +297,13 @@ impl Endpoint {
 
     /// How many searches are billed of a call that asked for `asked` at most, where its answer tells
     /// of `told`.
-    pub fn searches(self, told: u64, asked: u64) -> u64 {
+    pub fn billed_searches(self, reported: u64, requested: u64) -> u64 {
         match self {
             // No report of a chat tells of its searches: they are taken to be made.
-            Self::ChatCompletions => told.max(asked),
+            Self::ChatCompletions => reported.max(requested),
             // What looks like a search is an argument of a tool, where none was asked for.
-            Self::GenerateContent | Self::StreamGenerateContent if asked == 0 => 0,
-            _ => told,
+            Self::GenerateContent | Self::StreamGenerateContent if requested == 0 => 0,
+            _ => reported,
         }
     }
 
@@ -314,18 +314,18 @@ impl Endpoint {
                 Some(Media::Images)
             }
             Self::Speech => Some(Media::Speech),
-            Self::Transcriptions | Self::Translations => Some(Media::Transcript),
+            Self::Transcriptions | Self::Translations => Some(Media::Transcription),
             _ => None,
         }
     }
 
     /// Whether its requests come as forms, or may.
-    pub const fn takes_forms(self) -> bool {
-        matches!(self, Self::ImageEdits) || self.takes_only_forms()
+    pub const fn accepts_forms(self) -> bool {
+        matches!(self, Self::ImageEdits) || self.accepts_only_forms()
     }
 
     /// Whether its requests come as forms alone.
-    pub const fn takes_only_forms(self) -> bool {
+    pub const fn accepts_only_forms(self) -> bool {
         matches!(self, Self::ImageVariations | Self::Transcriptions | Self::Translations)
     }
 }
@@ -356,16 +356,16 @@ mod tests {
             ("POST", "/v1beta/models/:generateContent", None),
             ("POST", "/v1beta/models/a/b:generateContent", None),
         ] {
-            assert_eq!(Endpoint::of(method, path), found, "{method} {path}");
+            assert_eq!(Endpoint::match_path(method, path), found, "{method} {path}");
         }
     }
 
     /// An answer that is fetched again tells its old usage again: it is not served.
     #[test]
     fn edge_34_an_answer_is_not_fetched_again() {
-        assert_eq!(Endpoint::of("GET", "/v1/responses/resp_1"), None);
-        assert_eq!(Endpoint::of("GET", "/v1/responses/resp_1/input_items"), None);
-        assert_eq!(Endpoint::of("GET", "/v1/chat/completions/chatcmpl-1"), None);
+        assert_eq!(Endpoint::match_path("GET", "/v1/responses/resp_1"), None);
+        assert_eq!(Endpoint::match_path("GET", "/v1/responses/resp_1/input_items"), None);
+        assert_eq!(Endpoint::match_path("GET", "/v1/chat/completions/chatcmpl-1"), None);
     }
 
     #[test]
@@ -376,7 +376,7 @@ mod tests {
             ("/v1/messagesx", Dialect::OpenAi),
             ("/v1/models/a:predict", Dialect::OpenAi),
         ] {
-            assert_eq!(dialect_of_unknown(path), dialect, "{path}");
+            assert_eq!(dialect_for_unknown_path(path), dialect, "{path}");
         }
     }
 }

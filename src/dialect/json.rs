@@ -11,7 +11,7 @@ pub const DEPTH_MAX: u32 = 128;
 
 /// Why a text is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum JsonError {
     /// The bytes are not UTF-8.
     NotUtf8,
     /// The text breaks the grammar at this byte.
@@ -33,75 +33,75 @@ struct Scanner<'a> {
 /// escapes, and where its value stands.
 pub fn fields<'a>(
     bytes: &'a [u8],
-    mut visit: impl FnMut(Cow<'a, str>, Range<usize>),
-) -> Result<(), Fault> {
-    outermost(bytes, b'{', |scanner| {
+    mut on_field: impl FnMut(Cow<'a, str>, Range<usize>),
+) -> Result<(), JsonError> {
+    for_each_member(bytes, b'{', |scanner| {
         let key = scanner.key()?;
-        scanner.space();
+        scanner.skip_whitespace();
         let start = scanner.at;
         scanner.value()?;
-        visit(key, start..scanner.at);
+        on_field(key, start..scanner.at);
         Ok(())
     })
 }
 
 /// Calls `visit` with every element of an array. Another value is taken as an array of itself
 /// alone, as the providers do; what is not valid has no further elements.
-pub fn elements<'a>(bytes: &'a [u8], mut visit: impl FnMut(&'a [u8])) {
-    element_places(bytes, |place| visit(&bytes[place]));
+pub fn elements<'a>(bytes: &'a [u8], mut on_element: impl FnMut(&'a [u8])) {
+    element_spans(bytes, |place| on_element(&bytes[place]));
 }
 
 /// The same with where every element stands.
-pub fn element_places(bytes: &[u8], mut visit: impl FnMut(Range<usize>)) {
-    let read = outermost(bytes, b'[', |scanner| {
+pub fn element_spans(bytes: &[u8], mut on_element: impl FnMut(Range<usize>)) {
+    let read = for_each_member(bytes, b'[', |scanner| {
         let start = scanner.at;
         scanner.value()?;
-        visit(start..scanner.at);
+        on_element(start..scanner.at);
         Ok(())
     });
-    if read == Err(Fault::NotAnObject) {
-        visit(0..bytes.len());
+    if read == Err(JsonError::NotAnObject) {
+        on_element(0..bytes.len());
     }
 }
 
 /// Calls `visit` with the value of every field of those names; what is no object has none.
-pub fn each<'a>(bytes: &'a [u8], names: &[&str], mut visit: impl FnMut(&'a [u8])) {
+pub fn each_named<'a>(bytes: &'a [u8], names: &[&str], mut on_value: impl FnMut(&'a [u8])) {
     // A fault ends the fields: callers look into texts that were checked, or that may be broken.
     let _ = fields(bytes, |key, value| {
         if names.contains(&&*key) {
-            visit(&bytes[value]);
+            on_value(&bytes[value]);
         }
     });
 }
 
 /// Reads the parts of the outermost object or array, whichever `open` begins, with `part`.
-fn outermost<'a>(
+fn for_each_member<'a>(
     bytes: &'a [u8],
     open: u8,
-    mut part: impl FnMut(&mut Scanner<'a>) -> Result<(), Fault>,
-) -> Result<(), Fault> {
-    let text = std::str::from_utf8(bytes).map_err(|_| Fault::NotUtf8)?;
+    mut on_member: impl FnMut(&mut Scanner<'a>) -> Result<(), JsonError>,
+) -> Result<(), JsonError> {
+    let text = std::str::from_utf8(bytes).map_err(|_| JsonError::NotUtf8)?;
     let mut scanner = Scanner { text, bytes, at: 0 };
-    scanner.space();
+    scanner.skip_whitespace();
     if scanner.peek() != Some(open) {
         scanner.value()?;
-        scanner.end()?;
-        return Err(Fault::NotAnObject);
+        scanner.expect_end()?;
+        return Err(JsonError::NotAnObject);
     }
     scanner.at += 1;
-    scanner.space();
+    scanner.skip_whitespace();
     let close = open + 2;
     if scanner.peek() == Some(close) {
         scanner.at += 1;
-        return scanner.end();
+        return scanner.expect_end();
     }
     loop {
-        part(&mut scanner)?;
-        scanner.space();
+        on_member(&mut scanner)?;
+        scanner.skip_whitespace();
         match scanner.next() {
-            Some(b',') => scanner.space(),
-            Some(byte) if byte == close => return scanner.end(),
-            _ => return Err(Fault::Malformed(scanner.at)),
+            Some(b',') => scanner.skip_whitespace(),
+            Some(byte) if byte == close => return scanner.expect_end(),
+            _ => return Err(JsonError::Malformed(scanner.at)),
         }
     }
 }
@@ -117,27 +117,27 @@ impl<'a> Scanner<'a> {
         Some(byte)
     }
 
-    fn malformed<T>(&self) -> Result<T, Fault> {
-        Err(Fault::Malformed(self.at))
+    fn malformed<T>(&self) -> Result<T, JsonError> {
+        Err(JsonError::Malformed(self.at))
     }
 
-    fn space(&mut self) {
+    fn skip_whitespace(&mut self) {
         while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
             self.at += 1;
         }
     }
 
-    fn end(&mut self) -> Result<(), Fault> {
-        self.space();
+    fn expect_end(&mut self) -> Result<(), JsonError> {
+        self.skip_whitespace();
         if self.at == self.bytes.len() { Ok(()) } else { self.malformed() }
     }
 
     /// A key and its colon.
-    fn key(&mut self) -> Result<Cow<'a, str>, Fault> {
+    fn key(&mut self) -> Result<Cow<'a, str>, JsonError> {
         let start = self.at + 1;
         self.string()?;
         let key = &self.text[start..self.at - 1];
-        self.space();
+        self.skip_whitespace();
         if self.next() != Some(b':') {
             return self.malformed();
         }
@@ -145,19 +145,19 @@ impl<'a> Scanner<'a> {
     }
 
     /// One value of any depth, without recursion: a bit a level says whether it is an object.
-    fn value(&mut self) -> Result<(), Fault> {
+    fn value(&mut self) -> Result<(), JsonError> {
         let (mut objects, mut depth) = (0_u128, 0_u32);
         loop {
-            self.space();
+            self.skip_whitespace();
             match self.peek() {
                 Some(open @ (b'{' | b'[')) => {
                     if depth == DEPTH_MAX {
-                        return Err(Fault::TooDeep);
+                        return Err(JsonError::TooDeep);
                     }
                     depth += 1;
                     objects = objects << 1 | u128::from(open == b'{');
                     self.at += 1;
-                    self.space();
+                    self.skip_whitespace();
                     if self.peek() != Some(open + 2) {
                         if open == b'{' {
                             self.key()?;
@@ -166,23 +166,23 @@ impl<'a> Scanner<'a> {
                     }
                 }
                 Some(b'"') => self.string()?,
-                Some(b't') => self.word("true")?,
-                Some(b'f') => self.word("false")?,
-                Some(b'n') => self.word("null")?,
+                Some(b't') => self.literal("true")?,
+                Some(b'f') => self.literal("false")?,
+                Some(b'n') => self.literal("null")?,
                 _ => self.number()?,
             }
             loop {
                 if depth == 0 {
                     return Ok(());
                 }
-                self.space();
+                self.skip_whitespace();
                 match (self.next(), objects & 1 == 1) {
                     (Some(b'}'), true) | (Some(b']'), false) => {
                         objects >>= 1;
                         depth -= 1;
                     }
                     (Some(b','), true) => {
-                        self.space();
+                        self.skip_whitespace();
                         self.key()?;
                         break;
                     }
@@ -193,7 +193,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn string(&mut self) -> Result<(), Fault> {
+    fn string(&mut self) -> Result<(), JsonError> {
         if self.peek() != Some(b'"') {
             return self.malformed();
         }
@@ -223,7 +223,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn word(&mut self, word: &str) -> Result<(), Fault> {
+    fn literal(&mut self, word: &str) -> Result<(), JsonError> {
         if !self.bytes[self.at..].starts_with(word.as_bytes()) {
             return self.malformed();
         }
@@ -231,7 +231,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    fn number(&mut self) -> Result<(), Fault> {
+    fn number(&mut self) -> Result<(), JsonError> {
         if self.peek() == Some(b'-') {
             self.at += 1;
         }
@@ -255,7 +255,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// One digit or more; how many.
-    fn digits(&mut self) -> Result<usize, Fault> {
+    fn digits(&mut self) -> Result<usize, JsonError> {
         let start = self.at;
         while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
             self.at += 1;
@@ -320,7 +320,7 @@ pub fn count_of(value: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn keys(text: &str) -> Result<Vec<(String, String)>, Fault> {
+    fn keys(text: &str) -> Result<Vec<(String, String)>, JsonError> {
         let mut found = Vec::new();
         fields(text.as_bytes(), |key, value| {
             found.push((key.into_owned(), text[value].to_owned()));
@@ -363,18 +363,18 @@ mod tests {
             "{\"a\":\"\\u12g4\"}",
             "{\"a\":[1}",
         ] {
-            assert!(matches!(keys(text), Err(Fault::Malformed(_))), "{text}");
+            assert!(matches!(keys(text), Err(JsonError::Malformed(_))), "{text}");
         }
-        assert_eq!(keys("[1]"), Err(Fault::NotAnObject));
-        assert_eq!(fields(b"{\"a\":\"\xff\"}", |_, _| ()), Err(Fault::NotUtf8));
+        assert_eq!(keys("[1]"), Err(JsonError::NotAnObject));
+        assert_eq!(fields(b"{\"a\":\"\xff\"}", |_, _| ()), Err(JsonError::NotUtf8));
     }
 
     #[test]
     fn depth_is_bound() {
         let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
         assert!(keys(&nested(128)).is_ok());
-        assert_eq!(keys(&nested(129)), Err(Fault::TooDeep));
-        assert_eq!(keys(&format!("{{\"a\":{}", "[".repeat(10_000_000))), Err(Fault::TooDeep));
+        assert_eq!(keys(&nested(129)), Err(JsonError::TooDeep));
+        assert_eq!(keys(&format!("{{\"a\":{}", "[".repeat(10_000_000))), Err(JsonError::TooDeep));
     }
 
     #[test]
@@ -391,7 +391,7 @@ mod tests {
             let ours = fields(text.as_bytes(), |_, _| ());
             let theirs: Result<serde_json::Value, _> = serde_json::from_str(&text);
             prop_assert_eq!(
-                ours.is_ok() || ours == Err(Fault::NotAnObject),
+                ours.is_ok() || ours == Err(JsonError::NotAnObject),
                 theirs.is_ok(),
                 "{}", text
             );

@@ -53,7 +53,7 @@ pub fn boundary(content_type: &str) -> Result<&str, &'static str> {
 pub fn parts<'a>(
     body: &'a [u8],
     boundary: &str,
-    mut visit: impl FnMut(Part<'a>),
+    mut on_part: impl FnMut(Part<'a>),
 ) -> Result<(), String> {
     let delimiter = format!("\r\n--{boundary}");
     let finder = memmem::Finder::new(&delimiter);
@@ -80,7 +80,7 @@ pub fn parts<'a>(
         let Some(end) = end else {
             return Err(format!("part {number} of the form, `{name}`, has no end"));
         };
-        visit(Part { name, is_file, value: start..end });
+        on_part(Part { name, is_file, value: start..end });
         at = end + delimiter.len();
     }
     Err(format!("the form has more than {PARTS_MAX} parts; send fewer"))

@@ -1,131 +1,133 @@
 //! The texts of a request whose tokens make up its input: for a bound that is tighter than bytes.
 
-use crate::dialect::anthropic::outside::tools_tokens;
+use crate::dialect::anthropic::external_refs::tool_overhead_tokens;
 use crate::dialect::endpoint::{Dialect, Endpoint};
 use crate::dialect::json;
-use crate::dialect::texts::{MESSAGE_TOKENS, Prompt, kind_of};
+use crate::dialect::prompt_text::{MESSAGE_TOKENS, PromptText, type_of};
 
 /// The longest body that is looked into. Longer ones keep their bytes as the bound, so that nobody
 /// can make a worker count for long.
 pub const BODY_BYTES_MAX: usize = 256 * 1024;
 
 /// What a conversation costs beside its messages, at most.
-const OTHER_TOKENS: u64 = 16;
+const CONVERSATION_TOKENS: u64 = 16;
 
 /// What Anthropic puts in front where a form of the answer, or thinking, is asked for.
 const ANTHROPIC_MODE_TOKENS: u64 = 230;
 
 /// The prompt of a request that was read before.
-pub fn of(endpoint: Endpoint, body: &[u8]) -> Prompt<'_> {
+pub fn extract(endpoint: Endpoint, body: &[u8]) -> PromptText<'_> {
     let is_text = endpoint.media().is_none() && body.len() <= BODY_BYTES_MAX;
-    let mut prompt = Prompt { is_text, ..Prompt::default() };
-    if prompt.is_text {
+    let mut prompt = PromptText { is_text_only: is_text, ..PromptText::default() };
+    if prompt.is_text_only {
         match endpoint.dialect() {
             Dialect::OpenAi => match endpoint {
-                Endpoint::Embeddings => prompt.inputs(body, "input"),
-                Endpoint::Completions => prompt.inputs(body, "prompt"),
-                Endpoint::Responses | Endpoint::CompactResponses => prompt.response(body),
-                _ => prompt.chat(body),
+                Endpoint::Embeddings => prompt.push_inputs(body, "input"),
+                Endpoint::Completions => prompt.push_inputs(body, "prompt"),
+                Endpoint::Responses | Endpoint::CompactResponses => prompt.push_response(body),
+                _ => prompt.push_chat(body),
             },
-            Dialect::Anthropic => prompt.message(body),
+            Dialect::Anthropic => prompt.push_message(body),
             Dialect::Gemini => {
-                prompt.overhead += OTHER_TOKENS;
-                prompt.contents(body, 0);
+                prompt.overhead += CONVERSATION_TOKENS;
+                prompt.push_contents(body, 0);
             }
         }
     }
     prompt
 }
 
-impl<'a> Prompt<'a> {
-    fn message(&mut self, body: &'a [u8]) {
-        self.overhead += OTHER_TOKENS;
-        self.each_field(body, |prompt, key, value| match key {
+impl<'a> PromptText<'a> {
+    fn push_message(&mut self, body: &'a [u8]) {
+        self.overhead += CONVERSATION_TOKENS;
+        self.for_each_field(body, |prompt, key, value| match key {
             "messages" => json::elements(value, |message| {
                 prompt.overhead += MESSAGE_TOKENS;
-                prompt.each_field(message, |prompt, key, value| match key {
-                    "role" => prompt.role(value),
-                    "content" => prompt.blocks(value, 0),
-                    _ => prompt.raw(value),
+                prompt.for_each_field(message, |prompt, key, value| match key {
+                    "role" => prompt.push_role(value),
+                    "content" => prompt.push_blocks(value, 0),
+                    _ => prompt.push_json(value),
                 });
             }),
-            "system" => prompt.blocks(value, 0),
+            "system" => prompt.push_blocks(value, 0),
             "tools" => {
-                prompt.overhead += tools_tokens(value);
-                prompt.raw(value);
+                prompt.overhead += tool_overhead_tokens(value);
+                prompt.push_json(value);
             }
             "thinking" | "output_config" | "output_format" => {
                 prompt.overhead += ANTHROPIC_MODE_TOKENS;
-                prompt.raw(value);
+                prompt.push_json(value);
             }
             "metadata" | "stop_sequences" => {}
-            _ => prompt.unknown(key, value),
+            _ => prompt.push_unknown_field(key, value),
         });
     }
 
-    fn blocks(&mut self, content: &'a [u8], level: u32) {
-        json::elements(content, |block| match kind_of(block).as_deref() {
-            None => self.text(block),
-            Some("text") => json::each(block, &["text"], |text| self.text(text)),
+    fn push_blocks(&mut self, content: &'a [u8], level: u32) {
+        json::elements(content, |block| match type_of(block).as_deref() {
+            None => self.push_text(block),
+            Some("text") => json::each_named(block, &["text"], |text| self.push_text(text)),
             Some("thinking") => {
-                json::each(block, &["thinking"], |text| self.text(text));
-                json::each(block, &["signature"], |signature| self.hidden(signature));
+                json::each_named(block, &["thinking"], |text| self.push_text(text));
+                json::each_named(block, &["signature"], |signature| self.push_opaque(signature));
             }
-            Some("redacted_thinking") => json::each(block, &["data"], |data| self.hidden(data)),
+            Some("redacted_thinking") => {
+                json::each_named(block, &["data"], |data| self.push_opaque(data))
+            }
             Some("tool_result") if level == 0 => {
                 self.overhead += MESSAGE_TOKENS;
-                json::each(block, &["tool_use_id"], |id| self.text(id));
-                json::each(block, &["content"], |content| self.blocks(content, 1));
+                json::each_named(block, &["tool_use_id"], |id| self.push_text(id));
+                json::each_named(block, &["content"], |content| self.push_blocks(content, 1));
             }
-            Some("tool_use" | "server_tool_use") => self.raw(block),
-            Some(_) => self.is_text = false,
+            Some("tool_use" | "server_tool_use") => self.push_json(block),
+            Some(_) => self.is_text_only = false,
         });
     }
 
-    fn contents(&mut self, body: &'a [u8], level: u32) {
-        self.each_field(body, |prompt, key, value| match key {
+    fn push_contents(&mut self, body: &'a [u8], level: u32) {
+        self.for_each_field(body, |prompt, key, value| match key {
             "contents" | "content" | "systemInstruction" | "system_instruction" => {
                 json::elements(value, |content| {
                     prompt.overhead += MESSAGE_TOKENS;
-                    prompt.each_field(content, |prompt, key, value| match key {
-                        "parts" => json::elements(value, |part| prompt.part(part)),
-                        "role" => prompt.role(value),
-                        _ => prompt.raw(value),
+                    prompt.for_each_field(content, |prompt, key, value| match key {
+                        "parts" => json::elements(value, |part| prompt.push_part(part)),
+                        "role" => prompt.push_role(value),
+                        _ => prompt.push_json(value),
                     });
                 });
             }
             "requests" | "generateContentRequest" | "generate_content_request" if level == 0 => {
-                json::elements(value, |one| prompt.contents(one, 1));
+                json::elements(value, |one| prompt.push_contents(one, 1));
             }
             "generationConfig" | "generation_config" => {
                 // Of it only a schema is shown to the model.
-                prompt.each_field(value, Prompt::unknown);
+                prompt.for_each_field(value, PromptText::push_unknown_field);
             }
             "safetySettings" | "safety_settings" | "labels" => {}
-            "title" => prompt.text(value),
-            _ => prompt.unknown(key, value),
+            "title" => prompt.push_text(value),
+            _ => prompt.push_unknown_field(key, value),
         });
     }
 
-    fn part(&mut self, part: &'a [u8]) {
+    fn push_part(&mut self, part: &'a [u8]) {
         if part.starts_with(b"\"") {
-            return self.text(part);
+            return self.push_text(part);
         }
-        self.each_field(part, |prompt, key, value| match key {
-            "text" => prompt.text(value),
+        self.for_each_field(part, |prompt, key, value| match key {
+            "text" => prompt.push_text(value),
             "functionCall"
             | "function_call"
             | "executableCode"
             | "executable_code"
             | "codeExecutionResult"
-            | "code_execution_result" => prompt.raw(value),
+            | "code_execution_result" => prompt.push_json(value),
             "functionResponse" | "function_response" => {
-                json::each(value, &["parts"], |_| prompt.is_text = false);
-                prompt.raw(value);
+                json::each_named(value, &["parts"], |_| prompt.is_text_only = false);
+                prompt.push_json(value);
             }
             "thought" => {}
-            "thoughtSignature" | "thought_signature" => prompt.hidden(value),
-            _ => prompt.is_text = false,
+            "thoughtSignature" | "thought_signature" => prompt.push_opaque(value),
+            _ => prompt.is_text_only = false,
         });
     }
 }
@@ -135,13 +137,13 @@ mod tests {
     use std::borrow::Cow;
 
     use super::*;
-    use crate::dialect::outside::TOOLS_TOKENS;
-    use crate::dialect::texts::SETTING_BYTES_MAX;
+    use crate::dialect::external_refs::TOOLS_TOKENS;
+    use crate::dialect::prompt_text::SETTING_BYTES_MAX;
 
     fn read(endpoint: Endpoint, body: &str) -> (Vec<String>, u64, bool) {
-        let prompt = of(endpoint, body.as_bytes());
+        let prompt = extract(endpoint, body.as_bytes());
         let texts = prompt.texts.into_iter().map(Cow::into_owned).collect();
-        (texts, prompt.overhead, prompt.is_text)
+        (texts, prompt.overhead, prompt.is_text_only)
     }
 
     fn texts(endpoint: Endpoint, body: &str) -> Vec<String> {
@@ -211,7 +213,7 @@ mod tests {
     fn what_a_provider_says_of_its_own_tools_is_counted() {
         let body = r#"{"tools":[{"type":"bash_20250124"},{"name":"n"}]}"#;
         let (_, overhead, _) = read(Endpoint::Messages, body);
-        assert_eq!(overhead, OTHER_TOKENS + TOOLS_TOKENS + 1_000);
+        assert_eq!(overhead, CONVERSATION_TOKENS + TOOLS_TOKENS + 1_000);
     }
 
     #[test]

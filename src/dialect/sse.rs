@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 /// The mark of UTF-8 that may stand before all else; it is no part of the first line.
-const MARK: &[u8] = b"\xef\xbb\xbf";
+const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// How many bytes of `bytes`, from `from` on, complete the first event, its blank line included.
 ///
@@ -43,13 +43,13 @@ pub fn lines(mut event: &[u8]) -> impl Iterator<Item = &[u8]> {
 ///
 /// Some providers break a stream off with a bare JSON object: that is data as well.
 pub fn data(event: &[u8]) -> Option<Cow<'_, [u8]>> {
-    let event = event.strip_prefix(MARK).unwrap_or(event);
+    let event = event.strip_prefix(BOM).unwrap_or(event);
     if event.trim_ascii_start().starts_with(b"{") {
         return Some(Cow::Borrowed(event.trim_ascii()));
     }
     let mut data: Option<Cow<'_, [u8]>> = None;
     for line in lines(event) {
-        let Some(value) = without_end(line).strip_prefix(DATA) else { continue };
+        let Some(value) = without_line_end(line).strip_prefix(DATA_PREFIX) else { continue };
         let value = value.strip_prefix(b" ").unwrap_or(value);
         data = Some(match data {
             None => Cow::Borrowed(value),
@@ -65,13 +65,13 @@ pub fn data(event: &[u8]) -> Option<Cow<'_, [u8]>> {
 }
 
 /// How a line of data begins.
-const DATA: &[u8] = b"data:";
+const DATA_PREFIX: &[u8] = b"data:";
 
 /// Follows one event that comes in pieces, without keeping it.
 #[derive(Debug)]
-pub struct Walk {
+pub struct SseScanner {
     /// How many bytes before its first line are none of it.
-    mark: usize,
+    bom_len: usize,
     line: Line,
     /// What came last was a CR, whose LF may be still to come.
     after_cr: bool,
@@ -85,18 +85,18 @@ pub struct Walk {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Line {
     /// So many bytes came, and it may be one of data.
-    Begins(usize),
+    Undecided(usize),
     Data,
     Other,
 }
 
-impl Walk {
+impl SseScanner {
     /// For an event that begins so: with as much of it as says what its first line is.
     pub fn new(event: &[u8]) -> Self {
-        let text = event.strip_prefix(MARK).unwrap_or(event);
+        let text = event.strip_prefix(BOM).unwrap_or(event);
         Self {
-            mark: event.len() - text.len(),
-            line: Line::Begins(0),
+            bom_len: event.len() - text.len(),
+            line: Line::Undecided(0),
             after_cr: false,
             is_bare: text.trim_ascii_start().starts_with(b"{"),
             is_comment: event.starts_with(b":"),
@@ -110,39 +110,39 @@ impl Walk {
             return None;
         }
         let is_fed = std::mem::take(&mut self.after_cr) && piece.starts_with(b"\n");
-        let mut at = std::mem::take(&mut self.mark) + usize::from(is_fed);
+        let mut at = std::mem::take(&mut self.bom_len) + usize::from(is_fed);
         while at < piece.len() {
             let end = memchr::memchr2(b'\n', b'\r', &piece[at..]).map(|end| at + end);
             let text = &piece[at..end.unwrap_or(piece.len())];
-            let skipped = self.before_data(text);
+            let skipped = self.non_data_len(text);
             if skipped < text.len() {
                 data(at + skipped, &text[skipped..]);
             }
             let end = end?;
-            let is_last = self.is_comment || self.line == Line::Begins(0);
+            let is_last = self.is_comment || self.line == Line::Undecided(0);
             at = end + if piece[end..].starts_with(b"\r\n") { 2 } else { 1 };
             if is_last {
                 return Some(at);
             }
             self.after_cr = at == piece.len() && piece[end..] == *b"\r";
-            self.line = Line::Begins(0);
+            self.line = Line::Undecided(0);
         }
         None
     }
 
     /// How much of what comes of a line is no data.
-    fn before_data(&mut self, text: &[u8]) -> usize {
-        let Line::Begins(begun) = self.line else {
+    fn non_data_len(&mut self, text: &[u8]) -> usize {
+        let Line::Undecided(begun) = self.line else {
             return if self.line == Line::Data { 0 } else { text.len() };
         };
-        let missing = &DATA[begun..];
+        let missing = &DATA_PREFIX[begun..];
         let common = missing.len().min(text.len());
         self.line = match () {
             () if text.is_empty() => self.line,
             () if self.is_bare => Line::Data,
             () if missing[..common] != text[..common] => Line::Other,
             () if common == missing.len() => Line::Data,
-            () => Line::Begins(begun + common),
+            () => Line::Undecided(begun + common),
         };
         match self.line {
             Line::Data if self.is_bare => 0,
@@ -152,14 +152,14 @@ impl Walk {
     }
 }
 
-fn without_end(line: &[u8]) -> &[u8] {
+fn without_line_end(line: &[u8]) -> &[u8] {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     line.strip_suffix(b"\r").unwrap_or(line)
 }
 
 /// Whether a text begins as a stream of events does, as far as it has come.
-pub fn begins(text: &[u8]) -> bool {
-    let text = text.strip_prefix(MARK).unwrap_or(text);
+pub fn has_event_prefix(text: &[u8]) -> bool {
+    let text = text.strip_prefix(BOM).unwrap_or(text);
     let starts: [&[u8]; 5] = [b":", b"data:", b"event:", b"id:", b"retry:"];
     starts.iter().any(|start| text.starts_with(start) || start.starts_with(text))
 }
@@ -200,7 +200,7 @@ mod tests {
             ("[", false),
             ("dates", false),
         ] {
-            assert_eq!(begins(text.as_bytes()), is_one, "{text}");
+            assert_eq!(has_event_prefix(text.as_bytes()), is_one, "{text}");
         }
     }
 
@@ -229,7 +229,7 @@ mod tests {
                 for (cut, second) in
                     (begun..text.len()).flat_map(|at| (at..text.len()).map(move |end| (at, end)))
                 {
-                    let mut walk = Walk::new(&bytes[..cut]);
+                    let mut walk = SseScanner::new(&bytes[..cut]);
                     let (mut came, mut found, mut end) = (0, Vec::new(), None);
                     for piece in [&bytes[..cut], &bytes[cut..second], &[], &bytes[second..]] {
                         if end.is_some() {

@@ -4,6 +4,6 @@ use crate::dialect::json;
 use crate::domain::service_tier::ServiceTier;
 
 /// The tier that a JSON value names, if it does.
-pub fn named(value: &[u8]) -> Option<ServiceTier> {
+pub fn parse(value: &[u8]) -> Option<ServiceTier> {
     json::string_of(value).and_then(|name| ServiceTier::new(&name))
 }

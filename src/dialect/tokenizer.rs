@@ -3,7 +3,7 @@
 //! A vocabulary is unpacked when it is first needed, once in a process, which takes some 50 ms.
 
 use crate::dialect::endpoint::Dialect;
-use crate::dialect::texts::Prompt;
+use crate::dialect::prompt_text::PromptText;
 
 /// Whose vocabulary a model has: which one is counted in, and the percentage of that count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,12 +11,12 @@ struct Vocabulary {
     encoding: &'static str,
     percent: u64,
     /// Whether the model is OpenAI's own, served by a template that is known.
-    is_own: bool,
+    is_openai: bool,
 }
 
-const O200K: Vocabulary = Vocabulary { encoding: "o200k_base", percent: 100, is_own: true };
-const CL100K: Vocabulary = Vocabulary { encoding: "cl100k_base", percent: 100, is_own: true };
-const OPEN_WEIGHTS: Vocabulary = Vocabulary { is_own: false, ..O200K };
+const O200K: Vocabulary = Vocabulary { encoding: "o200k_base", percent: 100, is_openai: true };
+const CL100K: Vocabulary = Vocabulary { encoding: "cl100k_base", percent: 100, is_openai: true };
+const OPEN_WEIGHTS: Vocabulary = Vocabulary { is_openai: false, ..O200K };
 
 // How many tokens others make of what is 100 in o200k, with a margin.
 const CLAUDE: Vocabulary = Vocabulary { percent: 135, ..OPEN_WEIGHTS };
@@ -27,7 +27,7 @@ const OTHER: Vocabulary = Vocabulary { percent: 130, ..OPEN_WEIGHTS };
 ///
 /// An upper bound where the vocabulary is the model's own and the prompt is plain; elsewhere it
 /// is one by experience: other scripts may cost there a token a letter. No prompt is nothing.
-pub fn count(model: &str, dialect: Dialect, prompt: &Prompt<'_>) -> u64 {
+pub fn count(model: &str, dialect: Dialect, prompt: &PromptText<'_>) -> u64 {
     let vocabulary = vocabulary(model, dialect);
     let encoding = tiktoken::get_encoding(vocabulary.encoding);
     let hundredths = prompt.texts.iter().map(|text| {
@@ -37,7 +37,8 @@ pub fn count(model: &str, dialect: Dialect, prompt: &Prompt<'_>) -> u64 {
         let least = if is_exact { 0 } else { text.chars().filter(|char| !char.is_ascii()).count() };
         (tokens * vocabulary.percent).max(least as u64 * 100)
     });
-    let overhead = prompt.overhead + if vocabulary.is_own { 0 } else { prompt.foreign_overhead };
+    let overhead =
+        prompt.overhead + if vocabulary.is_openai { 0 } else { prompt.non_openai_overhead };
     (hundredths.sum::<u64>().div_ceil(100) + overhead).max(1)
 }
 
@@ -101,11 +102,11 @@ mod tests {
 
     #[test]
     fn counts_are_those_of_the_vocabulary() {
-        let prompt = |text: &'static str| Prompt {
+        let prompt = |text: &'static str| PromptText {
             texts: vec![text.into()],
             overhead: 7,
-            foreign_overhead: 100,
-            is_text: true,
+            non_openai_overhead: 100,
+            is_text_only: true,
         };
         let hello = prompt("hello world");
         assert_eq!(count("gpt-4o", Dialect::OpenAi, &hello), 2 + 7);
@@ -121,7 +122,7 @@ mod tests {
     #[test]
     fn other_scripts_cost_a_token_a_letter_elsewhere() {
         let text = "\u{4f60}\u{597d}\u{4e16}\u{754c}".repeat(10);
-        let of = |text: String| Prompt { texts: vec![text.into()], ..Prompt::default() };
+        let of = |text: String| PromptText { texts: vec![text.into()], ..PromptText::default() };
         let prompt = of(text);
         assert!(count("gpt-4o", Dialect::OpenAi, &prompt) < 30);
         for (model, dialect) in
@@ -133,14 +134,14 @@ mod tests {
 
     #[test]
     fn no_prompt_is_nothing() {
-        assert_eq!(count("gpt-4o", Dialect::OpenAi, &Prompt::default()), 1);
+        assert_eq!(count("gpt-4o", Dialect::OpenAi, &PromptText::default()), 1);
     }
 
     #[test]
     fn a_plain_chat_is_counted_exactly() {
         let body = br#"{"messages":[{"role":"system","content":"You are a helpful assistant."},
             {"role":"user","content":"What is the capital of France?"}]}"#;
-        let prompt = prompt::of(Endpoint::ChatCompletions, body);
+        let prompt = prompt::extract(Endpoint::ChatCompletions, body);
         assert_eq!(count("gpt-4o", Dialect::OpenAi, &prompt), 24);
     }
 }

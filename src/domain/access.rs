@@ -23,19 +23,19 @@ impl Cidr {
         if width < bits {
             return None;
         }
-        let network = leading(address, bits);
+        let network = leading_bits(address, bits);
         Some(Self { network, bits, is_v4: address.is_ipv4() })
     }
 
     /// Whether `address` lies in it. A v4 address mapped into v6 counts as v4.
-    pub fn holds(&self, address: IpAddr) -> bool {
+    pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        address.is_ipv4() == self.is_v4 && leading(address, self.bits) == self.network
+        address.is_ipv4() == self.is_v4 && leading_bits(address, self.bits) == self.network
     }
 }
 
 /// The first `bits` of an address, the rest cleared.
-fn leading(address: IpAddr, bits: u32) -> u128 {
+fn leading_bits(address: IpAddr, bits: u32) -> u128 {
     let (value, width) = match address {
         IpAddr::V4(v4) => (u128::from(u32::from(v4)), 32),
         IpAddr::V6(v6) => (u128::from(v6), 128),
@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn a_block_holds_its_addresses() {
         let holds = |block: &str, address: &str| {
-            Cidr::parse(block).expect(block).holds(address.parse().expect(address))
+            Cidr::parse(block).expect(block).contains(address.parse().expect(address))
         };
         assert!(holds("10.0.0.0/8", "10.255.1.2") && !holds("10.0.0.0/8", "11.0.0.1"));
         assert!(holds("10.1.2.3", "10.1.2.3") && holds("0.0.0.0/0", "1.2.3.4"));

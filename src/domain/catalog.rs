@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::domain::tariff::Schedule;
+use crate::domain::tariff::PriceSchedule;
 
 /// Where a model is served: an upstream, by its place in the catalog, and the name it has there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,21 +12,21 @@ pub struct Target {
     /// The model's name at that upstream; `None` when it is the public one.
     pub upstream_model: Option<Arc<str>>,
     /// When it is chosen.
-    pub rank: Rank,
+    pub rank: TargetRank,
     /// What it costs there.
-    pub schedule: Schedule,
+    pub schedule: PriceSchedule,
 }
 
 /// When a place is chosen, among all that serve a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Rank {
+pub struct TargetRank {
     /// The least comes first, the others when it fails.
     pub priority: u16,
     /// Its share of the calls, among those of its priority; one without a share comes after them.
     pub weight: u16,
 }
 
-impl Default for Rank {
+impl Default for TargetRank {
     fn default() -> Self {
         Self { priority: 0, weight: 1 }
     }

@@ -19,14 +19,14 @@ pub struct Windows {
 
 /// What is settled and what is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Tally {
+pub struct WindowUsage {
     /// Settled.
     pub used: Amounts,
     /// Held by open calls.
     pub held: Amounts,
 }
 
-impl Tally {
+impl WindowUsage {
     fn add(&mut self, other: &Self) {
         self.used += other.used;
         self.held += other.held;
@@ -55,14 +55,14 @@ impl Exceeded {
     /// money they hold, and their places among the calls at once. A request stays counted.
     pub fn transient(&self) -> bool {
         let returns =
-            self.limit.measure() != Measure::Requests || self.limit.window() == Window::Now;
+            self.limit.measure() != Measure::Requests || self.limit.window() == Window::Concurrent;
         returns && self.used + self.requested <= self.value
     }
 }
 
 /// How much is left under a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
+pub struct Headroom {
     /// Which limit.
     pub limit: Limit,
     /// Its value.
@@ -75,24 +75,24 @@ pub struct Room {
 
 /// The windows of one subject.
 #[derive(Debug, Clone)]
-pub struct Counters {
+pub struct WindowCounters {
     reset_day: ResetDay,
     /// The latest instant seen: windows never step back with a wall clock.
-    latest: UnixMs,
-    minute: Tally,
+    last_seen: UnixMs,
+    minute: WindowUsage,
     open_calls: i64,
     /// One tally a day; the days of the running month and those with open calls at least.
-    days: BTreeMap<Day, Tally>,
+    days: BTreeMap<Day, WindowUsage>,
     month: Month,
     /// The month without its latest day.
-    month_before_today: Tally,
-    today: Tally,
+    month_before_today: WindowUsage,
+    today: WindowUsage,
 }
 
 /// How many days stay in memory: two months, the longest that a change of reset day can sum.
-const DAYS_KEPT: i64 = 62;
+const DAYS_RETAINED: i64 = 62;
 
-impl Counters {
+impl WindowCounters {
     /// Counters that continue from durable sums: `days`, and the latest `minute` known.
     pub fn restore(
         reset_day: ResetDay,
@@ -100,9 +100,9 @@ impl Counters {
         minute: (Minute, Amounts),
         days: impl IntoIterator<Item = (Day, Amounts)>,
     ) -> Self {
-        let days: BTreeMap<Day, Tally> = days
+        let days: BTreeMap<Day, WindowUsage> = days
             .into_iter()
-            .map(|(day, used)| (day, Tally { used, held: Amounts::default() }))
+            .map(|(day, used)| (day, WindowUsage { used, held: Amounts::default() }))
             .collect();
         let latest_day = days.last_key_value().map_or(now, |(day, _)| day.start());
         let latest_minute = minute.0.start();
@@ -110,13 +110,13 @@ impl Counters {
         let used = if latest.minute() == minute.0 { minute.1 } else { Amounts::default() };
         let mut counters = Self {
             reset_day,
-            latest,
-            minute: Tally { used, held: Amounts::default() },
+            last_seen: latest,
+            minute: WindowUsage { used, held: Amounts::default() },
             open_calls: 0,
             days,
             month: reset_day.month_of(latest.day()),
-            month_before_today: Tally::default(),
-            today: Tally::default(),
+            month_before_today: WindowUsage::default(),
+            today: WindowUsage::default(),
         };
         counters.today = counters.days.remove(&latest.day()).unwrap_or_default();
         counters.sum_month();
@@ -124,17 +124,17 @@ impl Counters {
     }
 
     /// The windows of `now`, or the latest ones seen if the wall clock stepped back.
-    pub fn roll(&mut self, now: UnixMs) -> Windows {
-        let now = now.max(self.latest);
-        let before = std::mem::replace(&mut self.latest, now);
+    pub fn advance_to(&mut self, now: UnixMs) -> Windows {
+        let now = now.max(self.last_seen);
+        let before = std::mem::replace(&mut self.last_seen, now);
         let windows = Windows { minute: now.minute(), day: now.day() };
         if before.minute() != windows.minute {
-            self.minute = Tally::default();
+            self.minute = WindowUsage::default();
         }
         if before.day() != windows.day {
             self.days.insert(before.day(), std::mem::take(&mut self.today));
             self.today = self.days.remove(&windows.day).unwrap_or_default();
-            let oldest = Day(windows.day.0 - DAYS_KEPT);
+            let oldest = Day(windows.day.0 - DAYS_RETAINED);
             self.days.retain(|day, tally| oldest <= *day || tally.held != Amounts::default());
             self.sum_month();
         }
@@ -150,14 +150,14 @@ impl Counters {
     }
 
     /// The first limit that `need` does not fit under, in the order of checks. Call after `roll`.
-    pub fn check(&self, limits: &Limits, need: &Amounts) -> Result<(), Exceeded> {
-        self.first_exceeded(limits, need, |_, held| held)
+    pub fn check(&self, limits: &Limits, amounts: &Amounts) -> Result<(), Exceeded> {
+        self.first_exceeded(limits, amounts, |_, held| held)
     }
 
     /// The first limit that `need` would not fit under even if every open call gave back what it
     /// holds. What is counted as a request never comes back.
-    pub fn check_at_rest(&self, limits: &Limits, need: &Amounts) -> Result<(), Exceeded> {
-        self.first_exceeded(limits, need, |limit, held| match limit.measure() {
+    pub fn check_ignoring_holds(&self, limits: &Limits, amounts: &Amounts) -> Result<(), Exceeded> {
+        self.first_exceeded(limits, amounts, |limit, held| match limit.measure() {
             Measure::Requests => held,
             Measure::Tokens | Measure::Spend => 0,
         })
@@ -166,13 +166,13 @@ impl Counters {
     fn first_exceeded(
         &self,
         limits: &Limits,
-        need: &Amounts,
-        in_the_way: impl Fn(Limit, i64) -> i64,
+        amounts: &Amounts,
+        counted_held: impl Fn(Limit, i64) -> i64,
     ) -> Result<(), Exceeded> {
-        for (limit, value) in limits.set() {
-            let requested = need.of(limit.measure());
-            let (used, held) = self.standing(limit);
-            if value - used - in_the_way(limit, held) < requested {
+        for (limit, value) in limits.configured() {
+            let requested = amounts.get(limit.measure());
+            let (used, held) = self.used_and_held(limit);
+            if value - used - counted_held(limit, held) < requested {
                 let reset_at = self.reset_at(limit);
                 return Err(Exceeded { limit, value, used, held, requested, reset_at });
             }
@@ -181,14 +181,14 @@ impl Counters {
     }
 
     /// Takes what `check` allowed.
-    pub fn hold(&mut self, windows: Windows, need: &Amounts) {
-        self.change(windows, |tally| tally.held += *need);
+    pub fn hold(&mut self, windows: Windows, amounts: &Amounts) {
+        self.update(windows, |tally| tally.held += *amounts);
         self.open_calls += 1;
     }
 
     /// Ends a hold: what was `held` comes back, what was `used` is counted instead.
     pub fn settle(&mut self, windows: Windows, held: &Amounts, used: &Amounts) {
-        self.change(windows, |tally| {
+        self.update(windows, |tally| {
             tally.held -= *held;
             tally.used += *used;
         });
@@ -196,31 +196,31 @@ impl Counters {
     }
 
     /// The limit of that measure with the least room left.
-    pub fn tightest(&self, limits: &Limits, measure: Measure) -> Option<Room> {
-        let of_measure = limits
-            .set()
-            .filter(|(limit, _)| limit.measure() == measure && limit.window() != Window::Now);
+    pub fn tightest(&self, limits: &Limits, measure: Measure) -> Option<Headroom> {
+        let of_measure = limits.configured().filter(|(limit, _)| {
+            limit.measure() == measure && limit.window() != Window::Concurrent
+        });
         let room = |(limit, value): (Limit, i64)| {
-            let (used, held) = self.standing(limit);
+            let (used, held) = self.used_and_held(limit);
             let remaining = (value - used - held).max(0);
-            Room { limit, value, remaining, reset_at: self.reset_at(limit) }
+            Headroom { limit, value, remaining, reset_at: self.reset_at(limit) }
         };
         of_measure.map(room).min_by_key(|room| room.remaining)
     }
 
     /// Settled and held of `limit` in its running window.
-    pub fn standing(&self, limit: Limit) -> (i64, i64) {
+    pub fn used_and_held(&self, limit: Limit) -> (i64, i64) {
         if limit == Limit::ConcurrentCalls {
             return (0, self.open_calls);
         }
-        let tally = self.tally(limit.window());
-        (tally.used.of(limit.measure()), tally.held.of(limit.measure()))
+        let tally = self.window_usage(limit.window());
+        (tally.used.get(limit.measure()), tally.held.get(limit.measure()))
     }
 
     /// All that is settled and held in the running window of that kind.
-    pub fn tally(&self, window: Window) -> Tally {
+    pub fn window_usage(&self, window: Window) -> WindowUsage {
         match window {
-            Window::Minute | Window::Now => self.minute,
+            Window::Minute | Window::Concurrent => self.minute,
             Window::Day => self.today,
             Window::Month => {
                 let mut month = self.month_before_today;
@@ -233,16 +233,16 @@ impl Counters {
     /// When the running window of `limit` ends.
     pub fn reset_at(&self, limit: Limit) -> UnixMs {
         match limit.window() {
-            Window::Now => self.latest,
-            Window::Minute => self.latest.minute().end(),
-            Window::Day => self.latest.day().next().start(),
+            Window::Concurrent => self.last_seen,
+            Window::Minute => self.last_seen.minute().end(),
+            Window::Day => self.last_seen.day().next().start(),
             Window::Month => self.month.end.start(),
         }
     }
 
     /// The latest instant seen.
-    pub const fn latest(&self) -> UnixMs {
-        self.latest
+    pub const fn last_seen(&self) -> UnixMs {
+        self.last_seen
     }
 
     /// The running month.
@@ -255,23 +255,23 @@ impl Counters {
         self.open_calls
     }
 
-    fn change(&mut self, windows: Windows, change: impl Fn(&mut Tally)) {
-        if windows.minute == self.latest.minute() {
+    fn update(&mut self, windows: Windows, change: impl Fn(&mut WindowUsage)) {
+        if windows.minute == self.last_seen.minute() {
             change(&mut self.minute);
         }
-        if windows.day == self.latest.day() {
+        if windows.day == self.last_seen.day() {
             return change(&mut self.today);
         }
         change(self.days.entry(windows.day).or_default());
-        if self.month.holds(windows.day) {
+        if self.month.contains(windows.day) {
             change(&mut self.month_before_today);
         }
     }
 
     fn sum_month(&mut self) {
-        let today = self.latest.day();
+        let today = self.last_seen.day();
         self.month = self.reset_day.month_of(today);
-        self.month_before_today = Tally::default();
+        self.month_before_today = WindowUsage::default();
         for tally in self.days.range(self.month.first..today).map(|(_, tally)| tally) {
             self.month_before_today.add(tally);
         }
@@ -286,20 +286,20 @@ mod tests {
     #[test]
     fn days_are_kept_as_long_as_a_month_may_sum_them_or_a_call_is_open() {
         let mut counters = counters();
-        let windows = counters.roll(NOON);
+        let windows = counters.advance_to(NOON);
         counters.hold(windows, &CALL);
         counters.hold(windows, &CALL);
         counters.settle(windows, &CALL, &CALL);
         let days_later = |days| UnixMs(NOON.0 + days * 86_400_000);
-        counters.roll(days_later(400));
+        counters.advance_to(days_later(400));
         assert!(counters.days.contains_key(&windows.day), "a call of that day is open");
         counters.settle(windows, &CALL, &CALL);
         assert_eq!(counters.days[&windows.day].used.requests, 2);
-        counters.roll(days_later(401));
+        counters.advance_to(days_later(401));
         assert!(!counters.days.contains_key(&windows.day));
-        counters.roll(days_later(401 + DAYS_KEPT));
+        counters.advance_to(days_later(401 + DAYS_RETAINED));
         assert!(counters.days.contains_key(&days_later(401).day()));
-        counters.roll(days_later(402 + DAYS_KEPT));
+        counters.advance_to(days_later(402 + DAYS_RETAINED));
         assert!(!counters.days.contains_key(&days_later(401).day()));
     }
 }

@@ -58,7 +58,7 @@ pub enum Window {
     /// From one reset day to the next.
     Month,
     /// This very moment.
-    Now,
+    Concurrent,
 }
 
 /// What a limit counts.
@@ -125,7 +125,7 @@ impl Limit {
             Self::DailyRequests | Self::DailyTokens | Self::DailySpend => Window::Day,
             Self::MonthlyRequests | Self::MonthlyTokens | Self::MonthlySpend => Window::Month,
             Self::RequestsPerMinute | Self::TokensPerMinute => Window::Minute,
-            Self::ConcurrentCalls => Window::Now,
+            Self::ConcurrentCalls => Window::Concurrent,
         }
     }
 
@@ -163,7 +163,7 @@ impl Limits {
     }
 
     /// The limits that are set, in the order of checks.
-    pub fn set(&self) -> impl Iterator<Item = (Limit, i64)> + '_ {
+    pub fn configured(&self) -> impl Iterator<Item = (Limit, i64)> + '_ {
         Limit::ALL.into_iter().filter_map(|limit| Some((limit, self.get(limit)?)))
     }
 }
@@ -181,7 +181,7 @@ pub struct Amounts {
 
 impl Amounts {
     /// The amount in `measure`.
-    pub const fn of(&self, measure: Measure) -> i64 {
+    pub const fn get(&self, measure: Measure) -> i64 {
         match measure {
             Measure::Requests => self.requests,
             Measure::Tokens => self.tokens,

@@ -4,12 +4,12 @@ pub mod ids;
 pub mod time;
 pub mod money;
 pub mod usage;
-pub mod pieces;
+pub mod unit_counts;
 pub mod price;
 pub mod service_tier;
 pub mod tariff;
-pub mod tariffs;
-pub mod overlay;
+pub mod call_pricing;
+pub mod price_override;
 pub mod limit;
 pub mod quota;
 pub mod counter;
@@ -18,7 +18,7 @@ pub mod record;
 pub mod catalog;
 pub mod access;
 pub mod settlement;
-pub mod once;
+pub mod idempotency;
 
 #[cfg(test)]
 mod tests;

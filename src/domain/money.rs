@@ -60,8 +60,8 @@ impl fmt::Display for Nano {
         let one = ONE.unsigned_abs();
         let (units, nanos) = (self.0.unsigned_abs() / one, self.0.unsigned_abs() % one);
         let digits = format!("{nanos:09}");
-        let kept = digits.trim_end_matches('0').len().max(2);
-        write!(f, "{sign}{units}.{}", &digits[..kept])
+        let length = digits.trim_end_matches('0').len().max(2);
+        write!(f, "{sign}{units}.{}", &digits[..length])
     }
 }
 

@@ -28,16 +28,16 @@ impl ServiceTier {
 
     /// The same in that place (`fast-us`); this one where the name would be too long.
     #[must_use]
-    pub fn within(self, place: Self) -> Self {
+    pub fn in_region(self, region: Self) -> Self {
         if self.is_default() {
-            return place;
+            return region;
         }
-        Self::new(&format!("{}-{}", self.name(), place.name())).unwrap_or(self)
+        Self::new(&format!("{}-{}", self.name(), region.name())).unwrap_or(self)
     }
 
     /// The tiers whose prices may hold, the first first: itself, then what it is made of, which is
     /// `fast` before `us`.
-    pub fn parts(self) -> [Self; 3] {
+    pub fn fallback_order(self) -> [Self; 3] {
         let (tier, place) = self.name().rsplit_once('-').unwrap_or_default();
         [Some(self), Self::new(tier), Self::new(place)].map(Option::unwrap_or_default)
     }
@@ -70,7 +70,7 @@ mod tests {
         assert!(default("standard") && default("auto") && !default("flex"));
         let made = |tier: &str, place| {
             let [tier, place] = [tier, place].map(|name| ServiceTier::new(name).expect("short"));
-            tier.within(place).parts().map(|tier| tier.name().to_owned())
+            tier.in_region(place).fallback_order().map(|tier| tier.name().to_owned())
         };
         assert_eq!(made("fast", "us"), ["fast-us", "fast", "us"]);
         assert_eq!(made("standard", "us"), ["us", "", ""]);

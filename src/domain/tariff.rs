@@ -3,25 +3,25 @@
 use std::sync::Arc;
 
 use crate::domain::money::Nano;
-use crate::domain::pieces::Pieces;
-use crate::domain::price::{Prices, Rates};
+use crate::domain::price::{PriceTable, TokenRates};
 use crate::domain::service_tier::ServiceTier;
 use crate::domain::time::UnixMs;
-use crate::domain::usage::{Unit, Units, Usage};
+use crate::domain::unit_counts::UnitCounts;
+use crate::domain::usage::{Unit, UnitSet, Usage};
 
 /// The prices of one service tier, for calls with more input than so many tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Row {
+pub struct PriceRow {
     /// The tier.
     pub tier: ServiceTier,
     /// More input than this, cached and cache-written tokens included; 0: any.
     pub above_input_tokens: u64,
     /// What each unit costs then: every token of the call, not only those above.
-    pub prices: Prices,
+    pub prices: PriceTable,
 }
 
-impl Row {
-    const fn holds_for(&self, input_tokens: u64) -> bool {
+impl PriceRow {
+    const fn applies_to(&self, input_tokens: u64) -> bool {
         self.above_input_tokens == 0 || self.above_input_tokens < input_tokens
     }
 }
@@ -31,13 +31,13 @@ impl Row {
 pub struct Tariff {
     version: Arc<str>,
     /// Tier by tier, the default one first; within a tier by the size of the input.
-    rows: Vec<Row>,
+    rows: Vec<PriceRow>,
 }
 
 impl Tariff {
     /// The same prices for every call. `version` names them in every record.
-    pub fn flat(prices: Prices, version: Arc<str>) -> Self {
-        let row = Row { tier: ServiceTier::DEFAULT, above_input_tokens: 0, prices };
+    pub fn flat(prices: PriceTable, version: Arc<str>) -> Self {
+        let row = PriceRow { tier: ServiceTier::DEFAULT, above_input_tokens: 0, prices };
         Self { version, rows: vec![row] }
     }
 
@@ -45,13 +45,13 @@ impl Tariff {
     ///
     /// `None` unless the default tier is among them, every tier has a row for any input, and no two
     /// rows are for the same calls.
-    pub fn of(mut rows: Vec<Row>, version: Arc<str>) -> Option<Self> {
+    pub fn from_rows(mut rows: Vec<PriceRow>, version: Arc<str>) -> Option<Self> {
         for row in rows.iter_mut().filter(|row| row.tier.is_default()) {
             row.tier = ServiceTier::DEFAULT;
         }
         rows.sort_by_key(|row| (row.tier, row.above_input_tokens));
         let begins = rows.first().is_some_and(|row| row.tier.is_default());
-        let starts = |(at, row): (usize, &Row)| {
+        let starts = |(at, row): (usize, &PriceRow)| {
             let before = at.checked_sub(1).map(|before| rows[before]);
             match before.filter(|before| before.tier == row.tier) {
                 Some(before) => before.above_input_tokens < row.above_input_tokens,
@@ -67,19 +67,19 @@ impl Tariff {
     }
 
     /// Tier by tier, the default one first; within a tier by the size of the input.
-    pub fn rows(&self) -> &[Row] {
+    pub fn rows(&self) -> &[PriceRow] {
         &self.rows
     }
 
     /// The prices of a call with so much input. A tier without prices of its own costs what the
     /// first of its [parts](ServiceTier::parts) does that has some: in a place, what it costs
     /// anywhere, else what the place does. One without any costs what the default one does.
-    pub fn prices(&self, tier: ServiceTier, input_tokens: u64) -> &Prices {
+    pub fn prices(&self, tier: ServiceTier, input_tokens: u64) -> &PriceTable {
         let of = |tier| {
-            let holds = |row: &&Row| row.tier == tier && row.holds_for(input_tokens);
+            let holds = |row: &&PriceRow| row.tier == tier && row.applies_to(input_tokens);
             self.rows.iter().rfind(holds)
         };
-        let named = tier.parts().into_iter().find_map(of);
+        let named = tier.fallback_order().into_iter().find_map(of);
         &named.or_else(|| of(ServiceTier::DEFAULT)).unwrap_or(&self.rows[0]).prices
     }
 
@@ -89,17 +89,21 @@ impl Tariff {
     }
 
     /// Something of `pieces` that one of the rows has no price for.
-    pub fn lacking(&self, pieces: &Pieces) -> Option<Unit> {
-        let usage = pieces.usage();
-        self.rows.iter().find_map(|row| row.prices.lacking(&usage))
+    pub fn first_unpriced(&self, counts: &UnitCounts) -> Option<Unit> {
+        let usage = counts.to_usage();
+        self.rows.iter().find_map(|row| row.prices.first_unpriced(&usage))
     }
 
     /// The prices that a call can come to that has at most so much input, and asked for those tiers:
     /// the provider may serve it by the default one all the same, or by a part of it.
-    fn reached(&self, asked: [ServiceTier; 3], input_tokens: u64) -> impl Iterator<Item = &Prices> {
-        let can = move |row: &&Row| {
-            let is_asked = row.tier.is_default() || asked.contains(&row.tier);
-            is_asked && row.holds_for(input_tokens)
+    fn reachable_prices(
+        &self,
+        requested: [ServiceTier; 3],
+        input_tokens: u64,
+    ) -> impl Iterator<Item = &PriceTable> {
+        let can = move |row: &&PriceRow| {
+            let is_asked = row.tier.is_default() || requested.contains(&row.tier);
+            is_asked && row.applies_to(input_tokens)
         };
         self.rows.iter().filter(can).map(|row| &row.prices)
     }
@@ -107,28 +111,28 @@ impl Tariff {
 
 /// The tariffs of one place, each from some time on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Schedule(Vec<(UnixMs, Arc<Tariff>)>);
+pub struct PriceSchedule(Vec<(UnixMs, Arc<Tariff>)>);
 
-impl Schedule {
+impl PriceSchedule {
     /// One tariff, at all times.
     pub fn always(tariff: Tariff) -> Self {
         Self(vec![(UnixMs(i64::MIN), Arc::new(tariff))])
     }
 
     /// Each from its time on; before the first, that. `None` of none.
-    pub fn of(mut tariffs: Vec<(UnixMs, Arc<Tariff>)>) -> Option<Self> {
+    pub fn from_entries(mut tariffs: Vec<(UnixMs, Arc<Tariff>)>) -> Option<Self> {
         tariffs.sort_by_key(|(from, _)| *from);
         (!tariffs.is_empty()).then_some(Self(tariffs))
     }
 
     /// The tariff in force.
-    pub fn at(&self, now: UnixMs) -> &Arc<Tariff> {
+    pub fn effective_at(&self, now: UnixMs) -> &Arc<Tariff> {
         let begun = self.0.iter().rfind(|(from, _)| *from <= now);
         &begun.unwrap_or(&self.0[0]).1
     }
 
     /// All of them, each with the time from which it holds, in order.
-    pub fn turns(&self) -> &[(UnixMs, Arc<Tariff>)] {
+    pub fn entries(&self) -> &[(UnixMs, Arc<Tariff>)] {
         &self.0
     }
 
@@ -140,21 +144,21 @@ impl Schedule {
 
 /// What a call may cost, wherever it is served: what its hold is priced by.
 #[derive(Debug, Clone)]
-pub struct Costs {
+pub struct HoldPricing {
     tariffs: Vec<Arc<Tariff>>,
     /// With what it is made of.
-    asked: [ServiceTier; 3],
+    requested_tiers: [ServiceTier; 3],
 }
 
-impl Costs {
+impl HoldPricing {
     /// The tariffs of all places that could serve it, and the tier that it asks for.
-    pub fn new(tariffs: Vec<Arc<Tariff>>, asked: ServiceTier) -> Self {
-        Self { tariffs, asked: asked.parts() }
+    pub fn new(tariffs: Vec<Arc<Tariff>>, requested_tier: ServiceTier) -> Self {
+        Self { tariffs, requested_tiers: requested_tier.fallback_order() }
     }
 
     /// The tier that it asks for.
-    pub const fn asked(&self) -> ServiceTier {
-        self.asked[0]
+    pub const fn requested_tier(&self) -> ServiceTier {
+        self.requested_tiers[0]
     }
 
     /// The tariff of the first place.
@@ -163,35 +167,40 @@ impl Costs {
     }
 
     /// The most that a token can cost that is one of `units`, with at most so much input.
-    pub fn rates(&self, input_tokens: u64, units: Units) -> Rates {
-        let is_any = units == Units::ALL;
-        self.most(
-            input_tokens,
-            |prices| if is_any { prices.dearest() } else { prices.rates(units) },
-        )
+    pub fn max_rates(&self, input_tokens: u64, units: UnitSet) -> TokenRates {
+        let is_any = units == UnitSet::ALL;
+        self.max_over_reachable(input_tokens, |prices| {
+            if is_any { prices.max_rates() } else { prices.max_rates_for(units) }
+        })
     }
 
     /// What a token costs that is of no special kind, with as little input as can be.
-    pub fn plain(&self) -> Rates {
-        self.most(1, Prices::plain)
+    pub fn text_rates(&self) -> TokenRates {
+        self.max_over_reachable(1, PriceTable::text_rates)
     }
 
     /// The most that `pieces` can cost, with at most so much input.
-    pub fn of_pieces(&self, input_tokens: u64, pieces: &Pieces) -> Nano {
-        if *pieces == Pieces::default() {
+    pub fn max_cost_of_units(&self, input_tokens: u64, counts: &UnitCounts) -> Nano {
+        if *counts == UnitCounts::default() {
             return Nano::ZERO;
         }
-        let usage = pieces.usage();
-        let costs = self.reached(input_tokens).map(|prices| prices.cost(&usage));
+        let usage = counts.to_usage();
+        let costs = self.reachable_prices(input_tokens).map(|prices| prices.cost(&usage));
         costs.max().unwrap_or_default()
     }
 
-    fn most(&self, input_tokens: u64, rates: impl Fn(&Prices) -> Rates) -> Rates {
-        self.reached(input_tokens).map(rates).fold(Rates::default(), Rates::max)
+    fn max_over_reachable(
+        &self,
+        input_tokens: u64,
+        rates: impl Fn(&PriceTable) -> TokenRates,
+    ) -> TokenRates {
+        self.reachable_prices(input_tokens).map(rates).fold(TokenRates::default(), TokenRates::max)
     }
 
-    fn reached(&self, input_tokens: u64) -> impl Iterator<Item = &Prices> {
-        self.tariffs.iter().flat_map(move |tariff| tariff.reached(self.asked, input_tokens))
+    fn reachable_prices(&self, input_tokens: u64) -> impl Iterator<Item = &PriceTable> {
+        self.tariffs
+            .iter()
+            .flat_map(move |tariff| tariff.reachable_prices(self.requested_tiers, input_tokens))
     }
 }
 
@@ -199,8 +208,8 @@ impl Costs {
 mod tests {
     use super::*;
 
-    fn prices(input: i64, output: i64) -> Prices {
-        let prices = Prices::default().with(Unit::InputTokens, input * 1_000_000);
+    fn prices(input: i64, output: i64) -> PriceTable {
+        let prices = PriceTable::default().with(Unit::InputTokens, input * 1_000_000);
         prices.and_then(|prices| prices.with(Unit::OutputTokens, output * 1_000_000)).expect("few")
     }
 
@@ -208,8 +217,8 @@ mod tests {
         ServiceTier::new(name).expect("short")
     }
 
-    fn row(name: &str, above_input_tokens: u64, input: i64, output: i64) -> Row {
-        Row { tier: tier(name), above_input_tokens, prices: prices(input, output) }
+    fn row(name: &str, above_input_tokens: u64, input: i64, output: i64) -> PriceRow {
+        PriceRow { tier: tier(name), above_input_tokens, prices: prices(input, output) }
     }
 
     fn stepped() -> Tariff {
@@ -220,13 +229,13 @@ mod tests {
             row("priority", 100, 40, 300),
             row("flex", 0, 0, 5),
         ];
-        Tariff::of(rows, "v".into()).expect("whole")
+        Tariff::from_rows(rows, "v".into()).expect("whole")
     }
 
     #[test]
     fn the_row_of_the_whole_input_is_the_price_of_every_token() {
         let cost =
-            |input, output, name| stepped().cost(&Usage::tokens_of(input, output), tier(name)).0;
+            |input, output, name| stepped().cost(&Usage::from_tokens(input, output), tier(name)).0;
         assert_eq!(cost(100, 1, "default"), 100 + 10, "not above");
         assert_eq!(cost(101, 1, "standard"), 202 + 15);
         assert_eq!(cost(101, 1, "priority"), 4_040 + 300);
@@ -239,7 +248,9 @@ mod tests {
     fn a_tier_in_a_place_costs_what_either_does_where_nobody_prices_both() {
         let rows = [row("", 0, 10, 0), row("us", 0, 11, 0), row("fast", 0, 20, 0)];
         let both = row("fast-us", 0, 22, 0);
-        let of = |rows: &[Row]| Arc::new(Tariff::of(rows.to_vec(), "v".into()).expect("whole"));
+        let of = |rows: &[PriceRow]| {
+            Arc::new(Tariff::from_rows(rows.to_vec(), "v".into()).expect("whole"))
+        };
         let all = of(&[rows[0], rows[1], rows[2], both]);
         for (tariff, name, each) in [
             (&all, "fast-us", 22),
@@ -250,16 +261,17 @@ mod tests {
             (&of(&rows[..2]), "fast-us", 11),
             (&of(&rows[..1]), "fast-us", 10),
         ] {
-            let usage = Usage::tokens_of(1, 0);
+            let usage = Usage::from_tokens(1, 0);
             assert_eq!(tariff.cost(&usage, tier(name)), Nano(each), "{name}");
-            let held = Costs::new(vec![Arc::clone(tariff)], tier(name)).rates(1, Units::ALL);
-            assert_eq!(held.ceiling(1, 0), Nano(each), "{name}");
+            let held =
+                HoldPricing::new(vec![Arc::clone(tariff)], tier(name)).max_rates(1, UnitSet::ALL);
+            assert_eq!(held.max_cost(1, 0), Nano(each), "{name}");
         }
     }
 
     #[test]
     fn a_tariff_has_a_row_for_every_call_and_no_two_for_one() {
-        let of = |rows: &[Row]| Tariff::of(rows.to_vec(), "v".into()).is_some();
+        let of = |rows: &[PriceRow]| Tariff::from_rows(rows.to_vec(), "v".into()).is_some();
         assert!(of(&[row("", 0, 1, 1)]));
         assert!(!of(&[]));
         assert!(!of(&[row("flex", 0, 1, 1)]), "no default");
@@ -271,45 +283,47 @@ mod tests {
 
     #[test]
     fn a_hold_is_priced_at_the_dearest_row_that_the_call_can_come_to() {
-        let costs = |asked: &str| Costs::new(vec![Arc::new(stepped())], tier(asked));
-        let most = |asked: &str, input| costs(asked).rates(input, Units::ALL).ceiling(input, 1).0;
+        let costs = |asked: &str| HoldPricing::new(vec![Arc::new(stepped())], tier(asked));
+        let most =
+            |asked: &str, input| costs(asked).max_rates(input, UnitSet::ALL).max_cost(input, 1).0;
         assert_eq!(most("", 100), 110);
         assert_eq!(most("", 101), 202 + 15);
         assert_eq!(most("flex", 100), 110, "the provider may serve it by the default tier");
         assert_eq!(most("priority", 101), 4_040 + 300);
         let elsewhere = Tariff::flat(prices(3, 1), "w".into());
-        let both = Costs::new(vec![Arc::new(stepped()), Arc::new(elsewhere)], ServiceTier::DEFAULT);
-        assert_eq!(both.rates(10, Units::ALL).ceiling(10, 1), Nano(30 + 10));
-        assert_eq!(both.plain().ceiling(1_000, 1), Nano(3_000 + 10));
-        let input = Units::default().with(Unit::InputTokens);
-        assert_eq!(both.rates(101, input).ceiling(1, 1), Nano(3));
+        let both =
+            HoldPricing::new(vec![Arc::new(stepped()), Arc::new(elsewhere)], ServiceTier::DEFAULT);
+        assert_eq!(both.max_rates(10, UnitSet::ALL).max_cost(10, 1), Nano(30 + 10));
+        assert_eq!(both.text_rates().max_cost(1_000, 1), Nano(3_000 + 10));
+        let input = UnitSet::default().with(Unit::InputTokens);
+        assert_eq!(both.max_rates(101, input).max_cost(1, 1), Nano(3));
     }
 
     #[test]
     fn pieces_are_held_at_the_dearest_of_their_prices() {
         let with = |nano| prices(1, 1).with(Unit::WebSearches, nano).expect("in range");
         let tariff = |nano| Arc::new(Tariff::flat(with(nano), "v".into()));
-        let costs = Costs::new(vec![tariff(7), tariff(9)], ServiceTier::DEFAULT);
-        let pieces = Pieces { web_searches: 3, ..Pieces::default() };
-        assert_eq!(costs.of_pieces(1, &pieces), Nano(27));
-        assert_eq!(costs.of_pieces(1, &Pieces::default()), Nano::ZERO);
-        assert_eq!(tariff(7).lacking(&pieces), None);
-        let images = Pieces { images: 1, ..pieces };
-        assert_eq!(tariff(7).lacking(&images), Some(Unit::Images));
+        let costs = HoldPricing::new(vec![tariff(7), tariff(9)], ServiceTier::DEFAULT);
+        let pieces = UnitCounts { web_searches: 3, ..UnitCounts::default() };
+        assert_eq!(costs.max_cost_of_units(1, &pieces), Nano(27));
+        assert_eq!(costs.max_cost_of_units(1, &UnitCounts::default()), Nano::ZERO);
+        assert_eq!(tariff(7).first_unpriced(&pieces), None);
+        let images = UnitCounts { images: 1, ..pieces };
+        assert_eq!(tariff(7).first_unpriced(&images), Some(Unit::Images));
     }
 
     #[test]
     fn a_tariff_is_in_force_from_its_time_until_the_next() {
         let tariff = |name: &str| Arc::new(Tariff::flat(prices(1, 1), name.into()));
         let list = vec![(UnixMs(20), tariff("b")), (UnixMs(10), tariff("a"))];
-        let schedule = Schedule::of(list).expect("two");
+        let schedule = PriceSchedule::from_entries(list).expect("two");
         for (now, version) in [(0, "a"), (10, "a"), (19, "a"), (20, "b"), (99, "b")] {
-            assert_eq!(&**schedule.at(UnixMs(now)).version(), version, "{now}");
+            assert_eq!(&**schedule.effective_at(UnixMs(now)).version(), version, "{now}");
         }
         assert_eq!(schedule.tariffs().count(), 2);
-        assert!(Schedule::of(Vec::new()).is_none());
-        let always = Schedule::always(stepped());
-        assert_eq!(&**always.at(UnixMs(-5)).version(), "v");
+        assert!(PriceSchedule::from_entries(Vec::new()).is_none());
+        let always = PriceSchedule::always(stepped());
+        assert_eq!(&**always.effective_at(UnixMs(-5)).version(), "v");
         assert_eq!(stepped().rows().len(), 5);
     }
 }

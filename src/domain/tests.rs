@@ -1,6 +1,6 @@
 //! Counters: what a window counts, what stands in the way, and what is left.
 
-use crate::domain::counter::Counters;
+use crate::domain::counter::WindowCounters;
 use crate::domain::limit::{Amounts, Limit, Limits, Measure};
 use crate::domain::money::Nano;
 use crate::domain::time::{Day, Minute, ResetDay, UnixMs};
@@ -8,8 +8,8 @@ use crate::domain::time::{Day, Minute, ResetDay, UnixMs};
 pub const CALL: Amounts = Amounts { requests: 1, tokens: 10, spend: Nano(5) };
 pub const NOON: UnixMs = UnixMs(19_737 * 86_400_000 + 43_200_000); // 2024-01-15T12:00Z
 
-pub fn counters() -> Counters {
-    Counters::restore(ResetDay::FIRST, NOON, (Minute(0), Amounts::default()), [])
+pub fn counters() -> WindowCounters {
+    WindowCounters::restore(ResetDay::FIRST, NOON, (Minute(0), Amounts::default()), [])
 }
 
 fn limits(limit: Limit, value: i64) -> Limits {
@@ -19,21 +19,25 @@ fn limits(limit: Limit, value: i64) -> Limits {
 #[test]
 fn a_new_minute_begins_with_nothing_and_the_same_one_goes_on() {
     let mut counters = counters();
-    let windows = counters.roll(NOON);
+    let windows = counters.advance_to(NOON);
     counters.hold(windows, &CALL);
-    counters.roll(UnixMs(NOON.0 + 59_999));
-    assert_eq!(counters.standing(Limit::RequestsPerMinute), (0, 1));
-    counters.roll(UnixMs(NOON.0 + 60_000));
-    assert_eq!(counters.standing(Limit::RequestsPerMinute), (0, 0));
+    counters.advance_to(UnixMs(NOON.0 + 59_999));
+    assert_eq!(counters.used_and_held(Limit::RequestsPerMinute), (0, 1));
+    counters.advance_to(UnixMs(NOON.0 + 60_000));
+    assert_eq!(counters.used_and_held(Limit::RequestsPerMinute), (0, 0));
     counters.settle(windows, &CALL, &CALL);
-    assert_eq!(counters.standing(Limit::RequestsPerMinute), (0, 0), "it ended with its minute");
-    assert_eq!(counters.standing(Limit::DailyRequests), (1, 0));
+    assert_eq!(
+        counters.used_and_held(Limit::RequestsPerMinute),
+        (0, 0),
+        "it ended with its minute"
+    );
+    assert_eq!(counters.used_and_held(Limit::DailyRequests), (1, 0));
 }
 
 #[test]
 fn a_request_that_is_settled_never_comes_back_but_a_place_among_those_at_once_does() {
     let mut counters = counters();
-    let windows = counters.roll(NOON);
+    let windows = counters.advance_to(NOON);
     counters.hold(windows, &CALL);
     counters.hold(windows, &CALL);
     for (limit, comes_back) in [
@@ -43,7 +47,7 @@ fn a_request_that_is_settled_never_comes_back_but_a_place_among_those_at_once_do
         (Limit::DailyTokens, true),
         (Limit::MonthlySpend, true),
     ] {
-        let limits = limits(limit, CALL.of(limit.measure()));
+        let limits = limits(limit, CALL.get(limit.measure()));
         let refused = counters.check(&limits, &CALL).expect_err("two are open");
         assert_eq!((refused.limit, refused.transient()), (limit, comes_back), "{limit:?}");
     }
@@ -53,7 +57,7 @@ fn a_request_that_is_settled_never_comes_back_but_a_place_among_those_at_once_do
 #[test]
 fn what_is_used_and_what_is_held_both_stand_in_the_way() {
     let mut counters = counters();
-    let windows = counters.roll(NOON);
+    let windows = counters.advance_to(NOON);
     counters.hold(windows, &CALL);
     counters.hold(windows, &CALL);
     counters.settle(windows, &CALL, &Amounts { tokens: 7, ..CALL });
@@ -61,13 +65,13 @@ fn what_is_used_and_what_is_held_both_stand_in_the_way() {
     let refused = counters.check(&limits(Limit::DailyTokens, 26), &CALL).expect_err("26 < 27");
     assert_eq!((refused.value, refused.used, refused.held), (26, 7, 10));
     let limits = limits(Limit::DailyTokens, 26);
-    counters.check_at_rest(&limits, &CALL).expect("7 + 10, once the other has ended");
+    counters.check_ignoring_holds(&limits, &CALL).expect("7 + 10, once the other has ended");
 }
 
 #[test]
 fn the_tightest_limit_of_a_measure_is_the_one_with_the_least_room() {
     let mut counters = counters();
-    let windows = counters.roll(NOON);
+    let windows = counters.advance_to(NOON);
     counters.hold(windows, &CALL);
     counters.hold(windows, &CALL);
     counters.settle(windows, &CALL, &CALL);
@@ -88,31 +92,31 @@ fn the_tightest_limit_of_a_measure_is_the_one_with_the_least_room() {
 fn a_window_begins_anew_when_the_next_one_of_its_kind_does() {
     let mut counters = counters();
     let now = UnixMs(NOON.0 + 90_000);
-    counters.roll(now);
+    counters.advance_to(now);
     let at = |limit| counters.reset_at(limit).to_string();
     assert_eq!(at(Limit::RequestsPerMinute), "2024-01-15T12:02:00.000Z");
     assert_eq!(at(Limit::DailySpend), "2024-01-16T00:00:00.000Z");
     assert_eq!(at(Limit::MonthlyTokens), "2024-02-01T00:00:00.000Z");
-    assert_eq!((counters.reset_at(Limit::ConcurrentCalls), counters.latest()), (now, now));
+    assert_eq!((counters.reset_at(Limit::ConcurrentCalls), counters.last_seen()), (now, now));
 }
 
 #[test]
 fn counters_go_on_from_the_latest_window_known_though_the_clock_stands_before_it() {
     let later = Minute(NOON.minute().0 + 1_500);
     let days = [(later.start().day(), CALL)];
-    let mut counters = Counters::restore(ResetDay::FIRST, NOON, (later, CALL), days);
-    assert_eq!(counters.roll(NOON).minute, later);
-    assert_eq!(counters.standing(Limit::RequestsPerMinute), (1, 0));
-    assert_eq!(counters.standing(Limit::DailyTokens), (10, 0));
+    let mut counters = WindowCounters::restore(ResetDay::FIRST, NOON, (later, CALL), days);
+    assert_eq!(counters.advance_to(NOON).minute, later);
+    assert_eq!(counters.used_and_held(Limit::RequestsPerMinute), (1, 0));
+    assert_eq!(counters.used_and_held(Limit::DailyTokens), (10, 0));
     let earlier = (Minute(NOON.minute().0 - 1), CALL);
-    let counters = Counters::restore(ResetDay::FIRST, NOON, earlier, []);
-    assert_eq!(counters.standing(Limit::RequestsPerMinute), (0, 0), "that minute is over");
+    let counters = WindowCounters::restore(ResetDay::FIRST, NOON, earlier, []);
+    assert_eq!(counters.used_and_held(Limit::RequestsPerMinute), (0, 0), "that minute is over");
 }
 
 #[test]
 fn exactly_the_limit_fits_and_a_refusal_moves_nothing() {
     let mut counters = counters();
-    let windows = counters.roll(NOON);
+    let windows = counters.advance_to(NOON);
     let limits = limits(Limit::DailyTokens, 35);
     for _ in 0..3 {
         counters.check(&limits, &CALL).expect("fits");
@@ -121,12 +125,12 @@ fn exactly_the_limit_fits_and_a_refusal_moves_nothing() {
     let refused = counters.check(&limits, &CALL).expect_err("31 of 35 would be 40");
     assert_eq!((refused.used, refused.held, refused.requested), (0, 30, 10));
     assert!(refused.transient());
-    counters.check_at_rest(&limits, &CALL).expect("fits when what is held comes back");
-    let rest = counters.check_at_rest(&limits, &Amounts { tokens: 36, ..CALL });
+    counters.check_ignoring_holds(&limits, &CALL).expect("fits when what is held comes back");
+    let rest = counters.check_ignoring_holds(&limits, &Amounts { tokens: 36, ..CALL });
     assert!(!rest.expect_err("36 of 35").transient());
     counters.settle(windows, &CALL, &Amounts { tokens: 5, ..CALL });
     counters.check(&limits, &CALL).expect("what came back fits again");
-    assert_eq!(counters.standing(Limit::DailyRequests), (1, 2));
+    assert_eq!(counters.used_and_held(Limit::DailyRequests), (1, 2));
 }
 
 #[test]
@@ -141,26 +145,26 @@ fn the_first_failing_limit_in_the_order_of_checks_names_itself() {
 #[test]
 fn a_call_is_settled_in_the_windows_of_its_admission() {
     let mut counters = counters();
-    let windows = counters.roll(NOON);
+    let windows = counters.advance_to(NOON);
     counters.hold(windows, &CALL);
     let tomorrow = UnixMs(NOON.0 + 86_400_000);
-    counters.roll(tomorrow);
-    assert_eq!(counters.standing(Limit::DailyRequests), (0, 0));
-    assert_eq!(counters.standing(Limit::MonthlyRequests), (0, 1));
+    counters.advance_to(tomorrow);
+    assert_eq!(counters.used_and_held(Limit::DailyRequests), (0, 0));
+    assert_eq!(counters.used_and_held(Limit::MonthlyRequests), (0, 1));
     counters.settle(windows, &CALL, &CALL);
-    assert_eq!(counters.standing(Limit::DailyRequests), (0, 0));
-    assert_eq!(counters.standing(Limit::MonthlyTokens), (10, 0));
-    assert_eq!(counters.standing(Limit::ConcurrentCalls), (0, 0));
+    assert_eq!(counters.used_and_held(Limit::DailyRequests), (0, 0));
+    assert_eq!(counters.used_and_held(Limit::MonthlyTokens), (10, 0));
+    assert_eq!(counters.used_and_held(Limit::ConcurrentCalls), (0, 0));
 }
 
 #[test]
 fn a_clock_that_steps_back_opens_no_old_window() {
     let mut counters = counters();
-    let windows = counters.roll(NOON);
+    let windows = counters.advance_to(NOON);
     counters.hold(windows, &CALL);
-    let back = counters.roll(UnixMs(NOON.0 - 3_600_000));
+    let back = counters.advance_to(UnixMs(NOON.0 - 3_600_000));
     assert_eq!(back, windows);
-    assert_eq!(counters.standing(Limit::RequestsPerMinute), (0, 1));
+    assert_eq!(counters.used_and_held(Limit::RequestsPerMinute), (0, 1));
 }
 
 #[test]
@@ -169,8 +173,8 @@ fn toggling_the_reset_day_never_loses_usage() {
     let used = |tokens| Amounts { requests: 1, tokens, spend: Nano(1) };
     let days = [(Day(day.0 - 20), used(1)), (Day(day.0 - 3), used(2)), (day, used(4))];
     let start = (NOON.minute(), used(9));
-    let mut counters = Counters::restore(ResetDay::FIRST, NOON, start, days);
-    let tokens = |counters: &Counters| counters.standing(Limit::MonthlyTokens).0;
+    let mut counters = WindowCounters::restore(ResetDay::FIRST, NOON, start, days);
+    let tokens = |counters: &WindowCounters| counters.used_and_held(Limit::MonthlyTokens).0;
     assert_eq!(tokens(&counters), 6, "since the 1st: the 12th and the 15th");
     counters.set_reset_day(ResetDay::new(15).expect("1..=28"));
     assert_eq!(tokens(&counters), 4);
@@ -178,5 +182,5 @@ fn toggling_the_reset_day_never_loses_usage() {
     assert_eq!(tokens(&counters), 7);
     counters.set_reset_day(ResetDay::FIRST);
     assert_eq!(tokens(&counters), 6);
-    assert_eq!(counters.standing(Limit::RequestsPerMinute), (1, 0));
+    assert_eq!(counters.used_and_held(Limit::RequestsPerMinute), (1, 0));
 }

@@ -152,7 +152,7 @@ impl ResetDay {
 
 impl Month {
     /// Whether `day` lies in it.
-    pub fn holds(self, day: Day) -> bool {
+    pub fn contains(self, day: Day) -> bool {
         self.first <= day && day < self.end
     }
 }
@@ -192,7 +192,7 @@ mod tests {
                     assert_eq!(next.first, month.end);
                     month = next;
                 }
-                assert!(month.holds(day) && reset.month_of(day) == month, "{day}");
+                assert!(month.contains(day) && reset.month_of(day) == month, "{day}");
             }
         }
         assert!(ResetDay::new(0).is_none() && ResetDay::new(29).is_none());
@@ -224,7 +224,7 @@ mod tests {
         assert_eq!((fifth.get(), ResetDay::FIRST.get()), (5, 1));
         let month = fifth.month_of(Day::parse("2024-01-15").expect("a date"));
         assert_eq!(month.first.to_string() + " " + &month.end.to_string(), "2024-01-05 2024-02-05");
-        assert!(month.holds(month.first) && !month.holds(Day(month.first.0 - 1)));
-        assert!(month.holds(Day(month.end.0 - 1)) && !month.holds(month.end));
+        assert!(month.contains(month.first) && !month.contains(Day(month.first.0 - 1)));
+        assert!(month.contains(Day(month.end.0 - 1)) && !month.contains(month.end));
     }
 }

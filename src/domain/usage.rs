@@ -120,7 +120,7 @@ impl Unit {
     }
 
     /// The units that are parts of no other.
-    pub fn wholes() -> impl Iterator<Item = Self> {
+    pub fn top_level() -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().filter(|unit| unit.total().is_none())
     }
 
@@ -155,7 +155,7 @@ impl Unit {
     }
 
     /// Whether a price is named for one of it, not for a million.
-    pub const fn priced_singly(self) -> bool {
+    pub const fn billed_per_item(self) -> bool {
         matches!(
             self,
             Self::WebSearches
@@ -169,9 +169,9 @@ impl Unit {
 
 /// A set of units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Units(u32);
+pub struct UnitSet(u32);
 
-impl Units {
+impl UnitSet {
     /// Every unit.
     pub const ALL: Self = Self(u32::MAX);
 
@@ -182,7 +182,7 @@ impl Units {
     }
 
     /// Whether `unit` is one of them.
-    pub const fn hold(self, unit: Unit) -> bool {
+    pub const fn contains(self, unit: Unit) -> bool {
         self.0 >> unit as usize & 1 == 1
     }
 }
@@ -196,7 +196,7 @@ impl Usage {
     pub const COUNT_MAX: u64 = 1 << 40;
 
     /// Input and output tokens only.
-    pub fn tokens_of(input: u64, output: u64) -> Self {
+    pub fn from_tokens(input: u64, output: u64) -> Self {
         Self::default().with(Unit::InputTokens, input).with(Unit::OutputTokens, output)
     }
 
@@ -214,22 +214,22 @@ impl Usage {
 
     /// The same with no more of `unit` than that.
     #[must_use]
-    pub fn at_most(self, unit: Unit, most: u64) -> Self {
-        self.with(unit, self.get(unit).min(most))
+    pub fn capped(self, unit: Unit, max: u64) -> Self {
+        self.with(unit, self.get(unit).min(max))
     }
 
     /// The same with no more cached of all kinds than was cached.
     #[must_use]
-    pub fn with_kinds_of_cached(self) -> Self {
+    pub fn cap_cached_modalities(self) -> Self {
         let cached = self.get(Unit::CachedInputTokens);
-        let heard = self.at_most(Unit::CachedInputAudioTokens, cached);
+        let heard = self.capped(Unit::CachedInputAudioTokens, cached);
         let rest = cached - heard.get(Unit::CachedInputAudioTokens);
-        heard.at_most(Unit::CachedInputImageTokens, rest)
+        heard.capped(Unit::CachedInputImageTokens, rest)
     }
 
     /// What is left without `other`, unit by unit; no less than nothing.
     #[must_use]
-    pub fn without(mut self, other: &Self) -> Self {
+    pub fn minus(mut self, other: &Self) -> Self {
         for (unit, count) in other.counts() {
             self.0[unit as usize] = self.get(unit).saturating_sub(count);
         }
@@ -238,7 +238,7 @@ impl Usage {
 
     /// Both together, unit by unit.
     #[must_use]
-    pub fn and(self, other: &Self) -> Self {
+    pub fn plus(self, other: &Self) -> Self {
         other.counts().fold(self, |both, (unit, count)| both.with(unit, both.get(unit) + count))
     }
 
@@ -281,10 +281,10 @@ mod tests {
 
     #[test]
     fn a_set_holds_what_was_put_in_however_often() {
-        let set = Units::default().with(Unit::Images).with(Unit::Images);
+        let set = UnitSet::default().with(Unit::Images).with(Unit::Images);
         for unit in Unit::ALL {
-            assert_eq!(set.hold(unit), unit == Unit::Images);
-            assert!(Units::ALL.hold(unit));
+            assert_eq!(set.contains(unit), unit == Unit::Images);
+            assert!(UnitSet::ALL.contains(unit));
         }
     }
 
@@ -304,28 +304,31 @@ mod tests {
                 .with(Unit::CachedInputTokens, cached)
                 .with(Unit::CachedInputAudioTokens, audio)
                 .with(Unit::CachedInputImageTokens, image)
-                .with_kinds_of_cached();
+                .cap_cached_modalities();
             [Unit::CachedInputAudioTokens, Unit::CachedInputImageTokens].map(|unit| usage.get(unit))
         };
         assert_eq!(kinds(10, 4, 6), [4, 6]);
         assert_eq!(kinds(10, 4, 7), [4, 6]);
         assert_eq!(kinds(10, 11, 7), [10, 0]);
-        assert_eq!(Usage::tokens_of(5, 5).at_most(Unit::OutputTokens, 3), Usage::tokens_of(5, 3));
+        assert_eq!(
+            Usage::from_tokens(5, 5).capped(Unit::OutputTokens, 3),
+            Usage::from_tokens(5, 3)
+        );
     }
 
     #[test]
     fn usages_are_added_and_taken_away_unit_by_unit() {
-        let one = Usage::tokens_of(7, 5).with(Unit::Images, 2);
-        let other = Usage::tokens_of(3, 6).with(Unit::WebSearches, 1);
-        let both = Usage::tokens_of(10, 11).with(Unit::Images, 2).with(Unit::WebSearches, 1);
-        assert_eq!((one.and(&other), other.and(&one)), (both, both));
-        assert_eq!((both.without(&other), both.without(&one)), (one, other));
-        assert_eq!(one.without(&both), Usage::default(), "no less than nothing");
+        let one = Usage::from_tokens(7, 5).with(Unit::Images, 2);
+        let other = Usage::from_tokens(3, 6).with(Unit::WebSearches, 1);
+        let both = Usage::from_tokens(10, 11).with(Unit::Images, 2).with(Unit::WebSearches, 1);
+        assert_eq!((one.plus(&other), other.plus(&one)), (both, both));
+        assert_eq!((both.minus(&other), both.minus(&one)), (one, other));
+        assert_eq!(one.minus(&both), Usage::default(), "no less than nothing");
     }
 
     #[test]
     fn token_limits_count_the_totals_and_no_part_twice() {
-        let usage = Usage::tokens_of(7, 5).with(Unit::CachedInputTokens, 3);
+        let usage = Usage::from_tokens(7, 5).with(Unit::CachedInputTokens, 3);
         assert_eq!(usage.tokens(), 12);
         let used: Vec<_> = usage.with(Unit::OutputTokens, 0).counts().collect();
         assert_eq!(used, [(Unit::InputTokens, 7), (Unit::CachedInputTokens, 3)]);
@@ -333,6 +336,6 @@ mod tests {
 
     #[test]
     fn an_absurd_count_is_cut() {
-        assert_eq!(Usage::tokens_of(u64::MAX, 0).get(Unit::InputTokens), Usage::COUNT_MAX);
+        assert_eq!(Usage::from_tokens(u64::MAX, 0).get(Unit::InputTokens), Usage::COUNT_MAX);
     }
 }

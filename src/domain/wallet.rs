@@ -4,7 +4,7 @@ use crate::domain::money::Nano;
 
 /// Why a wallet does not cover an amount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Short {
+pub enum WalletShortfall {
     /// It is switched off.
     Inactive,
     /// It would, but for what open calls hold.
@@ -39,7 +39,7 @@ impl Wallet {
     }
 
     /// Adds a recharge or refund.
-    pub fn fund(&mut self, amount: Nano) {
+    pub fn credit(&mut self, amount: Nano) {
         assert!(Nano::ZERO <= amount, "only settling takes money out");
         self.balance += amount;
     }
@@ -60,14 +60,18 @@ impl Wallet {
     }
 
     /// Whether `amount` is covered. A call that costs nothing needs an active wallet only.
-    pub fn check(&self, amount: Nano) -> Result<(), Short> {
+    pub fn check(&self, amount: Nano) -> Result<(), WalletShortfall> {
         if !self.active {
-            return Err(Short::Inactive);
+            return Err(WalletShortfall::Inactive);
         }
         if amount == Nano::ZERO || amount <= self.available() {
             return Ok(());
         }
-        Err(if amount <= self.balance { Short::OnHold } else { Short::Insufficient })
+        Err(if amount <= self.balance {
+            WalletShortfall::OnHold
+        } else {
+            WalletShortfall::Insufficient
+        })
     }
 
     /// Takes what `check` allowed.
@@ -92,17 +96,17 @@ mod tests {
         let mut wallet = Wallet::restore(Nano(100), true);
         wallet.check(Nano(60)).expect("covered");
         wallet.hold(Nano(60));
-        assert_eq!(wallet.check(Nano(41)), Err(Short::OnHold));
-        assert_eq!(wallet.check(Nano(101)), Err(Short::Insufficient));
+        assert_eq!(wallet.check(Nano(41)), Err(WalletShortfall::OnHold));
+        assert_eq!(wallet.check(Nano(101)), Err(WalletShortfall::Insufficient));
         wallet.check(Nano(40)).expect("the rest");
         wallet.settle(Nano(60), Nano(50));
         assert_eq!((wallet.balance(), wallet.held()), (Nano(50), Nano(0)));
-        wallet.fund(Nano(1));
+        wallet.credit(Nano(1));
         wallet.check(Nano(51)).expect("a recharge counts at once");
         assert!(wallet.is_active());
         wallet.set_active(false);
         assert!(!wallet.is_active());
-        assert_eq!(wallet.check(Nano(0)), Err(Short::Inactive));
+        assert_eq!(wallet.check(Nano(0)), Err(WalletShortfall::Inactive));
     }
 
     #[test]
@@ -111,7 +115,7 @@ mod tests {
         wallet.hold(Nano(10));
         wallet.settle(Nano(10), Nano(12));
         assert_eq!(wallet.balance(), Nano(-2));
-        assert_eq!(wallet.check(Nano(1)), Err(Short::Insufficient));
+        assert_eq!(wallet.check(Nano(1)), Err(WalletShortfall::Insufficient));
         wallet.check(Nano(0)).expect("what costs nothing is not refused by an empty wallet");
     }
 }

@@ -3,9 +3,9 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::domain::counter::Windows;
+use crate::domain::idempotency::IdempotencyKey;
 use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
 use crate::domain::money::Nano;
-use crate::domain::once::Once;
 use crate::domain::settlement::{Bound, Charge};
 use crate::domain::time::{Day, Minute, UnixMs};
 
@@ -17,16 +17,16 @@ pub enum Entry<T> {
     /// What an open call has cost so far, were it to end now.
     Progress(Progress),
     /// A call ended and is charged; it does not end for the client before this is written.
-    Settle(Ended<T>),
+    Settled(CallResult<T>),
     /// A call ended and costs nothing.
-    Void(Ended<T>),
+    Voided(CallResult<T>),
     /// Calls that were refused.
     Refused(Refused<T>),
 }
 
 /// Who called for what.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked<T> {
+pub struct CallHeader<T> {
     /// The call.
     pub id: RequestLogId,
     /// When it came.
@@ -53,7 +53,7 @@ pub struct Asked<T> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hold<T> {
     /// Who and what.
-    pub asked: Asked<T>,
+    pub header: CallHeader<T>,
     /// The windows in which it is counted.
     pub windows: Windows,
     /// The most it may use.
@@ -63,14 +63,14 @@ pub struct Hold<T> {
     /// The prices it will be settled by where its first choice serves it.
     pub price_version: T,
     /// What it is known by, if it is to be done once.
-    pub once: Option<Once>,
+    pub idempotency_key: Option<IdempotencyKey>,
 }
 
 impl<T> Hold<T> {
     /// Whose usage the call is.
-    pub const fn whose(&self) -> Whose {
-        let Asked { organization, project, key, .. } = self.asked;
-        Whose { organization, project, key, windows: self.windows }
+    pub const fn owner(&self) -> CallOwner {
+        let CallHeader { organization, project, key, .. } = self.header;
+        CallOwner { organization, project, key, windows: self.windows }
     }
 }
 
@@ -114,7 +114,7 @@ impl Outcome {
 /// Whose usage a call is, and when: what an end must say itself, so that it can be posted though
 /// its hold is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Whose {
+pub struct CallOwner {
     /// Who pays.
     pub organization: OrganizationId,
     /// What is metered.
@@ -125,7 +125,7 @@ pub struct Whose {
     pub windows: Windows,
 }
 
-impl Whose {
+impl CallOwner {
     /// Nobody's.
     pub const UNKNOWN: Self = Self {
         organization: OrganizationId(0),
@@ -137,11 +137,11 @@ impl Whose {
 
 /// A call that ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ended<T> {
+pub struct CallResult<T> {
     /// The call.
     pub id: RequestLogId,
     /// Whose it is.
-    pub whose: Whose,
+    pub owner: CallOwner,
     /// What it is charged.
     pub charge: Charge,
     /// The prices it is charged by; empty where those of its hold are.
@@ -171,16 +171,16 @@ pub struct Ended<T> {
     /// From arrival to the end, in microseconds; at most 71 minutes.
     pub duration_us: u32,
     /// The id of what the upstream keeps for the project, if the answer gave one.
-    pub kept_id: Option<T>,
+    pub state_id: Option<T>,
 }
 
-impl Ended<String> {
+impl CallResult<String> {
     /// An end of which no more is known: it costs nothing and counts for nothing.
-    pub fn bare(id: RequestLogId, whose: Whose, outcome: Outcome) -> Self {
+    pub fn minimal(id: RequestLogId, owner: CallOwner, outcome: Outcome) -> Self {
         Self {
             id,
-            whose,
-            charge: Charge::nothing(),
+            owner,
+            charge: Charge::not_charged(),
             price_version: String::new(),
             service_tier: String::new(),
             counted: false,
@@ -194,14 +194,14 @@ impl Ended<String> {
             admitted_us: 0,
             first_byte_us: None,
             duration_us: 0,
-            kept_id: None,
+            state_id: None,
         }
     }
 
     /// The hold of a call of which nothing is known but its end: it held nothing.
-    pub fn unheld(&self) -> Hold<String> {
-        let Whose { organization, project, key, windows } = self.whose;
-        let asked = Asked {
+    pub fn synthesize_hold(&self) -> Hold<String> {
+        let CallOwner { organization, project, key, windows } = self.owner;
+        let header = CallHeader {
             id: self.id,
             // A UUIDv7 begins with its time.
             at: UnixMs(i64::try_from(self.id.0 >> 80).unwrap_or_default()),
@@ -215,7 +215,7 @@ impl Ended<String> {
             address: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         };
         let (bound, amount) = (Bound::default(), Nano::ZERO);
-        Hold { asked, windows, bound, amount, price_version: String::new(), once: None }
+        Hold { header, windows, bound, amount, price_version: String::new(), idempotency_key: None }
     }
 }
 
@@ -223,7 +223,7 @@ impl Ended<String> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused<T> {
     /// Who and what; of several calls, the first.
-    pub asked: Asked<T>,
+    pub header: CallHeader<T>,
     /// The status answered.
     pub status: u16,
     /// The code answered.

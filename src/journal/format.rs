@@ -3,16 +3,18 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::domain::counter::Windows;
+use crate::domain::idempotency::IdempotencyKey;
 use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
 use crate::domain::money::Nano;
-use crate::domain::once::Once;
 use crate::domain::settlement::{Bound, Charge, SettledBy};
 use crate::domain::time::{Day, Minute, UnixMs};
 use crate::domain::usage::{Unit, Usage};
-use crate::journal::entry::{Asked, Ended, Entry, Hold, Outcome, Progress, Refused, Whose};
+use crate::journal::entry::{
+    CallHeader, CallOwner, CallResult, Entry, Hold, Outcome, Progress, Refused,
+};
 
 /// Length and checksum before each entry.
-pub const HEADER_BYTES: usize = 8;
+pub const PREFIX_BYTES: usize = 8;
 
 /// The longest entry. Texts are cut to fit, so none is ever longer.
 pub const ENTRY_BYTES_MAX: usize = 4096;
@@ -23,20 +25,20 @@ const TEXT_BYTES_MAX: usize = 512;
 /// Appends an entry to `buffer`.
 pub fn write<T: AsRef<str>>(entry: &Entry<T>, buffer: &mut Vec<u8>) {
     let start = buffer.len();
-    buffer.extend_from_slice(&[0; HEADER_BYTES]);
+    buffer.extend_from_slice(&[0; PREFIX_BYTES]);
     match entry {
         Entry::Hold(hold) => {
             buffer.push(1);
-            put_asked(buffer, &hold.asked);
+            put_header(buffer, &hold.header);
             put_windows(buffer, hold.windows);
             put(buffer, &hold.bound.input_tokens.to_le_bytes());
             put(buffer, &hold.bound.output_tokens.to_le_bytes());
             put(buffer, &hold.amount.0.to_le_bytes());
             put_text(buffer, hold.price_version.as_ref());
             // Absent, it takes no byte: so wrote those who did not know it yet.
-            if let Some(Once { key, body }) = &hold.once {
-                put(buffer, key);
-                put(buffer, body);
+            if let Some(IdempotencyKey { key_digest, body_digest }) = &hold.idempotency_key {
+                put(buffer, key_digest);
+                put(buffer, body_digest);
             }
         }
         Entry::Progress(progress) => {
@@ -44,23 +46,23 @@ pub fn write<T: AsRef<str>>(entry: &Entry<T>, buffer: &mut Vec<u8>) {
             put(buffer, &progress.id.0.to_le_bytes());
             put_charge(buffer, &progress.charge);
         }
-        Entry::Settle(ended) => {
+        Entry::Settled(result) => {
             buffer.push(8);
-            put_ended(buffer, ended);
+            put_result(buffer, result);
         }
-        Entry::Void(ended) => {
+        Entry::Voided(result) => {
             buffer.push(9);
-            put_ended(buffer, ended);
+            put_result(buffer, result);
         }
         Entry::Refused(refused) => {
             buffer.push(5);
-            put_asked(buffer, &refused.asked);
+            put_header(buffer, &refused.header);
             put(buffer, &refused.status.to_le_bytes());
             put_text(buffer, refused.code.as_ref());
             put(buffer, &refused.count.to_le_bytes());
         }
     }
-    let body = start + HEADER_BYTES;
+    let body = start + PREFIX_BYTES;
     let length = u32::try_from(buffer.len() - body).unwrap_or(u32::MAX);
     assert!(length as usize <= ENTRY_BYTES_MAX, "texts are cut, so an entry is short");
     let checksum = crc32fast::hash(&buffer[body..]);
@@ -81,19 +83,19 @@ fn put_text(buffer: &mut Vec<u8>, text: &str) {
     put(buffer, &text.as_bytes()[..end]);
 }
 
-fn put_asked<T: AsRef<str>>(buffer: &mut Vec<u8>, asked: &Asked<T>) {
-    put(buffer, &asked.id.0.to_le_bytes());
-    put(buffer, &asked.at.0.to_le_bytes());
-    put_ids(buffer, (asked.organization, asked.project, asked.key));
-    let address = match asked.address {
+fn put_header<T: AsRef<str>>(buffer: &mut Vec<u8>, header: &CallHeader<T>) {
+    put(buffer, &header.id.0.to_le_bytes());
+    put(buffer, &header.at.0.to_le_bytes());
+    put_ids(buffer, (header.organization, header.project, header.key));
+    let address = match header.address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
         IpAddr::V6(v6) => v6,
     };
     put(buffer, &address.octets());
-    buffer.push(u8::from(asked.stream));
-    put_text(buffer, asked.endpoint.as_ref());
-    put_text(buffer, asked.dialect.as_ref());
-    put_text(buffer, asked.model.as_ref());
+    buffer.push(u8::from(header.stream));
+    put_text(buffer, header.endpoint.as_ref());
+    put_text(buffer, header.dialect.as_ref());
+    put_text(buffer, header.model.as_ref());
 }
 
 fn put_ids(buffer: &mut Vec<u8>, ids: (OrganizationId, ProjectId, ApiKeyId)) {
@@ -112,38 +114,38 @@ fn put_charge(buffer: &mut Vec<u8>, charge: &Charge) {
     buffer.push(match charge.settled_by {
         SettledBy::Usage => 0,
         SettledBy::Estimate => 1,
-        SettledBy::Nothing => 2,
+        SettledBy::NotCharged => 2,
     });
     buffer.push(u8::from(charge.overage));
-    let at = buffer.len();
+    let count_index = buffer.len();
     buffer.push(0);
     for (unit, count) in charge.usage.counts() {
-        buffer[at] += 1;
+        buffer[count_index] += 1;
         buffer.push(u8::try_from(unit as usize).unwrap_or_default());
         put(buffer, &count.to_le_bytes());
     }
 }
 
-fn put_ended<T: AsRef<str>>(buffer: &mut Vec<u8>, ended: &Ended<T>) {
-    put(buffer, &ended.id.0.to_le_bytes());
-    let Whose { organization, project, key, windows } = ended.whose;
+fn put_result<T: AsRef<str>>(buffer: &mut Vec<u8>, result: &CallResult<T>) {
+    put(buffer, &result.id.0.to_le_bytes());
+    let CallOwner { organization, project, key, windows } = result.owner;
     put_ids(buffer, (organization, project, key));
     put_windows(buffer, windows);
-    put_charge(buffer, &ended.charge);
-    buffer.push(u8::from(ended.counted) | u8::from(ended.output_clamped) << 1);
-    buffer.push(ended.outcome as u8);
-    put(buffer, &ended.status.to_le_bytes());
-    put(buffer, &ended.attempts.to_le_bytes());
-    put(buffer, &ended.admitted_us.to_le_bytes());
-    put(buffer, &ended.first_byte_us.unwrap_or(u32::MAX).to_le_bytes());
-    put(buffer, &ended.duration_us.to_le_bytes());
-    put_text(buffer, ended.price_version.as_ref());
-    put_text(buffer, ended.service_tier.as_ref());
-    put_text(buffer, ended.refusal.as_ref());
-    put_text(buffer, ended.upstream.as_ref());
-    put_text(buffer, ended.upstream_model.as_ref());
+    put_charge(buffer, &result.charge);
+    buffer.push(u8::from(result.counted) | u8::from(result.output_clamped) << 1);
+    buffer.push(result.outcome as u8);
+    put(buffer, &result.status.to_le_bytes());
+    put(buffer, &result.attempts.to_le_bytes());
+    put(buffer, &result.admitted_us.to_le_bytes());
+    put(buffer, &result.first_byte_us.unwrap_or(u32::MAX).to_le_bytes());
+    put(buffer, &result.duration_us.to_le_bytes());
+    put_text(buffer, result.price_version.as_ref());
+    put_text(buffer, result.service_tier.as_ref());
+    put_text(buffer, result.refusal.as_ref());
+    put_text(buffer, result.upstream.as_ref());
+    put_text(buffer, result.upstream_model.as_ref());
     // Absent, it takes no byte.
-    if let Some(id) = &ended.kept_id {
+    if let Some(id) = &result.state_id {
         put_text(buffer, id.as_ref());
     }
 }
@@ -151,69 +153,72 @@ fn put_ended<T: AsRef<str>>(buffer: &mut Vec<u8>, ended: &Ended<T>) {
 /// The entry at the start of `bytes`, and how many bytes it takes; `None` where nothing was
 /// written, or not completely: the end of what counts.
 pub fn read(bytes: &[u8]) -> Option<(Entry<String>, usize)> {
-    let (header, rest) = bytes.split_at_checked(HEADER_BYTES)?;
+    let (prefix, remaining) = bytes.split_at_checked(PREFIX_BYTES)?;
     let word =
-        |at: usize| header[at..at + 4].iter().rev().fold(0_u32, |n, b| n << 8 | u32::from(*b));
+        |at: usize| prefix[at..at + 4].iter().rev().fold(0_u32, |n, b| n << 8 | u32::from(*b));
     let length = word(0) as usize;
     if length == 0 || ENTRY_BYTES_MAX < length {
         return None;
     }
-    let body = rest.get(..length)?;
+    let body = remaining.get(..length)?;
     if crc32fast::hash(body) != word(4) {
         return None;
     }
-    Some(((Fields { rest: body }).entry()?, HEADER_BYTES + length))
+    Some(((Fields { remaining: body }).entry()?, PREFIX_BYTES + length))
 }
 
 /// Where the next entry begins in `bytes`, wherever that is: after a stretch that was damaged, or
 /// never reached the disk.
-pub fn find(bytes: &[u8]) -> Option<usize> {
+pub fn find_entry(bytes: &[u8]) -> Option<usize> {
     (0..bytes.len()).find(|at| read(&bytes[*at..]).is_some())
 }
 
-/// Fields still to be read.
+/// FieldReader still to be read.
 struct Fields<'a> {
-    rest: &'a [u8],
+    remaining: &'a [u8],
 }
 
 impl Fields<'_> {
     fn entry(mut self) -> Option<Entry<String>> {
         let entry = match self.byte()? {
             1 => Entry::Hold(Hold {
-                asked: self.asked()?,
+                header: self.header()?,
                 windows: self.windows()?,
                 bound: Bound { input_tokens: self.u64()?, output_tokens: self.u64()? },
                 amount: Nano(self.i64()?),
                 price_version: self.text()?,
-                once: match self.rest {
+                idempotency_key: match self.remaining {
                     [] => None,
-                    _ => Some(Once { key: self.array()?, body: self.array()? }),
+                    _ => Some(IdempotencyKey {
+                        key_digest: self.array()?,
+                        body_digest: self.array()?,
+                    }),
                 },
             }),
             2 => {
                 Entry::Progress(Progress { id: RequestLogId(self.u128()?), charge: self.charge()? })
             }
             5 => Entry::Refused(Refused {
-                asked: self.asked()?,
+                header: self.header()?,
                 status: u16::from_le_bytes(self.array()?),
                 code: self.text()?,
                 count: u32::from_le_bytes(self.array()?),
             }),
             // So ends were written that did not say whose they are, nor by which prices they are
             // charged: their hold does.
-            3 => Entry::Settle(self.ended(false, false)?),
-            4 => Entry::Void(self.ended(false, false)?),
-            6 => Entry::Settle(self.ended(true, false)?),
-            7 => Entry::Void(self.ended(true, false)?),
-            8 => Entry::Settle(self.ended(true, true)?),
-            9 => Entry::Void(self.ended(true, true)?),
+            3 => Entry::Settled(self.result(false, false)?),
+            4 => Entry::Voided(self.result(false, false)?),
+            6 => Entry::Settled(self.result(true, false)?),
+            7 => Entry::Voided(self.result(true, false)?),
+            8 => Entry::Settled(self.result(true, true)?),
+            9 => Entry::Voided(self.result(true, true)?),
             _ => return None,
         };
-        self.rest.is_empty().then_some(entry)
+        self.remaining.is_empty().then_some(entry)
     }
 
-    fn asked(&mut self) -> Option<Asked<String>> {
-        Some(Asked {
+    fn header(&mut self) -> Option<CallHeader<String>> {
+        Some(CallHeader {
             id: RequestLogId(self.u128()?),
             at: UnixMs(self.i64()?),
             organization: OrganizationId(self.u128()?),
@@ -231,8 +236,8 @@ impl Fields<'_> {
         Some(Windows { minute: Minute(self.i64()?), day: Day(self.i64()?) })
     }
 
-    fn whose(&mut self) -> Option<Whose> {
-        Some(Whose {
+    fn owner(&mut self) -> Option<CallOwner> {
+        Some(CallOwner {
             organization: OrganizationId(self.u128()?),
             project: ProjectId(self.u128()?),
             key: ApiKeyId(self.u128()?),
@@ -245,7 +250,7 @@ impl Fields<'_> {
         let settled_by = match self.byte()? {
             0 => SettledBy::Usage,
             1 => SettledBy::Estimate,
-            2 => SettledBy::Nothing,
+            2 => SettledBy::NotCharged,
             _ => return None,
         };
         let overage = self.byte()? == 1;
@@ -257,9 +262,9 @@ impl Fields<'_> {
         Some(Charge { usage, cost, settled_by, overage })
     }
 
-    fn ended(&mut self, says_whose: bool, says_prices: bool) -> Option<Ended<String>> {
+    fn result(&mut self, has_owner: bool, has_prices: bool) -> Option<CallResult<String>> {
         let id = RequestLogId(self.u128()?);
-        let whose = if says_whose { self.whose()? } else { Whose::UNKNOWN };
+        let owner = if has_owner { self.owner()? } else { CallOwner::UNKNOWN };
         let charge = self.charge()?;
         let flags = self.byte()?;
         let (counted, output_clamped) = (flags & 1 == 1, flags & 2 == 2);
@@ -270,12 +275,12 @@ impl Fields<'_> {
         let first_byte_us = Some(u32::from_le_bytes(self.array()?)).filter(|us| *us != u32::MAX);
         let duration_us = u32::from_le_bytes(self.array()?);
         let (price_version, service_tier) =
-            if says_prices { (self.text()?, self.text()?) } else { Default::default() };
+            if has_prices { (self.text()?, self.text()?) } else { Default::default() };
         let (refusal, upstream, upstream_model) = (self.text()?, self.text()?, self.text()?);
-        let kept_id = if self.rest.is_empty() { None } else { Some(self.text()?) };
-        Some(Ended {
+        let state_id = if self.remaining.is_empty() { None } else { Some(self.text()?) };
+        Some(CallResult {
             id,
-            whose,
+            owner,
             charge,
             price_version,
             service_tier,
@@ -290,19 +295,19 @@ impl Fields<'_> {
             admitted_us,
             first_byte_us,
             duration_us,
-            kept_id,
+            state_id,
         })
     }
 
     fn byte(&mut self) -> Option<u8> {
-        let (first, rest) = self.rest.split_first()?;
-        self.rest = rest;
+        let (first, remaining) = self.remaining.split_first()?;
+        self.remaining = remaining;
         Some(*first)
     }
 
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (array, rest) = self.rest.split_first_chunk()?;
-        self.rest = rest;
+        let (array, remaining) = self.remaining.split_first_chunk()?;
+        self.remaining = remaining;
         Some(*array)
     }
 
@@ -320,8 +325,8 @@ impl Fields<'_> {
 
     fn text(&mut self) -> Option<String> {
         let length = usize::from(u16::from_le_bytes(self.array()?));
-        let (text, rest) = self.rest.split_at_checked(length)?;
-        self.rest = rest;
+        let (text, remaining) = self.remaining.split_at_checked(length)?;
+        self.remaining = remaining;
         String::from_utf8(text.to_vec()).ok()
     }
 }

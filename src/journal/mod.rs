@@ -4,7 +4,7 @@
 pub mod entry;
 pub mod format;
 pub mod segment;
-pub mod keeper;
+pub mod chains;
 pub mod writer;
 pub mod reader;
 

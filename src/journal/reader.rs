@@ -19,7 +19,7 @@ pub struct Reader {
     offset: u64,
     file: Option<File>,
     /// Bytes of entries read since this reader began.
-    consumed: u64,
+    bytes_read: u64,
     chunk: Vec<u8>,
 }
 
@@ -27,7 +27,7 @@ pub struct Reader {
 const CHUNK_BYTES: usize = 256 * 1024;
 
 /// What lies where nothing was written.
-static BLANK: [u8; CHUNK_BYTES] = [0; CHUNK_BYTES];
+static ZEROS: [u8; CHUNK_BYTES] = [0; CHUNK_BYTES];
 
 impl Reader {
     /// A reader that begins at that place.
@@ -38,7 +38,7 @@ impl Reader {
             segment,
             offset,
             file: None,
-            consumed: 0,
+            bytes_read: 0,
             chunk: Vec::new(),
         }
     }
@@ -49,29 +49,29 @@ impl Reader {
     }
 
     /// The segment it reads, and how many bytes of it are read.
-    pub const fn place(&self) -> (u32, u64) {
+    pub const fn checkpoint(&self) -> (u32, u64) {
         (self.segment, self.offset)
     }
 
     /// Bytes of entries read since this reader began.
-    pub const fn consumed(&self) -> u64 {
-        self.consumed
+    pub const fn bytes_read(&self) -> u64 {
+        self.bytes_read
     }
 
     /// Reads entries up to `end` bytes of entries, about `most` of them.
     pub fn read(
         &mut self,
         end: u64,
-        most: usize,
-        mut take: impl FnMut(Entry<String>),
+        entries_max: usize,
+        mut on_entry: impl FnMut(Entry<String>),
     ) -> io::Result<()> {
-        let mut taken = 0;
-        while self.consumed < end && taken < most {
+        let mut count = 0;
+        while self.bytes_read < end && count < entries_max {
             let read = self.read_chunk(end, &mut |entry| {
-                taken += 1;
-                take(entry);
+                count += 1;
+                on_entry(entry);
             })?;
-            if read == 0 && !self.next_segment()? {
+            if read == 0 && !self.open_next_segment()? {
                 let what = format!("{:?}: entries are missing at its end", self.chain);
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
             }
@@ -81,11 +81,11 @@ impl Reader {
 
     /// Reads a chain that nobody writes any more to its end. What a loss of power left damaged is
     /// passed over, and told in the log.
-    pub fn read_to_end(&mut self, mut take: impl FnMut(Entry<String>)) -> io::Result<()> {
+    pub fn read_to_end(&mut self, mut on_entry: impl FnMut(Entry<String>)) -> io::Result<()> {
         loop {
-            if self.read_chunk(u64::MAX, &mut take)? == 0
-                && !self.pass_damage()?
-                && !self.next_segment()?
+            if self.read_chunk(u64::MAX, &mut on_entry)? == 0
+                && !self.skip_damaged()?
+                && !self.open_next_segment()?
             {
                 return Ok(());
             }
@@ -97,27 +97,27 @@ impl Reader {
     pub fn read_through(
         &mut self,
         last: u32,
-        mut take: impl FnMut(Entry<String>),
+        mut on_entry: impl FnMut(Entry<String>),
     ) -> io::Result<()> {
         loop {
-            let is_over = self.read_chunk(u64::MAX, &mut take)? == 0;
-            if is_over && (last <= self.segment || !self.next_segment()?) {
+            let is_over = self.read_chunk(u64::MAX, &mut on_entry)? == 0;
+            if is_over && (last <= self.segment || !self.open_next_segment()?) {
                 return Ok(());
             }
         }
     }
 
     /// Goes on to the next entry of this segment that is whole, if there is one.
-    fn pass_damage(&mut self) -> io::Result<bool> {
+    fn skip_damaged(&mut self) -> io::Result<bool> {
         let Some(file) = &self.file else { return Ok(false) };
-        let (start, overlap) = (self.offset, format::ENTRY_BYTES_MAX + format::HEADER_BYTES);
+        let (start, overlap) = (self.offset, format::ENTRY_BYTES_MAX + format::PREFIX_BYTES);
         let mut offset = start;
         loop {
             self.chunk.resize(CHUNK_BYTES, 0);
             let filled = read_at(file, &mut self.chunk, offset)?;
             let bytes = &self.chunk[..filled];
-            let is_blank = *bytes == BLANK[..filled];
-            if let Some(at) = if is_blank { None } else { format::find(bytes) } {
+            let is_blank = *bytes == ZEROS[..filled];
+            if let Some(at) = if is_blank { None } else { format::find_entry(bytes) } {
                 self.offset = offset + at as u64;
                 let (chain, segment) = (self.chain, self.segment);
                 tracing::error!(?chain, segment, start, end = self.offset, "damaged: left out");
@@ -132,11 +132,15 @@ impl Reader {
 
     /// Whether an entry stands at its place, in this very segment.
     pub fn has_entry(mut self) -> io::Result<bool> {
-        Ok(self.read_chunk(self.consumed + 1, &mut |_| {})? != 0)
+        Ok(self.read_chunk(self.bytes_read + 1, &mut |_| {})? != 0)
     }
 
     /// Takes the entries of one chunk; how many bytes they were.
-    fn read_chunk(&mut self, end: u64, take: &mut impl FnMut(Entry<String>)) -> io::Result<usize> {
+    fn read_chunk(
+        &mut self,
+        end: u64,
+        on_entry: &mut impl FnMut(Entry<String>),
+    ) -> io::Result<usize> {
         let file = match &self.file {
             Some(file) => file,
             None => match self.chain.segment(self.segment).open(&self.folder) {
@@ -145,24 +149,24 @@ impl Reader {
                 Err(fault) => return Err(fault),
             },
         };
-        let left = end - self.consumed;
+        let left = end - self.bytes_read;
         let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK_BYTES);
-        self.chunk.resize(wanted.max(format::ENTRY_BYTES_MAX + format::HEADER_BYTES), 0);
+        self.chunk.resize(wanted.max(format::ENTRY_BYTES_MAX + format::PREFIX_BYTES), 0);
         let filled = read_at(file, &mut self.chunk, self.offset)?;
         let mut at = 0;
         while (at as u64) < left
             && let Some((entry, length)) = format::read(&self.chunk[at..filled])
         {
             at += length;
-            take(entry);
+            on_entry(entry);
         }
         self.offset += at as u64;
-        self.consumed += at as u64;
+        self.bytes_read += at as u64;
         Ok(at)
     }
 
     /// Goes on to the next segment, if there is one.
-    fn next_segment(&mut self) -> io::Result<bool> {
+    fn open_next_segment(&mut self) -> io::Result<bool> {
         match self.chain.segment(self.segment + 1).open(&self.folder) {
             Ok(file) => {
                 self.segment += 1;
@@ -198,12 +202,12 @@ mod tests {
     use super::*;
     use crate::domain::ids::RequestLogId;
     use crate::domain::settlement::Charge;
+    use crate::journal::chains::{Durability, Journal, JournalSettings};
     use crate::journal::entry::Progress;
-    use crate::journal::keeper::{Durability, Journal, JournalSettings};
     use crate::journal::writer::Writer;
 
     fn progress(id: u128) -> Entry<String> {
-        Entry::Progress(Progress { id: RequestLogId(id), charge: Charge::nothing() })
+        Entry::Progress(Progress { id: RequestLogId(id), charge: Charge::not_charged() })
     }
 
     fn settings(folder: &Path) -> JournalSettings {
@@ -211,7 +215,7 @@ mod tests {
             folder: folder.to_owned(),
             durability: Durability::Process,
             segment_bytes: 1000,
-            keep: Duration::from_mins(1),
+            retention: Duration::from_mins(1),
             backlog_bytes_max: 1 << 30,
         }
     }
@@ -220,7 +224,7 @@ mod tests {
     fn what_is_written_over_many_segments_is_read_in_order() {
         let folder = tempfile::tempdir().expect("a folder");
         let journal = Arc::new(Journal::open(settings(folder.path()), 1, 1).expect("a journal"));
-        journal.start_keeper().expect("a thread");
+        journal.start_maintenance().expect("a thread");
         let chain = Arc::clone(&journal.chains()[0]);
         let writer = Writer::new(Arc::clone(&chain)).expect("a spare");
         let mut reader = Reader::new(folder.path(), chain.name, 0, 0);
@@ -228,17 +232,17 @@ mod tests {
         let mut position = writer.append(&progress(0));
         for id in 1..200 {
             writer.commit();
-            while !chain.has_spare() {
+            while !chain.has_next_segment() {
                 std::thread::yield_now();
             }
             position = writer.append(&progress(id));
         }
         writer.commit();
         assert_eq!(chain.published(), position.0);
-        while reader.consumed() < position.0 {
+        while reader.bytes_read() < position.0 {
             reader.read(chain.published(), 7, |entry| read.push(entry)).expect("entries");
         }
-        assert!(5 < reader.place().0, "many segments");
+        assert!(5 < reader.checkpoint().0, "many segments");
         let expected: Vec<_> = (0..200).map(progress).collect();
         assert_eq!(read, expected);
 
@@ -253,10 +257,10 @@ mod tests {
         let mut part = Reader::new(folder.path(), chain.name, 0, 0);
         let mut count = 0;
         part.read_through(2, |_| count += 1).expect("entries");
-        assert_eq!(part.place().0, 2, "no further, though there is more");
+        assert_eq!(part.checkpoint().0, 2, "no further, though there is more");
         assert!(0 < count && count < 200, "{count}");
         let has_entry = |number| Reader::new(folder.path(), chain.name, number, 0).has_entry();
-        let last = reader.place().0;
+        let last = reader.checkpoint().0;
         assert!(has_entry(0).expect("a look") && !has_entry(last + 1).expect("a look"));
 
         // A loss of power may leave a hole anywhere, and garble what it was writing.

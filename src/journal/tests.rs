@@ -1,17 +1,19 @@
 //! What is written is what is read, whatever was cut or damaged.
 
 use crate::domain::counter::Windows;
+use crate::domain::idempotency::IdempotencyKey;
 use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
 use crate::domain::money::Nano;
-use crate::domain::once::Once;
 use crate::domain::settlement::{Bound, Charge, SettledBy};
 use crate::domain::time::{Day, Minute, UnixMs};
 use crate::domain::usage::{Unit, Usage};
-use crate::journal::entry::{Asked, Ended, Entry, Hold, Outcome, Progress, Refused, Whose};
-use crate::journal::format::{find, read, write};
+use crate::journal::entry::{
+    CallHeader, CallOwner, CallResult, Entry, Hold, Outcome, Progress, Refused,
+};
+use crate::journal::format::{find_entry, read, write};
 
 fn samples() -> Vec<Entry<String>> {
-    let asked = Asked {
+    let asked = CallHeader {
         id: RequestLogId(1),
         at: UnixMs(2),
         organization: OrganizationId(3),
@@ -23,17 +25,17 @@ fn samples() -> Vec<Entry<String>> {
         stream: true,
         address: "127.0.0.1".parse().expect("an address"),
     };
-    let usage = Usage::tokens_of(7, 8).with(Unit::Characters, 9);
+    let usage = Usage::from_tokens(7, 8).with(Unit::Characters, 9);
     let charge = Charge { usage, cost: Nano(-5), settled_by: SettledBy::Estimate, overage: true };
-    let whose = Whose {
+    let whose = CallOwner {
         organization: asked.organization,
         project: asked.project,
         key: asked.key,
         windows: Windows { minute: Minute(-1), day: Day(5) },
     };
-    let ended = Ended {
+    let ended = CallResult {
         id: RequestLogId(1),
-        whose,
+        owner: whose,
         charge,
         price_version: "w".to_owned(),
         service_tier: "flex".to_owned(),
@@ -48,24 +50,24 @@ fn samples() -> Vec<Entry<String>> {
         admitted_us: 11,
         first_byte_us: None,
         duration_us: 12,
-        kept_id: None,
+        state_id: None,
     };
     let hold = Hold {
-        asked: asked.clone(),
+        header: asked.clone(),
         windows: whose.windows,
         bound: Bound { input_tokens: 6, output_tokens: 7 },
         amount: Nano(8),
         price_version: "v".to_owned(),
-        once: None,
+        idempotency_key: None,
     };
-    let once = Some(Once { key: [1; 16], body: [2; 16] });
+    let once = Some(IdempotencyKey { key_digest: [1; 16], body_digest: [2; 16] });
     vec![
-        Entry::Hold(Hold { once, ..hold.clone() }),
+        Entry::Hold(Hold { idempotency_key: once, ..hold.clone() }),
         Entry::Hold(hold),
         Entry::Progress(Progress { id: RequestLogId(1), charge }),
-        Entry::Settle(Ended { kept_id: Some("container_1".to_owned()), ..ended.clone() }),
-        Entry::Void(Ended { first_byte_us: Some(3), ..ended }),
-        Entry::Refused(Refused { asked, status: 429, code: "x".to_owned(), count: 3 }),
+        Entry::Settled(CallResult { state_id: Some("container_1".to_owned()), ..ended.clone() }),
+        Entry::Voided(CallResult { first_byte_us: Some(3), ..ended }),
+        Entry::Refused(Refused { header: asked, status: 429, code: "x".to_owned(), count: 3 }),
     ]
 }
 
@@ -77,7 +79,7 @@ fn entries_read_what_they_write() {
     }
     let mut rest = buffer.as_slice();
     for mut entry in samples() {
-        if let Entry::Settle(ended) | Entry::Void(ended) = &mut entry {
+        if let Entry::Settled(ended) | Entry::Voided(ended) = &mut entry {
             ended.upstream_model = "é".repeat(256);
         }
         let (read, length) = read(rest).expect("an entry");
@@ -106,16 +108,16 @@ const OLD_END: &[u8] = b"\x34\0\0\0\x8e\x48\x1c\x4f\x03\x01\0\0\0\0\0\0\0\0\0\0\
 
 #[test]
 fn an_end_that_does_not_say_whose_it_is_is_read_all_the_same() {
-    let Some((Entry::Settle(ended), 60)) = read(OLD_END) else { panic!("an end") };
-    assert_eq!((ended.id, ended.whose), (RequestLogId(1), Whose::UNKNOWN));
-    assert_eq!((ended.charge, ended.kept_id), (Charge::nothing(), None));
+    let Some((Entry::Settled(ended), 60)) = read(OLD_END) else { panic!("an end") };
+    assert_eq!((ended.id, ended.owner), (RequestLogId(1), CallOwner::UNKNOWN));
+    assert_eq!((ended.charge, ended.state_id), (Charge::not_charged(), None));
 }
 
 #[test]
 fn an_end_that_does_not_say_by_which_prices_is_read_all_the_same() {
-    let ended = Ended::bare(RequestLogId(1), Whose::UNKNOWN, Outcome::Completed);
+    let ended = CallResult::minimal(RequestLogId(1), CallOwner::UNKNOWN, Outcome::Completed);
     let mut buffer = Vec::new();
-    write(&Entry::Settle(ended.clone()), &mut buffer);
+    write(&Entry::Settled(ended.clone()), &mut buffer);
     // So it was written before: another kind, and without two of its five texts, all empty here.
     let mut body = buffer.split_off(8);
     body[0] = 6;
@@ -123,7 +125,7 @@ fn an_end_that_does_not_say_by_which_prices_is_read_all_the_same() {
     let mut old = u32::try_from(body.len()).expect("short").to_le_bytes().to_vec();
     old.extend(crc32fast::hash(&body).to_le_bytes());
     old.extend(body);
-    assert_eq!(read(&old), Some((Entry::Settle(ended), old.len())));
+    assert_eq!(read(&old), Some((Entry::Settled(ended), old.len())));
 }
 
 #[test]
@@ -132,13 +134,13 @@ fn the_next_entry_is_found_behind_whatever_is_damaged() {
     for entry in samples() {
         write(&entry, &mut buffer);
     }
-    assert_eq!(find(&buffer), Some(0));
+    assert_eq!(find_entry(&buffer), Some(0));
     let first = read(&buffer).expect("an entry").1;
     for damaged in [0, 5, first - 1] {
         let mut garbled = buffer.clone();
         garbled[damaged] ^= 1;
-        assert_eq!(find(&garbled), Some(first), "{damaged}");
+        assert_eq!(find_entry(&garbled), Some(first), "{damaged}");
     }
     buffer[..first].fill(0);
-    assert_eq!((find(&buffer), find(&[0; 100])), (Some(first), None));
+    assert_eq!((find_entry(&buffer), find_entry(&[0; 100])), (Some(first), None));
 }

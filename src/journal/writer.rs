@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crate::crash::crash_point;
+use crate::journal::chains::{ChainState, Durability};
 use crate::journal::entry::Entry;
 use crate::journal::format;
-use crate::journal::keeper::{ChainState, Durability};
 
 /// A place in the stream of a chain's entries: how many bytes of entries come before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -24,11 +24,11 @@ pub struct Position(pub u64);
 #[derive(Debug)]
 pub struct Writer {
     chain: Arc<ChainState>,
-    desk: RefCell<Desk>,
+    state: RefCell<WriterState>,
 }
 
 #[derive(Debug)]
-struct Desk {
+struct WriterState {
     segment: File,
     /// Bytes of `segment` that are written.
     filled: u64,
@@ -45,8 +45,8 @@ impl Writer {
     ///
     /// `None` when there is none.
     pub fn new(chain: Arc<ChainState>) -> Option<Rc<Self>> {
-        let (segment, segment_bytes) = chain.take_spare()?;
-        let desk = Desk {
+        let (segment, segment_bytes) = chain.take_next_segment()?;
+        let state = WriterState {
             segment,
             filled: 0,
             segment_bytes,
@@ -55,7 +55,7 @@ impl Writer {
             committer: None,
             waiting: Vec::new(),
         };
-        Some(Rc::new(Self { chain, desk: RefCell::new(desk) }))
+        Some(Rc::new(Self { chain, state: RefCell::new(state) }))
     }
 
     /// The chain that it writes.
@@ -65,42 +65,42 @@ impl Writer {
 
     /// Whether a call may be admitted: its entries, and those of all open calls, are sure to find
     /// room in the next segment, or else in what is left of this one.
-    pub fn has_room(&self) -> bool {
-        let desk = self.desk.borrow();
-        let half_is_left = desk.filled < desk.segment_bytes / 2;
-        self.chain.is_followed() && (half_is_left || self.chain.has_spare())
+    pub fn has_space(&self) -> bool {
+        let state = self.state.borrow();
+        let half_is_left = state.filled < state.segment_bytes / 2;
+        self.chain.projector_keeps_up() && (half_is_left || self.chain.has_next_segment())
     }
 
     /// Appends an entry; the position is what to wait for.
     pub fn append<T: AsRef<str>>(&self, entry: &Entry<T>) -> Position {
-        let desk = &mut *self.desk.borrow_mut();
-        format::write(entry, &mut desk.buffer);
-        if let Some(committer) = desk.committer.take() {
+        let state = &mut *self.state.borrow_mut();
+        format::write(entry, &mut state.buffer);
+        if let Some(committer) = state.committer.take() {
             committer.wake();
         }
-        let position = Position(desk.written.0 + desk.buffer.len() as u64);
+        let position = Position(state.written.0 + state.buffer.len() as u64);
         self.chain.report_appended(position.0);
         position
     }
 
     /// Resolves when everything before `position` is written: it survives this process.
-    pub fn written(&self, position: Position) -> impl Future<Output = ()> + '_ {
+    pub fn wait_written(&self, position: Position) -> impl Future<Output = ()> + '_ {
         poll_fn(move |context| self.poll_written(position, context))
     }
 
     /// The same, to be polled.
     pub fn poll_written(&self, position: Position, context: &mut Context<'_>) -> Poll<()> {
-        let desk = &mut *self.desk.borrow_mut();
-        if position <= desk.written {
+        let state = &mut *self.state.borrow_mut();
+        if position <= state.written {
             return Poll::Ready(());
         }
-        desk.waiting.push(context.waker().clone());
+        state.waiting.push(context.waker().clone());
         Poll::Pending
     }
 
     /// Resolves when everything before `position` is as durable as the journal promises.
-    pub async fn durable(&self, position: Position) {
-        self.written(position).await;
+    pub async fn wait_durable(&self, position: Position) {
+        self.wait_written(position).await;
         if self.chain.durability() == Durability::Power {
             self.chain.synced(position.0).await;
         }
@@ -112,10 +112,10 @@ impl Writer {
     }
 
     /// Writes what each turn of the loop brought; the worker runs it beside its calls.
-    pub async fn commit_for_ever(&self) {
+    pub async fn run_committer(&self) {
         poll_fn(|context| {
             self.commit();
-            self.desk.borrow_mut().committer = Some(context.waker().clone());
+            self.state.borrow_mut().committer = Some(context.waker().clone());
             Poll::<()>::Pending
         })
         .await;
@@ -123,37 +123,37 @@ impl Writer {
 
     /// Writes what was appended. An error is final, and ends the process.
     pub fn commit(&self) {
-        let desk = &mut *self.desk.borrow_mut();
-        if desk.buffer.is_empty() {
+        let state = &mut *self.state.borrow_mut();
+        if state.buffer.is_empty() {
             return;
         }
-        if let Err(fault) = desk.write(&self.chain) {
-            self.chain.report_lost(&fault);
+        if let Err(fault) = state.write(&self.chain) {
+            self.chain.report_write_failure(&fault);
         }
         crash_point!("turn-written");
-        desk.written.0 += desk.buffer.len() as u64;
-        self.chain.publish(desk.written.0);
-        desk.buffer.clear();
-        for waker in desk.waiting.drain(..) {
+        state.written.0 += state.buffer.len() as u64;
+        self.chain.publish(state.written.0);
+        state.buffer.clear();
+        for waker in state.waiting.drain(..) {
             waker.wake();
         }
     }
 }
 
-impl Desk {
+impl WriterState {
     /// Writes whole entries only into each segment; what does not fit goes to the next.
     fn write(&mut self, chain: &ChainState) -> std::io::Result<()> {
         let mut done = 0;
         while done < self.buffer.len() {
-            let room = usize::try_from(self.segment_bytes - self.filled).unwrap_or(usize::MAX);
-            let fits = entries_within(&self.buffer[done..], room);
+            let space = usize::try_from(self.segment_bytes - self.filled).unwrap_or(usize::MAX);
+            let fits = entries_within(&self.buffer[done..], space);
             if fits == 0 {
                 // First the sync, then the next segment: from then on the keeper syncs only that.
                 if matches!(chain.durability(), Durability::Power) {
                     self.segment.sync_data()?;
                 }
                 let (next, bytes) = chain
-                    .take_spare()
+                    .take_next_segment()
                     .ok_or_else(|| std::io::Error::other("there is no room for a segment"))?;
                 self.segment = next;
                 self.segment_bytes = bytes;
@@ -170,15 +170,15 @@ impl Desk {
 }
 
 /// How many bytes of whole entries, from the start of `buffer`, fit into `room`.
-fn entries_within(buffer: &[u8], room: usize) -> usize {
-    if buffer.len() <= room {
+fn entries_within(buffer: &[u8], space: usize) -> usize {
+    if buffer.len() <= space {
         return buffer.len();
     }
     let mut end = 0;
     while let Some(header) = buffer.get(end..end + 4) {
         let length = header.iter().rev().fold(0_usize, |n, byte| n << 8 | usize::from(*byte));
-        let next = end + format::HEADER_BYTES + length;
-        if room < next {
+        let next = end + format::PREFIX_BYTES + length;
+        if space < next {
             break;
         }
         end = next;

@@ -17,7 +17,7 @@ use crate::store::columns::Subject;
 
 /// A record as far as the chain and the sums need it.
 #[derive(Debug, Clone)]
-pub struct Link {
+pub struct ChainRecord {
     organization: OrganizationId,
     seq: i64,
     /// Or the word that is no kind.
@@ -29,7 +29,7 @@ pub struct Link {
     project: Option<Subject>,
     key: Option<Subject>,
     /// What was charged beyond the hold: the only thing that takes a balance below zero.
-    excess: i64,
+    overage: i64,
 }
 
 macro_rules! links {
@@ -51,15 +51,15 @@ macro_rules! links {
 }
 
 /// The links of all chains, one chain after the other.
-pub const ALL_LINKS: &str = links!("ORDER BY r.organization_id, r.seq");
+pub const ALL_RECORDS: &str = links!("ORDER BY r.organization_id, r.seq");
 
 /// The links of one chain (`$1`) after a seq (`$2`), so many (`$3`).
-pub const LINKS_AFTER: &str =
+pub const RECORDS_AFTER: &str =
     links!("WHERE r.organization_id = $1 AND $2 < r.seq ORDER BY r.seq LIMIT $3");
 
-impl Link {
+impl ChainRecord {
     /// A row of either query.
-    pub fn read(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+    pub fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
         let id = |column| row.try_get::<Option<Uuid>, _>(column);
         let kind: &str = row.try_get(2)?;
         Ok(Self {
@@ -72,7 +72,7 @@ impl Link {
             call: id(6)?.map(|id| id.as_u128()),
             project: id(7)?.map(|id| id.as_u128()),
             key: id(8)?.map(|id| id.as_u128()),
-            excess: row.try_get(9)?,
+            overage: row.try_get(9)?,
         })
     }
 
@@ -93,7 +93,7 @@ impl Link {
     }
 
     /// What it does to the balance.
-    fn moves(&self) -> i128 {
+    fn delta(&self) -> i128 {
         let amount = i128::from(self.amount);
         if self.kind == Ok(RecordKind::Consume) { -amount } else { amount }
     }
@@ -108,12 +108,12 @@ pub struct Chain {
     /// Recharges and refunds less consumes.
     sum: i128,
     /// All that was charged beyond holds.
-    excess: i128,
-    consumed: HashMap<Subject, (Whose, i128), FastHash>,
+    overage_total: i128,
+    consumed: HashMap<Subject, (ConsumerKind, i128), FastHash>,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Whose {
+enum ConsumerKind {
     Organization,
     Project,
     Key,
@@ -123,7 +123,7 @@ impl Chain {
     /// A chain before its first record.
     pub fn new(organization: OrganizationId) -> Self {
         let consumed = HashMap::default();
-        Self { organization, seq: 0, balance: 0, sum: 0, excess: 0, consumed }
+        Self { organization, seq: 0, balance: 0, sum: 0, overage_total: 0, consumed }
     }
 
     /// Whose it is.
@@ -142,60 +142,63 @@ impl Chain {
     }
 
     /// Goes on by one record. What is wrong is told once: the next is compared with what is there.
-    pub fn follow(&mut self, link: &Link, findings: &mut Findings) {
-        let mut wrong = |found: String, expected: String| {
+    pub fn verify_next(&mut self, record: &ChainRecord, findings: &mut Findings) {
+        let mut report = |found: String, expected: String| {
             findings.add(Violation {
                 table: "wallet_records",
                 organization: Some(self.organization),
-                row: format!("seq {}", link.seq),
+                row: format!("seq {}", record.seq),
                 found,
                 expected,
             });
         };
-        let is_next = link.seq.checked_sub(1) == Some(self.seq);
+        let is_next = record.seq.checked_sub(1) == Some(self.seq);
         if !is_next {
-            wrong(format!("follows seq {}", self.seq), "the next seq, without a gap".into());
-        } else if link.previous != self.balance {
+            report(format!("follows seq {}", self.seq), "the next seq, without a gap".into());
+        } else if record.previous != self.balance {
             let expected = format!("{}, where the record before ends", money(self.balance.into()));
-            wrong(format!("previous balance {}", money(link.previous.into())), expected);
+            report(format!("previous balance {}", money(record.previous.into())), expected);
         }
-        if let Err(kind) = &link.kind {
-            wrong(format!("kind {kind:?}"), "Recharge, Consume or Refund".into());
+        if let Err(kind) = &record.kind {
+            report(format!("kind {kind:?}"), "Recharge, Consume or Refund".into());
         }
-        if link.amount < 0 {
-            wrong(format!("amount {}", money(link.amount.into())), "0 or more".into());
+        if record.amount < 0 {
+            report(format!("amount {}", money(record.amount.into())), "0 or more".into());
         }
-        let continues = |from: i64| i128::from(from) + link.moves() == link.current.into();
-        let is_right = continues(link.previous) || (is_next && continues(self.balance));
+        let continues = |from: i64| i128::from(from) + record.delta() == record.current.into();
+        let is_right = continues(record.previous) || (is_next && continues(self.balance));
         if !is_right {
-            let expected = i128::from(link.previous) + link.moves();
+            let expected = i128::from(record.previous) + record.delta();
             let expected = format!("{}, by its amount", money(expected));
-            wrong(format!("current balance {}", money(link.current.into())), expected);
+            report(format!("current balance {}", money(record.current.into())), expected);
         }
-        self.excess += i128::from(link.excess);
-        if i128::from(link.current) < -self.excess {
-            let expected = format!("{} or more, by all overages so far", money(-self.excess));
-            wrong(format!("balance {}", money(link.current.into())), expected);
+        self.overage_total += i128::from(record.overage);
+        if i128::from(record.current) < -self.overage_total {
+            let expected =
+                format!("{} or more, by all overages so far", money(-self.overage_total));
+            report(format!("balance {}", money(record.current.into())), expected);
         }
-        if link.kind == Ok(RecordKind::Consume) {
-            self.count(link);
+        if record.kind == Ok(RecordKind::Consume) {
+            self.add_consumed(record);
         }
-        self.sum += link.moves();
-        (self.seq, self.balance) = (link.seq, link.current);
+        self.sum += record.delta();
+        (self.seq, self.balance) = (record.seq, record.current);
     }
 
-    fn count(&mut self, link: &Link) {
-        let own = (Whose::Organization, Some(self.organization.0));
-        for (whose, subject) in [own, (Whose::Project, link.project), (Whose::Key, link.key)] {
+    fn add_consumed(&mut self, record: &ChainRecord) {
+        let own = (ConsumerKind::Organization, Some(self.organization.0));
+        for (whose, subject) in
+            [own, (ConsumerKind::Project, record.project), (ConsumerKind::Key, record.key)]
+        {
             if let Some(subject) = subject {
-                self.consumed.entry(subject).or_insert((whose, 0)).1 += i128::from(link.amount);
+                self.consumed.entry(subject).or_insert((whose, 0)).1 += i128::from(record.amount);
             }
         }
     }
 
     /// Compares its end with its wallet: the last seq and the balance.
-    pub fn end(&self, last_seq: i64, balance: i64, findings: &mut Findings) {
-        let mut wrong = |found: String, expected: String| {
+    pub fn compare_wallet(&self, last_seq: i64, balance: i64, findings: &mut Findings) {
+        let mut report = |found: String, expected: String| {
             findings.add(Violation {
                 table: "wallets",
                 organization: Some(self.organization),
@@ -206,12 +209,12 @@ impl Chain {
         };
         if last_seq != self.seq {
             let expected = format!("{}, the last record's", self.seq);
-            wrong(format!("last seq {last_seq}"), expected);
+            report(format!("last seq {last_seq}"), expected);
         }
         if balance != self.balance || i128::from(balance) != self.sum {
             let (last, sum) = (money(self.balance.into()), money(self.sum));
             let expected = format!("{last} by the last record, {sum} by the sum of all");
-            wrong(format!("balance {}", money(balance.into())), expected);
+            report(format!("balance {}", money(balance.into())), expected);
         }
     }
 
@@ -227,9 +230,9 @@ impl Chain {
             return;
         }
         let row = match whose {
-            Whose::Organization => "organization".to_owned(),
-            Whose::Project => ProjectId(subject).to_string(),
-            Whose::Key => ApiKeyId(subject).to_string(),
+            ConsumerKind::Organization => "organization".to_owned(),
+            ConsumerKind::Project => ProjectId(subject).to_string(),
+            ConsumerKind::Key => ApiKeyId(subject).to_string(),
         };
         findings.add(Violation {
             table: "usage_days",
@@ -245,61 +248,72 @@ impl Chain {
 mod tests {
     use super::*;
 
-    const OWN: OrganizationId = OrganizationId(1);
+    const ORGANIZATION: OrganizationId = OrganizationId(1);
 
-    fn link(seq: i64, kind: RecordKind, amount: i64, previous: i64) -> Link {
+    fn record(seq: i64, kind: RecordKind, amount: i64, previous: i64) -> ChainRecord {
         let current = previous + if kind == RecordKind::Consume { -amount } else { amount };
         let (call, project, key) = (Some(7), Some(2), Some(3));
-        let organization = OWN;
+        let organization = ORGANIZATION;
         let kind = Ok(kind);
-        Link { organization, seq, kind, amount, previous, current, call, project, key, excess: 0 }
+        ChainRecord {
+            organization,
+            seq,
+            kind,
+            amount,
+            previous,
+            current,
+            call,
+            project,
+            key,
+            overage: 0,
+        }
     }
 
-    fn sound() -> Vec<Link> {
+    fn sound() -> Vec<ChainRecord> {
         vec![
-            link(1, RecordKind::Recharge, 100, 0),
-            link(2, RecordKind::Consume, 30, 100),
-            link(3, RecordKind::Refund, 10, 70),
-            link(4, RecordKind::Consume, 0, 80),
+            record(1, RecordKind::Recharge, 100, 0),
+            record(2, RecordKind::Consume, 30, 100),
+            record(3, RecordKind::Refund, 10, 70),
+            record(4, RecordKind::Consume, 0, 80),
         ]
     }
 
     /// What a change to a sound chain of 80 makes of it, line by line.
-    fn told(change: impl FnOnce(&mut Vec<Link>)) -> Vec<String> {
+    fn violations_after(change: impl FnOnce(&mut Vec<ChainRecord>)) -> Vec<String> {
         let mut links = sound();
         change(&mut links);
-        let (mut chain, mut findings) = (Chain::new(OWN), Findings::default());
+        let (mut chain, mut findings) = (Chain::new(ORGANIZATION), Findings::default());
         for link in &links {
-            chain.follow(link, &mut findings);
+            chain.verify_next(link, &mut findings);
         }
-        chain.end(4, 80, &mut findings);
+        chain.compare_wallet(4, 80, &mut findings);
         for subject in [1, 2, 3] {
             chain.compare_usage(subject, 30, &mut findings);
         }
-        let own = format!(" {OWN}");
-        findings.told.iter().map(|told| told.to_string().replacen(&own, "", 1)).collect()
+        let own = format!(" {ORGANIZATION}");
+        findings.violations.iter().map(|told| told.to_string().replacen(&own, "", 1)).collect()
     }
 
     #[test]
     fn a_sound_chain_has_no_violations() {
-        assert!(told(|_| {}).is_empty());
+        assert!(violations_after(|_| {}).is_empty());
     }
 
     #[test]
     fn each_break_is_told_with_its_row_once() {
-        let gap = told(|links| links[3].seq = 5);
+        let gap = violations_after(|links| links[3].seq = 5);
         assert_eq!(
             gap[0],
             "wallet_records seq 5: follows seq 3; should be the next seq, without a gap"
         );
-        let previous = told(|links| links[2].previous += 1);
+        let previous = violations_after(|links| links[2].previous += 1);
         assert_eq!(previous.len(), 1, "{previous:?}");
         assert!(previous[0].contains("seq 3: previous balance 0.000000071; should be 0.00000007,"));
-        let amount = told(|links| links[1].amount += 1);
+        let amount = violations_after(|links| links[1].amount += 1);
         assert!(amount[0].contains("seq 2: current balance 0.00000007; should be 0.000000069"));
         assert!(amount[1].starts_with("wallets wallet: balance 0.00000008; should be"));
         assert_eq!(amount.len(), 2 + 3, "the usage of three: {amount:?}");
-        let kind = told(|links| links[3].kind = Err("Gift".into()));
+        let kind = violations_after(|links| links[3].kind = Err("Gift".into()));
         assert_eq!(
             kind,
             ["wallet_records seq 4: kind \"Gift\"; should be Recharge, Consume or Refund"]
@@ -308,17 +322,17 @@ mod tests {
 
     #[test]
     fn a_balance_below_zero_is_covered_by_overages_to_the_last_nano_unit() {
-        let mut debit = link(2, RecordKind::Consume, 150, 100);
-        let debts = |debit: &Link| {
-            let (mut chain, mut findings) = (Chain::new(OWN), Findings::default());
-            chain.follow(&sound()[0], &mut findings);
-            chain.follow(debit, &mut findings);
+        let mut debit = record(2, RecordKind::Consume, 150, 100);
+        let debts = |debit: &ChainRecord| {
+            let (mut chain, mut findings) = (Chain::new(ORGANIZATION), Findings::default());
+            chain.verify_next(&sound()[0], &mut findings);
+            chain.verify_next(debit, &mut findings);
             findings.count
         };
         assert_eq!(debts(&debit), 1);
-        debit.excess = 49;
+        debit.overage = 49;
         assert_eq!(debts(&debit), 1);
-        debit.excess = 50;
+        debit.overage = 50;
         assert_eq!(debts(&debit), 0);
     }
 
@@ -329,7 +343,7 @@ mod tests {
             (RecordKind::Consume, None, &[1, 2, 3]),
             (RecordKind::Refund, Some(7), &[]),
         ] {
-            let link = link(1, kind, 5, 0);
+            let link = record(1, kind, 5, 0);
             assert_eq!(
                 (link.refunded_call(), &*link.subjects().collect::<Vec<_>>()),
                 (call, subjects)
@@ -339,8 +353,8 @@ mod tests {
 
     #[test]
     fn a_chain_ends_where_its_last_record_stands_and_where_its_balance_is() {
-        let (mut chain, mut findings) = (Chain::new(OWN), Findings::default());
-        chain.follow(&sound()[0], &mut findings);
+        let (mut chain, mut findings) = (Chain::new(ORGANIZATION), Findings::default());
+        chain.verify_next(&sound()[0], &mut findings);
         assert!(chain.ends_at(1, 100));
         assert!(!chain.ends_at(2, 100) && !chain.ends_at(1, 99) && !chain.ends_at(2, 99));
     }

@@ -1,20 +1,20 @@
 //! The durable side of money: records, wallets, and the projection of the journal into them.
 
-pub mod freshness;
+pub mod read_barrier;
 pub mod records;
 pub mod wallets;
 pub mod violation;
 pub mod chain;
-pub mod pairs;
-pub mod watch;
-pub mod call;
+pub mod cross_checks;
+pub mod chain_auditor;
+pub mod finished_call;
 pub mod batch;
-pub mod late;
-pub mod rows;
-pub mod projection;
+pub mod late_results;
+pub mod bulk_insert;
+pub mod persist;
 pub mod projector;
 pub mod recovery;
-pub mod unprojected;
+pub mod journal_tail;
 pub mod verify;
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ pub struct Record {
 
 /// Which records are shown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Filter {
+pub struct RecordFilter {
     /// Of that kind.
     pub kind: Option<RecordKind>,
     /// From that instant on.
@@ -72,7 +72,7 @@ pub struct Filter {
 
 /// Which stretch of the list: newest first, below `before`.
 #[derive(Debug, Clone, Copy)]
-pub struct Stretch {
+pub struct RecordRange {
     /// Older than this place in the chain.
     pub before: Option<i64>,
     /// Skipped, newest first.
@@ -86,7 +86,7 @@ const COLUMNS: &str = "SELECT r.*, CASE r.kind WHEN 'Consume' THEN (
         WHERE f.request_log_id = r.request_log_id AND f.kind = 'Refund') END AS refunded_nano
     FROM wallet_records r";
 
-const SHOWN: &str = "r.organization_id = $1
+const FILTER_SQL: &str = "r.organization_id = $1
     AND ($2 IS NULL OR r.kind = $2)
     AND ($3 IS NULL OR $3 <= r.created_at) AND ($4 IS NULL OR r.created_at < $4)
     AND ($5 IS NULL OR r.project_id = $5) AND ($6 IS NULL OR r.api_key_id = $6)
@@ -109,11 +109,11 @@ macro_rules! bound {
 pub async fn list(
     connection: &mut SqliteConnection,
     organization: OrganizationId,
-    filter: &Filter,
-    stretch: Stretch,
+    filter: &RecordFilter,
+    stretch: RecordRange,
 ) -> Result<Vec<Record>, DatabaseError> {
     let query = format!(
-        "{COLUMNS} WHERE {SHOWN} AND ($8 IS NULL OR r.seq < $8)
+        "{COLUMNS} WHERE {FILTER_SQL} AND ($8 IS NULL OR r.seq < $8)
          ORDER BY r.seq DESC LIMIT $9 OFFSET $10"
     );
     let rows = bound!(query, organization, filter)
@@ -131,16 +131,17 @@ pub async fn list(
 pub async fn count(
     connection: &mut SqliteConnection,
     organization: OrganizationId,
-    filter: &Filter,
+    filter: &RecordFilter,
     most: i64,
 ) -> Result<i64, DatabaseError> {
-    if *filter == Filter::default() {
+    if *filter == RecordFilter::default() {
         let query = "SELECT last_seq FROM wallets WHERE organization_id = $1";
         let row = sqlx::query(query).bind(uuid(organization.0)).fetch_one(&mut *connection).await?;
         return Ok(row.try_get(0)?);
     }
-    let query =
-        format!("SELECT count(*) FROM (SELECT 1 FROM wallet_records r WHERE {SHOWN} LIMIT $8)");
+    let query = format!(
+        "SELECT count(*) FROM (SELECT 1 FROM wallet_records r WHERE {FILTER_SQL} LIMIT $8)"
+    );
     Ok(bound!(query, organization, filter)
         .bind(most)
         .fetch_one(&mut *connection)

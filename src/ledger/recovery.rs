@@ -8,15 +8,16 @@ use sqlx::Row;
 use crate::crash::crash_point;
 use crate::domain::settlement::Charge;
 use crate::domain::time::UnixMs;
-use crate::journal::entry::{Ended, Entry, Hold, Outcome, Progress};
+use crate::journal::entry::{CallResult, Entry, Hold, Outcome, Progress};
 use crate::journal::format;
 use crate::journal::reader::Reader;
 use crate::journal::segment::{self, ChainName, SegmentName};
 use crate::ledger::batch::{Batch, OpenCall};
-use crate::ledger::late;
-use crate::ledger::projection::{self, Checkpoint};
+use crate::ledger::late_results;
+use crate::ledger::persist;
+use crate::ledger::persist::Checkpoint;
 use crate::store::database::{Database, DatabaseError};
-use crate::store::facts;
+use crate::store::node_metadata;
 
 /// Why the last run could not be recovered.
 #[derive(Debug, thiserror::Error)]
@@ -56,30 +57,32 @@ pub async fn recover(
     now: UnixMs,
 ) -> Result<Recovered, RecoveryError> {
     let segments = segment::list(folder)?;
-    let places = checkpoints(database).await?;
-    let mut batch = Batch::restore(node, open_holds(database).await?);
+    let positions = load_checkpoints(database).await?;
+    let mut batch = Batch::restore(node, load_open_holds(database).await?);
     let mut chains: Vec<ChainName> = segments.iter().map(|name| name.chain()).collect();
     chains.dedup();
     let latest = chains.iter().map(|chain| chain.run).max().unwrap_or_default();
-    let mut recovered =
-        Recovered { next_run: facts::next_run(database, latest).await?, ..Recovered::default() };
-    forget_removed(database, &places, &chains).await?;
+    let mut recovered = Recovered {
+        next_run: node_metadata::next_run(database, latest).await?,
+        ..Recovered::default()
+    };
+    delete_removed_checkpoints(database, &positions, &chains).await?;
     for chain in chains {
-        let (segment, position) = places.get(&chain.number()).copied().unwrap_or_default();
+        let (segment, position) = positions.get(&chain.number()).copied().unwrap_or_default();
         let numbers = segments.iter().filter(|name| name.chain() == chain).map(|name| name.number);
         if let Some(number) = first_gap(segment, numbers) {
             return Err(RecoveryError::Gap(chain.segment(number)));
         }
         let mut reader = Reader::new(folder, chain, segment, position);
-        reader.read_to_end(|entry| batch.take(entry))?;
+        reader.read_to_end(|entry| batch.apply(entry))?;
         recovered.entries += batch.entries;
-        let (segment, position) = reader.place();
+        let (segment, position) = reader.checkpoint();
         let checkpoint = Checkpoint { chain: chain.number(), segment, position };
         commit(database, &mut batch, &[checkpoint], now).await?;
     }
     crash_point!("recovery-projected");
     for orphan in batch.open_calls() {
-        batch.take(end_of(&orphan, now));
+        batch.apply(orphan_result(&orphan, now));
         recovered.orphans += 1;
         commit(database, &mut batch, &[], now).await?;
         crash_point!("recovery-orphan");
@@ -94,26 +97,26 @@ pub async fn commit(
     checkpoints: &[Checkpoint],
     now: UnixMs,
 ) -> Result<(), DatabaseError> {
-    late::post(database.reader(), batch).await?;
+    late_results::resolve(database.reader(), batch).await?;
     let mut tx = database.begin().await?;
-    projection::write(&mut tx, batch, checkpoints, now).await?;
+    persist::write_batch(&mut tx, batch, checkpoints, now).await?;
     tx.commit().await?;
-    batch.committed();
+    batch.reset();
     Ok(())
 }
 
-fn end_of(orphan: &OpenCall, now: UnixMs) -> Entry<String> {
-    let asked = &orphan.hold.asked;
+fn orphan_result(orphan: &OpenCall, now: UnixMs) -> Entry<String> {
+    let asked = &orphan.hold.header;
     let lived_us = now.0.saturating_sub(asked.at.0).saturating_mul(1_000);
-    let ended = Ended {
-        charge: orphan.progress.map_or_else(Charge::nothing, |progress| progress.charge),
+    let ended = CallResult {
+        charge: orphan.progress.map_or_else(Charge::not_charged, |progress| progress.charge),
         counted: true,
         refusal: "gateway_restarted".to_owned(),
         attempts: 1,
         duration_us: u32::try_from(lived_us).unwrap_or(u32::MAX),
-        ..Ended::bare(asked.id, orphan.hold.whose(), Outcome::Failed)
+        ..CallResult::minimal(asked.id, orphan.hold.owner(), Outcome::Failed)
     };
-    if orphan.progress.is_some() { Entry::Settle(ended) } else { Entry::Void(ended) }
+    if orphan.progress.is_some() { Entry::Settled(ended) } else { Entry::Voided(ended) }
 }
 
 /// The first number from `start` on that is missing among `numbers`, which ascend. One that was
@@ -124,13 +127,13 @@ pub fn first_gap(start: u32, numbers: impl Iterator<Item = u32>) -> Option<u32> 
 }
 
 /// Forgets the checkpoints of chains whose segments are gone: nobody will ask for them again.
-async fn forget_removed(
+async fn delete_removed_checkpoints(
     database: &Database,
-    places: &BTreeMap<i64, (u32, u64)>,
+    positions: &BTreeMap<i64, (u32, u64)>,
     chains: &[ChainName],
 ) -> Result<(), DatabaseError> {
     let mut tx = database.begin().await?;
-    for chain in places.keys() {
+    for chain in positions.keys() {
         if !chains.iter().any(|there| there.number() == *chain) {
             sqlx::query("DELETE FROM journal_checkpoints WHERE chain = $1")
                 .bind(chain)
@@ -142,7 +145,7 @@ async fn forget_removed(
     Ok(())
 }
 
-async fn checkpoints(database: &Database) -> Result<BTreeMap<i64, (u32, u64)>, DatabaseError> {
+async fn load_checkpoints(database: &Database) -> Result<BTreeMap<i64, (u32, u64)>, DatabaseError> {
     let rows = sqlx::query("SELECT chain, segment, position FROM journal_checkpoints")
         .fetch_all(database.reader())
         .await?;
@@ -152,7 +155,7 @@ async fn checkpoints(database: &Database) -> Result<BTreeMap<i64, (u32, u64)>, D
     Ok(rows.iter().map(place).collect::<Result<_, _>>()?)
 }
 
-async fn open_holds(
+async fn load_open_holds(
     database: &Database,
 ) -> Result<Vec<(Hold<String>, Option<Progress>)>, DatabaseError> {
     let rows: Vec<Vec<u8>> =

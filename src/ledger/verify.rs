@@ -7,13 +7,13 @@ use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
 use crate::domain::ids::OrganizationId;
-use crate::ledger::chain::{ALL_LINKS, Chain, Link};
-use crate::ledger::pairs;
-use crate::ledger::unprojected::Unprojected;
+use crate::ledger::chain::{ALL_RECORDS, Chain, ChainRecord};
+use crate::ledger::cross_checks;
+use crate::ledger::journal_tail::JournalTail;
 use crate::ledger::violation::{Findings, Violation, money};
 use crate::store::columns::Subject;
 use crate::store::database::DatabaseError;
-use crate::store::each::each;
+use crate::store::row_stream::for_each_row;
 
 /// Why the books could not be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +61,7 @@ pub async fn verify(
 ) -> Result<Verified, VerifyError> {
     let mut verified = Verified::default();
     let findings = &mut verified.findings;
-    let mut unprojected = Unprojected::restore(connection, findings).await?;
+    let mut unprojected = JournalTail::restore(connection, findings).await?;
     // At once: segments are removed some time after they were projected.
     if journal.is_dir() {
         let missing = unprojected.read(journal, findings)?;
@@ -78,10 +78,10 @@ pub async fn verify(
         verified.unprojected = Some(unprojected.entries);
     }
     (verified.open_holds, verified.frozen) = unprojected.open_holds();
-    let mut wallets = wallets(connection).await?;
+    let mut wallets = load_wallets(connection).await?;
     verified.organizations = wallets.len();
-    verified.records = follow_all(connection, &mut wallets, findings).await?;
-    pairs::compare_all(connection, findings).await?;
+    verified.records = verify_chains(connection, &mut wallets, findings).await?;
+    cross_checks::compare_all(connection, findings).await?;
     unprojected.compare(connection, findings).await?;
     let calls = "SELECT count(*) FROM request_logs WHERE outcome <> 'Refused'";
     let calls: i64 = sqlx::query_scalar(calls).fetch_one(connection).await?;
@@ -92,47 +92,51 @@ pub async fn verify(
 type Wallets = BTreeMap<OrganizationId, (i64, i64)>;
 
 /// The last seq and the balance of every wallet.
-async fn wallets(connection: &mut SqliteConnection) -> Result<Wallets, sqlx::Error> {
+async fn load_wallets(connection: &mut SqliteConnection) -> Result<Wallets, sqlx::Error> {
     let mut wallets = Wallets::new();
-    each(connection, "SELECT organization_id, last_seq, balance_nano FROM wallets", |row| {
-        let organization = OrganizationId(row.try_get::<Uuid, _>(0)?.as_u128());
-        wallets.insert(organization, (row.try_get(1)?, row.try_get(2)?));
-        Ok(())
-    })
+    for_each_row(
+        connection,
+        "SELECT organization_id, last_seq, balance_nano FROM wallets",
+        |row| {
+            let organization = OrganizationId(row.try_get::<Uuid, _>(0)?.as_u128());
+            wallets.insert(organization, (row.try_get(1)?, row.try_get(2)?));
+            Ok(())
+        },
+    )
     .await?;
     Ok(wallets)
 }
 
 /// Follows every chain to its end and compares that with wallet and usage; how many records.
-async fn follow_all(
+async fn verify_chains(
     connection: &mut SqliteConnection,
     wallets: &mut Wallets,
     findings: &mut Findings,
 ) -> Result<u64, sqlx::Error> {
     let mut usage: HashMap<Subject, i64> = HashMap::new();
     let query = "SELECT subject_id, sum(spend_nano) FROM usage_days GROUP BY subject_id";
-    each(connection, query, |row| {
+    for_each_row(connection, query, |row| {
         usage.insert(row.try_get::<Uuid, _>(0)?.as_u128(), row.try_get(1)?);
         Ok(())
     })
     .await?;
     let (mut records, mut followed) = (0, None::<Chain>);
-    each(connection, ALL_LINKS, |row| {
-        let link = Link::read(row)?;
+    for_each_row(connection, ALL_RECORDS, |row| {
+        let link = ChainRecord::from_row(row)?;
         records += 1;
         if followed.as_ref().is_none_or(|chain| chain.organization() != link.organization()) {
             let done = followed.replace(Chain::new(link.organization()));
-            done.inspect(|chain| end(chain, wallets, &mut usage, findings));
+            done.inspect(|chain| finish_chain(chain, wallets, &mut usage, findings));
         }
         if let Some(chain) = &mut followed {
-            chain.follow(&link, findings);
+            chain.verify_next(&link, findings);
         }
         Ok(())
     })
     .await?;
-    followed.inspect(|chain| end(chain, wallets, &mut usage, findings));
+    followed.inspect(|chain| finish_chain(chain, wallets, &mut usage, findings));
     for (organization, (last_seq, balance)) in std::mem::take(wallets) {
-        Chain::new(organization).end(last_seq, balance, findings);
+        Chain::new(organization).compare_wallet(last_seq, balance, findings);
     }
     for (subject, spend) in usage.into_iter().filter(|(_, spend)| *spend != 0) {
         findings.add(Violation {
@@ -147,7 +151,7 @@ async fn follow_all(
 }
 
 /// Compares a chain that was followed with its wallet and with what its subjects used.
-fn end(
+fn finish_chain(
     chain: &Chain,
     wallets: &mut Wallets,
     usage: &mut HashMap<Subject, i64>,
@@ -155,7 +159,7 @@ fn end(
 ) {
     let organization = chain.organization();
     match wallets.remove(&organization) {
-        Some((last_seq, balance)) => chain.end(last_seq, balance, findings),
+        Some((last_seq, balance)) => chain.compare_wallet(last_seq, balance, findings),
         None => findings.add(Violation {
             table: "wallets",
             organization: Some(organization),

@@ -33,13 +33,13 @@ impl fmt::Display for Violation {
 }
 
 /// The most violations that are kept word for word; all are counted.
-const TOLD_MAX: usize = 10_000;
+const VIOLATIONS_MAX: usize = 10_000;
 
 /// What a look has found.
 #[derive(Debug, Default)]
 pub struct Findings {
     /// The first of them, in the order in which they were found.
-    pub told: Vec<Violation>,
+    pub violations: Vec<Violation>,
     /// How many there are.
     pub count: u64,
 }
@@ -48,8 +48,8 @@ impl Findings {
     /// Adds one.
     pub fn add(&mut self, violation: Violation) {
         self.count += 1;
-        if self.told.len() < TOLD_MAX {
-            self.told.push(violation);
+        if self.violations.len() < VIOLATIONS_MAX {
+            self.violations.push(violation);
         }
     }
 }
@@ -73,7 +73,10 @@ mod tests {
             expected: String::new(),
         };
         let mut findings = Findings::default();
-        (0..=TOLD_MAX).for_each(|_| findings.add(violation.clone()));
-        assert_eq!((findings.told.len(), findings.count), (TOLD_MAX, TOLD_MAX as u64 + 1));
+        (0..=VIOLATIONS_MAX).for_each(|_| findings.add(violation.clone()));
+        assert_eq!(
+            (findings.violations.len(), findings.count),
+            (VIOLATIONS_MAX, VIOLATIONS_MAX as u64 + 1)
+        );
     }
 }

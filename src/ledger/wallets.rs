@@ -20,14 +20,14 @@ pub struct StoredWallet {
     /// Whether new calls may hold money.
     pub is_active: bool,
     /// Whether the operator switched it off: only the operator switches it on again.
-    pub off_by_operator: bool,
+    pub disabled_by_operator: bool,
     /// When it last changed.
     pub updated_at: UnixMs,
 }
 
 /// Money that comes in.
 #[derive(Debug)]
-pub struct Posting<'a> {
+pub struct NewRecord<'a> {
     /// Recharge or Refund; a Consume comes by the journal only.
     pub kind: RecordKind,
     /// How much.
@@ -47,7 +47,7 @@ pub struct Posting<'a> {
 pub enum PostError {
     /// The balance would pass what a wallet can hold.
     #[error("the balance would pass {BALANCE_MAX}")]
-    TooMuch,
+    BalanceTooLarge,
     /// The database said no.
     #[error(transparent)]
     Database(#[from] DatabaseError),
@@ -75,7 +75,7 @@ pub async fn read(
         balance: Nano(row.try_get("balance_nano")?),
         last_seq: row.try_get("last_seq")?,
         is_active: row.try_get("is_active")?,
-        off_by_operator: row.try_get("deactivated_by_operator")?,
+        disabled_by_operator: row.try_get("deactivated_by_operator")?,
         updated_at: at(&row, "updated_at")?,
     })
 }
@@ -86,13 +86,13 @@ pub async fn read(
 pub async fn post(
     connection: &mut SqliteConnection,
     organization: OrganizationId,
-    posting: &Posting<'_>,
+    posting: &NewRecord<'_>,
     now: UnixMs,
 ) -> Result<i64, PostError> {
     assert!(posting.kind != RecordKind::Consume, "a call is debited by the projector");
     let wallet = read(&mut *connection, organization).await?;
     if BALANCE_MAX - wallet.balance.max(Nano::ZERO) < posting.amount {
-        return Err(PostError::TooMuch);
+        return Err(PostError::BalanceTooLarge);
     }
     let current = posting.kind.apply(wallet.balance, posting.amount);
     let seq = wallet.last_seq + 1;
@@ -157,14 +157,14 @@ pub async fn set_active(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::records::{Filter, Stretch, at_seq, count, list};
+    use crate::ledger::records::{RecordFilter, RecordRange, at_seq, count, list};
     use crate::ledger::tests::recovery::with_organizations;
 
     const PAYER: OrganizationId = OrganizationId(1);
 
-    fn posting(kind: RecordKind, amount: Nano) -> Posting<'static> {
+    fn posting(kind: RecordKind, amount: Nano) -> NewRecord<'static> {
         let (consume, description) = (None, None);
-        Posting { kind, amount, consume, description, reference: Some("r-7"), actor: "{}" }
+        NewRecord { kind, amount, consume, description, reference: Some("r-7"), actor: "{}" }
     }
 
     #[tokio::test]
@@ -189,12 +189,13 @@ mod tests {
         assert_eq!((second.reference.as_deref(), second.created_at), (Some("r-7"), UnixMs(9)));
         assert!(at_seq(&mut *tx, PAYER, 4).await.expect("read").is_none());
 
-        let refunds = Filter { kind: Some(RecordKind::Refund), ..Filter::default() };
-        let recharges = Filter { kind: Some(RecordKind::Recharge), ..Filter::default() };
+        let refunds = RecordFilter { kind: Some(RecordKind::Refund), ..RecordFilter::default() };
+        let recharges =
+            RecordFilter { kind: Some(RecordKind::Recharge), ..RecordFilter::default() };
         for (filter, newest_first) in
-            [(Filter::default(), &[3, 2, 1][..]), (refunds, &[2]), (recharges, &[3, 1])]
+            [(RecordFilter::default(), &[3, 2, 1][..]), (refunds, &[2]), (recharges, &[3, 1])]
         {
-            let stretch = Stretch { before: None, offset: 0, limit: 10 };
+            let stretch = RecordRange { before: None, offset: 0, limit: 10 };
             let records = list(&mut tx, PAYER, &filter, stretch).await.expect("records");
             let seqs: Vec<_> = records.iter().map(|record| record.seq).collect();
             assert_eq!(seqs, newest_first);
@@ -213,7 +214,7 @@ mod tests {
             let recharge = posting(RecordKind::Recharge, amount);
             let posted = post(&mut tx, PAYER, &recharge, UnixMs(9)).await;
             assert_eq!(posted.is_ok(), fits, "{amount}");
-            assert!(fits || matches!(posted, Err(PostError::TooMuch)));
+            assert!(fits || matches!(posted, Err(PostError::BalanceTooLarge)));
         }
     }
 
@@ -227,7 +228,7 @@ mod tests {
         {
             set_active(&mut tx, PAYER, active, by_operator, UnixMs(9)).await.expect("switched");
             let wallet = read(&mut *tx, PAYER).await.expect("a wallet");
-            assert_eq!((wallet.is_active, wallet.off_by_operator), (active, marked));
+            assert_eq!((wallet.is_active, wallet.disabled_by_operator), (active, marked));
         }
     }
 }

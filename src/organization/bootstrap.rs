@@ -5,11 +5,11 @@ use std::sync::Arc;
 use crate::domain::ids::UserId;
 use crate::domain::time::UnixMs;
 use crate::organization::access::Principal;
-use crate::organization::denied::Denied;
-use crate::organization::passwords::LENGTHS;
-use crate::organization::platform::Platform;
+use crate::organization::error::UseCaseError;
+use crate::organization::passwords::LENGTH_RANGE;
 use crate::organization::secrets::{self, SecretKind};
-use crate::organization::work::{Change, Origin, Work};
+use crate::organization::services::Services;
+use crate::organization::unit_of_work::{AuditChange, Origin, UnitOfWork};
 use crate::settings::secret::Secret;
 use crate::store::columns::new_id;
 use crate::store::setup_links;
@@ -36,49 +36,52 @@ pub enum FirstStart {
 }
 
 /// How long a set-up link works: an hour.
-const LINK_MS: i64 = 3_600_000;
+const SETUP_LINK_LIFETIME_MS: i64 = 3_600_000;
 
 /// Sees to it that there is an operator, or a way to become it.
 pub async fn first_start(
-    platform: &Arc<Platform>,
+    platform: &Arc<Services>,
     given: Option<NewOperator>,
-) -> Result<FirstStart, Denied> {
+) -> Result<FirstStart, UseCaseError> {
     if let Some(given) = given {
         ensure_operator(platform, given).await?;
         return Ok(FirstStart::Ready);
     }
-    let mut work = Work::begin(platform, Origin::default()).await?;
+    let mut work = UnitOfWork::begin(platform, Origin::default()).await?;
     if users::first_operator(work.connection()).await?.is_some() {
         return Ok(FirstStart::Ready);
     }
-    let minted = SecretKind::SetupLink.mint();
-    let expires_at = UnixMs(work.now().0 + LINK_MS);
+    let minted = SecretKind::SetupLink.generate();
+    let expires_at = UnixMs(work.now().0 + SETUP_LINK_LIFETIME_MS);
     setup_links::replace(work.connection(), &minted.hash, expires_at).await?;
     work.commit().await?;
     Ok(FirstStart::Link(minted.secret))
 }
 
 /// The set-up link as it is printed, for people to open.
-pub fn link(public_url: &str, secret: &Secret) -> String {
+pub fn setup_url(public_url: &str, secret: &Secret) -> String {
     format!("{}/setup?token={}", public_url.trim_end_matches('/'), secret.expose())
 }
 
 /// The operator who is there, or else a new one.
-pub async fn ensure_operator(platform: &Arc<Platform>, given: NewOperator) -> Result<User, Denied> {
+pub async fn ensure_operator(
+    platform: &Arc<Services>,
+    given: NewOperator,
+) -> Result<User, UseCaseError> {
     let there = users::first_operator(platform.database.reader()).await?;
     if let Some(operator) = there {
         return Ok(operator);
     }
     let length = given.password.as_ref().map(|password| password.expose().chars().count());
-    if length.is_some_and(|length| !LENGTHS.contains(&length)) {
+    if length.is_some_and(|length| !LENGTH_RANGE.contains(&length)) {
         let message = "the operator's password must have 10 to 128 characters";
-        return Err(Denied::field("password", "wrong_length", message));
+        return Err(UseCaseError::field("password", "wrong_length", message));
     }
     let hash = match given.password {
         Some(password) => Some(platform.passwords.hash(password).await?),
         None => None,
     };
-    let mut work = Work::begin(platform, Origin::default()).await?;
+    let mut work = UnitOfWork::begin(platform, Origin::default()).await?;
     if let Some(operator) = users::first_operator(work.connection()).await? {
         return Ok(operator);
     }
@@ -89,30 +92,30 @@ pub async fn ensure_operator(platform: &Arc<Platform>, given: NewOperator) -> Re
 
 /// Makes the first operator by the link, which works once.
 pub async fn set_up(
-    work: &mut Work,
+    work: &mut UnitOfWork,
     token: &str,
     new: NewOperator,
     password_hash: String,
-) -> Result<User, Denied> {
+) -> Result<User, UseCaseError> {
     let now = work.now();
     let ends = setup_links::expiry(work.connection(), &secrets::hash(token)).await?;
     let operator = users::first_operator(work.connection()).await?;
     if operator.is_some() || ends.is_none_or(|ends| ends <= now) {
-        return Err(Denied::Unauthenticated("invalid_setup_link"));
+        return Err(UseCaseError::Unauthenticated("invalid_setup_link"));
     }
     add_operator(work, &new.email, new.name, Some(password_hash)).await
 }
 
 async fn add_operator(
-    work: &mut Work,
+    work: &mut UnitOfWork,
     email: &str,
     name: String,
     password_hash: Option<String>,
-) -> Result<User, Denied> {
+) -> Result<User, UseCaseError> {
     let now = work.now();
     let user = User {
         id: UserId(new_id(now)),
-        email: folded(email),
+        email: normalize_email(email),
         name,
         password_hash,
         is_operator: true,
@@ -121,12 +124,12 @@ async fn add_operator(
         last_login_at: None,
     };
     if users::by_email(work.connection(), &user.email).await?.is_some() {
-        return Err(Denied::conflict("email_taken", "there is a user with this address"));
+        return Err(UseCaseError::conflict("email_taken", "there is a user with this address"));
     }
     users::insert(work.connection(), &user).await?;
     setup_links::clear(work.connection()).await?;
-    let actor = Principal::start(user.clone()).actor();
-    let change = Change {
+    let actor = Principal::system(user.clone()).actor();
+    let change = AuditChange {
         organization: None,
         action: "operator.create".into(),
         target: ("user", user.id.to_string(), user.name.clone()),
@@ -138,6 +141,6 @@ async fn add_operator(
 }
 
 /// An address as it is compared: trimmed and case-folded.
-pub fn folded(email: &str) -> String {
+pub fn normalize_email(email: &str) -> String {
     email.trim().to_lowercase()
 }

@@ -6,32 +6,37 @@ use serde_json::Value;
 
 use crate::clock;
 use crate::domain::catalog::Model;
-use crate::domain::overlay::Laid;
+use crate::domain::price_override::PriceOverride;
 use crate::organization::access::{Actor, Principal};
-use crate::organization::denied::Denied;
-use crate::organization::platform::{Enforce, Platform, Prepared, Reload, Reloaded, UpstreamState};
-use crate::organization::rights::Right;
-use crate::organization::work::{Change, Origin, Work};
+use crate::organization::error::UseCaseError;
+use crate::organization::rights::Action;
+use crate::organization::services::{
+    CatalogSource, CommitHook, Reloaded, Services, StagedCatalog, UpstreamState,
+};
+use crate::organization::unit_of_work::{AuditChange, Origin, UnitOfWork};
 use crate::store::{price_lists, prices};
 
 /// Reads the file again and puts it in force. Open calls go on by what they were admitted under.
-pub async fn reload(work: &mut Work, principal: &Principal) -> Result<Reloaded, Denied> {
-    principal.may(Right::ChangePlatform)?;
-    read_again(work, &principal.actor()).await
+pub async fn reload(
+    work: &mut UnitOfWork,
+    principal: &Principal,
+) -> Result<Reloaded, UseCaseError> {
+    principal.require(Action::ChangePlatform)?;
+    reload_and_audit(work, &principal.actor()).await
 }
 
 /// The same, asked for by whoever may send signals to the process.
-pub async fn reload_by_signal(platform: &Arc<Platform>) -> Result<Reloaded, Denied> {
-    let mut work = Work::begin(platform, Origin::default()).await?;
+pub async fn reload_on_signal(platform: &Arc<Services>) -> Result<Reloaded, UseCaseError> {
+    let mut work = UnitOfWork::begin(platform, Origin::default()).await?;
     let actor = Actor { kind: "System", id: String::new(), name: "SIGHUP".to_owned() };
-    let reloaded = read_again(&mut work, &actor).await?;
+    let reloaded = reload_and_audit(&mut work, &actor).await?;
     work.commit().await?;
     Ok(reloaded)
 }
 
 /// A model that can be called, and what it costs now.
 #[derive(Debug)]
-pub struct Offer {
+pub struct AvailableModel {
     /// The model.
     pub model: Arc<Model>,
     /// Each version of prices that a call can come to, and its rows; first choice first.
@@ -39,44 +44,52 @@ pub struct Offer {
 }
 
 /// All that can be called, in the order of its names. Where it is served is not told.
-pub fn offers(platform: &Platform, principal: &Principal) -> Result<Vec<Offer>, Denied> {
-    principal.may(Right::ViewAccount)?;
-    let now = clock::now();
+pub fn available_models(
+    platform: &Services,
+    principal: &Principal,
+) -> Result<Vec<AvailableModel>, UseCaseError> {
+    principal.require(Action::ViewAccount)?;
+    let now = clock::wall_now();
     let offer = |model: Arc<Model>| {
         let mut prices: Vec<(Arc<str>, Value)> = Vec::new();
         for target in &model.targets {
-            let tariff = target.schedule.at(now);
+            let tariff = target.schedule.effective_at(now);
             if prices.iter().all(|(known, _)| known != tariff.version()) {
-                prices.push((Arc::clone(tariff.version()), price_lists::rows(tariff)));
+                prices.push((Arc::clone(tariff.version()), price_lists::rows_json(tariff)));
             }
         }
-        Offer { model, prices }
+        AvailableModel { model, prices }
     };
-    Ok(platform.reload.models().into_iter().map(offer).collect())
+    Ok(platform.catalog.models().into_iter().map(offer).collect())
 }
 
 /// The prices that a record names by their version: what its cost was computed with.
 pub async fn price_list(
-    platform: &Platform,
+    platform: &Services,
     principal: &Principal,
     version: &str,
-) -> Result<Value, Denied> {
-    principal.may(Right::ViewAccount)?;
-    price_lists::find(&platform.database, version).await?.ok_or(Denied::NotFound)
+) -> Result<Value, UseCaseError> {
+    principal.require(Action::ViewAccount)?;
+    price_lists::find(&platform.database, version).await?.ok_or(UseCaseError::NotFound)
 }
 
 /// The upstreams in use on this node, and how they have been lately.
-pub fn upstreams(platform: &Platform, principal: &Principal) -> Result<Vec<UpstreamState>, Denied> {
-    principal.may(Right::ViewPlatform)?;
-    Ok(platform.reload.upstreams())
+pub fn upstreams(
+    platform: &Services,
+    principal: &Principal,
+) -> Result<Vec<UpstreamState>, UseCaseError> {
+    principal.require(Action::ViewPlatform)?;
+    Ok(platform.catalog.upstreams())
 }
 
-async fn read_again(work: &mut Work, actor: &Actor) -> Result<Reloaded, Denied> {
-    let read = |reload: &dyn Reload, laid: &[Laid]| {
-        reload.read(laid).map_err(|fault| Denied::conflict("invalid_configuration", fault))
+async fn reload_and_audit(work: &mut UnitOfWork, actor: &Actor) -> Result<Reloaded, UseCaseError> {
+    let read = |reload: &dyn CatalogSource, laid: &[PriceOverride]| {
+        reload
+            .stage_file(laid)
+            .map_err(|fault| UseCaseError::conflict("invalid_configuration", fault))
     };
-    let reloaded = follow(work, read).await?;
-    let change = Change {
+    let reloaded = activate_after_commit(work, read).await?;
+    let change = AuditChange {
         organization: None,
         action: "catalog.reload".into(),
         target: ("catalog", String::new(), String::new()),
@@ -92,17 +105,18 @@ async fn read_again(work: &mut Work, actor: &Actor) -> Result<Reloaded, Denied> 
 
 /// Has a catalog in force after the commit, under the prices that are laid over it by then. What
 /// it costs is kept with the commit, before a record can name it.
-pub async fn follow(
-    work: &mut Work,
-    prepare: impl FnOnce(&dyn Reload, &[Laid]) -> Result<Prepared, Denied>,
-) -> Result<Reloaded, Denied> {
-    let turn = Arc::clone(&work.platform().cataloging).lock_owned().await;
+pub async fn activate_after_commit(
+    work: &mut UnitOfWork,
+    prepare: impl FnOnce(&dyn CatalogSource, &[PriceOverride]) -> Result<StagedCatalog, UseCaseError>,
+) -> Result<Reloaded, UseCaseError> {
+    let turn = Arc::clone(&work.services().catalog_lock).lock_owned().await;
     let now = work.now();
-    let laid = prices::laid(work.connection(), now).await?;
-    let Prepared { reloaded, tariffs, enforce } = prepare(&*work.platform().reload, &laid)?;
+    let laid = prices::active_overrides(work.connection(), now).await?;
+    let StagedCatalog { reloaded, tariffs, activate: enforce } =
+        prepare(&*work.services().catalog, &laid)?;
     let tariffs = tariffs.iter().map(|tariff| &**tariff);
-    price_lists::keep(work.connection(), tariffs, now).await?;
-    work.enforce(Enforce(Box::new(move || {
+    price_lists::insert_missing(work.connection(), tariffs, now).await?;
+    work.add_hook(CommitHook(Box::new(move || {
         (enforce.0)();
         drop(turn);
     })));

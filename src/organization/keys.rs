@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use crate::domain::ids::{ApiKeyId, ProjectId, UserId};
 use crate::domain::money::Nano;
 use crate::domain::time::UnixMs;
-use crate::organization::access::Seat;
-use crate::organization::denied::Denied;
-use crate::organization::platform::Platform;
+use crate::organization::access::OrgContext;
+use crate::organization::error::UseCaseError;
 use crate::organization::projects;
-use crate::organization::rights::{Missing, Reach, Right};
+use crate::organization::rights::{AccessLevel, Action, Forbidden};
 use crate::organization::secrets::SecretKind;
-use crate::organization::work::{Change, Effect, Work};
+use crate::organization::services::Services;
+use crate::organization::unit_of_work::{AuditChange, Effect, UnitOfWork};
 use crate::settings::secret::Secret;
 use crate::store::api_keys::{self, ApiKey};
 use crate::store::columns::new_id;
@@ -67,19 +67,19 @@ impl KeyChange {
 
 /// Makes a key.
 pub async fn create(
-    work: &mut Work,
-    seat: &Seat,
+    work: &mut UnitOfWork,
+    seat: &OrgContext,
     project: ProjectId,
     mut new: KeyChange,
-) -> Result<(ApiKey, Secret), Denied> {
-    let (_, reach) = projects::open_to_change(work, seat, project, Right::ManageKeys).await?;
+) -> Result<(ApiKey, Secret), UseCaseError> {
+    let (_, reach) = projects::find_for_update(work, seat, project, Action::ManageKeys).await?;
     let maker = seat.principal.user.id;
-    if reach == Reach::Own && new.owner.is_none() {
+    if reach == AccessLevel::Own && new.owner.is_none() {
         new.owner = Some(Some(maker));
     }
     check_owner(work, seat, reach, &new).await?;
     let now = work.now();
-    let minted = SecretKind::ApiKey.mint();
+    let minted = SecretKind::ApiKey.generate();
     let blank = ApiKey {
         id: ApiKeyId(new_id(now)),
         project,
@@ -104,54 +104,54 @@ pub async fn create(
     };
     let key = new.apply(blank, now);
     api_keys::insert(work.connection(), &key, &minted.hash).await?;
-    work.then(Effect::Project(project));
+    work.after_commit(Effect::Project(project));
     audit(work, seat, "key.create", (None, Some(&key))).await?;
     Ok((key, minted.secret))
 }
 
 /// A page of a project's keys, or of one's own among them.
 pub async fn list(
-    platform: &Platform,
-    seat: &Seat,
+    platform: &Services,
+    seat: &OrgContext,
     project: ProjectId,
     page: Page,
     sort: Sort,
-) -> Result<(Vec<ApiKey>, i64), Denied> {
-    let (_, reach) = projects::open(platform, seat, project, Right::ViewKeys).await?;
-    let owner = (reach == Reach::Own).then_some(seat.principal.user.id);
+) -> Result<(Vec<ApiKey>, i64), UseCaseError> {
+    let (_, reach) = projects::find_for(platform, seat, project, Action::ViewKeys).await?;
+    let owner = (reach == AccessLevel::Own).then_some(seat.principal.user.id);
     Ok(api_keys::list(platform.database.reader(), project, owner, page, sort).await?)
 }
 
 /// Changes a key.
 pub async fn change(
-    work: &mut Work,
-    seat: &Seat,
+    work: &mut UnitOfWork,
+    seat: &OrgContext,
     which: (ProjectId, ApiKeyId),
     change: KeyChange,
-) -> Result<ApiKey, Denied> {
-    let (before, reach) = open(work, seat, which).await?;
+) -> Result<ApiKey, UseCaseError> {
+    let (before, reach) = find_for_update(work, seat, which).await?;
     check_owner(work, seat, reach, &change).await?;
-    work.expects(before.version)?;
+    work.check_version(before.version)?;
     let after = change.apply(before.clone(), work.now());
     api_keys::update(work.connection(), &after).await?;
-    work.then(Effect::Project(which.0));
+    work.after_commit(Effect::Project(which.0));
     audit(work, seat, "key.update", (Some(&before), Some(&after))).await?;
     Ok(after)
 }
 
 /// Revokes a key for good.
 pub async fn revoke(
-    work: &mut Work,
-    seat: &Seat,
+    work: &mut UnitOfWork,
+    seat: &OrgContext,
     which: (ProjectId, ApiKeyId),
-) -> Result<(), Denied> {
-    let found = open(work, seat, which).await;
+) -> Result<(), UseCaseError> {
+    let found = find_for_update(work, seat, which).await;
     // To delete what is deleted is to find nothing.
     let (before, _) = found.map_err(|denied| match denied {
-        Denied::Conflict("key_revoked", _) => Denied::NotFound,
+        UseCaseError::Conflict("key_revoked", _) => UseCaseError::NotFound,
         other => other,
     })?;
-    work.expects(before.version)?;
+    work.check_version(before.version)?;
     let now = work.now();
     let after = ApiKey {
         enabled: false,
@@ -161,22 +161,22 @@ pub async fn revoke(
         ..before.clone()
     };
     api_keys::update(work.connection(), &after).await?;
-    work.then(Effect::Project(which.0));
+    work.after_commit(Effect::Project(which.0));
     audit(work, seat, "key.revoke", (Some(&before), Some(&after))).await
 }
 
 /// Gives a key another secret. The one it had works for `grace_seconds` more; the one before that
 /// ends now.
 pub async fn rotate(
-    work: &mut Work,
-    seat: &Seat,
+    work: &mut UnitOfWork,
+    seat: &OrgContext,
     which: (ProjectId, ApiKeyId),
     grace_seconds: i64,
-) -> Result<(ApiKey, Secret), Denied> {
-    let (before, _) = open(work, seat, which).await?;
-    work.expects(before.version)?;
+) -> Result<(ApiKey, Secret), UseCaseError> {
+    let (before, _) = find_for_update(work, seat, which).await?;
+    work.check_version(before.version)?;
     let now = work.now();
-    let minted = SecretKind::ApiKey.mint();
+    let minted = SecretKind::ApiKey.generate();
     let grace = (0 < grace_seconds).then_some(UnixMs(now.0 + grace_seconds * 1_000));
     let after = ApiKey {
         last4: minted.last4,
@@ -186,37 +186,39 @@ pub async fn rotate(
         ..before.clone()
     };
     api_keys::rotate(work.connection(), &after, &minted.hash).await?;
-    work.then(Effect::Project(which.0));
+    work.after_commit(Effect::Project(which.0));
     audit(work, seat, "key.rotate", (Some(&before), Some(&after))).await?;
     Ok((after, minted.secret))
 }
 
 /// Finds a key that they may change.
-async fn open(
-    work: &mut Work,
-    seat: &Seat,
+async fn find_for_update(
+    work: &mut UnitOfWork,
+    seat: &OrgContext,
     which: (ProjectId, ApiKeyId),
-) -> Result<(ApiKey, Reach), Denied> {
-    let (_, reach) = projects::open_to_change(work, seat, which.0, Right::ManageKeys).await?;
+) -> Result<(ApiKey, AccessLevel), UseCaseError> {
+    let (_, reach) = projects::find_for_update(work, seat, which.0, Action::ManageKeys).await?;
     let key = api_keys::by_id(work.connection(), which.0, which.1).await?;
     let own = Some(seat.principal.user.id);
-    let key = key.filter(|key| reach == Reach::All || key.owner == own).ok_or(Denied::NotFound)?;
+    let key = key
+        .filter(|key| reach == AccessLevel::All || key.owner == own)
+        .ok_or(UseCaseError::NotFound)?;
     if key.revoked_at.is_some() {
-        return Err(Denied::conflict("key_revoked", "the key is revoked: make another"));
+        return Err(UseCaseError::conflict("key_revoked", "the key is revoked: make another"));
     }
     Ok((key, reach))
 }
 
 /// Whoever may change only their own keys keeps them; an owner belongs to the organization.
 async fn check_owner(
-    work: &mut Work,
-    seat: &Seat,
-    reach: Reach,
+    work: &mut UnitOfWork,
+    seat: &OrgContext,
+    reach: AccessLevel,
     change: &KeyChange,
-) -> Result<(), Denied> {
+) -> Result<(), UseCaseError> {
     let Some(owner) = change.owner else { return Ok(()) };
-    if reach == Reach::Own && owner != Some(seat.principal.user.id) {
-        return Err(Missing::Permission("Owner").into());
+    if reach == AccessLevel::Own && owner != Some(seat.principal.user.id) {
+        return Err(Forbidden::Permission("Owner").into());
     }
     let Some(owner) = owner else { return Ok(()) };
     let organization = seat.organization.id;
@@ -224,28 +226,28 @@ async fn check_owner(
         return Ok(());
     }
     let message = "the owner is no member of the organization";
-    Err(Denied::field("/ownerUserId", "not_a_member", message))
+    Err(UseCaseError::field("/ownerUserId", "not_a_member", message))
 }
 
 async fn audit(
-    work: &mut Work,
-    seat: &Seat,
+    work: &mut UnitOfWork,
+    seat: &OrgContext,
     action: &'static str,
     states: (Option<&ApiKey>, Option<&ApiKey>),
-) -> Result<(), Denied> {
+) -> Result<(), UseCaseError> {
     let target = states.1.or(states.0).map(|key| (key.id.to_string(), key.name.clone()));
     let (id, name) = target.unwrap_or_default();
-    let change = Change {
+    let change = AuditChange {
         organization: Some(seat.organization.id),
         action: action.into(),
         target: ("apiKey", id, name),
-        before: states.0.map(picture),
-        after: states.1.map(picture),
+        before: states.0.map(audit_json),
+        after: states.1.map(audit_json),
     };
     work.audit(&seat.principal.actor(), change).await
 }
 
-fn picture(key: &ApiKey) -> Value {
+fn audit_json(key: &ApiKey) -> Value {
     json!({
         "name": key.name,
         "key": "***",

@@ -1,26 +1,26 @@
 //! Members: who belongs to an organization.
 
 use crate::domain::ids::UserId;
-use crate::organization::access::Seat;
-use crate::organization::bootstrap::folded;
-use crate::organization::denied::Denied;
-use crate::organization::rights::Right;
+use crate::organization::access::OrgContext;
+use crate::organization::bootstrap::normalize_email;
+use crate::organization::error::UseCaseError;
+use crate::organization::rights::Action;
 use crate::organization::roles::Role;
-use crate::organization::work::{Change, Work};
+use crate::organization::unit_of_work::{AuditChange, UnitOfWork};
 use crate::store::columns::new_id;
 use crate::store::members;
 use crate::store::users::{self, User};
 
 /// Makes a person, who can sign in by no password yet, an Admin of the organization.
 pub async fn add_admin(
-    work: &mut Work,
-    seat: &Seat,
+    work: &mut UnitOfWork,
+    seat: &OrgContext,
     email: &str,
     name: &str,
-) -> Result<User, Denied> {
-    seat.may(Right::ChangeOrganization)?;
+) -> Result<User, UseCaseError> {
+    seat.require(Action::ChangeOrganization)?;
     let now = work.now();
-    let email = folded(email);
+    let email = normalize_email(email);
     let known = users::by_email(work.connection(), &email).await?;
     let user = match known {
         Some(user) => user,
@@ -41,7 +41,7 @@ pub async fn add_admin(
     };
     let (organization, role) = (seat.organization.id, Role::Admin.name());
     members::insert(work.connection(), organization, user.id, (role, &[]), now).await?;
-    let change = Change {
+    let change = AuditChange {
         organization: Some(organization),
         action: "member.add".into(),
         target: ("user", user.id.to_string(), user.name.clone()),

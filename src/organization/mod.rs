@@ -2,13 +2,13 @@
 
 pub mod roles;
 pub mod rights;
-pub mod denied;
+pub mod error;
 pub mod secrets;
 pub mod passwords;
 pub mod throttle;
-pub mod platform;
+pub mod services;
 pub mod access;
-pub mod work;
+pub mod unit_of_work;
 pub mod bootstrap;
 pub mod sign_in;
 pub mod tokens;

@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::domain::ids::OrganizationId;
-use crate::organization::access::{Principal, Seat};
-use crate::organization::denied::Denied;
-use crate::organization::platform::Platform;
-use crate::organization::rights::{Missing, Right};
-use crate::organization::work::{Change, Effect, Work};
+use crate::organization::access::{OrgContext, Principal};
+use crate::organization::error::UseCaseError;
+use crate::organization::rights::{Action, Forbidden};
+use crate::organization::services::Services;
+use crate::organization::unit_of_work::{AuditChange, Effect, UnitOfWork};
 use crate::store::columns::new_id;
 use crate::store::organizations::{self, Organization};
 use crate::store::paging::{Page, Sort};
@@ -50,11 +50,11 @@ pub struct OrganizationChange {
 
 /// Makes an organization, and its wallet with nothing in it.
 pub async fn create(
-    work: &mut Work,
+    work: &mut UnitOfWork,
     principal: &Principal,
     new: NewOrganization,
-) -> Result<Organization, Denied> {
-    principal.may(Right::ChangePlatform)?;
+) -> Result<Organization, UseCaseError> {
+    principal.require(Action::ChangePlatform)?;
     let now = work.now();
     let organization = Organization {
         id: OrganizationId(new_id(now)),
@@ -72,13 +72,13 @@ pub async fn create(
         version: 1,
     };
     organizations::insert(work.connection(), &organization).await?;
-    work.then(Effect::Organization(organization.id));
-    let change = Change {
+    work.after_commit(Effect::Organization(organization.id));
+    let change = AuditChange {
         organization: Some(organization.id),
         action: "organization.create".into(),
-        target: target(&organization),
+        target: audit_target(&organization),
         before: None,
-        after: Some(picture(&organization)),
+        after: Some(audit_json(&organization)),
     };
     work.audit(&principal.actor(), change).await?;
     Ok(organization)
@@ -86,42 +86,42 @@ pub async fn create(
 
 /// A page of the deployment's organizations.
 pub async fn list(
-    platform: &Platform,
+    platform: &Services,
     principal: &Principal,
     filter: (Option<&str>, Option<&str>),
     page: Page,
     sort: Sort,
-) -> Result<(Vec<Organization>, i64), Denied> {
-    principal.may(Right::ViewPlatform)?;
+) -> Result<(Vec<Organization>, i64), UseCaseError> {
+    principal.require(Action::ViewPlatform)?;
     let reader = platform.database.reader();
     Ok(organizations::list(reader, filter.0, filter.1, page, sort).await?)
 }
 
 /// The organization in which they sit.
-pub fn view(seat: &Seat) -> Result<&Organization, Denied> {
-    seat.may(Right::ViewOrganization)?;
+pub fn view(seat: &OrgContext) -> Result<&Organization, UseCaseError> {
+    seat.require(Action::ViewOrganization)?;
     Ok(&seat.organization)
 }
 
 /// Changes it.
 pub async fn change(
-    work: &mut Work,
-    seat: &Seat,
+    work: &mut UnitOfWork,
+    seat: &OrgContext,
     change: OrganizationChange,
-) -> Result<Organization, Denied> {
-    seat.may(Right::ChangeOrganization)?;
+) -> Result<Organization, UseCaseError> {
+    seat.require(Action::ChangeOrganization)?;
     let for_operator = change.status.is_some() || change.self_funding.is_some();
     if for_operator && !seat.is_operator() {
-        return Err(Missing::Permission("operator").into());
+        return Err(Forbidden::Permission("operator").into());
     }
     let found = organizations::by_id(work.connection(), seat.organization.id).await?;
-    let before = found.ok_or(Denied::NotFound)?;
-    work.expects(before.version)?;
+    let before = found.ok_or(UseCaseError::NotFound)?;
+    work.check_version(before.version)?;
     if change.status.as_deref() == Some("Closed") {
-        let books = work.platform().directory.books();
+        let books = work.services().directory.live_state();
         if books.organization(before.id).is_some_and(|book| !book.holds().is_empty()) {
             let message = "calls are open: make it Inactive, and close it when they have ended";
-            return Err(Denied::conflict("holds_open", message));
+            return Err(UseCaseError::conflict("holds_open", message));
         }
     }
     let now = work.now();
@@ -139,23 +139,23 @@ pub async fn change(
         ..old
     };
     organizations::update(work.connection(), &after).await?;
-    work.then(Effect::Organization(after.id));
-    let change = Change {
+    work.after_commit(Effect::Organization(after.id));
+    let change = AuditChange {
         organization: Some(after.id),
         action: "organization.update".into(),
-        target: target(&after),
-        before: Some(picture(&before)),
-        after: Some(picture(&after)),
+        target: audit_target(&after),
+        before: Some(audit_json(&before)),
+        after: Some(audit_json(&after)),
     };
     work.audit(&seat.principal.actor(), change).await?;
     Ok(after)
 }
 
-fn target(organization: &Organization) -> (&'static str, String, String) {
+fn audit_target(organization: &Organization) -> (&'static str, String, String) {
     ("organization", organization.id.to_string(), organization.name.clone())
 }
 
-fn picture(organization: &Organization) -> Value {
+fn audit_json(organization: &Organization) -> Value {
     json!({
         "name": organization.name,
         "description": organization.description,

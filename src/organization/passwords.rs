@@ -5,14 +5,14 @@ use std::sync::{Arc, OnceLock};
 use argon2::{Argon2, PasswordHasher, PasswordVerifier};
 use tokio::sync::Semaphore;
 
-use crate::organization::denied::Denied;
+use crate::organization::error::UseCaseError;
 use crate::settings::secret::Secret;
 
 /// How many are hashed at once: each takes 19 MiB and a core.
-const AT_ONCE: usize = 2;
+const CONCURRENT_HASHES_MAX: usize = 2;
 
 /// The lengths that a password may have, in characters.
-pub const LENGTHS: std::ops::RangeInclusive<usize> = 10..=128;
+pub const LENGTH_RANGE: std::ops::RangeInclusive<usize> = 10..=128;
 
 /// Where passwords are hashed.
 #[derive(Debug, Clone)]
@@ -24,23 +24,28 @@ pub struct Passwords {
 
 impl Default for Passwords {
     fn default() -> Self {
-        Self { slots: Arc::new(Semaphore::new(AT_ONCE)), decoy: Arc::default() }
+        Self { slots: Arc::new(Semaphore::new(CONCURRENT_HASHES_MAX)), decoy: Arc::default() }
     }
 }
 
 impl Passwords {
     /// The hash of a new password, to be kept.
-    pub async fn hash(&self, password: Secret) -> Result<String, Denied> {
-        self.run(move || hash_now(&password)).await?
+    pub async fn hash(&self, password: Secret) -> Result<String, UseCaseError> {
+        self.run(move || hash_blocking(&password)).await?
     }
 
     /// Whether `password` is the one that was kept.
-    pub async fn verify(&self, password: Secret, kept: Option<String>) -> Result<bool, Denied> {
+    pub async fn verify(
+        &self,
+        password: Secret,
+        kept: Option<String>,
+    ) -> Result<bool, UseCaseError> {
         let decoy = Arc::clone(&self.decoy);
         self.run(move || {
             let is_known = kept.is_some();
-            let decoy =
-                || decoy.get_or_init(|| hash_now(&Secret::new("-".into())).unwrap_or_default());
+            let decoy = || {
+                decoy.get_or_init(|| hash_blocking(&Secret::new("-".into())).unwrap_or_default())
+            };
             let kept = kept.unwrap_or_else(|| decoy().clone());
             let fits = Argon2::default().verify_password(password.expose().as_bytes(), &*kept);
             is_known && fits.is_ok()
@@ -51,19 +56,20 @@ impl Passwords {
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Denied> {
+    ) -> Result<T, UseCaseError> {
         let slot = Arc::clone(&self.slots).acquire_owned().await;
-        let slot = slot.map_err(|_| Denied::Failed("the password hasher has ended".into()))?;
+        let slot =
+            slot.map_err(|_| UseCaseError::Internal("the password hasher has ended".into()))?;
         let done = tokio::task::spawn_blocking(move || {
             let done = work();
             drop(slot);
             done
         });
-        done.await.map_err(|fault| Denied::Failed(fault.to_string()))
+        done.await.map_err(|fault| UseCaseError::Internal(fault.to_string()))
     }
 }
 
-fn hash_now(password: &Secret) -> Result<String, Denied> {
+fn hash_blocking(password: &Secret) -> Result<String, UseCaseError> {
     let hash = Argon2::default().hash_password(password.expose().as_bytes());
-    Ok(hash.map_err(|fault| Denied::Failed(fault.to_string()))?.to_string())
+    Ok(hash.map_err(|fault| UseCaseError::Internal(fault.to_string()))?.to_string())
 }

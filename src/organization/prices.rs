@@ -6,20 +6,20 @@ use serde_json::{Value, json};
 
 use crate::domain::catalog::Model;
 use crate::domain::ids::PriceId;
-use crate::domain::overlay::Laid;
-use crate::domain::price::{Prices, needed};
+use crate::domain::price::{PriceTable, required_units};
+use crate::domain::price_override::PriceOverride;
 use crate::domain::service_tier::ServiceTier;
-use crate::domain::tariff::Row;
+use crate::domain::tariff::PriceRow;
 use crate::domain::time::UnixMs;
 use crate::organization::access::Principal;
-use crate::organization::catalog::follow;
-use crate::organization::denied::{Denied, Fault};
-use crate::organization::platform::Platform;
-use crate::organization::rights::Right;
-use crate::organization::work::{Change, Work};
+use crate::organization::catalog::activate_after_commit;
+use crate::organization::error::{FieldError, UseCaseError};
+use crate::organization::rights::Action;
+use crate::organization::services::Services;
+use crate::organization::unit_of_work::{AuditChange, UnitOfWork};
 use crate::store::columns::new_id;
 use crate::store::price_lists;
-use crate::store::prices::{self, Price};
+use crate::store::prices::{self, StoredPrice};
 
 /// A price that is asked for.
 #[derive(Debug)]
@@ -31,48 +31,48 @@ pub struct NewPrice {
     /// The tier.
     pub tier: ServiceTier,
     /// What each unit costs.
-    pub prices: Prices,
+    pub prices: PriceTable,
     /// The same with more input than so many tokens.
-    pub tiers: Vec<(u64, Prices)>,
+    pub tiers: Vec<(u64, PriceTable)>,
     /// From when on; `None`: now.
     pub from: Option<UnixMs>,
 }
 
 /// A price that holds or held.
 #[derive(Debug)]
-pub enum Listed {
+pub enum ListedPrice {
     /// The operator posted it.
-    Api(Price),
+    Api(StoredPrice),
     /// The file says so, for one place; the version of its prices there.
-    File(Laid, Arc<str>),
+    File(PriceOverride, Arc<str>),
 }
 
 /// The prices of the admin API, newest first, ended ones too; then those of the file in force.
 pub async fn list(
-    platform: &Platform,
+    platform: &Services,
     principal: &Principal,
     model: Option<&str>,
-) -> Result<Vec<Listed>, Denied> {
-    principal.may(Right::ViewPlatform)?;
+) -> Result<Vec<ListedPrice>, UseCaseError> {
+    principal.require(Action::ViewPlatform)?;
     let posted = prices::list(&platform.database, model).await?;
-    let mut listed: Vec<_> = posted.into_iter().map(Listed::Api).collect();
+    let mut listed: Vec<_> = posted.into_iter().map(ListedPrice::Api).collect();
     let names: Vec<String> =
-        platform.reload.upstreams().into_iter().map(|upstream| upstream.name).collect();
-    let filed = platform.reload.filed();
+        platform.catalog.upstreams().into_iter().map(|upstream| upstream.name).collect();
+    let filed = platform.catalog.configured_models();
     for known in filed.iter().filter(|known| model.is_none_or(|name| *known.name == *name)) {
-        listed.extend(of_file(known, &names));
+        listed.extend(configured_prices(known, &names));
     }
     Ok(listed)
 }
 
 /// What the file says of a model: for each place, time and tier.
-fn of_file(model: &Model, upstreams: &[String]) -> Vec<Listed> {
+fn configured_prices(model: &Model, upstreams: &[String]) -> Vec<ListedPrice> {
     let mut listed = Vec::new();
     for target in &model.targets {
-        let turns = target.schedule.turns();
+        let turns = target.schedule.entries();
         for (at, (from, tariff)) in turns.iter().enumerate() {
             for rows in tariff.rows().chunk_by(|one, other| one.tier == other.tier) {
-                let laid = Laid {
+                let laid = PriceOverride {
                     model: Arc::clone(&model.name),
                     upstream: upstreams.get(target.upstream).map(|name| name.as_str().into()),
                     tier: rows[0].tier,
@@ -80,7 +80,7 @@ fn of_file(model: &Model, upstreams: &[String]) -> Vec<Listed> {
                     from: *from,
                     until: turns.get(at + 1).map(|(next, _)| *next),
                 };
-                listed.push(Listed::File(laid, Arc::clone(tariff.version())));
+                listed.push(ListedPrice::File(laid, Arc::clone(tariff.version())));
             }
         }
     }
@@ -90,19 +90,19 @@ fn of_file(model: &Model, upstreams: &[String]) -> Vec<Listed> {
 /// Lays a price over those of the file. It ends the one before it, of the same model, place and
 /// tier.
 pub async fn create(
-    work: &mut Work,
+    work: &mut UnitOfWork,
     principal: &Principal,
     new: NewPrice,
-) -> Result<Price, Denied> {
-    principal.may(Right::ChangePlatform)?;
+) -> Result<StoredPrice, UseCaseError> {
+    principal.require(Action::ChangePlatform)?;
     let now = work.now();
-    check(work.platform(), &new, now)?;
+    check(work.services(), &new, now)?;
     let tier = if new.tier.is_default() { ServiceTier::DEFAULT } else { new.tier };
-    let row = |(above_input_tokens, prices)| Row { tier, above_input_tokens, prices };
-    let mut rows: Vec<Row> = [(0, new.prices)].into_iter().chain(new.tiers).map(row).collect();
+    let row = |(above_input_tokens, prices)| PriceRow { tier, above_input_tokens, prices };
+    let mut rows: Vec<PriceRow> = [(0, new.prices)].into_iter().chain(new.tiers).map(row).collect();
     rows.sort_by_key(|row| row.above_input_tokens);
     let version = price_lists::version("api", &rows);
-    let laid = Laid {
+    let laid = PriceOverride {
         model: new.model.into(),
         upstream: new.upstream.map(Arc::from),
         tier,
@@ -111,80 +111,84 @@ pub async fn create(
         until: None,
     };
     let (id, created_by) = (PriceId(new_id(now)), principal.user.id);
-    let mut price = Price { id, laid, version, created_by, created_at: now };
-    price.laid.until = prices::insert(work.connection(), &price).await?;
-    let after = (None, Some(told(&price)));
-    change(work, principal, "price.create", &price, after).await?;
+    let mut price = StoredPrice { id, price_override: laid, version, created_by, created_at: now };
+    price.price_override.until = prices::insert(work.connection(), &price).await?;
+    let after = (None, Some(audit_json(&price)));
+    apply_and_audit(work, principal, "price.create", &price, after).await?;
     Ok(price)
 }
 
 /// Ends a price: from now on the file's holds, or that of every place.
-pub async fn delete(work: &mut Work, principal: &Principal, which: PriceId) -> Result<(), Denied> {
-    principal.may(Right::ChangePlatform)?;
+pub async fn delete(
+    work: &mut UnitOfWork,
+    principal: &Principal,
+    which: PriceId,
+) -> Result<(), UseCaseError> {
+    principal.require(Action::ChangePlatform)?;
     let now = work.now();
     let found = prices::by_id(work.connection(), which).await?;
-    let goes_on = |price: &Price| price.laid.until.is_none_or(|until| now < until);
-    let price = found.filter(goes_on).ok_or(Denied::NotFound)?;
+    let goes_on = |price: &StoredPrice| price.price_override.until.is_none_or(|until| now < until);
+    let price = found.filter(goes_on).ok_or(UseCaseError::NotFound)?;
     prices::end(work.connection(), &price, now).await?;
-    change(work, principal, "price.delete", &price, (Some(told(&price)), None)).await
+    apply_and_audit(work, principal, "price.delete", &price, (Some(audit_json(&price)), None)).await
 }
 
 /// Puts what was done in force, and into the audit log.
-async fn change(
-    work: &mut Work,
+async fn apply_and_audit(
+    work: &mut UnitOfWork,
     principal: &Principal,
     action: &'static str,
-    price: &Price,
+    price: &StoredPrice,
     (before, after): (Option<Value>, Option<Value>),
-) -> Result<(), Denied> {
-    follow(work, |reload, laid| Ok(reload.lay(laid))).await?;
-    let target = ("price", price.id.to_string(), price.laid.model.to_string());
-    let change = Change { organization: None, action: action.into(), target, before, after };
+) -> Result<(), UseCaseError> {
+    activate_after_commit(work, |reload, laid| Ok(reload.with_overrides(laid))).await?;
+    let target = ("price", price.id.to_string(), price.price_override.model.to_string());
+    let change = AuditChange { organization: None, action: action.into(), target, before, after };
     work.audit(&principal.actor(), change).await
 }
 
 /// Finds every fault that only the catalog shows.
-fn check(platform: &Platform, new: &NewPrice, now: UnixMs) -> Result<(), Denied> {
+fn check(platform: &Services, new: &NewPrice, now: UnixMs) -> Result<(), UseCaseError> {
     let mut faults = Vec::new();
-    let models = platform.reload.models();
+    let models = platform.catalog.models();
     let model = models.iter().find(|model| *model.name == *new.model);
     if model.is_none() {
         let message = "model: is not listed; give the id of one of GET /api/models";
-        faults.push(Fault::new("/model", "unknown_model", message));
+        faults.push(FieldError::new("/model", "unknown_model", message));
     }
     if let (Some(model), Some(upstream)) = (model, &new.upstream) {
-        let upstreams = platform.reload.upstreams();
+        let upstreams = platform.catalog.upstreams();
         let place = upstreams.iter().position(|known| known.name == *upstream);
         if model.targets.iter().all(|target| Some(target.upstream) != place) {
             let message = format!("upstream: does not serve {}; name one that does", model.name);
-            faults.push(Fault::new("/upstream", "not_served", message));
+            faults.push(FieldError::new("/upstream", "not_served", message));
         }
     }
     let answers = model.is_none_or(|model| 0 < model.max_output_tokens);
     let tiers = new.tiers.iter().enumerate();
     let tiers = tiers.map(|(at, (_, prices))| (format!("/tiers/{at}/prices"), prices));
     for (param, prices) in [("/prices".to_owned(), &new.prices)].into_iter().chain(tiers) {
-        let given = |unit| prices.given(unit).is_some();
-        for unit in needed(given, answers).iter().filter(|unit| !given(**unit)) {
+        let given = |unit| prices.price_of(unit).is_some();
+        for unit in required_units(given, answers).iter().filter(|unit| !given(**unit)) {
             let message = format!("{}: is missing; give 0 if it is free", unit.name());
-            faults.push(Fault::new(format!("{param}/{}", unit.name()), "required", message));
+            faults.push(FieldError::new(format!("{param}/{}", unit.name()), "required", message));
         }
     }
     if new.from.is_some_and(|from| from < now) {
         let message = "effectiveFrom: give an instant that is still to come, or none for now";
-        faults.push(Fault::new("/effectiveFrom", "in_the_past", message));
+        faults.push(FieldError::new("/effectiveFrom", "in_the_past", message));
     }
-    if faults.is_empty() { Ok(()) } else { Err(Denied::Invalid(faults)) }
+    if faults.is_empty() { Ok(()) } else { Err(UseCaseError::Invalid(faults)) }
 }
 
-fn told(price: &Price) -> Value {
-    let (prices, tiers) = prices::told(&price.laid);
+fn audit_json(price: &StoredPrice) -> Value {
+    let (prices, tiers) = prices::columns_json(&price.price_override);
     json!({
-        "model": *price.laid.model,
-        "upstream": price.laid.upstream.as_deref(),
-        "serviceTier": price_lists::tier(price.laid.tier),
+        "model": *price.price_override.model,
+        "upstream": price.price_override.upstream.as_deref(),
+        "serviceTier": price_lists::tier_name(price.price_override.tier),
         "prices": prices,
         "tiers": tiers,
-        "effectiveFrom": price.laid.from.to_string(),
+        "effectiveFrom": price.price_override.from.to_string(),
     })
 }

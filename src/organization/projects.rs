@@ -5,12 +5,12 @@ use serde_json::{Value, json};
 use crate::domain::ids::ProjectId;
 use crate::domain::limit::{Limit, Limits};
 use crate::domain::quota::Quota;
-use crate::organization::access::Seat;
-use crate::organization::denied::{Denied, Fault};
-use crate::organization::platform::Platform;
-use crate::organization::rights::{Reach, Right};
+use crate::organization::access::OrgContext;
+use crate::organization::error::{FieldError, UseCaseError};
+use crate::organization::rights::{AccessLevel, Action};
 use crate::organization::roles::ProjectRole;
-use crate::organization::work::{Change, Effect, Work};
+use crate::organization::services::Services;
+use crate::organization::unit_of_work::{AuditChange, Effect, UnitOfWork};
 use crate::store::columns::new_id;
 use crate::store::paging::{Page, Sort};
 use crate::store::projects::{self, Project};
@@ -45,10 +45,14 @@ pub struct ProjectChange {
 }
 
 /// Makes a project. A person who makes one owns it. Where it has a ceiling, its quota begins there.
-pub async fn create(work: &mut Work, seat: &Seat, new: NewProject) -> Result<Project, Denied> {
-    seat.may(Right::CreateProject)?;
+pub async fn create(
+    work: &mut UnitOfWork,
+    seat: &OrgContext,
+    new: NewProject,
+) -> Result<Project, UseCaseError> {
+    seat.require(Action::CreateProject)?;
     if new.ceiling.is_some() {
-        seat.may(Right::SetCeiling)?;
+        seat.require(Action::SetCeiling)?;
     }
     let (now, organization) = (work.now(), seat.organization.id);
     let maker = seat.principal.user.id;
@@ -78,7 +82,7 @@ pub async fn create(work: &mut Work, seat: &Seat, new: NewProject) -> Result<Pro
         let (role, by) = (ProjectRole::Owner.name(), (maker, now));
         members::insert_in_project(work.connection(), project.id, maker, role, by).await?;
     }
-    work.then(Effect::Project(project.id));
+    work.after_commit(Effect::Project(project.id));
     audit(work, seat, "project.create", (None, Some(&project))).await?;
     Ok(project)
 }
@@ -87,82 +91,86 @@ pub async fn create(work: &mut Work, seat: &Seat, new: NewProject) -> Result<Pro
 ///
 /// Whoever may not see all of one sees its name and status.
 pub async fn list(
-    platform: &Platform,
-    seat: &Seat,
+    platform: &Services,
+    seat: &OrgContext,
     filter: (Option<&str>, Option<&str>),
     page: Page,
     sort: Sort,
-) -> Result<(Vec<Project>, i64), Denied> {
-    seat.may(Right::ListProjects)?;
+) -> Result<(Vec<Project>, i64), UseCaseError> {
+    seat.require(Action::ListProjects)?;
     let (reader, organization) = (platform.database.reader(), seat.organization.id);
     let (projects, total) = projects::list(reader, organization, filter, page, sort).await?;
-    Ok((projects.into_iter().map(|project| shown(seat, project)).collect(), total))
+    Ok((projects.into_iter().map(|project| hide_restricted_fields(seat, project)).collect(), total))
 }
 
 /// One project.
-pub async fn view(platform: &Platform, seat: &Seat, id: ProjectId) -> Result<Project, Denied> {
+pub async fn view(
+    platform: &Services,
+    seat: &OrgContext,
+    id: ProjectId,
+) -> Result<Project, UseCaseError> {
     let found = projects::by_id(platform.database.reader(), seat.organization.id, id).await?;
-    let project = found.ok_or(Denied::NotFound)?;
-    seat.may(Right::ListProjects)?;
-    Ok(shown(seat, project))
+    let project = found.ok_or(UseCaseError::NotFound)?;
+    seat.require(Action::ListProjects)?;
+    Ok(hide_restricted_fields(seat, project))
 }
 
-fn shown(seat: &Seat, project: Project) -> Project {
-    if seat.reach(Right::ViewProject, project.id).is_ok() {
+fn hide_restricted_fields(seat: &OrgContext, project: Project) -> Project {
+    if seat.require_in_project(Action::ViewProject, project.id).is_ok() {
         return project;
     }
     Project { description: None, template_id: None, allowed_models: None, ceiling: None, ..project }
 }
 
 /// Finds a project in which they may do that, and how much of it.
-pub async fn open(
-    platform: &Platform,
-    seat: &Seat,
+pub async fn find_for(
+    platform: &Services,
+    seat: &OrgContext,
     id: ProjectId,
-    right: Right,
-) -> Result<(Project, Reach), Denied> {
+    right: Action,
+) -> Result<(Project, AccessLevel), UseCaseError> {
     let found = projects::by_id(platform.database.reader(), seat.organization.id, id).await?;
-    let project = found.ok_or(Denied::NotFound)?;
-    let reach = seat.reach(right, id)?;
+    let project = found.ok_or(UseCaseError::NotFound)?;
+    let reach = seat.require_in_project(right, id)?;
     Ok((project, reach))
 }
 
 /// Finds a project in which they may change that; an archived one does not change.
-pub async fn open_to_change(
-    work: &mut Work,
-    seat: &Seat,
+pub async fn find_for_update(
+    work: &mut UnitOfWork,
+    seat: &OrgContext,
     id: ProjectId,
-    right: Right,
-) -> Result<(Project, Reach), Denied> {
+    right: Action,
+) -> Result<(Project, AccessLevel), UseCaseError> {
     let found = projects::by_id(work.connection(), seat.organization.id, id).await?;
-    let project = found.ok_or(Denied::NotFound)?;
-    let reach = seat.reach(right, id)?;
+    let project = found.ok_or(UseCaseError::NotFound)?;
+    let reach = seat.require_in_project(right, id)?;
     if !project.active {
-        return Err(Denied::conflict("project_archived", "the project is archived"));
+        return Err(UseCaseError::conflict("project_archived", "the project is archived"));
     }
     Ok((project, reach))
 }
 
 /// Changes a project.
 pub async fn change(
-    work: &mut Work,
-    seat: &Seat,
+    work: &mut UnitOfWork,
+    seat: &OrgContext,
     id: ProjectId,
     change: ProjectChange,
-) -> Result<Project, Denied> {
+) -> Result<Project, UseCaseError> {
     let only_ceiling = change.name.is_none()
         && change.description.is_none()
         && change.allowed_models.is_none()
         && change.ceiling.is_some();
-    let right = if only_ceiling { Right::SetCeiling } else { Right::ChangeProject };
-    let (before, _) = open_to_change(work, seat, id, right).await?;
+    let right = if only_ceiling { Action::SetCeiling } else { Action::ChangeProject };
+    let (before, _) = find_for_update(work, seat, id, right).await?;
     if change.ceiling.is_some() {
-        seat.may(Right::SetCeiling)?;
+        seat.require(Action::SetCeiling)?;
     }
-    work.expects(before.version)?;
+    work.check_version(before.version)?;
     if let Some(Some(ceiling)) = &change.ceiling {
         let quota = quotas::read(work.connection(), id.0).await?.quota;
-        refuse_above(&quota, ceiling, |limit| match limit {
+        check_ceiling(&quota, ceiling, |limit| match limit {
             Some(limit) => {
                 let field = limit.field();
                 let message =
@@ -183,20 +191,24 @@ pub async fn change(
         ..old
     };
     projects::update(work.connection(), &after).await?;
-    work.then(Effect::Project(id));
+    work.after_commit(Effect::Project(id));
     audit(work, seat, "project.update", (Some(&before), Some(&after))).await?;
     Ok(after)
 }
 
 /// Archives a project: its keys open nothing any more, its ledger stays.
-pub async fn archive(work: &mut Work, seat: &Seat, id: ProjectId) -> Result<(), Denied> {
+pub async fn archive(
+    work: &mut UnitOfWork,
+    seat: &OrgContext,
+    id: ProjectId,
+) -> Result<(), UseCaseError> {
     let found = projects::by_id(work.connection(), seat.organization.id, id).await?;
-    let before = found.ok_or(Denied::NotFound)?;
-    seat.reach(Right::ArchiveProject, id)?;
+    let before = found.ok_or(UseCaseError::NotFound)?;
+    seat.require_in_project(Action::ArchiveProject, id)?;
     if !before.active {
-        return Err(Denied::NotFound);
+        return Err(UseCaseError::NotFound);
     }
-    work.expects(before.version)?;
+    work.check_version(before.version)?;
     let now = work.now();
     let after = Project {
         active: false,
@@ -206,54 +218,54 @@ pub async fn archive(work: &mut Work, seat: &Seat, id: ProjectId) -> Result<(), 
         ..before.clone()
     };
     projects::update(work.connection(), &after).await?;
-    work.then(Effect::Project(id));
+    work.after_commit(Effect::Project(id));
     audit(work, seat, "project.archive", (Some(&before), Some(&after))).await
 }
 
 /// Every limit that the ceiling names must be set, not be above it, and be enforced. `tell` gives
 /// the field and the message: of a limit, or of the enforcement of all.
-pub fn refuse_above(
+pub fn check_ceiling(
     quota: &Quota,
     ceiling: &Limits,
     tell: impl Fn(Option<Limit>) -> (String, String),
-) -> Result<(), Denied> {
+) -> Result<(), UseCaseError> {
     let fits = |(limit, most)| quota.limits.get(limit).is_some_and(|value| value <= most);
-    let above = ceiling.set().filter(|named| !fits(*named)).map(|(limit, _)| Some(limit));
-    let unenforced = (!quota.enforce && ceiling.set().next().is_some()).then_some(None);
+    let above = ceiling.configured().filter(|named| !fits(*named)).map(|(limit, _)| Some(limit));
+    let unenforced = (!quota.enforce && ceiling.configured().next().is_some()).then_some(None);
     let fault = |what| {
         let (param, message) = tell(what);
-        Fault::new(param, "above_ceiling", message)
+        FieldError::new(param, "above_ceiling", message)
     };
-    let faults: Vec<Fault> = above.chain(unenforced).map(fault).collect();
-    if faults.is_empty() { Ok(()) } else { Err(Denied::Invalid(faults)) }
+    let faults: Vec<FieldError> = above.chain(unenforced).map(fault).collect();
+    if faults.is_empty() { Ok(()) } else { Err(UseCaseError::Invalid(faults)) }
 }
 
 async fn audit(
-    work: &mut Work,
-    seat: &Seat,
+    work: &mut UnitOfWork,
+    seat: &OrgContext,
     action: &'static str,
     states: (Option<&Project>, Option<&Project>),
-) -> Result<(), Denied> {
+) -> Result<(), UseCaseError> {
     let (before, after) = states;
     let target = after.or(before).map(|project| (project.id.to_string(), project.name.clone()));
     let (id, name) = target.unwrap_or_default();
-    let change = Change {
+    let change = AuditChange {
         organization: Some(seat.organization.id),
         action: action.into(),
         target: ("project", id, name),
-        before: before.map(picture),
-        after: after.map(picture),
+        before: before.map(audit_json),
+        after: after.map(audit_json),
     };
     work.audit(&seat.principal.actor(), change).await
 }
 
-fn picture(project: &Project) -> Value {
+fn audit_json(project: &Project) -> Value {
     json!({
         "name": project.name,
         "description": project.description,
         "status": if project.active { "Active" } else { "Archived" },
         "allowedModels": project.allowed_models,
-        "ceilingNano": project.ceiling.as_ref().map(quotas::json_of),
+        "ceilingNano": project.ceiling.as_ref().map(quotas::limits_json),
     })
 }
 
@@ -269,7 +281,7 @@ mod tests {
             ..Quota::default()
         };
         let fits = |quota: &Quota, ceiling: &Limits| {
-            refuse_above(quota, ceiling, |_| Default::default()).is_ok()
+            check_ceiling(quota, ceiling, |_| Default::default()).is_ok()
         };
         assert!(fits(&quota(Some(10)), &ceiling));
         assert!(!fits(&quota(Some(11)), &ceiling));

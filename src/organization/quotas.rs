@@ -5,27 +5,27 @@ use serde_json::{Value, json};
 
 use crate::domain::ids::ProjectId;
 use crate::domain::quota::Quota;
-use crate::organization::access::Seat;
-use crate::organization::denied::Denied;
-use crate::organization::platform::Platform;
+use crate::organization::access::OrgContext;
+use crate::organization::error::UseCaseError;
 use crate::organization::projects;
-use crate::organization::rights::Right;
-use crate::organization::work::{Change, Effect, Work};
+use crate::organization::rights::Action;
+use crate::organization::services::Services;
+use crate::organization::unit_of_work::{AuditChange, Effect, UnitOfWork};
 use crate::store::columns::Subject;
 use crate::store::quotas::{self, StoredQuota};
 
 /// Whose quota.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Whose {
+pub enum QuotaSubject {
     /// That of the organization in which they sit: all its projects together.
     Organization,
     /// A project's.
     Project(ProjectId),
 }
 
-impl Whose {
+impl QuotaSubject {
     /// By which id quota and usage are kept.
-    pub const fn subject(self, seat: &Seat) -> Subject {
+    pub const fn id(self, seat: &OrgContext) -> Subject {
         match self {
             Self::Organization => seat.organization.id.0,
             Self::Project(id) => id.0,
@@ -34,34 +34,38 @@ impl Whose {
 }
 
 /// The quota.
-pub async fn view(platform: &Platform, seat: &Seat, whose: Whose) -> Result<StoredQuota, Denied> {
+pub async fn view(
+    platform: &Services,
+    seat: &OrgContext,
+    whose: QuotaSubject,
+) -> Result<StoredQuota, UseCaseError> {
     match whose {
-        Whose::Organization => seat.may(Right::ViewOrganization)?,
-        Whose::Project(id) => {
-            projects::open(platform, seat, id, Right::ViewQuota).await?;
+        QuotaSubject::Organization => seat.require(Action::ViewOrganization)?,
+        QuotaSubject::Project(id) => {
+            projects::find_for(platform, seat, id, Action::ViewQuota).await?;
         }
     }
-    Ok(quotas::read(platform.database.reader(), whose.subject(seat)).await?)
+    Ok(quotas::read(platform.database.reader(), whose.id(seat)).await?)
 }
 
 /// Puts a quota in the place of the one there is. Open calls are honoured.
 pub async fn replace(
-    work: &mut Work,
-    seat: &Seat,
-    whose: Whose,
+    work: &mut UnitOfWork,
+    seat: &OrgContext,
+    whose: QuotaSubject,
     quota: Quota,
-) -> Result<StoredQuota, Denied> {
+) -> Result<StoredQuota, UseCaseError> {
     let (effect, target) = match whose {
-        Whose::Organization => {
-            seat.may(Right::SetOrganizationQuota)?;
+        QuotaSubject::Organization => {
+            seat.require(Action::SetOrganizationQuota)?;
             let organization = &seat.organization;
             let target = ("organization", organization.id.to_string(), organization.name.clone());
             (Effect::Organization(organization.id), target)
         }
-        Whose::Project(id) => {
-            let (project, _) = projects::open_to_change(work, seat, id, Right::SetQuota).await?;
+        QuotaSubject::Project(id) => {
+            let (project, _) = projects::find_for_update(work, seat, id, Action::SetQuota).await?;
             if let Some(ceiling) = &project.ceiling {
-                projects::refuse_above(&quota, ceiling, |limit| {
+                projects::check_ceiling(&quota, ceiling, |limit| {
                     let field = limit.map_or("enforceQuota", |limit| limit.field());
                     let message = match limit {
                         Some(_) => format!("{field} is above the project's ceiling"),
@@ -73,27 +77,27 @@ pub async fn replace(
             (Effect::Project(id), ("project", id.to_string(), project.name))
         }
     };
-    let subject = whose.subject(seat);
+    let subject = whose.id(seat);
     let before = quotas::read(work.connection(), subject).await?;
-    work.expects(before.version)?;
+    work.check_version(before.version)?;
     let now = work.now();
     quotas::replace(work.connection(), subject, &quota, now).await?;
-    work.then(effect);
+    work.after_commit(effect);
     let after = quotas::read(work.connection(), subject).await?;
-    let change = Change {
+    let change = AuditChange {
         organization: Some(seat.organization.id),
         action: "quota.replace".into(),
         target,
-        before: Some(picture(&before.quota)),
-        after: Some(picture(&quota)),
+        before: Some(audit_json(&before.quota)),
+        after: Some(audit_json(&quota)),
     };
     work.audit(&seat.principal.actor(), change).await?;
     Ok(after)
 }
 
-fn picture(quota: &Quota) -> Value {
+fn audit_json(quota: &Quota) -> Value {
     json!({
-        "limitsNano": quotas::json_of(&quota.limits),
+        "limitsNano": quotas::limits_json(&quota.limits),
         "enforceQuota": quota.enforce,
         "customResetDay": quota.reset_day.get(),
     })

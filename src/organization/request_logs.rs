@@ -1,25 +1,28 @@
 //! The request log of a project: all of it, or that of one's own keys.
 
 use crate::domain::ids::{ProjectId, RequestLogId};
-use crate::organization::access::Seat;
-use crate::organization::denied::Denied;
-use crate::organization::platform::Platform;
+use crate::organization::access::OrgContext;
+use crate::organization::error::UseCaseError;
 use crate::organization::projects;
-use crate::organization::rights::{Reach, Right};
+use crate::organization::rights::{AccessLevel, Action};
+use crate::organization::services::Services;
 use crate::organization::wallet::COUNTED_MAX;
-use crate::store::request_logs::{self, Filter, RequestLog, Stretch, Visible};
+use crate::store::request_logs::{
+    self, RequestLog, RequestLogFilter, RequestLogRange, RequestLogVisibility,
+};
 
 /// A stretch of the entries, newest first, and how many match.
 pub async fn list(
-    platform: &Platform,
-    seat: &Seat,
+    platform: &Services,
+    seat: &OrgContext,
     project: ProjectId,
-    filter: &Filter,
-    stretch: Stretch,
-) -> Result<(Vec<RequestLog>, i64), Denied> {
-    let (_, reach) = projects::open(platform, seat, project, Right::ViewRequestLogs).await?;
-    let owner = (reach == Reach::Own).then_some(seat.principal.user.id);
-    let (mut picture, visible) = (platform.database.picture().await?, Visible { project, owner });
+    filter: &RequestLogFilter,
+    stretch: RequestLogRange,
+) -> Result<(Vec<RequestLog>, i64), UseCaseError> {
+    let (_, reach) = projects::find_for(platform, seat, project, Action::ViewRequestLogs).await?;
+    let owner = (reach == AccessLevel::Own).then_some(seat.principal.user.id);
+    let (mut picture, visible) =
+        (platform.database.begin_snapshot().await?, RequestLogVisibility { project, owner });
     let rows = request_logs::list(&mut picture, visible, filter, stretch).await?;
     let most = if filter.is_empty() { i64::MAX } else { COUNTED_MAX + 1 };
     let total = request_logs::count(&mut picture, visible, filter, most).await?;
@@ -28,13 +31,15 @@ pub async fn list(
 
 /// One entry.
 pub async fn view(
-    platform: &Platform,
-    seat: &Seat,
+    platform: &Services,
+    seat: &OrgContext,
     project: ProjectId,
     call: RequestLogId,
-) -> Result<RequestLog, Denied> {
-    let (_, reach) = projects::open(platform, seat, project, Right::ViewRequestLogs).await?;
+) -> Result<RequestLog, UseCaseError> {
+    let (_, reach) = projects::find_for(platform, seat, project, Action::ViewRequestLogs).await?;
     let found = request_logs::by_id(platform.database.reader(), project, call).await?;
     let own = Some(seat.principal.user.id);
-    found.filter(|entry| reach == Reach::All || entry.owner == own).ok_or(Denied::NotFound)
+    found
+        .filter(|entry| reach == AccessLevel::All || entry.owner == own)
+        .ok_or(UseCaseError::NotFound)
 }

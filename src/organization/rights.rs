@@ -4,7 +4,7 @@ use crate::organization::roles::{Permission, ProjectRole, Role, Scope};
 
 /// Something that somebody may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Right {
+pub enum Action {
     /// See one's own account and tokens.
     ViewAccount,
     /// Change them.
@@ -59,7 +59,7 @@ pub enum Right {
 
 /// How much of a thing a right opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reach {
+pub enum AccessLevel {
     /// Nothing.
     None,
     /// One's own only.
@@ -70,7 +70,7 @@ pub enum Reach {
 
 /// One row of the table. The operator has every right.
 #[derive(Debug, Clone, Copy)]
-pub struct Rule {
+pub struct AccessRule {
     /// What a token must be scoped for.
     pub scope: Scope,
     /// Whether an Admin has it.
@@ -78,9 +78,9 @@ pub struct Rule {
     /// The permission by which a Member has it.
     pub permission: Option<Permission>,
     /// What an Owner of the project has.
-    pub owner: Reach,
+    pub owner: AccessLevel,
     /// What a Member of the project has.
-    pub project_member: Reach,
+    pub project_member: AccessLevel,
     /// Whether every member has it.
     pub member: bool,
     /// Whether the organization must pay for itself.
@@ -89,7 +89,7 @@ pub struct Rule {
 
 /// Who somebody is, as far as rights ask.
 #[derive(Debug, Clone)]
-pub struct Standing {
+pub struct Grants {
     /// Whether they operate the deployment.
     pub operator: bool,
     /// Their role in the organization.
@@ -104,29 +104,29 @@ pub struct Standing {
 
 /// Why not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Missing {
+pub enum Forbidden {
     /// The token is not scoped for it.
     Scope(Scope),
     /// The role is None.
-    AnyRole,
+    NoRole,
     /// Only the operator pays in here.
     SelfFunding,
     /// This permission or role.
     Permission(&'static str),
 }
 
-impl Right {
+impl Action {
     /// Its row.
-    pub const fn rule(self) -> Rule {
+    pub const fn rule(self) -> AccessRule {
+        use AccessLevel::{All, None as Nothing, Own};
         use Permission as P;
-        use Reach::{All, None as Nothing, Own};
         use Scope as S;
         match self {
-            Self::ViewAccount => everybody(S::AccountRead),
-            Self::ChangeAccount => everybody(S::AccountWrite),
+            Self::ViewAccount => every_member(S::AccountRead),
+            Self::ChangeAccount => every_member(S::AccountWrite),
             Self::ViewPlatform => operator(S::PlatformRead),
             Self::ChangePlatform => operator(S::PlatformWrite),
-            Self::ViewOrganization => everybody(S::OrganizationRead),
+            Self::ViewOrganization => every_member(S::OrganizationRead),
             Self::ChangeOrganization | Self::ManageTokens => admin(S::OrganizationWrite, None),
             Self::SetOrganizationQuota => admin(S::OrganizationWrite, Some(P::QuotaConfigure)),
             Self::ViewOrganizationUsage => admin(S::OrganizationRead, Some(P::WalletRecords)),
@@ -135,7 +135,7 @@ impl Right {
             Self::Recharge => funding(Some(P::WalletRecharge)),
             Self::Refund => funding(None),
             Self::SwitchWallet => admin(S::WalletWrite, None),
-            Self::ListProjects => everybody(S::ProjectsRead),
+            Self::ListProjects => every_member(S::ProjectsRead),
             Self::ViewProject => project(S::ProjectsRead, Some(P::ProjectUpdate), All, All),
             Self::CreateProject => admin(S::ProjectsWrite, Some(P::ProjectCreate)),
             Self::ChangeProject => project(S::ProjectsWrite, Some(P::ProjectUpdate), All, Nothing),
@@ -150,143 +150,150 @@ impl Right {
     }
 
     /// What `standing` opens of it, in a project where they are `project`.
-    pub fn reach(
+    pub fn authorize(
         self,
-        standing: &Standing,
+        standing: &Grants,
         project: Option<ProjectRole>,
-    ) -> Result<Reach, Missing> {
+    ) -> Result<AccessLevel, Forbidden> {
         let rule = self.rule();
         if standing.scopes.as_ref().is_some_and(|scopes| !scopes.contains(&rule.scope)) {
-            return Err(Missing::Scope(rule.scope));
+            return Err(Forbidden::Scope(rule.scope));
         }
         if standing.operator {
-            return Ok(Reach::All);
+            return Ok(AccessLevel::All);
         }
         let granted = |permission| standing.permissions.contains(&permission);
         let by_organization = match standing.role {
-            Role::None => return Err(Missing::AnyRole),
+            Role::None => return Err(Forbidden::NoRole),
             Role::Admin => rule.admin,
             Role::Member => rule.member || rule.permission.is_some_and(granted),
         };
         if by_organization && rule.self_funding && !standing.self_funding {
-            return Err(Missing::SelfFunding);
+            return Err(Forbidden::SelfFunding);
         }
         let reach = match project {
-            _ if by_organization => Reach::All,
+            _ if by_organization => AccessLevel::All,
             Some(ProjectRole::Owner) => rule.owner,
             Some(ProjectRole::Member) => rule.project_member,
-            None => Reach::None,
+            None => AccessLevel::None,
         };
-        if reach == Reach::None { Err(Missing::Permission(rule.missing())) } else { Ok(reach) }
+        if reach == AccessLevel::None {
+            Err(Forbidden::Permission(rule.required_grant()))
+        } else {
+            Ok(reach)
+        }
     }
 }
 
-impl Rule {
+impl AccessRule {
     /// What to ask for, to whoever lacks the right.
-    const fn missing(self) -> &'static str {
+    const fn required_grant(self) -> &'static str {
         match self.permission {
             Some(permission) => permission.name(),
-            None if !matches!(self.owner, Reach::None) => "Owner",
+            None if !matches!(self.owner, AccessLevel::None) => "Owner",
             None if self.admin => "Admin",
             None => "operator",
         }
     }
 }
 
-const NOBODY: Rule = Rule {
+const OPERATOR_ONLY: AccessRule = AccessRule {
     scope: Scope::PlatformWrite,
     admin: false,
     permission: None,
-    owner: Reach::None,
-    project_member: Reach::None,
+    owner: AccessLevel::None,
+    project_member: AccessLevel::None,
     member: false,
     self_funding: false,
 };
 
-const fn operator(scope: Scope) -> Rule {
-    Rule { scope, ..NOBODY }
+const fn operator(scope: Scope) -> AccessRule {
+    AccessRule { scope, ..OPERATOR_ONLY }
 }
 
-const fn everybody(scope: Scope) -> Rule {
-    Rule { scope, admin: true, member: true, ..NOBODY }
+const fn every_member(scope: Scope) -> AccessRule {
+    AccessRule { scope, admin: true, member: true, ..OPERATOR_ONLY }
 }
 
-const fn admin(scope: Scope, permission: Option<Permission>) -> Rule {
-    Rule { scope, admin: true, permission, ..NOBODY }
+const fn admin(scope: Scope, permission: Option<Permission>) -> AccessRule {
+    AccessRule { scope, admin: true, permission, ..OPERATOR_ONLY }
 }
 
-const fn funding(permission: Option<Permission>) -> Rule {
-    Rule { self_funding: true, ..admin(Scope::WalletWrite, permission) }
+const fn funding(permission: Option<Permission>) -> AccessRule {
+    AccessRule { self_funding: true, ..admin(Scope::WalletWrite, permission) }
 }
 
 const fn project(
     scope: Scope,
     permission: Option<Permission>,
-    owner: Reach,
-    project_member: Reach,
-) -> Rule {
-    Rule { owner, project_member, ..admin(scope, permission) }
+    owner: AccessLevel,
+    project_member: AccessLevel,
+) -> AccessRule {
+    AccessRule { owner, project_member, ..admin(scope, permission) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn member(role: Role, permissions: &[Permission]) -> Standing {
+    fn member(role: Role, permissions: &[Permission]) -> Grants {
         let permissions = permissions.to_vec();
-        Standing { operator: false, role, permissions, scopes: None, self_funding: true }
+        Grants { operator: false, role, permissions, scopes: None, self_funding: true }
     }
 
     #[test]
     fn an_admin_may_all_but_the_platform() {
         let admin = member(Role::Admin, &[]);
-        assert_eq!(Right::Refund.reach(&admin, None), Ok(Reach::All));
-        assert_eq!(Right::ManageKeys.reach(&admin, None), Ok(Reach::All));
-        assert_eq!(Right::ViewPlatform.reach(&admin, None), Err(Missing::Permission("operator")));
-        let kept = Standing { self_funding: false, ..admin };
-        assert_eq!(Right::Recharge.reach(&kept, None), Err(Missing::SelfFunding));
-        let operator = Standing { operator: true, ..kept };
-        assert_eq!(Right::Recharge.reach(&operator, None), Ok(Reach::All));
+        assert_eq!(Action::Refund.authorize(&admin, None), Ok(AccessLevel::All));
+        assert_eq!(Action::ManageKeys.authorize(&admin, None), Ok(AccessLevel::All));
+        assert_eq!(
+            Action::ViewPlatform.authorize(&admin, None),
+            Err(Forbidden::Permission("operator"))
+        );
+        let kept = Grants { self_funding: false, ..admin };
+        assert_eq!(Action::Recharge.authorize(&kept, None), Err(Forbidden::SelfFunding));
+        let operator = Grants { operator: true, ..kept };
+        assert_eq!(Action::Recharge.authorize(&operator, None), Ok(AccessLevel::All));
     }
 
     #[test]
     fn a_member_may_the_basics_and_what_was_granted() {
         let plain = member(Role::Member, &[]);
-        assert_eq!(Right::ListProjects.reach(&plain, None), Ok(Reach::All));
-        let missing = Err(Missing::Permission("wallet.view"));
-        assert_eq!(Right::ViewWallet.reach(&plain, None), missing);
+        assert_eq!(Action::ListProjects.authorize(&plain, None), Ok(AccessLevel::All));
+        let missing = Err(Forbidden::Permission("wallet.view"));
+        assert_eq!(Action::ViewWallet.authorize(&plain, None), missing);
         let granted = member(Role::Member, &[Permission::WalletView, Permission::WalletRecharge]);
-        assert_eq!(Right::ViewWallet.reach(&granted, None), Ok(Reach::All));
-        assert_eq!(Right::Recharge.reach(&granted, None), Ok(Reach::All));
-        assert_eq!(Right::Refund.reach(&granted, None), Err(Missing::Permission("Admin")));
-        assert_eq!(Right::ViewOrganization.reach(&plain, None), Ok(Reach::All));
-        let missing = Err(Missing::Permission("quota.configure"));
-        assert_eq!(Right::SetOrganizationQuota.reach(&granted, None), missing);
+        assert_eq!(Action::ViewWallet.authorize(&granted, None), Ok(AccessLevel::All));
+        assert_eq!(Action::Recharge.authorize(&granted, None), Ok(AccessLevel::All));
+        assert_eq!(Action::Refund.authorize(&granted, None), Err(Forbidden::Permission("Admin")));
+        assert_eq!(Action::ViewOrganization.authorize(&plain, None), Ok(AccessLevel::All));
+        let missing = Err(Forbidden::Permission("quota.configure"));
+        assert_eq!(Action::SetOrganizationQuota.authorize(&granted, None), missing);
         let granted = member(Role::Member, &[Permission::QuotaConfigure]);
-        assert_eq!(Right::SetOrganizationQuota.reach(&granted, None), Ok(Reach::All));
-        assert_eq!(Right::SetCeiling.reach(&granted, None), Ok(Reach::All));
+        assert_eq!(Action::SetOrganizationQuota.authorize(&granted, None), Ok(AccessLevel::All));
+        assert_eq!(Action::SetCeiling.authorize(&granted, None), Ok(AccessLevel::All));
     }
 
     #[test]
     fn in_a_project_an_owner_runs_it_and_a_member_uses_it() {
         let plain = member(Role::Member, &[]);
         let (owner, uses) = (Some(ProjectRole::Owner), Some(ProjectRole::Member));
-        assert_eq!(Right::SetQuota.reach(&plain, owner), Ok(Reach::All));
-        assert!(Right::SetCeiling.reach(&plain, owner).is_err());
-        assert!(Right::SetQuota.reach(&plain, uses).is_err());
-        assert_eq!(Right::ManageKeys.reach(&plain, uses), Ok(Reach::Own));
-        assert_eq!(Right::ManageKeys.reach(&plain, None), Err(Missing::Permission("Owner")));
+        assert_eq!(Action::SetQuota.authorize(&plain, owner), Ok(AccessLevel::All));
+        assert!(Action::SetCeiling.authorize(&plain, owner).is_err());
+        assert!(Action::SetQuota.authorize(&plain, uses).is_err());
+        assert_eq!(Action::ManageKeys.authorize(&plain, uses), Ok(AccessLevel::Own));
+        assert_eq!(Action::ManageKeys.authorize(&plain, None), Err(Forbidden::Permission("Owner")));
         let none = member(Role::None, &[Permission::WalletView]);
-        assert_eq!(Right::ManageKeys.reach(&none, owner), Err(Missing::AnyRole));
-        assert_eq!(Right::ViewWallet.reach(&none, None), Err(Missing::AnyRole));
+        assert_eq!(Action::ManageKeys.authorize(&none, owner), Err(Forbidden::NoRole));
+        assert_eq!(Action::ViewWallet.authorize(&none, None), Err(Forbidden::NoRole));
     }
 
     #[test]
     fn a_token_may_no_more_than_its_scopes() {
         let scopes = Some(vec![Scope::WalletRead]);
-        let token = Standing { scopes, operator: true, ..member(Role::Admin, &[]) };
-        assert_eq!(Right::ViewWallet.reach(&token, None), Ok(Reach::All));
-        let missing = Err(Missing::Scope(Scope::WalletWrite));
-        assert_eq!(Right::Recharge.reach(&token, None), missing);
+        let token = Grants { scopes, operator: true, ..member(Role::Admin, &[]) };
+        assert_eq!(Action::ViewWallet.authorize(&token, None), Ok(AccessLevel::All));
+        let missing = Err(Forbidden::Scope(Scope::WalletWrite));
+        assert_eq!(Action::Recharge.authorize(&token, None), missing);
     }
 }

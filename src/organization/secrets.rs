@@ -23,7 +23,7 @@ pub enum SecretKind {
 
 /// A secret just made.
 #[derive(Debug)]
-pub struct Minted {
+pub struct GeneratedSecret {
     /// To be shown, once.
     pub secret: Secret,
     /// To be kept.
@@ -48,18 +48,18 @@ impl SecretKind {
     }
 
     /// Makes a new one.
-    pub fn mint(self) -> Minted {
+    pub fn generate(self) -> GeneratedSecret {
         let mut text = String::with_capacity(64);
         text.push_str(self.prefix());
         push_random_digits(&mut text, RANDOM_DIGITS);
         let check = checksum(&text);
         text.push_str(&check);
         let last4 = text[text.len() - 4..].to_owned();
-        Minted { hash: hash(&text), last4, secret: Secret::new(text) }
+        GeneratedSecret { hash: hash(&text), last4, secret: Secret::new(text) }
     }
 
     /// Whether `text` has its shape, checksum included: what is not need not be looked up.
-    pub fn fits(self, text: &str) -> bool {
+    pub fn matches_format(self, text: &str) -> bool {
         let Some(digits) = text.strip_prefix(self.prefix()) else { return false };
         digits.len() == RANDOM_DIGITS + CHECK_DIGITS
             && digits.bytes().all(|digit| digit.is_ascii_alphanumeric())
@@ -101,18 +101,23 @@ mod tests {
 
     #[test]
     fn a_secret_has_its_shape_and_no_other() {
-        let minted = SecretKind::ApiKey.mint();
+        let minted = SecretKind::ApiKey.generate();
         let text = minted.secret.expose();
         assert_eq!(text.len(), 7 + 49);
-        assert!(SecretKind::ApiKey.fits(text) && !SecretKind::AdminToken.fits(text));
+        assert!(
+            SecretKind::ApiKey.matches_format(text) && !SecretKind::AdminToken.matches_format(text)
+        );
         assert_eq!(minted.hash, hash(text));
         assert!(text.ends_with(&minted.last4));
         let mut other = text.to_owned();
         other.replace_range(10..11, if &text[10..11] == "a" { "b" } else { "a" });
-        assert!(!SecretKind::ApiKey.fits(&other), "a typing error is found without a look-up");
-        assert_ne!(SecretKind::ApiKey.mint().secret, minted.secret);
+        assert!(
+            !SecretKind::ApiKey.matches_format(&other),
+            "a typing error is found without a look-up"
+        );
+        assert_ne!(SecretKind::ApiKey.generate().secret, minted.secret);
         for text in ["", "sk-mtr-", "sk-mtr-é", &format!("sk-mtr-{}", "é".repeat(24))] {
-            assert!(!SecretKind::ApiKey.fits(text), "{text}");
+            assert!(!SecretKind::ApiKey.matches_format(text), "{text}");
         }
     }
 

@@ -4,12 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::domain::time::UnixMs;
-use crate::organization::access::{Actor, Principal, Via};
-use crate::organization::bootstrap::folded;
-use crate::organization::denied::Denied;
-use crate::organization::platform::Platform;
+use crate::organization::access::{Actor, AuthMethod, Principal};
+use crate::organization::bootstrap::normalize_email;
+use crate::organization::error::UseCaseError;
 use crate::organization::secrets::SecretKind;
-use crate::organization::work::{Change, Origin, Work};
+use crate::organization::services::Services;
+use crate::organization::unit_of_work::{AuditChange, Origin, UnitOfWork};
 use crate::settings::secret::Secret;
 use crate::store::sessions;
 use crate::store::users::{self, User};
@@ -26,28 +26,28 @@ pub struct SignedIn {
 }
 
 /// How long a session lasts at most: a week.
-const SESSION_MS: i64 = 7 * 86_400_000;
+const SESSION_LIFETIME_MS: i64 = 7 * 86_400_000;
 
 /// Signs in. Who is unknown and who is mistaken are told the same, in the same time.
 pub async fn sign_in(
-    platform: &Arc<Platform>,
+    platform: &Arc<Services>,
     origin: Origin,
     email: &str,
     password: Secret,
-) -> Result<SignedIn, Denied> {
+) -> Result<SignedIn, UseCaseError> {
     if let Some(address) = origin.address {
-        allow_try(platform, address)?;
+        check_throttle(platform, address)?;
     }
-    let email = folded(email);
+    let email = normalize_email(email);
     let user = users::by_email(platform.database.reader(), &email).await?;
     let kept = user.as_ref().and_then(|user| user.password_hash.clone());
     let fits = platform.passwords.verify(password, kept).await?;
-    let mut work = Work::begin(platform, origin).await?;
+    let mut work = UnitOfWork::begin(platform, origin).await?;
     let Some(user) = user.filter(|_| fits) else {
         let actor = Actor { kind: "User", id: String::new(), name: email };
-        work.audit_denied(&actor, change(None)).await?;
+        work.audit_denied(&actor, login_change(None)).await?;
         work.commit().await?;
-        return Err(Denied::Unauthenticated("wrong_email_or_password"));
+        return Err(UseCaseError::Unauthenticated("wrong_email_or_password"));
     };
     let signed_in = begin_session(&mut work, user).await?;
     work.commit().await?;
@@ -55,33 +55,33 @@ pub async fn sign_in(
 }
 
 /// Counts a try to sign in from there.
-pub fn allow_try(platform: &Platform, address: IpAddr) -> Result<(), Denied> {
+pub fn check_throttle(platform: &Services, address: IpAddr) -> Result<(), UseCaseError> {
     platform.throttle.check(address)
 }
 
 /// Begins a session for somebody who has shown who they are.
-pub async fn begin_session(work: &mut Work, user: User) -> Result<SignedIn, Denied> {
+pub async fn begin_session(work: &mut UnitOfWork, user: User) -> Result<SignedIn, UseCaseError> {
     let now = work.now();
-    let minted = SecretKind::Session.mint();
-    let expires_at = UnixMs(now.0 + SESSION_MS);
+    let minted = SecretKind::Session.generate();
+    let expires_at = UnixMs(now.0 + SESSION_LIFETIME_MS);
     sessions::insert(work.connection(), &minted.hash, user.id, now, expires_at).await?;
-    users::note_login(work.connection(), user.id, now).await?;
-    let principal = Principal { user, via: Via::Session(minted.hash) };
-    work.audit(&principal.actor(), change(Some(&principal.user))).await?;
+    users::record_login(work.connection(), user.id, now).await?;
+    let principal = Principal { user, auth_method: AuthMethod::Session(minted.hash) };
+    work.audit(&principal.actor(), login_change(Some(&principal.user))).await?;
     let user = User { last_login_at: Some(now), ..principal.user };
     Ok(SignedIn { user, secret: minted.secret, expires_at })
 }
 
 /// Ends the session by which they act.
-pub async fn sign_out(work: &mut Work, principal: &Principal) -> Result<(), Denied> {
-    let Via::Session(hash) = &principal.via else {
+pub async fn sign_out(work: &mut UnitOfWork, principal: &Principal) -> Result<(), UseCaseError> {
+    let AuthMethod::Session(hash) = &principal.auth_method else {
         let message = "a token has no session to end: revoke it instead";
-        return Err(Denied::conflict("not_a_session", message));
+        return Err(UseCaseError::conflict("not_a_session", message));
     };
     sessions::delete(work.connection(), hash).await?;
     let user = &principal.user;
     let target = ("user", user.id.to_string(), user.name.clone());
-    let change = Change {
+    let change = AuditChange {
         organization: None,
         action: "auth.logout".into(),
         target,
@@ -91,9 +91,9 @@ pub async fn sign_out(work: &mut Work, principal: &Principal) -> Result<(), Deni
     work.audit(&principal.actor(), change).await
 }
 
-fn change(user: Option<&User>) -> Change {
+fn login_change(user: Option<&User>) -> AuditChange {
     let target = user.map(|user| (user.id.to_string(), user.name.clone())).unwrap_or_default();
-    Change {
+    AuditChange {
         organization: None,
         action: "auth.login".into(),
         target: ("user", target.0, target.1),

@@ -7,10 +7,10 @@ use std::time::Duration;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
-use crate::organization::denied::Denied;
+use crate::organization::error::UseCaseError;
 
 /// Tries a minute from one address; as many at once.
-const TRIES: NonZeroU32 = NonZeroU32::new(20).expect("more than none");
+const ATTEMPTS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(20).expect("more than none");
 
 /// Beyond so many addresses those that are quiet are forgotten.
 const ADDRESSES_MAX: usize = 10_000;
@@ -21,20 +21,20 @@ pub struct Throttle(DefaultKeyedRateLimiter<IpAddr>);
 
 impl Default for Throttle {
     fn default() -> Self {
-        Self(RateLimiter::keyed(Quota::per_minute(TRIES)))
+        Self(RateLimiter::keyed(Quota::per_minute(ATTEMPTS_PER_MINUTE)))
     }
 }
 
 impl Throttle {
     /// Counts a try from there.
-    pub fn check(&self, address: IpAddr) -> Result<(), Denied> {
+    pub fn check(&self, address: IpAddr) -> Result<(), UseCaseError> {
         if ADDRESSES_MAX < self.0.len() {
             self.0.retain_recent();
             self.0.shrink_to_fit();
         }
         self.0.check_key(&network(address)).map_err(|early| {
             let wait = early.wait_time_from(DefaultClock::default().now());
-            Denied::Throttled(wait.max(Duration::from_secs(1)))
+            UseCaseError::Throttled(wait.max(Duration::from_secs(1)))
         })
     }
 }
@@ -56,7 +56,7 @@ mod tests {
         let throttle = Throttle::default();
         let (here, there) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
         assert!((0..20).all(|_| throttle.check(here).is_ok()));
-        assert!(matches!(throttle.check(here), Err(Denied::Throttled(_))));
+        assert!(matches!(throttle.check(here), Err(UseCaseError::Throttled(_))));
         assert!(throttle.check(there).is_ok());
     }
 }

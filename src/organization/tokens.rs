@@ -2,15 +2,15 @@
 
 use crate::domain::ids::{AdminTokenId, OrganizationId};
 use crate::domain::time::UnixMs;
-use crate::organization::access::{Principal, Seat};
-use crate::organization::denied::Denied;
-use crate::organization::platform::Platform;
-use crate::organization::rights::Right;
+use crate::organization::access::{OrgContext, Principal};
+use crate::organization::error::UseCaseError;
+use crate::organization::rights::Action;
 use crate::organization::roles::{Scope, TokenKind};
 use crate::organization::secrets::SecretKind;
-use crate::organization::work::{Change, Work};
+use crate::organization::services::Services;
+use crate::organization::unit_of_work::{AuditChange, UnitOfWork};
 use crate::settings::secret::Secret;
-use crate::store::admin_tokens::{self, AdminToken, Visible};
+use crate::store::admin_tokens::{self, AdminToken, TokenVisibility};
 use crate::store::columns::new_id;
 use crate::store::organizations;
 use crate::store::paging::{Page, Sort};
@@ -30,35 +30,35 @@ pub struct NewToken {
     pub expires_at: Option<Option<UnixMs>>,
 }
 
-const LIFE_MS: i64 = 90 * 86_400_000;
+const DEFAULT_LIFETIME_MS: i64 = 90 * 86_400_000;
 
 /// Makes a token; its secret is shown once. An Organization token needs a seat to make it from.
 pub async fn create(
-    work: &mut Work,
+    work: &mut UnitOfWork,
     principal: &Principal,
-    seat: Option<&Seat>,
+    seat: Option<&OrgContext>,
     new: NewToken,
-) -> Result<(AdminToken, Secret), Denied> {
-    principal.may(Right::ChangeAccount)?;
+) -> Result<(AdminToken, Secret), UseCaseError> {
+    principal.require(Action::ChangeAccount)?;
     let organization = match (new.kind, seat) {
         (TokenKind::Personal, _) => None,
         (TokenKind::Organization, Some(seat)) => {
-            seat.may(Right::ManageTokens)?;
+            seat.require(Action::ManageTokens)?;
             Some(seat.organization.id)
         }
-        (TokenKind::Organization, None) => return Err(Denied::NotFound),
+        (TokenKind::Organization, None) => return Err(UseCaseError::NotFound),
         (TokenKind::Platform, _) => {
-            principal.may(Right::ChangePlatform)?;
+            principal.require(Action::ChangePlatform)?;
             if let Some(id) = new.organization {
                 let there = organizations::by_id(work.connection(), id).await?;
-                there.ok_or(Denied::NotFound)?;
+                there.ok_or(UseCaseError::NotFound)?;
             }
             new.organization
         }
     };
-    grantable(principal, new.kind, &new.scopes)?;
+    check_grantable(principal, new.kind, &new.scopes)?;
     let now = work.now();
-    let minted = SecretKind::AdminToken.mint();
+    let minted = SecretKind::AdminToken.generate();
     let token = AdminToken {
         id: AdminTokenId(new_id(now)),
         name: new.name,
@@ -66,7 +66,7 @@ pub async fn create(
         organization,
         scopes: new.scopes.iter().map(|scope| scope.name().to_owned()).collect(),
         last4: minted.last4,
-        expires_at: new.expires_at.unwrap_or(Some(UnixMs(now.0 + LIFE_MS))),
+        expires_at: new.expires_at.unwrap_or(Some(UnixMs(now.0 + DEFAULT_LIFETIME_MS))),
         created_by: principal.user.id,
         created_at: now,
         last_used_at: None,
@@ -82,58 +82,62 @@ pub async fn create(
 }
 
 /// A token makes no token that may more than itself.
-fn grantable(principal: &Principal, kind: TokenKind, scopes: &[Scope]) -> Result<(), Denied> {
+fn check_grantable(
+    principal: &Principal,
+    kind: TokenKind,
+    scopes: &[Scope],
+) -> Result<(), UseCaseError> {
     let Some(own) = principal.scopes() else { return Ok(()) };
     if let Some(scope) = scopes.iter().find(|scope| !own.contains(scope)) {
-        return Err(Denied::CannotGrant(scope.name().to_owned()));
+        return Err(UseCaseError::CannotGrant(scope.name().to_owned()));
     }
     match principal.token_kind() {
         // It would act with its maker's rights, which are not the organization's.
         Some(TokenKind::Organization) if kind != TokenKind::Organization => {
-            Err(Denied::CannotGrant(kind.name().to_owned()))
+            Err(UseCaseError::CannotGrant(kind.name().to_owned()))
         }
         _ => Ok(()),
     }
 }
 
 /// An organization's token is its maker's in name only.
-fn acts_as_its_maker(principal: &Principal) -> bool {
+fn acts_as_creator(principal: &Principal) -> bool {
     principal.token_kind() != Some(TokenKind::Organization)
 }
 
 /// A page of one's own tokens and, for who manages them, of the organization's.
 pub async fn list(
-    platform: &Platform,
+    platform: &Services,
     principal: &Principal,
-    seat: Option<&Seat>,
+    seat: Option<&OrgContext>,
     page: Page,
     sort: Sort,
-) -> Result<(Vec<AdminToken>, i64), Denied> {
-    principal.may(Right::ViewAccount)?;
-    let manages = seat.filter(|seat| seat.may(Right::ManageTokens).is_ok());
+) -> Result<(Vec<AdminToken>, i64), UseCaseError> {
+    principal.require(Action::ViewAccount)?;
+    let manages = seat.filter(|seat| seat.require(Action::ManageTokens).is_ok());
     let organization = manages.map(|seat| seat.organization.id);
-    let made_by = Some(principal.user.id).filter(|_| acts_as_its_maker(principal));
-    let visible = Visible { made_by, organization };
+    let made_by = Some(principal.user.id).filter(|_| acts_as_creator(principal));
+    let visible = TokenVisibility { created_by: made_by, organization };
     Ok(admin_tokens::list(platform.database.reader(), visible, page, sort).await?)
 }
 
 /// Revokes a token.
 pub async fn revoke(
-    work: &mut Work,
+    work: &mut UnitOfWork,
     principal: &Principal,
-    seat: Option<&Seat>,
+    seat: Option<&OrgContext>,
     id: AdminTokenId,
-) -> Result<(), Denied> {
-    principal.may(Right::ChangeAccount)?;
+) -> Result<(), UseCaseError> {
+    principal.require(Action::ChangeAccount)?;
     let found = admin_tokens::by_id(work.connection(), id).await?;
-    let token = found.filter(|token| token.revoked_at.is_none()).ok_or(Denied::NotFound)?;
+    let token = found.filter(|token| token.revoked_at.is_none()).ok_or(UseCaseError::NotFound)?;
     let allowed = if token.kind == TokenKind::Organization.name() {
         let here = seat.filter(|seat| Some(seat.organization.id) == token.organization);
-        here.ok_or(Denied::NotFound)?.may(Right::ManageTokens)
-    } else if token.created_by == principal.user.id && acts_as_its_maker(principal) {
+        here.ok_or(UseCaseError::NotFound)?.require(Action::ManageTokens)
+    } else if token.created_by == principal.user.id && acts_as_creator(principal) {
         Ok(())
     } else {
-        Err(Denied::NotFound)
+        Err(UseCaseError::NotFound)
     };
     allowed?;
     let now = work.now();
@@ -142,12 +146,12 @@ pub async fn revoke(
 }
 
 async fn audit(
-    work: &mut Work,
+    work: &mut UnitOfWork,
     by: &Principal,
     token: &AdminToken,
     what: (&'static str, Option<serde_json::Value>, Option<serde_json::Value>),
-) -> Result<(), Denied> {
-    let change = Change {
+) -> Result<(), UseCaseError> {
+    let change = AuditChange {
         organization: token.organization,
         action: what.0.into(),
         target: ("token", token.id.to_string(), token.name.clone()),

@@ -1,91 +1,91 @@
 //! Quota usage: what is settled and held in each window, and what remains.
 
 use crate::clock;
-use crate::domain::counter::Tally;
+use crate::domain::counter::WindowUsage;
 use crate::domain::limit::{Amounts, Limit, Window};
 use crate::domain::quota::Quota;
 use crate::domain::time::{Day, Minute, Month, UnixMs};
-use crate::organization::access::Seat;
-use crate::organization::denied::Denied;
-use crate::organization::platform::Platform;
+use crate::organization::access::OrgContext;
+use crate::organization::error::UseCaseError;
 use crate::organization::projects;
-use crate::organization::quotas::Whose;
-use crate::organization::rights::Right;
+use crate::organization::quotas::QuotaSubject;
+use crate::organization::rights::Action;
+use crate::organization::services::Services;
 use crate::store::columns::Subject;
 use crate::store::{quotas, usage};
 
 /// Where a project or an organization stands, all windows at one moment.
 #[derive(Debug, Clone, Copy)]
-pub struct Usage {
+pub struct QuotaUsage {
     /// That moment.
     pub as_of: UnixMs,
     /// The limits in force.
     pub quota: Quota,
     /// The minute.
-    pub minute: Tally,
+    pub minute: WindowUsage,
     /// When the next one begins.
     pub minute_reset_at: UnixMs,
     /// The day.
-    pub day: Tally,
+    pub day: WindowUsage,
     /// Which day that is.
     pub date: Day,
     /// The month that holds it, the day included.
-    pub month: Tally,
+    pub month: WindowUsage,
     /// Which month that is.
     pub month_window: Month,
     /// Calls open now.
     pub open_calls: i64,
 }
 
-impl Usage {
+impl QuotaUsage {
     /// What remains under a limit; `None` without one.
     pub fn remaining(&self, limit: Limit) -> Option<i64> {
         let tally = match limit.window() {
             Window::Minute => self.minute,
             Window::Day => self.day,
             Window::Month => self.month,
-            Window::Now => Tally {
+            Window::Concurrent => WindowUsage {
                 used: Amounts { requests: self.open_calls, ..Amounts::default() },
                 held: Amounts::default(),
             },
         };
-        let taken = tally.used.of(limit.measure()) + tally.held.of(limit.measure());
+        let taken = tally.used.get(limit.measure()) + tally.held.get(limit.measure());
         self.quota.limits.get(limit).map(|value| (value - taken).max(0))
     }
 }
 
 /// Where it stands now, or stood at the end of that date.
 pub async fn view(
-    platform: &Platform,
-    seat: &Seat,
-    whose: Whose,
+    platform: &Services,
+    seat: &OrgContext,
+    whose: QuotaSubject,
     date: Option<Day>,
-) -> Result<Usage, Denied> {
+) -> Result<QuotaUsage, UseCaseError> {
     match whose {
-        Whose::Organization => seat.may(Right::ViewOrganizationUsage)?,
-        Whose::Project(id) => {
-            projects::open(platform, seat, id, Right::ViewQuota).await?;
+        QuotaSubject::Organization => seat.require(Action::ViewOrganizationUsage)?,
+        QuotaSubject::Project(id) => {
+            projects::find_for(platform, seat, id, Action::ViewQuota).await?;
         }
     }
-    read(platform, seat, whose, date).await
+    load(platform, seat, whose, date).await
 }
 
 /// Where it stands, for whoever was let in.
-pub async fn read(
-    platform: &Platform,
-    seat: &Seat,
-    whose: Whose,
+pub async fn load(
+    platform: &Services,
+    seat: &OrgContext,
+    whose: QuotaSubject,
     date: Option<Day>,
-) -> Result<Usage, Denied> {
-    let (now, books) = (clock::now(), platform.directory.books());
+) -> Result<QuotaUsage, UseCaseError> {
+    let (now, books) = (clock::wall_now(), platform.directory.live_state());
     let standing = match whose {
-        Whose::Organization => {
-            books.organization(seat.organization.id).map(|book| book.standing(now))
+        QuotaSubject::Organization => {
+            books.organization(seat.organization.id).map(|book| book.usage_snapshot(now))
         }
-        Whose::Project(id) => books.project(id).map(|book| book.standing(now)),
+        QuotaSubject::Project(id) => books.project(id).map(|book| book.usage_snapshot(now)),
     };
     match (date, standing) {
-        (None, Some(standing)) => Ok(Usage {
+        (None, Some(standing)) => Ok(QuotaUsage {
             as_of: now,
             quota: standing.quota,
             minute: standing.minute,
@@ -96,25 +96,25 @@ pub async fn read(
             month_window: standing.month_window,
             open_calls: standing.open_calls,
         }),
-        (date, _) => durable(platform, whose.subject(seat), date.unwrap_or(now.day()), now).await,
+        (date, _) => load_settled(platform, whose.id(seat), date.unwrap_or(now.day()), now).await,
     }
 }
 
 /// From the rows of each day: what is settled, with nothing held.
-async fn durable(
-    platform: &Platform,
+async fn load_settled(
+    platform: &Services,
     subject: Subject,
     date: Day,
     now: UnixMs,
-) -> Result<Usage, Denied> {
+) -> Result<QuotaUsage, UseCaseError> {
     let reader = platform.database.reader();
     let quota = quotas::read(reader, subject).await?.quota;
     let month_window = quota.reset_day.month_of(date);
-    let settled = |used| Tally { used, held: Amounts::default() };
-    Ok(Usage {
+    let settled = |used| WindowUsage { used, held: Amounts::default() };
+    Ok(QuotaUsage {
         as_of: now,
         quota,
-        minute: Tally::default(),
+        minute: WindowUsage::default(),
         minute_reset_at: Minute(date.next().start().minute().0 - 1).end(),
         day: settled(usage::sum(reader, subject, date, date.next()).await?),
         date,

@@ -2,30 +2,30 @@
 
 use serde_json::json;
 
-use crate::accounting::books::OpenHold;
+use crate::accounting::live_state::OpenHold;
 use crate::clock;
 use crate::crash::crash_point;
 use crate::domain::ids::RequestLogId;
 use crate::domain::money::Nano;
 use crate::domain::record::RecordKind;
-use crate::ledger::records::{self, Filter, Record, Stretch};
-use crate::ledger::wallets::{self, Posting, StoredWallet};
-use crate::ledger::watch::ChainCheck;
-use crate::organization::access::Seat;
-use crate::organization::denied::Denied;
-use crate::organization::platform::Platform;
-use crate::organization::rights::{Missing, Right};
-use crate::organization::work::{Change, Effect, Work};
+use crate::ledger::chain_auditor::ChainStatus;
+use crate::ledger::records::{self, Record, RecordFilter, RecordRange};
+use crate::ledger::wallets::{self, NewRecord, StoredWallet};
+use crate::organization::access::OrgContext;
+use crate::organization::error::UseCaseError;
+use crate::organization::rights::{Action, Forbidden};
+use crate::organization::services::Services;
+use crate::organization::unit_of_work::{AuditChange, Effect, UnitOfWork};
 
 /// A wallet, as it stands.
 #[derive(Debug, Clone, Copy)]
-pub struct Wallet {
+pub struct WalletStatus {
     /// As the ledger has it.
     pub stored: StoredWallet,
     /// What open calls hold of it.
-    pub frozen: Nano,
+    pub held: Nano,
     /// How far its chain was followed.
-    pub check: ChainCheck,
+    pub check: ChainStatus,
 }
 
 /// Money paid in.
@@ -54,42 +54,46 @@ pub struct NewRefund {
 pub const COUNTED_MAX: i64 = 10_000;
 
 /// The wallet as it stands.
-pub async fn view(platform: &Platform, seat: &Seat) -> Result<Wallet, Denied> {
-    seat.may(Right::ViewWallet)?;
-    read(platform, seat).await
+pub async fn view(platform: &Services, seat: &OrgContext) -> Result<WalletStatus, UseCaseError> {
+    seat.require(Action::ViewWallet)?;
+    load(platform, seat).await
 }
 
 /// The wallet, for whoever was let in.
 ///
 /// What is held is read first: a call that ends in between is then missing from neither side.
-async fn read(platform: &Platform, seat: &Seat) -> Result<Wallet, Denied> {
+async fn load(platform: &Services, seat: &OrgContext) -> Result<WalletStatus, UseCaseError> {
     let organization = seat.organization.id;
-    let book = platform.directory.books().organization(organization);
-    let frozen = book.map(|book| book.frozen()).unwrap_or_default();
+    let book = platform.directory.live_state().organization(organization);
+    let frozen = book.map(|book| book.held()).unwrap_or_default();
     let reader = platform.database.reader();
-    let check = platform.chains.look(reader, organization, clock::now()).await?;
+    let check = platform.chain_auditor.check(reader, organization, clock::wall_now()).await?;
     let stored = wallets::read(reader, organization).await?;
-    Ok(Wallet { stored, frozen, check })
+    Ok(WalletStatus { stored, held: frozen, check })
 }
 
 /// Switches it on or off for new calls; open ones finish.
-pub async fn set_active(work: &mut Work, seat: &Seat, active: bool) -> Result<(), Denied> {
-    seat.may(Right::SwitchWallet)?;
+pub async fn set_active(
+    work: &mut UnitOfWork,
+    seat: &OrgContext,
+    active: bool,
+) -> Result<(), UseCaseError> {
+    seat.require(Action::SwitchWallet)?;
     let (organization, now) = (seat.organization.id, work.now());
     let before = wallets::read(work.connection(), organization).await?;
-    if before.off_by_operator && !seat.is_operator() {
+    if before.disabled_by_operator && !seat.is_operator() {
         if active {
-            return Err(Missing::Permission("operator").into());
+            return Err(Forbidden::Permission("operator").into());
         }
         return Ok(());
     }
     let by_operator = seat.is_operator();
     wallets::set_active(work.connection(), organization, active, by_operator, now).await?;
-    work.then(Effect::Organization(organization));
-    let change = Change {
+    work.after_commit(Effect::Organization(organization));
+    let change = AuditChange {
         organization: Some(organization),
         action: "wallet.update".into(),
-        target: target(seat),
+        target: audit_target(seat),
         before: Some(json!({"isActive": before.is_active})),
         after: Some(json!({"isActive": active})),
     };
@@ -97,16 +101,23 @@ pub async fn set_active(work: &mut Work, seat: &Seat, active: bool) -> Result<()
 }
 
 /// The wallet inside a change, after it.
-pub async fn changed(platform: &Platform, seat: &Seat) -> Result<Wallet, Denied> {
-    seat.may(Right::SwitchWallet)?;
-    read(platform, seat).await
+pub async fn view_after_update(
+    platform: &Services,
+    seat: &OrgContext,
+) -> Result<WalletStatus, UseCaseError> {
+    seat.require(Action::SwitchWallet)?;
+    load(platform, seat).await
 }
 
 /// Pays in.
-pub async fn recharge(work: &mut Work, seat: &Seat, new: &NewRecharge) -> Result<Record, Denied> {
-    seat.may(Right::Recharge)?;
-    let actor = actor(seat);
-    let posting = Posting {
+pub async fn recharge(
+    work: &mut UnitOfWork,
+    seat: &OrgContext,
+    new: &NewRecharge,
+) -> Result<Record, UseCaseError> {
+    seat.require(Action::Recharge)?;
+    let actor = actor_json(seat);
+    let posting = NewRecord {
         kind: RecordKind::Recharge,
         amount: new.amount,
         consume: None,
@@ -120,18 +131,22 @@ pub async fn recharge(work: &mut Work, seat: &Seat, new: &NewRecharge) -> Result
 }
 
 /// Gives back part or all of what a call cost.
-pub async fn refund(work: &mut Work, seat: &Seat, new: &NewRefund) -> Result<Record, Denied> {
-    seat.may(Right::Refund)?;
+pub async fn refund(
+    work: &mut UnitOfWork,
+    seat: &OrgContext,
+    new: &NewRefund,
+) -> Result<Record, UseCaseError> {
+    seat.require(Action::Refund)?;
     let organization = seat.organization.id;
     let found = records::consume(work.connection(), organization, new.call).await?;
-    let consume = found.ok_or(Denied::NotFound)?;
+    let consume = found.ok_or(UseCaseError::NotFound)?;
     let left = consume.amount - consume.refunded.unwrap_or_default();
     if left < new.amount {
         let message = format!("only {left} is left of what this call cost");
-        return Err(Denied::conflict("refund_exceeds_consume", message));
+        return Err(UseCaseError::conflict("refund_exceeds_consume", message));
     }
-    let actor = actor(seat);
-    let posting = Posting {
+    let actor = actor_json(seat);
+    let posting = NewRecord {
         kind: RecordKind::Refund,
         amount: new.amount,
         consume: Some(&consume),
@@ -145,20 +160,21 @@ pub async fn refund(work: &mut Work, seat: &Seat, new: &NewRefund) -> Result<Rec
 }
 
 async fn post(
-    work: &mut Work,
-    seat: &Seat,
-    posting: &Posting<'_>,
+    work: &mut UnitOfWork,
+    seat: &OrgContext,
+    posting: &NewRecord<'_>,
     action: &'static str,
-) -> Result<Record, Denied> {
+) -> Result<Record, UseCaseError> {
     let (organization, now) = (seat.organization.id, work.now());
     let seq = wallets::post(work.connection(), organization, posting, now).await?;
-    work.then(Effect::Fund(organization, posting.amount));
+    work.after_commit(Effect::Credit(organization, posting.amount));
     let written = records::at_seq(&mut *work.connection(), organization, seq).await?;
-    let record = written.ok_or_else(|| Denied::Failed("a record just written is gone".into()))?;
-    let change = Change {
+    let record =
+        written.ok_or_else(|| UseCaseError::Internal("a record just written is gone".into()))?;
+    let change = AuditChange {
         organization: Some(organization),
         action: action.into(),
-        target: target(seat),
+        target: audit_target(seat),
         before: Some(json!({"balance": record.previous.to_string()})),
         after: Some(json!({
             "balance": record.current.to_string(),
@@ -173,25 +189,26 @@ async fn post(
 
 /// A stretch of the records, newest first, and how many match.
 pub async fn records(
-    platform: &Platform,
-    seat: &Seat,
-    filter: &Filter,
-    stretch: Stretch,
-) -> Result<(Vec<Record>, i64), Denied> {
-    seat.may(Right::ViewRecords)?;
-    let (mut picture, organization) = (platform.database.picture().await?, seat.organization.id);
+    platform: &Services,
+    seat: &OrgContext,
+    filter: &RecordFilter,
+    stretch: RecordRange,
+) -> Result<(Vec<Record>, i64), UseCaseError> {
+    seat.require(Action::ViewRecords)?;
+    let (mut picture, organization) =
+        (platform.database.begin_snapshot().await?, seat.organization.id);
     let rows = records::list(&mut picture, organization, filter, stretch).await?;
     let total = records::count(&mut picture, organization, filter, COUNTED_MAX + 1).await?;
     Ok((rows, total))
 }
 
 /// Notes that the records leave the house.
-pub async fn note_export(work: &mut Work, seat: &Seat) -> Result<(), Denied> {
-    seat.may(Right::ViewRecords)?;
-    let change = Change {
+pub async fn audit_export(work: &mut UnitOfWork, seat: &OrgContext) -> Result<(), UseCaseError> {
+    seat.require(Action::ViewRecords)?;
+    let change = AuditChange {
         organization: Some(seat.organization.id),
         action: "wallet.export".into(),
-        target: target(seat),
+        target: audit_target(seat),
         before: None,
         after: None,
     };
@@ -199,18 +216,21 @@ pub async fn note_export(work: &mut Work, seat: &Seat) -> Result<(), Denied> {
 }
 
 /// What open calls hold, newest first.
-pub fn holds(platform: &Platform, seat: &Seat) -> Result<Vec<(RequestLogId, OpenHold)>, Denied> {
-    seat.may(Right::ViewWallet)?;
-    let book = platform.directory.books().organization(seat.organization.id);
+pub fn holds(
+    platform: &Services,
+    seat: &OrgContext,
+) -> Result<Vec<(RequestLogId, OpenHold)>, UseCaseError> {
+    seat.require(Action::ViewWallet)?;
+    let book = platform.directory.live_state().organization(seat.organization.id);
     let mut holds = book.map(|book| book.holds()).unwrap_or_default();
     holds.reverse();
     Ok(holds)
 }
 
-fn actor(seat: &Seat) -> String {
+fn actor_json(seat: &OrgContext) -> String {
     serde_json::to_string(&seat.principal.actor()).unwrap_or_default()
 }
 
-fn target(seat: &Seat) -> (&'static str, String, String) {
+fn audit_target(seat: &OrgContext) -> (&'static str, String, String) {
     ("wallet", seat.organization.id.to_string(), seat.organization.name.clone())
 }

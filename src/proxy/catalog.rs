@@ -7,7 +7,7 @@ use foldhash::fast::RandomState as FastHash;
 
 use crate::dialect::endpoint::Dialect;
 use crate::domain::catalog::{Model, Target};
-use crate::proxy::upstream::Upstream;
+use crate::proxy::upstream::provider_endpoint::Upstream;
 
 /// Models and upstreams of one moment.
 #[derive(Debug, Default)]
@@ -49,19 +49,19 @@ impl Catalog {
     }
 
     /// All listed models, in the order of their names.
-    pub fn listed(&self) -> Vec<Arc<Model>> {
-        let own = self.models.iter().filter(|(name, model)| **name == model.name);
-        let mut models: Vec<_> = own.map(|(_, model)| Arc::clone(model)).collect();
+    pub fn listed_models(&self) -> Vec<Arc<Model>> {
+        let primary = self.models.iter().filter(|(name, model)| **name == model.name);
+        let mut models: Vec<_> = primary.map(|(_, model)| Arc::clone(model)).collect();
         models.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         models
     }
 
     /// All listed models that can be called in that dialect, in the order of their names.
-    pub fn served(&self, dialect: Dialect) -> Vec<&Model> {
-        let served = |model: &&Model| self.targets(model, dialect).next().is_some();
-        let own = self.models.iter().filter(|(name, model)| **name == model.name);
-        let mut models: Vec<&Model> = own.map(|(_, model)| &**model).collect();
-        models.retain(served);
+    pub fn models_for(&self, dialect: Dialect) -> Vec<&Model> {
+        let has_target = |model: &&Model| self.targets(model, dialect).next().is_some();
+        let primary = self.models.iter().filter(|(name, model)| **name == model.name);
+        let mut models: Vec<&Model> = primary.map(|(_, model)| &**model).collect();
+        models.retain(has_target);
         models.sort_unstable_by_key(|model| &model.name);
         models
     }
@@ -73,7 +73,7 @@ impl Catalog {
         dialect: Dialect,
     ) -> impl Iterator<Item = (&'a Target, &'a Arc<Upstream>)> {
         let upstream = |target: &'a Target| Some((target, self.upstreams.get(target.upstream)?));
-        let speaks = move |(_, upstream): &(_, &Arc<Upstream>)| upstream.speaks(dialect);
-        model.targets.iter().filter_map(upstream).filter(speaks)
+        let supports = move |(_, upstream): &(_, &Arc<Upstream>)| upstream.supports(dialect);
+        model.targets.iter().filter_map(upstream).filter(supports)
     }
 }

@@ -6,10 +6,10 @@ use bytes::BytesMut;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use memchr::memmem;
 
-use crate::accounting::books::Rooms;
 use crate::accounting::directory::{KEY_BYTES, KEY_PREFIX};
+use crate::accounting::live_state::TightestLimits;
 use crate::dialect::endpoint::Dialect;
-use crate::domain::counter::Room;
+use crate::domain::counter::Headroom;
 use crate::domain::ids::RequestLogId;
 use crate::domain::time::UnixMs;
 
@@ -26,7 +26,7 @@ pub const ERROR_SOURCE: HeaderName = HeaderName::from_static("x-meteor-error-sou
 pub const OUTPUT_CLAMPED: HeaderName = HeaderName::from_static("x-meteor-output-clamped");
 
 /// How many headers of its own the gateway adds to an answer, at most.
-pub const fn own_max(dialect: Dialect) -> usize {
+pub const fn gateway_headers_max(dialect: Dialect) -> usize {
     match dialect {
         Dialect::Anthropic => 18,
         Dialect::OpenAi | Dialect::Gemini => 11,
@@ -34,7 +34,7 @@ pub const fn own_max(dialect: Dialect) -> usize {
 }
 
 /// Whether a header is about one connection, not about the call.
-fn is_hop(name: &str) -> bool {
+fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name,
         "connection"
@@ -53,8 +53,8 @@ fn is_hop(name: &str) -> bool {
 /// moves the bill or cuts usage out of the answer, something that turns the call into another,
 /// something about the client's way here, or something the gateway sets itself.
 /// All others pass, those of tomorrow too.
-fn stays_down(name: &str) -> bool {
-    let ours = matches!(
+fn is_stripped_from_request(name: &str) -> bool {
+    let is_listed = matches!(
         name,
         "host"
             | "content-length"
@@ -77,13 +77,13 @@ fn stays_down(name: &str) -> bool {
             | "x-request-id"
             | "idempotency-key"
     );
-    ours || is_hop(name) || name.starts_with("x-forwarded-")
+    is_listed || is_hop_by_hop(name) || name.starts_with("x-forwarded-")
 }
 
 /// Whether a response header is not for the client: hop by hop, about the shared credential, or
 /// leading to the upstream itself, by an address that may hold it.
-fn stays_up(name: &str) -> bool {
-    let theirs = matches!(
+fn is_stripped_from_response(name: &str) -> bool {
+    let is_listed = matches!(
         name,
         "set-cookie"
             | "alt-svc"
@@ -95,31 +95,33 @@ fn stays_up(name: &str) -> bool {
             | "anthropic-organization-id"
             | "anthropic-workspace-id"
     );
-    theirs || is_hop(name)
+    is_listed || is_hop_by_hop(name)
 }
 
 /// Whether a response header tells of an upstream's own rate limits.
-fn is_limit(name: &str) -> bool {
+fn is_rate_limit_header(name: &str) -> bool {
     name.starts_with("x-ratelimit-")
         || name.starts_with("anthropic-ratelimit-")
         || matches!(name, "ratelimit" | "ratelimit-policy")
 }
 
 /// Whether a key stands in a header that is not for one: some clients put it into several.
-fn may_hold_a_key(value: &HeaderValue) -> bool {
+fn may_contain_key(value: &HeaderValue) -> bool {
     KEY_BYTES <= value.len() && memmem::find(value.as_bytes(), KEY_PREFIX.as_bytes()).is_some()
 }
 
 /// Turns a client's headers into those for the upstream.
 pub fn for_upstream(headers: &mut HeaderMap) {
-    remove(headers, |name, value| stays_down(name) || may_hold_a_key(value));
+    remove(headers, |name, value| is_stripped_from_request(name) || may_contain_key(value));
     headers.insert(http::header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
 }
 
 /// Turns an upstream's headers into those for the client. Its rate limits are those of a
 /// credential that all callers share: they pass only where the operator says so.
 pub fn for_client(headers: &mut HeaderMap, forward_limits: bool) {
-    remove(headers, |name, _| stays_up(name) || (!forward_limits && is_limit(name)));
+    remove(headers, |name, _| {
+        is_stripped_from_response(name) || (!forward_limits && is_rate_limit_header(name))
+    });
     for name in [REQUEST_ID, ANTHROPIC_REQUEST_ID] {
         if let Some(id) = headers.remove(name) {
             headers.insert(UPSTREAM_REQUEST_ID, id);
@@ -128,15 +130,15 @@ pub fn for_client(headers: &mut HeaderMap, forward_limits: bool) {
 }
 
 /// Removes what `stays` names, and what the `connection` header itself names.
-fn remove(headers: &mut HeaderMap, stays: impl Fn(&str, &HeaderValue) -> bool) {
+fn remove(headers: &mut HeaderMap, is_stripped: impl Fn(&str, &HeaderValue) -> bool) {
     let lines = headers.get_all(http::header::CONNECTION).iter();
     let mut removed: Vec<HeaderName> = lines
         .filter_map(|value| value.to_str().ok())
         .filter(|value| !value.eq_ignore_ascii_case("keep-alive"))
         .flat_map(|value| value.split(',').filter_map(|name| name.trim().parse().ok()))
         .collect();
-    let kept_back = headers.iter().filter(|(name, value)| stays(name.as_str(), value));
-    removed.extend(kept_back.map(|(name, _)| name.clone()));
+    let stripped = headers.iter().filter(|(name, value)| is_stripped(name.as_str(), value));
+    removed.extend(stripped.map(|(name, _)| name.clone()));
     for name in removed {
         headers.remove(name);
     }
@@ -157,45 +159,53 @@ pub fn number(value: i64) -> HeaderValue {
 }
 
 /// Tells what is left of the tightest limits.
-pub fn add_rooms(fields: &mut HeaderMap, rooms: &Rooms, dialect: Dialect, now: UnixMs) {
-    let [requests, tokens] = rooms;
-    let mut pen = Pen::default();
-    for (room, names) in [(requests, &REQUEST_HEADERS), (tokens, &TOKEN_HEADERS)] {
-        let Some(room) = room else { continue };
-        let limit = pen.number(room.value).value();
-        let remaining = pen.number(room.remaining).value();
+pub fn add_rate_limits(
+    fields: &mut HeaderMap,
+    limits: &TightestLimits,
+    dialect: Dialect,
+    now: UnixMs,
+) {
+    let [requests, tokens] = limits;
+    let mut writer = HeaderWriter::default();
+    for (headroom, names) in [(requests, &REQUEST_HEADERS), (tokens, &TOKEN_HEADERS)] {
+        let Some(headroom) = headroom else { continue };
+        let limit = writer.number(headroom.value).value();
+        let remaining = writer.number(headroom.remaining).value();
         if dialect == Dialect::Anthropic {
             fields.insert(&names.anthropic[0], limit.clone());
             fields.insert(&names.anthropic[1], remaining.clone());
-            fields.insert(&names.anthropic[2], pen.instant(room.reset_at).value());
+            fields.insert(&names.anthropic[2], writer.instant(headroom.reset_at).value());
         }
         fields.insert(&names.openai[0], limit);
         fields.insert(&names.openai[1], remaining);
         // Seconds as OpenAI writes them: `34s`.
-        let reset = pen.number(seconds_until(room.reset_at, now)).text("s").value();
+        let reset = writer.number(seconds_until(headroom.reset_at, now)).text("s").value();
         fields.insert(&names.openai[2], reset);
     }
-    let tightest = [requests, tokens].into_iter().flatten().min_by_key(|room| share(room));
-    if let Some(room) = tightest {
-        let seconds = seconds_until(room.reset_at, now);
-        let name = room.limit.field();
-        pen.text("\"").text(name).text("\";r=").number(room.remaining);
-        fields.insert(&RATE_LIMIT, pen.text(";t=").number(seconds).value());
-        pen.text("\"").text(name).text("\";q=").number(room.value);
-        fields.insert(&RATE_LIMIT_POLICY, pen.value());
+    let tightest = [requests, tokens]
+        .into_iter()
+        .flatten()
+        .min_by_key(|headroom| remaining_millionths(headroom));
+    if let Some(headroom) = tightest {
+        let seconds = seconds_until(headroom.reset_at, now);
+        let name = headroom.limit.field();
+        writer.text("\"").text(name).text("\";r=").number(headroom.remaining);
+        fields.insert(&RATE_LIMIT, writer.text(";t=").number(seconds).value());
+        writer.text("\"").text(name).text("\";q=").number(headroom.value);
+        fields.insert(&RATE_LIMIT_POLICY, writer.value());
     }
 }
 
 /// Writes header values, all into one buffer: every answer carries a few.
-struct Pen(BytesMut);
+struct HeaderWriter(BytesMut);
 
-impl Default for Pen {
+impl Default for HeaderWriter {
     fn default() -> Self {
         Self(BytesMut::with_capacity(384))
     }
 }
 
-impl Pen {
+impl HeaderWriter {
     fn text(&mut self, text: &str) -> &mut Self {
         self.0.extend_from_slice(text.as_bytes());
         self
@@ -235,8 +245,8 @@ impl Pen {
 }
 
 /// How much of a limit is left, in millionths.
-fn share(room: &Room) -> i128 {
-    i128::from(room.remaining) * 1_000_000 / i128::from(room.value.max(1))
+fn remaining_millionths(headroom: &Headroom) -> i128 {
+    i128::from(headroom.remaining) * 1_000_000 / i128::from(headroom.value.max(1))
 }
 
 /// Whole seconds until then, begun ones counted.
@@ -286,8 +296,8 @@ mod tests {
     use super::*;
     use crate::domain::limit::Limit;
 
-    fn names(mut headers: HeaderMap, turn: impl Fn(&mut HeaderMap)) -> Vec<String> {
-        turn(&mut headers);
+    fn names(mut headers: HeaderMap, convert: impl Fn(&mut HeaderMap)) -> Vec<String> {
+        convert(&mut headers);
         let mut names: Vec<String> = headers.keys().map(ToString::to_string).collect();
         names.sort();
         names
@@ -302,14 +312,14 @@ mod tests {
 
     #[test]
     fn numbers_are_written_as_they_are() {
-        let mut pen = Pen::default();
+        let mut writer = HeaderWriter::default();
         for number in [0, 7, 10, -3, i64::MAX, i64::MIN] {
-            assert_eq!(pen.number(number).value(), number.to_string());
+            assert_eq!(writer.number(number).value(), number.to_string());
         }
     }
 
     #[test]
-    fn credentials_and_hops_stay_and_the_rest_passes() {
+    fn credentials_and_hop_by_hop_headers_are_stripped() {
         let client = headers(&[
             ("authorization", "Bearer x"),
             ("x-api-key", "x"),
@@ -362,23 +372,24 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_told_in_the_words_of_the_dialect() {
+    fn rate_limits_use_the_header_names_of_the_dialect() {
         let now = UnixMs(1_705_314_600_000);
-        let room = |limit| Room { limit, value: 9, remaining: 4, reset_at: now.minute().end() };
-        let rooms = [Some(room(Limit::RequestsPerMinute)), Some(room(Limit::DailyTokens))];
+        let headroom =
+            |limit| Headroom { limit, value: 9, remaining: 4, reset_at: now.minute().end() };
+        let limits = [Some(headroom(Limit::RequestsPerMinute)), Some(headroom(Limit::DailyTokens))];
         for dialect in Dialect::ALL {
             let mut fields = HeaderMap::new();
-            add_rooms(&mut fields, &rooms, dialect, now);
+            add_rate_limits(&mut fields, &limits, dialect, now);
             assert_eq!(fields["x-ratelimit-remaining-tokens"], "4");
             assert_eq!(fields["x-ratelimit-reset-requests"], "60s");
             assert_eq!(fields["ratelimit"], "\"requestsPerMinuteLimit\";r=4;t=60");
             let reset = fields.get("anthropic-ratelimit-requests-reset");
-            let theirs = (dialect == Dialect::Anthropic).then_some("2024-01-15T10:31:00.000Z");
-            assert_eq!(reset.map(HeaderValue::as_bytes), theirs.map(str::as_bytes));
+            let expected = (dialect == Dialect::Anthropic).then_some("2024-01-15T10:31:00.000Z");
+            assert_eq!(reset.map(HeaderValue::as_bytes), expected.map(str::as_bytes));
             add_id(&mut fields, RequestLogId(1), dialect);
-            assert_eq!(fields.contains_key("request-id"), theirs.is_some());
+            assert_eq!(fields.contains_key("request-id"), expected.is_some());
             fields.insert(ERROR_SOURCE, HeaderValue::from_static("upstream"));
-            assert!(fields.len() <= own_max(dialect), "{fields:?}");
+            assert!(fields.len() <= gateway_headers_max(dialect), "{fields:?}");
         }
     }
 }

@@ -11,24 +11,24 @@ pub const KEY: &str = "key";
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The parts of a query, in order; empty ones are left out.
-pub fn parts(query: &str) -> impl Iterator<Item = &str> {
-    query.split('&').filter(|part| !part.is_empty())
+pub fn params(query: &str) -> impl Iterator<Item = &str> {
+    query.split('&').filter(|param| !param.is_empty())
 }
 
 /// The value of `part`, escapes included, if its name is `name`, however that is written.
-pub fn value_of<'a>(part: &'a str, name: &str) -> Option<&'a str> {
-    let (its_name, value) = part.split_once('=').unwrap_or((part, ""));
-    let is_it = its_name == name
-        || (its_name.contains('%') && percent_decode_str(its_name).eq(name.bytes()));
-    is_it.then_some(value)
+pub fn value_of<'a>(param: &'a str, name: &str) -> Option<&'a str> {
+    let (param_name, value) = param.split_once('=').unwrap_or((param, ""));
+    let matches = param_name == name
+        || (param_name.contains('%') && percent_decode_str(param_name).eq(name.bytes()));
+    matches.then_some(value)
 }
 
 /// Whether a part of a Gemini call's query is not for the upstream: a credential, what moves the
 /// bill or cuts usage out of the answer, or what turns the call into another. The answer without
 /// it is whole, so whoever sent it understands it.
-pub fn stays_down(part: &str) -> bool {
+pub fn is_stripped_param(param: &str) -> bool {
     matches!(
-        &*system_parameter(part).0,
+        &*google_param(param).0,
         "key"
             | "access_token"
             | "oauth_token"
@@ -44,9 +44,9 @@ pub fn stays_down(part: &str) -> bool {
 
 /// What in the query of a Gemini call asks for an answer that no meter reads: a format that is
 /// neither JSON nor a stream of it, or a script around it.
-pub fn unmetered(query: &str) -> Option<&'static str> {
-    parts(query).find_map(|part| {
-        let (name, value) = system_parameter(part);
+pub fn unmeterable_param(query: &str) -> Option<&'static str> {
+    params(query).find_map(|param| {
+        let (name, value) = google_param(param);
         match &*name {
             "callback" => Some("callback"),
             "alt" => {
@@ -60,8 +60,8 @@ pub fn unmetered(query: &str) -> Option<&'static str> {
 }
 
 /// The name of a part as Google's servers take it, with or without a `$`, and its value.
-fn system_parameter(part: &str) -> (String, &str) {
-    let (name, value) = part.split_once('=').unwrap_or((part, ""));
+fn google_param(param: &str) -> (String, &str) {
+    let (name, value) = param.split_once('=').unwrap_or((param, ""));
     let name = decoded(name).unwrap_or_default();
     (name.strip_prefix('$').unwrap_or(&name).to_ascii_lowercase(), value)
 }
@@ -88,18 +88,18 @@ mod tests {
         for other in ["monkey=a", "keys=a", "%key=a", "a=key"] {
             assert_eq!(value_of(other, KEY), None, "{other}");
         }
-        assert_eq!(parts("&a=1&&b").collect::<Vec<_>>(), ["a=1", "b"]);
+        assert_eq!(params("&a=1&&b").collect::<Vec<_>>(), ["a=1", "b"]);
     }
 
     #[test]
-    fn what_hides_the_bill_is_seen_however_it_is_written() {
-        for part in ["fields=a", "%24Fields", "f%69elds=", "$ct=x", "$httpMethod=GET", "$key=k"] {
-            assert!(stays_down(part), "{part}");
+    fn billing_params_are_found_in_every_spelling() {
+        for param in ["fields=a", "%24Fields", "f%69elds=", "$ct=x", "$httpMethod=GET", "$key=k"] {
+            assert!(is_stripped_param(param), "{param}");
         }
-        for part in ["alt=sse", "prettyPrint=1", "$.xgafv=2", "beta=true", "field=1", "%FF=1"] {
-            assert!(!stays_down(part), "{part}");
+        for param in ["alt=sse", "prettyPrint=1", "$.xgafv=2", "beta=true", "field=1", "%FF=1"] {
+            assert!(!is_stripped_param(param), "{param}");
         }
-        for (query, told) in [
+        for (query, expected) in [
             ("", None),
             ("alt=sse&$alt=json;enum-encoding=int&%24ALT=J%53ON&a=proto", None),
             ("a=1&alt=proto", Some("alt")),
@@ -108,7 +108,7 @@ mod tests {
             ("alt", Some("alt")),
             ("$Callback=f", Some("callback")),
         ] {
-            assert_eq!(unmetered(query), told, "{query}");
+            assert_eq!(unmeterable_param(query), expected, "{query}");
         }
     }
 

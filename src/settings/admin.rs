@@ -6,7 +6,7 @@ use crate::settings::secret::Secret;
 
 /// The admin listener, as it was configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AdminSettings {
+pub struct AdminListenerSettings {
     /// Where it listens.
     pub listen: SocketAddr,
     /// How people reach it, for links; without a slash at its end.

@@ -34,7 +34,7 @@ pub struct UpstreamSettings {
     /// Whether what it keeps belongs to this gateway's callers alone: calls may refer to it.
     pub dedicated: bool,
     /// Whether it generates, and bills, to the end though its answer is not taken any more.
-    pub bills_on: bool,
+    pub bills_after_disconnect: bool,
     /// Whether callers are told of its own rate limits.
     pub forward_limits: bool,
     /// When it is asked after all others.
@@ -115,7 +115,7 @@ pub enum MalformedBaseUrl {
     /// No `http://` or `https://`, or nothing behind it.
     NotHttp,
     /// `user:password@`: a secret where it would be logged.
-    HoldsCredentials,
+    HasCredentials,
     /// `?…` or `#…`, which cannot come before the path of a call.
     HasQuery,
     /// A path in `/v1` or `/v1beta`, which would stand twice.
@@ -124,12 +124,12 @@ pub enum MalformedBaseUrl {
 
 impl MalformedBaseUrl {
     /// What is wrong and what to do, to come after the name of the key.
-    pub const fn says(self) -> &'static str {
+    pub const fn message(self) -> &'static str {
         match self {
             Self::NotHttp => {
                 "is no address; write it as https://api.openai.com or http://127.0.0.1:8000"
             }
-            Self::HoldsCredentials => {
+            Self::HasCredentials => {
                 "holds a user or a password; a credential has a place of its own, `auth`"
             }
             Self::HasQuery => "has a query or a fragment; leave it out",
@@ -154,7 +154,7 @@ impl BaseUrl {
         };
         let authority = uri.authority().ok_or(MalformedBaseUrl::NotHttp)?;
         if authority.as_str().contains('@') {
-            return Err(MalformedBaseUrl::HoldsCredentials);
+            return Err(MalformedBaseUrl::HasCredentials);
         }
         let named = authority.as_str().rsplit_once(':').filter(|(_, port)| !port.contains(']'));
         if authority.host().is_empty() || (named.is_some() && authority.port_u16().is_none()) {
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn what_a_call_could_not_be_sent_to_is_refused() {
-        use MalformedBaseUrl::{HasQuery, HasVersion, HoldsCredentials, NotHttp};
+        use MalformedBaseUrl::{HasCredentials, HasQuery, HasVersion, NotHttp};
         for (text, fault) in [
             ("", NotHttp),
             ("api.openai.com", NotHttp),
@@ -213,7 +213,7 @@ mod tests {
             ("https://x:99999", NotHttp),
             ("https://x:", NotHttp),
             ("https://a b", NotHttp),
-            ("https://me:secret@x", HoldsCredentials),
+            ("https://me:secret@x", HasCredentials),
             ("https://x/?a=1", HasQuery),
             ("https://x#a", HasQuery),
             ("https://api.openai.com/v1/", HasVersion),

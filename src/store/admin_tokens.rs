@@ -7,7 +7,7 @@ use crate::domain::ids::{AdminTokenId, OrganizationId, UserId};
 use crate::domain::time::UnixMs;
 use crate::store::columns::{at, at_or_null, id, id_or_null, json, texts, uuid};
 use crate::store::database::DatabaseError;
-use crate::store::paging::{self, Page, Shown, Sort};
+use crate::store::paging::{self, ListQuery, Page, Sort};
 
 /// A token, without its secret.
 #[derive(Debug, Clone)]
@@ -41,9 +41,9 @@ pub const SORTS: &[(&str, &str)] = &[("name", "name"), ("createdAt", "created_at
 
 /// Whose tokens are listed.
 #[derive(Debug, Clone, Copy)]
-pub struct Visible {
+pub struct TokenVisibility {
     /// Those that this user made for themselves.
-    pub made_by: Option<UserId>,
+    pub created_by: Option<UserId>,
     /// And all of this organization's.
     pub organization: Option<OrganizationId>,
 }
@@ -89,11 +89,11 @@ pub async fn find(
 /// A page of tokens, and how many there are.
 pub async fn list(
     pool: &SqlitePool,
-    visible: Visible,
+    visible: TokenVisibility,
     page: Page,
     sort: Sort,
 ) -> Result<(Vec<AdminToken>, i64), DatabaseError> {
-    let shown = Shown {
+    let shown = ListQuery {
         columns: "*",
         from: "FROM admin_tokens
             WHERE ((created_by = $3 AND kind <> 'Organization')
@@ -101,7 +101,7 @@ pub async fn list(
     };
     let (rows, total) = paging::read(pool, shown, page, sort, |query| {
         query
-            .bind(visible.made_by.map(|id| uuid(id.0)))
+            .bind(visible.created_by.map(|id| uuid(id.0)))
             .bind(visible.organization.map(|id| uuid(id.0)))
     })
     .await?;
@@ -135,7 +135,7 @@ pub async fn revoke(
 }
 
 /// Notes that it was used.
-pub async fn note_use(
+pub async fn record_use(
     connection: &mut SqliteConnection,
     which: AdminTokenId,
     now: UnixMs,

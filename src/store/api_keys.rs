@@ -10,7 +10,7 @@ use crate::domain::money::Nano;
 use crate::domain::time::UnixMs;
 use crate::store::columns::{at, at_or_null, id, id_or_null, json_or_null, texts, uuid};
 use crate::store::database::DatabaseError;
-use crate::store::paging::{self, Page, Shown, Sort};
+use crate::store::paging::{self, ListQuery, Page, Sort};
 
 /// A key, without its secret.
 #[derive(Debug, Clone)]
@@ -167,7 +167,7 @@ pub async fn list(
     page: Page,
     sort: Sort,
 ) -> Result<(Vec<ApiKey>, i64), DatabaseError> {
-    let shown = Shown {
+    let shown = ListQuery {
         columns: "*",
         from: "FROM api_keys WHERE project_id = $3 AND ($4 IS NULL OR owner_user_id = $4)",
     };

@@ -62,7 +62,7 @@ impl Database {
     }
 
     /// Begins a stretch of reads that see one picture, however much is written meanwhile.
-    pub async fn picture(&self) -> Result<Transaction<'static, Sqlite>, DatabaseError> {
+    pub async fn begin_snapshot(&self) -> Result<Transaction<'static, Sqlite>, DatabaseError> {
         Ok(self.reader.begin().await?)
     }
 

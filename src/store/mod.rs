@@ -1,16 +1,16 @@
 //! The SQL of everything that is not money in motion: people, organizations, projects, keys.
 
 pub mod database;
-pub mod bystander;
-pub mod facts;
+pub mod read_only;
+pub mod node_metadata;
 pub mod columns;
-pub mod each;
+pub mod row_stream;
 pub mod paging;
 pub mod price_lists;
 pub mod prices;
 pub mod quotas;
 pub mod usage;
-pub mod callers;
+pub mod directory_rows;
 pub mod users;
 pub mod members;
 pub mod sessions;
@@ -21,6 +21,6 @@ pub mod projects;
 pub mod api_keys;
 pub mod request_logs;
 pub mod provider_states;
-pub mod once;
-pub mod idempotency;
+pub mod call_idempotency;
+pub mod admin_idempotency;
 pub mod audit;

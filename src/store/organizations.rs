@@ -7,7 +7,7 @@ use crate::domain::ids::OrganizationId;
 use crate::domain::time::UnixMs;
 use crate::store::columns::{at, id, json_or_null, texts, uuid};
 use crate::store::database::DatabaseError;
-use crate::store::paging::{self, Page, Shown, Sort};
+use crate::store::paging::{self, ListQuery, Page, Sort};
 
 /// An organization.
 #[derive(Debug, Clone)]
@@ -130,7 +130,7 @@ pub async fn list(
     page: Page,
     sort: Sort,
 ) -> Result<(Vec<Organization>, i64), DatabaseError> {
-    let shown = Shown {
+    let shown = ListQuery {
         columns: COLUMNS,
         from: "FROM organizations
             WHERE ($3 IS NULL OR name LIKE $3 ESCAPE '\\') AND ($4 IS NULL OR status = $4)",

@@ -65,12 +65,12 @@ pub fn pattern(part: &str) -> String {
 }
 
 /// A query whose values are still being bound.
-pub type Binding<'q> = Query<'q, Sqlite, SqliteArguments>;
+pub type PageQuery<'q> = Query<'q, Sqlite, SqliteArguments>;
 
 /// What a list shows, as the two halves of a query: `SELECT …` and `FROM … WHERE …`, in which
 /// values begin at `$3`.
 #[derive(Debug, Clone, Copy)]
-pub struct Shown {
+pub struct ListQuery {
     /// The columns.
     pub columns: &'static str,
     /// Tables and conditions.
@@ -80,12 +80,12 @@ pub struct Shown {
 /// The rows of a page, and how many there are on all pages.
 pub async fn read<'q>(
     pool: &SqlitePool,
-    shown: Shown,
+    shown: ListQuery,
     page: Page,
     sort: Sort,
-    bind: impl Fn(Binding<'q>) -> Binding<'q>,
+    bind: impl Fn(PageQuery<'q>) -> PageQuery<'q>,
 ) -> Result<(Vec<SqliteRow>, i64), sqlx::Error> {
-    let limits = |query: Binding<'q>| bind(query.bind(page.limit()).bind(page.offset()));
+    let limits = |query: PageQuery<'q>| bind(query.bind(page.limit()).bind(page.offset()));
     let rows = format!("SELECT {} {} {}", shown.columns, shown.from, sort.order_by());
     let count = format!("SELECT count(*) {}", shown.from);
     let mut tx = pool.begin().await?;

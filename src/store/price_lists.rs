@@ -7,15 +7,15 @@ use sha2::{Digest as _, Sha256};
 use sqlx::SqliteConnection;
 
 use crate::domain::money::Nano;
-use crate::domain::price::Prices;
+use crate::domain::price::PriceTable;
 use crate::domain::service_tier::ServiceTier;
-use crate::domain::tariff::{Row, Tariff};
+use crate::domain::tariff::{PriceRow, Tariff};
 use crate::domain::time::UnixMs;
 use crate::domain::usage::Unit;
 use crate::store::database::{Database, DatabaseError};
 
 /// Keeps the prices of those tariffs, each under its version. What is known already stays.
-pub async fn keep(
+pub async fn insert_missing(
     connection: &mut SqliteConnection,
     tariffs: impl Iterator<Item = &Tariff>,
     now: UnixMs,
@@ -26,7 +26,7 @@ pub async fn keep(
              ON CONFLICT (version) DO NOTHING",
         )
         .bind(&**tariff.version())
-        .bind(rows(tariff).to_string())
+        .bind(rows_json(tariff).to_string())
         .bind(now.0)
         .execute(&mut *connection)
         .await?;
@@ -47,46 +47,47 @@ pub async fn find(database: &Database, version: &str) -> Result<Option<Value>, D
 }
 
 /// Its rows as they are kept, and told: see [`find`].
-pub fn rows(tariff: &Tariff) -> Value {
-    let row = |row: &Row| {
+pub fn rows_json(tariff: &Tariff) -> Value {
+    let row = |row: &PriceRow| {
         json!({
-            "serviceTier": tier(row.tier),
+            "serviceTier": tier_name(row.tier),
             "aboveInputTokens": row.above_input_tokens,
-            "prices": prices(&row.prices),
+            "prices": prices_json(&row.prices),
         })
     };
     tariff.rows().iter().map(row).collect()
 }
 
 /// A tier as it is told.
-pub fn tier(tier: ServiceTier) -> String {
+pub fn tier_name(tier: ServiceTier) -> String {
     if tier.is_default() { "default".to_owned() } else { tier.name().to_owned() }
 }
 
 /// Prices by unit, each an exact decimal text.
-pub fn prices(prices: &Prices) -> Map<String, Value> {
-    let price = |unit: Unit| Some((unit.name().to_owned(), prices.given(unit)?.to_string().into()));
+pub fn prices_json(prices: &PriceTable) -> Map<String, Value> {
+    let price =
+        |unit: Unit| Some((unit.name().to_owned(), prices.price_of(unit)?.to_string().into()));
     Unit::ALL.into_iter().filter_map(price).collect()
 }
 
 /// What [`prices`] has written; `None` of anything else.
-pub fn read_prices(told: &Map<String, Value>) -> Option<Prices> {
-    told.iter().try_fold(Prices::default(), |prices, (name, price)| {
+pub fn parse_prices(told: &Map<String, Value>) -> Option<PriceTable> {
+    told.iter().try_fold(PriceTable::default(), |prices, (name, price)| {
         let unit = Unit::ALL.into_iter().find(|unit| unit.name() == name)?;
         prices.with(unit, Nano::parse(price.as_str()?).ok()?.0)
     })
 }
 
 /// Names these prices of that source: the same ones always alike, others differently.
-pub fn version(source: &str, rows: &[Row]) -> String {
+pub fn version(source: &str, rows: &[PriceRow]) -> String {
     let mut text = String::new();
     // Writing to a text cannot fail.
-    for Row { tier, above_input_tokens, prices } in rows {
+    for PriceRow { tier, above_input_tokens, prices } in rows {
         if !tier.is_default() || 0 < *above_input_tokens {
             let _ = writeln!(text, "[{} {above_input_tokens}]", tier.name());
         }
         for unit in Unit::ALL {
-            if let Some(price) = prices.given(unit) {
+            if let Some(price) = prices.price_of(unit) {
                 let _ = writeln!(text, "{}={}", unit.name(), price.0);
             }
         }
@@ -107,12 +108,12 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let database = Database::open(&folder.path().join("db")).await.expect("a database");
         let tariff = |nano, version: &str| {
-            let prices = Prices::default().with(Unit::InputTokens, nano).expect("in range");
+            let prices = PriceTable::default().with(Unit::InputTokens, nano).expect("in range");
             Tariff::flat(prices, version.into())
         };
         let list = [tariff(150_000_000, "v"), tariff(1, "w"), tariff(7, "v")];
         let mut tx = database.begin().await.expect("a transaction");
-        keep(&mut tx, list.iter(), UnixMs(1)).await.expect("kept");
+        insert_missing(&mut tx, list.iter(), UnixMs(1)).await.expect("kept");
         tx.commit().await.expect("committed");
         let found = find(&database, "v").await.expect("read").expect("known");
         let prices = json!({"inputTokens": "0.15"});
@@ -126,8 +127,8 @@ mod tests {
 
     #[test]
     fn the_version_names_the_prices() {
-        let with = |nano| Prices::default().with(Unit::InputTokens, nano).expect("in range");
-        let row = |above_input_tokens, prices| Row {
+        let with = |nano| PriceTable::default().with(Unit::InputTokens, nano).expect("in range");
+        let row = |above_input_tokens, prices| PriceRow {
             tier: ServiceTier::DEFAULT,
             above_input_tokens,
             prices,
@@ -135,11 +136,11 @@ mod tests {
         let of = |prices| version("file", &[row(0, prices)]);
         assert_eq!(of(with(150_000_000)), of(with(150_000_000)));
         assert_ne!(of(with(150_000_000)), of(with(150_000_001)));
-        let other = Prices::default().with(Unit::OutputTokens, 150_000_000).expect("in range");
+        let other = PriceTable::default().with(Unit::OutputTokens, 150_000_000).expect("in range");
         assert_ne!(of(with(150_000_000)), of(other));
         let stepped = |above| version("file", &[row(0, with(1)), row(above, with(2))]);
         assert_ne!(stepped(10), stepped(11));
-        let flex = Row { tier: ServiceTier::new("flex").expect("short"), ..row(0, with(1)) };
+        let flex = PriceRow { tier: ServiceTier::new("flex").expect("short"), ..row(0, with(1)) };
         assert_ne!(version("file", &[row(0, with(1)), flex]), of(with(1)));
         // Records name it: it must never change for the same prices.
         assert_eq!(of(with(150_000_000)), "file-4c8adfbe");

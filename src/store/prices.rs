@@ -7,9 +7,9 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection, SqliteExecutor};
 
 use crate::domain::ids::{PriceId, UserId};
-use crate::domain::overlay::Laid;
+use crate::domain::price_override::PriceOverride;
 use crate::domain::service_tier::ServiceTier;
-use crate::domain::tariff::Row;
+use crate::domain::tariff::PriceRow;
 use crate::domain::time::UnixMs;
 use crate::store::columns::{at, at_or_null, id, uuid};
 use crate::store::database::{Database, DatabaseError};
@@ -17,11 +17,11 @@ use crate::store::price_lists;
 
 /// A price as it is kept.
 #[derive(Debug, Clone)]
-pub struct Price {
+pub struct StoredPrice {
     /// Which.
     pub id: PriceId,
     /// What it says.
-    pub laid: Laid,
+    pub price_override: PriceOverride,
     /// Names its rows.
     pub version: String,
     /// Who posted it.
@@ -31,24 +31,24 @@ pub struct Price {
 }
 
 /// What is for the same model, place and tier as the price whose values are bound first.
-const ALIKE: &str = "model = $1 AND upstream IS $2 AND service_tier = $3";
+const SAME_MODEL_UPSTREAM_TIER: &str = "model = $1 AND upstream IS $2 AND service_tier = $3";
 
 /// Adds a price. The one before it ends where it begins; it ends where the next one begins, and
 /// that end is answered.
 pub async fn insert(
     connection: &mut SqliteConnection,
-    price: &Price,
+    price: &StoredPrice,
 ) -> Result<Option<UnixMs>, DatabaseError> {
-    let Price { laid, .. } = price;
+    let StoredPrice { price_override: laid, .. } = price;
     let close = format!(
-        "UPDATE prices SET effective_to = $4 WHERE {ALIKE} AND effective_from <= $4
+        "UPDATE prices SET effective_to = $4 WHERE {SAME_MODEL_UPSTREAM_TIER} AND effective_from <= $4
          AND (effective_to IS NULL OR $4 < effective_to)"
     );
     let next = format!(
-        "SELECT min(effective_from) FROM prices WHERE {ALIKE} AND $4 < effective_from
+        "SELECT min(effective_from) FROM prices WHERE {SAME_MODEL_UPSTREAM_TIER} AND $4 < effective_from
          AND (effective_to IS NULL OR effective_from < effective_to)"
     );
-    let (upstream, tier) = (laid.upstream.as_deref(), price_lists::tier(laid.tier));
+    let (upstream, tier) = (laid.upstream.as_deref(), price_lists::tier_name(laid.tier));
     sqlx::query(sqlx::AssertSqlSafe(close))
         .bind(&*laid.model)
         .bind(upstream)
@@ -63,7 +63,7 @@ pub async fn insert(
         .bind(laid.from.0)
         .fetch_one(&mut *connection)
         .await?;
-    let (prices, tiers) = told(laid);
+    let (prices, tiers) = columns_json(laid);
     sqlx::query(
         "INSERT INTO prices (id, model, upstream, service_tier, prices, tiers, effective_from,
             effective_to, price_version, created_by, created_at)
@@ -89,10 +89,10 @@ pub async fn insert(
 /// on.
 pub async fn end(
     connection: &mut SqliteConnection,
-    price: &Price,
+    price: &StoredPrice,
     now: UnixMs,
 ) -> Result<(), DatabaseError> {
-    let Price { laid, .. } = price;
+    let StoredPrice { price_override: laid, .. } = price;
     if laid.from <= now {
         sqlx::query("UPDATE prices SET effective_to = $2 WHERE id = $1")
             .bind(uuid(price.id.0))
@@ -106,13 +106,13 @@ pub async fn end(
         .execute(&mut *connection)
         .await?;
     let reopen = format!(
-        "UPDATE prices SET effective_to = $5 WHERE {ALIKE} AND effective_to = $4
+        "UPDATE prices SET effective_to = $5 WHERE {SAME_MODEL_UPSTREAM_TIER} AND effective_to = $4
          AND effective_from < effective_to"
     );
     sqlx::query(sqlx::AssertSqlSafe(reopen))
         .bind(&*laid.model)
         .bind(laid.upstream.as_deref())
-        .bind(price_lists::tier(laid.tier))
+        .bind(price_lists::tier_name(laid.tier))
         .bind(laid.from.0)
         .bind(laid.until.map(|until| until.0))
         .execute(connection)
@@ -124,7 +124,7 @@ pub async fn end(
 pub async fn by_id(
     connection: &mut SqliteConnection,
     which: PriceId,
-) -> Result<Option<Price>, DatabaseError> {
+) -> Result<Option<StoredPrice>, DatabaseError> {
     let row = sqlx::query("SELECT * FROM prices WHERE id = $1")
         .bind(uuid(which.0))
         .fetch_optional(connection)
@@ -133,7 +133,10 @@ pub async fn by_id(
 }
 
 /// All prices that ever were, newest first; of one model, if it is named.
-pub async fn list(database: &Database, model: Option<&str>) -> Result<Vec<Price>, DatabaseError> {
+pub async fn list(
+    database: &Database,
+    model: Option<&str>,
+) -> Result<Vec<StoredPrice>, DatabaseError> {
     let rows = sqlx::query(
         "SELECT * FROM prices WHERE $1 IS NULL OR model = $1 ORDER BY created_at DESC, id DESC",
     )
@@ -144,49 +147,50 @@ pub async fn list(database: &Database, model: Option<&str>) -> Result<Vec<Price>
 }
 
 /// Those that have not ended.
-pub async fn laid(
+pub async fn active_overrides(
     executor: impl SqliteExecutor<'_>,
     now: UnixMs,
-) -> Result<Vec<Laid>, DatabaseError> {
+) -> Result<Vec<PriceOverride>, DatabaseError> {
     let rows = sqlx::query("SELECT * FROM prices WHERE effective_to IS NULL OR $1 < effective_to")
         .bind(now.0)
         .fetch_all(executor)
         .await?;
-    let laid = |row: &SqliteRow| Ok::<_, sqlx::Error>(price(row)?.laid);
+    let laid = |row: &SqliteRow| Ok::<_, sqlx::Error>(price(row)?.price_override);
     Ok(rows.iter().map(laid).collect::<Result<_, _>>()?)
 }
 
 /// Its rows as they are kept: the prices for any input, and those for more.
-pub fn told(laid: &Laid) -> (Value, Value) {
-    let first = laid.rows.first().map(|row| price_lists::prices(&row.prices));
-    let tier = |row: &Row| {
-        let prices = price_lists::prices(&row.prices);
+pub fn columns_json(laid: &PriceOverride) -> (Value, Value) {
+    let first = laid.rows.first().map(|row| price_lists::prices_json(&row.prices));
+    let tier = |row: &PriceRow| {
+        let prices = price_lists::prices_json(&row.prices);
         json!({"aboveInputTokens": row.above_input_tokens, "prices": prices})
     };
     (first.unwrap_or_default().into(), laid.rows.iter().skip(1).map(tier).collect())
 }
 
-fn price(row: &SqliteRow) -> Result<Price, sqlx::Error> {
-    let tier = ServiceTier::new(row.try_get("service_tier")?).ok_or_else(|| broken("a tier"))?;
+fn price(row: &SqliteRow) -> Result<StoredPrice, sqlx::Error> {
+    let tier =
+        ServiceTier::new(row.try_get("service_tier")?).ok_or_else(|| unreadable("a tier"))?;
     let tier = if tier.is_default() { ServiceTier::DEFAULT } else { tier };
     let read = |prices: &Map<String, Value>| {
-        price_lists::read_prices(prices).ok_or_else(|| broken("prices"))
+        price_lists::parse_prices(prices).ok_or_else(|| unreadable("prices"))
     };
     let of_text = |fault: serde_json::Error| sqlx::Error::Decode(fault.into());
     let first: Map<String, Value> =
         serde_json::from_str(row.try_get("prices")?).map_err(of_text)?;
     let more: Vec<Map<String, Value>> =
         serde_json::from_str(row.try_get("tiers")?).map_err(of_text)?;
-    let mut rows = vec![Row { tier, above_input_tokens: 0, prices: read(&first)? }];
+    let mut rows = vec![PriceRow { tier, above_input_tokens: 0, prices: read(&first)? }];
     for part in &more {
         let above = part.get("aboveInputTokens").and_then(Value::as_u64);
         let prices = part.get("prices").and_then(Value::as_object);
         let (Some(above_input_tokens), Some(prices)) = (above, prices) else {
-            return Err(broken("tiers"));
+            return Err(unreadable("tiers"));
         };
-        rows.push(Row { tier, above_input_tokens, prices: read(prices)? });
+        rows.push(PriceRow { tier, above_input_tokens, prices: read(prices)? });
     }
-    let laid = Laid {
+    let laid = PriceOverride {
         model: row.try_get::<&str, _>("model")?.into(),
         upstream: row.try_get::<Option<&str>, _>("upstream")?.map(Arc::from),
         tier,
@@ -194,15 +198,15 @@ fn price(row: &SqliteRow) -> Result<Price, sqlx::Error> {
         from: at(row, "effective_from")?,
         until: at_or_null(row, "effective_to")?,
     };
-    Ok(Price {
+    Ok(StoredPrice {
         id: PriceId(id(row, "id")?),
-        laid,
+        price_override: laid,
         version: row.try_get("price_version")?,
         created_by: UserId(id(row, "created_by")?),
         created_at: at(row, "created_at")?,
     })
 }
 
-fn broken(what: &str) -> sqlx::Error {
+fn unreadable(what: &str) -> sqlx::Error {
     sqlx::Error::Decode(format!("prices: {what} cannot be read").into())
 }

@@ -8,7 +8,7 @@ use crate::domain::limit::Limits;
 use crate::domain::time::UnixMs;
 use crate::store::columns::{at, at_or_null, id, json_or_null, texts, uuid};
 use crate::store::database::DatabaseError;
-use crate::store::paging::{self, Page, Shown, Sort};
+use crate::store::paging::{self, ListQuery, Page, Sort};
 use crate::store::quotas;
 
 /// A project.
@@ -68,7 +68,7 @@ pub async fn insert(
     .bind(status(project.active))
     .bind(&project.template_id)
     .bind(json_or_null(project.allowed_models.as_ref()))
-    .bind(project.ceiling.as_ref().map(quotas::json_of))
+    .bind(project.ceiling.as_ref().map(quotas::limits_json))
     .bind(uuid(project.created_by.0))
     .bind(project.created_at.0)
     .bind(project.updated_at.0)
@@ -93,7 +93,7 @@ pub async fn update(
     .bind(&project.description)
     .bind(status(project.active))
     .bind(json_or_null(project.allowed_models.as_ref()))
-    .bind(project.ceiling.as_ref().map(quotas::json_of))
+    .bind(project.ceiling.as_ref().map(quotas::limits_json))
     .bind(project.updated_at.0)
     .bind(project.archived_at.map(|at| at.0))
     .bind(project.version)
@@ -125,7 +125,7 @@ pub async fn list(
     page: Page,
     sort: Sort,
 ) -> Result<(Vec<Project>, i64), DatabaseError> {
-    let shown = Shown {
+    let shown = ListQuery {
         columns: COLUMNS,
         from: "FROM projects WHERE organization_id = $3
             AND ($4 IS NULL OR name LIKE $4 ESCAPE '\\') AND ($5 IS NULL OR status = $5)",
@@ -152,7 +152,7 @@ fn project(row: &SqliteRow) -> Result<Project, sqlx::Error> {
         active: row.try_get::<&str, _>("status")? == "Active",
         template_id: row.try_get("template_id")?,
         allowed_models: texts(row, "allowed_models")?,
-        ceiling: ceiling.map(quotas::limits_of).transpose()?,
+        ceiling: ceiling.map(quotas::parse_limits).transpose()?,
         ownerless: row.try_get("ownerless")?,
         created_by: UserId(id(row, "created_by")?),
         created_at: at(row, "created_at")?,

@@ -12,13 +12,13 @@ use crate::store::database::{Database, DatabaseError};
 pub type StateKey = [u8; 16];
 
 /// How long an id is known: as long as providers keep what it names.
-pub const KEPT_MS: i64 = 30 * 86_400_000;
+pub const STATE_RETENTION_MS: i64 = 30 * 86_400_000;
 
 /// How many ids of a project are known at most, the newest.
-pub const KEPT_MAX: usize = 100_000;
+pub const STATES_PER_PROJECT_MAX: usize = 100_000;
 
 /// The key of an id.
-pub fn key(id: &str) -> StateKey {
+pub fn state_key(id: &str) -> StateKey {
     let mut key = StateKey::default();
     key.copy_from_slice(&Sha256::digest(id.as_bytes())[..16]);
     key
@@ -53,7 +53,7 @@ pub async fn read(
                  ORDER BY created_at DESC LIMIT 1 OFFSET $2), 0))
          ORDER BY p.id, s.created_at",
     )
-    .bind(now.0 - KEPT_MS)
+    .bind(now.0 - STATE_RETENTION_MS)
     .bind(i64::try_from(most).unwrap_or(i64::MAX) - 1)
     .fetch_all(database.reader())
     .await?;
@@ -99,7 +99,7 @@ mod tests {
         for (project, id, at) in [(1, "c", 30), (1, "a", 10), (1, "b", 20), (2, "a", 5)] {
             sqlx::query("INSERT INTO provider_states VALUES ($1, $2, 'u', $3)")
                 .bind(Uuid::from_u128(project))
-                .bind(&key(id)[..])
+                .bind(&state_key(id)[..])
                 .bind(at)
                 .execute(&mut *tx)
                 .await
@@ -108,13 +108,15 @@ mod tests {
         tx.commit().await.expect("committed");
         let state = |project, id, at| ProviderState {
             project: ProjectId(project),
-            key: key(id),
+            key: state_key(id),
             upstream: "u".to_owned(),
             at: UnixMs(at),
         };
         let all =
             [state(1, "a", 10), state(1, "b", 20), state(1, "c", 30), state(2, "a", 5)].map(Some);
-        for (now, most, skipped) in [(0, 4, &[][..]), (0, 2, &[0]), (KEPT_MS + 11, 4, &[0, 3])] {
+        for (now, most, skipped) in
+            [(0, 4, &[][..]), (0, 2, &[0]), (STATE_RETENTION_MS + 11, 4, &[0, 3])]
+        {
             let read = read(&database, UnixMs(now), most).await.expect("states");
             let expected = all.iter().enumerate().filter(|(at, _)| !skipped.contains(at));
             assert!(read.iter().eq(expected.filter_map(|(_, state)| state.as_ref())), "{read:?}");

@@ -11,7 +11,7 @@ use crate::store::columns::{self, Subject};
 use crate::store::database::DatabaseError;
 
 /// The quota of three columns; the default one where there is no row.
-pub fn quota_of(
+pub fn parse_quota(
     limits: Option<&str>,
     enforce: Option<bool>,
     reset_day: Option<i64>,
@@ -22,11 +22,11 @@ pub fn quota_of(
     let reset_day = u8::try_from(reset_day).ok().and_then(ResetDay::new);
     let reset_day =
         reset_day.ok_or_else(|| sqlx::Error::Decode("custom_reset_day is not in 1..=28".into()))?;
-    Ok(Quota { limits: limits_of(limits)?, enforce, reset_day })
+    Ok(Quota { limits: parse_limits(limits)?, enforce, reset_day })
 }
 
 /// Limits from their JSON object.
-pub fn limits_of(json: &str) -> Result<Limits, sqlx::Error> {
+pub fn parse_limits(json: &str) -> Result<Limits, sqlx::Error> {
     let values: BTreeMap<String, i64> =
         serde_json::from_str(json).map_err(|fault| sqlx::Error::Decode(Box::new(fault)))?;
     Ok(Limit::ALL.into_iter().fold(Limits::default(), |limits, limit| {
@@ -35,9 +35,9 @@ pub fn limits_of(json: &str) -> Result<Limits, sqlx::Error> {
 }
 
 /// The JSON object of those limits that are set.
-pub fn json_of(limits: &Limits) -> String {
+pub fn limits_json(limits: &Limits) -> String {
     let values: BTreeMap<&str, i64> =
-        limits.set().map(|(limit, value)| (limit.field(), value)).collect();
+        limits.configured().map(|(limit, value)| (limit.field(), value)).collect();
     serde_json::to_string(&values).unwrap_or_else(|_| "{}".to_owned())
 }
 
@@ -68,7 +68,7 @@ pub async fn read(
         return Ok(StoredQuota { quota, created_at: None, updated_at: None, version: 0 });
     };
     Ok(StoredQuota {
-        quota: quota_of(
+        quota: parse_quota(
             row.try_get("limits")?,
             row.try_get("enforce_quota")?,
             row.try_get("custom_reset_day")?,
@@ -95,7 +95,7 @@ pub async fn replace(
             updated_at = excluded.updated_at, version = quotas.version + 1",
     )
     .bind(columns::uuid(subject))
-    .bind(json_of(&quota.limits))
+    .bind(limits_json(&quota.limits))
     .bind(quota.enforce)
     .bind(i64::from(quota.reset_day.get()))
     .bind(now.0)

@@ -50,7 +50,7 @@ pub struct RequestLog {
 
 /// Which entries are shown.
 #[derive(Debug, Clone, Default)]
-pub struct Filter {
+pub struct RequestLogFilter {
     /// From that instant on.
     pub from: Option<UnixMs>,
     /// Before that instant.
@@ -75,7 +75,7 @@ pub struct Filter {
     pub call: Option<RequestLogId>,
 }
 
-impl Filter {
+impl RequestLogFilter {
     /// Whether it shows all.
     pub fn is_empty(&self) -> bool {
         let Self { from, to, status, outcome, refusal, model, key, upstream, stream, .. } = self;
@@ -95,7 +95,7 @@ impl Filter {
 
 /// Whose entries are shown.
 #[derive(Debug, Clone, Copy)]
-pub struct Visible {
+pub struct RequestLogVisibility {
     /// The project.
     pub project: ProjectId,
     /// Of this owner's keys only.
@@ -104,7 +104,7 @@ pub struct Visible {
 
 /// Which stretch of the list: newest first, after `before`.
 #[derive(Debug, Clone, Copy)]
-pub struct Stretch {
+pub struct RequestLogRange {
     /// Older than this call.
     pub before: Option<RequestLogId>,
     /// Skipped, newest first.
@@ -120,7 +120,7 @@ const COLUMNS: &str = "SELECT l.*, p.name AS project_name, k.name AS key_name,
     LEFT JOIN projects p ON p.id = l.project_id
     LEFT JOIN api_keys k ON k.id = l.api_key_id";
 
-const SHOWN: &str = "l.project_id = $1
+const FILTER_SQL: &str = "l.project_id = $1
     AND ($2 IS NULL OR l.api_key_id IN (SELECT o.id FROM api_keys o
         WHERE o.project_id = $1 AND o.owner_user_id = $2))
     AND ($3 IS NULL OR $3 <= l.created_at) AND ($4 IS NULL OR l.created_at < $4)
@@ -152,12 +152,12 @@ macro_rules! bound {
 /// A stretch of a project's entries, newest first.
 pub async fn list(
     connection: &mut SqliteConnection,
-    visible: Visible,
-    filter: &Filter,
-    stretch: Stretch,
+    visible: RequestLogVisibility,
+    filter: &RequestLogFilter,
+    stretch: RequestLogRange,
 ) -> Result<Vec<RequestLog>, DatabaseError> {
     let query = format!(
-        "{COLUMNS} WHERE {SHOWN} AND ($14 IS NULL OR l.id < $14)
+        "{COLUMNS} WHERE {FILTER_SQL} AND ($14 IS NULL OR l.id < $14)
          ORDER BY l.id DESC LIMIT $15 OFFSET $16"
     );
     let rows = bound!(query, visible, filter)
@@ -172,12 +172,12 @@ pub async fn list(
 /// How many of a project's entries there are, counted up to `most`.
 pub async fn count(
     connection: &mut SqliteConnection,
-    visible: Visible,
-    filter: &Filter,
+    visible: RequestLogVisibility,
+    filter: &RequestLogFilter,
     most: i64,
 ) -> Result<i64, DatabaseError> {
     let query =
-        format!("SELECT count(*) FROM (SELECT 1 FROM request_logs l WHERE {SHOWN} LIMIT $14)");
+        format!("SELECT count(*) FROM (SELECT 1 FROM request_logs l WHERE {FILTER_SQL} LIMIT $14)");
     Ok(bound!(query, visible, filter).bind(most).fetch_one(&mut *connection).await?.try_get(0)?)
 }
 

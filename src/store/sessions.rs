@@ -67,7 +67,7 @@ pub async fn find(
 }
 
 /// Notes that it was used.
-pub async fn note_use(
+pub async fn record_use(
     connection: &mut SqliteConnection,
     secret_hash: &[u8; 32],
     now: UnixMs,

@@ -16,7 +16,7 @@ use crate::store::database::DatabaseError;
 
 /// What one of them used.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Used {
+pub struct StoredUsage {
     /// In the latest minute known.
     pub minute: (Minute, Amounts),
     /// A day.
@@ -28,11 +28,11 @@ pub type Subjects = HashSet<Subject, FastHash>;
 
 /// What several of them used.
 #[derive(Debug, Default)]
-pub struct Windows(HashMap<Subject, Used, FastHash>);
+pub struct UsageBySubject(HashMap<Subject, StoredUsage, FastHash>);
 
-impl Windows {
+impl UsageBySubject {
     /// What that one used.
-    pub fn of(&self, subject: Subject) -> Used {
+    pub fn of(&self, subject: Subject) -> StoredUsage {
         self.0.get(&subject).cloned().unwrap_or_default()
     }
 
@@ -49,7 +49,7 @@ pub async fn windows(
     subjects: &str,
     id: Option<Uuid>,
     since: Day,
-) -> Result<Windows, DatabaseError> {
+) -> Result<UsageBySubject, DatabaseError> {
     // CROSS: each subject is looked up in the usage, not each usage among the subjects.
     let minutes = format!(
         "SELECT u.subject_id, u.requests, u.tokens, u.spend_nano, u.minute
@@ -60,7 +60,7 @@ pub async fn windows(
          FROM ({subjects}) s CROSS JOIN usage_days u ON u.subject_id = s.id AND $2 <= u.day"
     );
     let minutes = sqlx::query(sqlx::AssertSqlSafe(minutes)).bind(id).fetch_all(&mut *connection);
-    let mut windows = Windows::default();
+    let mut windows = UsageBySubject::default();
     for row in minutes.await? {
         let used = windows.0.entry(row.try_get::<Uuid, _>(0)?.as_u128()).or_default();
         used.minute = (Minute(row.try_get(4)?), amounts(&row, 1)?);
@@ -74,15 +74,15 @@ pub async fn windows(
 }
 
 /// The same without those that are `open`: for when these are nearly all, each is looked up alone.
-pub async fn windows_but(
+pub async fn windows_excluding(
     connection: &mut SqliteConnection,
     (subjects, id): (String, Option<Uuid>),
     since: Day,
     open: &Subjects,
-) -> Result<Windows, DatabaseError> {
+) -> Result<UsageBySubject, DatabaseError> {
     let ids = sqlx::query_scalar::<_, Uuid>(sqlx::AssertSqlSafe(subjects)).bind(id);
     let ids = ids.fetch_all(&mut *connection).await?;
-    let mut all = Windows::default();
+    let mut all = UsageBySubject::default();
     for id in ids.into_iter().filter(|id| !open.contains(&id.as_u128())) {
         all.0.extend(windows(connection, "SELECT $1 AS id", Some(id), since).await?.0);
     }

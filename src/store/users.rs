@@ -81,7 +81,7 @@ pub async fn first_operator(
 }
 
 /// Notes that they signed in.
-pub async fn note_login(
+pub async fn record_login(
     connection: &mut SqliteConnection,
     who: UserId,
     now: UnixMs,

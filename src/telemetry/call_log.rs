@@ -16,7 +16,7 @@ use crate::telemetry::metric;
 const BATCHES_MAX: usize = 256;
 
 /// How long the end of the process waits for that reader.
-const PATIENCE: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Lines of one batch, gathered and then handed over at once.
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ struct Printer {
 
 impl CallLog {
     /// A log that writes to standard output. `CallLog::default()` is one that keeps silent.
-    pub fn printing() -> io::Result<Self> {
+    pub fn stdout() -> io::Result<Self> {
         let (batches, to_print) = sync_channel::<Vec<u8>>(BATCHES_MAX);
         let (ended, done) = sync_channel(1);
         let thread = thread::Builder::new().name("call-log".to_owned()).spawn(move || {
@@ -76,7 +76,7 @@ impl CallLog {
         if let Some(Printer { batches, done, .. }) = self.printer.take() {
             drop(batches);
             // Whether it is written or took too long, the process ends.
-            let _ = done.recv_timeout(PATIENCE);
+            let _ = done.recv_timeout(CLOSE_TIMEOUT);
         }
     }
 }

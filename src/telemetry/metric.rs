@@ -19,7 +19,7 @@ pub const SETTLED: &str = "meteor_settled_total";
 /// Calls that used more than their hold.
 pub const OVERAGES: &str = "meteor_overages_total";
 /// Calls that were settled though their hold was unknown.
-pub const LATE: &str = "meteor_late_settlements_total";
+pub const LATE_SETTLEMENTS: &str = "meteor_late_settlements_total";
 /// Calls that used what has no price.
 pub const UNPRICED: &str = "meteor_unpriced_total";
 /// Calls that hold money now.
@@ -37,7 +37,7 @@ pub const UPSTREAM_UP: &str = "meteor_upstream_up";
 /// The circuit of an `upstream`: 0 closed, 1 half-open, 2 open.
 pub const UPSTREAM_CIRCUIT: &str = "meteor_upstream_circuit";
 /// How often the circuit of an `upstream` has opened, or stayed open after a probe.
-pub const UPSTREAM_OPENED: &str = "meteor_upstream_circuit_opened_total";
+pub const UPSTREAM_CIRCUIT_OPENED: &str = "meteor_upstream_circuit_opened_total";
 /// Answers of an `upstream` that broke off after they had begun.
 pub const UPSTREAM_CUT: &str = "meteor_upstream_cut_total";
 /// How often an `upstream` was passed over for another.
@@ -88,7 +88,7 @@ fn describe() {
     describe_counter!(SPEND_NANO, Count, "Money charged, in nano-units of the currency.");
     describe_counter!(SETTLED, Count, "Calls charged, by the rule that charged them.");
     describe_counter!(OVERAGES, Count, "Calls that used more than their hold.");
-    describe_counter!(LATE, Count, "Calls settled though their hold was unknown.");
+    describe_counter!(LATE_SETTLEMENTS, Count, "Calls settled though their hold was unknown.");
     describe_counter!(UNPRICED, Count, "Calls that used what has no price.");
     describe_gauge!(OPEN_HOLDS, Count, "Calls that hold money now.");
     describe_gauge!(WAITING_CALLS, Count, "Calls that wait for what open calls hold.");
@@ -101,7 +101,11 @@ fn describe() {
         Count,
         "Circuit of an upstream: 0 closed, 1 half-open, 2 open."
     );
-    describe_counter!(UPSTREAM_OPENED, Count, "How often the circuit of an upstream opened.");
+    describe_counter!(
+        UPSTREAM_CIRCUIT_OPENED,
+        Count,
+        "How often the circuit of an upstream opened."
+    );
     describe_counter!(UPSTREAM_CUT, Count, "Answers of an upstream that broke off.");
     describe_counter!(UPSTREAM_SKIPPED, Count, "How often an upstream was passed over.");
     describe_histogram!(UPSTREAM_FIRST_BYTE_SECONDS, Seconds, "Time to the head of an answer.");
@@ -117,7 +121,14 @@ fn describe() {
     describe_gauge!(BUILD, Count, "The version that runs.");
     metrics::gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     // What has no labels is there from the start, at 0: an absence of trouble can be seen.
-    for name in [UNAUTHENTICATED, SPEND_NANO, OVERAGES, LATE, PROJECTED_ENTRIES, CALL_LOG_DROPPED] {
+    for name in [
+        UNAUTHENTICATED,
+        SPEND_NANO,
+        OVERAGES,
+        LATE_SETTLEMENTS,
+        PROJECTED_ENTRIES,
+        CALL_LOG_DROPPED,
+    ] {
         metrics::counter!(name).absolute(0);
     }
     for name in [UNPRICED, LEDGER_VIOLATIONS, LEDGER_RECORDS] {

@@ -1,13 +1,13 @@
 //! The admin API: envelopes, money in and out, nothing of others shown.
 
-use crate::client::Request;
-use crate::gateway::Gateway;
-use crate::json::{Json, money};
-use crate::openai::{Usage, chat, reply};
-use crate::tenant::Tenant;
-use crate::upstream::Upstream;
+use crate::harness::client::Request;
+use crate::harness::demo::Gateway;
+use crate::harness::json::{Json, money};
+use crate::harness::openai::{Usage, chat, reply};
+use crate::harness::tenant::Tenant;
+use crate::harness::upstream::Upstream;
 
-pub async fn scene(funds: i128) -> (Gateway, Upstream, Tenant) {
+pub async fn start_gateway(funds: i128) -> (Gateway, Upstream, Tenant) {
     let usage = Usage::of(10, 5);
     let upstream = Upstream::start(move |seen| reply(seen, usage, std::time::Duration::ZERO)).await;
     let gateway = Gateway::before(&upstream).await;
@@ -16,11 +16,11 @@ pub async fn scene(funds: i128) -> (Gateway, Upstream, Tenant) {
 }
 
 /// The error of an answer in the envelope that every error has.
-pub async fn fails(tenant: &Tenant, request: Request, status: u16) -> Json {
-    envelope(tenant.ask(request).await, status).await
+pub async fn expect_error(tenant: &Tenant, request: Request, status: u16) -> Json {
+    error_envelope(tenant.ask(request).await, status).await
 }
 
-async fn envelope(answer: crate::client::Answer, status: u16) -> Json {
+async fn error_envelope(answer: crate::harness::client::Response, status: u16) -> Json {
     let told = answer.status;
     let body = answer.json().await;
     assert_eq!(told, status, "{body}");
@@ -38,7 +38,7 @@ async fn envelope(answer: crate::client::Answer, status: u16) -> Json {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_starts_funded_with_a_key_that_works() {
     let (gateway, _upstream, _) = scene(0).await;
-    let demo = Tenant::of(&gateway);
+    let demo = Tenant::of_demo(&gateway);
     let wallet = demo.wallet().await;
     assert_eq!(wallet.at("balance").to_string(), "1000.00", "{wallet}");
     assert_eq!(wallet.at("currency").text(), "USD");
@@ -60,7 +60,7 @@ async fn the_demo_starts_funded_with_a_key_that_works() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn money_comes_in_exactly_and_its_records_chain() {
+async fn recharges_are_exact_and_recorded_in_a_chain() {
     let (_gateway, _upstream, tenant) = scene(0).await;
     let mut balance = 0;
     for (text, nano) in [
@@ -93,7 +93,7 @@ async fn money_comes_in_exactly_and_its_records_chain() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn amounts_that_are_no_money_are_refused() {
+async fn invalid_amounts_are_refused() {
     let (_gateway, _upstream, tenant) = scene(0).await;
     for amount in [
         "0",
@@ -114,14 +114,14 @@ async fn amounts_that_are_no_money_are_refused() {
     ] {
         let body = format!(r#"{{"amount":{amount}}}"#);
         let request = Request::post("/api/organization/wallet/recharge", &body);
-        let error = fails(&tenant, request, 400).await;
+        let error = expect_error(&tenant, request, 400).await;
         assert!(error.to_string().contains("amount"), "{amount}: {error}");
     }
     assert_eq!(tenant.wallet().await.at("lastSeq").count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeated_recharge_with_the_same_key_happens_once() {
+async fn repeating_an_idempotency_key_does_not_repeat_the_recharge() {
     let (_gateway, _upstream, tenant) = scene(0).await;
     let keyed = |key: &str, amount: i128| {
         let body = format!(r#"{{"amount":{}}}"#, money(amount));
@@ -133,10 +133,10 @@ async fn a_repeated_recharge_with_the_same_key_happens_once() {
         assert_eq!(answer.status, 200);
         assert_eq!(answer.text().await, first, "the first answer again");
     }
-    fails(&tenant, keyed("one", 6_000_000_000), 422).await;
+    expect_error(&tenant, keyed("one", 6_000_000_000), 422).await;
     let abreast: Vec<_> = (0..16)
         .map(|_| {
-            let (request, admin) = (tenant.signed(keyed("two", 1)), tenant.admin.clone());
+            let (request, admin) = (tenant.authorize(keyed("two", 1)), tenant.admin.clone());
             tokio::spawn(async move { request.send(&admin).await.status })
         })
         .collect();
@@ -149,7 +149,7 @@ async fn a_repeated_recharge_with_the_same_key_happens_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_field_is_refused_by_name_wherever_a_body_is_taken() {
+async fn unknown_body_fields_are_refused_by_name() {
     let (_gateway, _upstream, tenant) = scene(0).await;
     let project = &tenant.project;
     for (path, body) in [
@@ -159,45 +159,45 @@ async fn an_unknown_field_is_refused_by_name_wherever_a_body_is_taken() {
         (format!("/api/projects/{project}/quota"), r#"{"colour":1}"#),
         (format!("/api/projects/{project}/api-keys"), r#"{"name":"a","colour":1}"#),
     ] {
-        let error = fails(&tenant, Request::post(&path, body), 400).await;
+        let error = expect_error(&tenant, Request::post(&path, body), 400).await;
         assert_eq!(error.at("type").text(), "invalid_request", "{path}: {error}");
         assert!(error.to_string().contains("colour"), "{path}: {error}");
-        fails(&tenant, Request::post(&path, "{"), 400).await;
+        expect_error(&tenant, Request::post(&path, "{"), 400).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_belongs_to_others_or_to_nobody_is_404() {
+async fn foreign_and_missing_resources_are_404() {
     let (gateway, _upstream, tenant) = scene(0).await;
     let other = Tenant::new(&gateway, 0, "{}").await;
     for id in [other.project.as_str(), "proj_00000000000000000000000000000000", "nonsense", "%00"] {
         for part in ["quota", "quota-usage", "api-keys", "request-logs"] {
             let request = Request::get(&format!("/api/projects/{id}/{part}"));
-            fails(&tenant, request, 404).await;
+            expect_error(&tenant, request, 404).await;
         }
         let request = Request::post(&format!("/api/projects/{id}/quota"), "{}");
-        fails(&tenant, request, 404).await;
+        expect_error(&tenant, request, 404).await;
     }
-    fails(&tenant, Request::get("/api/nothing"), 404).await;
+    expect_error(&tenant, Request::get("/api/nothing"), 404).await;
     let listed = tenant.get("/api/projects").await;
     assert_eq!(listed.at("total").count(), 1, "only its own: {listed}");
     assert_eq!(listed.at("data").list()[0].at("id").text(), tenant.project);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_acts_without_a_token() {
+async fn admin_requests_without_a_valid_token_are_401() {
     let (gateway, _upstream, tenant) = scene(0).await;
     let path = "/api/organization/wallet";
     for token in ["", "at-mtr-", "nonsense", gateway.key.as_str(), tenant.key.as_str()] {
         let answer = Request::get(path).bearer(token).send(&gateway.admin).await;
-        let error = envelope(answer, 401).await;
+        let error = error_envelope(answer, 401).await;
         assert_eq!(error.at("type").text(), "unauthenticated");
     }
-    envelope(Request::get(path).send(&gateway.admin).await, 401).await;
+    error_envelope(Request::get(path).send(&gateway.admin).await, 401).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_is_shown_once_and_its_limits_of_use_hold() {
+async fn key_secrets_are_not_listed_and_allowed_models_are_enforced() {
     let (gateway, upstream, tenant) = scene(1_000_000_000).await;
     let path = format!("/api/projects/{}/api-keys", tenant.project);
     let key = tenant.new_key(&gateway, r#"{"name":"narrow","allowedModels":["gpt-4o*"]}"#).await;
@@ -221,7 +221,7 @@ async fn a_key_is_shown_once_and_its_limits_of_use_hold() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_have_pages_and_say_what_is_wrong_with_a_page() {
+async fn lists_are_paginated_and_invalid_page_parameters_are_refused() {
     let (_gateway, _upstream, tenant) = scene(0).await;
     for nano in 1..=5 {
         tenant.recharge(nano).await;
@@ -236,7 +236,7 @@ async fn lists_have_pages_and_say_what_is_wrong_with_a_page() {
     assert_eq!(amounts, [3, 2], "newest first");
     assert!(tenant.get(&format!("{path}?page=9")).await.at("data").list().is_empty());
     for wrong in ["page=0", "size=0", "size=101", "page=x", "size=-1"] {
-        let error = fails(&tenant, Request::get(&format!("{path}?{wrong}")), 400).await;
+        let error = expect_error(&tenant, Request::get(&format!("{path}?{wrong}")), 400).await;
         let (name, _) = wrong.split_once('=').expect("a pair");
         assert!(error.to_string().contains(name), "{wrong}: {error}");
     }

@@ -4,70 +4,70 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::task::JoinSet;
 
-use crate::client::{Answer, Request};
-use crate::json::Json;
-use crate::openai::{Usage, WORDS, chat, events, reply};
-use crate::served::{Place, Served, model, upstream};
-use crate::shim::Shim;
-use crate::tenant::Tenant;
-use crate::told::Told;
-use crate::upstream::{Plan, Step, Upstream};
-use crate::wait::eventually;
+use crate::harness::client::{Request, Response};
+use crate::harness::fault_shim::FaultShim;
+use crate::harness::json::Json;
+use crate::harness::limit_assertions::Told;
+use crate::harness::openai::{Usage, WORDS, chat, events, reply};
+use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::tenant::Tenant;
+use crate::harness::upstream::{Plan, Step, Upstream};
+use crate::harness::wait::eventually;
 
 const FUNDS: i128 = 1_000_000_000_000;
 const USAGE: Usage = Usage { prompt: 20, completion: 7, cached: 0, reasoning: 0 };
 const HOUR_MS: i64 = 3_600_000;
 const MINUTE_MS: i64 = 60_000;
 /// 2027-01-31T23:58:00Z: a minute, a day and a month end soon.
-const EVE: i64 = 1_801_439_880_000;
+const BEFORE_MONTH_END_MS: i64 = 1_801_439_880_000;
 /// 2027-03-01T01:00:00Z: two hours before it is another day and another month.
-const MORNING: i64 = 1_803_862_800_000;
+const AFTER_MONTH_START_MS: i64 = 1_803_862_800_000;
 /// Streams over midnight, unless the variable says otherwise.
 const STREAMS: u64 = 200;
 
-impl Shim {
+impl FaultShim {
     /// Makes it that instant; time goes on from there.
-    fn makes_it(&self, instant: i64) {
+    fn set_time(&self, instant: i64) {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
         self.clock(instant - i64::try_from(since.as_millis()).expect("a time in this age"));
     }
 }
 
 /// Calls of `steady` end when they may; others at once.
-async fn provider() -> Upstream {
+async fn start_upstream() -> Upstream {
     Upstream::start(|seen| {
         if seen.json().at("model").text() == "plain" {
             return reply(seen, USAGE, Duration::ZERO);
         }
-        Plan::stream(events(WORDS, Some(USAGE)), Duration::ZERO).but(2, Step::Stall)
+        Plan::stream(events(WORDS, Some(USAGE)), Duration::ZERO).insert_step(2, Step::Stall)
     })
     .await
 }
 
 /// A gateway at that instant, before two providers of which each serves a model of streams.
-async fn at(instant: i64, providers: [&Upstream; 2]) -> (Shim, Served) {
+async fn start_gateway_at(instant: i64, providers: [&Upstream; 2]) -> (FaultShim, Served) {
     let [first, second] = providers.map(|provider| &*provider.url);
     let rows = upstream("first", first)
         + &upstream("second", second)
         + &model("plain", r#"upstream = "first""#)
         + &model("first", r#"upstream = "first""#)
         + &model("second", r#"upstream = "second""#);
-    let (shim, place) = Shim::under(Place::new(&rows));
-    shim.makes_it(instant);
+    let (shim, place) = FaultShim::install(Place::new(&rows));
+    shim.set_time(instant);
     let served = Served::start(place).await;
     (shim, served)
 }
 
-async fn plain(tenant: &Tenant) -> Told {
+async fn plain_call(tenant: &Tenant) -> Told {
     tenant.told("plain", 30).await
 }
 
 /// Calls until the limit says no; how many were served.
-async fn served_until(tenant: &Tenant, code: &str) -> (usize, Told) {
+async fn call_until_refused(tenant: &Tenant, code: &str) -> (usize, Told) {
     for served in 0..1_000 {
-        let told = plain(tenant).await;
+        let told = plain_call(tenant).await;
         if told.status != 200 {
-            told.is(429, &[code]);
+            told.assert_error(429, &[code]);
             return (served, told);
         }
     }
@@ -75,20 +75,20 @@ async fn served_until(tenant: &Tenant, code: &str) -> (usize, Told) {
 }
 
 /// When a call was made, by its id.
-fn ms_of(id: &str) -> u64 {
+fn id_time_ms(id: &str) -> u64 {
     let digits: String = id.chars().filter(|letter| *letter != '-').take(12).collect();
     u64::from_str_radix(&digits, 16).expect("a UUID")
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_steps_back_and_forth_gives_no_limit_twice_and_loses_no_usage() {
-    let provider = provider().await;
-    let (shim, mut served) = at(MORNING, [&provider, &provider]).await;
+async fn clock_steps_neither_reset_limits_nor_lose_usage() {
+    let provider = start_upstream().await;
+    let (shim, mut served) = start_gateway_at(AFTER_MONTH_START_MS, [&provider, &provider]).await;
     let limits = r#"{"dailyRequestLimit":30,"monthlyRequestLimit":1000}"#;
     let tenant = served.tenant(FUNDS, limits).await;
     let mut ids = Vec::new();
     for step in [0, -2 * HOUR_MS, 0, -2 * HOUR_MS, MINUTE_MS] {
-        shim.makes_it(MORNING + step);
+        shim.set_time(AFTER_MONTH_START_MS + step);
         for _ in 0..5 {
             let answer = tenant.call("plain", 30).await;
             assert_eq!(answer.status, 200);
@@ -101,40 +101,41 @@ async fn a_clock_that_steps_back_and_forth_gives_no_limit_twice_and_loses_no_usa
         assert_eq!(month.at("requestCount").count(), ids.len() as u64, "{usage}");
         assert_eq!(day.at("date").text(), "2027-03-01", "no day comes again: {usage}");
     }
-    assert!(ids.is_sorted_by_key(|id| ms_of(id)), "ids are in the order of calls: {ids:?}");
+    assert!(ids.is_sorted_by_key(|id| id_time_ms(id)), "ids are in the order of calls: {ids:?}");
     let records = tenant.records().await;
     let times: Vec<_> = records.iter().map(|record| record.at("createdAt").text()).collect();
     assert!(times.iter().rev().is_sorted(), "the ledger's times are in its order: {times:?}");
 
     // A start at a time that was already does not give it again either.
-    shim.makes_it(MORNING - 2 * HOUR_MS);
+    shim.set_time(AFTER_MONTH_START_MS - 2 * HOUR_MS);
     served.kill();
-    let served = served.again().await;
-    let tenant = served.home(tenant);
-    let (more, refusal) = served_until(&tenant, "daily_requests_exceeded").await;
+    let served = served.restart().await;
+    let tenant = served.rebind(tenant);
+    let (more, refusal) = call_until_refused(&tenant, "daily_requests_exceeded").await;
     assert_eq!(more, 5, "30 a day");
     assert!((1..=86_400 + 2 * 3_600).contains(&refusal.retry_after()), "{refusal:?}");
-    shim.makes_it(MORNING + HOUR_MS);
-    assert_eq!(served_until(&tenant, "daily_requests_exceeded").await.0, 0);
+    shim.set_time(AFTER_MONTH_START_MS + HOUR_MS);
+    assert_eq!(call_until_refused(&tenant, "daily_requests_exceeded").await.0, 0);
     assert_eq!(provider.count(), 30);
     tenant.at_rest().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn under_a_clock_that_jumps_exactly_the_limit_is_served() {
+async fn a_jumping_clock_serves_exactly_the_limit() {
     const LIMIT: usize = 300;
-    let provider = provider().await;
-    let (shim, served) = at(MORNING, [&provider, &provider]).await;
+    let provider = start_upstream().await;
+    let (shim, served) = start_gateway_at(AFTER_MONTH_START_MS, [&provider, &provider]).await;
     let tenant = served.tenant(FUNDS, &format!(r#"{{"dailyRequestLimit":{LIMIT}}}"#)).await;
     let mut callers = JoinSet::new();
     for _ in 0..16 {
         let tenant = tenant.clone();
-        callers.spawn(async move { served_until(&tenant, "daily_requests_exceeded").await.0 });
+        callers
+            .spawn(async move { call_until_refused(&tenant, "daily_requests_exceeded").await.0 });
     }
     let mut steps = [-2, 0, -26, -1, 0, -800].into_iter().cycle();
     let mut all = 0;
     while !callers.is_empty() {
-        shim.makes_it(MORNING + steps.next().expect("a circle") * HOUR_MS);
+        shim.set_time(AFTER_MONTH_START_MS + steps.next().expect("a circle") * HOUR_MS);
         tokio::time::sleep(Duration::from_millis(10)).await;
         while let Some(served) = callers.try_join_next() {
             all += served.expect("a caller ends");
@@ -148,28 +149,28 @@ async fn under_a_clock_that_jumps_exactly_the_limit_is_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_minute_ends_though_the_clock_has_stepped_back() {
-    let provider = provider().await;
-    let (shim, served) = at(MORNING, [&provider, &provider]).await;
+async fn a_minute_window_ends_after_a_backward_clock_step() {
+    let provider = start_upstream().await;
+    let (shim, served) = start_gateway_at(AFTER_MONTH_START_MS, [&provider, &provider]).await;
     let tenant = served.tenant(FUNDS, r#"{"requestsPerMinuteLimit":5}"#).await;
     // Three seconds are left of the minute.
-    shim.makes_it(MORNING + 2 * MINUTE_MS - 3_000);
-    let (first, refusal) = served_until(&tenant, "requests_per_minute_exceeded").await;
+    shim.set_time(AFTER_MONTH_START_MS + 2 * MINUTE_MS - 3_000);
+    let (first, refusal) = call_until_refused(&tenant, "requests_per_minute_exceeded").await;
     assert!(first == 5 && (1..=60).contains(&refusal.retry_after()), "{first} {refusal:?}");
-    shim.makes_it(MORNING - 2 * HOUR_MS);
-    let again = plain(&tenant).await;
-    again.is(429, &["requests_per_minute_exceeded"]);
+    shim.set_time(AFTER_MONTH_START_MS - 2 * HOUR_MS);
+    let again = plain_call(&tenant).await;
+    again.assert_error(429, &["requests_per_minute_exceeded"]);
     assert!((1..=60).contains(&again.retry_after()), "no two hours: {again:?}");
     eventually("the next minute", async || {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        (plain(&tenant).await.status == 200).then_some(())
+        (plain_call(&tenant).await.status == 200).then_some(())
     })
     .await;
     tenant.at_rest().await;
 }
 
 /// Opens so many streams of that model, each to its first piece.
-async fn open(tenant: &Tenant, model: &str, streams: u64) -> Vec<Answer> {
+async fn open_streams(tenant: &Tenant, model: &str, streams: u64) -> Vec<Response> {
     let mut opening = JoinSet::new();
     let mut open = Vec::new();
     for _ in 0..streams {
@@ -190,7 +191,7 @@ async fn open(tenant: &Tenant, model: &str, streams: u64) -> Vec<Answer> {
 }
 
 /// The day's usage of a tenant: settled requests and tokens, held requests.
-async fn day(tenant: &Tenant, date: Option<&str>) -> [u64; 3] {
+async fn day_usage(tenant: &Tenant, date: Option<&str>) -> [u64; 3] {
     let query = date.map_or(String::new(), |date| format!("?date={date}"));
     let usage = tenant.get(&format!("/api/projects/{}/quota-usage{query}", tenant.project)).await;
     counts(&usage.at("dailyUsage"))
@@ -201,79 +202,87 @@ fn counts(part: &Json) -> [u64; 3] {
 }
 
 /// Begins the month on that day; what is shown of it then.
-async fn month_from(tenant: &Tenant, day: u8, limit: u64) -> [u64; 3] {
+async fn month_usage_from(tenant: &Tenant, day: u8, limit: u64) -> [u64; 3] {
     let quota = format!(r#"{{"monthlyRequestLimit":{limit},"customResetDay":{day}}}"#);
     tenant.quota(&quota).await;
     counts(&tenant.usage().await.at("monthlyUsage"))
 }
 
 /// The reset day goes to and fro while calls come: no more are served than the limit leaves.
-async fn toggled_under_calls(tenant: &Tenant, limit: u64, left: usize) {
+async fn toggle_reset_day_under_calls(tenant: &Tenant, limit: u64, left: usize) {
     let mut calls = JoinSet::new();
     for _ in 0..4 * left {
         let tenant = tenant.clone();
-        calls.spawn(async move { plain(&tenant).await });
+        calls.spawn(async move { plain_call(&tenant).await });
     }
     for day in [28, 15, 28, 15] {
-        month_from(tenant, day, limit).await;
+        month_usage_from(tenant, day, limit).await;
     }
     let told = calls.join_all().await;
     let served = told.iter().filter(|told| told.status == 200).count();
     assert_eq!(served, left, "what the limit leaves");
     for refusal in told.iter().filter(|told| told.status != 200) {
-        refusal.is(429, &["monthly_requests_exceeded"]);
+        refusal.assert_error(429, &["monthly_requests_exceeded"]);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_over_midnight_are_settled_in_the_day_and_month_of_their_admission() {
+async fn streams_across_midnight_settle_in_the_period_of_admission() {
     const YESTERDAY: &str = "2027-01-31";
     const LEFT: usize = 5;
     let asked = std::env::var("METEOR_STREAMS").ok();
     let all = asked.map_or(STREAMS, |all| all.parse().expect("METEOR_STREAMS is a number"));
     let (half, limit) = (all / 2, all / 2 * 2 + LEFT as u64);
-    let (first, second) = (provider().await, provider().await);
-    let (shim, mut served) = at(EVE, [&first, &second]).await;
+    let (first, second) = (start_upstream().await, start_upstream().await);
+    let (shim, mut served) = start_gateway_at(BEFORE_MONTH_END_MS, [&first, &second]).await;
     let quota = format!(r#"{{"monthlyRequestLimit":{limit},"customResetDay":15}}"#);
     let tenant = served.tenant(FUNDS, &quota).await;
-    let mut ending = open(&tenant, "first", half).await;
-    let orphans = open(&tenant, "second", half).await;
-    assert_eq!(day(&tenant, None).await, [0, 0, 2 * half]);
+    let mut ending = open_streams(&tenant, "first", half).await;
+    let orphans = open_streams(&tenant, "second", half).await;
+    assert_eq!(day_usage(&tenant, None).await, [0, 0, 2 * half]);
 
-    shim.makes_it(EVE + 3 * MINUTE_MS);
-    assert_eq!(day(&tenant, None).await, [0; 3], "today is another day");
+    shim.set_time(BEFORE_MONTH_END_MS + 3 * MINUTE_MS);
+    assert_eq!(day_usage(&tenant, None).await, [0; 3], "today is another day");
     first.release();
     for answer in &mut ending {
         let (rest, whole) = answer.rest().await;
         assert!(whole && rest.ends_with(b"[DONE]\n\n"), "it comes to its end");
     }
     let tokens = half * USAGE.total();
-    assert_eq!(day(&tenant, Some(YESTERDAY)).await, [half, tokens, 0]);
-    assert_eq!(day(&tenant, None).await, [0; 3], "nothing of it is today's");
+    assert_eq!(day_usage(&tenant, Some(YESTERDAY)).await, [half, tokens, 0]);
+    assert_eq!(day_usage(&tenant, None).await, [0; 3], "nothing of it is today's");
 
     // Whatever the reset day was meanwhile, the sum of the same days is the same.
     for _ in 0..3 {
-        assert_eq!(month_from(&tenant, 1, limit).await, [0; 3], "February");
+        assert_eq!(month_usage_from(&tenant, 1, limit).await, [0; 3], "February");
         for since in [28, 15] {
-            assert_eq!(month_from(&tenant, since, limit).await, [half, tokens, half], "{since}");
+            assert_eq!(
+                month_usage_from(&tenant, since, limit).await,
+                [half, tokens, half],
+                "{since}"
+            );
         }
     }
-    toggled_under_calls(&tenant, limit, LEFT).await;
+    toggle_reset_day_under_calls(&tenant, limit, LEFT).await;
     let left = LEFT as u64;
     let today = [left, left * USAGE.total(), 0];
-    assert_eq!(day(&tenant, None).await, today);
+    assert_eq!(day_usage(&tenant, None).await, today);
 
     served.kill();
-    let served = served.again().await;
-    let tenant = served.home(tenant);
+    let served = served.restart().await;
+    let tenant = served.rebind(tenant);
     for mut orphan in orphans {
         assert!(!orphan.rest().await.1, "its end was not seen");
     }
-    assert_eq!(day(&tenant, Some(YESTERDAY)).await, [2 * half, tokens, 0], "each is yesterday's");
-    assert_eq!(day(&tenant, None).await, today, "and not today's");
+    assert_eq!(
+        day_usage(&tenant, Some(YESTERDAY)).await,
+        [2 * half, tokens, 0],
+        "each is yesterday's"
+    );
+    assert_eq!(day_usage(&tenant, None).await, today, "and not today's");
     for (since, month) in [(1, today), (15, [limit, tokens + today[1], 0])] {
-        assert_eq!(month_from(&tenant, since, limit).await, month, "{since}");
+        assert_eq!(month_usage_from(&tenant, since, limit).await, month, "{since}");
     }
-    assert_eq!(served_until(&tenant, "monthly_requests_exceeded").await.0, 0);
+    assert_eq!(call_until_refused(&tenant, "monthly_requests_exceeded").await.0, 0);
     tenant.at_rest().await;
 }

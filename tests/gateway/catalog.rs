@@ -2,21 +2,23 @@
 
 use std::time::Duration;
 
-use crate::anthropic;
-use crate::client::Request;
-use crate::json::Json;
-use crate::openai::{self, chat};
-use crate::price::GPT_4O_MINI;
-use crate::served::{Place, Served, model, upstream};
-use crate::slow::{self, Kinds, Row};
-use crate::upstream::{Plan, Upstream};
+use crate::harness::anthropic;
+use crate::harness::client::Request;
+use crate::harness::json::Json;
+use crate::harness::openai;
+use crate::harness::openai::chat;
+use crate::harness::price::GPT_4O_MINI;
+use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::upstream::{Plan, Upstream};
+use crate::harness::usage_oracle;
+use crate::harness::usage_oracle::{Kinds, Row};
 
 const FUNDS: i128 = 100_000_000_000;
 const USAGE: openai::Usage =
     openai::Usage { prompt: 1_000, completion: 30, cached: 400, reasoning: 0 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_model_of_the_list_needs_nothing_but_its_name() {
+async fn a_listed_model_needs_only_its_name() {
     let provider = Upstream::start(|seen| openai::reply(seen, USAGE, Duration::ZERO)).await;
     let text = upstream("all", &provider.url)
         + "provider = \"openai\"\n[[models]]\nid = \"mini\"\nupstream = \"all\"\n\
@@ -47,7 +49,7 @@ const LIST: &str = "[[models]]\nprovider = 'own'\nid = 'm'\nmax_output_tokens = 
     tiers = [{ above_input_tokens = 500, prices = { inputTokens = '2.5', outputTokens = '8', \
     cachedInputTokens = '0.333333333', outputAudioTokens = '3' } }]\n";
 
-fn rows() -> [Row; 2] {
+fn price_rows() -> [Row; 2] {
     let row = |above, prices: &[(&'static str, &str)]| {
         let prices = prices.iter().map(|(unit, price)| (*unit, (*price).to_owned()));
         Row { tier: "default", above, prices: prices.collect() }
@@ -69,7 +71,7 @@ fn rows() -> [Row; 2] {
 }
 
 /// Of each kind a different number in each call; every other call has more input than 500.
-fn kinds(call: u64) -> Kinds {
+fn unit_counts(call: u64) -> Kinds {
     let plain = if call.is_multiple_of(2) { 3 * call } else { 600 + call };
     vec![
         ("inputTokens", plain),
@@ -81,8 +83,8 @@ fn kinds(call: u64) -> Kinds {
     ]
 }
 
-fn told(kinds: &Kinds) -> String {
-    let of = |unit| slow::total(kinds, unit);
+fn response_body(kinds: &Kinds) -> String {
+    let of = |unit| usage_oracle::total(kinds, unit);
     let (input, output) = (of("inputTokens"), of("outputTokens"));
     format!(
         r#"{{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[],"usage":{{"prompt_tokens":{input},"completion_tokens":{output},"total_tokens":{},"prompt_tokens_details":{{"cached_tokens":{},"audio_tokens":{}}},"completion_tokens_details":{{"reasoning_tokens":{},"audio_tokens":{}}}}}}}"#,
@@ -95,10 +97,10 @@ fn told(kinds: &Kinds) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_call_costs_what_a_slow_calculation_says() {
+async fn call_costs_match_the_usage_oracle() {
     let provider = Upstream::start(|seen| {
         let call = seen.json().at("seed").count();
-        Plan::json(200, told(&kinds(call)))
+        Plan::json(200, response_body(&unit_counts(call)))
     })
     .await;
     let place = Place::new("");
@@ -114,14 +116,14 @@ async fn each_call_costs_what_a_slow_calculation_says() {
         let body = format!(r#"{{"model":"m","seed":{call},"messages":[]}}"#);
         let answer = Request::chat(&tenant.key, body).send(&served.proxy).await;
         let log = tenant.log(&answer.id()).await;
-        let cost = slow::cost(&rows(), "default", &kinds(call));
+        let cost = usage_oracle::cost(&price_rows(), "default", &unit_counts(call));
         assert_eq!(log.at("cost").nano(), cost, "call {call}: {}", log.at("usage"));
     }
     tenant.at_rest().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_no_price_is_told_and_counted() {
+async fn usage_without_a_price_is_logged_and_counted() {
     let usage = openai::Usage { cached: 0, ..USAGE };
     let provider = Upstream::start(move |_| {
         let searches = r#""server_tool_use":{"web_search_requests":2},"service_tier""#;
@@ -146,7 +148,7 @@ async fn what_has_no_price_is_told_and_counted() {
 }
 
 #[test]
-fn a_model_without_a_price_is_a_fault_that_says_what_to_do() {
+fn a_model_without_a_price_fails_check_with_advice() {
     let row = upstream("all", "http://127.0.0.1:1") + "provider = \"openai\"\n";
     let text = row + "[[models]]\nid = \"gpt-0\"\nupstream = \"all\"\nmax_output_tokens = 9\n";
     let told = Place::new(&text).run(&["check"]);

@@ -13,13 +13,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use crate::callgrind::{self, Callgrind, Profile};
-use crate::client::Request;
-use crate::json::Json;
-use crate::openai::{Usage, completion, events};
-use crate::served::{Place, Served, model, upstream};
-use crate::tenant::Tenant;
-use crate::wait::DEADLINE;
+use crate::harness::callgrind::{self, Callgrind, Profile};
+use crate::harness::client::Request;
+use crate::harness::json::Json;
+use crate::harness::openai::{Usage, completion, events};
+use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::tenant::Tenant;
+use crate::harness::wait::DEADLINE;
 
 /// The recorded figures, each per 100 calls.
 const FIGURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gateway/cost.json");
@@ -179,7 +179,7 @@ fn place(provider: &str) -> Place {
 
 /// A tenant for each scenario, made before anything is counted.
 async fn tenants(served: &Served) -> Vec<Tenant> {
-    let session = served.become_operator(&served.link().await).await.json().await;
+    let session = served.complete_setup(&served.setup_link().await).await.json().await;
     let operator = served.operator(&session.at("data.token").text()).await;
     let mut tenants = Vec::new();
     for scenario in scenarios() {
@@ -189,7 +189,7 @@ async fn tenants(served: &Served) -> Vec<Tenant> {
 }
 
 fn wire(scenario: &Scenario, tenant: &Tenant) -> Vec<u8> {
-    Request::chat(&tenant.key, &scenario.body).wire()
+    Request::chat(&tenant.key, &scenario.body).to_bytes()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -311,8 +311,8 @@ async fn count_projection(binary: &Path, figures: &mut Figures) {
     served.terminate();
     assert!(served.ended().await.success(), "it ends when it is asked to");
     copy(&place.path("data"), &place.path("before"));
-    let mut served = served.again().await;
-    let tenant = served.home(tenant);
+    let mut served = served.restart().await;
+    let tenant = served.rebind(tenant);
     let wire = wire(&scenarios()[0], &tenant);
     Connection::open(&served.proxy).call(REPLAYED_CALLS, &wire, "200");
     served.kill();

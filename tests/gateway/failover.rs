@@ -11,61 +11,61 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::client::Request;
-use crate::crowd::Dice;
-use crate::json::Json;
-use crate::kills::number;
-use crate::openai::{Usage, chat, completion, events};
-use crate::price::GPT_4O_MINI;
-use crate::served::{Place, Served, model, upstream};
-use crate::tenant::Tenant;
-use crate::upstream::{Plan, Seen, Upstream};
+use crate::harness::client::Request;
+use crate::harness::json::Json;
+use crate::harness::openai::{Usage, chat, completion, events};
+use crate::harness::price::GPT_4O_MINI;
+use crate::harness::random_callers::Random;
+use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::tenant::Tenant;
+use crate::harness::upstream::{Plan, ReceivedRequest, Upstream};
+use crate::kill_9::number;
 
 const FUNDS: i128 = 1_000_000_000_000;
 const CALLERS: u64 = 8;
 const WORDS: [&str; 8] = ["one ", "two ", "three ", "four ", "five ", "six ", "seven ", "eight "];
 /// How often somebody dies, and how long that one is dead. A call has the rest of the time to be
 /// sent on before the other one dies, too.
-const EVERY: Duration = Duration::from_secs(1);
-const DEAD: Duration = Duration::from_millis(300);
+const OUTAGE_INTERVAL: Duration = Duration::from_secs(1);
+const OUTAGE: Duration = Duration::from_millis(300);
 /// Tells the provider which call it is.
 const MARKER: &str = "x-marker";
 
 /// A provider behind a port that it can lose, with all of its connections.
-struct Mortal {
+struct FlakyUpstream {
     provider: Upstream,
     address: SocketAddr,
     /// Bound as long as the test runs, so that nobody else gets the port.
     _port: TcpSocket,
-    life: Option<JoinHandle<()>>,
+    forwarder: Option<JoinHandle<()>>,
 }
 
-fn bound(address: SocketAddr) -> TcpSocket {
+fn bind_reusable(address: SocketAddr) -> TcpSocket {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_reuseaddr(true).expect("a socket takes options");
     socket.bind(address).expect("the port is ours");
     socket
 }
 
-impl Mortal {
+impl FlakyUpstream {
     async fn start() -> Self {
         let provider = Upstream::start(plan).await;
-        let port = bound("127.0.0.1:0".parse().expect("an address"));
+        let port = bind_reusable("127.0.0.1:0".parse().expect("an address"));
         let address = port.local_addr().expect("a bound address");
-        let mut own = Self { provider, address, _port: port, life: None };
-        own.rise();
+        let mut own = Self { provider, address, _port: port, forwarder: None };
+        own.accept_connections();
         own
     }
 
-    fn rise(&mut self) {
-        let listener = bound(self.address).listen(1_024).expect("nobody else listens");
+    fn accept_connections(&mut self) {
+        let listener = bind_reusable(self.address).listen(1_024).expect("nobody else listens");
         let there = self.provider.url.trim_start_matches("http://").to_owned();
-        self.life = Some(tokio::spawn(live(listener, there)));
+        self.forwarder = Some(tokio::spawn(forward_connections(listener, there)));
     }
 
     /// All connections close, and no other is accepted.
-    async fn die(&mut self) {
-        let life = self.life.take().expect("it lives");
+    async fn drop_connections(&mut self) {
+        let life = self.forwarder.take().expect("it lives");
         life.abort();
         let ended = life.await;
         assert!(ended.is_err_and(|fault| fault.is_cancelled()), "it lived until now");
@@ -81,7 +81,7 @@ impl Mortal {
 }
 
 /// Passes connections on until it is aborted; they end with it.
-async fn live(listener: TcpListener, there: String) {
+async fn forward_connections(listener: TcpListener, there: String) {
     let mut connections = JoinSet::new();
     while let Ok((mut near, _)) = listener.accept().await {
         let there = there.clone();
@@ -95,7 +95,7 @@ async fn live(listener: TcpListener, there: String) {
     }
 }
 
-fn marker(seen: &Seen) -> u64 {
+fn marker(seen: &ReceivedRequest) -> u64 {
     seen.header(MARKER).expect("a marker").parse().expect("a number")
 }
 
@@ -104,27 +104,31 @@ fn usage(marker: u64) -> Usage {
     Usage { cached: marker % 5, ..Usage::of(10 + marker % 7, 1 + marker % 30) }
 }
 
-fn plan(seen: &Seen) -> Plan {
-    let mut dice = Dice::new(marker(seen));
+fn plan(seen: &ReceivedRequest) -> Plan {
+    let mut dice = Random::new(marker(seen));
     let usage = usage(marker(seen));
-    let pace = Duration::from_millis(dice.roll(20));
-    let plan = if seen.wants("stream") {
+    let pace = Duration::from_millis(dice.below(20));
+    let plan = if seen.is_set("stream") {
         Plan::stream(events(&WORDS, Some(usage)), pace)
     } else {
         Plan::json(200, completion(usage))
     };
-    plan.after(Duration::from_millis(dice.roll(30)))
+    plan.with_latency(Duration::from_millis(dice.below(30)))
 }
 
 /// What a client has seen of a call.
-struct Heard {
+struct ObservedCall {
     marker: u64,
     id: String,
-    ended: bool,
+    complete: bool,
 }
 
 /// Calls until it is told to stop.
-async fn caller(tenant: Tenant, next: Arc<AtomicU64>, stop: Arc<AtomicBool>) -> Vec<Heard> {
+async fn call_until_stopped(
+    tenant: Tenant,
+    next: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+) -> Vec<ObservedCall> {
     let mut heard = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let marker = next.fetch_add(1, Ordering::Relaxed);
@@ -141,29 +145,28 @@ async fn caller(tenant: Tenant, next: Arc<AtomicU64>, stop: Arc<AtomicBool>) -> 
         let usage = usage(marker);
         let whole = if stream { events(&WORDS, Some(usage)).concat() } else { completion(usage) };
         assert!(whole.starts_with(&body) && (body == whole || !ended), "{marker}: {body}");
-        heard.push(Heard { marker, id, ended });
+        heard.push(ObservedCall { marker, id, complete: ended });
     }
     heard
 }
 
 /// One after the other dies and rises again.
-async fn reap(mortals: &mut [Mortal; 2], seconds: u64) {
+async fn run_outages(mortals: &mut [FlakyUpstream; 2], seconds: u64) {
     for at in 0..seconds {
         let begun = Instant::now();
         let mortal = &mut mortals[usize::from(at % 2 == 1)];
-        mortal.die().await;
-        tokio::time::sleep(DEAD).await;
-        mortal.rise();
-        tokio::time::sleep(EVERY.saturating_sub(begun.elapsed())).await;
+        mortal.drop_connections().await;
+        tokio::time::sleep(OUTAGE).await;
+        mortal.accept_connections();
+        tokio::time::sleep(OUTAGE_INTERVAL.saturating_sub(begun.elapsed())).await;
     }
 }
 
 /// `METEOR_FAILOVER` says for how many seconds.
 #[tokio::test(flavor = "multi_thread")]
-async fn while_one_of_two_providers_dies_every_second_no_client_hears_of_it_before_the_first_byte()
-{
+async fn alternating_upstream_outages_are_invisible_before_the_first_byte() {
     let seconds = number("METEOR_FAILOVER").unwrap_or(4);
-    let mut mortals = [Mortal::start().await, Mortal::start().await];
+    let mut mortals = [FlakyUpstream::start().await, FlakyUpstream::start().await];
     let targets = r#"targets = [{ upstream = "first" }, { upstream = "second" }]"#;
     let rows = upstream("first", &format!("http://{}", mortals[0].address))
         + &upstream("second", &format!("http://{}", mortals[1].address))
@@ -172,22 +175,28 @@ async fn while_one_of_two_providers_dies_every_second_no_client_hears_of_it_befo
     let served = Served::start(place.with("METEOR__LOG__LEVEL", "info")).await;
     let tenant = served.tenant(FUNDS, "{}").await;
     let (next, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-    let begin = |_| tokio::spawn(caller(tenant.clone(), Arc::clone(&next), Arc::clone(&stop)));
+    let begin =
+        |_| tokio::spawn(call_until_stopped(tenant.clone(), Arc::clone(&next), Arc::clone(&stop)));
     let callers: Vec<_> = (0..CALLERS).map(begin).collect();
-    reap(&mut mortals, seconds).await;
+    run_outages(&mut mortals, seconds).await;
     stop.store(true, Ordering::Relaxed);
     let mut heard = Vec::new();
     for caller in callers {
         heard.extend(caller.await.expect("a caller whose calls were all answered"));
     }
-    let cuts = heard.iter().filter(|heard| !heard.ended).count();
+    let cuts = heard.iter().filter(|heard| !heard.complete).count();
     println!("{} calls in {seconds} s, {cuts} of them cut after their first byte", heard.len());
     assert!(cuts < heard.len(), "some came to their end");
-    are_exact(&served, &tenant, &heard, &mortals).await;
+    assert_exact_billing(&served, &tenant, &heard, &mortals).await;
 }
 
 /// Every call is recorded once, at what it used, and has reached whom its record names.
-async fn are_exact(served: &Served, tenant: &Tenant, heard: &[Heard], mortals: &[Mortal; 2]) {
+async fn assert_exact_billing(
+    served: &Served,
+    tenant: &Tenant,
+    heard: &[ObservedCall],
+    mortals: &[FlakyUpstream; 2],
+) {
     tenant.at_rest().await;
     let by_id = |rows: Vec<Json>| -> HashMap<String, Json> {
         rows.into_iter().map(|row| (row.at("requestLogId").text(), row)).collect()
@@ -200,7 +209,7 @@ async fn are_exact(served: &Served, tenant: &Tenant, heard: &[Heard], mortals: &
     let reached =
         HashMap::from([("first", mortals[0].markers()), ("second", mortals[1].markers())]);
     let (mut spent, mut both) = (0, 0);
-    for Heard { marker, id, ended } in heard {
+    for ObservedCall { marker, id, complete: ended } in heard {
         let (log, record) = (&logs[id], &records[id]);
         let count = |unit: &str| log.at("usage").at(unit).count();
         let noted = Usage {

@@ -1,25 +1,29 @@
 //! Limits are exact: of 400 calls 64 abreast against room for 100, exactly 100 reach the provider.
 
-use crate::gateway::Gateway;
-use crate::openai::Usage;
-use crate::price::GPT_4O_MINI;
-use crate::storm::{Cast, FUNDS, MAX_TOKENS, OUTPUT_MAX, Scene, Storm, in_one_minute, most};
-use crate::tenant::Tenant;
-use crate::told::{DAY, LIMITS, Level, Limit, MINUTE, Measure, OF_KEYS, Told};
+use crate::harness::concurrent_load::{
+    FUNDS, MAX_TOKENS, OUTPUT_MAX, Scene, Storm, Tenants, most, within_one_minute,
+};
+use crate::harness::demo::Gateway;
+use crate::harness::limit_assertions::{
+    DAY_SECONDS, KEY_LIMIT_FIELDS, LIMITS, Level, Limit, MINUTE_SECONDS, Measure, Told,
+};
+use crate::harness::openai::Usage;
+use crate::harness::price::GPT_4O_MINI;
+use crate::harness::tenant::Tenant;
 
-const ROOM: u64 = 100;
+const CALLS_ALLOWED: u64 = 100;
 
 #[derive(Default, PartialEq, Debug)]
-struct Counted {
+struct CountedUsage {
     requests: u64,
-    of_minute: u64,
+    minute_requests: u64,
     tokens: u64,
     spend: i128,
 }
 
 /// The sum over both projects, or what the one counts.
-async fn counted(cast: &Cast, level: Level) -> Counted {
-    let mut sum = Counted::default();
+async fn counted_usage(cast: &Tenants, level: Level) -> CountedUsage {
+    let mut sum = CountedUsage::default();
     let projects = if level == Level::Organization { 2 } else { 1 };
     for tenant in &cast.limited[..projects] {
         let usage = tenant.usage().await;
@@ -28,7 +32,7 @@ async fn counted(cast: &Cast, level: Level) -> Counted {
             assert_eq!(day.at(count), month.at(count), "{usage}");
         }
         sum.requests += day.at("requestCount").count();
-        sum.of_minute += usage.at("minuteUsage.requestCount").count();
+        sum.minute_requests += usage.at("minuteUsage.requestCount").count();
         sum.tokens += day.at("tokenCount").count();
         sum.spend += day.at("spend").nano();
     }
@@ -52,16 +56,16 @@ async fn other_rounds(round: impl AsyncFn(Storm)) {
     );
 }
 
-async fn fits_exactly(scene: &Scene, storm: Storm, limit: &Limit, level: Level) {
+async fn expect_exact_fit(scene: &Scene, storm: Storm, limit: &Limit, level: Level) {
     let each = limit.each(storm.usage);
-    let room = i128::from(ROOM) * each;
-    let (cast, outcome, counted, told) = in_one_minute(async || {
-        let cast = Cast::under(limit, level, room, &scene.gateway).await;
+    let room = i128::from(CALLS_ALLOWED) * each;
+    let (cast, outcome, counted, told) = within_one_minute(async || {
+        let cast = Tenants::with_limit(limit, level, room, &scene.gateway).await;
         let outcome = scene.storm(storm, &cast.limited).await;
-        let counted = counted(&cast, level).await;
+        let counted = counted_usage(&cast, level).await;
         let mut told = Vec::new();
         for caller in &cast.limited {
-            told.push(caller.told_limit(level.name(), limit.field).await);
+            told.push(caller.limit_status(level.name(), limit.field).await);
         }
         (cast, outcome, counted, told)
     })
@@ -77,10 +81,10 @@ async fn fits_exactly(scene: &Scene, storm: Storm, limit: &Limit, level: Level) 
     let requests = expected as u64;
     let tokens = requests * storm.usage.total();
     let spend = GPT_4O_MINI.cost(storm.usage) * expected as i128;
-    let all = Counted { requests, of_minute: requests, tokens, spend };
+    let all = CountedUsage { requests, minute_requests: requests, tokens, spend };
     assert_eq!(counted, all, "what was refused is not counted: {what}");
     for told in told {
-        let number = |name: &str| limit.read(&told.at(name));
+        let number = |name: &str| limit.parse_amount(&told.at(name));
         let used = each * expected as i128;
         assert_eq!([number("limit"), number("used")], [room, used], "{told}");
         assert_eq!([number("held"), number("remaining")], [0, room - used], "{told}");
@@ -97,7 +101,7 @@ async fn fits_exactly(scene: &Scene, storm: Storm, limit: &Limit, level: Level) 
     }
 }
 
-async fn each_fits_exactly(level: Level, limits: impl Fn(&Limit) -> bool) {
+async fn expect_exact_fit_of_each(level: Level, limits: impl Fn(&Limit) -> bool) {
     let scene = Scene::new().await;
     for limit in LIMITS.iter().filter(|limit| limit.measure != Measure::Calls && limits(limit)) {
         let round = async |storm| fits_exactly(&scene, storm, limit, level).await;
@@ -109,42 +113,44 @@ async fn each_fits_exactly(level: Level, limits: impl Fn(&Limit) -> bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_daily_limit_of_a_project_for_100_lets_exactly_100_through() {
-    each_fits_exactly(Level::Project, |limit| limit.window == DAY).await;
+async fn each_daily_project_limit_of_100_admits_exactly_100() {
+    expect_exact_fit_of_each(Level::Project, |limit| limit.window_seconds == DAY_SECONDS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_monthly_limit_of_a_project_for_100_lets_exactly_100_through() {
-    each_fits_exactly(Level::Project, |limit| limit.window > DAY).await;
+async fn each_monthly_project_limit_of_100_admits_exactly_100() {
+    expect_exact_fit_of_each(Level::Project, |limit| limit.window_seconds > DAY_SECONDS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_minute_limit_of_a_project_for_100_lets_exactly_100_through() {
-    each_fits_exactly(Level::Project, |limit| limit.window == MINUTE).await;
+async fn each_minute_project_limit_of_100_admits_exactly_100() {
+    expect_exact_fit_of_each(Level::Project, |limit| limit.window_seconds == MINUTE_SECONDS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_limit_of_a_key_for_100_lets_exactly_100_through() {
-    each_fits_exactly(Level::Key, |limit| OF_KEYS.contains(&limit.field)).await;
+async fn each_key_limit_of_100_admits_exactly_100() {
+    expect_exact_fit_of_each(Level::Key, |limit| KEY_LIMIT_FIELDS.contains(&limit.field)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_daily_limit_of_an_organization_for_100_lets_exactly_100_through() {
-    each_fits_exactly(Level::Organization, |limit| limit.window == DAY).await;
+async fn each_daily_organization_limit_of_100_admits_exactly_100() {
+    expect_exact_fit_of_each(Level::Organization, |limit| limit.window_seconds == DAY_SECONDS)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_monthly_limit_of_an_organization_for_100_lets_exactly_100_through() {
-    each_fits_exactly(Level::Organization, |limit| limit.window > DAY).await;
+async fn each_monthly_organization_limit_of_100_admits_exactly_100() {
+    expect_exact_fit_of_each(Level::Organization, |limit| limit.window_seconds > DAY_SECONDS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_minute_limit_of_an_organization_for_100_lets_exactly_100_through() {
-    each_fits_exactly(Level::Organization, |limit| limit.window == MINUTE).await;
+async fn each_minute_organization_limit_of_100_admits_exactly_100() {
+    expect_exact_fit_of_each(Level::Organization, |limit| limit.window_seconds == MINUTE_SECONDS)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wallet_that_fits_exactly_100_lets_exactly_100_through() {
+async fn a_wallet_for_exactly_100_calls_admits_exactly_100() {
     let scene = Scene::new().await;
     let round = async |storm: Storm| {
         pays_for_exactly_100(&scene, storm, GPT_4O_MINI.cost(storm.usage) * 100).await;
@@ -153,14 +159,14 @@ async fn a_wallet_that_fits_exactly_100_lets_exactly_100_through() {
     other_rounds(round).await;
 }
 
-async fn pays_for_exactly_100(scene: &Scene, storm: Storm, funds: i128) {
+async fn expect_wallet_admits_100(scene: &Scene, storm: Storm, funds: i128) {
     let tenant = Tenant::new(&scene.gateway, funds, "{}").await;
     let outcome = scene.storm(storm, std::slice::from_ref(&tenant)).await;
     let expected = storm.calls.min(100);
     assert_eq!(outcome.served, expected, "{storm:?}: {:?}", outcome.refused.first());
     assert_eq!(outcome.reached, expected, "{storm:?}");
     for refusal in &outcome.refused {
-        refused_by_the_wallet(refusal);
+        expect_wallet_refusal(refusal);
     }
     tenant.at_rest().await;
     let left = funds - GPT_4O_MINI.cost(storm.usage) * expected as i128;
@@ -172,15 +178,15 @@ async fn pays_for_exactly_100(scene: &Scene, storm: Storm, funds: i128) {
 
 /// Says what it needs, and never what there is: a key's holder need not know the balance.
 #[track_caller]
-fn refused_by_the_wallet(refusal: &Told) {
-    let error = refusal.is(402, &["insufficient_balance", "balance_on_hold"]);
+fn expect_wallet_refusal(refusal: &Told) {
+    let error = refusal.assert_error(402, &["insufficient_balance", "balance_on_hold"]);
     assert_eq!(error.at("type").text(), "insufficient_quota");
     let told = error.find("limit").unwrap_or_else(|| error.clone());
     told.at("required");
     let on_hold = error.at("code").text() == "balance_on_hold";
     assert_eq!(told.at("transient").is_true(), on_hold, "{error}");
     assert_eq!(refusal.header("x-should-retry"), if on_hold { "true" } else { "false" });
-    assert!(!on_hold || refusal.retry_after() <= MINUTE, "{refusal:?}");
+    assert!(!on_hold || refusal.retry_after() <= MINUTE_SECONDS, "{refusal:?}");
     for secret in ["balance\":", "available", "frozen"] {
         assert!(!refusal.body.contains(secret), "the balance is nobody's business: {error}");
     }
@@ -188,7 +194,7 @@ fn refused_by_the_wallet(refusal: &Told) {
 
 /// Calls wait for what open ones hold and will not use: none is refused that would fit at rest.
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_that_use_less_than_they_may_are_refused_only_when_none_fits_any_more() {
+async fn calls_below_their_bound_are_refused_only_when_none_fits() {
     let scene = Scene::new().await;
     let round = async |limit: Option<(usize, Level)>, storm: Storm, said: u64| {
         let input = input_of(&scene.gateway, storm, MAX_TOKENS).await;
@@ -219,28 +225,28 @@ async fn calls_that_use_less_than_they_may_are_refused_only_when_none_fits_any_m
 
 /// The least that 100 of these calls fit into, or the most that 101 do not: each may use `most`, of
 /// which it gives back all but `each`.
-fn just_for_100(storm: Storm, each: i128, most: i128) -> i128 {
+fn minimum_for_100(storm: Storm, each: i128, most: i128) -> i128 {
     if storm.stream { 99 * each + most } else { 100 * each + most - 1 }
 }
 
 /// Input tokens of a call that may say no less than this, as the gateway counts them near a limit.
-async fn input_of(gateway: &Gateway, storm: Storm, least: u64) -> u64 {
+async fn input_tokens_of(gateway: &Gateway, storm: Storm, least: u64) -> u64 {
     let quota = LIMITS[1].quota(i128::from(least) + 1);
     let tenant = Tenant::new(gateway, FUNDS, &quota).await;
-    let refusal = Told::by(storm.call(&tenant.key).send(&tenant.proxy).await).await;
-    let error = refusal.is(429, &[LIMITS[1].code]);
+    let refusal = Told::read(storm.call(&tenant.key).send(&tenant.proxy).await).await;
+    let error = refusal.assert_error(429, &[LIMITS[1].code]);
     error.at("limit.requested").count() - least
 }
 
-async fn leaves_no_room(
+async fn expect_no_headroom_left(
     scene: &Scene,
     storm: Storm,
     bound: Usage,
     (limit, level): (&Limit, Level),
 ) {
     let room = just_for_100(storm, limit.each(storm.usage), limit.each(bound));
-    let (cast, outcome) = in_one_minute(async || {
-        let cast = Cast::under(limit, level, room, &scene.gateway).await;
+    let (cast, outcome) = within_one_minute(async || {
+        let cast = Tenants::with_limit(limit, level, room, &scene.gateway).await;
         let outcome = scene.storm(storm, &cast.limited).await;
         (cast, outcome)
     })
@@ -257,7 +263,7 @@ async fn leaves_no_room(
 
 /// Calls that name no bound share what there is: they are given smaller answers, or wait.
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_without_a_bound_never_pass_a_limit_and_are_refused_only_at_its_end() {
+async fn unbounded_calls_never_exceed_a_limit_and_use_it_up() {
     const FLOOR: u64 = 256;
     let room = 20_000;
     let scene = Scene::new().await;
@@ -267,9 +273,9 @@ async fn calls_without_a_bound_never_pass_a_limit_and_are_refused_only_at_its_en
     for (level, at) in [(Level::Project, 1), (Level::Organization, 3)] {
         for said in [OUTPUT_MAX, 100] {
             let storm = Storm { usage: Usage::of(input, said), ..storm };
-            let cast = Cast::under(&LIMITS[at], level, room, &scene.gateway).await;
+            let cast = Tenants::with_limit(&LIMITS[at], level, room, &scene.gateway).await;
             let outcome = scene.storm(storm, &cast.limited).await;
-            let used = i128::from(counted(&cast, level).await.tokens);
+            let used = i128::from(counted_usage(&cast, level).await.tokens);
             let what = format!("{used} used, {} served: {storm:?}", outcome.served);
             assert_eq!(outcome.reached, outcome.served, "{what}");
             assert!(used <= room, "{what}");

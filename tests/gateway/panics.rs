@@ -1,17 +1,17 @@
 //! A panic ends its own call and no other: what that held is settled by what was known of it.
 
-use crate::openai::bound;
-use crate::price::GPT_4O_MINI;
-use crate::served::Place;
-use crate::stage::{Stage, USAGE};
-use crate::told::Told;
-use crate::wait::eventually;
+use crate::harness::limit_assertions::Told;
+use crate::harness::openai::bound;
+use crate::harness::price::GPT_4O_MINI;
+use crate::harness::scenario_upstream::{ScenarioGateway, USAGE};
+use crate::harness::serve::Place;
+use crate::harness::wait::eventually;
 
 const FUNDS: i128 = 1_000_000_000;
 const MAX_TOKENS: u64 = 20;
 
 /// Where the task of a call panics, and whether its client still sees the end.
-const POINTS: [&str; 8] = [
+const PANIC_POINTS: [&str; 8] = [
     "hold-appended",
     "hold-written",
     "forwarding",
@@ -23,8 +23,8 @@ const POINTS: [&str; 8] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_leaves_nothing_behind_and_stops_nobody_else() {
-    for point in POINTS {
+async fn a_panic_leaves_no_hold_and_affects_no_other_call() {
+    for point in PANIC_POINTS {
         // The other call is the first to pass, and stays open meanwhile.
         let passings = if ["usage-seen", "settle-appended", "settle-written"].contains(&point) {
             1
@@ -35,13 +35,13 @@ async fn a_panic_leaves_nothing_behind_and_stops_nobody_else() {
         };
         let place =
             |rows: &str| Place::new(rows).with("METEOR_CRASH", format!("{point}:{passings}:panic"));
-        let mut stage = Stage::new(FUNDS, "{}", place).await;
+        let mut stage = ScenarioGateway::new(FUNDS, "{}", place).await;
         stage.served.may_panic = true;
         let tenant = &stage.tenant;
         let mut other = tenant.begun(MAX_TOKENS).await;
-        let request = crate::client::Request::chat(
+        let request = crate::harness::client::Request::chat(
             &tenant.key,
-            crate::openai::chat("plain", MAX_TOKENS, true),
+            crate::harness::openai::chat("plain", MAX_TOKENS, true),
         );
         if let Ok(mut answer) = request.try_send(&tenant.proxy).await {
             let whole = answer.rest().await.1;
@@ -54,7 +54,7 @@ async fn a_panic_leaves_nothing_behind_and_stops_nobody_else() {
         .await;
         stage.upstream.release();
         assert!(other.rest().await.1, "{point}: the other call ends");
-        let told = Told::by(tenant.call("plain", MAX_TOKENS).await).await;
+        let told = Told::read(tenant.call("plain", MAX_TOKENS).await).await;
         assert_eq!(told.status, 200, "{point}: the next call is served");
         tenant.at_rest().await;
 
@@ -63,8 +63,8 @@ async fn a_panic_leaves_nothing_behind_and_stops_nobody_else() {
         let amounts: Vec<i128> = debits.map(|record| record.at("amount").nano()).collect();
         let is_forwarded = !point.starts_with("hold");
         assert_eq!(amounts.len(), 2 + usize::from(is_forwarded), "{point}: {amounts:?}");
-        let most =
-            GPT_4O_MINI.cost(bound(&crate::openai::chat("plain", MAX_TOKENS, true), MAX_TOKENS));
+        let most = GPT_4O_MINI
+            .cost(bound(&crate::harness::openai::chat("plain", MAX_TOKENS, true), MAX_TOKENS));
         assert!(amounts.iter().all(|amount| (1..=most).contains(amount)), "{point}: {amounts:?}");
         assert!(2 <= amounts.iter().filter(|amount| **amount == GPT_4O_MINI.cost(USAGE)).count());
         let usage = tenant.usage().await;

@@ -1,10 +1,10 @@
 //! Quotas over the admin API: replaced whole, of projects and of organizations, under ceilings.
 
-use crate::admin::{fails, scene};
-use crate::client::Request;
-use crate::json::Json;
-use crate::openai::chat;
-use crate::tenant::Tenant;
+use crate::admin::{expect_error, scene};
+use crate::harness::client::Request;
+use crate::harness::json::Json;
+use crate::harness::openai::chat;
+use crate::harness::tenant::Tenant;
 
 /// Changes something, and reads what it became.
 async fn put(tenant: &Tenant, path: &str, body: &str) -> Json {
@@ -15,7 +15,7 @@ async fn put(tenant: &Tenant, path: &str, body: &str) -> Json {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_quota_is_replaced_whole_and_its_usage_kept() {
+async fn a_quota_is_replaced_entirely_and_keeps_its_usage() {
     let (_gateway, _upstream, tenant) = scene(1_000_000_000).await;
     let call = Request::chat(&tenant.key, chat("gpt-4o-mini", 5, false));
     call.send(&tenant.proxy).await.text().await;
@@ -85,13 +85,13 @@ async fn an_organization_has_one_quota_for_all_its_projects() {
     assert_eq!(usage.at("quotaLimitRemaining.dailyRequests").count(), 97, "{usage}");
     let left = usage.at("quotaLimitRemaining.monthlySpend").nano();
     assert_eq!(left, 500_000_000 - spent, "{usage}");
-    let error = fails(&tenant, Request::post(path, r#"{"dailyTokenLimit":-1}"#), 400).await;
+    let error = expect_error(&tenant, Request::post(path, r#"{"dailyTokenLimit":-1}"#), 400).await;
     assert!(error.to_string().contains("dailyTokenLimit"), "{error}");
     assert_eq!(tenant.get(path).await.at("dailyRequestLimit").count(), 100, "as it was");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_organization_says_whether_output_is_clamped() {
+async fn an_organization_controls_whether_output_is_clamped() {
     let (_gateway, _upstream, tenant) = scene(0).await;
     let path = "/api/organization";
     assert!(tenant.get(path).await.at("outputClamp").is_true(), "the default");
@@ -104,7 +104,7 @@ async fn an_organization_says_whether_output_is_clamped() {
         assert_eq!(tenant.get(path).await.at("outputClamp").to_string(), clamps, "{body}");
     }
     for wrong in [r#"{"outputClamp":null}"#, r#"{"outputClamp":"no"}"#] {
-        let error = fails(&tenant, Request::put(path, wrong), 400).await;
+        let error = expect_error(&tenant, Request::put(path, wrong), 400).await;
         assert!(error.to_string().contains("outputClamp"), "{error}");
     }
     let body = r#"{"name":"unclamped","outputClamp":false}"#;
@@ -113,7 +113,7 @@ async fn an_organization_says_whether_output_is_clamped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_quota_and_its_ceiling_never_cross() {
+async fn a_quota_never_exceeds_its_ceiling() {
     let (_gateway, _upstream, tenant) = scene(0).await;
     let project = format!("/api/projects/{}", tenant.project);
     let quota = format!("{project}/quota");
@@ -122,7 +122,7 @@ async fn a_quota_and_its_ceiling_never_cross() {
         (r#"{"ceiling":{"dailyRequestLimit":8}}"#, "/ceiling/dailyRequestLimit"),
         (r#"{"ceiling":{"dailyRequestLimit":9,"dailyTokenLimit":5}}"#, "/ceiling/dailyTokenLimit"),
     ] {
-        let error = fails(&tenant, Request::put(&project, ceiling), 400).await;
+        let error = expect_error(&tenant, Request::put(&project, ceiling), 400).await;
         assert_eq!(error.at("reason").text(), "above_ceiling", "{error}");
         assert_eq!(error.at("param").text(), field, "{error}");
         assert!(tenant.get(&project).await.at("ceiling").is_null(), "as it was");
@@ -134,7 +134,7 @@ async fn a_quota_and_its_ceiling_never_cross() {
         ("{}", "/dailyRequestLimit"),
         (r#"{"dailyRequestLimit":9,"enforceQuota":false}"#, "/enforceQuota"),
     ] {
-        let error = fails(&tenant, Request::post(&quota, body), 400).await;
+        let error = expect_error(&tenant, Request::post(&quota, body), 400).await;
         assert_eq!(error.at("reason").text(), "above_ceiling", "{body}: {error}");
         assert_eq!(error.at("param").text(), field, "{body}: {error}");
     }
@@ -146,7 +146,7 @@ async fn a_quota_and_its_ceiling_never_cross() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn quotas_that_make_no_sense_are_refused_field_by_field() {
+async fn invalid_quota_fields_are_refused_by_name() {
     let (_gateway, _upstream, tenant) = scene(0).await;
     let path = format!("/api/projects/{}/quota", tenant.project);
     tenant.quota(r#"{"dailyRequestLimit":9}"#).await;
@@ -161,7 +161,7 @@ async fn quotas_that_make_no_sense_are_refused_field_by_field() {
         ("dailyRequestLimits", "5"),
     ] {
         let body = format!(r#"{{"{field}":{value}}}"#);
-        let error = fails(&tenant, Request::post(&path, &body), 400).await;
+        let error = expect_error(&tenant, Request::post(&path, &body), 400).await;
         assert!(error.to_string().contains(field), "{field} is named: {error}");
     }
     assert_eq!(tenant.get(&path).await.at("dailyRequestLimit").count(), 9, "as it was");

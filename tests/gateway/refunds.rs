@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use crate::client::Request;
-use crate::gateway::Gateway;
-use crate::json::money;
-use crate::openai::{Usage, chat, reply};
-use crate::price::GPT_4O_MINI;
-use crate::tenant::Tenant;
-use crate::told::Told;
-use crate::upstream::Upstream;
+use crate::harness::client::Request;
+use crate::harness::demo::Gateway;
+use crate::harness::json::money;
+use crate::harness::limit_assertions::Told;
+use crate::harness::openai::{Usage, chat, reply};
+use crate::harness::price::GPT_4O_MINI;
+use crate::harness::tenant::Tenant;
+use crate::harness::upstream::Upstream;
 
 const FUNDS: i128 = 1_000_000;
 /// 97 tokens out and 2 in: a cost that has no eighth.
@@ -19,11 +19,11 @@ const PATH: &str = "/api/organization/wallet/refund";
 
 async fn refund(tenant: &Tenant, call: &str, amount: i128) -> Told {
     let body = format!(r#"{{"requestLogId":"{call}","amount":{}}}"#, money(amount));
-    Told::by(tenant.ask(Request::post(PATH, body)).await).await
+    Told::read(tenant.ask(Request::post(PATH, body)).await).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_many_refunds_at_once_those_are_posted_that_fit_into_what_was_consumed() {
+async fn concurrent_refunds_never_exceed_the_consumed_amount() {
     let upstream = Upstream::start(|seen| reply(seen, USAGE, Duration::ZERO)).await;
     let gateway = Gateway::before(&upstream).await;
     let tenant = Tenant::new(&gateway, FUNDS, "{}").await;
@@ -75,7 +75,8 @@ async fn of_many_refunds_at_once_those_are_posted_that_fit_into_what_was_consume
     tenant.at_rest().await;
 
     // The money is there for calls at once.
-    let most = GPT_4O_MINI.cost(crate::openai::bound(&chat(GPT_4O_MINI.model, 100, false), 100));
+    let most =
+        GPT_4O_MINI.cost(crate::harness::openai::bound(&chat(GPT_4O_MINI.model, 100, false), 100));
     assert!(most < FUNDS);
     let request = Request::chat(&tenant.key, chat(GPT_4O_MINI.model, 100, false));
     assert_eq!(request.send(&tenant.proxy).await.status, 200);

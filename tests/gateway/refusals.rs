@@ -2,35 +2,37 @@
 
 use std::time::Duration;
 
-use crate::client::Request;
-use crate::gateway::Gateway;
-use crate::json::Json;
-use crate::openai::{Usage, bound, chat, reply};
-use crate::price::GPT_4O_MINI;
-use crate::tenant::Tenant;
-use crate::told::{LIMITS, Level, Limit, Told};
-use crate::upstream::{Plan, Step, Upstream};
-use crate::wait::eventually;
-use crate::{anthropic, gemini};
+use crate::harness::client::Request;
+use crate::harness::demo::Gateway;
+use crate::harness::json::Json;
+use crate::harness::limit_assertions::{LIMITS, Level, Limit, Told};
+use crate::harness::openai::{Usage, bound, chat, reply};
+use crate::harness::price::GPT_4O_MINI;
+use crate::harness::tenant::Tenant;
+use crate::harness::upstream::{Plan, Step, Upstream};
+use crate::harness::wait::eventually;
+use crate::harness::{anthropic, gemini};
 
 const MAX_TOKENS: u64 = 20;
 
-fn used(stream: bool) -> Usage {
+fn bound_usage(stream: bool) -> Usage {
     bound(&chat(GPT_4O_MINI.model, MAX_TOKENS, stream), MAX_TOKENS)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_in_flight_holds_its_bound_in_money_and_tokens() {
-    let upstream =
-        Upstream::start(|seen| reply(seen, used(true), Duration::ZERO).but(0, Step::Stall)).await;
+    let upstream = Upstream::start(|seen| {
+        reply(seen, bound_usage(true), Duration::ZERO).insert_step(0, Step::Stall)
+    })
+    .await;
     let gateway = Gateway::before(&upstream).await;
     let tenant = Tenant::new(&gateway, 1_000_000_000, r#"{"dailyTokenLimit":100000}"#).await;
     let body = chat(GPT_4O_MINI.model, MAX_TOKENS, true);
     let request = Request::chat(&tenant.key, &body);
     let proxy = tenant.proxy.clone();
     let call = tokio::spawn(async move { request.send(&proxy).await.text().await });
-    upstream.reached(1).await;
-    let used = used(true);
+    upstream.wait_for_requests(1).await;
+    let used = bound_usage(true);
     let holds = tenant.holds().await;
     assert_eq!(holds.len(), 1, "{holds:?}");
     let cost = GPT_4O_MINI.cost(used);
@@ -49,7 +51,7 @@ async fn a_call_in_flight_holds_its_bound_in_money_and_tokens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_limit_in_the_specified_order_names_itself() {
+async fn the_first_exceeded_limit_in_order_is_named() {
     let upstream = Upstream::start(|_| Plan::json(500, "{}")).await;
     let gateway = Gateway::before(&upstream).await;
     let mut tenant = Tenant::new(&gateway, 0, "{}").await;
@@ -62,9 +64,9 @@ async fn the_first_limit_in_the_specified_order_names_itself() {
     let spend = zeros(&LIMITS[8..]);
     let minute = zeros(&LIMITS[4..5]);
     let refused = async |tenant: &Tenant, limit: &Limit, level: Level| {
-        let error = one(tenant).await.is(429, &[limit.code]);
+        let error = send_call(tenant).await.assert_error(429, &[limit.code]);
         assert_eq!(error.at("limit.level").text(), level.name(), "{error}");
-        let told = tenant.told_limit(level.name(), limit.field).await;
+        let told = tenant.limit_status(level.name(), limit.field).await;
         assert!(told.at("enforced").is_true(), "{told}");
     };
     tenant.key = tenant.new_key(&gateway, &named(format!("{spend},{minute}"))).await;
@@ -82,20 +84,20 @@ async fn the_first_limit_in_the_specified_order_names_itself() {
         refused(&tenant, &LIMITS[first], Level::Organization).await;
     }
     tenant.organization_quota("{}").await;
-    let error = one(&tenant).await.is(402, &["insufficient_balance"]);
+    let error = send_call(&tenant).await.assert_error(402, &["insufficient_balance"]);
     assert_eq!(error.at("type").text(), "insufficient_quota");
     assert_eq!(upstream.count(), 0, "nothing that was refused reached the provider");
     assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), 0);
 }
 
-async fn one(tenant: &Tenant) -> Told {
+async fn send_call(tenant: &Tenant) -> Told {
     let request = Request::chat(&tenant.key, chat(GPT_4O_MINI.model, MAX_TOKENS, false));
-    Told::by(request.send(&tenant.proxy).await).await
+    Told::read(request.send(&tenant.proxy).await).await
 }
 
 /// A storm of refusals is no storm in the log, and yet none is lost.
 #[tokio::test(flavor = "multi_thread")]
-async fn refusals_beyond_ten_a_second_share_one_entry_that_counts_them() {
+async fn refusals_beyond_ten_per_second_share_one_log_entry() {
     let upstream = Upstream::start(|_| Plan::json(500, "{}")).await;
     let gateway = Gateway::before(&upstream).await;
     let tenant = Tenant::new(&gateway, 0, r#"{"dailyRequestLimit":0}"#).await;
@@ -104,7 +106,7 @@ async fn refusals_beyond_ten_a_second_share_one_entry_that_counts_them() {
             let tenant = tenant.clone();
             tokio::spawn(async move {
                 for _ in 0..20 {
-                    one(&tenant).await.is(429, &["daily_requests_exceeded"]);
+                    send_call(&tenant).await.assert_error(429, &["daily_requests_exceeded"]);
                 }
             })
         })
@@ -128,7 +130,7 @@ async fn refusals_beyond_ten_a_second_share_one_entry_that_counts_them() {
 }
 
 /// A call in each dialect, without a key.
-fn calls(model: &str) -> [Request; 3] {
+fn calls_in_each_dialect(model: &str) -> [Request; 3] {
     [
         Request::post("/v1/chat/completions", chat(model, MAX_TOKENS, false)),
         Request::post("/v1/messages", anthropic::message(model, Some(MAX_TOKENS), true)),
@@ -137,10 +139,15 @@ fn calls(model: &str) -> [Request; 3] {
 }
 
 /// What the three dialects call one refusal: a type, a type and a status.
-async fn told_in_each(requests: [Request; 3], proxy: &str, status: u16, names: [&str; 3]) {
+async fn expect_in_each_dialect(
+    requests: [Request; 3],
+    proxy: &str,
+    status: u16,
+    names: [&str; 3],
+) {
     let mut codes = Vec::new();
     for ((request, name), dialect) in requests.into_iter().zip(names).zip(0..) {
-        let told = Told::by(request.send(proxy).await).await;
+        let told = Told::read(request.send(proxy).await).await;
         assert_eq!(told.status, status, "{told:?}");
         assert_eq!(told.header("x-meteor-error-source"), "gateway");
         let (body, id) = (Json::new(&told.body), told.header("x-request-id"));
@@ -173,31 +180,31 @@ async fn told_in_each(requests: [Request; 3], proxy: &str, status: u16, names: [
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_refusal_is_told_in_the_words_of_the_dialect() {
+async fn each_refusal_has_the_error_shape_of_its_dialect() {
     let gateway = Gateway::with_built_in_provider().await;
     let rich = Tenant::new(&gateway, 1_000_000_000, "{}").await;
     let poor = Tenant::new(&gateway, 0, "{}").await;
     let spent = Tenant::new(&gateway, 1_000_000_000, r#"{"dailyRequestLimit":0}"#).await;
     let narrow = rich.new_key(&gateway, r#"{"name":"narrow","allowedModels":["gpt-4o"]}"#).await;
     let (proxy, model) = (&*gateway.proxy, GPT_4O_MINI.model);
-    let by = |key: &str, model: &str| calls(model).map(|call| call.bearer(key));
+    let by = |key: &str, model: &str| calls_in_each_dialect(model).map(|call| call.bearer(key));
 
     let names = ["authentication_error", "authentication_error", "UNAUTHENTICATED"];
-    told_in_each(calls(model), proxy, 401, names).await;
+    expect_in_each_dialect(calls_in_each_dialect(model), proxy, 401, names).await;
     let names = ["permission_error", "permission_error", "PERMISSION_DENIED"];
-    told_in_each(by(&narrow, model), proxy, 403, names).await;
+    expect_in_each_dialect(by(&narrow, model), proxy, 403, names).await;
     let names = ["invalid_request_error", "not_found_error", "NOT_FOUND"];
-    told_in_each(by(&rich.key, "nobody"), proxy, 404, names).await;
+    expect_in_each_dialect(by(&rich.key, "nobody"), proxy, 404, names).await;
     let unknown = ["/v1/chats", "/v1/messages/batches", "/v1beta/tunedModels"];
-    told_in_each(unknown.map(Request::get), proxy, 404, names).await;
+    expect_in_each_dialect(unknown.map(Request::get), proxy, 404, names).await;
     let names = ["invalid_request_error", "invalid_request_error", "INVALID_ARGUMENT"];
     let paths = ["/v1/chat/completions", "/v1/messages", &gemini::target(model, false)];
     let broken = paths.map(|path| Request::post(path, "{").bearer(&rich.key));
-    told_in_each(broken, proxy, 400, names).await;
+    expect_in_each_dialect(broken, proxy, 400, names).await;
     let names = ["insufficient_quota", "billing_error", "FAILED_PRECONDITION"];
-    told_in_each(by(&poor.key, model), proxy, 402, names).await;
+    expect_in_each_dialect(by(&poor.key, model), proxy, 402, names).await;
     let names = ["insufficient_quota", "rate_limit_error", "RESOURCE_EXHAUSTED"];
-    told_in_each(by(&spent.key, model), proxy, 429, names).await;
+    expect_in_each_dialect(by(&spent.key, model), proxy, 429, names).await;
 
     for (tenant, refused) in [(&poor, 3), (&spent, 3)] {
         let logs = tenant.logs().await;

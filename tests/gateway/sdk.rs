@@ -7,16 +7,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::anthropic;
-use crate::client::Request;
-use crate::gateway::Gateway;
-use crate::gemini;
-use crate::json::Json;
-use crate::openai;
-use crate::process::{Process, scratch};
-use crate::served::{Place, Served, model, upstream};
-use crate::tenant::Tenant;
-use crate::upstream::{Plan, Seen, Step, Upstream, closed_port};
+use crate::harness::anthropic;
+use crate::harness::client::Request;
+use crate::harness::demo::Gateway;
+use crate::harness::gemini;
+use crate::harness::json::Json;
+use crate::harness::openai;
+use crate::harness::process::{Process, scratch};
+use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::tenant::Tenant;
+use crate::harness::upstream::{Plan, ReceivedRequest, Step, Upstream, closed_port};
 
 const USAGE: openai::Usage = openai::Usage { prompt: 9, completion: 3, cached: 0, reasoning: 0 };
 const FUNDS: i128 = 1_000_000_000;
@@ -24,39 +24,39 @@ const FUNDS: i128 = 1_000_000_000;
 const FEW_FUNDS: i128 = 10_000_000;
 const FEW_FUNDS_BOUND: u64 = 16_000;
 /// Said by one who wants the provider to stall once it has begun to answer.
-const STALL: &str = "Stall.";
+const STALL_TEXT: &str = "Stall.";
 const BODY_BYTES_MAX: &str = "10000";
 /// Beyond what the slowest package takes to load on a busy machine.
-const LIMIT: Duration = Duration::from_mins(2);
+const SUITE_TIMEOUT: Duration = Duration::from_mins(2);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_openai_package_for_python_completes_calls_and_raises_its_own_classes() {
-    conforms(Dialect::OpenAi, "python", "openai_sdk.py").await;
+async fn the_openai_python_sdk_completes_calls_and_raises_errors() {
+    check_suite(Dialect::OpenAi, "python", "openai_sdk.py").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_openai_package_for_node_completes_calls_and_raises_its_own_classes() {
-    conforms(Dialect::OpenAi, "node", "openai_sdk.mjs").await;
+async fn the_openai_node_sdk_completes_calls_and_raises_errors() {
+    check_suite(Dialect::OpenAi, "node", "openai_sdk.mjs").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_anthropic_package_for_python_completes_calls_and_raises_its_own_classes() {
-    conforms(Dialect::Anthropic, "python", "anthropic_sdk.py").await;
+async fn the_anthropic_python_sdk_completes_calls_and_raises_errors() {
+    check_suite(Dialect::Anthropic, "python", "anthropic_sdk.py").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_anthropic_package_that_sends_x_api_key_completes_calls_and_raises_its_own_classes() {
-    conforms(Dialect::Anthropic, "python-x-api-key", "anthropic_sdk.py").await;
+async fn the_x_api_key_anthropic_sdk_completes_calls_and_raises_errors() {
+    check_suite(Dialect::Anthropic, "python-x-api-key", "anthropic_sdk.py").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_anthropic_package_for_node_completes_calls_and_raises_its_own_classes() {
-    conforms(Dialect::Anthropic, "node", "anthropic_sdk.mjs").await;
+async fn the_anthropic_node_sdk_completes_calls_and_raises_errors() {
+    check_suite(Dialect::Anthropic, "node", "anthropic_sdk.mjs").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_google_package_for_python_completes_calls_and_raises_its_own_classes() {
-    conforms(Dialect::Gemini, "python", "genai_sdk.py").await;
+async fn the_google_python_sdk_completes_calls_and_raises_errors() {
+    check_suite(Dialect::Gemini, "python", "genai_sdk.py").await;
 }
 
 /// What a suite and its provider speak.
@@ -95,7 +95,7 @@ impl Dialect {
     }
 
     /// The provider: it fails where the text that it is sent says so.
-    fn answer(self, seen: &Seen) -> Plan {
+    fn response_plan(self, seen: &ReceivedRequest) -> Plan {
         let says = |text: &str| seen.body.contains(text);
         if let Some(status) = [500, 503, 529].into_iter().find(|s| says(&format!("Fail with {s}.")))
         {
@@ -109,15 +109,15 @@ impl Dialect {
             Self::Anthropic => anthropic::reply(seen, USAGE, Duration::ZERO),
             Self::Gemini => gemini::reply(seen, USAGE, Duration::ZERO),
         };
-        if says(STALL) { plan.but(1, Step::Stall) } else { plan }
+        if says(STALL_TEXT) { plan.insert_step(1, Step::Stall) } else { plan }
     }
 
     /// A call that begins to answer, and holds nearly all of `FEW_FUNDS` until the provider is
     /// released.
-    fn stalled(self, key: &str) -> Request {
+    fn stalled_call(self, key: &str) -> Request {
         let (model, _) = self.models();
         let request = |target: &str, body: String| {
-            Request::post(target, body.replace("Say hello.", STALL)).bearer(key)
+            Request::post(target, body.replace("Say hello.", STALL_TEXT)).bearer(key)
         };
         let most = FEW_FUNDS_BOUND;
         match self {
@@ -159,11 +159,11 @@ impl Dialect {
 }
 
 /// Runs one suite in a scene of its own, and checks what its package cannot know.
-async fn conforms(dialect: Dialect, runtime: &str, script: &str) {
-    let Some(command) = command(runtime, script) else { return };
-    let provider = Upstream::start(move |seen| dialect.answer(seen)).await;
+async fn check_suite(dialect: Dialect, runtime: &str, script: &str) {
+    let Some(command) = suite_command(runtime, script) else { return };
+    let provider = Upstream::start(move |seen| dialect.response_plan(seen)).await;
     let (_away, nowhere) = closed_port();
-    let served = Served::start(place(dialect, &provider.url, &nowhere)).await;
+    let served = Served::start(gateway_config(dialect, &provider.url, &nowhere)).await;
     let built_in = Gateway::with_built_in_provider().await;
     let funded = served.tenant(FUNDS, "{}").await;
     let narrow = funded.new_key(&served, r#"{"name":"narrow","allowedModels":["other"]}"#).await;
@@ -181,9 +181,9 @@ async fn conforms(dialect: Dialect, runtime: &str, script: &str) {
         ("wrong", "sk-mtr-wrong"),
         ("builtIn", &built_in.key),
     ];
-    let stalled = dialect.stalled(&held.key).send(&served.proxy).await;
+    let stalled = dialect.stalled_call(&held.key).send(&served.proxy).await;
     assert_eq!(stalled.status, 200);
-    let said = run(command, &facts(dialect, &served.proxy, &built_in.proxy, &keys)).await;
+    let said = run(command, &suite_facts(dialect, &served.proxy, &built_in.proxy, &keys)).await;
     provider.release();
     stalled.text().await;
 
@@ -202,7 +202,7 @@ async fn conforms(dialect: Dialect, runtime: &str, script: &str) {
         tenant.at_rest().await;
     }
     funded.at_rest().await;
-    let newcomer = Tenant::of(&built_in);
+    let newcomer = Tenant::of_demo(&built_in);
     for told in said.at("told").list() {
         let log = newcomer.log(&told.at("requestLogId").text()).await;
         assert_eq!(log.at("settledBy").text(), "usage", "{log}");
@@ -214,7 +214,7 @@ async fn conforms(dialect: Dialect, runtime: &str, script: &str) {
 }
 
 /// A gateway with what a suite asks for, and with one upstream that is away.
-fn place(dialect: Dialect, provider: &str, nowhere: &str) -> Place {
+fn gateway_config(dialect: Dialect, provider: &str, nowhere: &str) -> Place {
     let (asked, embedder) = dialect.models();
     let speaks = format!("dialects = [\"{}\"]\n", dialect.name());
     let rows = [
@@ -230,7 +230,7 @@ fn place(dialect: Dialect, provider: &str, nowhere: &str) -> Place {
 }
 
 /// What a suite is told.
-fn facts(dialect: Dialect, proxy: &str, built_in: &str, keys: &[(&str, &str)]) -> String {
+fn suite_facts(dialect: Dialect, proxy: &str, built_in: &str, keys: &[(&str, &str)]) -> String {
     let keys: Vec<String> = keys.iter().map(|(name, key)| format!(r#""{name}":"{key}""#)).collect();
     let (model, embedder) = dialect.models();
     let (keys, text) = (keys.join(","), dialect.text());
@@ -247,7 +247,7 @@ fn packages() -> PathBuf {
 }
 
 /// The suite as a program, or nothing where its packages are missing and may be.
-pub fn command(runtime: &str, script: &str) -> Option<Command> {
+pub fn suite_command(runtime: &str, script: &str) -> Option<Command> {
     let folder = packages().join(runtime);
     let (program, present) = if runtime == "node" {
         (PathBuf::from("node"), folder.join("node_modules/.package-lock.json"))
@@ -270,19 +270,19 @@ pub fn command(runtime: &str, script: &str) -> Option<Command> {
 }
 
 /// Runs a suite to its end; gives what it says on its last line.
-pub async fn run(mut command: Command, facts: &str) -> Json {
+pub async fn run_suite(mut command: Command, facts: &str) -> Json {
     command.arg(facts);
     let mut suite = Process::start(command, |_| false);
-    let ended = tokio::time::timeout(LIMIT, async {
-        while suite.alive() {
+    let ended = tokio::time::timeout(SUITE_TIMEOUT, async {
+        while suite.is_running() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     });
     let in_time = ended.await.is_ok();
-    assert!(in_time, "it took longer than {LIMIT:?}: {}", suite.log());
+    assert!(in_time, "it took longer than {SUITE_TIMEOUT:?}: {}", suite.log());
     let status = suite.ended().await;
     assert!(status.success(), "{status}: {}", suite.log());
-    let lines = suite.lines().await;
+    let lines = suite.stdout_lines().await;
     println!("{}", lines.join("\n"));
     Json::new(lines.last().expect("it says what it sent"))
 }

@@ -6,24 +6,24 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use crate::client::Request;
-use crate::gateway::Gateway;
-use crate::json::Json;
-use crate::openai::{Usage, chat, reply};
-use crate::process::holds_a_key;
-use crate::served::{Place, Served, model, upstream};
-use crate::tenant::Tenant;
-use crate::upstream::{Plan, Seen, Step, Upstream};
+use crate::harness::client::Request;
+use crate::harness::demo::Gateway;
+use crate::harness::json::Json;
+use crate::harness::openai::{Usage, chat, reply};
+use crate::harness::process::contains_secret;
+use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::tenant::Tenant;
+use crate::harness::upstream::{Plan, ReceivedRequest, Step, Upstream};
 
 const MODEL: &str = "gpt-4o-mini";
 /// As a provider echoes it when it does not like it.
 const UPSTREAM_SECRET: &str = "sk-proj-Upstream0Secret1That2Nobody3May4See5";
 
-async fn answering() -> Upstream {
+async fn answering_upstream() -> Upstream {
     Upstream::start(|seen| reply(seen, Usage::of(9, 3), Duration::ZERO)).await
 }
 
-async fn refused(request: Request, gateway: &Gateway, status: u16) -> Json {
+async fn expect_refused(request: Request, gateway: &Gateway, status: u16) -> Json {
     let answer = request.send(&gateway.proxy).await;
     assert_eq!(answer.status, status);
     assert_eq!(answer.header("x-meteor-error-source"), Some("gateway"));
@@ -33,8 +33,8 @@ async fn refused(request: Request, gateway: &Gateway, status: u16) -> Json {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_key_is_401_and_moves_nothing() {
-    let upstream = answering().await;
+async fn a_wrong_key_is_401_and_has_no_effect() {
+    let upstream = answering_upstream().await;
     let gateway = Gateway::before(&upstream).await;
     let tenant = Tenant::new(&gateway, 1_000_000_000, "{}").await;
     let body = chat(MODEL, 5, false);
@@ -45,16 +45,16 @@ async fn a_wrong_key_is_401_and_moves_nothing() {
     let long = "k".repeat(5_000);
     let token = gateway.token.as_str();
     for key in ["", "sk-", "sk-mtr-", "nonsense", &other, &unknown, &long, token] {
-        let error = refused(Request::chat(key, &body), &gateway, 401).await;
+        let error = expect_refused(Request::chat(key, &body), &gateway, 401).await;
         assert_eq!(error.at("type").text(), "authentication_error", "{key}: {error}");
         assert_eq!(error.at("code").text(), "invalid_api_key", "{key}: {error}");
         assert!(key.len() < 9 || !error.to_string().contains(key), "a key is not echoed: {error}");
     }
-    refused(Request::post("/v1/chat/completions", &body), &gateway, 401).await;
+    expect_refused(Request::post("/v1/chat/completions", &body), &gateway, 401).await;
     let basic = Request::post("/v1/chat/completions", &body).header("authorization", "Basic YTpi");
-    refused(basic, &gateway, 401).await;
+    expect_refused(basic, &gateway, 401).await;
     let two = Request::chat(&tenant.key, &body).header("x-api-key", &unknown);
-    refused(two, &gateway, 401).await;
+    expect_refused(two, &gateway, 401).await;
     // A key is no token: the admin listener does not know it.
     let answer = Request::get("/api/projects").bearer(&tenant.key).send(&gateway.admin).await;
     assert_eq!(answer.status, 401);
@@ -65,9 +65,9 @@ async fn a_wrong_key_is_401_and_moves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_key_may_come_in_five_ways_and_reaches_the_provider_in_none() {
-    let upstream = answering().await;
-    let gateway = Gateway::talkative(&upstream).await;
+async fn the_key_is_accepted_in_five_positions_and_never_forwarded() {
+    let upstream = answering_upstream().await;
+    let gateway = Gateway::with_trace_log(&upstream).await;
     let key = &gateway.key;
     // What no spelling of the key can hide.
     gateway.hides(&key[10..]);
@@ -119,13 +119,13 @@ async fn the_key_may_come_in_five_ways_and_reaches_the_provider_in_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_providers_word_about_our_own_credential_is_a_502_without_its_body() {
+async fn an_upstream_credential_error_becomes_a_502_without_its_body() {
     for status in [401, 402, 403] {
         let told = format!(
             r#"{{"error":{{"message":"Incorrect API key provided: {UPSTREAM_SECRET}","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}}}"#
         );
         let upstream = Upstream::start(move |_| Plan::json(status, told.clone())).await;
-        let gateway = Gateway::talkative(&upstream).await;
+        let gateway = Gateway::with_trace_log(&upstream).await;
         gateway.hides(UPSTREAM_SECRET);
         let tenant = Tenant::new(&gateway, 1_000_000_000, "{}").await;
         for stream in [false, true] {
@@ -147,7 +147,7 @@ async fn a_providers_word_about_our_own_credential_is_a_502_without_its_body() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_providers_other_errors_pass_byte_for_byte() {
+async fn other_provider_errors_pass_byte_for_byte() {
     let text = "{ \"error\" : {\"message\":\"tö many\", \"odd\":[1, 2]} }\n";
     let upstream = Upstream::start(move |seen| {
         let status = seen.json().at("seed").count();
@@ -179,7 +179,7 @@ async fn a_providers_other_errors_pass_byte_for_byte() {
 }
 
 /// Answers with the status that the seed says, and echoes the target wherever it can.
-fn echo(seen: &Seen) -> Plan {
+fn echo_target(seen: &ReceivedRequest) -> Plan {
     let (status, target) = (seen.json().at("seed").count(), &seen.target);
     let mut plan = Plan::json(u16::try_from(status).expect("a status"), "");
     for name in ["location", "content-location", "x-asked"] {
@@ -199,7 +199,7 @@ fn echo(seen: &Seen) -> Plan {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_in_the_target_is_not_told_by_an_error_that_echoes_it() {
+async fn an_echoed_secret_in_the_target_is_redacted() {
     let provider = Upstream::start(echo).await;
     let auth = "auth = { kind = \"query\", parameter = \"code\", secret = { env = \"CODE\" } }\n";
     let own = upstream("own", &provider.url) + auth;
@@ -241,8 +241,8 @@ async fn a_secret_in_the_target_is_not_told_by_an_error_that_echoes_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_are_kept_as_hashes_except_in_the_demos_own_private_file() {
-    let upstream = answering().await;
+async fn keys_are_stored_as_hashes_except_in_the_demo_file() {
+    let upstream = answering_upstream().await;
     let mut gateway = Gateway::before(&upstream).await;
     let tenant = Tenant::new(&gateway, 1_000_000_000, "{}").await;
     for key in [&gateway.key, &tenant.key] {
@@ -262,7 +262,7 @@ async fn keys_are_kept_as_hashes_except_in_the_demos_own_private_file() {
             } else {
                 let bytes = fs::read(entry.path()).expect("a readable file");
                 let text = String::from_utf8_lossy(&bytes);
-                let told = holds_a_key(&text) || text.contains(&tenant.key[7..]);
+                let told = contains_secret(&text) || text.contains(&tenant.key[7..]);
                 assert!(!told, "a secret stands in {:?}", entry.path());
                 files += 1;
             }

@@ -7,12 +7,12 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 use rustls::ServerConfig;
 use tokio_rustls::TlsAcceptor;
 
-use crate::client::Request;
-use crate::openai::{Usage, WORDS, chat, completion, events, reply};
-use crate::price::GPT_4O_MINI;
-use crate::served::{Place, Served, model, upstream};
-use crate::tenant::Tenant;
-use crate::upstream::{Plan, Upstream};
+use crate::harness::client::Request;
+use crate::harness::openai::{Usage, WORDS, chat, completion, events, reply};
+use crate::harness::price::GPT_4O_MINI;
+use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::tenant::Tenant;
+use crate::harness::upstream::{Plan, Upstream};
 
 const USAGE: Usage = Usage { prompt: 12, completion: 5, cached: 0, reasoning: 0 };
 const FUNDS: i128 = 1_000_000_000;
@@ -44,7 +44,7 @@ fn acceptor(authority: &Authority, name: &str) -> TlsAcceptor {
 }
 
 /// A gateway that believes `believed`, before this provider.
-async fn scene(provider: &Upstream, believed: &Authority) -> (Served, Tenant) {
+async fn setup(provider: &Upstream, believed: &Authority) -> (Served, Tenant) {
     let rows = upstream("secure", &provider.url) + &model("gpt-4o-mini", "upstream = \"secure\"");
     let place = Place::new(&rows);
     let roots = place.write("roots.pem", &believed.pem());
@@ -58,7 +58,7 @@ async fn calls_by_https_complete_on_one_connection() {
     let authority = authority();
     let plan = |seen: &_| reply(seen, USAGE, Duration::from_millis(1));
     let provider = Upstream::start_tls(acceptor(&authority, "localhost"), plan).await;
-    let (_served, tenant) = scene(&provider, &authority).await;
+    let (_served, tenant) = setup(&provider, &authority).await;
     for turn in 0..6 {
         let stream = turn % 2 == 1;
         let request = Request::chat(&tenant.key, chat("gpt-4o-mini", 50, stream));
@@ -78,14 +78,14 @@ async fn calls_by_https_complete_on_one_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_larger_than_a_record_of_tls_comes_whole() {
+async fn a_body_larger_than_a_tls_record_arrives_complete() {
     let authority = authority();
     let long = "wörd ".repeat(100_000);
     let text = completion(USAGE).replace("Hello", &long);
     let told = text.clone();
     let plan = move |_: &_| Plan::json(200, told.clone());
     let provider = Upstream::start_tls(acceptor(&authority, "localhost"), plan).await;
-    let (_served, tenant) = scene(&provider, &authority).await;
+    let (_served, tenant) = setup(&provider, &authority).await;
     let body = chat("gpt-4o-mini", 50, false).replace("hello", &long);
     let answer = Request::chat(&tenant.key, &body).send(&tenant.proxy).await;
     assert_eq!(answer.text().await, text);
@@ -94,20 +94,20 @@ async fn a_body_larger_than_a_record_of_tls_comes_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_with_a_certificate_of_another_name_gets_no_call() {
+async fn an_upstream_certificate_for_another_name_is_rejected() {
     let authority = authority();
     let acceptor = acceptor(&authority, "elsewhere.example");
-    is_not_believed(acceptor, &authority).await;
+    expect_untrusted(acceptor, &authority).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_with_a_certificate_of_another_authority_gets_no_call() {
+async fn an_upstream_certificate_from_another_authority_is_rejected() {
     let acceptor = acceptor(&authority(), "localhost");
-    is_not_believed(acceptor, &authority()).await;
+    expect_untrusted(acceptor, &authority()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_machine_without_certificates_serves_upstreams_by_http_and_none_by_https() {
+async fn without_root_certificates_only_http_upstreams_are_served() {
     let plan = |seen: &_| reply(seen, USAGE, Duration::ZERO);
     let secure = Upstream::start_tls(acceptor(&authority(), "localhost"), plan).await;
     let unsecured = Upstream::start(plan).await;
@@ -128,10 +128,10 @@ async fn a_machine_without_certificates_serves_upstreams_by_http_and_none_by_htt
 }
 
 /// 502, no money, and no request either: nothing was sent.
-async fn is_not_believed(acceptor: TlsAcceptor, believed: &Authority) {
+async fn expect_untrusted(acceptor: TlsAcceptor, believed: &Authority) {
     let plan = |seen: &_| reply(seen, USAGE, Duration::ZERO);
     let provider = Upstream::start_tls(acceptor, plan).await;
-    let (_served, tenant) = scene(&provider, believed).await;
+    let (_served, tenant) = setup(&provider, believed).await;
     for stream in [false, true] {
         let request = Request::chat(&tenant.key, chat("gpt-4o-mini", 50, stream));
         let answer = request.send(&tenant.proxy).await;

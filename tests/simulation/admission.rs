@@ -4,35 +4,35 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use meteor::accounting::admit::{Denial, admit};
-use meteor::accounting::permit::Demand;
+use meteor::accounting::permit::AdmissionRequest;
 use meteor::dialect::endpoint::Endpoint;
-use meteor::domain::catalog::{Model as Served, Rank, Target};
+use meteor::domain::catalog::{Model as Served, Target, TargetRank};
 use meteor::domain::ids::RequestLogId;
 use meteor::domain::limit::Level;
-use meteor::domain::pieces::Pieces;
-use meteor::domain::price::Prices;
+use meteor::domain::price::PriceTable;
 use meteor::domain::service_tier::ServiceTier;
 use meteor::domain::settlement::Bound as Most;
-use meteor::domain::tariff::{Costs, Schedule, Tariff};
+use meteor::domain::tariff::{HoldPricing, PriceSchedule, Tariff};
 use meteor::domain::time::UnixMs;
+use meteor::domain::unit_counts::UnitCounts;
 use meteor::domain::usage::Unit;
-use meteor::domain::wallet::Short;
+use meteor::domain::wallet::WalletShortfall;
 
-use crate::history::Dice;
+use crate::history::Random;
 use crate::model::{Call, Obstacle, Told, Who};
 use crate::node::{KEYS, WORKERS};
-use crate::price::{Bound, Known, TARIFFS};
-use crate::world::{Open, World};
+use crate::price::{Bound, KnownUsage, TARIFFS};
+use crate::world::{OpenCall, World};
 
-static SERVED: LazyLock<Vec<Arc<Served>>> = LazyLock::new(|| {
+static MODELS: LazyLock<Vec<Arc<Served>>> = LazyLock::new(|| {
     let served = |(number, tariff): (usize, &crate::price::Tariff)| {
-        let priced = |prices: Prices, unit, nano| prices.with(unit, nano).expect("in range");
-        let mut prices = priced(Prices::default(), Unit::InputTokens, tariff.input);
+        let priced = |prices: PriceTable, unit, nano| prices.with(unit, nano).expect("in range");
+        let mut prices = priced(PriceTable::default(), Unit::InputTokens, tariff.input);
         prices = priced(prices, Unit::OutputTokens, tariff.output);
         if let Some(cached) = tariff.cached {
             prices = priced(prices, Unit::CachedInputTokens, cached);
         }
-        let schedule = Schedule::always(Tariff::flat(prices, "v".into()));
+        let schedule = PriceSchedule::always(Tariff::flat(prices, "v".into()));
         Arc::new(Served {
             name: format!("m{number}").into(),
             aliases: Vec::new(),
@@ -43,7 +43,7 @@ static SERVED: LazyLock<Vec<Arc<Served>>> = LazyLock::new(|| {
             targets: vec![Target {
                 upstream: 0,
                 upstream_model: None,
-                rank: Rank::default(),
+                rank: TargetRank::default(),
                 schedule,
             }],
         })
@@ -52,50 +52,50 @@ static SERVED: LazyLock<Vec<Arc<Served>>> = LazyLock::new(|| {
 });
 
 /// A call of anybody, of any size.
-pub async fn call(world: &mut World, dice: &mut Dice) {
+pub async fn make_call(world: &mut World, dice: &mut Random) {
     let (who, worker) = (dice.pick(&KEYS), dice.place(4) / 3 % usize::from(WORKERS));
     let tariff = dice.place(TARIFFS.len() * 2) % TARIFFS.len();
     let bound = Bound { input: dice.between(0, 20), output: dice.between(0, 30) };
-    let known = Known { counted_input: dice.between(0, 14), ..Known::default() };
+    let known = KnownUsage { counted_input: dice.between(0, 14), ..KnownUsage::default() };
     let id = world.next_id;
     world.next_id += 1;
     let (tokens, money) = (bound.input + bound.output, TARIFFS[tariff].most(bound));
 
     let process = world.node.process();
-    let (desk, caller) = (&process.desks[worker], process.caller(who.key));
-    let demand = demand(id, world.now, (tariff, bound, known));
+    let (desk, caller) = (&process.contexts[worker], process.caller(who.key));
+    let demand = admission_request(id, world.now, (tariff, bound, known));
     let admitted = admit(desk, &caller, demand, || Some(Arc::clone(&caller))).await;
     if matches!(admitted, Err(Denial::JournalFull)) {
         let behind = process.journal.chains()[worker].backlog_bytes();
         let most = world.node.backlog_bytes_max;
         assert!(most <= behind, "the journal has room: {behind} bytes behind");
-        world.tell(format!("{id}: the journal is full"));
+        world.trace(format!("{id}: the journal is full"));
         if dice.one_in(2) {
             world.node.project(1_000, i64::MAX).await.expect("projected");
         }
         return;
     }
-    let at = world.model.see(&who.all(), world.now);
+    let at = world.model.advance_time(&who.all(), world.now);
     let obstacles = world.model.obstacles(who, tokens, money);
     let verdict = if admitted.is_ok() { "admitted" } else { "denied" };
-    world.tell(format!("{id} of {} takes {tokens} and {money}: {verdict};", who.key));
+    world.trace(format!("{id} of {} takes {tokens} and {money}: {verdict};", who.key));
     match admitted {
         Ok(permit) => {
             assert!(obstacles.is_empty(), "{id} is admitted in spite of {obstacles:?}");
             world.model.calls.push(Call { id, who, at, tokens, money, end: None });
-            let open = Open { id, worker, tariff, bound, known, forwarded: false, permit };
+            let open = OpenCall { id, worker, tariff, bound, known, forwarded: false, permit };
             world.open.push(open);
-            world.enter(worker, Told::Held(id));
+            world.append(worker, Told::Held(id));
         }
         Err(denial) => {
             assert!(!obstacles.is_empty(), "{id} is denied though it fits: {denial:?}");
-            explained(world, who, money, &denial, &obstacles);
+            assert_explained(world, who, money, &denial, &obstacles);
         }
     }
 }
 
 /// A denial names what is really in the way, as it really stands.
-fn explained(world: &World, who: Who, money: i64, denial: &Denial, obstacles: &[Obstacle]) {
+fn assert_explained(world: &World, who: Who, money: i64, denial: &Denial, obstacles: &[Obstacle]) {
     let told = match *denial {
         Denial::Limit { level, exceeded } => {
             let subject = match level {
@@ -106,43 +106,47 @@ fn explained(world: &World, who: Who, money: i64, denial: &Denial, obstacles: &[
             let (rule, used, held) = (exceeded.limit as usize, exceeded.used, exceeded.held);
             let value = world.model.quota(subject).limits[rule];
             assert_eq!(Some(exceeded.value), value, "{denial:?}");
-            Obstacle::Rule { subject, rule, used, held }
+            Obstacle::Limit { subject, rule, used, held }
         }
-        Denial::Wallet { short: Short::Inactive, .. } => Obstacle::Off,
-        Denial::Wallet { short, .. } => {
+        Denial::Wallet { shortfall: WalletShortfall::Inactive, .. } => Obstacle::WalletInactive,
+        Denial::Wallet { shortfall: short, .. } => {
             let on_hold = money <= world.model.balance(who.organization);
-            assert_eq!(short == Short::OnHold, on_hold, "{denial:?}");
-            Obstacle::Money
+            assert_eq!(short == WalletShortfall::OnHold, on_hold, "{denial:?}");
+            Obstacle::InsufficientFunds
         }
         _ => panic!("nobody waits and nothing is revoked: {denial:?}"),
     };
     assert!(obstacles.contains(&told), "{denial:?} is not in the way, but {obstacles:?}");
 }
 
-fn demand(id: u64, now: i64, (tariff, bound, known): (usize, Bound, Known)) -> Demand {
+fn admission_request(
+    id: u64,
+    now: i64,
+    (tariff, bound, known): (usize, Bound, KnownUsage),
+) -> AdmissionRequest {
     let most = Most {
         input_tokens: bound.input.unsigned_abs(),
         output_tokens: bound.output.unsigned_abs(),
     };
-    let model = &SERVED[tariff];
+    let model = &MODELS[tariff];
     let tariff = model.targets[0].schedule.at(UnixMs(now));
-    Demand {
+    AdmissionRequest {
         id: RequestLogId(u128::from(id)),
         at: UnixMs(now),
-        arrived: meteor::clock::tick(),
+        started_at: meteor::clock::tick(),
         now: UnixMs(now),
         endpoint: Endpoint::ChatCompletions,
         model: Arc::clone(model),
         bound: most,
-        pieces: Pieces::default(),
-        costs: Costs::new(vec![Arc::clone(tariff)], ServiceTier::DEFAULT),
+        item_units_max: UnitCounts::default(),
+        pricing: HoldPricing::new(vec![Arc::clone(tariff)], ServiceTier::DEFAULT),
         choices: 1,
-        is_unbounded: false,
+        output_unbounded: false,
         body: Bytes::from_static(b"{}"),
         // Content that stands elsewhere: the bound is all that is known of the input.
-        refers: true,
+        has_external_content: true,
         counted_input: known.counted_input.unsigned_abs(),
-        hides_usage: false,
+        usage_is_hidden: false,
         claim: None,
         stream: false,
         address: std::net::IpAddr::from([127, 0, 0, 1]),

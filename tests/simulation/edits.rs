@@ -7,18 +7,18 @@ use meteor::domain::quota::Quota;
 use meteor::domain::record::RecordKind;
 use meteor::domain::time::{ResetDay, UnixMs};
 use meteor::ledger::records;
-use meteor::ledger::wallets::{self, Posting};
+use meteor::ledger::wallets::{self, NewRecord};
 use meteor::store::quotas;
 use uuid::Uuid;
 
 use crate::calendar::{day_of, month_of};
-use crate::history::Dice;
+use crate::history::Random;
 use crate::model::{self, RULES, Subject};
 use crate::node::KEYS;
 use crate::world::World;
 
 /// A value near which calls run into the limit.
-fn value(rule: usize, dice: &mut Dice) -> i64 {
+fn value(rule: usize, dice: &mut Random) -> i64 {
     let most = match RULES[rule] {
         (model::Span::Now, _) => 5,
         (model::Span::Minute, measure) => [6, 200, 900][measure],
@@ -28,7 +28,7 @@ fn value(rule: usize, dice: &mut Dice) -> i64 {
     dice.between(0, most)
 }
 
-pub async fn quota(world: &mut World, dice: &mut Dice) {
+pub async fn quota(world: &mut World, dice: &mut Random) {
     let who = dice.pick(&KEYS);
     let is_project = !dice.one_in(3);
     let subject = if is_project { who.project } else { who.organization };
@@ -48,7 +48,7 @@ pub async fn quota(world: &mut World, dice: &mut Dice) {
         let near = today + dice.between(-1, 1);
         quota.reset_day = if dice.one_in(3) { dice.between(1, 28) } else { near.clamp(1, 28) };
     }
-    world.tell(format!("{subject} {quota:?}"));
+    world.trace(format!("{subject} {quota:?}"));
     let limits = Limit::ALL.into_iter().zip(quota.limits);
     let stored = Quota {
         limits: limits.fold(Limits::default(), |limits, (limit, value)| limits.with(limit, value)),
@@ -75,13 +75,13 @@ async fn refresh(world: &World, subject: Subject, is_project: bool) {
     refreshed.expect("refreshed");
 }
 
-pub async fn key_limits(world: &mut World, dice: &mut Dice) {
+pub async fn key_limits(world: &mut World, dice: &mut Random) {
     let who = dice.pick(&KEYS);
     let mut quota = model::Quota::default();
     for rule in [4, 8] {
         quota.limits[rule] = (!dice.one_in(3)).then(|| value(rule, dice));
     }
-    world.tell(format!("{} {:?}", who.key, quota.limits));
+    world.trace(format!("{} {:?}", who.key, quota.limits));
     let mut tx = world.node.database.begin().await.expect("a transaction");
     sqlx::query(
         "UPDATE api_keys SET requests_per_minute_limit = $2, monthly_spend_limit_nano = $3
@@ -98,18 +98,18 @@ pub async fn key_limits(world: &mut World, dice: &mut Dice) {
     refresh(world, who.project, true).await;
 }
 
-pub async fn switch(world: &mut World, dice: &mut Dice) {
+pub async fn toggle_wallet(world: &mut World, dice: &mut Random) {
     let organization = dice.pick(&[1, 2]);
-    let was_off = world.model.wallet_off.contains(&organization);
-    world.tell(format!("{organization} {}", if was_off { "on" } else { "off" }));
+    let was_off = world.model.inactive_wallets.contains(&organization);
+    world.trace(format!("{organization} {}", if was_off { "on" } else { "off" }));
     let (id, now) = (OrganizationId(u128::from(organization)), UnixMs(world.now));
     let mut tx = world.node.database.begin().await.expect("a transaction");
     wallets::set_active(&mut tx, id, was_off, true, now).await.expect("switched");
     tx.commit().await.expect("committed");
     if was_off {
-        world.model.wallet_off.remove(&organization);
+        world.model.inactive_wallets.remove(&organization);
     } else {
-        world.model.wallet_off.insert(organization);
+        world.model.inactive_wallets.insert(organization);
     }
     refresh(world, organization, false).await;
 }
@@ -119,8 +119,8 @@ pub async fn recharge(world: &mut World, organization: Subject, amount: i64) {
 }
 
 /// Gives back a part of what a call cost that is in the ledger.
-pub async fn refund(world: &mut World, dice: &mut Dice) {
-    let mut tx = world.node.database.picture().await.expect("a picture");
+pub async fn refund(world: &mut World, dice: &mut Random) {
+    let mut tx = world.node.database.begin_snapshot().await.expect("a picture");
     let mut left = Vec::new();
     for call in world.model.calls.iter().rev().take(12) {
         let organization = OrganizationId(u128::from(call.who.organization));
@@ -140,7 +140,7 @@ pub async fn refund(world: &mut World, dice: &mut Dice) {
 }
 
 async fn pay(world: &mut World, organization: Subject, amount: i64, call: Option<u64>) {
-    world.tell(format!("{amount} to {organization} for {call:?}"));
+    world.trace(format!("{amount} to {organization} for {call:?}"));
     let (id, now) = (OrganizationId(u128::from(organization)), UnixMs(world.now));
     let mut tx = world.node.database.begin().await.expect("a transaction");
     let consume = match call {
@@ -151,7 +151,7 @@ async fn pay(world: &mut World, organization: Subject, amount: i64, call: Option
         None => None,
     };
     let kind = if call.is_some() { RecordKind::Refund } else { RecordKind::Recharge };
-    let posting = Posting {
+    let posting = NewRecord {
         kind,
         amount: Nano(amount),
         consume: consume.as_ref(),
@@ -161,7 +161,7 @@ async fn pay(world: &mut World, organization: Subject, amount: i64, call: Option
     };
     wallets::post(&mut tx, id, &posting, now).await.expect("posted");
     tx.commit().await.expect("committed");
-    world.model.paid.push((organization, amount, call));
-    let book = world.node.process().directory.books().organization(id).expect("a book");
-    book.fund(Nano(amount));
+    world.model.payments.push((organization, amount, call));
+    let book = world.node.process().directory.live_state().organization(id).expect("a book");
+    book.credit(Nano(amount));
 }

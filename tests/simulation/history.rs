@@ -5,7 +5,7 @@
 
 /// What happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verb {
+pub enum Action {
     /// A call comes.
     Call,
     /// Several calls come at once.
@@ -13,9 +13,9 @@ pub enum Verb {
     /// A call is given to an upstream.
     Forward,
     /// An upstream says, or the gateway counts, what a call has used.
-    Learn,
+    ReportUsage,
     /// What a call has cost so far is written down.
-    Progress,
+    Checkpoint,
     /// A call ends.
     End,
     /// A worker's entries are written.
@@ -27,72 +27,72 @@ pub enum Verb {
     /// Time passes.
     Tick,
     /// The next minute is near.
-    Minute,
+    NearMinuteEnd,
     /// Midnight is near.
-    Midnight,
+    NearMidnight,
     /// Days pass.
     Days,
     /// The wall clock steps back.
-    Back,
+    ClockBack,
     /// Limits of a project or an organization are replaced.
     Quota,
     /// Limits of a key are replaced.
     KeyLimits,
     /// A wallet is switched off or on.
-    Switch,
+    ToggleWallet,
     /// Money is paid in.
     Recharge,
     /// Part of a call's cost is given back.
     Refund,
     /// Somebody asks where things stand.
-    Look,
+    ReadStatus,
     /// A refusal is written into the journal.
     Refuse,
     /// The process is killed, and started again.
     Kill,
     /// The process is stopped in good order, and started again.
-    Stop,
+    Shutdown,
 }
 
 /// How often each happens.
-const WEIGHTS: &[(Verb, u64)] = &[
-    (Verb::Call, 30),
-    (Verb::Burst, 9),
-    (Verb::Forward, 24),
-    (Verb::Learn, 10),
-    (Verb::Progress, 9),
-    (Verb::End, 28),
-    (Verb::Write, 26),
-    (Verb::Project, 9),
-    (Verb::Sweep, 2),
-    (Verb::Tick, 12),
-    (Verb::Minute, 6),
-    (Verb::Midnight, 4),
-    (Verb::Days, 3),
-    (Verb::Back, 3),
-    (Verb::Quota, 7),
-    (Verb::KeyLimits, 3),
-    (Verb::Switch, 2),
-    (Verb::Recharge, 5),
-    (Verb::Refund, 3),
-    (Verb::Look, 6),
-    (Verb::Refuse, 1),
-    (Verb::Kill, 3),
-    (Verb::Stop, 1),
+const WEIGHTS: &[(Action, u64)] = &[
+    (Action::Call, 30),
+    (Action::Burst, 9),
+    (Action::Forward, 24),
+    (Action::ReportUsage, 10),
+    (Action::Checkpoint, 9),
+    (Action::End, 28),
+    (Action::Write, 26),
+    (Action::Project, 9),
+    (Action::Sweep, 2),
+    (Action::Tick, 12),
+    (Action::Minute, 6),
+    (Action::NearMidnight, 4),
+    (Action::Days, 3),
+    (Action::ClockBack, 3),
+    (Action::Quota, 7),
+    (Action::KeyLimits, 3),
+    (Action::ToggleWallet, 2),
+    (Action::Recharge, 5),
+    (Action::Refund, 3),
+    (Action::ReadStatus, 6),
+    (Action::Refuse, 1),
+    (Action::Kill, 3),
+    (Action::Shutdown, 1),
 ];
 
 /// One step.
 #[derive(Debug, Clone, Copy)]
 pub struct Step {
-    pub verb: Verb,
-    pub dice: Dice,
+    pub action: Action,
+    pub random: Random,
 }
 
 /// Chance that is already decided. Each throw takes the next number.
 #[derive(Debug, Clone, Copy)]
-pub struct Dice(u64);
+pub struct Random(u64);
 
-impl Dice {
+impl Random {
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -122,7 +122,7 @@ impl Dice {
     }
 
     /// A place in a list that long.
-    pub fn place(&mut self, length: usize) -> usize {
+    pub fn index(&mut self, length: usize) -> usize {
         usize::try_from(self.below(length as u64)).expect("a place")
     }
 }
@@ -144,7 +144,7 @@ const DAY_MS: i64 = 86_400_000;
 
 /// The history of that seed.
 pub fn history(seed: u64) -> History {
-    let mut dice = Dice::new(seed.wrapping_mul(0xd134_2543_de82_ef95));
+    let mut dice = Random::new(seed.wrapping_mul(0xd134_2543_de82_ef95));
     let start = START_MS + dice.between(0, 400) * DAY_MS + dice.between(0, DAY_MS - 1);
     let money = dice.pick(&[250, 900, 5_000, 50_000]);
     let backlog_bytes_max = dice.pick(&[5_000, 100_000]);
@@ -152,22 +152,22 @@ pub fn history(seed: u64) -> History {
     if dice.one_in(3) {
         // Nothing dies and little is projected, so that much is in memory and in the journal.
         for step in &mut steps {
-            let rare = matches!(step.verb, Verb::Kill | Verb::Project | Verb::Stop);
+            let rare = matches!(step.verb, Action::Kill | Action::Project | Action::Shutdown);
             if rare && !dice.one_in(8) {
-                step.verb = dice.pick(&[Verb::Burst, Verb::End, Verb::Write]);
+                step.verb = dice.pick(&[Action::Burst, Action::End, Action::Write]);
             }
         }
-        steps.extend([Verb::Write, Verb::Kill].map(|verb| Step { verb, dice }));
+        steps.extend([Action::Write, Action::Kill].map(|verb| Step { verb, random: dice }));
     }
     History { start, money, backlog_bytes_max, steps }
 }
 
-fn step(dice: &mut Dice) -> Step {
+fn step(dice: &mut Random) -> Step {
     let all = WEIGHTS.iter().map(|(_, weight)| weight).sum();
     let mut left = dice.below(all);
     for (verb, weight) in WEIGHTS {
         if left < *weight {
-            return Step { verb: *verb, dice: Dice::new(dice.below(u64::MAX)) };
+            return Step { verb: *verb, random: Random::new(dice.below(u64::MAX)) };
         }
         left -= weight;
     }

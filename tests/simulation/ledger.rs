@@ -12,12 +12,12 @@ use crate::world::World;
 
 /// Checks the database; `whole` says that everything that was written must be in it.
 pub async fn check(world: &World, whole: bool) {
-    let mut tx = world.node.database.picture().await.expect("a picture");
-    let known = logged(&mut tx, &world.model, whole).await;
+    let mut tx = world.node.database.begin_snapshot().await.expect("a picture");
+    let known = check_request_log(&mut tx, &world.model, whole).await;
     for organization in [1, 2] {
-        chain(&mut tx, &world.model, organization, &known).await;
+        check_wallet_chain(&mut tx, &world.model, organization, &known).await;
     }
-    usage(&mut tx, &world.model, &known).await;
+    check_usage(&mut tx, &world.model, &known).await;
     if whole {
         let open = rows(&mut tx, "SELECT request_log_id FROM open_holds").await;
         let open: BTreeSet<u64> = open.iter().map(|row| number(row, 0)).collect();
@@ -39,7 +39,7 @@ fn number(row: &SqliteRow, column: usize) -> u64 {
 
 /// The calls in the request log: those that had ended before this run, and the first so many ends
 /// of each chain.
-async fn logged(tx: &mut SqliteConnection, model: &Model, whole: bool) -> BTreeSet<u64> {
+async fn check_request_log(tx: &mut SqliteConnection, model: &Model, whole: bool) -> BTreeSet<u64> {
     let query = "SELECT id, cost_nano FROM request_logs WHERE outcome <> 'Refused'";
     let logged: BTreeMap<u64, i64> =
         rows(tx, query).await.iter().map(|row| (number(row, 0), row.get(1))).collect();
@@ -76,7 +76,7 @@ fn ends(model: &Model, known: &BTreeSet<u64>) -> Vec<(u64, End)> {
 }
 
 /// The records of a wallet: one chain, what was paid in, and one Consume for every charged call.
-async fn chain(
+async fn check_wallet_chain(
     tx: &mut SqliteConnection,
     model: &Model,
     organization: Subject,
@@ -114,7 +114,8 @@ async fn chain(
     let charged: BTreeMap<u64, (i64, bool)> =
         charged.map(|(id, end)| (id, (end.money, end.overage))).collect();
     assert_eq!(consumed, charged, "what the calls of {organization} are charged");
-    let told: Vec<_> = model.paid.iter().filter(|paid| paid.0 == organization).copied().collect();
+    let told: Vec<_> =
+        model.payments.iter().filter(|paid| paid.0 == organization).copied().collect();
     assert_eq!(paid, told, "what was paid to {organization}");
     let overages: i64 = charged.values().filter(|(_, over)| *over).map(|(cost, _)| cost).sum();
     assert!(-overages <= balance, "{balance} of {organization} is below zero by more than overage");
@@ -125,7 +126,7 @@ async fn chain(
 }
 
 /// What everybody used, by day and in the latest minute.
-async fn usage(tx: &mut SqliteConnection, model: &Model, known: &BTreeSet<u64>) {
+async fn check_usage(tx: &mut SqliteConnection, model: &Model, known: &BTreeSet<u64>) {
     let mut days: BTreeMap<Subject, BTreeMap<i64, Sums>> = BTreeMap::new();
     let query = "SELECT subject_id, day, requests, input_tokens + output_tokens, spend_nano
         FROM usage_days";

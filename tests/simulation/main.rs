@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::history::{History, history};
-use crate::world::Story;
+use crate::world::Trace;
 
 /// How many seeds are acted where nobody says otherwise.
 const SEEDS: u64 = 100;
@@ -42,9 +42,10 @@ fn runtime() -> Runtime {
 }
 
 /// Acts a history; what went wrong, and what had happened until then.
-fn act(runtime: &Runtime, history: &History) -> Result<String, (String, String)> {
-    let story = Story::default();
-    let acted = catch_unwind(AssertUnwindSafe(|| runtime.block_on(world::act(history, &story))));
+fn run(runtime: &Runtime, history: &History) -> Result<String, (String, String)> {
+    let story = Trace::default();
+    let acted =
+        catch_unwind(AssertUnwindSafe(|| runtime.block_on(world::run_history(history, &story))));
     let story = story.take();
     let Err(fault) = acted else { return Ok(story) };
     let text = fault.downcast_ref::<String>().cloned();
@@ -53,7 +54,7 @@ fn act(runtime: &Runtime, history: &History) -> Result<String, (String, String)>
 }
 
 /// The same fault with fewer steps, found by leaving out ever shorter stretches.
-fn shrunken(runtime: &Runtime, mut history: History) -> History {
+fn shrink(runtime: &Runtime, mut history: History) -> History {
     let mut tries = 0;
     let mut length = history.steps.len() / 2;
     while 0 < length {
@@ -62,7 +63,7 @@ fn shrunken(runtime: &Runtime, mut history: History) -> History {
             tries += 1;
             let mut fewer = history.clone();
             fewer.steps.drain(at..(at + length).min(history.steps.len()));
-            if act(runtime, &fewer).is_err() {
+            if run(runtime, &fewer).is_err() {
                 history = fewer;
             } else {
                 at += length;
@@ -79,7 +80,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn whatever_happens_the_books_are_as_the_model_says() {
+fn node_state_matches_the_model_in_every_history() {
     let one = number("METEOR_SEED");
     let seeds = one.map_or(0..number("METEOR_SEEDS").unwrap_or(SEEDS), |seed| seed..seed + 1);
     let (next, failed) = (AtomicU64::new(seeds.start), Mutex::new(None));
@@ -92,7 +93,7 @@ fn whatever_happens_the_books_are_as_the_model_says() {
             }
             // Where the process stops itself, its last words say which seed it was.
             let _seed = tracing::error_span!("history", METEOR_SEED = seed).entered();
-            match act(&runtime, &history(seed)) {
+            match run(&runtime, &history(seed)) {
                 Ok(story) if one.is_some() => println!("{story}"),
                 Ok(_) => {}
                 Err((fault, _)) => *failed.lock().expect("no panic") = Some((seed, fault)),
@@ -107,8 +108,8 @@ fn whatever_happens_the_books_are_as_the_model_says() {
     let shrunken = failed.map(|(seed, fault)| {
         std::panic::set_hook(Box::new(|_| {}));
         let runtime = runtime();
-        let shrunken = shrunken(&runtime, history(seed));
-        let again = act(&runtime, &shrunken);
+        let shrunken = shrink(&runtime, history(seed));
+        let again = run(&runtime, &shrunken);
         drop(std::panic::take_hook());
         (seed, fault, again)
     });

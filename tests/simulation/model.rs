@@ -11,7 +11,7 @@ pub type Subject = u64;
 
 /// Who calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Who {
+pub struct Owner {
     pub organization: Subject,
     pub project: Subject,
     pub key: Subject,
@@ -80,7 +80,7 @@ pub struct End {
 #[derive(Debug, Clone, Copy)]
 pub struct Call {
     pub id: u64,
-    pub who: Who,
+    pub owner: Who,
     /// The moment that decides its windows.
     pub at: i64,
     pub tokens: i64,
@@ -90,9 +90,9 @@ pub struct Call {
 
 /// What a chain of the journal was told.
 #[derive(Debug, Clone, Copy)]
-pub enum Told {
+pub enum ModelEntry {
     Held(u64),
-    Progress(u64, End),
+    Checkpoint(u64, End),
     Ended(u64, End),
     Refused,
 }
@@ -101,16 +101,16 @@ pub enum Told {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Obstacle {
     /// That limit of that subject, and what is used and held of it.
-    Rule { subject: Subject, rule: usize, used: i64, held: i64 },
+    Limit { subject: Subject, rule: usize, used: i64, held: i64 },
     /// The wallet is switched off.
-    Off,
+    WalletInactive,
     /// The wallet does not cover it.
-    Money,
+    InsufficientFunds,
 }
 
 /// Used and held of one subject, in its running windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Standing {
+pub struct UsageStatus {
     pub minute: [Sums; 2],
     pub day: [Sums; 2],
     pub month: [Sums; 2],
@@ -122,12 +122,12 @@ pub struct Standing {
 pub struct Model {
     pub calls: Vec<Call>,
     /// Organization, amount, and the call that is refunded.
-    pub paid: Vec<(Subject, i64, Option<u64>)>,
+    pub payments: Vec<(Subject, i64, Option<u64>)>,
     pub quotas: BTreeMap<Subject, Quota>,
     pub keys: Vec<Who>,
-    pub wallet_off: BTreeSet<Subject>,
+    pub inactive_wallets: BTreeSet<Subject>,
     /// The latest moment that each has seen.
-    pub seen: BTreeMap<Subject, i64>,
+    pub latest_times: BTreeMap<Subject, i64>,
     /// What was told to each chain of this run, and how much of it is written.
     pub chains: Vec<(Vec<Told>, usize)>,
 }
@@ -151,7 +151,7 @@ impl Model {
     }
 
     /// Time never goes back for whoever has seen it.
-    pub fn see(&mut self, subjects: &[Subject], now: i64) -> i64 {
+    pub fn advance_time(&mut self, subjects: &[Subject], now: i64) -> i64 {
         let latest = subjects.iter().filter_map(|subject| self.seen.get(subject)).max();
         let at = latest.map_or(now, |latest| now.max(*latest));
         self.seen.extend(subjects.iter().map(|subject| (*subject, at)));
@@ -159,10 +159,10 @@ impl Model {
     }
 
     /// Where the subject stands at the latest moment that it has seen.
-    pub fn standing(&self, subject: Subject) -> Standing {
+    pub fn usage_status(&self, subject: Subject) -> UsageStatus {
         let at = self.seen[&subject];
         let (first, end) = month_of(day_of(at), self.quota(subject).reset_day);
-        let mut standing = Standing::default();
+        let mut standing = UsageStatus::default();
         for call in self.calls.iter().filter(|call| call.who.all().contains(&subject)) {
             let (side, sums) = match call.end {
                 None => (1, [1, call.tokens, call.money]),
@@ -182,7 +182,7 @@ impl Model {
     }
 
     /// Used and held under a rule.
-    pub fn under(standing: &Standing, rule: usize) -> [i64; 2] {
+    pub fn used_and_held(standing: &UsageStatus, rule: usize) -> [i64; 2] {
         let (span, measure) = RULES[rule];
         match span {
             Span::Minute => standing.minute.map(|sums| sums[measure]),
@@ -200,46 +200,46 @@ impl Model {
             if !quota.enforce || quota.limits == [None; 9] {
                 continue;
             }
-            let standing = self.standing(subject);
+            let standing = self.usage_status(subject);
             for (rule, limit) in quota.limits.into_iter().enumerate() {
-                let [used, held] = Self::under(&standing, rule);
+                let [used, held] = Self::used_and_held(&standing, rule);
                 let needed = [1, tokens, money][RULES[rule].1];
                 if limit.is_some_and(|limit| limit < used + held + needed) {
-                    found.push(Obstacle::Rule { subject, rule, used, held });
+                    found.push(Obstacle::Limit { subject, rule, used, held });
                 }
             }
         }
-        if self.wallet_off.contains(&who.organization) {
-            found.push(Obstacle::Off);
+        if self.inactive_wallets.contains(&who.organization) {
+            found.push(Obstacle::WalletInactive);
         } else if money != 0
-            && self.balance(who.organization) < self.frozen(who.organization) + money
+            && self.balance(who.organization) < self.held_amount(who.organization) + money
         {
-            found.push(Obstacle::Money);
+            found.push(Obstacle::InsufficientFunds);
         }
         found
     }
 
-    fn of(&self, organization: Subject) -> impl Iterator<Item = &Call> {
+    fn calls_of(&self, organization: Subject) -> impl Iterator<Item = &Call> {
         self.calls.iter().filter(move |call| call.who.organization == organization)
     }
 
     pub fn paid_in(&self, organization: Subject) -> i64 {
-        self.paid.iter().filter(|paid| paid.0 == organization).map(|paid| paid.1).sum()
+        self.payments.iter().filter(|paid| paid.0 == organization).map(|paid| paid.1).sum()
     }
 
     /// What was paid in, without what calls cost.
     pub fn balance(&self, organization: Subject) -> i64 {
         let cost = |call: &Call| call.end.map_or(0, |end| end.money);
-        self.paid_in(organization) - self.of(organization).map(cost).sum::<i64>()
+        self.paid_in(organization) - self.calls_of(organization).map(cost).sum::<i64>()
     }
 
     /// What open calls hold.
-    pub fn frozen(&self, organization: Subject) -> i64 {
-        self.of(organization).filter(|call| call.end.is_none()).map(|call| call.money).sum()
+    pub fn held_amount(&self, organization: Subject) -> i64 {
+        self.calls_of(organization).filter(|call| call.end.is_none()).map(|call| call.money).sum()
     }
 
     /// Notes an entry of a chain, and what it does.
-    pub fn tell(&mut self, chain: usize, told: Told) {
+    pub fn append(&mut self, chain: usize, told: Told) {
         if let Told::Ended(id, end) = told {
             self.call(id).end = Some(end);
         }
@@ -264,7 +264,7 @@ impl Model {
             for told in &told[..*kept] {
                 match *told {
                     Told::Held(id) => lives.extend([id]),
-                    Told::Progress(id, end) | Told::Ended(id, end) => {
+                    Told::Checkpoint(id, end) | Told::Ended(id, end) => {
                         ends.insert(id, end);
                     }
                     Told::Refused => {}

@@ -7,14 +7,14 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use meteor::accounting::directory::{Caller, Directory};
-use meteor::accounting::permit::Desk;
-use meteor::counters::memory::Whole;
+use meteor::accounting::permit::AdmissionContext;
+use meteor::counters::memory::LocalLender;
 use meteor::domain::time::UnixMs;
-use meteor::journal::keeper::{Durability, Journal, JournalSettings};
+use meteor::journal::chains::{Durability, Journal, JournalSettings};
 use meteor::journal::segment;
 use meteor::journal::writer::Writer;
-use meteor::ledger::freshness::Freshness;
 use meteor::ledger::projector::Projector;
+use meteor::ledger::read_barrier::ReadBarrier;
 use meteor::ledger::recovery::recover;
 use meteor::settings::admission::AdmissionSettings;
 use meteor::store::database::Database;
@@ -44,7 +44,7 @@ pub struct Node {
     folder: TempDir,
     pub database: Database,
     pub backlog_bytes_max: u64,
-    commits: Commits,
+    commits: CommitBudget,
     process: Option<Process>,
 }
 
@@ -52,20 +52,20 @@ pub struct Node {
 pub struct Process {
     pub journal: Arc<Journal>,
     pub directory: Directory,
-    pub desks: Vec<Rc<Desk>>,
+    pub contexts: Vec<Rc<AdmissionContext>>,
     projector: Projector,
 }
 
 /// How many more transactions are committed; then the process is taken to have died before one.
 #[derive(Clone)]
-struct Commits {
+struct CommitBudget {
     left: Arc<AtomicI64>,
     refused: Arc<Notify>,
 }
 
 /// The process died on its way.
 #[derive(Debug)]
-pub struct Died;
+pub struct ProcessDied;
 
 /// A database in which everybody is, to be copied.
 static POPULATED: LazyLock<(TempDir, PathBuf)> = LazyLock::new(|| {
@@ -139,13 +139,13 @@ impl Node {
     }
 
     /// Starts as the real one does; dies when it has committed so often.
-    pub async fn start(&mut self, now: i64, commits: i64) -> Result<(), Died> {
+    pub async fn start(&mut self, now: i64, commits: i64) -> Result<(), ProcessDied> {
         let now = UnixMs(now);
         self.commits.left.store(commits, Ordering::Relaxed);
         let recovered = recover(&self.database, &self.journal_folder(), "node_1", now).await;
         let Ok(recovered) = recovered else {
-            self.open_again().await;
-            return Err(Died);
+            self.reopen().await;
+            return Err(ProcessDied);
         };
         self.commits.left.store(i64::MAX, Ordering::Relaxed);
         let admission =
@@ -155,34 +155,39 @@ impl Node {
             folder: self.journal_folder(),
             durability: Durability::Process,
             segment_bytes: SEGMENT_BYTES,
-            keep: Duration::ZERO,
+            retention: Duration::ZERO,
             backlog_bytes_max: self.backlog_bytes_max,
         };
         let journal = Journal::open(settings, recovered.next_run, WORKERS).expect("a journal");
         let journal = Arc::new(journal);
         let desk = |chain| {
             let writer = Writer::new(Arc::clone(chain)).expect("a segment");
-            let inputs = Arc::clone(directory.books().inputs());
-            Rc::new(Desk { writer, lender: Whole, admission, inputs })
+            let inputs = Arc::clone(directory.live_state().input_cache());
+            Rc::new(AdmissionContext {
+                writer,
+                lender: LocalLender,
+                settings: admission,
+                input_cache: inputs,
+            })
         };
         let desks = journal.chains().iter().map(desk).collect();
-        journal.make_spares();
-        let freshness = Arc::new(Freshness::new(Arc::clone(&journal)));
+        journal.create_next_segments();
+        let freshness = Arc::new(ReadBarrier::new(Arc::clone(&journal)));
         let database = self.database.clone();
         let log = CallLog::default();
         let projector = Projector::new(Arc::clone(&journal), freshness, database, "node_1", log);
-        self.process = Some(Process { journal, directory, desks, projector });
+        self.process = Some(Process { journal, directory, contexts: desks, projector });
         Ok(())
     }
 
     /// Brings about so many entries a chain into the database; dies when it has committed so often.
-    pub async fn project(&mut self, most: usize, commits: i64) -> Result<(), Died> {
+    pub async fn project(&mut self, most: usize, commits: i64) -> Result<(), ProcessDied> {
         self.commits.left.store(commits, Ordering::Relaxed);
         let process = self.process.as_mut().expect("it runs");
         let projected = tokio::select! {
             biased;
             () = process.projector.project(most) => Ok(()),
-            () = self.commits.refused.notified() => Err(Died),
+            () = self.commits.refused.notified() => Err(ProcessDied),
         };
         self.commits.left.store(i64::MAX, Ordering::Relaxed);
         projected
@@ -191,22 +196,22 @@ impl Node {
     /// The process is gone: its memory, and what it had not written.
     pub async fn kill(&mut self) {
         self.process = None;
-        self.open_again().await;
+        self.reopen().await;
     }
 
     /// The process has ended by itself.
-    pub fn ended(&mut self) {
+    pub fn exited(&mut self) {
         self.process = None;
     }
 
-    async fn open_again(&mut self) {
+    async fn reopen(&mut self) {
         self.database.close().await;
         (self.database, self.commits) = open(self.folder.path()).await;
     }
 
     /// Writes what a worker has not written yet, but only the first bytes of it, as a write that was
     /// cut. How many entries came through whole.
-    pub fn tear(&self, worker: usize, bytes: impl FnOnce(usize) -> usize) -> usize {
+    pub fn write_torn(&self, worker: usize, bytes: impl FnOnce(usize) -> usize) -> usize {
         let process = self.process();
         let chain = process.journal.chains()[worker].name;
         let folder = self.journal_folder();
@@ -214,20 +219,20 @@ impl Node {
         let own = segments.into_iter().filter(|name| name.chain() == chain);
         let files: Vec<PathBuf> = own.map(|name| name.path(&folder)).collect();
         let read = |file: &PathBuf| std::fs::read(file).expect("a segment");
-        let ends: Vec<usize> = files.iter().map(|file| entries(&read(file), 0).1).collect();
-        process.desks[worker].writer.commit();
+        let ends: Vec<usize> = files.iter().map(|file| whole_entries(&read(file), 0).1).collect();
+        process.contexts[worker].writer.commit();
         let length: usize =
-            files.iter().zip(&ends).map(|(file, end)| entries(&read(file), 0).1 - end).sum();
+            files.iter().zip(&ends).map(|(file, end)| whole_entries(&read(file), 0).1 - end).sum();
         let (mut left, mut whole) = (bytes(length), 0);
         for (file, end) in files.iter().zip(ends) {
             let complete = read(file);
             let mut torn = complete.clone();
-            let kept = (entries(&complete, end).1 - end).min(left);
+            let kept = (whole_entries(&complete, end).1 - end).min(left);
             left -= kept;
             torn[end + kept..].fill(0);
             // An entry that ends with zeros bears the loss of them.
             let same = torn.iter().zip(&complete).take_while(|(torn, whole)| torn == whole).count();
-            whole += entries(&complete[..same.max(end)], end).0;
+            whole += whole_entries(&complete[..same.max(end)], end).0;
             std::fs::write(file, &torn).expect("a segment");
         }
         whole
@@ -247,7 +252,7 @@ impl Process {
 
 /// Whole entries from `start` on: how many, and where they end. Each begins with its length, and
 /// 8 bytes before its body.
-fn entries(segment: &[u8], start: usize) -> (usize, usize) {
+fn whole_entries(segment: &[u8], start: usize) -> (usize, usize) {
     let (mut count, mut at) = (0, start);
     while let Some(header) = segment.get(at..at + 8) {
         let length = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
@@ -260,11 +265,12 @@ fn entries(segment: &[u8], start: usize) -> (usize, usize) {
     (count, at)
 }
 
-async fn open(folder: &Path) -> (Database, Commits) {
-    let commits = Commits { left: Arc::new(AtomicI64::new(i64::MAX)), refused: Arc::default() };
+async fn open(folder: &Path) -> (Database, CommitBudget) {
+    let commits =
+        CommitBudget { left: Arc::new(AtomicI64::new(i64::MAX)), refused: Arc::default() };
     let database = Database::open(&folder.join("gateway.db")).await.expect("a database");
     let mut tx = database.begin().await.expect("a transaction");
-    let Commits { left, refused } = commits.clone();
+    let CommitBudget { left, refused } = commits.clone();
     tx.lock_handle().await.expect("the connection").set_commit_hook(move || {
         let may = 0 < left.fetch_sub(1, Ordering::Relaxed);
         if !may {

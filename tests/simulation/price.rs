@@ -31,14 +31,14 @@ pub type Report = [i64; 3];
 
 /// What is known of a call's usage.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Known {
+pub struct KnownUsage {
     pub reported: Option<Report>,
     pub counted_input: i64,
     pub counted_output: i64,
     pub complete: bool,
 }
 
-fn whole(millionths: i128) -> i64 {
+fn round_up(millionths: i128) -> i64 {
     let up = i128::from(millionths % 1_000_000 != 0);
     i64::try_from(millionths / 1_000_000 + up).expect("a small amount")
 }
@@ -48,20 +48,20 @@ impl Tariff {
     pub fn cost(&self, [input, cached, output]: Report) -> i64 {
         let of_cache = i128::from(cached) * i128::from(self.cached.unwrap_or(self.input));
         let of_input = i128::from(input - cached) * i128::from(self.input);
-        whole(of_cache + of_input + i128::from(output) * i128::from(self.output))
+        round_up(of_cache + of_input + i128::from(output) * i128::from(self.output))
     }
 
     /// The most that a call within its bound can cost.
-    pub fn most(&self, bound: Bound) -> i64 {
+    pub fn max_cost(&self, bound: Bound) -> i64 {
         let dearest = self.input.max(self.cached.unwrap_or_default());
         let of_input = i128::from(bound.input) * i128::from(dearest);
-        whole(of_input + i128::from(bound.output) * i128::from(self.output))
+        round_up(of_input + i128::from(bound.output) * i128::from(self.output))
     }
 
     /// The charge of a call that an upstream has answered: by a complete report, else by the larger
     /// of what was reported and what was counted within the bound. Some report up to 8 tokens of
     /// input before they know better.
-    pub fn charge(&self, known: &Known, bound: Bound) -> End {
+    pub fn charge(&self, known: &KnownUsage, bound: Bound) -> End {
         let [input, cached, output] = known.reported.unwrap_or_default();
         let used = if known.complete && known.reported.is_some() {
             [input, cached, output]

@@ -1,7 +1,7 @@
 //! Windows over two hundred years: every instant lies in one minute, one day and one month, and
 //! counters put a call there.
 
-use meteor::domain::counter::Counters;
+use meteor::domain::counter::WindowCounters;
 use meteor::domain::limit::{Amounts, Window};
 use meteor::domain::money::Nano;
 use meteor::domain::time::{Day, Minute, ResetDay, UnixMs};
@@ -20,7 +20,7 @@ fn reset(day: i64) -> ResetDay {
 /// The month of an instant as the domain has it: its first millisecond, and the next one's.
 fn month(at: i64, reset_day: i64) -> (i64, i64) {
     let month = reset(reset_day).month_of(UnixMs(at).day());
-    assert!(month.holds(UnixMs(at).day()), "{at} is in its own month");
+    assert!(month.contains(UnixMs(at).day()), "{at} is in its own month");
     (month.first.start().0, month.end.start().0)
 }
 
@@ -88,11 +88,11 @@ proptest! {
         beside in vec(any::<bool>(), 40),
     ) {
         let nothing = (Minute(0), Amounts::default());
-        let mut counters = Counters::restore(ResetDay::FIRST, UnixMs(start), nothing, []);
+        let mut counters = WindowCounters::restore(ResetDay::FIRST, UnixMs(start), nothing, []);
         let (mut now, mut reset_day, mut told) = (start, 1, Vec::new());
         for ((pause, tokens, other_day), beside) in calls.into_iter().zip(beside) {
             now += if beside { pause % 90_000 } else { pause };
-            let windows = counters.roll(UnixMs(now));
+            let windows = counters.advance_to(UnixMs(now));
             prop_assert_eq!((windows.minute.0, windows.day.0), (minute_of(now), day_of(now)));
             counters.hold(windows, &used(tokens));
             counters.settle(windows, &used(tokens), &used(tokens));
@@ -112,7 +112,7 @@ proptest! {
                     (Window::Month, &|at| first <= day_of(at) && day_of(at) < end),
                 ];
                 for (window, holds) in spans {
-                    let tally = counters.tally(window);
+                    let tally = counters.window_usage(window);
                     let shown = (tally.used.requests, tally.used.tokens, tally.used.spend.0);
                     prop_assert_eq!(shown, sum(holds), "{:?} of {}", window, day);
                     prop_assert_eq!(tally.held, Amounts::default());

@@ -9,119 +9,123 @@ use std::task::{Context, Waker};
 use meteor::accounting::permit::Permit;
 use meteor::domain::ids::RequestLogId;
 use meteor::domain::usage::{Unit, Usage};
-use meteor::journal::entry::{Asked, Entry, Outcome, Refused};
+use meteor::journal::entry::{CallHeader, Entry, Outcome, Refused};
 
 use crate::calendar::{DAY_MS, MINUTE_MS, day_of, minute_of};
-use crate::history::{Dice, History, Step, Verb};
+use crate::history::{Action, History, Random, Step};
 use crate::model::{End, Model, Told, Who};
 use crate::node::{KEYS, Node, WORKERS};
-use crate::price::{Bound, Known, TARIFFS};
+use crate::price::{Bound, KnownUsage, TARIFFS};
 use crate::{admission, check, edits, ledger};
 
 /// How many entries one turn of a worker writes at most: they fit into a segment.
-const TURN_ENTRIES_MAX: usize = 12;
+const WRITE_ENTRIES_MAX: usize = 12;
 
 /// A call that was admitted and has not ended.
-pub struct Open {
+pub struct OpenCall {
     pub id: u64,
     pub worker: usize,
     pub tariff: usize,
     pub bound: Bound,
-    pub known: Known,
+    pub known: KnownUsage,
     pub forwarded: bool,
     pub permit: Permit,
 }
 
 /// What happened, line by line, for whoever must find out why it went wrong.
-pub type Story = Rc<RefCell<String>>;
+pub type Trace = Rc<RefCell<String>>;
 
 /// A node, what must be true of it, and the time.
 pub struct World {
     pub node: Node,
     pub model: Model,
-    pub open: Vec<Open>,
+    pub open: Vec<OpenCall>,
     pub now: i64,
     pub next_id: u64,
-    story: Story,
+    trace: Trace,
 }
 
 /// Acts a history. Whatever is not as the model says panics; `story` then tells what was done.
-pub async fn act(history: &History, story: &Story) {
+pub async fn run_history(history: &History, story: &Trace) {
     let mut world = World {
         node: Node::new(history.backlog_bytes_max).await,
         model: Model { keys: KEYS.to_vec(), ..Model::default() },
         open: Vec::new(),
         now: history.start,
         next_id: 1,
-        story: Rc::clone(story),
+        trace: Rc::clone(story),
     };
-    world.act(history).await;
+    world.run(history).await;
 }
 
 impl World {
-    async fn act(&mut self, history: &History) {
-        self.begin(&mut Dice::new(0)).await;
+    async fn run(&mut self, history: &History) {
+        self.begin(&mut Random::new(0)).await;
         for organization in [1, 2] {
             edits::recharge(self, organization, history.money).await;
         }
         for step in &history.steps {
-            self.tell(format!("\n{:>6} {:?}:", self.now - history.start, step.verb));
+            self.trace(format!("\n{:>6} {:?}:", self.now - history.start, step.verb));
             self.step(*step).await;
-            check::memory(self);
+            check::check_memory(self);
         }
-        self.stop(&mut Dice::new(0)).await;
-        check::memory(self);
+        self.shut_down(&mut Random::new(0)).await;
+        check::check_memory(self);
         ledger::check(self, true).await;
     }
 
     /// Adds to the story.
-    pub fn tell(&self, what: impl AsRef<str>) {
-        let mut story = self.story.borrow_mut();
+    pub fn trace(&self, what: impl AsRef<str>) {
+        let mut story = self.trace.borrow_mut();
         story.push(' ');
         story.push_str(what.as_ref());
     }
 
-    async fn step(&mut self, Step { verb, mut dice }: Step) {
+    async fn step(&mut self, Step { verb, random: mut dice }: Step) {
         let dice = &mut dice;
         match verb {
-            Verb::Call => admission::call(self, dice).await,
-            Verb::Burst => {
+            Action::Call => admission::call(self, dice).await,
+            Action::Burst => {
                 for _ in 0..dice.between(2, 9) {
                     admission::call(self, dice).await;
                 }
             }
-            Verb::Forward => self.forward(dice),
-            Verb::Learn => self.learn(dice),
-            Verb::Progress => self.progress(dice),
-            Verb::End => self.end(dice),
-            Verb::Write => self.write(dice.place(usize::from(WORKERS))),
-            Verb::Project => self.project(dice).await,
-            Verb::Sweep => check::sweep(self),
-            Verb::Tick | Verb::Minute | Verb::Midnight | Verb::Days | Verb::Back => {
-                self.pass(verb, dice);
+            Action::Forward => self.forward(dice),
+            Action::ReportUsage => self.report_usage(dice),
+            Action::Checkpoint => self.checkpoint(dice),
+            Action::End => self.end(dice),
+            Action::Write => self.write(dice.place(usize::from(WORKERS))),
+            Action::Project => self.project(dice).await,
+            Action::Sweep => check::check_segment_cleanup(self),
+            Action::Tick
+            | Action::Minute
+            | Action::NearMidnight
+            | Action::Days
+            | Action::ClockBack => {
+                self.advance_clock(verb, dice);
             }
-            Verb::Quota => edits::quota(self, dice).await,
-            Verb::KeyLimits => edits::key_limits(self, dice).await,
-            Verb::Switch => edits::switch(self, dice).await,
-            Verb::Recharge => {
+            Action::Quota => edits::quota(self, dice).await,
+            Action::KeyLimits => edits::key_limits(self, dice).await,
+            Action::ToggleWallet => edits::toggle_wallet(self, dice).await,
+            Action::Recharge => {
                 let organization = dice.pick(&[1, 1, 2]);
                 edits::recharge(self, organization, dice.between(1, 900)).await;
             }
-            Verb::Refund => edits::refund(self, dice).await,
-            Verb::Look => check::shown(self, dice),
-            Verb::Refuse => self.refuse(dice),
-            Verb::Kill => self.kill(dice).await,
-            Verb::Stop => self.stop(dice).await,
+            Action::Refund => edits::refund(self, dice).await,
+            Action::ReadStatus => check::check_reported(self, dice),
+            Action::Refuse => self.refuse(dice),
+            Action::Kill => self.kill(dice).await,
+            Action::Shutdown => self.shut_down(dice).await,
         }
     }
 
-    fn pass(&mut self, verb: Verb, dice: &mut Dice) {
+    fn advance_clock(&mut self, verb: Action, dice: &mut Random) {
         let near = dice.between(-1, 1);
         self.now = match verb {
-            Verb::Tick => self.now + dice.between(1, 20_000),
-            Verb::Minute => (minute_of(self.now) + 1) * MINUTE_MS + near,
-            Verb::Midnight => (day_of(self.now) + 1) * DAY_MS + near,
-            Verb::Days => {
+            Action::Tick => self.now + dice.between(1, 20_000),
+            Action::Minute => (minute_of(self.now) + 1) * MINUTE_MS + near,
+            Action::NearMidnight => (day_of(self.now) + 1) * DAY_MS + near,
+            Action::Days => {
                 let any = dice.between(1, 70);
                 self.now + dice.pick(&[1, 1, 2, 27, 28, 29, 30, 30, 31, any]) * DAY_MS
             }
@@ -129,52 +133,52 @@ impl World {
         };
     }
 
-    fn forward(&mut self, dice: &mut Dice) {
+    fn forward(&mut self, dice: &mut Random) {
         let model = &self.model;
-        let ready = |open: &Open| !open.forwarded && model.is_held(open.id);
+        let ready = |open: &OpenCall| !open.forwarded && model.is_held(open.id);
         let ready: Vec<usize> = (0..self.open.len()).filter(|at| ready(&self.open[*at])).collect();
         let most = if dice.one_in(3) { 1 } else { ready.len() };
         for at in ready.into_iter().take(most) {
             let open = &mut self.open[at];
             open.forwarded = true;
             (open.permit.course.forwarded, open.permit.course.attempts) = (true, 1);
-            self.tell(format!("{}", self.open[at].id));
+            self.trace(format!("{}", self.open[at].id));
         }
     }
 
     /// A forwarded call, if there is one.
-    fn forwarded(&self, dice: &mut Dice) -> Option<usize> {
+    fn forwarded(&self, dice: &mut Random) -> Option<usize> {
         let forwarded: Vec<usize> =
             (0..self.open.len()).filter(|at| self.open[*at].forwarded).collect();
         (!forwarded.is_empty()).then(|| dice.pick(&forwarded))
     }
 
-    fn learn(&mut self, dice: &mut Dice) {
+    fn report_usage(&mut self, dice: &mut Random) {
         let Some(at) = self.forwarded(dice) else { return };
-        learn(&mut self.open[at], dice);
+        random_usage(&mut self.open[at], dice);
         let line = format!("{} {:?}", self.open[at].id, self.open[at].known);
-        self.tell(line);
+        self.trace(line);
     }
 
-    fn progress(&mut self, dice: &mut Dice) {
+    fn checkpoint(&mut self, dice: &mut Random) {
         let Some(at) = self.forwarded(dice) else { return };
         let open = &self.open[at];
         // Where the journal is full, nothing is written down.
-        if self.node.process().desks[open.worker].writer.has_room() {
-            open.permit.progress();
+        if self.node.process().contexts[open.worker].writer.has_space() {
+            open.permit.record_progress();
             let end = TARIFFS[open.tariff].charge(&open.known, open.bound);
             let (id, worker) = (open.id, open.worker);
-            self.enter(worker, Told::Progress(id, end));
-            self.tell(format!("{id} {end:?}"));
+            self.append(worker, Told::Checkpoint(id, end));
+            self.trace(format!("{id} {end:?}"));
         }
     }
 
-    fn end(&mut self, dice: &mut Dice) {
+    fn end(&mut self, dice: &mut Random) {
         // Calls end about as often as they come, and mostly after they were forwarded.
         while !self.open.is_empty() {
             let any = dice.place(self.open.len());
             let at = if dice.one_in(5) { any } else { self.forwarded(dice).unwrap_or(any) };
-            self.end_of(at, dice);
+            self.end_call(at, dice);
             if dice.one_in(2) {
                 return;
             }
@@ -182,12 +186,12 @@ impl World {
     }
 
     /// Ends a call in one of all the ways in which calls end.
-    fn end_of(&mut self, at: usize, dice: &mut Dice) {
+    fn end_call(&mut self, at: usize, dice: &mut Random) {
         let mut open = self.open.swap_remove(at);
         let way = dice.below(6);
         if open.forwarded && way < 3 {
             open.known.complete = true;
-            learn(&mut open, dice);
+            random_usage(&mut open, dice);
         }
         let (counted, is_free) = (open.forwarded, way == 4 || way == 5);
         let end = if open.forwarded && !is_free {
@@ -195,7 +199,7 @@ impl World {
         } else {
             End { counted, ..End::default() }
         };
-        let Open { id, worker, mut permit, .. } = open;
+        let OpenCall { id, worker, mut permit, .. } = open;
         match way {
             0..3 => drop(permit.settle(Outcome::Completed)),
             3 => drop(permit),
@@ -210,38 +214,38 @@ impl World {
                 assert!(polled.is_pending(), "nothing is told before it is written");
             }
         }
-        self.enter(worker, Told::Ended(id, end));
-        self.tell(format!("{id} way {way} {end:?}"));
+        self.append(worker, Told::Ended(id, end));
+        self.trace(format!("{id} way {way} {end:?}"));
     }
 
     /// Notes an entry of a worker's chain. As in the real one, a turn never brings many.
-    pub fn enter(&mut self, worker: usize, told: Told) {
-        self.model.tell(worker, told);
+    pub fn append(&mut self, worker: usize, told: Told) {
+        self.model.append(worker, told);
         let (told, written) = &self.model.chains[worker];
-        if TURN_ENTRIES_MAX <= told.len() - written {
+        if WRITE_ENTRIES_MAX <= told.len() - written {
             self.write(worker);
         }
     }
 
     fn write(&mut self, worker: usize) {
         let process = self.node.process();
-        process.desks[worker].writer.commit();
-        process.journal.make_spares();
+        process.contexts[worker].writer.commit();
+        process.journal.create_next_segments();
         let (told, written) = &mut self.model.chains[worker];
         *written = told.len();
-        self.tell(format!("worker {worker}"));
+        self.trace(format!("worker {worker}"));
     }
 
-    async fn project(&mut self, dice: &mut Dice) {
+    async fn project(&mut self, dice: &mut Random) {
         let most = dice.pick(&[1, 3, 10, 1_000]);
         let commits = if dice.one_in(8) { dice.between(0, 1) } else { i64::MAX };
-        self.tell(format!("{most}"));
+        self.trace(format!("{most}"));
         if self.node.project(most, commits).await.is_err() {
-            self.tell("and died before the commit");
+            self.trace("and died before the commit");
             return self.kill(dice).await;
         }
         if dice.one_in(12) {
-            self.tell("and died after the commit");
+            self.trace("and died after the commit");
             return self.kill(dice).await;
         }
         if dice.one_in(3) {
@@ -249,28 +253,28 @@ impl World {
         }
     }
 
-    fn refuse(&mut self, dice: &mut Dice) {
+    fn refuse(&mut self, dice: &mut Random) {
         let (who, worker) = (dice.pick(&KEYS), dice.place(usize::from(WORKERS)));
         let id = self.next_id;
         self.next_id += 1;
         let asked = asked(id, who, self.now);
         let refused = Refused { asked, status: 429, code: "x", count: 3 };
-        self.node.process().desks[worker].writer.append(&Entry::Refused(refused));
-        self.enter(worker, Told::Refused);
+        self.node.process().contexts[worker].writer.append(&Entry::Refused(refused));
+        self.append(worker, Told::Refused);
     }
 
     /// Kills the process wherever it is, and starts it again, though it may die on its way.
-    async fn kill(&mut self, dice: &mut Dice) {
+    async fn kill(&mut self, dice: &mut Random) {
         let mut kept = Vec::new();
         for worker in 0..usize::from(WORKERS) {
             let (told, written) = &self.model.chains[worker];
             let mut whole = *written;
             if whole < told.len() && dice.one_in(2) {
-                whole += self.node.tear(worker, |length| dice.place(length + 1));
+                whole += self.node.write_torn(worker, |length| dice.place(length + 1));
             }
             kept.push(whole);
         }
-        self.tell(format!("of each chain remain {kept:?}"));
+        self.trace(format!("of each chain remain {kept:?}"));
         self.open.clear();
         self.node.kill().await;
         while dice.one_in(4) {
@@ -279,7 +283,7 @@ impl World {
             if self.node.start(self.now, commits).await.is_ok() {
                 self.node.ended();
             } else {
-                self.tell(format!("and died with {commits} commits of recovery"));
+                self.trace(format!("and died with {commits} commits of recovery"));
             }
         }
         self.begin(dice).await;
@@ -288,9 +292,9 @@ impl World {
     }
 
     /// Ends every call, writes and projects all of it, and starts anew.
-    async fn stop(&mut self, dice: &mut Dice) {
+    async fn shut_down(&mut self, dice: &mut Random) {
         while !self.open.is_empty() {
-            self.end_of(0, dice);
+            self.end_call(0, dice);
         }
         (0..usize::from(WORKERS)).for_each(|worker| self.write(worker));
         while self.node.process().journal.backlog_bytes() != 0 {
@@ -303,7 +307,7 @@ impl World {
         self.model.crash(&kept, self.now);
     }
 
-    async fn begin(&mut self, dice: &mut Dice) {
+    async fn begin(&mut self, dice: &mut Random) {
         self.now += dice.between(0, 5);
         self.node.start(self.now, i64::MAX).await.expect("started");
         self.model.chains.resize(usize::from(WORKERS), (Vec::new(), 0));
@@ -314,8 +318,8 @@ impl World {
 }
 
 /// Who asked, for an entry.
-pub fn asked(id: u64, who: Who, at: i64) -> Asked<&'static str> {
-    Asked {
+pub fn call_header(id: u64, who: Who, at: i64) -> CallHeader<&'static str> {
+    CallHeader {
         id: RequestLogId(u128::from(id)),
         at: meteor::domain::time::UnixMs(at),
         organization: meteor::domain::ids::OrganizationId(u128::from(who.organization)),
@@ -330,7 +334,7 @@ pub fn asked(id: u64, who: Who, at: i64) -> Asked<&'static str> {
 }
 
 /// An upstream reports, or the gateway counts; at times more than the call was to use.
-fn learn(open: &mut Open, dice: &mut Dice) {
+fn random_usage(open: &mut OpenCall, dice: &mut Random) {
     let beyond = if dice.one_in(4) { 40 } else { 0 };
     if open.known.complete || dice.one_in(2) {
         let input = dice.between(0, open.bound.input + beyond);

@@ -13,7 +13,7 @@ const LIB: &str = "//! Layers.\npub mod domain;\npub mod dialect;\npub mod count
 fn clean() -> Tree {
     let mut tree = Tree::default()
         .plant("src/lib.rs", LIB)
-        .plant("src/main.rs", "//! The binary.\nuse meteor::proxy::relay;\n")
+        .plant("src/main.rs", "//! The binary.\nuse meteor::proxy::stages::relay;\n")
         .plant("src/domain/mod.rs", "//! Pure.\npub mod money;\npub mod limit;\n")
         .plant("src/domain/money.rs", "//! Money, never async or `tokio::time`.\n")
         .plant(

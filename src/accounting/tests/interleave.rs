@@ -13,7 +13,7 @@ use shuttle::thread;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::accounting::permit::{Demand, Permit};
-use crate::accounting::tests::scene::{House, Opened, demand, plain};
+use crate::accounting::tests::test_node::{House, Opened, demand, plain};
 use crate::domain::catalog::Model;
 use crate::domain::limit::{Limit, Limits};
 use crate::domain::money::Nano;
@@ -29,23 +29,23 @@ const CHANGES: usize = 3;
 
 /// How a call goes.
 #[derive(Debug, Clone, Copy)]
-enum Way {
+enum CallEnd {
     /// It uses so many tokens.
-    Uses(u64),
+    Settled(u64),
     /// Its permit is dropped before it was forwarded.
     Dropped,
     /// Its client leaves while it waits.
-    Left,
+    Cancelled,
 }
 
 /// What threads share. The limit is on tokens of the day; a token costs one nano-unit.
-struct Stage {
-    opened: Arc<Opened>,
+struct SharedRun {
+    node: Arc<Opened>,
     model: Arc<Model>,
     /// What may be taken: raised before the books are.
-    most: AtomicI64,
+    limit: AtomicI64,
     /// Taken for certain.
-    taken: AtomicI64,
+    reserved: AtomicI64,
     used: AtomicI64,
 }
 
@@ -78,7 +78,7 @@ impl Stage {
         }
     }
 
-    fn go(&self, mut permit: Permit, tokens: u64, way: Way) {
+    fn finish(&self, mut permit: Permit, tokens: u64, way: Way) {
         let held = i64::try_from(tokens).expect("few");
         let taken = self.taken.fetch_add(held, Ordering::SeqCst) + held;
         assert!(taken <= self.most.load(Ordering::SeqCst), "{taken} are taken");
@@ -97,7 +97,7 @@ impl Stage {
     }
 
     /// Nobody holds anything, nobody waits, and what is used is what calls used.
-    fn is_at_rest(&self) {
+    fn assert_settled(&self) {
         let used = self.used.load(Ordering::SeqCst);
         assert_eq!(self.taken.load(Ordering::SeqCst), used);
         assert_eq!(self.opened.books.open_holds(), (0, Nano(0)));
@@ -110,7 +110,7 @@ impl Stage {
 }
 
 /// Tries schedules. The runtime is there for the clock of patience, which never moves.
-fn try_schedules(scene: impl Fn() + Send + Sync + Clone + 'static) {
+fn try_schedules(scenario: impl Fn() + Send + Sync + Clone + 'static) {
     let runtime: Runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
     let _entered = runtime.enter();
     shuttle::check_random(scene.clone(), SCHEDULES);
@@ -118,7 +118,7 @@ fn try_schedules(scene: impl Fn() + Send + Sync + Clone + 'static) {
 }
 
 /// Three threads of calls, and one that edits; then all of it is at rest.
-fn act(
+fn run(
     stage: &Arc<Stage>,
     calls: [&'static [(u64, Way)]; 3],
     edit: impl FnOnce(&Stage) + Send + 'static,
@@ -152,7 +152,7 @@ fn house() -> House {
 }
 
 #[test]
-fn whoever_could_go_on_at_a_limit_is_woken() {
+fn calls_that_fit_again_under_a_limit_are_woken() {
     try_schedules(|| {
         let stage = Stage::new(&House { project: quota(100).limits, ..house() }, 100);
         act(&stage, CALLS, |stage| {
@@ -165,7 +165,7 @@ fn whoever_could_go_on_at_a_limit_is_woken() {
 }
 
 #[test]
-fn whoever_could_go_on_with_money_is_woken() {
+fn calls_that_fit_again_in_the_wallet_are_woken() {
     try_schedules(|| {
         let stage = Stage::new(&House { balance: 100, ..house() }, 100);
         act(&stage, CALLS, |stage| {
@@ -178,7 +178,7 @@ fn whoever_could_go_on_with_money_is_woken() {
 }
 
 #[test]
-fn whoever_could_go_on_at_a_key_or_an_organization_is_woken() {
+fn calls_that_fit_again_under_a_key_or_organization_limit_are_woken() {
     try_schedules(|| {
         let (key, organization) = (quota(100).limits, quota(110).limits);
         let stage = Stage::new(&House { key, organization, ..house() }, 100);
@@ -191,7 +191,7 @@ fn whoever_could_go_on_at_a_key_or_an_organization_is_woken() {
 }
 
 #[test]
-fn an_edit_alone_wakes_whoever_it_lets_go_on() {
+fn an_edit_alone_wakes_calls_that_fit_again() {
     let houses =
         [House { project: quota(100).limits, ..house() }, House { balance: 100, ..house() }];
     for house in houses {

@@ -1,12 +1,12 @@
 //! Admission as a whole, without a wire.
 
-mod scene;
+mod test_node;
 mod admission;
-mod waiting;
-mod leaving;
-mod opening;
-mod books;
-mod wake;
-mod throng;
+mod wait_queue;
+mod disconnect;
+mod directory;
+mod live_state;
+mod wakeups;
+mod concurrent_workers;
 #[cfg(feature = "interleave")]
 mod interleave;

@@ -1,6 +1,6 @@
 //! The admin API in-process: the router on a database in a temporary folder.
 
-mod shelf;
+mod fixed_catalog;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,42 +16,42 @@ use tower::ServiceExt;
 
 use crate::accounting::directory::Directory;
 use crate::admin::router::{document, router};
-use crate::admin::state::{AdminSettings, AdminState};
-use crate::admin::tests::shelf::Shelf;
+use crate::admin::state::{AdminApiSettings, AdminState};
+use crate::admin::tests::fixed_catalog::FixedCatalog;
 use crate::clock;
-use crate::journal::keeper::{Durability, Journal, JournalSettings};
-use crate::ledger::freshness::Freshness;
-use crate::organization::access::{Principal, Seat};
+use crate::journal::chains::{Durability, Journal, JournalSettings};
+use crate::ledger::read_barrier::ReadBarrier;
+use crate::organization::access::{OrgContext, Principal};
 use crate::organization::bootstrap::{self, FirstStart, NewOperator};
-use crate::organization::denied::Denied;
+use crate::organization::error::UseCaseError;
 use crate::organization::organizations::{self, NewOrganization};
-use crate::organization::platform::{Platform, PlatformSettings};
 use crate::organization::roles::{Scope, TokenKind};
+use crate::organization::services::{DeploymentSettings, Services};
 use crate::organization::tokens::{self, NewToken};
-use crate::organization::work::{Origin, Work};
+use crate::organization::unit_of_work::{Origin, UnitOfWork};
 use crate::organization::{members, projects, wallet};
 use crate::settings::admission::AdmissionSettings;
 use crate::settings::secret::Secret;
 use crate::store::database::Database;
 
 /// A platform with nothing in it.
-pub struct Scene {
+pub struct TestApi {
     _folder: tempfile::TempDir,
-    pub platform: Arc<Platform>,
+    pub services: Arc<Services>,
     pub router: Router,
     pub token: String,
     pub organization: String,
 }
 
 /// An answer, read whole.
-pub struct Told {
+pub struct TestResponse {
     pub status: u16,
     pub headers: HeaderMap,
     pub text: String,
     pub json: Value,
 }
 
-impl Told {
+impl TestResponse {
     pub fn data(&self, field: &str) -> Value {
         assert_eq!(self.status, 200, "{}", self.text);
         self.json["data"][field].clone()
@@ -62,7 +62,7 @@ impl Told {
     }
 
     /// Checks that it is a no in the form of all, and gives its reason.
-    pub fn refused(&self, status: u16) -> String {
+    pub fn expect_error(&self, status: u16) -> String {
         assert_eq!(self.status, status, "{}", self.text);
         assert_eq!(self.json["code"], status);
         assert!(self.json["data"].is_null());
@@ -73,30 +73,30 @@ impl Told {
     }
 }
 
-impl Scene {
+impl TestApi {
     /// Nobody is there yet.
     pub async fn empty() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let database = Database::open(&folder.path().join("meteor.db")).await.expect("a database");
-        let directory = Directory::load(&database, AdmissionSettings::default(), clock::now())
+        let directory = Directory::load(&database, AdmissionSettings::default(), clock::wall_now())
             .await
             .expect("a directory");
         let settings = JournalSettings {
             folder: folder.path().to_owned(),
             durability: Durability::Process,
             segment_bytes: 1 << 20,
-            keep: Duration::ZERO,
+            retention: Duration::ZERO,
             backlog_bytes_max: 1 << 20,
         };
         let journal = Arc::new(Journal::open(settings, 1, 0).expect("a journal"));
-        let freshness = Arc::new(Freshness::new(journal));
-        let settings = PlatformSettings { currency: "USD".into(), node: "node_1".into() };
-        let reload = Arc::new(Shelf);
-        let platform = Platform::new(database, Arc::new(directory), freshness, settings, reload);
-        let state = AdminState::new(Arc::clone(&platform), AdminSettings::default());
+        let freshness = Arc::new(ReadBarrier::new(journal));
+        let settings = DeploymentSettings { currency: "USD".into(), node: "node_1".into() };
+        let reload = Arc::new(FixedCatalog);
+        let platform = Services::new(database, Arc::new(directory), freshness, settings, reload);
+        let state = AdminState::new(Arc::clone(&platform), AdminApiSettings::default());
         let router = router(state);
         let (token, organization) = (String::new(), String::new());
-        Self { _folder: folder, platform, router, token, organization }
+        Self { _folder: folder, services: platform, router, token, organization }
     }
 
     /// The operator has a token, and there is an organization with an Admin, a project and money.
@@ -104,9 +104,9 @@ impl Scene {
         let scene = Self::empty().await;
         let password = None;
         let new = NewOperator { email: "op@example.com".into(), name: "Op".into(), password };
-        let operator = bootstrap::ensure_operator(&scene.platform, new).await.expect("an operator");
-        let principal = Arc::new(Principal::start(operator));
-        let mut work = Work::begin(&scene.platform, Origin::default()).await.expect("work");
+        let operator = bootstrap::ensure_operator(&scene.services, new).await.expect("an operator");
+        let principal = Arc::new(Principal::system(operator));
+        let mut work = UnitOfWork::begin(&scene.services, Origin::default()).await.expect("work");
         let new = NewOrganization {
             name: "Demo".into(),
             description: None,
@@ -116,7 +116,7 @@ impl Scene {
             allowed_models: None,
         };
         let organization = organizations::create(&mut work, &principal, new).await.expect("one");
-        let seat = Seat::of_operator(Arc::clone(&principal), organization.clone());
+        let seat = OrgContext::for_operator(Arc::clone(&principal), organization.clone());
         members::add_admin(&mut work, &seat, "A@Example.com", "Ada").await.expect("an Admin");
         let amount = crate::domain::money::Nano::units(100);
         let new = wallet::NewRecharge { amount, description: None, reference: None };
@@ -136,13 +136,13 @@ impl Scene {
         Self { token, organization, ..scene }
     }
 
-    pub async fn send(&self, request: Request<Body>) -> Told {
+    pub async fn send(&self, request: Request<Body>) -> TestResponse {
         let response = self.router.clone().oneshot(request).await.expect("an answer");
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.expect("a body").to_bytes();
         let text = String::from_utf8(bytes.to_vec()).expect("text");
         let json = serde_json::from_str(&text).unwrap_or_default();
-        Told { status: parts.status.as_u16(), headers: parts.headers, text, json }
+        TestResponse { status: parts.status.as_u16(), headers: parts.headers, text, json }
     }
 
     pub fn request(&self, method: &str, path: &str, body: &str) -> Request<Body> {
@@ -152,19 +152,19 @@ impl Scene {
         request.body(Body::from(body.to_owned())).expect("a request")
     }
 
-    pub async fn get(&self, path: &str) -> Told {
+    pub async fn get(&self, path: &str) -> TestResponse {
         self.send(self.request("GET", path, "")).await
     }
 
-    pub async fn post(&self, path: &str, body: &str) -> Told {
+    pub async fn post(&self, path: &str, body: &str) -> TestResponse {
         self.send(self.request("POST", path, body)).await
     }
 
-    pub async fn put(&self, path: &str, body: &str) -> Told {
+    pub async fn put(&self, path: &str, body: &str) -> TestResponse {
         self.send(self.request("PUT", path, body)).await
     }
 
-    pub async fn delete(&self, path: &str) -> Told {
+    pub async fn delete(&self, path: &str) -> TestResponse {
         self.send(self.request("DELETE", path, "")).await
     }
 
@@ -177,7 +177,7 @@ impl Scene {
     pub fn with_token(&self, token: &str) -> Self {
         Self {
             _folder: tempfile::tempdir().expect("a folder"),
-            platform: Arc::clone(&self.platform),
+            services: Arc::clone(&self.services),
             router: self.router.clone(),
             token: token.to_owned(),
             organization: self.organization.clone(),
@@ -187,10 +187,10 @@ impl Scene {
 
 #[tokio::test]
 async fn the_first_operator_comes_by_a_link_that_works_once() {
-    let scene = Scene::empty().await;
-    let first = bootstrap::first_start(&scene.platform, None).await.expect("a start");
+    let scene = TestApi::empty().await;
+    let first = bootstrap::first_start(&scene.services, None).await.expect("a start");
     let FirstStart::Link(old) = first else { panic!("nobody is there yet") };
-    let again = bootstrap::first_start(&scene.platform, None).await.expect("a start");
+    let again = bootstrap::first_start(&scene.services, None).await.expect("a start");
     let FirstStart::Link(link) = again else { panic!("nobody is there yet") };
     let body = |token: &str, password: &str| {
         format!(
@@ -199,43 +199,46 @@ async fn the_first_operator_comes_by_a_link_that_works_once() {
     };
     let path = "/api/auth/setup";
     let gone = scene.post(path, &body(old.expose(), "long enough")).await;
-    assert_eq!(gone.refused(401), "invalid_setup_link", "a newer link replaces it");
-    assert_eq!(scene.post(path, &body(link.expose(), "short")).await.refused(400), "wrong_length");
+    assert_eq!(gone.expect_error(401), "invalid_setup_link", "a newer link replaces it");
+    assert_eq!(
+        scene.post(path, &body(link.expose(), "short")).await.expect_error(400),
+        "wrong_length"
+    );
     let made = scene.post(path, &body(link.expose(), "long enough")).await;
     assert_eq!(made.json["data"]["user"]["email"], "op@example.com", "{}", made.text);
     assert_eq!(made.json["data"]["user"]["isOperator"], true);
     assert!(made.headers["set-cookie"].to_str().expect("text").contains("HttpOnly; SameSite=Lax"));
     let twice = scene.post(path, &body(link.expose(), "long enough")).await;
-    assert_eq!(twice.refused(401), "invalid_setup_link");
-    let ready = bootstrap::first_start(&scene.platform, None).await.expect("a start");
+    assert_eq!(twice.expect_error(401), "invalid_setup_link");
+    let ready = bootstrap::first_start(&scene.services, None).await.expect("a start");
     assert!(matches!(ready, FirstStart::Ready));
 
     let wrong = r#"{"email":"op@example.com","password":"wrong"}"#;
     let unknown = r#"{"email":"nobody@example.com","password":"wrong"}"#;
     let wrong = scene.post("/api/auth/login", wrong).await;
-    assert_eq!(wrong.refused(401), "wrong_email_or_password");
+    assert_eq!(wrong.expect_error(401), "wrong_email_or_password");
     assert_eq!(wrong.text, scene.post("/api/auth/login", unknown).await.text, "told the same");
     let right = r#"{"email":"OP@example.com ","password":"long enough"}"#;
     let session = scene.post("/api/auth/login", right).await.text_of("token");
     let own = scene.with_token(&session);
     assert_eq!(own.get("/api/auth/me").await.text_of("name"), "Op");
-    assert_eq!(own.get("/api/projects").await.refused(400), "organization_required");
+    assert_eq!(own.get("/api/projects").await.expect_error(400), "organization_required");
     assert_eq!(own.post("/api/auth/logout", "").await.status, 200);
-    assert_eq!(own.get("/api/auth/me").await.refused(401), "invalid_credential");
+    assert_eq!(own.get("/api/auth/me").await.expect_error(401), "invalid_credential");
 }
 
 #[tokio::test]
 async fn an_operator_can_be_given_and_signs_in() {
-    let scene = Scene::empty().await;
+    let scene = TestApi::empty().await;
     let given = |password: &str| NewOperator {
         email: "Op@example.com".into(),
         name: "Op".into(),
         password: Some(Secret::new(password.into())),
     };
-    let short = bootstrap::first_start(&scene.platform, Some(given("short"))).await;
-    assert!(matches!(short, Err(Denied::Invalid(_))));
+    let short = bootstrap::first_start(&scene.services, Some(given("short"))).await;
+    assert!(matches!(short, Err(UseCaseError::Invalid(_))));
     for password in ["long enough", "another one, too late"] {
-        let first = bootstrap::first_start(&scene.platform, Some(given(password))).await;
+        let first = bootstrap::first_start(&scene.services, Some(given(password))).await;
         assert!(matches!(first, Ok(FirstStart::Ready)));
     }
     let body = r#"{"email":"op@example.com","password":"long enough"}"#;
@@ -244,7 +247,7 @@ async fn an_operator_can_be_given_and_signs_in() {
 
 #[tokio::test]
 async fn sign_in_is_throttled_by_address() {
-    let scene = Scene::empty().await;
+    let scene = TestApi::empty().await;
     let body = r#"{"email":"op@example.com","password":"wrong"}"#;
     let from = |last| {
         let mut request = scene.request("POST", "/api/auth/login", body);
@@ -262,15 +265,15 @@ async fn sign_in_is_throttled_by_address() {
         assert!(tries < 40, "nobody is stopped");
     };
     assert!(20 <= tries, "{tries}");
-    assert_eq!(told.refused(429), "too_many_tries");
+    assert_eq!(told.expect_error(429), "too_many_tries");
     assert!(told.headers.contains_key("retry-after"));
     assert_eq!(scene.send(from(2)).await.status, 401);
 }
 
 #[tokio::test]
 async fn a_browser_signs_only_what_the_console_asks() {
-    let scene = Scene::empty().await;
-    let first = bootstrap::first_start(&scene.platform, None).await.expect("a start");
+    let scene = TestApi::empty().await;
+    let first = bootstrap::first_start(&scene.services, None).await.expect("a start");
     let FirstStart::Link(link) = first else { panic!("nobody is there yet") };
     let body = format!(
         r#"{{"token":"{}","email":"o@example.com","name":"O","password":"long enough"}}"#,
@@ -288,11 +291,11 @@ async fn a_browser_signs_only_what_the_console_asks() {
     let path = "/api/organizations";
     let site = "sec-fetch-site";
     assert_eq!(
-        scene.send(ask("POST", path, (site, "cross-site"))).await.refused(403),
+        scene.send(ask("POST", path, (site, "cross-site"))).await.expect_error(403),
         "cross_site"
     );
     let foreign = ("origin", "https://evil.example");
-    assert_eq!(scene.send(ask("POST", path, foreign)).await.refused(403), "cross_site");
+    assert_eq!(scene.send(ask("POST", path, foreign)).await.expect_error(403), "cross_site");
     assert_eq!(scene.send(ask("GET", "/api/auth/me", foreign)).await.status, 200);
     assert_eq!(scene.send(ask("POST", path, (site, "same-origin"))).await.status, 200);
     assert_eq!(scene.send(ask("POST", path, ("origin", "http://here"))).await.status, 200);
@@ -300,37 +303,37 @@ async fn a_browser_signs_only_what_the_console_asks() {
 
 #[tokio::test]
 async fn every_no_has_one_form() {
-    let scene = Scene::new().await;
-    assert_eq!(scene.get("/api/nothing").await.refused(404), "unknown_path");
+    let scene = TestApi::new().await;
+    assert_eq!(scene.get("/api/nothing").await.expect_error(404), "unknown_path");
     let told = scene.send(scene.request("PATCH", "/api/projects", "{}")).await;
-    assert_eq!(told.refused(405), "method_not_allowed");
+    assert_eq!(told.expect_error(405), "method_not_allowed");
     assert!(told.headers["allow"].to_str().expect("text").contains("POST"));
     let big = format!(r#"{{"name":"{}"}}"#, "a".repeat(1 << 20));
-    assert_eq!(scene.post("/api/projects", &big).await.refused(413), "body_too_large");
+    assert_eq!(scene.post("/api/projects", &big).await.expect_error(413), "body_too_large");
     let mut form = scene.request("POST", "/api/projects", "name=a");
     form.headers_mut().insert("content-type", "text/plain".parse().expect("a header"));
-    assert_eq!(scene.send(form).await.refused(415), "unsupported_media_type");
-    assert_eq!(scene.post("/api/projects", "{").await.refused(400), "malformed_json");
-    assert_eq!(scene.post("/api/projects", "[]").await.refused(400), "malformed_json");
-    assert_eq!(scene.get("/api/projects?money=gold").await.refused(400), "unknown_word");
+    assert_eq!(scene.send(form).await.expect_error(415), "unsupported_media_type");
+    assert_eq!(scene.post("/api/projects", "{").await.expect_error(400), "malformed_json");
+    assert_eq!(scene.post("/api/projects", "[]").await.expect_error(400), "malformed_json");
+    assert_eq!(scene.get("/api/projects?money=gold").await.expect_error(400), "unknown_word");
     let told = scene.get("/api/projects?page=0&size=101&sort=colour").await;
-    assert_eq!(told.refused(400), "several_faults");
+    assert_eq!(told.expect_error(400), "several_faults");
     assert_eq!(told.json["error"]["errors"].as_array().expect("a list").len(), 3);
     assert!(told.headers.contains_key("x-request-id"));
     let nobody = scene.with_token("");
-    assert_eq!(nobody.get("/api/projects").await.refused(401), "invalid_credential");
+    assert_eq!(nobody.get("/api/projects").await.expect_error(401), "invalid_credential");
     let key = "sk-mtr-0000000000000000000000000000000000000000000000000";
     let told = scene.with_token(key).get("/api/projects").await;
-    assert_eq!(told.refused(401), "data_plane_key");
+    assert_eq!(told.expect_error(401), "data_plane_key");
     assert_eq!(told.headers["www-authenticate"], "Bearer");
     for id in ["nonsense", "%00", "%ff", "proj_00000000000000000000000000000000"] {
-        scene.get(&format!("/api/projects/{id}/quota")).await.refused(404);
+        scene.get(&format!("/api/projects/{id}/quota")).await.expect_error(404);
     }
 }
 
 #[tokio::test]
 async fn an_organization_is_said_by_header_body_token_or_membership() {
-    let scene = Scene::new().await;
+    let scene = TestApi::new().await;
     let other = scene.post("/api/organizations", r#"{"name":"Other"}"#).await.text_of("id");
     let mut request = scene.request("GET", "/api/organization", "");
     request.headers_mut().insert("x-organization-id", other.parse().expect("a header"));
@@ -341,16 +344,16 @@ async fn an_organization_is_said_by_header_body_token_or_membership() {
     let mut request = scene.request("POST", "/api/projects", &body);
     let own = scene.organization.parse().expect("a header");
     request.headers_mut().insert("x-organization-id", own);
-    assert_eq!(scene.send(request).await.refused(400), "organization_mismatch");
+    assert_eq!(scene.send(request).await.expect_error(400), "organization_mismatch");
     let foreign = r#"{"name":"P","organizationId":"org_123"}"#;
-    assert_eq!(scene.post("/api/projects", foreign).await.refused(404), "not_found");
+    assert_eq!(scene.post("/api/projects", foreign).await.expect_error(404), "not_found");
     let listed = scene.get("/api/platform/organizations?query=OTH&sort=name").await;
     assert_eq!((listed.json["total"].as_i64(), listed.status), (Some(1), 200));
 }
 
 #[tokio::test]
 async fn a_token_may_what_its_scopes_say_and_no_more() {
-    let scene = Scene::new().await;
+    let scene = TestApi::new().await;
     let path = "/api/auth/tokens";
     let body = r#"{"name":"o","kind":"Organization","scopes":["wallet.read","account.write"]}"#;
     let made = scene.post(path, body).await;
@@ -358,18 +361,18 @@ async fn a_token_may_what_its_scopes_say_and_no_more() {
     let token = scene.with_token(&made.text_of("token"));
     assert_eq!(token.get("/api/organization/wallet").await.data("balance").to_string(), "100.0");
     let told = token.post("/api/organization/wallet/recharge", r#"{"amount":1}"#).await;
-    assert_eq!(told.refused(403), "missing_scope");
+    assert_eq!(told.expect_error(403), "missing_scope");
     assert_eq!(told.json["error"]["param"], "wallet.write");
-    assert_eq!(token.get("/api/platform/organizations").await.refused(403), "missing_scope");
+    assert_eq!(token.get("/api/platform/organizations").await.expect_error(403), "missing_scope");
     let more = r#"{"name":"x","kind":"Organization","scopes":["wallet.write"]}"#;
     let told = token.post(path, more).await;
-    assert_eq!(told.refused(403), "missing_scope", "making tokens takes organization.write");
+    assert_eq!(told.expect_error(403), "missing_scope", "making tokens takes organization.write");
     let listed = scene.get(path).await;
     assert!(listed.text.contains("\"total\":2") && !listed.text.contains("at-mtr-"));
     let id = made.text_of("id");
     assert_eq!(scene.delete(&format!("{path}/{id}")).await.status, 200);
-    assert_eq!(scene.delete(&format!("{path}/{id}")).await.refused(404), "not_found");
-    assert_eq!(token.get("/api/auth/me").await.refused(401), "revoked_credential");
+    assert_eq!(scene.delete(&format!("{path}/{id}")).await.expect_error(404), "not_found");
+    assert_eq!(token.get("/api/auth/me").await.expect_error(401), "revoked_credential");
 }
 
 #[test]

@@ -5,10 +5,10 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::demo::answer::{Answer, Used};
-use crate::demo::anthropic::complaint::Complaint;
-use crate::demo::ask::{Asked, Talk};
-use crate::demo::reply::{EVENTS, JSON, Reply, json, opaque};
+use crate::demo::anthropic::error::AnthropicError;
+use crate::demo::generation::{Generation, ReportedUsage};
+use crate::demo::reply::{EVENT_STREAM, JSON, Reply, to_json, unique_id};
+use crate::demo::request::{DemoRequest, GenerationParams};
 
 #[derive(Debug, Serialize)]
 struct Message<'a> {
@@ -19,13 +19,13 @@ struct Message<'a> {
     role: &'static str,
     content: Vec<Block<'a>>,
     #[serde(flatten)]
-    stop: Stop,
+    stop: StopFields,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Usage>,
 }
 
 #[derive(Debug, Clone, Copy, Default, Serialize)]
-struct Stop {
+struct StopFields {
     stop_reason: Option<&'static str>,
     stop_sequence: Option<()>,
 }
@@ -48,7 +48,7 @@ struct Usage {
     cache_creation: Option<CacheCreation>,
     output_tokens: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    output_tokens_details: Option<OutputParts>,
+    output_tokens_details: Option<OutputDetails>,
     #[serde(skip_serializing_if = "Option::is_none")]
     service_tier: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,7 +62,7 @@ struct CacheCreation {
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]
-struct OutputParts {
+struct OutputDetails {
     thinking_tokens: u64,
 }
 
@@ -85,7 +85,7 @@ enum Event<'a> {
         index: usize,
     },
     MessageDelta {
-        delta: Stop,
+        delta: StopFields,
         #[serde(skip_serializing_if = "Option::is_none")]
         usage: Option<Usage>,
     },
@@ -121,14 +121,14 @@ impl Event<'_> {
         }
     }
 
-    fn piece(&self) -> Bytes {
-        Bytes::from(format!("event: {}\ndata: {}\n\n", self.name(), json(self)))
+    fn to_sse(&self) -> Bytes {
+        Bytes::from(format!("event: {}\ndata: {}\n\n", self.name(), to_json(self)))
     }
 }
 
 impl Usage {
-    fn of(used: Used) -> Self {
-        let parts = OutputParts { thinking_tokens: used.thought };
+    fn of(used: ReportedUsage) -> Self {
+        let parts = OutputDetails { thinking_tokens: used.reasoning };
         Self {
             input_tokens: used.input - used.cached,
             cache_creation_input_tokens: 0,
@@ -138,72 +138,76 @@ impl Usage {
                 ephemeral_1h_input_tokens: 0,
             }),
             output_tokens: used.output(),
-            output_tokens_details: (0 < used.thought).then_some(parts),
+            output_tokens_details: (0 < used.reasoning).then_some(parts),
             service_tier: Some("standard"),
             inference_geo: Some("not_available"),
         }
     }
 
     /// Before anything was said, of which one token is told all the same.
-    fn at_start(used: Used) -> Self {
+    fn at_start(used: ReportedUsage) -> Self {
         let output_tokens = used.output().min(1);
         Self { output_tokens, output_tokens_details: None, ..Self::of(used) }
     }
 
     /// When all was said: what was used since the beginning.
-    fn at_end(used: Used) -> Self {
+    fn at_end(used: ReportedUsage) -> Self {
         Self { cache_creation: None, service_tier: None, inference_geo: None, ..Self::of(used) }
     }
 }
 
-fn message(asked: &Asked<Talk>) -> Message<'_> {
+fn message(asked: &DemoRequest<GenerationParams>) -> Message<'_> {
     Message {
         model: &asked.model,
-        id: format!("msg_{}", opaque()),
+        id: format!("msg_{}", unique_id()),
         kind: "message",
         role: "assistant",
         content: Vec::new(),
-        stop: Stop::default(),
+        stop: StopFields::default(),
         usage: None,
     }
 }
 
-const fn stop(talk: &Talk, answer: &Answer) -> Stop {
+const fn stop_fields(talk: &GenerationParams, answer: &Generation) -> StopFields {
     let reason = match talk.tool {
-        _ if answer.is_short => "max_tokens",
+        _ if answer.is_truncated => "max_tokens",
         Some(_) => "tool_use",
         None => "end_turn",
     };
-    Stop { stop_reason: Some(reason), stop_sequence: None }
+    StopFields { stop_reason: Some(reason), stop_sequence: None }
 }
 
 /// What is said after any thought: a text, or the use of a tool with that input.
-fn block(asked: &Asked<Talk>, text: String, input: Value) -> Block<'_> {
-    match &asked.wish.tool {
-        Some(tool) => Block::ToolUse { id: format!("toolu_{}", opaque()), name: &tool.name, input },
+fn output_block(asked: &DemoRequest<GenerationParams>, text: String, input: Value) -> Block<'_> {
+    match &asked.params.tool {
+        Some(tool) => {
+            Block::ToolUse { id: format!("toolu_{}", unique_id()), name: &tool.name, input }
+        }
         None => Block::Text { text },
     }
 }
 
 /// All at once. Input that a bound cut short is no JSON, and left out.
-pub fn whole(asked: &Asked<Talk>, answer: &Answer) -> Reply {
+pub fn complete(asked: &DemoRequest<GenerationParams>, answer: &Generation) -> Reply {
     let thought = Block::Thinking { thinking: THINKING, signature: SIGNATURE };
-    let mut content: Vec<Block<'_>> = (0 < answer.thought).then_some(thought).into_iter().collect();
+    let mut content: Vec<Block<'_>> =
+        (0 < answer.reasoning_tokens).then_some(thought).into_iter().collect();
     if !answer.tokens.is_empty() {
-        let input = serde_json::from_str(&answer.text()).unwrap_or_else(|_| no_input());
-        content.push(block(asked, answer.text(), input));
+        let input = serde_json::from_str(&answer.text()).unwrap_or_else(|_| empty_input());
+        content.push(output_block(asked, answer.text(), input));
     }
-    let (stop, usage) = (stop(&asked.wish, answer), Used::of(asked, answer).map(Usage::of));
+    let (stop, usage) =
+        (stop_fields(&asked.params, answer), ReportedUsage::of(asked, answer).map(Usage::of));
     let message = Message { content, stop, usage, ..message(asked) };
-    Reply::whole(JSON, StatusCode::OK, json(&message))
+    Reply::complete(JSON, StatusCode::OK, to_json(&message))
 }
 
 /// A few tokens at a time, with usage at the start and at the end.
-pub fn stream(asked: &Asked<Talk>, answer: &Answer) -> Reply {
-    let used = Used::of(asked, answer);
+pub fn stream(asked: &DemoRequest<GenerationParams>, answer: &Generation) -> Reply {
+    let used = ReportedUsage::of(asked, answer);
     let message = Message { usage: used.map(Usage::at_start), ..message(asked) };
     let mut events = vec![Event::MessageStart { message }];
-    if 0 < answer.thought {
+    if 0 < answer.reasoning_tokens {
         let content_block = Block::Thinking { thinking: "", signature: "" };
         let said = Delta::Thinking { thinking: THINKING };
         add_block(
@@ -213,20 +217,20 @@ pub fn stream(asked: &Asked<Talk>, answer: &Answer) -> Reply {
         );
     }
     if !answer.tokens.is_empty() {
-        let said = answer.portions().into_iter().map(|portion| match asked.wish.tool {
+        let said = answer.deltas().into_iter().map(|portion| match asked.params.tool {
             Some(_) => Delta::Input { partial_json: portion.text },
             None => Delta::Text { text: portion.text },
         });
-        add_block(&mut events, block(asked, String::new(), no_input()), said.collect());
+        add_block(&mut events, output_block(asked, String::new(), empty_input()), said.collect());
     }
-    let delta = stop(&asked.wish, answer);
+    let delta = stop_fields(&asked.params, answer);
     events.push(Event::MessageDelta { delta, usage: used.map(Usage::at_end) });
     events.push(Event::MessageStop);
-    let pieces = events.iter().map(Event::piece).collect();
-    Reply::stream(EVENTS, pieces, Complaint::breakoff())
+    let pieces = events.iter().map(Event::to_sse).collect();
+    Reply::stream(EVENT_STREAM, pieces, AnthropicError::stream_error())
 }
 
-fn no_input() -> Value {
+fn empty_input() -> Value {
     Value::Object(Map::new())
 }
 

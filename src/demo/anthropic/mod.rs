@@ -1,6 +1,6 @@
 //! The built-in provider in the Anthropic dialect.
 
-pub mod complaint;
-pub mod ask;
+pub mod error;
+pub mod request;
 pub mod message;
 pub mod routes;

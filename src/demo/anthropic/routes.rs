@@ -3,29 +3,29 @@
 use bytes::Bytes;
 use http::{Request, StatusCode};
 
-use crate::demo::answer::Answer;
-use crate::demo::anthropic::ask::understand;
-use crate::demo::anthropic::complaint::Complaint;
-use crate::demo::anthropic::message::{stream, whole};
-use crate::demo::ask::{Complain, respond};
+use crate::demo::anthropic::error::AnthropicError;
+use crate::demo::anthropic::message::{complete, stream};
+use crate::demo::anthropic::request::read;
 use crate::demo::catalog::MODELS;
-use crate::demo::reply::{JSON, Reply, opaque_id};
+use crate::demo::generation::Generation;
+use crate::demo::reply::{JSON, Reply, id_header};
+use crate::demo::request::{WireError, respond};
 use crate::demo::script::Script;
 
 /// `POST /v1/messages`.
 pub fn message(request: &Request<Bytes>) -> (Reply, Script) {
-    respond(understand(request), |asked| {
-        let say = if asked.wish.streams { stream } else { whole };
-        say(asked, &Answer::to(asked)).with("request-id", opaque_id("req_"))
+    respond(read(request), |asked| {
+        let say = if asked.params.is_stream { stream } else { complete };
+        say(asked, &Generation::generate(asked)).with_header("request-id", id_header("req_"))
     })
 }
 
 /// `POST /v1/messages/count_tokens`.
-pub fn count(request: &Request<Bytes>) -> (Reply, Script) {
-    respond(understand(request), |asked| {
-        let count = asked.script.input_tokens.unwrap_or(asked.wish.input_tokens);
+pub fn count_tokens(request: &Request<Bytes>) -> (Reply, Script) {
+    respond(read(request), |asked| {
+        let count = asked.script.input_tokens.unwrap_or(asked.params.input_tokens);
         let text = format!(r#"{{"input_tokens":{count}}}"#);
-        Reply::whole(JSON, StatusCode::OK, text).with("request-id", opaque_id("req_"))
+        Reply::complete(JSON, StatusCode::OK, text).with_header("request-id", id_header("req_"))
     })
 }
 
@@ -49,8 +49,9 @@ pub fn models(name: Option<&str>) -> (Reply, Script) {
             )
         }
         Some(name) if known.contains(&name) => entry(name),
-        Some(name) => return (Complaint::of_status(404, name).reply(), Script::default()),
+        Some(name) => return (AnthropicError::of_status(404, name).to_reply(), Script::default()),
     };
-    let reply = Reply::whole(JSON, StatusCode::OK, text).with("request-id", opaque_id("req_"));
+    let reply =
+        Reply::complete(JSON, StatusCode::OK, text).with_header("request-id", id_header("req_"));
     (reply, Script::default())
 }

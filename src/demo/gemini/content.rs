@@ -5,15 +5,15 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::demo::answer::{Answer, Used};
-use crate::demo::ask::{Asked, Talk, Tool};
-use crate::demo::gemini::complaint::{Complaint, JSON};
-use crate::demo::reply::{Reply, json, opaque};
+use crate::demo::gemini::error::{GeminiError, JSON};
+use crate::demo::generation::{Generation, ReportedUsage};
+use crate::demo::reply::{Reply, to_json, unique_id};
+use crate::demo::request::{DemoRequest, GenerationParams, ToolInvocation};
 
 /// All of an answer, or a part of one.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Generated<'a> {
+struct GenerateContentResponse<'a> {
     candidates: Vec<Candidate<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage_metadata: Option<Usage>,
@@ -69,11 +69,11 @@ pub struct Modality {
 
 /// How the parts of a stream are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Frame {
+pub enum StreamFraming {
     /// Server-sent events.
     Events,
     /// Entries of one JSON list.
-    List,
+    JsonArray,
 }
 
 const EVENTS: &str = "text/event-stream";
@@ -86,26 +86,28 @@ impl Modality {
 }
 
 impl Usage {
-    fn of(used: Used) -> Self {
+    fn of(used: ReportedUsage) -> Self {
         let told = |count: u64| Some(count).filter(|count| 0 < *count);
         Self {
             prompt_token_count: used.input,
             cached_content_token_count: told(used.cached),
-            candidates_token_count: told(used.said),
+            candidates_token_count: told(used.visible),
             total_token_count: used.input + used.output(),
             prompt_tokens_details: [Modality::text(used.input)],
-            thoughts_token_count: told(used.thought),
+            thoughts_token_count: told(used.reasoning),
         }
     }
 }
 
 /// The text of a response with these candidates.
-fn response(asked: &Asked<Talk>) -> impl Fn(Vec<Candidate<'_>>, Option<Used>) -> String {
-    let response_id = opaque();
+fn response(
+    asked: &DemoRequest<GenerationParams>,
+) -> impl Fn(Vec<Candidate<'_>>, Option<ReportedUsage>) -> String {
+    let response_id = unique_id();
     move |candidates, used| {
         let usage_metadata = used.map(Usage::of);
         let (model_version, response_id) = (&*asked.model, &*response_id);
-        json(&Generated { candidates, usage_metadata, model_version, response_id })
+        to_json(&GenerateContentResponse { candidates, usage_metadata, model_version, response_id })
     }
 }
 
@@ -118,78 +120,82 @@ fn candidate<'a>(
     Candidate { content, finish_reason, index }
 }
 
-const fn finish_reason(answer: &Answer) -> &'static str {
-    if answer.is_short { "MAX_TOKENS" } else { "STOP" }
+const fn finish_reason(answer: &Generation) -> &'static str {
+    if answer.is_truncated { "MAX_TOKENS" } else { "STOP" }
 }
 
 /// A call comes whole, or not at all where a bound cut it short.
-fn function_call<'a>(tool: &'a Tool, answer: &Answer) -> Option<Part<'a>> {
+fn function_call<'a>(tool: &'a ToolInvocation, answer: &Generation) -> Option<Part<'a>> {
     let args = serde_json::from_str(&answer.text()).ok()?;
     Some(Part::FunctionCall { name: &tool.name, args })
 }
 
 /// What is said, part by part, with the number of tokens of each.
-fn parts<'a>(tool: Option<&'a Tool>, answer: &Answer) -> Vec<(Part<'a>, u64)> {
+fn parts<'a>(tool: Option<&'a ToolInvocation>, answer: &Generation) -> Vec<(Part<'a>, u64)> {
     match tool {
         Some(tool) => {
             let call = function_call(tool, answer);
             call.map(|call| (call, answer.tokens.len() as u64)).into_iter().collect()
         }
         None => {
-            let portions = answer.portions().into_iter();
+            let portions = answer.deltas().into_iter();
             portions.map(|portion| (Part::Text(portion.text), portion.tokens)).collect()
         }
     }
 }
 
 /// All at once.
-pub fn whole(asked: &Asked<Talk>, answer: &Answer) -> Reply {
+pub fn complete(asked: &DemoRequest<GenerationParams>, answer: &Generation) -> Reply {
     let candidate = |index| {
-        let part = match &asked.wish.tool {
+        let part = match &asked.params.tool {
             Some(tool) => function_call(tool, answer),
             None => Some(Part::Text(answer.text())).filter(|_| !answer.tokens.is_empty()),
         };
         candidate(index, part, Some(finish_reason(answer)))
     };
-    let candidates = (0..asked.wish.choices).map(candidate).collect();
-    let text = response(asked)(candidates, Used::of(asked, answer));
-    Reply::whole(JSON, StatusCode::OK, text)
+    let candidates = (0..asked.params.choices).map(candidate).collect();
+    let text = response(asked)(candidates, ReportedUsage::of(asked, answer));
+    Reply::complete(JSON, StatusCode::OK, text)
 }
 
 /// A few tokens at a time, each time with all that was used until then.
-pub fn stream(asked: &Asked<Talk>, answer: &Answer, frame: Frame) -> Reply {
-    let all = Used::of(asked, answer);
+pub fn stream(
+    asked: &DemoRequest<GenerationParams>,
+    answer: &Generation,
+    frame: StreamFraming,
+) -> Reply {
+    let all = ReportedUsage::of(asked, answer);
     let response = response(asked);
     let mut said = 0;
     let mut responses = Vec::new();
-    for index in 0..asked.wish.choices {
-        for (part, tokens) in parts(asked.wish.tool.as_ref(), answer) {
+    for index in 0..asked.params.choices {
+        for (part, tokens) in parts(asked.params.tool.as_ref(), answer) {
             said += tokens;
-            let used = all.map(|all| Used { said, ..all });
+            let used = all.map(|all| ReportedUsage { visible: said, ..all });
             responses.push(response(vec![candidate(index, Some(part), None)], used));
         }
         // Of a call that was cut short the tokens count although nobody sees them.
         said = (index + 1) * answer.tokens.len() as u64;
         let last = candidate(index, Some(Part::Text(String::new())), Some(finish_reason(answer)));
-        responses.push(response(vec![last], all.map(|all| Used { said, ..all })));
+        responses.push(response(vec![last], all.map(|all| ReportedUsage { visible: said, ..all })));
     }
     match frame {
-        Frame::Events => events(&responses),
-        Frame::List => list(&responses),
+        StreamFraming::Events => event_stream(&responses),
+        StreamFraming::JsonArray => json_array(&responses),
     }
 }
 
-fn events(responses: &[String]) -> Reply {
+fn event_stream(responses: &[String]) -> Reply {
     let event = |text: &str| Bytes::from(format!("data: {text}\r\n\r\n"));
     let pieces = responses.iter().map(|response| event(response)).collect();
-    Reply::stream(EVENTS, pieces, event(&Complaint::breakoff()))
+    Reply::stream(EVENTS, pieces, event(&GeminiError::stream_error()))
 }
 
-fn list(responses: &[String]) -> Reply {
+fn json_array(responses: &[String]) -> Reply {
     let entry = |(at, text): (usize, &String)| {
         Bytes::from(if at == 0 { format!("[{text}") } else { format!("\n,\r\n{text}") })
     };
     let mut pieces: Vec<Bytes> = responses.iter().enumerate().map(entry).collect();
     pieces.push(Bytes::from_static(b"\n]"));
-    Reply::stream(JSON, pieces, Bytes::from(format!("\n,\r\n{}\n]", Complaint::breakoff())))
+    Reply::stream(JSON, pieces, Bytes::from(format!("\n,\r\n{}\n]", GeminiError::stream_error())))
 }

@@ -3,11 +3,11 @@
 use http::StatusCode;
 use serde::Serialize;
 
-use crate::demo::ask::Asked;
-use crate::demo::gemini::complaint::JSON;
 use crate::demo::gemini::content::Modality;
-use crate::demo::reply::{Reply, json};
-use crate::demo::vector::{Texts, used, vector};
+use crate::demo::gemini::error::JSON;
+use crate::demo::reply::{Reply, to_json};
+use crate::demo::request::DemoRequest;
+use crate::demo::vector::{EmbeddingParams, embed, reported_tokens};
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -19,12 +19,12 @@ struct Response<T> {
 }
 
 #[derive(Debug, Serialize)]
-struct One {
+struct Single {
     embedding: Option<Vector>,
 }
 
 #[derive(Debug, Serialize)]
-struct Several {
+struct Batch {
     embeddings: Vec<Vector>,
 }
 
@@ -41,24 +41,24 @@ struct Usage {
     prompt_token_details: [Modality; 1],
 }
 
-fn vectors(asked: &Asked<Texts>) -> impl Iterator<Item = Vector> {
-    let Texts { texts, dimensions, .. } = &asked.wish;
-    texts.iter().map(|text| Vector { values: vector(text, *dimensions) })
+fn vectors(asked: &DemoRequest<EmbeddingParams>) -> impl Iterator<Item = Vector> {
+    let EmbeddingParams { texts, dimensions, .. } = &asked.params;
+    texts.iter().map(|text| Vector { values: embed(text, *dimensions) })
 }
 
-fn reply(asked: &Asked<Texts>, vectors: impl Serialize) -> Reply {
+fn reply(asked: &DemoRequest<EmbeddingParams>, vectors: impl Serialize) -> Reply {
     let usage =
         |used| Usage { prompt_token_count: used, prompt_token_details: [Modality::text(used)] };
-    let response = Response { vectors, usage_metadata: used(asked).map(usage) };
-    Reply::whole(JSON, StatusCode::OK, json(&response))
+    let response = Response { vectors, usage_metadata: reported_tokens(asked).map(usage) };
+    Reply::complete(JSON, StatusCode::OK, to_json(&response))
 }
 
 /// The vector of the only text.
-pub fn one(asked: &Asked<Texts>) -> Reply {
-    reply(asked, One { embedding: vectors(asked).next() })
+pub fn single(asked: &DemoRequest<EmbeddingParams>) -> Reply {
+    reply(asked, Single { embedding: vectors(asked).next() })
 }
 
 /// The vectors of all texts.
-pub fn several(asked: &Asked<Texts>) -> Reply {
-    reply(asked, Several { embeddings: vectors(asked).collect() })
+pub fn batch(asked: &DemoRequest<EmbeddingParams>) -> Reply {
+    reply(asked, Batch { embeddings: vectors(asked).collect() })
 }

@@ -1,7 +1,7 @@
 //! The built-in provider in the Gemini dialect.
 
-pub mod complaint;
-pub mod ask;
+pub mod error;
+pub mod request;
 pub mod content;
 pub mod embedding;
 pub mod routes;

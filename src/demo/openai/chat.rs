@@ -5,11 +5,11 @@ use http::StatusCode;
 use serde::Serialize;
 
 use crate::clock;
-use crate::demo::answer::{Answer, Used};
-use crate::demo::ask::{Asked, Talk, Tool};
-use crate::demo::openai::complaint::Complaint;
-use crate::demo::openai::usage::{Told, Usage};
-use crate::demo::reply::{EVENTS, JSON, Reply, json, opaque};
+use crate::demo::generation::{Generation, ReportedUsage};
+use crate::demo::openai::error::OpenAiError;
+use crate::demo::openai::usage::{OpenAiUsage, UsageField};
+use crate::demo::reply::{EVENT_STREAM, JSON, Reply, to_json, unique_id};
+use crate::demo::request::{DemoRequest, GenerationParams, ToolInvocation};
 
 /// What every chunk and every completion begins with, in the order of the real ones.
 #[derive(Debug, Clone, Serialize)]
@@ -28,7 +28,7 @@ struct Completion<'a> {
     head: Head<'a>,
     choices: Vec<Choice<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    usage: Option<Usage>,
+    usage: Option<OpenAiUsage>,
 }
 
 #[derive(Debug, Serialize)]
@@ -69,8 +69,8 @@ struct Chunk<'a> {
     #[serde(flatten)]
     head: &'a Head<'a>,
     choices: Vec<ChunkChoice<'a>>,
-    #[serde(skip_serializing_if = "Told::is_absent")]
-    usage: Told,
+    #[serde(skip_serializing_if = "UsageField::is_absent")]
+    usage: UsageField,
 }
 
 #[derive(Debug, Serialize)]
@@ -112,74 +112,75 @@ struct Arguments<'a> {
     function: Function<'a>,
 }
 
-fn head<'a>(asked: &'a Asked<Talk>, object: &'static str) -> Head<'a> {
+fn head<'a>(asked: &'a DemoRequest<GenerationParams>, object: &'static str) -> Head<'a> {
     Head {
-        id: format!("chatcmpl-{}", opaque()),
+        id: format!("chatcmpl-{}", unique_id()),
         object,
-        created: clock::now().0 / 1000,
+        created: clock::wall_now().0 / 1000,
         model: &asked.model,
         service_tier: "default",
         system_fingerprint: "fp_d3a0b5c1e7",
     }
 }
 
-fn call(tool: &Tool, arguments: String) -> ToolCall<'_> {
+fn tool_call(tool: &ToolInvocation, arguments: String) -> ToolCall<'_> {
     let function = Function { name: Some(&tool.name), arguments };
-    ToolCall { id: format!("call_{}", opaque()), kind: "function", function }
+    ToolCall { id: format!("call_{}", unique_id()), kind: "function", function }
 }
 
 /// A function that was named is called without a word about it: the real one says `stop`.
-const fn finish_reason(talk: &Talk, answer: &Answer) -> &'static str {
+const fn finish_reason(talk: &GenerationParams, answer: &Generation) -> &'static str {
     match &talk.tool {
-        _ if answer.is_short => "length",
+        _ if answer.is_truncated => "length",
         Some(tool) if !tool.was_named => "tool_calls",
         _ => "stop",
     }
 }
 
 /// All at once.
-pub fn whole(asked: &Asked<Talk>, answer: &Answer) -> Reply {
+pub fn complete(asked: &DemoRequest<GenerationParams>, answer: &Generation) -> Reply {
     let choice = |index| {
-        let tool = asked.wish.tool.as_ref();
+        let tool = asked.params.tool.as_ref();
         let message = Message {
             role: "assistant",
             content: tool.is_none().then(|| answer.text()),
-            tool_calls: tool.map(|tool| [call(tool, answer.text())]),
+            tool_calls: tool.map(|tool| [tool_call(tool, answer.text())]),
             refusal: None,
             annotations: [],
         };
-        let finish_reason = finish_reason(&asked.wish, answer);
+        let finish_reason = finish_reason(&asked.params, answer);
         Choice { index, message, logprobs: None, finish_reason }
     };
     let head = head(asked, "chat.completion");
-    let choices = (0..asked.wish.choices).map(choice).collect();
-    let usage = Used::of(asked, answer).map(Usage::of_chat);
-    Reply::whole(JSON, StatusCode::OK, json(&Completion { head, choices, usage }))
+    let choices = (0..asked.params.choices).map(choice).collect();
+    let usage = ReportedUsage::of(asked, answer).map(OpenAiUsage::of_chat);
+    Reply::complete(JSON, StatusCode::OK, to_json(&Completion { head, choices, usage }))
 }
 
 /// A few tokens at a time, with the usage at the end if that was asked for.
-pub fn stream(asked: &Asked<Talk>, answer: &Answer) -> Reply {
-    let usage = Used::of(asked, answer).filter(|_| asked.wish.includes_usage);
-    let usage = usage.map(Usage::of_chat);
+pub fn stream(asked: &DemoRequest<GenerationParams>, answer: &Generation) -> Reply {
+    let usage = ReportedUsage::of(asked, answer).filter(|_| asked.params.includes_usage);
+    let usage = usage.map(OpenAiUsage::of_chat);
     let head = head(asked, "chat.completion.chunk");
     let event = |choices, usage| {
-        Bytes::from(format!("data: {}\n\n", json(&Chunk { head: &head, choices, usage })))
+        Bytes::from(format!("data: {}\n\n", to_json(&Chunk { head: &head, choices, usage })))
     };
     let piece = |index, delta, finish_reason| {
         let choice = ChunkChoice { index, delta, logprobs: None, finish_reason };
-        event(vec![choice], Told::before(usage))
+        event(vec![choice], UsageField::until_last_chunk(usage))
     };
-    let tool = asked.wish.tool.as_ref();
+    let tool = asked.params.tool.as_ref();
     let mut pieces = Vec::new();
-    for index in 0..asked.wish.choices {
+    for index in 0..asked.params.choices {
         let start = Delta::Start {
             role: "assistant",
             content: tool.is_none().then_some(""),
-            tool_calls: tool.map(|tool| [Indexed { index: 0, call: call(tool, String::new()) }]),
+            tool_calls: tool
+                .map(|tool| [Indexed { index: 0, call: tool_call(tool, String::new()) }]),
             refusal: None,
         };
         pieces.push(piece(index, start, None));
-        for portion in answer.portions() {
+        for portion in answer.deltas() {
             let delta = if tool.is_some() {
                 let function = Function { name: None, arguments: portion.text };
                 Delta::Arguments {
@@ -190,9 +191,9 @@ pub fn stream(asked: &Asked<Talk>, answer: &Answer) -> Reply {
             };
             pieces.push(piece(index, delta, None));
         }
-        pieces.push(piece(index, Delta::End {}, Some(finish_reason(&asked.wish, answer))));
+        pieces.push(piece(index, Delta::End {}, Some(finish_reason(&asked.params, answer))));
     }
-    pieces.extend(usage.map(|usage| event(Vec::new(), Told::Now(usage))));
+    pieces.extend(usage.map(|usage| event(Vec::new(), UsageField::Value(usage))));
     pieces.push(Bytes::from_static(b"data: [DONE]\n\n"));
-    Reply::stream(EVENTS, pieces, Complaint::breakoff())
+    Reply::stream(EVENT_STREAM, pieces, OpenAiError::stream_error())
 }

@@ -3,9 +3,9 @@
 use http::StatusCode;
 use serde::Serialize;
 
-use crate::demo::ask::Asked;
-use crate::demo::reply::{JSON, Reply, json};
-use crate::demo::vector::{Texts, base64, used, vector};
+use crate::demo::reply::{JSON, Reply, to_json};
+use crate::demo::request::DemoRequest;
+use crate::demo::vector::{EmbeddingParams, base64, embed, reported_tokens};
 
 #[derive(Debug, Serialize)]
 struct List<'a> {
@@ -37,10 +37,10 @@ struct Usage {
 }
 
 /// A vector for each text.
-pub fn list(asked: &Asked<Texts>) -> Reply {
+pub fn list(asked: &DemoRequest<EmbeddingParams>) -> Reply {
     let entry = |(index, text): (usize, &String)| {
-        let numbers = vector(text, asked.wish.dimensions);
-        let embedding = if asked.wish.in_base64 {
+        let numbers = embed(text, asked.params.dimensions);
+        let embedding = if asked.params.as_base64 {
             Vector::Base64(base64(&numbers))
         } else {
             Vector::Numbers(numbers)
@@ -49,9 +49,9 @@ pub fn list(asked: &Asked<Texts>) -> Reply {
     };
     let list = List {
         object: "list",
-        data: asked.wish.texts.iter().enumerate().map(entry).collect(),
+        data: asked.params.texts.iter().enumerate().map(entry).collect(),
         model: &asked.model,
-        usage: used(asked).map(|used| Usage { prompt_tokens: used, total_tokens: used }),
+        usage: reported_tokens(asked).map(|used| Usage { prompt_tokens: used, total_tokens: used }),
     };
-    Reply::whole(JSON, StatusCode::OK, json(&list))
+    Reply::complete(JSON, StatusCode::OK, to_json(&list))
 }

@@ -7,66 +7,66 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use serde_json::{Value, json};
 
-use crate::demo::ask::{Asked, CHOICES_MAX, script, whole};
-use crate::demo::openai::complaint::Complaint;
-use crate::demo::prose;
-use crate::demo::reply::{EVENTS, JSON, Reply};
+use crate::demo::canned_text;
+use crate::demo::openai::error::OpenAiError;
+use crate::demo::reply::{EVENT_STREAM, JSON, Reply};
+use crate::demo::request::{CHOICES_MAX, DemoRequest, positive_integer, read_script};
 use crate::dialect::multipart;
 
 /// An image of one pixel.
 const PIXEL: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAA\
      AABJRU5ErkJggg==";
 /// What an image comes to that is shown, and one that is made, by its quality.
-const SHOWN_TOKENS: u64 = 50;
-const MADE_TOKENS: [(&str, u64); 3] = [("low", 272), ("medium", 1_056), ("high", 4_160)];
+const INPUT_IMAGE_TOKENS: u64 = 50;
+const OUTPUT_IMAGE_TOKENS: [(&str, u64); 3] = [("low", 272), ("medium", 1_056), ("high", 4_160)];
 /// Samples of sound for a letter, 8,000 of one byte a second, and how many come at once.
-const SAMPLES: usize = 160;
-const PIECE: usize = 4_096;
+const SAMPLES_PER_CHAR: usize = 160;
+const CHUNK_BYTES: usize = 4_096;
 /// Tokens of a second that is heard, and of one that is spoken.
-const HEARD_TOKENS: u64 = 10;
-const SPOKEN_TOKENS: u64 = 20;
+const INPUT_TOKENS_PER_SECOND: u64 = 10;
+const OUTPUT_TOKENS_PER_SECOND: u64 = 20;
 
 /// What a request has: texts by their names, and how many bytes each of its files has.
 #[derive(Debug, Default)]
-pub struct Wish {
+pub struct MediaParams {
     texts: BTreeMap<String, String>,
     files: Vec<u64>,
 }
 
-impl Wish {
+impl MediaParams {
     fn text(&self, name: &str) -> &str {
         self.texts.get(name).map(String::as_str).unwrap_or_default()
     }
 
-    fn count(&self, name: &'static str) -> Result<u64, Complaint> {
+    fn count(&self, name: &'static str) -> Result<u64, OpenAiError> {
         let number =
             |text: &String| text.parse::<u64>().map_or_else(|_| text[..].into(), Value::from);
         let value = self.texts.get(name).map(number);
-        Ok(whole(&value.unwrap_or_default(), name, CHOICES_MAX)?.unwrap_or(1))
+        Ok(positive_integer(&value.unwrap_or_default(), name, CHOICES_MAX)?.unwrap_or(1))
     }
 
-    fn streams(&self) -> bool {
+    fn is_stream(&self) -> bool {
         self.text("stream") == "true" || self.text("stream_format") == "sse"
     }
 }
 
 /// Reads a request; the script stands at the beginning of the text of that name.
-pub fn ask(request: &Request<Bytes>, text: &str) -> Result<Asked<Wish>, Complaint> {
-    let wish = wish(request.headers(), request.body())?;
-    let script = script(request.headers(), wish.text(text))?;
+pub fn read(request: &Request<Bytes>, text: &str) -> Result<DemoRequest<MediaParams>, OpenAiError> {
+    let wish = read_params(request.headers(), request.body())?;
+    let script = read_script(request.headers(), wish.text(text))?;
     let model = match wish.text("model") {
         "" => "dall-e-2",
         named => named,
     };
     wish.count("n")?;
-    Ok(Asked { model: model.to_owned(), script, wish })
+    Ok(DemoRequest { model: model.to_owned(), script, params: wish })
 }
 
-fn wish(headers: &HeaderMap, body: &[u8]) -> Result<Wish, Complaint> {
-    let unreadable = |what: &str| Complaint::about(what, None, None);
+fn read_params(headers: &HeaderMap, body: &[u8]) -> Result<MediaParams, OpenAiError> {
+    let unreadable = |what: &str| OpenAiError::invalid_request(what, None, None);
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let content_type = content_type.unwrap_or_default();
-    let mut wish = Wish::default();
+    let mut wish = MediaParams::default();
     if content_type.starts_with("multipart/form-data") {
         let boundary = multipart::boundary(content_type).map_err(unreadable)?;
         multipart::parts(body, boundary, |part| {
@@ -94,13 +94,16 @@ fn wish(headers: &HeaderMap, body: &[u8]) -> Result<Wish, Complaint> {
 }
 
 /// As many images as were asked for.
-pub fn images(asked: &Asked<Wish>) -> Reply {
-    let wish = &asked.wish;
+pub fn images(asked: &DemoRequest<MediaParams>) -> Reply {
+    let wish = &asked.params;
     let count = wish.count("n").unwrap_or(1);
-    let of_quality = MADE_TOKENS.iter().find(|(quality, _)| *quality == wish.text("quality"));
-    let made = of_quality.map_or(MADE_TOKENS[1].1, |(_, tokens)| *tokens) * count;
-    let (told, shown) =
-        (prose::tokens_of(wish.text("prompt")), wish.files.len() as u64 * SHOWN_TOKENS);
+    let of_quality =
+        OUTPUT_IMAGE_TOKENS.iter().find(|(quality, _)| *quality == wish.text("quality"));
+    let made = of_quality.map_or(OUTPUT_IMAGE_TOKENS[1].1, |(_, tokens)| *tokens) * count;
+    let (told, shown) = (
+        canned_text::estimate_tokens(wish.text("prompt")),
+        wish.files.len() as u64 * INPUT_IMAGE_TOKENS,
+    );
     let input = asked.script.input_tokens.unwrap_or(told + shown);
     let reports = asked.script.reports_usage && asked.model.contains("image");
     let usage = reports.then(|| {
@@ -110,47 +113,47 @@ pub fn images(asked: &Asked<Wish>) -> Reply {
         })
     });
     let kind = if wish.files.is_empty() { "image_generation" } else { "image_edit" };
-    if wish.streams() {
+    if wish.is_stream() {
         let part = |index| json!({"b64_json": PIXEL, "partial_image_index": index});
         let partials = wish.text("partial_images").parse().unwrap_or(0).min(3);
         let mut pieces: Vec<Bytes> = (0..partials)
             .map(|at| event(&format!("{kind}.partial_image"), part(at), None))
             .collect();
         pieces.push(event(&format!("{kind}.completed"), json!({"b64_json": PIXEL}), usage));
-        return Reply::stream(EVENTS, pieces, Complaint::breakoff());
+        return Reply::stream(EVENT_STREAM, pieces, OpenAiError::stream_error());
     }
     let data = vec![json!({"b64_json": PIXEL}); usize::try_from(count).unwrap_or(1)];
-    Reply::whole(JSON, StatusCode::OK, with_usage(json!({"created": 1, "data": data}), usage))
+    Reply::complete(JSON, StatusCode::OK, with_usage(json!({"created": 1, "data": data}), usage))
 }
 
 /// A sound as long as its text, of which nothing can be heard.
-pub fn speech(asked: &Asked<Wish>) -> Reply {
-    let letters = asked.wish.text("input").chars().count();
-    let sound = wav(letters * SAMPLES);
-    if asked.wish.streams() {
-        let input = prose::tokens_of(asked.wish.text("input"));
-        let output = (sound.len() as u64 * SPOKEN_TOKENS).div_ceil(8_000);
+pub fn speech(asked: &DemoRequest<MediaParams>) -> Reply {
+    let letters = asked.params.text("input").chars().count();
+    let sound = wav(letters * SAMPLES_PER_CHAR);
+    if asked.params.is_stream() {
+        let input = canned_text::estimate_tokens(asked.params.text("input"));
+        let output = (sound.len() as u64 * OUTPUT_TOKENS_PER_SECOND).div_ceil(8_000);
         let usage = asked.script.reports_usage.then(|| {
             json!({"input_tokens": input, "output_tokens": output, "total_tokens": input + output})
         });
         let said = event("speech.audio.delta", json!({"audio": "UklGRg=="}), None);
         let pieces = vec![said, event("speech.audio.done", json!({}), usage)];
-        return Reply::stream(EVENTS, pieces, Complaint::breakoff());
+        return Reply::stream(EVENT_STREAM, pieces, OpenAiError::stream_error());
     }
-    let pieces = sound.chunks(PIECE).map(Bytes::copy_from_slice).collect();
+    let pieces = sound.chunks(CHUNK_BYTES).map(Bytes::copy_from_slice).collect();
     let headers = vec![(CONTENT_TYPE, HeaderValue::from_static("audio/wav"))];
-    Reply { status: StatusCode::OK, headers, pieces, breakoff: None }
+    Reply { status: StatusCode::OK, headers, chunks: pieces, error_event: None }
 }
 
 /// What was heard: always the same words.
-pub fn transcript(asked: &Asked<Wish>) -> Reply {
-    let (wish, script) = (&asked.wish, &asked.script);
+pub fn transcription(asked: &DemoRequest<MediaParams>) -> Reply {
+    let (wish, script) = (&asked.params, &asked.script);
     let tokens: Vec<String> =
-        prose::tokens(script.tokens.unwrap_or_else(prose::usual_tokens)).collect();
+        canned_text::tokens(script.tokens.unwrap_or_else(canned_text::default_tokens)).collect();
     let text = tokens.concat();
     let seconds = wish.files.iter().sum::<u64>().div_ceil(8_000);
     let usage = script.reports_usage.then(|| {
-        let (input, output) = (seconds * HEARD_TOKENS, tokens.len() as u64);
+        let (input, output) = (seconds * INPUT_TOKENS_PER_SECOND, tokens.len() as u64);
         match &*asked.model {
             "whisper-1" => json!({"type": "duration", "seconds": seconds}),
             _ => json!({
@@ -160,17 +163,17 @@ pub fn transcript(asked: &Asked<Wish>) -> Reply {
             }),
         }
     });
-    if wish.streams() {
+    if wish.is_stream() {
         let said = |token: &String| event("transcript.text.delta", json!({"delta": token}), None);
         let mut pieces: Vec<Bytes> = tokens.iter().map(said).collect();
         pieces.push(event("transcript.text.done", json!({"text": text}), usage));
-        return Reply::stream(EVENTS, pieces, Complaint::breakoff());
+        return Reply::stream(EVENT_STREAM, pieces, OpenAiError::stream_error());
     }
     match wish.text("response_format") {
         "text" | "srt" | "vtt" => {
-            Reply::whole("text/plain; charset=utf-8", StatusCode::OK, text + "\n")
+            Reply::complete("text/plain; charset=utf-8", StatusCode::OK, text + "\n")
         }
-        _ => Reply::whole(JSON, StatusCode::OK, with_usage(json!({"text": text}), usage)),
+        _ => Reply::complete(JSON, StatusCode::OK, with_usage(json!({"text": text}), usage)),
     }
 }
 
@@ -202,14 +205,14 @@ mod tests {
     use super::*;
     use crate::demo::script::Script;
 
-    fn asked(model: &str, texts: &[(&str, &str)], files: &[u64]) -> Asked<Wish> {
+    fn asked(model: &str, texts: &[(&str, &str)], files: &[u64]) -> DemoRequest<MediaParams> {
         let text = |(name, text): &(&str, &str)| ((*name).to_owned(), (*text).to_owned());
-        let wish = Wish { texts: texts.iter().map(text).collect(), files: files.to_vec() };
-        Asked { model: model.to_owned(), script: Script::default(), wish }
+        let wish = MediaParams { texts: texts.iter().map(text).collect(), files: files.to_vec() };
+        DemoRequest { model: model.to_owned(), script: Script::default(), params: wish }
     }
 
     fn body(reply: &Reply) -> Value {
-        serde_json::from_slice(&reply.pieces.concat()).expect("JSON")
+        serde_json::from_slice(&reply.chunks.concat()).expect("JSON")
     }
 
     #[test]
@@ -220,21 +223,25 @@ mod tests {
             let request = Request::builder().header("content-type", kind);
             request.body(Bytes::copy_from_slice(body.as_bytes())).expect("a request")
         };
-        let read = ask(&request("multipart/form-data; boundary=B", form), "prompt").expect("read");
+        let parsed =
+            read(&request("multipart/form-data; boundary=B", form), "prompt").expect("read");
         assert_eq!(
-            (read.wish.text("n"), &read.wish.files[..], &*read.model),
+            (parsed.params.text("n"), &parsed.params.files[..], &*parsed.model),
             ("2", &[3][..], "dall-e-2")
         );
         let json = r#"{"model":"m","n":2,"images":[{}],"prompt":"/error 500"}"#;
-        let read = ask(&request("application/json", json), "prompt").expect("read");
-        assert_eq!((read.wish.text("n"), read.wish.files.len(), &*read.model), ("2", 1, "m"));
-        assert_eq!(read.script.status, Some(500));
+        let parsed = read(&request("application/json", json), "prompt").expect("read");
+        assert_eq!(
+            (parsed.params.text("n"), parsed.params.files.len(), &*parsed.model),
+            ("2", 1, "m")
+        );
+        assert_eq!(parsed.script.status, Some(500));
         for (kind, body) in [
             ("multipart/form-data", form),
             ("application/json", "["),
             ("application/json", r#"{"n":9}"#),
         ] {
-            assert!(ask(&request(kind, body), "prompt").is_err(), "{kind} {body}");
+            assert!(read(&request(kind, body), "prompt").is_err(), "{kind} {body}");
         }
     }
 
@@ -247,20 +254,20 @@ mod tests {
         assert!(body(&images(&asked("dall-e-3", &[], &[]))).get("usage").is_none());
         let texts = [("stream", "true"), ("partial_images", "2")];
         let stream = images(&asked("gpt-image-1", &texts, &[]));
-        assert_eq!(stream.pieces.len(), 3);
-        assert!(stream.pieces[2].starts_with(b"event: image_generation.completed\n"));
+        assert_eq!(stream.chunks.len(), 3);
+        assert!(stream.chunks[2].starts_with(b"event: image_generation.completed\n"));
     }
 
     #[test]
     fn a_sound_is_as_long_as_its_text_and_is_heard_as_it_was_made() {
         let spoken = speech(&asked("tts-1", &[("input", "x".repeat(100).as_str())], &[]));
-        let sound = spoken.pieces.concat();
-        assert_eq!((sound.len(), spoken.pieces.len()), (44 + 16_000, 4));
-        let heard = body(&transcript(&asked("whisper-1", &[], &[sound.len() as u64])));
+        let sound = spoken.chunks.concat();
+        assert_eq!((sound.len(), spoken.chunks.len()), (44 + 16_000, 4));
+        let heard = body(&transcription(&asked("whisper-1", &[], &[sound.len() as u64])));
         assert_eq!(heard["usage"]["seconds"], 3);
-        let heard = body(&transcript(&asked("gpt-4o-transcribe", &[], &[8_000])));
+        let heard = body(&transcription(&asked("gpt-4o-transcribe", &[], &[8_000])));
         assert_eq!(heard["usage"]["input_tokens"], 10);
-        let text = transcript(&asked("whisper-1", &[("response_format", "srt")], &[1]));
-        assert!(text.pieces.concat().ends_with(b"metrics.\n"));
+        let text = transcription(&asked("whisper-1", &[("response_format", "srt")], &[1]));
+        assert!(text.chunks.concat().ends_with(b"metrics.\n"));
     }
 }

@@ -1,7 +1,7 @@
 //! The built-in provider in the OpenAI dialect.
 
-pub mod complaint;
-pub mod ask;
+pub mod error;
+pub mod request;
 pub mod usage;
 pub mod chat;
 pub mod text;

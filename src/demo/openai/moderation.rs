@@ -3,8 +3,8 @@
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use crate::demo::ask::Asked;
-use crate::demo::reply::{JSON, Reply, opaque};
+use crate::demo::reply::{JSON, Reply, unique_id};
+use crate::demo::request::DemoRequest;
 
 const CATEGORIES: [&str; 13] = [
     "harassment",
@@ -23,18 +23,18 @@ const CATEGORIES: [&str; 13] = [
 ];
 
 /// As many verdicts as were asked for.
-pub fn verdicts(asked: &Asked<usize>) -> Reply {
+pub fn results(asked: &DemoRequest<usize>) -> Reply {
     let verdict = json!({
         "flagged": false,
-        "categories": in_each_category(&json!(false)),
-        "category_scores": in_each_category(&json!(0)),
-        "category_applied_input_types": in_each_category(&json!(["text"])),
+        "categories": for_each_category(&json!(false)),
+        "category_scores": for_each_category(&json!(0)),
+        "category_applied_input_types": for_each_category(&json!(["text"])),
     });
-    let (id, results) = (format!("modr-{}", opaque()), vec![verdict; asked.wish]);
+    let (id, results) = (format!("modr-{}", unique_id()), vec![verdict; asked.params]);
     let said = json!({"id": id, "model": asked.model, "results": results});
-    Reply::whole(JSON, StatusCode::OK, said.to_string())
+    Reply::complete(JSON, StatusCode::OK, said.to_string())
 }
 
-fn in_each_category(value: &Value) -> Map<String, Value> {
+fn for_each_category(value: &Value) -> Map<String, Value> {
     CATEGORIES.into_iter().map(|category| (category.to_owned(), value.clone())).collect()
 }

@@ -5,13 +5,13 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::clock;
-use crate::demo::answer::{Answer, Used};
-use crate::demo::ask::{Asked, Talk};
-use crate::demo::openai::complaint::Complaint;
-use crate::demo::reply::{EVENTS, JSON, Reply, opaque};
+use crate::demo::generation::{Generation, ReportedUsage};
+use crate::demo::openai::error::OpenAiError;
+use crate::demo::reply::{EVENT_STREAM, JSON, Reply, unique_id};
+use crate::demo::request::{DemoRequest, GenerationParams};
 
 /// What nobody but the provider could read.
-const SEALED: &str = "Z0FBQUFBbWV0ZW9y";
+const ENCRYPTED_CONTENT: &str = "Z0FBQUFBbWV0ZW9y";
 
 /// The events of a stream, each with its number.
 #[derive(Debug, Default)]
@@ -25,22 +25,22 @@ impl Events {
     }
 }
 
-const fn status(answer: &Answer) -> &'static str {
-    if answer.is_short { "incomplete" } else { "completed" }
+const fn status(answer: &Generation) -> &'static str {
+    if answer.is_truncated { "incomplete" } else { "completed" }
 }
 
 /// A response before anything was said.
-fn begun(asked: &Asked<Talk>) -> Value {
+fn in_progress(asked: &DemoRequest<GenerationParams>) -> Value {
     json!({
-        "id": format!("resp_{}", opaque()),
+        "id": format!("resp_{}", unique_id()),
         "object": "response",
-        "created_at": clock::now().0 / 1000,
+        "created_at": clock::wall_now().0 / 1000,
         "status": "in_progress",
         "background": false,
         "error": null,
         "incomplete_details": null,
         "instructions": null,
-        "max_output_tokens": asked.wish.output_bound,
+        "max_output_tokens": asked.params.output_bound,
         "metadata": {},
         "model": asked.model,
         "output": [],
@@ -56,9 +56,14 @@ fn begun(asked: &Asked<Talk>) -> Value {
 }
 
 /// The same when all was said.
-fn ended(mut response: Value, items: Vec<Value>, asked: &Asked<Talk>, answer: &Answer) -> Value {
+fn finished(
+    mut response: Value,
+    items: Vec<Value>,
+    asked: &DemoRequest<GenerationParams>,
+    answer: &Generation,
+) -> Value {
     response["status"] = status(answer).into();
-    if answer.is_short {
+    if answer.is_truncated {
         response["incomplete_details"] = json!({"reason": "max_output_tokens"});
     }
     response["output"] = items.into();
@@ -67,51 +72,52 @@ fn ended(mut response: Value, items: Vec<Value>, asked: &Asked<Talk>, answer: &A
 }
 
 /// The usage; null if the script says that it is not told.
-fn usage(asked: &Asked<Talk>, answer: &Answer) -> Value {
-    let told = |used: Used| {
+fn usage(asked: &DemoRequest<GenerationParams>, answer: &Generation) -> Value {
+    let told = |used: ReportedUsage| {
         json!({
             "input_tokens": used.input,
             "input_tokens_details": {"cached_tokens": used.cached, "cache_write_tokens": 0},
             "output_tokens": used.output(),
-            "output_tokens_details": {"reasoning_tokens": used.thought},
+            "output_tokens_details": {"reasoning_tokens": used.reasoning},
             "total_tokens": used.input + used.output(),
         })
     };
-    Used::of(asked, answer).map_or(Value::Null, told)
+    ReportedUsage::of(asked, answer).map_or(Value::Null, told)
 }
 
 /// The items of the output: the thoughts, then the message or the call of a function.
-fn items(asked: &Asked<Talk>, answer: &Answer) -> Vec<Value> {
-    let thoughts = || json!({"type": "reasoning", "id": format!("rs_{}", opaque()), "summary": []});
-    let mut items: Vec<Value> = (0 < answer.thought).then(thoughts).into_iter().collect();
+fn output_items(asked: &DemoRequest<GenerationParams>, answer: &Generation) -> Vec<Value> {
+    let thoughts =
+        || json!({"type": "reasoning", "id": format!("rs_{}", unique_id()), "summary": []});
+    let mut items: Vec<Value> = (0 < answer.reasoning_tokens).then(thoughts).into_iter().collect();
     let (text, status) = (answer.text(), status(answer));
-    match &asked.wish.tool {
+    match &asked.params.tool {
         _ if text.is_empty() => {}
         Some(tool) => items.push(json!({
-            "type": "function_call", "id": format!("fc_{}", opaque()), "status": status,
-            "call_id": format!("call_{}", opaque()), "name": tool.name, "arguments": text,
+            "type": "function_call", "id": format!("fc_{}", unique_id()), "status": status,
+            "call_id": format!("call_{}", unique_id()), "name": tool.name, "arguments": text,
         })),
         None => items.push(json!({
-            "type": "message", "id": format!("msg_{}", opaque()), "status": status,
-            "role": "assistant", "content": [part(&text)],
+            "type": "message", "id": format!("msg_{}", unique_id()), "status": status,
+            "role": "assistant", "content": [text_part(&text)],
         })),
     }
     items
 }
 
-fn part(text: &str) -> Value {
+fn text_part(text: &str) -> Value {
     json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []})
 }
 
 /// All at once.
-pub fn whole(asked: &Asked<Talk>, answer: &Answer) -> Reply {
-    let response = ended(begun(asked), items(asked, answer), asked, answer);
-    Reply::whole(JSON, StatusCode::OK, response.to_string())
+pub fn complete(asked: &DemoRequest<GenerationParams>, answer: &Generation) -> Reply {
+    let response = finished(in_progress(asked), output_items(asked, answer), asked, answer);
+    Reply::complete(JSON, StatusCode::OK, response.to_string())
 }
 
 /// A few tokens at a time, with the whole response at the end.
-pub fn stream(asked: &Asked<Talk>, answer: &Answer) -> Reply {
-    let (begun, items) = (begun(asked), items(asked, answer));
+pub fn stream(asked: &DemoRequest<GenerationParams>, answer: &Generation) -> Reply {
+    let (begun, items) = (in_progress(asked), output_items(asked, answer));
     let mut events = Events::default();
     events.push("response.created", json!({"response": begun}));
     events.push("response.in_progress", json!({"response": begun}));
@@ -119,13 +125,13 @@ pub fn stream(asked: &Asked<Talk>, answer: &Answer) -> Reply {
         add_item(&mut events, index, item, answer);
     }
     let last = format!("response.{}", status(answer));
-    events.push(&last, json!({"response": ended(begun, items, asked, answer)}));
-    let breakoff = Complaint::breakoff_at(events.0.len() / 2);
-    Reply::stream(EVENTS, events.0, breakoff)
+    events.push(&last, json!({"response": finished(begun, items, asked, answer)}));
+    let breakoff = OpenAiError::response_stream_error(events.0.len() / 2);
+    Reply::stream(EVENT_STREAM, events.0, breakoff)
 }
 
 /// An item with what is said in it.
-fn add_item(events: &mut Events, index: usize, item: &Value, answer: &Answer) {
+fn add_item(events: &mut Events, index: usize, item: &Value, answer: &Generation) {
     let mut silent = item.clone();
     for (name, nothing) in
         [("content", json!([])), ("arguments", json!("")), ("status", json!("in_progress"))]
@@ -145,7 +151,7 @@ fn add_item(events: &mut Events, index: usize, item: &Value, answer: &Answer) {
     events.push("response.output_item.done", done);
 }
 
-fn add_text(events: &mut Events, index: usize, item: &Value, answer: &Answer) {
+fn add_text(events: &mut Events, index: usize, item: &Value, answer: &Generation) {
     let place = |name: &str, value: Value| {
         let mut said = json!({"item_id": item["id"], "output_index": index, "content_index": 0});
         said[name] = value;
@@ -156,18 +162,18 @@ fn add_text(events: &mut Events, index: usize, item: &Value, answer: &Answer) {
         said["logprobs"] = json!([]);
         said
     };
-    events.push("response.content_part.added", place("part", part("")));
-    for portion in answer.portions() {
+    events.push("response.content_part.added", place("part", text_part("")));
+    for portion in answer.deltas() {
         events.push("response.output_text.delta", text("delta", portion.text));
     }
     events.push("response.output_text.done", text("text", answer.text()));
-    events.push("response.content_part.done", place("part", part(&answer.text())));
+    events.push("response.content_part.done", place("part", text_part(&answer.text())));
 }
 
-fn add_arguments(events: &mut Events, index: usize, item: &Value, answer: &Answer) {
+fn add_arguments(events: &mut Events, index: usize, item: &Value, answer: &Generation) {
     let kind = "response.function_call_arguments";
     let id = &item["id"];
-    for portion in answer.portions() {
+    for portion in answer.deltas() {
         let said = json!({"item_id": id, "output_index": index, "delta": portion.text});
         events.push(&format!("{kind}.delta"), said);
     }
@@ -176,21 +182,21 @@ fn add_arguments(events: &mut Events, index: usize, item: &Value, answer: &Answe
 }
 
 /// A shorter form of what was said, which only the provider can read.
-pub fn compact(asked: &Asked<Talk>, answer: &Answer) -> Reply {
-    let id = format!("cmp_{}", opaque());
+pub fn compact(asked: &DemoRequest<GenerationParams>, answer: &Generation) -> Reply {
+    let id = format!("cmp_{}", unique_id());
     let compaction = json!({
-        "id": format!("resp_{}", opaque()),
+        "id": format!("resp_{}", unique_id()),
         "object": "response.compaction",
-        "created_at": clock::now().0 / 1000,
-        "output": [{"type": "compaction", "id": id, "encrypted_content": SEALED}],
+        "created_at": clock::wall_now().0 / 1000,
+        "output": [{"type": "compaction", "id": id, "encrypted_content": ENCRYPTED_CONTENT}],
         "usage": usage(asked, answer),
     });
-    Reply::whole(JSON, StatusCode::OK, compaction.to_string())
+    Reply::complete(JSON, StatusCode::OK, compaction.to_string())
 }
 
 /// How many tokens the input comes to.
-pub fn count(asked: &Asked<Talk>) -> Reply {
-    let tokens = asked.script.input_tokens.unwrap_or(asked.wish.input_tokens);
+pub fn input_token_count(asked: &DemoRequest<GenerationParams>) -> Reply {
+    let tokens = asked.script.input_tokens.unwrap_or(asked.params.input_tokens);
     let count = json!({"object": "response.input_tokens", "input_tokens": tokens});
-    Reply::whole(JSON, StatusCode::OK, count.to_string())
+    Reply::complete(JSON, StatusCode::OK, count.to_string())
 }

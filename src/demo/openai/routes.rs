@@ -3,80 +3,92 @@
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode};
 
-use crate::demo::answer::Answer;
-use crate::demo::ask::{Asked, Complain, Talk, respond};
 use crate::demo::catalog::MODELS;
-use crate::demo::openai::complaint::Complaint;
-use crate::demo::openai::{ask, chat, embedding, media, moderation, response, text};
-use crate::demo::reply::{JSON, Reply, opaque_id};
+use crate::demo::generation::Generation;
+use crate::demo::openai::error::OpenAiError;
+use crate::demo::openai::{chat, embedding, media, moderation, request, response, text};
+use crate::demo::reply::{JSON, Reply, id_header};
+use crate::demo::request::{DemoRequest, GenerationParams, WireError, respond};
 use crate::demo::script::Script;
 
 /// `POST /v1/chat/completions`.
 pub fn chat(request: &Request<Bytes>) -> (Reply, Script) {
-    respond(ask::chat(request), |asked| said(asked, chat::whole, chat::stream))
+    respond(request::chat(request), |asked| render(asked, chat::complete, chat::stream))
 }
 
 /// `POST /v1/completions`.
 pub fn text(request: &Request<Bytes>) -> (Reply, Script) {
-    respond(ask::text(request), |asked| said(asked, text::whole, text::stream))
+    respond(request::text(request), |asked| render(asked, text::complete, text::stream))
 }
 
 /// `POST /v1/responses`.
 pub fn response(request: &Request<Bytes>) -> (Reply, Script) {
-    respond(ask::response(request), |asked| said(asked, response::whole, response::stream))
+    respond(request::response(request), |asked| render(asked, response::complete, response::stream))
 }
 
 /// `POST /v1/responses/compact`.
 pub fn compact(request: &Request<Bytes>) -> (Reply, Script) {
-    respond(ask::response(request), |asked| said(asked, response::compact, response::compact))
+    respond(request::response(request), |asked| render(asked, response::compact, response::compact))
 }
 
 /// `POST /v1/responses/input_tokens`.
-pub fn count(request: &Request<Bytes>) -> (Reply, Script) {
-    respond(ask::response(request), |asked| signed(response::count(asked), &asked.script))
+pub fn count_tokens(request: &Request<Bytes>) -> (Reply, Script) {
+    respond(request::response(request), |asked| {
+        with_provider_headers(response::input_token_count(asked), &asked.script)
+    })
 }
 
 /// `POST /v1/moderations`.
 pub fn moderate(request: &Request<Bytes>) -> (Reply, Script) {
-    respond(ask::moderation(request), |asked| signed(moderation::verdicts(asked), &asked.script))
+    respond(request::moderation(request), |asked| {
+        with_provider_headers(moderation::results(asked), &asked.script)
+    })
 }
 
 /// `POST /v1/embeddings`.
 pub fn embed(request: &Request<Bytes>) -> (Reply, Script) {
-    respond(ask::embedding(request), |asked| signed(embedding::list(asked), &asked.script))
+    respond(request::embedding(request), |asked| {
+        with_provider_headers(embedding::list(asked), &asked.script)
+    })
 }
 
 /// `POST /v1/images/generations`, `/v1/images/edits` and `/v1/images/variations`.
 pub fn images(request: &Request<Bytes>) -> (Reply, Script) {
-    respond(media::ask(request, "prompt"), |asked| signed(media::images(asked), &asked.script))
+    respond(media::read(request, "prompt"), |asked| {
+        with_provider_headers(media::images(asked), &asked.script)
+    })
 }
 
 /// `POST /v1/audio/speech`.
 pub fn speech(request: &Request<Bytes>) -> (Reply, Script) {
-    respond(media::ask(request, "input"), |asked| signed(media::speech(asked), &asked.script))
+    respond(media::read(request, "input"), |asked| {
+        with_provider_headers(media::speech(asked), &asked.script)
+    })
 }
 
 /// `POST /v1/audio/transcriptions` and `/v1/audio/translations`.
-pub fn transcript(request: &Request<Bytes>) -> (Reply, Script) {
-    respond(media::ask(request, "prompt"), |asked| signed(media::transcript(asked), &asked.script))
+pub fn transcription(request: &Request<Bytes>) -> (Reply, Script) {
+    respond(media::read(request, "prompt"), |asked| {
+        with_provider_headers(media::transcription(asked), &asked.script)
+    })
 }
 
-type Say = fn(&Asked<Talk>, &Answer) -> Reply;
+type Render = fn(&DemoRequest<GenerationParams>, &Generation) -> Reply;
 
-fn said(asked: &Asked<Talk>, whole: Say, stream: Say) -> Reply {
-    let say = if asked.wish.streams { stream } else { whole };
-    signed(say(asked, &Answer::to(asked)), &asked.script)
+fn render(asked: &DemoRequest<GenerationParams>, whole: Render, stream: Render) -> Reply {
+    let say = if asked.params.is_stream { stream } else { whole };
+    with_provider_headers(say(asked, &Generation::generate(asked)), &asked.script)
 }
 
 /// With the headers of the real one.
-fn signed(reply: Reply, script: &Script) -> Reply {
+fn with_provider_headers(reply: Reply, script: &Script) -> Reply {
     let latency = u64::try_from(script.latency.as_millis()).unwrap_or(u64::MAX);
     reply
-        .with("openai-processing-ms", latency.max(1).into())
-        .with("openai-version", HeaderValue::from_static("2020-10-01"))
-        .with("x-ratelimit-limit-requests", HeaderValue::from_static("500"))
-        .with("x-ratelimit-remaining-requests", HeaderValue::from_static("499"))
-        .with("x-request-id", opaque_id("req_"))
+        .with_header("openai-processing-ms", latency.max(1).into())
+        .with_header("openai-version", HeaderValue::from_static("2020-10-01"))
+        .with_header("x-ratelimit-limit-requests", HeaderValue::from_static("500"))
+        .with_header("x-ratelimit-remaining-requests", HeaderValue::from_static("499"))
+        .with_header("x-request-id", id_header("req_"))
 }
 
 /// `GET /v1/models`, or one of them.
@@ -88,23 +100,26 @@ pub fn models(name: Option<&str>) -> (Reply, Script) {
         None => {
             let entries: Vec<String> = MODELS.into_iter().map(entry).collect();
             let list = format!(r#"{{"object":"list","data":[{}]}}"#, entries.join(","));
-            Reply::whole(JSON, StatusCode::OK, list)
+            Reply::complete(JSON, StatusCode::OK, list)
         }
-        Some(name) if MODELS.contains(&name) => Reply::whole(JSON, StatusCode::OK, entry(name)),
-        Some(name) => Complaint::of_status(404, name).reply(),
+        Some(name) if MODELS.contains(&name) => Reply::complete(JSON, StatusCode::OK, entry(name)),
+        Some(name) => OpenAiError::of_status(404, name).to_reply(),
     };
     (reply, Script::default())
 }
 
 /// Any other path.
-pub fn unknown(method: &Method, path: &str) -> (Reply, Script) {
+pub fn not_found(method: &Method, path: &str) -> (Reply, Script) {
     let message = format!("Unknown request URL: {method} {path}.");
-    let complaint = Complaint::about(message, None, None).but(StatusCode::NOT_FOUND);
-    (complaint.reply(), Script::default())
+    let complaint =
+        OpenAiError::invalid_request(message, None, None).with_status(StatusCode::NOT_FOUND);
+    (complaint.to_reply(), Script::default())
 }
 
 /// A body that is too long, or whose end did not come.
 pub fn unreadable() -> Reply {
     let message = "The request body is too large, or its end did not come.";
-    Complaint::about(message, None, None).but(StatusCode::PAYLOAD_TOO_LARGE).reply()
+    OpenAiError::invalid_request(message, None, None)
+        .with_status(StatusCode::PAYLOAD_TOO_LARGE)
+        .to_reply()
 }

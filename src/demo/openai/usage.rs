@@ -2,32 +2,32 @@
 
 use serde::Serialize;
 
-use crate::demo::answer::Used;
+use crate::demo::generation::ReportedUsage;
 
 /// What the answer says that it used.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub struct Usage {
+pub struct OpenAiUsage {
     prompt_tokens: u64,
     completion_tokens: u64,
     total_tokens: u64,
     #[serde(flatten)]
-    parts: Option<Parts>,
+    details: Option<UsageDetails>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]
-struct Parts {
-    prompt_tokens_details: InputParts,
-    completion_tokens_details: OutputParts,
+struct UsageDetails {
+    prompt_tokens_details: InputDetails,
+    completion_tokens_details: OutputDetails,
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]
-struct InputParts {
+struct InputDetails {
     cached_tokens: u64,
     audio_tokens: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default, Serialize)]
-struct OutputParts {
+struct OutputDetails {
     #[serde(rename = "reasoning_tokens")]
     reasoning: u64,
     #[serde(rename = "audio_tokens")]
@@ -41,43 +41,43 @@ struct OutputParts {
 /// The key `usage` of a chunk.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(untagged)]
-pub enum Told {
+pub enum UsageField {
     /// Nobody asked for it: there is no such key.
     Absent,
     /// It was asked for and is not known yet: null.
-    Later,
+    Null,
     /// In the last chunk.
-    Now(Usage),
+    Value(OpenAiUsage),
 }
 
-impl Usage {
+impl OpenAiUsage {
     /// With its parts, as chat tells it.
-    pub fn of_chat(used: Used) -> Self {
-        let parts = Parts {
-            prompt_tokens_details: InputParts { cached_tokens: used.cached, audio_tokens: 0 },
-            completion_tokens_details: OutputParts {
-                reasoning: used.thought,
-                ..OutputParts::default()
+    pub fn of_chat(used: ReportedUsage) -> Self {
+        let parts = UsageDetails {
+            prompt_tokens_details: InputDetails { cached_tokens: used.cached, audio_tokens: 0 },
+            completion_tokens_details: OutputDetails {
+                reasoning: used.reasoning,
+                ..OutputDetails::default()
             },
         };
-        Self { parts: Some(parts), ..Self::of_text(used) }
+        Self { details: Some(parts), ..Self::of_text(used) }
     }
 
     /// Without parts, as the older completions tell it.
-    pub const fn of_text(used: Used) -> Self {
+    pub const fn of_text(used: ReportedUsage) -> Self {
         Self {
             prompt_tokens: used.input,
             completion_tokens: used.output(),
             total_tokens: used.input + used.output(),
-            parts: None,
+            details: None,
         }
     }
 }
 
-impl Told {
+impl UsageField {
     /// What all chunks but the last say.
-    pub const fn before(usage: Option<Usage>) -> Self {
-        if usage.is_some() { Self::Later } else { Self::Absent }
+    pub const fn until_last_chunk(usage: Option<OpenAiUsage>) -> Self {
+        if usage.is_some() { Self::Null } else { Self::Absent }
     }
 
     /// Whether there is no such key.

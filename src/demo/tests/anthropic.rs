@@ -3,27 +3,29 @@
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::demo::prose;
-use crate::demo::tests::stand::{Answer, Provider, data, provider, request};
+use crate::demo::canned_text;
+use crate::demo::tests::harness::{
+    ProviderResponse, TestProvider, event_data, request, start_provider,
+};
 
 const MESSAGES: &str = "/v1/messages";
 const COUNT: &str = "/v1/messages/count_tokens";
 
-fn asked(prompt: &str, stream: bool) -> Value {
+fn message_body(prompt: &str, stream: bool) -> Value {
     json!({"model": "claude-haiku-4-5", "max_tokens": 1000, "stream": stream,
         "system": "Be brief.", "messages": [{"role": "user", "content": prompt}]})
 }
 
-async fn say(provider: &Provider, prompt: &str, stream: bool) -> Answer {
-    provider.post(MESSAGES, &asked(prompt, stream)).await
+async fn send_message(provider: &TestProvider, prompt: &str, stream: bool) -> ProviderResponse {
+    provider.post(MESSAGES, &message_body(prompt, stream)).await
 }
 
 /// The events of a stream; each is announced by its type.
-fn events(answer: &Answer) -> Vec<Value> {
+fn events(answer: &ProviderResponse) -> Vec<Value> {
     let events = answer.events("text/event-stream; charset=utf-8", "\n\n");
     let told = events.into_iter().map(|event| {
         let (name, rest) = event.split_once('\n').expect("two lines");
-        let data = data(rest);
+        let data = event_data(rest);
         assert_eq!(name, format!("event: {}", data["type"].as_str().expect("a type")));
         data
     });
@@ -40,7 +42,7 @@ fn deltas(events: &[Value], name: &str) -> String {
     events.iter().filter_map(|event| event["delta"][name].as_str()).collect()
 }
 
-fn error(answer: &Answer) -> (u16, Value) {
+fn error(answer: &ProviderResponse) -> (u16, Value) {
     let body = answer.json();
     assert_eq!(body["type"], "error");
     assert_eq!(body["request_id"], answer.headers["request-id"].to_str().expect("a text"));
@@ -49,18 +51,18 @@ fn error(answer: &Answer) -> (u16, Value) {
 
 #[tokio::test]
 async fn a_message_looks_like_a_real_one() {
-    let provider = provider().await;
-    let answer = say(&provider, "Say hello.", false).await;
-    assert_eq!((answer.status, answer.whole), (StatusCode::OK, true));
+    let provider = start_provider().await;
+    let answer = send_message(&provider, "Say hello.", false).await;
+    assert_eq!((answer.status, answer.is_complete), (StatusCode::OK, true));
     assert_eq!(answer.headers["content-type"], "application/json");
     assert!(answer.headers.contains_key("request-id"));
     let body = answer.json();
     assert!(body["id"].as_str().is_some_and(|id| id.starts_with("msg_")));
     assert_eq!((&body["type"], &body["role"]), (&json!("message"), &json!("assistant")));
-    let text: String = prose::tokens(prose::usual_tokens()).collect();
+    let text: String = canned_text::tokens(canned_text::default_tokens()).collect();
     assert_eq!(body["content"], json!([{"type": "text", "text": text}]));
     assert_eq!((&body["stop_reason"], &body["stop_sequence"]), (&json!("end_turn"), &Value::Null));
-    let usage = json!({"input_tokens": 17, "output_tokens": prose::usual_tokens(),
+    let usage = json!({"input_tokens": 17, "output_tokens": canned_text::default_tokens(),
         "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0, "cache_creation":
         {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
         "service_tier": "standard", "inference_geo": "not_available"});
@@ -69,8 +71,8 @@ async fn a_message_looks_like_a_real_one() {
 
 #[tokio::test]
 async fn a_stream_tells_its_usage_at_both_ends() {
-    let provider = provider().await;
-    let answer = provider.post("/v1/messages?beta=true", &asked("/cached 5 x", true)).await;
+    let provider = start_provider().await;
+    let answer = provider.post("/v1/messages?beta=true", &message_body("/cached 5 x", true)).await;
     let events = events(&answer);
     let expected = [
         "message_start",
@@ -88,19 +90,19 @@ async fn a_stream_tells_its_usage_at_both_ends() {
     assert_eq!(message["usage"]["cache_read_input_tokens"], 5);
     assert_eq!(message["usage"]["output_tokens"], 1);
     assert_eq!(events[1]["content_block"], json!({"type": "text", "text": ""}));
-    let text: String = prose::tokens(prose::usual_tokens()).collect();
+    let text: String = canned_text::tokens(canned_text::default_tokens()).collect();
     assert_eq!(deltas(&events, "text"), text);
     let last = &events[events.len() - 2];
     assert_eq!(last["delta"], json!({"stop_reason": "end_turn", "stop_sequence": null}));
     let usage = json!({"input_tokens": 12, "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": 5, "output_tokens": prose::usual_tokens()});
+        "cache_read_input_tokens": 5, "output_tokens": canned_text::default_tokens()});
     assert_eq!(last["usage"], usage);
 }
 
 #[tokio::test]
 async fn a_bound_is_kept_and_may_be_absent() {
-    let provider = provider().await;
-    let mut body = asked("/tokens 50", false);
+    let provider = start_provider().await;
+    let mut body = message_body("/tokens 50", false);
     body["max_tokens"] = json!(20);
     let short = provider.post(MESSAGES, &body).await.json();
     assert_eq!(
@@ -117,8 +119,8 @@ async fn a_bound_is_kept_and_may_be_absent() {
 
 #[tokio::test]
 async fn thoughts_come_first_and_count() {
-    let provider = provider().await;
-    let mut body = asked("/tokens 9", true);
+    let provider = start_provider().await;
+    let mut body = message_body("/tokens 9", true);
     body["thinking"] = json!({"type": "enabled", "budget_tokens": 1024});
     let events = events(&provider.post(MESSAGES, &body).await);
     let blocks = events.iter().filter(|event| event["type"] == "content_block_start");
@@ -128,7 +130,7 @@ async fn thoughts_come_first_and_count() {
     let usage = &events[events.len() - 2]["usage"];
     assert_eq!(usage["output_tokens"], 41);
     assert_eq!(usage["output_tokens_details"]["thinking_tokens"], 32);
-    let whole = say(&provider, "/think 7 /tokens 9", false).await.json();
+    let whole = send_message(&provider, "/think 7 /tokens 9", false).await.json();
     assert_eq!(
         (&whole["content"][0]["type"], &whole["content"][1]["type"]),
         (&json!("thinking"), &json!("text"))
@@ -138,7 +140,7 @@ async fn thoughts_come_first_and_count() {
 
 #[tokio::test]
 async fn a_tool_is_used_where_one_must_be() {
-    let provider = provider().await;
+    let provider = start_provider().await;
     let schema = json!({"type": "object", "properties": {"city": {"type": "string"}}});
     let tools = json!([{"name": "weather", "input_schema": schema}, {"name": "time",
         "input_schema": schema}]);
@@ -147,7 +149,7 @@ async fn a_tool_is_used_where_one_must_be() {
         ("/tool", json!({"type": "auto"}), "weather"),
         ("x", json!({"type": "tool", "name": "time"}), "time"),
     ] {
-        let mut body = asked(prompt, false);
+        let mut body = message_body(prompt, false);
         (body["tools"], body["tool_choice"]) = (tools.clone(), choice);
         let whole = provider.post(MESSAGES, &body).await.json();
         let used = &whole["content"][0];
@@ -167,30 +169,30 @@ async fn a_tool_is_used_where_one_must_be() {
         assert_eq!(deltas(&events, "partial_json"), r#"{"city":"demo"}"#);
         assert_eq!(events[events.len() - 2]["delta"]["stop_reason"], "tool_use");
     }
-    let mut free = asked("x", false);
+    let mut free = message_body("x", false);
     free["tools"] = tools;
     assert_eq!(provider.post(MESSAGES, &free).await.json()["stop_reason"], "end_turn");
 }
 
 #[tokio::test]
 async fn a_stream_breaks_off_with_an_error() {
-    let provider = provider().await;
-    let broken = say(&provider, "/breakoff", true).await;
+    let provider = start_provider().await;
+    let broken = send_message(&provider, "/breakoff", true).await;
     let events = events(&broken);
-    assert!(broken.whole && 3 < events.len());
+    assert!(broken.is_complete && 3 < events.len());
     let error = json!({"type": "error", "error": {"type": "overloaded_error", "message":
         "Overloaded"}});
     assert_eq!(events.last(), Some(&error));
     assert!(!types(&events).contains(&"message_delta"));
-    let whole = say(&provider, "/breakoff", false).await.json();
+    let whole = send_message(&provider, "/breakoff", false).await.json();
     assert_eq!(whole["stop_reason"], "end_turn");
 }
 
 #[tokio::test]
 async fn usage_can_be_left_out() {
-    let provider = provider().await;
-    assert!(say(&provider, "/nousage", false).await.json().get("usage").is_none());
-    let answer = say(&provider, "/nousage", true).await;
+    let provider = start_provider().await;
+    assert!(send_message(&provider, "/nousage", false).await.json().get("usage").is_none());
+    let answer = send_message(&provider, "/nousage", true).await;
     assert!(
         !answer.text.contains(r#""usage":"#) && types(&events(&answer)).contains(&"message_stop")
     );
@@ -198,18 +200,18 @@ async fn usage_can_be_left_out() {
 
 #[tokio::test]
 async fn tokens_are_counted_as_a_message_counts_them() {
-    let provider = provider().await;
-    let body = asked("Say hello.", false);
+    let provider = start_provider().await;
+    let body = message_body("Say hello.", false);
     assert_eq!(provider.post(COUNT, &body).await.text, r#"{"input_tokens":17}"#);
     let blocks = json!({"model": "m", "messages": [{"role": "user", "content": [
         {"type": "text", "text": "abcd"}, {"type": "image", "source": {}}]}]});
     assert_eq!(provider.post(COUNT, &blocks).await.text, r#"{"input_tokens":93}"#);
-    assert_eq!(error(&provider.post(COUNT, &asked("/error 529", false)).await).0, 529);
+    assert_eq!(error(&provider.post(COUNT, &message_body("/error 529", false)).await).0, 529);
 }
 
 #[tokio::test]
 async fn errors_are_told_in_the_words_of_the_real_one() {
-    let provider = provider().await;
+    let provider = start_provider().await;
     for (status, kind) in [
         (400_u16, "invalid_request_error"),
         (401, "authentication_error"),
@@ -220,7 +222,7 @@ async fn errors_are_told_in_the_words_of_the_real_one() {
         (500, "api_error"),
         (529, "overloaded_error"),
     ] {
-        let answer = say(&provider, &format!("/error {status}"), true).await;
+        let answer = send_message(&provider, &format!("/error {status}"), true).await;
         let (told, error) = error(&answer);
         assert_eq!((told, &error["type"]), (status, &json!(kind)));
         assert_eq!(answer.headers.contains_key("retry-after"), status == 429);
@@ -231,7 +233,7 @@ async fn errors_are_told_in_the_words_of_the_real_one() {
         ("messages", json!([]), "messages: at least one message is required"),
         ("max_tokens", json!(0), "Invalid 'max_tokens'"),
     ] {
-        let mut body = asked("x", false);
+        let mut body = message_body("x", false);
         body[name] = value;
         let (status, error) = error(&provider.post(MESSAGES, &body).await);
         assert_eq!(status, 400);
@@ -240,7 +242,7 @@ async fn errors_are_told_in_the_words_of_the_real_one() {
             "{error}"
         );
     }
-    let mut bare = request(MESSAGES, &asked("x", false).to_string());
+    let mut bare = request(MESSAGES, &message_body("x", false).to_string());
     bare.headers_mut().remove("anthropic-version");
     let (status, error) = error(&provider.send(bare).await);
     assert_eq!((status, &error["message"]), (400, &json!("anthropic-version: header is required")));

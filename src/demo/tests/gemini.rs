@@ -3,23 +3,25 @@
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::demo::prose;
-use crate::demo::tests::stand::{Answer, Provider, data, numbers, provider};
+use crate::demo::canned_text;
+use crate::demo::tests::harness::{
+    ProviderResponse, TestProvider, embedding_json, event_data, start_provider,
+};
 
 const FLASH: &str = "/v1beta/models/gemini-2.5-flash";
 
-fn asked(prompt: &str) -> Value {
+fn content_body(prompt: &str) -> Value {
     json!({"systemInstruction": {"parts": [{"text": "Be brief."}]},
         "contents": [{"role": "user", "parts": [{"text": prompt}]}]})
 }
 
-async fn call(provider: &Provider, verb: &str, body: &Value) -> Answer {
+async fn call(provider: &TestProvider, verb: &str, body: &Value) -> ProviderResponse {
     provider.post(&format!("{FLASH}:{verb}"), body).await
 }
 
 /// The parts of a stream of events.
-fn events(answer: &Answer) -> Vec<Value> {
-    answer.events("text/event-stream", "\r\n\r\n").into_iter().map(data).collect()
+fn events(answer: &ProviderResponse) -> Vec<Value> {
+    answer.events("text/event-stream", "\r\n\r\n").into_iter().map(event_data).collect()
 }
 
 fn text_of(responses: &[Value]) -> String {
@@ -27,7 +29,7 @@ fn text_of(responses: &[Value]) -> String {
     parts.filter_map(|part| part["text"].as_str()).collect()
 }
 
-fn error(answer: &Answer) -> (u16, Value) {
+fn error(answer: &ProviderResponse) -> (u16, Value) {
     let error = answer.json()["error"].clone();
     assert_eq!(error["code"], answer.status.as_u16());
     (answer.status.as_u16(), error)
@@ -35,13 +37,13 @@ fn error(answer: &Answer) -> (u16, Value) {
 
 #[tokio::test]
 async fn contents_look_like_real_ones() {
-    let provider = provider().await;
-    let answer = call(&provider, "generateContent", &asked("Say hello.")).await;
-    assert_eq!((answer.status, answer.whole), (StatusCode::OK, true));
+    let provider = start_provider().await;
+    let answer = call(&provider, "generateContent", &content_body("Say hello.")).await;
+    assert_eq!((answer.status, answer.is_complete), (StatusCode::OK, true));
     assert_eq!(answer.headers["content-type"], "application/json; charset=UTF-8");
     let body = answer.json();
-    let said = prose::usual_tokens();
-    let text: String = prose::tokens(said).collect();
+    let said = canned_text::default_tokens();
+    let text: String = canned_text::tokens(said).collect();
     let candidate = json!({"content": {"parts": [{"text": text}], "role": "model"},
         "finishReason": "STOP", "index": 0});
     assert_eq!(body["candidates"], json!([candidate]));
@@ -51,17 +53,19 @@ async fn contents_look_like_real_ones() {
         "thoughtsTokenCount": 32, "totalTokenCount": 49 + said,
         "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 17}]});
     assert_eq!(body["usageMetadata"], usage);
-    let under_v1 = provider.post("/v1/models/gemini-2.5-flash:generateContent", &asked("x")).await;
+    let under_v1 =
+        provider.post("/v1/models/gemini-2.5-flash:generateContent", &content_body("x")).await;
     assert_eq!(under_v1.json()["modelVersion"], "gemini-2.5-flash");
 }
 
 #[tokio::test]
 async fn a_stream_counts_up_in_each_event() {
-    let provider = provider().await;
+    let provider = start_provider().await;
     let answer =
-        call(&provider, "streamGenerateContent?alt=sse", &asked("/tokens 9 /cached 3")).await;
+        call(&provider, "streamGenerateContent?alt=sse", &content_body("/tokens 9 /cached 3"))
+            .await;
     let events = events(&answer);
-    assert_eq!(text_of(&events), prose::tokens(9).collect::<String>());
+    assert_eq!(text_of(&events), canned_text::tokens(9).collect::<String>());
     let counts: Vec<u64> = events
         .iter()
         .filter_map(|event| event["usageMetadata"]["candidatesTokenCount"].as_u64())
@@ -81,13 +85,13 @@ async fn a_stream_counts_up_in_each_event() {
 
 #[tokio::test]
 async fn without_events_a_stream_is_a_list() {
-    let provider = provider().await;
-    let answer = call(&provider, "streamGenerateContent", &asked("/tokens 9")).await;
+    let provider = start_provider().await;
+    let answer = call(&provider, "streamGenerateContent", &content_body("/tokens 9")).await;
     assert_eq!(answer.headers["content-type"], "application/json; charset=UTF-8");
     assert!(answer.text.contains("}\n,\r\n{") && answer.text.ends_with("}\n]"), "{}", answer.text);
     let list: Vec<Value> = serde_json::from_str(&answer.text).expect("a list");
-    assert_eq!(text_of(&list), prose::tokens(9).collect::<String>());
-    let refused = call(&provider, "streamGenerateContent", &asked("/error 503")).await;
+    assert_eq!(text_of(&list), canned_text::tokens(9).collect::<String>());
+    let refused = call(&provider, "streamGenerateContent", &content_body("/error 503")).await;
     assert_eq!(
         (refused.status.as_u16(), &refused.json()[0]["error"]["status"]),
         (503, &json!("UNAVAILABLE"))
@@ -96,12 +100,12 @@ async fn without_events_a_stream_is_a_list() {
 
 #[tokio::test]
 async fn bounds_and_candidates_are_kept_however_they_are_spelled() {
-    let provider = provider().await;
+    let provider = start_provider().await;
     for config in [
         json!({"generationConfig": {"maxOutputTokens": 20, "candidateCount": 2}}),
         json!({"generation_config": {"max_output_tokens": 20, "candidate_count": 2}}),
     ] {
-        let mut body = asked("x");
+        let mut body = content_body("x");
         body.as_object_mut().expect("an object").extend(config.as_object().cloned().expect("one"));
         let answer = call(&provider, "generateContent", &body).await.json();
         assert_eq!(answer["candidates"].as_array().map(Vec::len), Some(2));
@@ -115,7 +119,7 @@ async fn bounds_and_candidates_are_kept_however_they_are_spelled() {
         let last = events.last().expect("a last event");
         assert_eq!((&last["candidates"][0]["index"], &last["usageMetadata"]), (&json!(1), usage));
     }
-    let mut body = asked("/tokens 9");
+    let mut body = content_body("/tokens 9");
     body["generationConfig"] = json!({"thinkingConfig": {"thinking_budget": 0}});
     let answer = call(&provider, "generateContent", &body).await.json();
     assert!(answer["usageMetadata"].get("thoughtsTokenCount").is_none());
@@ -123,9 +127,9 @@ async fn bounds_and_candidates_are_kept_however_they_are_spelled() {
 
 #[tokio::test]
 async fn a_function_is_called_where_one_must_be() {
-    let provider = provider().await;
+    let provider = start_provider().await;
     let schema = json!({"type": "OBJECT", "properties": {"city": {"type": "STRING"}}});
-    let mut body = asked("x");
+    let mut body = content_body("x");
     body["tools"] = json!([{"functionDeclarations": [{"name": "weather", "parameters": schema},
         {"name": "time", "parametersJsonSchema": schema}]}]);
     let free = call(&provider, "generateContent", &body).await.json();
@@ -153,24 +157,24 @@ async fn a_function_is_called_where_one_must_be() {
 
 #[tokio::test]
 async fn a_stream_breaks_off_with_an_error() {
-    let provider = provider().await;
-    let broken = call(&provider, "streamGenerateContent?alt=sse", &asked("/breakoff")).await;
+    let provider = start_provider().await;
+    let broken = call(&provider, "streamGenerateContent?alt=sse", &content_body("/breakoff")).await;
     let events = events(&broken);
-    assert!(broken.whole && 2 < events.len() && !broken.text.contains("finishReason"));
+    assert!(broken.is_complete && 2 < events.len() && !broken.text.contains("finishReason"));
     assert_eq!(events.last().expect("an error")["error"]["code"], 503);
     for prompt in ["/breakoff", "/breakoff /tokens 0"] {
-        let list = call(&provider, "streamGenerateContent", &asked(prompt)).await;
+        let list = call(&provider, "streamGenerateContent", &content_body(prompt)).await;
         let list: Vec<Value> = serde_json::from_str(&list.text).expect("a list");
         assert_eq!(list.last().expect("an error")["error"]["status"], "UNAVAILABLE");
     }
-    let whole = call(&provider, "generateContent", &asked("/breakoff")).await.json();
+    let whole = call(&provider, "generateContent", &content_body("/breakoff")).await.json();
     assert_eq!(whole["candidates"][0]["finishReason"], "STOP");
 }
 
 #[tokio::test]
 async fn usage_can_be_left_out() {
-    let provider = provider().await;
-    let body = asked("/nousage");
+    let provider = start_provider().await;
+    let body = content_body("/nousage");
     for verb in ["generateContent", "streamGenerateContent", "streamGenerateContent?alt=sse"] {
         let answer = call(&provider, verb, &body).await;
         assert!(answer.text.contains("STOP") && !answer.text.contains("usageMetadata"), "{verb}");
@@ -179,18 +183,18 @@ async fn usage_can_be_left_out() {
 
 #[tokio::test]
 async fn tokens_are_counted_as_contents_count_them() {
-    let provider = provider().await;
+    let provider = start_provider().await;
     let expected = json!({"totalTokens": 17,
         "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 17}]});
-    let wrapped = json!({"generateContentRequest": asked("Say hello.")});
-    for body in [asked("Say hello."), wrapped] {
+    let wrapped = json!({"generateContentRequest": content_body("Say hello.")});
+    for body in [content_body("Say hello."), wrapped] {
         assert_eq!(call(&provider, "countTokens", &body).await.json(), expected);
     }
 }
 
 #[tokio::test]
 async fn texts_become_numbers() {
-    let provider = provider().await;
+    let provider = start_provider().await;
     let of = async |verb: &str, body: Value| {
         let path = format!("/v1beta/models/gemini-embedding-001:{verb}");
         provider.post(&path, &body).await
@@ -202,7 +206,7 @@ async fn texts_become_numbers() {
         {"content": content("Say hello."), "outputDimensionality": 4},
         {"content": content("abcd"), "outputDimensionality": 4}]});
     let answer = of("batchEmbedContents", requests).await;
-    let (first, second) = (numbers("Say hello.", 4), numbers("abcd", 4));
+    let (first, second) = (embedding_json("Say hello.", 4), embedding_json("abcd", 4));
     let start = format!(r#"{{"embeddings":[{{"values":{first}}},{{"values":{second}}}]"#);
     assert!(answer.text.starts_with(&start), "{}", answer.text);
     let usage = json!({"promptTokenCount": 4,
@@ -225,7 +229,7 @@ async fn texts_become_numbers() {
 
 #[tokio::test]
 async fn errors_are_told_in_the_words_of_the_real_one() {
-    let provider = provider().await;
+    let provider = start_provider().await;
     for (code, status) in [
         (400_u16, "INVALID_ARGUMENT"),
         (403, "PERMISSION_DENIED"),
@@ -234,21 +238,21 @@ async fn errors_are_told_in_the_words_of_the_real_one() {
         (500, "INTERNAL"),
         (503, "UNAVAILABLE"),
     ] {
-        let body = asked(&format!("/error {code}"));
+        let body = content_body(&format!("/error {code}"));
         let (told, error) = error(&call(&provider, "generateContent", &body).await);
         assert_eq!((told, &error["status"]), (code, &json!(status)));
         let delay = error["details"][0]["retryDelay"].as_str();
         assert_eq!(delay, (code == 429).then_some("1s"));
     }
-    for body in [json!({}), json!({"contents": []}), asked("/tokens many")] {
+    for body in [json!({}), json!({"contents": []}), content_body("/tokens many")] {
         assert_eq!(error(&call(&provider, "generateContent", &body).await).0, 400);
     }
-    assert_eq!(error(&call(&provider, "sing", &asked("x")).await).0, 404);
+    assert_eq!(error(&call(&provider, "sing", &content_body("x")).await).0, 404);
 }
 
 #[tokio::test]
 async fn models_are_listed() {
-    let provider = provider().await;
+    let provider = start_provider().await;
     let list = provider.get("/v1beta/models").await.json();
     let names: Vec<&Value> =
         list["models"].as_array().into_iter().flatten().map(|model| &model["name"]).collect();

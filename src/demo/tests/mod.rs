@@ -1,7 +1,7 @@
 //! The built-in provider through a real socket.
 
-mod stand;
-mod play;
+mod harness;
+mod pacing;
 mod openai;
 mod openai_tools;
 mod openai_responses;

@@ -3,11 +3,11 @@
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::demo::prose;
-use crate::demo::tests::stand::{Answer, CHAT, provider, request, said};
+use crate::demo::canned_text;
+use crate::demo::tests::harness::{CHAT, ProviderResponse, messages, request, start_provider};
 
-fn error(answer: &Answer) -> (u16, Value) {
-    assert!(answer.whole && answer.headers.contains_key("x-request-id"));
+fn error(answer: &ProviderResponse) -> (u16, Value) {
+    assert!(answer.is_complete && answer.headers.contains_key("x-request-id"));
     (answer.status.as_u16(), answer.json()["error"].clone())
 }
 
@@ -17,8 +17,8 @@ fn text_of(chunks: &[Value]) -> String {
 
 #[tokio::test]
 async fn a_completion_looks_like_a_real_one() {
-    let answer = provider().await.say("Say hello.", false).await;
-    assert_eq!((answer.status, answer.whole), (StatusCode::OK, true));
+    let answer = start_provider().await.chat("Say hello.", false).await;
+    assert_eq!((answer.status, answer.is_complete), (StatusCode::OK, true));
     assert_eq!(answer.headers["content-type"], "application/json");
     assert_eq!(answer.headers["content-length"], answer.text.len().to_string().as_str());
     assert!(answer.text.starts_with(r#"{"id":"chatcmpl-"#), "{}", answer.text);
@@ -30,19 +30,19 @@ async fn a_completion_looks_like_a_real_one() {
     assert!(1_700_000_000 < body["created"].as_i64().expect("a time"));
     let choice = &body["choices"][0];
     assert_eq!(choice["finish_reason"], "stop");
-    let text: String = prose::tokens(prose::usual_tokens()).collect();
+    let text: String = canned_text::tokens(canned_text::default_tokens()).collect();
     assert_eq!(choice["message"]["content"], text);
     // 3 for the prompt, 4 a message, 3 for each of the two texts.
     assert_eq!(body["usage"]["prompt_tokens"], 17);
-    assert_eq!(body["usage"]["completion_tokens"], prose::usual_tokens());
-    assert_eq!(body["usage"]["total_tokens"], 17 + prose::usual_tokens());
+    assert_eq!(body["usage"]["completion_tokens"], canned_text::default_tokens());
+    assert_eq!(body["usage"]["total_tokens"], 17 + canned_text::default_tokens());
 }
 
 #[tokio::test]
 async fn a_stream_says_the_same_a_few_tokens_at_a_time() {
-    let provider = provider().await;
-    let whole = provider.say("Say hello.", false).await.json();
-    let chunks = provider.say("Say hello.", true).await.chunks();
+    let provider = start_provider().await;
+    let whole = provider.chat("Say hello.", false).await.json();
+    let chunks = provider.chat("Say hello.", true).await.chunks();
     assert_eq!(text_of(&chunks), whole["choices"][0]["message"]["content"]);
     let first = &chunks[0];
     assert_eq!(
@@ -59,8 +59,8 @@ async fn a_stream_says_the_same_a_few_tokens_at_a_time() {
 
 #[tokio::test]
 async fn a_stream_tells_its_usage_when_asked_to() {
-    let provider = provider().await;
-    let body = json!({"model": "gpt-4o", "messages": said("x"), "stream": true,
+    let provider = start_provider().await;
+    let body = json!({"model": "gpt-4o", "messages": messages("x"), "stream": true,
         "stream_options": {"include_usage": true}, "max_completion_tokens": 5});
     let chunks = provider.post(CHAT, &body).await.chunks();
     let (last, others) = chunks.split_last().expect("chunks");
@@ -74,11 +74,11 @@ async fn a_stream_tells_its_usage_when_asked_to() {
 
 #[tokio::test]
 async fn bounds_and_choices_are_kept_and_counted() {
-    let provider = provider().await;
+    let provider = start_provider().await;
     for (bound, model, thought) in
         [("max_tokens", "gpt-4o", 0), ("max_completion_tokens", "o4-mini", 10)]
     {
-        let body = json!({"model": model, "messages": said("/tokens 50"), bound: 20, "n": 3});
+        let body = json!({"model": model, "messages": messages("/tokens 50"), bound: 20, "n": 3});
         let answer = provider.post(CHAT, &body).await.json();
         assert_eq!(answer["choices"].as_array().map(Vec::len), Some(3));
         assert_eq!(answer["choices"][2]["finish_reason"], "length");
@@ -86,7 +86,7 @@ async fn bounds_and_choices_are_kept_and_counted() {
         let parts = &answer["usage"]["completion_tokens_details"];
         assert_eq!(parts["reasoning_tokens"], 3 * thought);
     }
-    let asked = provider.say("/tokens 100 /input 1000 /cached 400 /think 7", false).await.json();
+    let asked = provider.chat("/tokens 100 /input 1000 /cached 400 /think 7", false).await.json();
     assert_eq!(asked["usage"]["prompt_tokens"], 1000);
     assert_eq!(asked["usage"]["prompt_tokens_details"]["cached_tokens"], 400);
     assert_eq!(asked["usage"]["completion_tokens"], 107);
@@ -95,9 +95,9 @@ async fn bounds_and_choices_are_kept_and_counted() {
 
 #[tokio::test]
 async fn usage_can_be_left_out() {
-    let provider = provider().await;
-    assert!(provider.say("/nousage", false).await.json().get("usage").is_none());
-    let body = json!({"model": "m", "messages": said("/nousage"), "stream": true,
+    let provider = start_provider().await;
+    assert!(provider.chat("/nousage", false).await.json().get("usage").is_none());
+    let body = json!({"model": "m", "messages": messages("/nousage"), "stream": true,
         "stream_options": {"include_usage": true}});
     let chunks = provider.post(CHAT, &body).await.chunks();
     assert!(chunks.iter().all(|chunk| chunk.get("usage").is_none()));
@@ -105,12 +105,12 @@ async fn usage_can_be_left_out() {
 
 #[tokio::test]
 async fn errors_are_told_in_the_words_of_the_real_one() {
-    let provider = provider().await;
-    let answer = provider.say("/error 429 please", true).await;
+    let provider = start_provider().await;
+    let answer = provider.chat("/error 429 please", true).await;
     assert_eq!(answer.headers["retry-after"], "1");
     assert_eq!(error(&answer).1["code"], "rate_limit_exceeded");
     for status in [400_u16, 401, 403, 404, 500, 503, 529] {
-        let answer = provider.say(&format!("/error {status}"), false).await;
+        let answer = provider.chat(&format!("/error {status}"), false).await;
         assert_eq!(error(&answer).0, status);
     }
     let of = async |body: &str| error(&provider.send(request(CHAT, body)).await);
@@ -118,16 +118,16 @@ async fn errors_are_told_in_the_words_of_the_real_one() {
     assert_eq!(of(r#"{"messages":[]}"#).await.1["message"], "you must provide a model parameter");
     assert_eq!(of(r#"{"model":"m"}"#).await.1["param"], "messages");
     assert_eq!(of(r#"{"model":"m","messages":[]}"#).await.1["code"], "empty_array");
-    let bad = json!({"model": "m", "messages": said("x"), "max_tokens": 0}).to_string();
+    let bad = json!({"model": "m", "messages": messages("x"), "max_tokens": 0}).to_string();
     assert_eq!(of(&bad).await.1["param"], "max_tokens");
-    let unknown = json!({"model": "m", "messages": said("/tokens many")}).to_string();
+    let unknown = json!({"model": "m", "messages": messages("/tokens many")}).to_string();
     assert_eq!(of(&unknown).await.1["code"], "invalid_demo_command");
     assert_eq!(error(&provider.send(request("/v1/nothing", "{}")).await).0, 404);
 }
 
 #[tokio::test]
 async fn models_are_listed() {
-    let provider = provider().await;
+    let provider = start_provider().await;
     let list = provider.get("/v1/models").await.json();
     assert_eq!(list["data"].as_array().map(Vec::len), Some(16));
     let one = provider.get("/v1/models/gpt-4o").await.json();

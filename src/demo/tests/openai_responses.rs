@@ -2,18 +2,18 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::demo::prose;
-use crate::demo::tests::stand::{Answer, data, provider};
+use crate::demo::canned_text;
+use crate::demo::tests::harness::{ProviderResponse, event_data, start_provider};
 
-const RESPONSE: &str = "/v1/responses";
-const JUDGE: &str = "/v1/moderations";
+const RESPONSES: &str = "/v1/responses";
+const MODERATIONS: &str = "/v1/moderations";
 
 /// The events of a stream, each of which is named twice and has its number.
-fn events(answer: &Answer) -> Vec<Value> {
+fn events(answer: &ProviderResponse) -> Vec<Value> {
     let events = answer.events("text/event-stream; charset=utf-8", "\n\n");
     let read = |(number, event): (usize, &str)| {
         let (kind, said) = event.split_once('\n').expect("two lines");
-        let said = data(said);
+        let said = event_data(said);
         assert_eq!(said["type"], kind.strip_prefix("event: ").expect("a name"));
         assert_eq!(said["sequence_number"], number);
         said
@@ -35,7 +35,7 @@ fn deltas(events: &[Value]) -> String {
 #[tokio::test]
 async fn a_response_looks_like_a_real_one() {
     let body = json!({"model": "gpt-4o", "input": "Say hello.", "instructions": "Be brief."});
-    let answer = provider().await.post(RESPONSE, &body).await;
+    let answer = start_provider().await.post(RESPONSES, &body).await;
     assert!(answer.headers.contains_key("openai-processing-ms"));
     let response = answer.json();
     assert!(response["id"].as_str().is_some_and(|id| id.starts_with("resp_")));
@@ -44,10 +44,10 @@ async fn a_response_looks_like_a_real_one() {
     assert_eq!((&response["error"], &response["incomplete_details"]), (&Value::Null, &Value::Null));
     let message = &response["output"][0];
     assert_eq!((&message["type"], &message["status"]), (&json!("message"), &json!("completed")));
-    let text: String = prose::tokens(prose::usual_tokens()).collect();
+    let text: String = canned_text::tokens(canned_text::default_tokens()).collect();
     assert_eq!(message["content"][0]["text"], text);
     // 3 for the prompt, 4 for each of two messages, 3 for each of their texts.
-    let (input, output) = (17, prose::usual_tokens());
+    let (input, output) = (17, canned_text::default_tokens());
     let usage = json!({"input_tokens": input, "output_tokens": output,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": input + output});
@@ -56,10 +56,10 @@ async fn a_response_looks_like_a_real_one() {
 
 #[tokio::test]
 async fn a_streamed_response_says_the_same_event_by_event() {
-    let provider = provider().await;
+    let provider = start_provider().await;
     let body = json!({"model": "gpt-4o", "stream": true,
         "input": [{"role": "user", "content": [{"type": "input_text", "text": "/tokens 9"}]}]});
-    let events = events(&provider.post(RESPONSE, &body).await);
+    let events = events(&provider.post(RESPONSES, &body).await);
     let expected = [
         "created",
         "in_progress",
@@ -71,7 +71,7 @@ async fn a_streamed_response_says_the_same_event_by_event() {
         "completed",
     ];
     assert_eq!(kinds(&events), expected);
-    let text: String = prose::tokens(9).collect();
+    let text: String = canned_text::tokens(9).collect();
     assert_eq!(deltas(&events), text);
     assert_eq!(events[0]["response"]["usage"], Value::Null);
     assert_eq!(
@@ -87,9 +87,9 @@ async fn a_streamed_response_says_the_same_event_by_event() {
 
 #[tokio::test]
 async fn thoughts_are_an_item_and_a_bound_cuts_what_is_said() {
-    let provider = provider().await;
+    let provider = start_provider().await;
     let mut body = json!({"model": "o4-mini", "input": "/tokens 50", "max_output_tokens": 20});
-    let whole = provider.post(RESPONSE, &body).await.json();
+    let whole = provider.post(RESPONSES, &body).await.json();
     assert_eq!(whole["output"][0]["type"], "reasoning");
     assert_eq!(whole["output"][1]["status"], "incomplete");
     assert_eq!(whole["status"], "incomplete");
@@ -97,33 +97,33 @@ async fn thoughts_are_an_item_and_a_bound_cuts_what_is_said() {
     assert_eq!(whole["usage"]["output_tokens"], 20);
     assert_eq!(whole["usage"]["output_tokens_details"]["reasoning_tokens"], 10);
     body["stream"] = true.into();
-    let events = events(&provider.post(RESPONSE, &body).await);
+    let events = events(&provider.post(RESPONSES, &body).await);
     assert_eq!(kinds(&events)[2..4], ["output_item.added", "output_item.done"]);
     let last = events.last().expect("an end");
     assert_eq!(last["type"], "response.incomplete");
     assert_eq!(last["response"]["usage"], whole["usage"]);
     body["input"] = "/think 20 /nousage".into();
     body["stream"] = false.into();
-    let silent = provider.post(RESPONSE, &body).await.json();
+    let silent = provider.post(RESPONSES, &body).await.json();
     assert_eq!(silent["output"].as_array().map(Vec::len), Some(1), "all is thought");
     assert_eq!(silent["usage"], Value::Null);
 }
 
 #[tokio::test]
 async fn a_response_calls_the_function_that_must_be_called() {
-    let provider = provider().await;
+    let provider = start_provider().await;
     let city = json!({"type": "object", "properties": {"city": {"type": "string"}}});
     let function = |name| json!({"type": "function", "name": name, "parameters": city});
     let mut body = json!({"model": "gpt-4o", "input": "x",
         "tools": [function("weather"), function("time")],
         "tool_choice": {"type": "function", "name": "time"}});
-    let whole = provider.post(RESPONSE, &body).await.json();
+    let whole = provider.post(RESPONSES, &body).await.json();
     let call = &whole["output"][0];
     let told = ["type", "name", "arguments", "status"].map(|name| &call[name]);
     assert_eq!(told, ["function_call", "time", r#"{"city":"demo"}"#, "completed"]);
     body["tool_choice"] = "required".into();
     body["stream"] = true.into();
-    let events = events(&provider.post(RESPONSE, &body).await);
+    let events = events(&provider.post(RESPONSES, &body).await);
     let inside = ["output_item.added", "function_call_arguments.done", "output_item.done"];
     assert_eq!(kinds(&events)[2..5], inside);
     let added = &events[2]["item"];
@@ -134,7 +134,7 @@ async fn a_response_calls_the_function_that_must_be_called() {
 #[tokio::test]
 async fn a_streamed_response_breaks_off_with_an_error() {
     let body = json!({"model": "m", "input": "/breakoff", "stream": true});
-    let events = events(&provider().await.post(RESPONSE, &body).await);
+    let events = events(&start_provider().await.post(RESPONSES, &body).await);
     let (last, others) = events.split_last().expect("events");
     assert_eq!(
         (&last["type"], &last["error"]["type"]),
@@ -145,7 +145,7 @@ async fn a_streamed_response_breaks_off_with_an_error() {
 
 #[tokio::test]
 async fn input_is_counted_or_made_shorter() {
-    let provider = provider().await;
+    let provider = start_provider().await;
     let shown = json!({"type": "input_image", "image_url": "data:image/png;base64,AA=="});
     for (input, tokens) in [
         (json!("Say hello."), 10),
@@ -170,20 +170,20 @@ async fn input_is_counted_or_made_shorter() {
     ] {
         let mut body = json!({"model": "m", "input": "x"});
         body[name] = value;
-        let answer = provider.post(RESPONSE, &body).await;
+        let answer = provider.post(RESPONSES, &body).await;
         assert_eq!((answer.status.as_u16(), &answer.json()["error"]["param"]), (400, &json!(name)));
     }
-    let refused = provider.post(RESPONSE, &json!({"model": "m", "input": "/error 429"})).await;
+    let refused = provider.post(RESPONSES, &json!({"model": "m", "input": "/error 429"})).await;
     assert_eq!(refused.json()["error"]["code"], "rate_limit_exceeded");
 }
 
 #[tokio::test]
 async fn nothing_that_is_judged_is_flagged() {
-    let provider = provider().await;
+    let provider = start_provider().await;
     let parts = json!([{"type": "text", "text": "a"},
         {"type": "image_url", "image_url": {"url": "https://a/b"}}]);
     for (input, verdicts) in [(json!("a"), 1), (json!(["a", "b"]), 2), (parts, 1)] {
-        let judged = provider.post(JUDGE, &json!({"input": input})).await.json();
+        let judged = provider.post(MODERATIONS, &json!({"input": input})).await.json();
         assert_eq!(judged["model"], "omni-moderation-latest");
         let results = judged["results"].as_array().expect("verdicts");
         assert_eq!(results.len(), verdicts, "{input}");
@@ -197,12 +197,12 @@ async fn nothing_that_is_judged_is_flagged() {
         assert_eq!(results[0]["categories"].as_object().map(Map::len), Some(13));
     }
     for input in [json!(null), json!([]), json!(7), json!([7])] {
-        let answer = provider.post(JUDGE, &json!({"input": input})).await;
+        let answer = provider.post(MODERATIONS, &json!({"input": input})).await;
         assert_eq!(
             (answer.status.as_u16(), &answer.json()["error"]["param"]),
             (400, &json!("input"))
         );
     }
-    let refused = provider.post(JUDGE, &json!({"input": ["a", "/error 500"]})).await;
+    let refused = provider.post(MODERATIONS, &json!({"input": ["a", "/error 500"]})).await;
     assert_eq!(refused.status, 500);
 }

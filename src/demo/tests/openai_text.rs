@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::demo::prose;
-use crate::demo::tests::stand::{numbers, provider};
+use crate::demo::canned_text;
+use crate::demo::tests::harness::{embedding_json, start_provider};
 use crate::demo::vector;
 
 const TEXT: &str = "/v1/completions";
@@ -11,12 +11,12 @@ const EMBED: &str = "/v1/embeddings";
 
 #[tokio::test]
 async fn an_older_completion_has_a_bound_even_if_none_was_asked_for() {
-    let provider = provider().await;
+    let provider = start_provider().await;
     let body = json!({"model": "gpt-3.5-turbo-instruct", "prompt": "Say hello."});
     let whole = provider.post(TEXT, &body).await.json();
     assert!(whole["id"].as_str().is_some_and(|id| id.starts_with("cmpl-")));
     assert_eq!(whole["object"], "text_completion");
-    let text: String = prose::tokens(16).collect();
+    let text: String = canned_text::tokens(16).collect();
     assert_eq!(whole["choices"][0]["text"], text);
     assert_eq!(whole["choices"][0]["finish_reason"], "length");
     let usage = json!({"prompt_tokens": 3, "completion_tokens": 16, "total_tokens": 19});
@@ -25,7 +25,7 @@ async fn an_older_completion_has_a_bound_even_if_none_was_asked_for() {
 
 #[tokio::test]
 async fn an_older_completion_answers_each_prompt_and_counts_all_drafts() {
-    let provider = provider().await;
+    let provider = start_provider().await;
     let body = json!({"model": "m", "prompt": [[1, 2, 3], [4, 5]], "n": 2, "best_of": 3,
         "max_tokens": 5});
     let answer = provider.post(TEXT, &body).await.json();
@@ -42,11 +42,11 @@ async fn an_older_completion_answers_each_prompt_and_counts_all_drafts() {
 
 #[tokio::test]
 async fn an_older_completion_streams_its_text() {
-    let provider = provider().await;
+    let provider = start_provider().await;
     let mut body = json!({"model": "m", "prompt": "/tokens 9", "max_tokens": 50, "stream": true});
     let chunks = provider.post(TEXT, &body).await.chunks();
     let text = chunks.iter().filter_map(|chunk| chunk["choices"][0]["text"].as_str());
-    assert_eq!(text.collect::<String>(), prose::tokens(9).collect::<String>());
+    assert_eq!(text.collect::<String>(), canned_text::tokens(9).collect::<String>());
     assert!(chunks.iter().all(|chunk| chunk.get("usage").is_none()), "nobody asked");
     assert_eq!(chunks.last().expect("an end")["choices"][0]["finish_reason"], "stop");
     body["stream_options"] = json!({"include_usage": true});
@@ -61,7 +61,7 @@ async fn an_older_completion_streams_its_text() {
 
 #[tokio::test]
 async fn a_text_becomes_numbers_or_their_bytes() {
-    let provider = provider().await;
+    let provider = start_provider().await;
     let mut body = json!({"model": "text-embedding-3-small", "input": "Say hello."});
     let list = provider.post(EMBED, &body).await.json();
     assert_eq!(
@@ -72,17 +72,17 @@ async fn a_text_becomes_numbers_or_their_bytes() {
     assert_eq!(list["usage"], json!({"prompt_tokens": 3, "total_tokens": 3}));
     body["dimensions"] = json!(4);
     let short = provider.post(EMBED, &body).await.text;
-    let entry = format!(r#""embedding":{}"#, numbers("Say hello.", 4));
+    let entry = format!(r#""embedding":{}"#, embedding_json("Say hello.", 4));
     assert!(short.contains(&entry), "{short}");
     body["encoding_format"] = json!("base64");
     let bytes = provider.post(EMBED, &body).await.json();
-    let base64 = vector::base64(&vector::vector("Say hello.", 4));
+    let base64 = vector::base64(&vector::embed("Say hello.", 4));
     assert_eq!(bytes["data"][0]["embedding"], base64);
 }
 
 #[tokio::test]
 async fn every_input_of_an_embedding_counts() {
-    let provider = provider().await;
+    let provider = start_provider().await;
     for (input, vectors, tokens) in [
         (json!(["Say hello.", "abcd"]), 2, 4),
         (json!([1, 2, 3]), 1, 3),

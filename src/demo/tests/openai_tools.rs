@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::demo::tests::stand::{CHAT, data, provider, said};
+use crate::demo::tests::harness::{CHAT, event_data, messages, start_provider};
 
 fn with_tools(prompt: &str, choice: &Value, stream: bool) -> Value {
     let city = json!({"type": "object", "properties": {"city": {"type": "string"}}});
@@ -10,13 +10,13 @@ fn with_tools(prompt: &str, choice: &Value, stream: bool) -> Value {
         json!({"type": "function", "function": {"name": name,
         "parameters": city}})
     };
-    json!({"model": "gpt-4o", "messages": said(prompt), "stream": stream, "tool_choice": choice,
+    json!({"model": "gpt-4o", "messages": messages(prompt), "stream": stream, "tool_choice": choice,
         "tools": [function("weather"), function("time")]})
 }
 
 #[tokio::test]
 async fn a_tool_is_called_where_one_must_be() {
-    let provider = provider().await;
+    let provider = start_provider().await;
     let named = json!({"type": "function", "function": {"name": "time"}});
     for (prompt, choice, name, finish) in [
         ("x", json!("required"), "weather", "tool_calls"),
@@ -45,10 +45,10 @@ async fn a_tool_is_called_where_one_must_be() {
 
 #[tokio::test]
 async fn no_tool_is_called_where_none_must_be() {
-    let provider = provider().await;
+    let provider = start_provider().await;
     let free = provider.post(CHAT, &with_tools("x", &json!("auto"), false)).await.json();
     assert!(free["choices"][0]["message"].get("tool_calls").is_none());
-    let without = provider.say("/tool", false).await.json();
+    let without = provider.chat("/tool", false).await.json();
     assert_eq!(without["choices"][0]["finish_reason"], "stop");
     let mut short = with_tools("x", &json!("required"), false);
     short["max_tokens"] = json!(2);
@@ -59,14 +59,14 @@ async fn no_tool_is_called_where_none_must_be() {
 
 #[tokio::test]
 async fn a_stream_breaks_off_with_an_error() {
-    let provider = provider().await;
-    let broken = provider.say("/breakoff", true).await;
+    let provider = start_provider().await;
+    let broken = provider.chat("/breakoff", true).await;
     let events = broken.events("text/event-stream; charset=utf-8", "\n\n");
-    assert!(broken.whole && 2 < events.len() && !broken.text.contains("[DONE]"));
+    assert!(broken.is_complete && 2 < events.len() && !broken.text.contains("[DONE]"));
     let (last, others) = events.split_last().expect("events");
-    assert_eq!(data(last)["error"]["type"], "service_unavailable");
-    assert!(others.iter().all(|event| data(event).get("error").is_none()));
-    assert!(others.iter().all(|event| data(event)["choices"][0]["finish_reason"].is_null()));
-    let whole = provider.say("/breakoff", false).await;
+    assert_eq!(event_data(last)["error"]["type"], "service_unavailable");
+    assert!(others.iter().all(|event| event_data(event).get("error").is_none()));
+    assert!(others.iter().all(|event| event_data(event)["choices"][0]["finish_reason"].is_null()));
+    let whole = provider.chat("/breakoff", false).await;
     assert_eq!(whole.json()["choices"][0]["finish_reason"], "stop");
 }

@@ -1,16 +1,16 @@
 //! The events of an Anthropic stream: what each says.
 
-use crate::dialect::anthropic::outside::container_id;
+use crate::dialect::anthropic::external_refs::container_id;
 use crate::dialect::anthropic::usage::Counts;
-use crate::dialect::event::{End, Event};
+use crate::dialect::event::{EventFacts, StreamEnd};
 use crate::dialect::{estimate, json};
 
 /// The fields of a delta whose text was generated.
 const GENERATED: [&str; 4] = ["text", "thinking", "partial_json", "content"];
 
 /// Reads the data of an event, and into `counts` what it reports.
-pub fn event(data: &[u8], counts: &mut Counts) -> Event {
-    let mut event = Event::default();
+pub fn read(data: &[u8], counts: &mut Counts) -> EventFacts {
+    let mut event = EventFacts::default();
     let (mut kind, mut usage, mut message, mut delta, mut block) = (None, None, None, None, None);
     let read = json::fields(data, |key, value| {
         let value = &data[value];
@@ -31,9 +31,9 @@ pub fn event(data: &[u8], counts: &mut Counts) -> Event {
             // A start that comes again begins again.
             *counts = Counts::default();
             let message = message.unwrap_or_default();
-            json::each(message, &["usage"], |usage| counts.read(usage));
-            event.tell(counts);
-            event.kept_id = container_in(message);
+            json::each_named(message, &["usage"], |usage| counts.read(usage));
+            event.set_usage(counts);
+            event.state_id = container_id_in(message);
         }
         Some("content_block_start") => {
             event.output_tokens = tokens(block.unwrap_or_default(), &["name", "text"]);
@@ -43,33 +43,33 @@ pub fn event(data: &[u8], counts: &mut Counts) -> Event {
         }
         Some("message_delta") => {
             counts.read(usage.unwrap_or_default());
-            event.tell(counts);
-            event.kept_id = container_in(delta.unwrap_or_default());
-            (event.end, event.finish) = (End::Near, true);
+            event.set_usage(counts);
+            event.state_id = container_id_in(delta.unwrap_or_default());
+            (event.end, event.has_finish_reason) = (StreamEnd::Closing, true);
         }
-        Some("message_stop") => event.end = End::Here,
+        Some("message_stop") => event.end = StreamEnd::Terminated,
         Some("error") => event.failed = true,
         _ => {}
     }
     event
 }
 
-impl Event {
-    fn tell(&mut self, counts: &Counts) {
+impl EventFacts {
+    fn set_usage(&mut self, counts: &Counts) {
         (self.usage, self.shares) = (counts.usage(), counts.shares());
         self.service_tier = counts.service_tier();
     }
 }
 
-fn container_in(object: &[u8]) -> Option<Box<str>> {
+fn container_id_in(object: &[u8]) -> Option<Box<str>> {
     let mut id = None;
-    json::each(object, &["container"], |container| id = container_id(container));
+    json::each_named(object, &["container"], |container| id = container_id(container));
     id
 }
 
 fn tokens(object: &[u8], names: &[&str]) -> u64 {
     let mut tokens = 0;
-    json::each(object, names, |text| {
+    json::each_named(object, names, |text| {
         tokens += json::string_of(text).map_or(0, |text| estimate::tokens(&text));
     });
     tokens
@@ -85,12 +85,12 @@ mod tests {
         let mut counts = Counts::default();
         let start = br#"{"type":"message_start","message":{"content":[],
             "usage":{"input_tokens":9,"output_tokens":1}}}"#;
-        assert_eq!(event(start, &mut counts).usage, Some(Usage::tokens_of(9, 1)));
-        let last = event(br#"{"usage":{"output_tokens":5},"type":"message_delta"}"#, &mut counts);
-        assert_eq!(last.usage, Some(Usage::tokens_of(9, 5)));
-        assert_eq!((last.end, last.finish), (End::Near, true));
-        assert_eq!(event(start, &mut counts).usage, Some(Usage::tokens_of(9, 1)), "begun again");
-        assert_eq!(event(br#"{"type":"message_stop"}"#, &mut counts).end, End::Here);
+        assert_eq!(read(start, &mut counts).usage, Some(Usage::from_tokens(9, 1)));
+        let last = read(br#"{"usage":{"output_tokens":5},"type":"message_delta"}"#, &mut counts);
+        assert_eq!(last.usage, Some(Usage::from_tokens(9, 5)));
+        assert_eq!((last.end, last.has_finish_reason), (StreamEnd::Closing, true));
+        assert_eq!(read(start, &mut counts).usage, Some(Usage::from_tokens(9, 1)), "begun again");
+        assert_eq!(read(br#"{"type":"message_stop"}"#, &mut counts).end, StreamEnd::Terminated);
     }
 
     #[test]
@@ -105,8 +105,8 @@ mod tests {
             (r#"{"type":"message_start","message":{"content":[{"container":{"id":"c"}}]}}"#, false),
             (r#"{"type":"content_block_delta","delta":{"container":{"id":"c"}}}"#, false),
         ] {
-            let said = event(data.as_bytes(), &mut Counts::default());
-            assert_eq!(said.kept_id.as_deref(), id.then_some("c"), "{data}");
+            let said = read(data.as_bytes(), &mut Counts::default());
+            assert_eq!(said.state_id.as_deref(), id.then_some("c"), "{data}");
         }
     }
 
@@ -125,11 +125,15 @@ mod tests {
             (r#"{"type":"ping"}"#, 0),
             (r#"{"type":"content_block_delta","delta":{"text":"cut"#, 0),
         ] {
-            let said = event(data.as_bytes(), &mut Counts::default());
-            assert_eq!(said, Event { output_tokens: tokens, ..Event::default() }, "{data}");
+            let said = read(data.as_bytes(), &mut Counts::default());
+            assert_eq!(
+                said,
+                EventFacts { output_tokens: tokens, ..EventFacts::default() },
+                "{data}"
+            );
         }
         let error = br#"{"type":"error","error":{"message":"m"}}"#;
-        let said = event(error, &mut Counts::default());
-        assert_eq!(said, Event { failed: true, ..Event::default() });
+        let said = read(error, &mut Counts::default());
+        assert_eq!(said, EventFacts { failed: true, ..EventFacts::default() });
     }
 }

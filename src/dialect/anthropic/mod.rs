@@ -1,6 +1,6 @@
 //! The Anthropic dialect: messages.
 
-pub mod outside;
+pub mod external_refs;
 pub mod tier;
 pub mod usage;
 pub mod request;

@@ -1,11 +1,11 @@
 //! The policy fields of Anthropic requests.
 
-use crate::dialect::anthropic::outside;
-use crate::dialect::anthropic::tier::{self, Served};
+use crate::dialect::anthropic::external_refs;
+use crate::dialect::anthropic::tier::{self, ServedTier};
+use crate::dialect::call_facts::{CallFacts, ParseError, PolicyFields};
+use crate::dialect::external_refs::OTHER_MODELS_MAX;
 use crate::dialect::json;
-use crate::dialect::outside::OTHER_MODELS_MAX;
-use crate::dialect::request::{Fields, Request, RequestFault};
-use crate::domain::pieces::Pieces;
+use crate::domain::unit_counts::UnitCounts;
 
 const POLICY_FIELDS: [&str; 14] = [
     "model",
@@ -27,54 +27,54 @@ const POLICY_FIELDS: [&str; 14] = [
 /// Reads the policy fields of a request for a message, and checks that the body is JSON.
 ///
 /// The provider demands `max_tokens`; without it the model's maximum applies.
-pub fn message(body: &[u8]) -> Result<Request, RequestFault> {
-    let fields = Fields::read(body, POLICY_FIELDS)?;
-    let model = fields.text(0, "must be the name of a model, a string")?;
-    fields.in_foreground(1)?;
-    let mut outside = outside::find(body, fields.value(4), fields.filled(6));
-    if let Some(fallbacks) = fields.filled(7) {
-        outside::fallbacks_of(fallbacks, &mut outside)?;
+pub fn message(body: &[u8]) -> Result<CallFacts, ParseError> {
+    let fields = PolicyFields::from_json(body, POLICY_FIELDS)?;
+    let model = fields.required_text(0, "must be the name of a model, a string")?;
+    fields.reject_background(1)?;
+    let mut outside = external_refs::find(body, fields.value(4), fields.non_empty(6));
+    if let Some(fallbacks) = fields.non_empty(7) {
+        external_refs::add_fallbacks(fallbacks, &mut outside)?;
     }
-    fields.names_no_model(8)?;
-    fields.names_no_model(9)?;
+    fields.reject_model_override(8)?;
+    fields.reject_model_override(9)?;
     outside.other_models.retain(|other| *other != model);
     if OTHER_MODELS_MAX < outside.other_models.len() {
         let what = "names too many models; name eight at most";
-        return Err(RequestFault::about("fallbacks", what));
+        return Err(ParseError::for_field("fallbacks", what));
     }
-    let mut served = Served::default();
+    let mut served = ServedTier::default();
     for (at, field) in (11..).zip(tier::FIELDS) {
         served.field(field, fields.value(at).unwrap_or_default());
     }
-    outside.refers |= fields.value(5).is_some();
-    Ok(Request {
+    outside.has_external_content |= fields.value(5).is_some();
+    Ok(CallFacts {
         stream: fields.flag(2)?,
         output_tokens_max: fields.bound(3)?,
-        pieces: Pieces { web_searches: outside.searches, ..Pieces::default() },
+        item_units_max: UnitCounts { web_searches: outside.searches, ..UnitCounts::default() },
         service_tier: served.tier().unwrap_or_default(),
         hides_output: fields.value(10).is_some_and(thinks),
-        ..Request::silent(model, fields.place(0), outside)
+        ..CallFacts::without_output(model, fields.span(0), outside)
     })
 }
 
 /// Whether the model is asked to think. Of what it thinks, and bills, it shows a summary or nothing.
 fn thinks(thinking: &[u8]) -> bool {
     let mut is_off = false;
-    json::each(thinking, &["type"], |kind| is_off = kind == b"\"disabled\"");
+    json::each_named(thinking, &["type"], |kind| is_off = kind == b"\"disabled\"");
     !is_off
 }
 
 /// Reads the same of a request that only counts: it is never a stream and has no output.
-pub fn count(body: &[u8]) -> Result<Request, RequestFault> {
-    Ok(Request { stream: false, output_tokens_max: Some(0), ..message(body)? })
+pub fn count(body: &[u8]) -> Result<CallFacts, ParseError> {
+    Ok(CallFacts { stream: false, output_tokens_max: Some(0), ..message(body)? })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::outside::HOSTED_CALLS_MAX;
+    use crate::dialect::external_refs::HOSTED_CALLS_MAX;
 
-    fn read(body: &str) -> Result<Request, RequestFault> {
+    fn read(body: &str) -> Result<CallFacts, ParseError> {
         message(body.as_bytes())
     }
 
@@ -82,7 +82,7 @@ mod tests {
     fn searches_are_bound_by_the_uses_of_their_tool_and_a_speed_and_a_place_are_tiers() {
         let searches = |tools: &str| {
             let read = read(&format!(r#"{{"model":"m","tools":[{tools}]}}"#)).expect(tools);
-            read.pieces.web_searches
+            read.item_units_max.web_searches
         };
         let tool = r#"{"type":"web_search_20250305","name":"w"}"#;
         let bound = r#"{"max_uses":3,"type":"web_search_20250305","name":"w"}"#;
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn models_beside_the_first_are_named() {
-        let others = |body| read(body).expect("valid").outside.other_models;
+        let others = |body| read(body).expect("valid").external_refs.other_models;
         let none = r#"{"model":"a","fallbacks":[],"tools":[{"name":"t","input_schema":{}}]}"#;
         assert!(others(none).is_empty());
         let two = r#"{"model":"a","fallbacks":[{"model":"b"}],

@@ -11,27 +11,29 @@ pub const FIELDS: [&str; 3] = ["service_tier", "speed", "inference_geo"];
 const FAST: &str = "fast";
 
 /// Places that are none: the plain price holds.
-const ANYWHERE: [&str; 3] = ["", "global", "not_available"];
+const UNRESTRICTED_REGIONS: [&str; 3] = ["", "global", "not_available"];
 
 /// How and where a call is to be served, or was.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Served {
+pub struct ServedTier {
     tier: Option<ServiceTier>,
     is_fast: bool,
-    place: Option<ServiceTier>,
+    region: Option<ServiceTier>,
 }
 
-impl Served {
+impl ServedTier {
     /// Takes one of the [`FIELDS`]. Null says nothing: what was known stands.
     pub fn field(&mut self, key: &str, value: &[u8]) {
         if value == b"null" {
             return;
         }
-        let named = tier::named(value);
+        let named = tier::parse(value);
         match key {
             "service_tier" => self.tier = named,
             "speed" => self.is_fast = named.is_some_and(|speed| speed.name() == FAST),
-            "inference_geo" => self.place = named.filter(|place| !ANYWHERE.contains(&place.name())),
+            "inference_geo" => {
+                self.region = named.filter(|place| !UNRESTRICTED_REGIONS.contains(&place.name()))
+            }
             _ => {}
         }
     }
@@ -39,7 +41,7 @@ impl Served {
     /// The tier in all: to be fast is the dearer one than any, and a place makes one of its own.
     pub fn tier(&self) -> Option<ServiceTier> {
         let tier = if self.is_fast { ServiceTier::new(FAST) } else { self.tier };
-        self.place.map_or(tier, |place| Some(tier.unwrap_or_default().within(place)))
+        self.region.map_or(tier, |place| Some(tier.unwrap_or_default().in_region(place)))
     }
 }
 
@@ -60,7 +62,7 @@ mod tests {
             (["\"auto\"", "null", "\"\""], Some("auto")),
             (["null", "1", "{}"], None),
         ] {
-            let mut served = Served::default();
+            let mut served = ServedTier::default();
             for (key, value) in FIELDS.into_iter().zip([tier, speed, place]) {
                 served.field(key, value.as_bytes());
             }

@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use crate::dialect::anthropic::tier::Served;
+use crate::dialect::anthropic::tier::ServedTier;
 use crate::dialect::json;
+use crate::domain::call_pricing::ModelUsageShare;
 use crate::domain::service_tier::ServiceTier;
-use crate::domain::tariffs::Share;
 use crate::domain::usage::{Unit, Usage};
 
 /// What was reported so far. Later reports are cumulative: they replace, field by field.
@@ -20,10 +20,10 @@ pub struct Counts {
     thinking: u64,
     searches: u64,
     /// Billed on top of the totals: what each iteration had that these leave out.
-    beside: Vec<Share>,
+    extra_shares: Vec<ModelUsageShare>,
     /// The model that the totals are of, where another one answered in the place of the first.
-    serving: Option<Box<str>>,
-    served: Served,
+    serving_model: Option<Box<str>>,
+    served_tier: ServedTier,
 }
 
 /// The most iterations that are told apart, and letters of a model's name.
@@ -44,50 +44,56 @@ impl Counts {
             "cache_creation_input_tokens" => set(&mut self.cache_write, value),
             "cache_read_input_tokens" => set(&mut self.cache_read, value),
             "cache_creation" => {
-                json::each(value, &["ephemeral_5m_input_tokens"], |count| {
+                json::each_named(value, &["ephemeral_5m_input_tokens"], |count| {
                     set(&mut self.cache_write_5m, count);
                 });
-                json::each(value, &["ephemeral_1h_input_tokens"], |count| {
+                json::each_named(value, &["ephemeral_1h_input_tokens"], |count| {
                     set(&mut self.cache_write_1h, count);
                 });
             }
             "output_tokens_details" => {
-                json::each(value, &["thinking_tokens"], |count| set(&mut self.thinking, count));
+                json::each_named(value, &["thinking_tokens"], |count| {
+                    set(&mut self.thinking, count)
+                });
             }
             "server_tool_use" => {
-                json::each(value, &["web_search_requests"], |count| set(&mut self.searches, count));
+                json::each_named(value, &["web_search_requests"], |count| {
+                    set(&mut self.searches, count)
+                });
             }
             "iterations" if value != b"null" => {
-                (self.beside, self.serving) = (Vec::new(), None);
+                (self.extra_shares, self.serving_model) = (Vec::new(), None);
                 json::elements(value, |iteration| self.iteration(iteration));
             }
-            _ => self.served.field(key, value),
+            _ => self.served_tier.field(key, value),
         }
     }
 
     /// The tier of service that was named so far.
     pub fn service_tier(&self) -> Option<ServiceTier> {
-        self.served.tier()
+        self.served_tier.tier()
     }
 
     /// The usage so far; `None` when nothing was reported, or only zeros.
     pub fn usage(&self) -> Option<Usage> {
-        let all = self.beside.iter().fold(self.totals(), |all, share| all.and(&share.usage));
+        let all = self.extra_shares.iter().fold(self.totals(), |all, share| all.plus(&share.usage));
         (0 < all.tokens()).then_some(all)
     }
 
     /// What other models had of it.
-    pub fn shares(&self) -> Vec<Share> {
-        let served =
-            self.serving.iter().map(|model| Share { model: model.clone(), usage: self.totals() });
-        let is_other = |share: &&Share| !share.model.is_empty();
-        self.beside.iter().filter(is_other).cloned().chain(served).collect()
+    pub fn shares(&self) -> Vec<ModelUsageShare> {
+        let served = self
+            .serving_model
+            .iter()
+            .map(|model| ModelUsageShare { model: model.clone(), usage: self.totals() });
+        let is_other = |share: &&ModelUsageShare| !share.model.is_empty();
+        self.extra_shares.iter().filter(is_other).cloned().chain(served).collect()
     }
 
     /// The provider's input leaves out what the cache had to do with; ours is all of it.
     fn totals(&self) -> Usage {
         let cache_write = self.cache_write.max(self.cache_write_5m + self.cache_write_1h);
-        Usage::tokens_of(self.uncached + cache_write + self.cache_read, self.output)
+        Usage::from_tokens(self.uncached + cache_write + self.cache_read, self.output)
             .with(Unit::CachedInputTokens, self.cache_read)
             .with(Unit::CacheWriteTokens, cache_write)
             .with(Unit::CacheWrite5mTokens, self.cache_write_5m)
@@ -111,18 +117,21 @@ impl Counts {
         let model: String = model.chars().take(MODEL_LETTERS_MAX).collect();
         match kind.as_deref() {
             Some("advisor_message" | "compaction") => {
-                self.add(Share { model: model.into(), usage: counts.totals() });
+                self.add_extra_share(ModelUsageShare {
+                    model: model.into(),
+                    usage: counts.totals(),
+                });
             }
-            Some("fallback_message") => self.serving = Some(model.into()),
+            Some("fallback_message") => self.serving_model = Some(model.into()),
             _ => {}
         }
     }
 
     /// Adds what one iteration had; the last one has what is too many.
-    fn add(&mut self, share: Share) {
-        match self.beside.get_mut(SHARES_MAX - 1) {
-            Some(last) => last.usage = last.usage.and(&share.usage),
-            None => self.beside.push(share),
+    fn add_extra_share(&mut self, share: ModelUsageShare) {
+        match self.extra_shares.get_mut(SHARES_MAX - 1) {
+            Some(last) => last.usage = last.usage.plus(&share.usage),
+            None => self.extra_shares.push(share),
         }
     }
 }
@@ -152,7 +161,7 @@ mod tests {
             "cache_creation":{"ephemeral_5m_input_tokens":20,"ephemeral_1h_input_tokens":30},
             "output_tokens_details":{"thinking_tokens":12},
             "server_tool_use":{"web_search_requests":2}}"#]);
-        let expected = Usage::tokens_of(654, 30)
+        let expected = Usage::from_tokens(654, 30)
             .with(Unit::CachedInputTokens, 600)
             .with(Unit::CacheWriteTokens, 50)
             .with(Unit::CacheWrite5mTokens, 20)
@@ -206,13 +215,13 @@ mod tests {
             counts.read(object.as_bytes());
             counts.shares()
         };
-        let beside = Usage::tokens_of(8, 2).with(Unit::CachedInputTokens, 1);
-        let share = |usage| vec![Share { model: "b".into(), usage }];
+        let beside = Usage::from_tokens(8, 2).with(Unit::CachedInputTokens, 1);
+        let share = |usage| vec![ModelUsageShare { model: "b".into(), usage }];
         let named = r#""model":"b","#;
         assert_eq!(shares("advisor_message", named), share(beside));
         assert_eq!(shares("compaction", named), share(beside));
         assert_eq!(shares("compaction", ""), [], "the call's own model did it");
-        assert_eq!(shares("fallback_message", named), share(Usage::tokens_of(10, 5)));
+        assert_eq!(shares("fallback_message", named), share(Usage::from_tokens(10, 5)));
         assert_eq!(shares("message", named), []);
     }
 
@@ -223,7 +232,7 @@ mod tests {
         let many = [one; 1_000].join(",");
         let mut counts = Counts::default();
         counts.read(format!(r#"{{"iterations":[{many},{}]}}"#, within(&within(one))).as_bytes());
-        assert_eq!(counts.usage(), Some(Usage::tokens_of(2_002, 1_001)));
+        assert_eq!(counts.usage(), Some(Usage::from_tokens(2_002, 1_001)));
         assert_eq!(counts.shares().len(), SHARES_MAX);
     }
 

@@ -1,7 +1,7 @@
 //! The Gemini dialect: `generateContent` and its siblings.
 
-pub mod outside;
+pub mod external_refs;
 pub mod usage;
 pub mod request;
 pub mod event;
-pub mod searches;
+pub mod search_counter;

@@ -3,11 +3,13 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::dialect::gemini::{outside, usage};
+use crate::dialect::call_facts::{
+    CallFacts, Edit, GEMINI_MODEL_PREFIX, ParseError, PolicyFields, insert_first_field,
+};
+use crate::dialect::external_refs::TOOLS_TOKENS;
+use crate::dialect::gemini::{external_refs, usage};
 use crate::dialect::json;
-use crate::dialect::outside::TOOLS_TOKENS;
-use crate::dialect::request::{Edit, FOLDER, Fields, Request, RequestFault, put_first};
-use crate::domain::pieces::Pieces;
+use crate::domain::unit_counts::UnitCounts;
 use crate::domain::usage::Usage;
 
 const POLICY_FIELDS: [&str; 12] = [
@@ -33,7 +35,7 @@ const CHOICES_MAX: u64 = 128;
 
 /// Reads the policy fields of a request for content from the model that the path names, and checks
 /// that the body is JSON.
-pub fn content(model: &str, body: &[u8], stream: bool) -> Result<Request, RequestFault> {
+pub fn content(model: &str, body: &[u8], stream: bool) -> Result<CallFacts, ParseError> {
     let (request, fields) = read(model, body)?;
     let configs = [(fields.value(1), POLICY_FIELDS[1]), (fields.value(2), POLICY_FIELDS[2])];
     // The outer says whether there is a configuration, the inner whether each names a bound.
@@ -46,41 +48,41 @@ pub fn content(model: &str, body: &[u8], stream: bool) -> Result<Request, Reques
         bound = Some(bound.map_or(its_bound, |other| other.zip(its_bound).map(|(a, b)| a.max(b))));
         choices = choices.max(its_choices);
     }
-    Ok(Request { stream, choices, output_tokens_max: bound.flatten(), ..request })
+    Ok(CallFacts { stream, choices, output_tokens_max: bound.flatten(), ..request })
 }
 
 /// Reads the same of a request that has no output: it counts or embeds.
-pub fn input_only(model: &str, body: &[u8]) -> Result<Request, RequestFault> {
+pub fn input_only(model: &str, body: &[u8]) -> Result<CallFacts, ParseError> {
     read(model, body).map(|(request, _)| request)
 }
 
-fn read<'a>(model: &str, body: &'a [u8]) -> Result<(Request, Fields<'a, 12>), RequestFault> {
-    let fields = Fields::read(body, POLICY_FIELDS)?;
-    fields.in_foreground(0)?;
+fn read<'a>(model: &str, body: &'a [u8]) -> Result<(CallFacts, PolicyFields<'a, 12>), ParseError> {
+    let fields = PolicyFields::from_json(body, POLICY_FIELDS)?;
+    fields.reject_background(0)?;
     let is_cached = fields.value(3).or(fields.value(4)).is_some();
     let holds_requests = (7..10).any(|at| fields.value(at).is_some());
-    let mut outside = outside::find(body, fields.value(5), is_cached, holds_requests);
-    if fields.filled(5).is_some() {
-        outside.hidden_tokens += TOOLS_TOKENS;
+    let mut outside = external_refs::find(body, fields.value(5), is_cached, holds_requests);
+    if fields.non_empty(5).is_some() {
+        outside.unseen_tokens += TOOLS_TOKENS;
     }
-    let request = Request {
-        model_places: model_places(model, body, &fields)?,
-        pieces: Pieces { web_searches: outside.searches, ..Pieces::default() },
+    let request = CallFacts {
+        model_spans: model_spans(model, body, &fields)?,
+        item_units_max: UnitCounts { web_searches: outside.searches, ..UnitCounts::default() },
         service_tier: usage::service_tier(body).unwrap_or_default(),
-        ..Request::silent(model.to_owned(), None, outside)
+        ..CallFacts::without_output(model.to_owned(), None, outside)
     };
     Ok((request, fields))
 }
 
 /// Where the body, and the requests in it, name the model: it must be that of the path.
-fn model_places(
+fn model_spans(
     model: &str,
     body: &[u8],
-    fields: &Fields<'_, 12>,
-) -> Result<Vec<Range<usize>>, RequestFault> {
-    let mut places: Vec<_> = fields.place(6).into_iter().collect();
-    for list in (7..10).filter_map(|at| fields.place(at)) {
-        json::element_places(&body[list.clone()], |place| {
+    fields: &PolicyFields<'_, 12>,
+) -> Result<Vec<Range<usize>>, ParseError> {
+    let mut places: Vec<_> = fields.span(6).into_iter().collect();
+    for list in (7..10).filter_map(|at| fields.span(at)) {
+        json::element_spans(&body[list.clone()], |place| {
             let start = list.start + place.start;
             // The body was checked; what is no request has no fields.
             let _ = json::fields(&body[start..list.start + place.end], |key, value| {
@@ -93,25 +95,27 @@ fn model_places(
     places.retain(|place| &body[place.clone()] != b"null");
     let is_it = |place: &Range<usize>| {
         let said = json::string_of(&body[place.clone()]);
-        said.is_some_and(|said| said == model || said.strip_prefix(FOLDER) == Some(model))
+        said.is_some_and(|said| {
+            said == model || said.strip_prefix(GEMINI_MODEL_PREFIX) == Some(model)
+        })
     };
     if places.iter().all(is_it) {
         return Ok(places);
     }
-    Err(RequestFault::about("model", "is not that of the path; name the same in both"))
+    Err(ParseError::for_field("model", "is not that of the path; name the same in both"))
 }
 
 /// The bound of one candidate, and how many there are.
-fn read_config(config: &[u8], name: &'static str) -> Result<(Option<u64>, u64), RequestFault> {
+fn read_config(config: &[u8], name: &'static str) -> Result<(Option<u64>, u64), ParseError> {
     if !config.starts_with(b"{") {
-        return Err(RequestFault::about(name, "must be an object"));
+        return Err(ParseError::for_field(name, "must be an object"));
     }
-    let fields = Fields::read(config, CONFIG_FIELDS)?;
+    let fields = PolicyFields::from_json(config, CONFIG_FIELDS)?;
     let bound = fields.bound(0)?.max(fields.bound(1)?);
     // A zero is what this dialect writes for nothing.
     let choices = fields.count(2)?.max(fields.count(3)?).unwrap_or(1).max(1);
     if CHOICES_MAX < choices {
-        return Err(RequestFault::about("candidateCount", "must be from 1 to 128"));
+        return Err(ParseError::for_field("candidateCount", "must be from 1 to 128"));
     }
     Ok((bound, choices))
 }
@@ -133,7 +137,7 @@ pub fn clamp(body: &[u8], tokens: u64) -> Option<Edit> {
         ([], [null, ..]) => {
             Some(Edit { range: null.clone(), text: Cow::Owned(format!("{{{bound}}}")) })
         }
-        ([], []) => put_first(body, 0, format!("\"generationConfig\":{{{bound}}}")),
+        ([], []) => insert_first_field(body, 0, format!("\"generationConfig\":{{{bound}}}")),
         _ => None,
     }
 }
@@ -150,7 +154,7 @@ fn clamp_config(config: &[u8], start: usize, bound: String, tokens: u64) -> Opti
         return None;
     }
     match places.first() {
-        None => put_first(config, start, bound),
+        None => insert_first_field(config, start, bound),
         Some(place) => {
             let range = start + place.start..start + place.end;
             Some(Edit { range, text: Cow::Owned(tokens.to_string()) })
@@ -161,9 +165,9 @@ fn clamp_config(config: &[u8], start: usize, bound: String, tokens: u64) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::outside::HOSTED_CALLS_MAX;
+    use crate::dialect::external_refs::HOSTED_CALLS_MAX;
 
-    fn asked_of(body: &str) -> Request {
+    fn asked_of(body: &str) -> CallFacts {
         content("m", body.as_bytes(), true).expect(body)
     }
 
@@ -185,7 +189,10 @@ mod tests {
         ] {
             let body = format!(r#"{{"contents":[],{rest}}}"#);
             let read = content("m", body.as_bytes(), false).expect(rest);
-            assert_eq!((read.pieces.web_searches, read.service_tier.name()), (searches, tier));
+            assert_eq!(
+                (read.item_units_max.web_searches, read.service_tier.name()),
+                (searches, tier)
+            );
         }
     }
 
@@ -249,7 +256,7 @@ mod tests {
     fn a_body_names_no_other_model_than_the_path() {
         let places = |body: &str| {
             let request = input_only("m", body.as_bytes()).map_err(|fault| fault.param)?;
-            let said = request.model_places.into_iter().map(|place| body[place].to_owned());
+            let said = request.model_spans.into_iter().map(|place| body[place].to_owned());
             Ok(said.collect::<Vec<_>>())
         };
         for (body, said) in [
@@ -277,7 +284,7 @@ mod tests {
 
     #[test]
     fn tools_cost_what_no_byte_shows() {
-        let hidden = |body: &str| asked_of(body).outside.hidden_tokens;
+        let hidden = |body: &str| asked_of(body).external_refs.unseen_tokens;
         assert_eq!(hidden(r#"{"tools":[{"functionDeclarations":[]}]}"#), TOOLS_TOKENS);
         assert_eq!(hidden(r#"{"tools":[]}"#), 0);
     }

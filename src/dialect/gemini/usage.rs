@@ -27,17 +27,17 @@ pub fn read(object: &[u8]) -> Option<Usage> {
         .with(Unit::ToolUseInputTokens, counts.tool_use)
         .with(Unit::ReasoningTokens, counts.thoughts);
     let usage = usage
-        .at_most(Unit::InputAudioTokens, input)
-        .at_most(Unit::InputImageTokens, input)
-        .at_most(Unit::OutputAudioTokens, counts.candidates)
-        .at_most(Unit::OutputImageTokens, counts.candidates);
-    Some(usage.with_kinds_of_cached())
+        .capped(Unit::InputAudioTokens, input)
+        .capped(Unit::InputImageTokens, input)
+        .capped(Unit::OutputAudioTokens, counts.candidates)
+        .capped(Unit::OutputImageTokens, counts.candidates);
+    Some(usage.cap_cached_modalities())
 }
 
 /// The tier of service that an object names, by itself or as the type of traffic it was.
 pub fn service_tier(object: &[u8]) -> Option<ServiceTier> {
     let mut tier = None;
-    json::each(object, &["serviceTier", "service_tier", "trafficType"], |value| {
+    json::each_named(object, &["serviceTier", "service_tier", "trafficType"], |value| {
         let name = json::string_of(value).unwrap_or_default().to_ascii_lowercase();
         // What is paid in advance or as it comes has the plain price; a tier stands behind that.
         let name = name.strip_prefix("on_demand").map_or(&*name, |tier| tier.trim_matches('_'));
@@ -107,7 +107,7 @@ mod tests {
                 "toolUsePromptTokenCount":4610,"thoughtsTokenCount":37,
                 "cachedContentTokenCount":8,"trafficType":"ON_DEMAND"}"#,
         );
-        let expected = Usage::tokens_of(4642, 62)
+        let expected = Usage::from_tokens(4642, 62)
             .with(Unit::ToolUseInputTokens, 4610)
             .with(Unit::CachedInputTokens, 8)
             .with(Unit::ReasoningTokens, 37);
@@ -125,7 +125,7 @@ mod tests {
                        "candidatesTokenCount":10,
                        "candidatesTokensDetails":[{{"modality":{image},"tokenCount":99}}]}}"#
                 );
-                let expected = Usage::tokens_of(300, 10)
+                let expected = Usage::from_tokens(300, 10)
                     .with(Unit::InputImageTokens, 258)
                     .with(Unit::InputAudioTokens, 33)
                     .with(Unit::OutputImageTokens, 10);
@@ -141,7 +141,7 @@ mod tests {
             {"modality":"AUDIO","tokenCount":60},{"modality":"IMAGE","tokenCount":141}],
             "promptTokensDetails":[{"modality":"IMAGE","tokenCount":258},
             {"modality":"AUDIO","tokenCount":90}]}"#;
-        let expected = Usage::tokens_of(373, 9)
+        let expected = Usage::from_tokens(373, 9)
             .with(Unit::CachedInputTokens, 204)
             .with(Unit::CachedInputAudioTokens, 60)
             .with(Unit::CachedInputImageTokens, 141)
@@ -177,6 +177,6 @@ mod tests {
             assert_eq!(read(object.as_bytes()), None, "{object}");
         }
         let half = read(br#"{"candidatesTokenCount":7,"totalTokenCount":7}"#);
-        assert_eq!(half, Some(Usage::tokens_of(0, 7)));
+        assert_eq!(half, Some(Usage::from_tokens(0, 7)));
     }
 }

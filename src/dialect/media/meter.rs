@@ -3,10 +3,10 @@
 
 use bytes::Bytes;
 
-use crate::dialect::capture::Capture;
 use crate::dialect::endpoint::Media;
+use crate::dialect::json_extractor::JsonExtractor;
 use crate::dialect::media::usage;
-use crate::dialect::meter::{Passage, Reading};
+use crate::dialect::stream_meter::{Metered, UsageReading};
 use crate::dialect::{estimate, json};
 use crate::domain::usage::{Unit, Usage};
 
@@ -26,8 +26,8 @@ pub struct MediaMeter {
     media: Media,
     is_stream: bool,
     /// All that it can use; of pieces, those that are priced.
-    most: Usage,
-    capture: Capture,
+    max_usage: Usage,
+    capture: JsonExtractor,
     reported: Option<Usage>,
     images: u64,
     text_tokens: u64,
@@ -36,9 +36,9 @@ pub struct MediaMeter {
     /// Whether a document is JSON, once it has begun.
     is_json: Option<bool>,
     /// Whether all was said.
-    ended: bool,
+    is_complete: bool,
     /// Whether a client may take what came for all.
-    closing: bool,
+    holding_tail: bool,
     held: Vec<Bytes>,
 }
 
@@ -47,33 +47,33 @@ pub struct MediaMeter {
 struct Event {
     reported: Option<Usage>,
     /// Whether its name says that it is the last of something.
-    is_last: bool,
+    is_final: bool,
 }
 
 /// A line of a stream, as far as it came.
 #[derive(Debug, Default)]
 struct Line {
     /// Its beginning.
-    kept: Vec<u8>,
-    bytes: usize,
+    prefix: Vec<u8>,
+    length: usize,
 }
 
 impl MediaMeter {
     /// A meter for an answer that can use `most`.
-    pub fn new(media: Media, is_stream: bool, most: Usage) -> Self {
+    pub fn new(media: Media, is_stream: bool, max_usage: Usage) -> Self {
         Self {
             media,
             is_stream,
-            most,
-            capture: Capture::new(&[b"usage", b"data"]),
+            max_usage,
+            capture: JsonExtractor::new(&[b"usage", b"data"]),
             reported: None,
             images: 0,
             text_tokens: 0,
             line: Line::default(),
             event: Event::default(),
             is_json: None,
-            ended: false,
-            closing: false,
+            is_complete: false,
+            holding_tail: false,
             held: Vec::new(),
         }
     }
@@ -84,57 +84,57 @@ impl MediaMeter {
     }
 
     /// What was learned so far.
-    pub fn reading(&self) -> Reading {
-        let mut usage = self.reported.unwrap_or(self.most);
+    pub fn reading(&self) -> UsageReading {
+        let mut usage = self.reported.unwrap_or(self.max_usage);
         for piece in [Unit::Characters, Unit::AudioSeconds, Unit::Images] {
             if usage.get(piece) == 0 {
-                usage = usage.with(piece, self.most.get(piece));
+                usage = usage.with(piece, self.max_usage.get(piece));
             }
         }
-        if 0 < self.images && 0 < self.most.get(Unit::Images) {
+        if 0 < self.images && 0 < self.max_usage.get(Unit::Images) {
             usage = usage.with(Unit::Images, self.images);
         }
-        Reading {
+        UsageReading {
             reported: Some(usage),
-            lacks_input: self.reported.is_none(),
+            input_missing: self.reported.is_none(),
             counted_output: self.text_tokens,
-            finished: self.ended && self.reported.is_some(),
-            ..Reading::default()
+            finished: self.is_complete && self.reported.is_some(),
+            ..UsageReading::default()
         }
     }
 
     /// Reads what one read brought.
-    pub fn read(&mut self, chunk: Bytes) -> Passage {
+    pub fn read(&mut self, chunk: Bytes) -> Metered {
         if chunk.is_empty() {
-            return Passage::default();
+            return Metered::default();
         }
         let held_from = if self.is_stream {
-            self.lines(&chunk)
+            self.scan_lines(&chunk)
         } else {
-            self.document(&chunk);
+            self.scan_document(&chunk);
             Some(chunk.len() - 1)
         };
         let Some(from) = held_from else {
             self.held.push(chunk);
-            return Passage::default();
+            return Metered::default();
         };
         let mut pass = std::mem::take(&mut self.held);
         self.held.extend(Some(chunk.slice(from..)).filter(|held| !held.is_empty()));
         pass.extend(Some(chunk.slice(..from)).filter(|passes| !passes.is_empty()));
-        Passage { pass, ..Passage::default() }
+        Metered { forward: pass, ..Metered::default() }
     }
 
     /// The answer is whole: what was held back of it.
     pub fn finish(&mut self) -> Bytes {
         if self.is_stream {
-            self.line_ends();
+            self.end_line();
         } else {
-            self.ended = true;
+            self.is_complete = true;
         }
         self.held.concat().into()
     }
 
-    fn document(&mut self, piece: &[u8]) {
+    fn scan_document(&mut self, piece: &[u8]) {
         if self.media == Media::Speech {
             return;
         }
@@ -151,48 +151,48 @@ impl MediaMeter {
                 *reported = usage::read(media, object).or(*reported);
             }
         });
-        self.images = self.capture.listed();
-        if media == Media::Transcript {
+        self.images = self.capture.elements_seen();
+        if media == Media::Transcription {
             self.text_tokens += estimate::tokens_of_bytes(piece);
         }
     }
 
     /// Reads a piece of a stream: from where on it is held back; `None` for all of it, and of what
     /// came before.
-    fn lines(&mut self, piece: &[u8]) -> Option<usize> {
-        let mut held_from = if self.closing { None } else { Some(piece.len()) };
+    fn scan_lines(&mut self, piece: &[u8]) -> Option<usize> {
+        let mut held_from = if self.holding_tail { None } else { Some(piece.len()) };
         let mut at = 0;
         while at < piece.len() {
             let end = memchr::memchr(b'\n', &piece[at..]).map(|end| at + end);
-            let was_closing = self.closing;
-            self.line_goes_on(&piece[at..end.unwrap_or(piece.len())]);
-            if was_closing && !self.closing {
+            let was_closing = self.holding_tail;
+            self.continue_line(&piece[at..end.unwrap_or(piece.len())]);
+            if was_closing && !self.holding_tail {
                 held_from = Some(piece.len());
             }
             let Some(end) = end else { break };
-            let was_closing = self.closing;
-            self.line_ends();
-            if !was_closing && self.closing {
+            let was_closing = self.holding_tail;
+            self.end_line();
+            if !was_closing && self.holding_tail {
                 held_from = Some(end);
             }
             at = end + 1;
         }
         let held: usize = self.held.iter().map(Bytes::len).sum();
         if held_from.is_none() && HELD_BYTES_MAX < held + piece.len() {
-            self.closing = false;
+            self.holding_tail = false;
             held_from = Some(piece.len());
         }
         held_from
     }
 
-    fn line_goes_on(&mut self, piece: &[u8]) {
-        let before = self.line.bytes;
-        self.line.bytes += piece.len();
-        let room = LINE_BYTES_MAX.saturating_sub(self.line.kept.len());
-        self.line.kept.extend_from_slice(&piece[..piece.len().min(room)]);
-        let Some(data) = self.line.kept.strip_prefix(DATA) else { return };
+    fn continue_line(&mut self, piece: &[u8]) {
+        let before = self.line.length;
+        self.line.length += piece.len();
+        let room = LINE_BYTES_MAX.saturating_sub(self.line.prefix.len());
+        self.line.prefix.extend_from_slice(&piece[..piece.len().min(room)]);
+        let Some(data) = self.line.prefix.strip_prefix(DATA) else { return };
         // Another event comes; the mark of the end is none.
-        self.closing &= data.trim_ascii_start().first().is_none_or(|first| *first == b'[');
+        self.holding_tail &= data.trim_ascii_start().first().is_none_or(|first| *first == b'[');
         let inside = &piece[DATA.len().saturating_sub(before).min(piece.len())..];
         let (media, reported) = (self.media, &mut self.event.reported);
         self.capture.read(inside, |key, object| {
@@ -202,29 +202,29 @@ impl MediaMeter {
         });
     }
 
-    fn line_ends(&mut self) {
+    fn end_line(&mut self) {
         let line = std::mem::take(&mut self.line);
-        let text = line.kept.trim_ascii_end();
+        let text = line.prefix.trim_ascii_end();
         if let Some(name) = text.strip_prefix(b"event:") {
-            self.event.is_last = is_last(name.trim_ascii());
+            self.event.is_final = is_final_event(name.trim_ascii());
         } else if let Some(data) = text.strip_prefix(DATA) {
-            self.data_ends(data);
+            self.end_data_line(data);
         } else if text.is_empty() {
             self.event = Event::default();
-            self.capture = Capture::new(&[b"usage", b"data"]);
+            self.capture = JsonExtractor::new(&[b"usage", b"data"]);
         }
     }
 
     /// A line of data came to its end.
-    fn data_ends(&mut self, data: &[u8]) {
-        let mut is_last_one = self.event.is_last;
+    fn end_data_line(&mut self, data: &[u8]) {
+        let mut is_last_one = self.event.is_final;
         let mut tokens = 0;
-        json::each(data, &["type"], |name| {
-            is_last_one |= is_last(json::string_of(name).unwrap_or_default().as_bytes());
+        json::each_named(data, &["type"], |name| {
+            is_last_one |= is_final_event(json::string_of(name).unwrap_or_default().as_bytes());
         });
-        if self.media == Media::Transcript {
+        if self.media == Media::Transcription {
             let texts: &[&str] = if is_last_one { &["text"] } else { &["delta"] };
-            json::each(data, texts, |text| {
+            json::each_named(data, texts, |text| {
                 tokens = estimate::tokens(&json::string_of(text).unwrap_or_default());
             });
         }
@@ -232,7 +232,7 @@ impl MediaMeter {
         if is_last_one {
             self.text_tokens = self.text_tokens.max(tokens);
             self.images += 1;
-            (self.ended, self.closing) = (true, true);
+            (self.is_complete, self.holding_tail) = (true, true);
         } else {
             self.text_tokens += tokens;
         }
@@ -248,7 +248,7 @@ impl MediaMeter {
 }
 
 /// Whether an event of that name is the last of an image, of a speech or of a transcript.
-fn is_last(name: &[u8]) -> bool {
+fn is_final_event(name: &[u8]) -> bool {
     name.ends_with(b".completed") || name.ends_with(b".done")
 }
 
@@ -256,18 +256,18 @@ fn is_last(name: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn most() -> Usage {
-        Usage::tokens_of(100, 50).with(Unit::OutputImageTokens, 50).with(Unit::Images, 3)
+    fn max_usage() -> Usage {
+        Usage::from_tokens(100, 50).with(Unit::OutputImageTokens, 50).with(Unit::Images, 3)
     }
 
     /// What passed before the end, what was held back to it, and what was learned.
-    fn read(media: Media, is_stream: bool, pieces: &[&[u8]]) -> (Vec<u8>, Vec<u8>, Reading) {
-        let mut meter = MediaMeter::new(media, is_stream, most());
+    fn read(media: Media, is_stream: bool, pieces: &[&[u8]]) -> (Vec<u8>, Vec<u8>, UsageReading) {
+        let mut meter = MediaMeter::new(media, is_stream, max_usage());
         let mut passed = Vec::new();
         for piece in pieces {
             let passage = meter.read(Bytes::copy_from_slice(piece));
-            assert!(passage.end.is_empty());
-            passed.extend(passage.pass.concat());
+            assert!(passage.held.is_empty());
+            passed.extend(passage.forward.concat());
         }
         let end = meter.finish();
         (passed, end.to_vec(), meter.reading())
@@ -280,22 +280,22 @@ mod tests {
             let (passed, end, reading) = read(Media::Images, false, &[&body[..cut], &body[cut..]]);
             assert_eq!((passed.len(), end), (body.len() - 1, b"}".to_vec()), "{cut}");
             let expected =
-                Usage::tokens_of(5, 272).with(Unit::OutputImageTokens, 272).with(Unit::Images, 2);
+                Usage::from_tokens(5, 272).with(Unit::OutputImageTokens, 272).with(Unit::Images, 2);
             assert_eq!(reading.reported, Some(expected), "{cut}");
-            assert!(reading.finished && !reading.lacks_input, "{cut}");
+            assert!(reading.finished && !reading.input_missing, "{cut}");
         }
     }
 
     #[test]
     fn what_reports_nothing_uses_the_most_but_for_what_was_counted() {
         let (.., reading) = read(Media::Images, false, &[br#"{"data":[{"url":"u"}]}"#]);
-        assert_eq!(reading.reported, Some(most().with(Unit::Images, 1)));
-        assert!(reading.lacks_input && !reading.finished);
+        assert_eq!(reading.reported, Some(max_usage().with(Unit::Images, 1)));
+        assert!(reading.input_missing && !reading.finished);
         let (passed, end, reading) = read(Media::Speech, false, &[b"\"usage\":{", b"", b"ID3"]);
         assert_eq!((&passed[..], &end[..]), (&b"\"usage\":{ID"[..], &b"3"[..]));
-        assert_eq!((reading.reported, reading.lacks_input), (Some(most()), true));
+        assert_eq!((reading.reported, reading.input_missing), (Some(max_usage()), true));
         let text = "Some words that were heard. ".repeat(4);
-        let (.., reading) = read(Media::Transcript, false, &[text.as_bytes()]);
+        let (.., reading) = read(Media::Transcription, false, &[text.as_bytes()]);
         assert!((20..=40).contains(&reading.counted_output), "{reading:?}");
     }
 
@@ -333,13 +333,13 @@ mod tests {
 
     #[test]
     fn an_image_of_many_megabytes_is_not_kept() {
-        let mut meter = MediaMeter::new(Media::Images, true, most());
+        let mut meter = MediaMeter::new(Media::Images, true, max_usage());
         let begun = b"event: image_edit.completed\ndata: {\"b64_json\":\"";
         meter.read(Bytes::from_static(begun));
         for _ in 0..2_000 {
             meter.read(Bytes::from(vec![b'A'; 16 * 1024]));
         }
-        assert!(meter.line.kept.capacity() <= 2 * LINE_BYTES_MAX && meter.held.is_empty());
+        assert!(meter.line.prefix.capacity() <= 2 * LINE_BYTES_MAX && meter.held.is_empty());
         meter.read(Bytes::from_static(b"\",\"usage\":{\"output_tokens\":7}}\n\n"));
         assert_eq!(meter.finish(), "\n\n");
         let usage = meter.reading().reported.expect("always");
@@ -349,12 +349,12 @@ mod tests {
     #[test]
     fn the_text_of_a_transcript_is_counted_until_its_usage_comes() {
         let said = "data: {\"type\":\"transcript.text.delta\",\"delta\":\"hello you\"}\n\n";
-        let (passed, end, reading) = read(Media::Transcript, true, &[said.repeat(3).as_bytes()]);
+        let (passed, end, reading) = read(Media::Transcription, true, &[said.repeat(3).as_bytes()]);
         assert_eq!((passed.len(), end.len()), (3 * said.len(), 0));
-        assert_eq!((reading.counted_output, reading.lacks_input), (9, true));
+        assert_eq!((reading.counted_output, reading.input_missing), (9, true));
         let done = "data: {\"type\":\"transcript.text.done\",\"text\":\"hello you\",\"usage\":\
                     {\"type\":\"tokens\",\"input_tokens\":14,\"output_tokens\":45}}\n\n";
-        let (.., reading) = read(Media::Transcript, true, &[said.as_bytes(), done.as_bytes()]);
+        let (.., reading) = read(Media::Transcription, true, &[said.as_bytes(), done.as_bytes()]);
         let usage = reading.reported.expect("always");
         assert_eq!((usage.get(Unit::InputAudioTokens), usage.get(Unit::OutputTokens)), (14, 45));
         assert!(reading.finished);
@@ -362,11 +362,13 @@ mod tests {
 
     #[test]
     fn a_stream_that_goes_on_for_ever_behind_its_end_is_not_kept() {
-        let mut meter = MediaMeter::new(Media::Speech, true, most());
+        let mut meter = MediaMeter::new(Media::Speech, true, max_usage());
         meter.read(Bytes::from_static(b"data: {\"type\":\"speech.audio.done\"}\n"));
         let comments = Bytes::from(": still there\n".repeat(1_000));
-        let passed: usize =
-            (0..100).flat_map(|_| meter.read(comments.clone()).pass).map(|pass| pass.len()).sum();
+        let passed: usize = (0..100)
+            .flat_map(|_| meter.read(comments.clone()).forward)
+            .map(|pass| pass.len())
+            .sum();
         assert!(1_000_000 < passed, "{passed}");
     }
 }

@@ -1,37 +1,37 @@
 //! The policy fields of requests for images and audio, as JSON or as a form.
 
+use crate::dialect::call_facts::{CallFacts, ParseError, PolicyFields};
 use crate::dialect::endpoint::{Endpoint, Media};
+use crate::dialect::external_refs::ExternalRefs;
 use crate::dialect::json;
-use crate::dialect::media::sound;
+use crate::dialect::media::audio_duration;
 use crate::dialect::multipart::Part;
-use crate::dialect::outside::Outside;
-use crate::dialect::request::{Fields, Request, RequestFault};
-use crate::domain::pieces::Pieces;
+use crate::domain::unit_counts::UnitCounts;
 
 /// The most images that a request may ask for.
 const IMAGES_MAX: u64 = 128;
 /// Tokens of an image of so many pixels, by its quality: low, medium, high.
-const TOKENS_OF_IMAGE: [u64; 3] = [272, 1_056, 4_160];
-const PIXELS: u64 = 1 << 20;
+const IMAGE_TOKENS_BY_QUALITY: [u64; 3] = [272, 1_056, 4_160];
+const REFERENCE_PIXELS: u64 = 1 << 20;
 /// Pixels of the largest size that is chosen for a client, and of a size in words not known.
-const PIXELS_OF_AUTO: u64 = 1024 * 1536;
+const AUTO_SIZE_PIXELS: u64 = 1024 * 1536;
 const PIXELS_MAX: u64 = 1 << 24;
 /// Tokens of an image that comes before it is ready.
-const TOKENS_OF_PARTIAL: u64 = 100;
+const PARTIAL_IMAGE_TOKENS: u64 = 100;
 /// Tokens of an image that is shown to the model, at most.
-const TOKENS_OF_INPUT: u64 = 7_000;
+const INPUT_IMAGE_TOKENS_MAX: u64 = 7_000;
 /// Tokens of a second that is heard, and what comes on top of any text, at most.
-const TOKENS_PER_SECOND: u64 = 10;
-const TOKENS_OF_FRAME: u64 = 32;
+const AUDIO_TOKENS_PER_SECOND: u64 = 10;
+const OVERHEAD_TOKENS: u64 = 32;
 /// Tokens spoken for a character, at most: twenty a second, at seven characters a second.
-const TOKENS_PER_CHARACTER: u64 = 3;
+const SPEECH_TOKENS_PER_CHARACTER: u64 = 3;
 /// How much slower than usual a voice can be asked to speak.
-const SLOWEST: u64 = 4;
+const SLOW_SPEECH_FACTOR: u64 = 4;
 
 /// The model of whoever names none, as the provider documents it. The upstream is told so, as its
 /// own default may depend on other fields.
-const MODEL_DEFAULT: &str = "dall-e-2";
-const MODEL_FAULT: &str = "must be the name of a model, a string";
+const DEFAULT_MODEL: &str = "dall-e-2";
+const MODEL_ERROR: &str = "must be the name of a model, a string";
 
 const IMAGE_FIELDS: [&str; 11] = [
     "model",
@@ -48,21 +48,21 @@ const IMAGE_FIELDS: [&str; 11] = [
 ];
 const SPEECH_FIELDS: [&str; 7] =
     ["model", "models", "route", "fallbacks", "input", "stream_format", "speed"];
-const TRANSCRIPT_FIELDS: [&str; 6] = ["model", "models", "route", "fallbacks", "stream", "url"];
+const TRANSCRIPTION_FIELDS: [&str; 6] = ["model", "models", "route", "fallbacks", "stream", "url"];
 
 /// What a form has beside its policy fields.
 #[derive(Debug, Default)]
-struct Rest {
+struct FormTotals {
     files: u64,
     seconds: u64,
     text_bytes: u64,
 }
 
-impl Rest {
+impl FormTotals {
     fn add(&mut self, body: &[u8], part: &Part<'_>) {
         if part.is_file {
             self.files += 1;
-            self.seconds += sound::seconds(&body[part.value.clone()]);
+            self.seconds += audio_duration::seconds(&body[part.value.clone()]);
         } else {
             self.text_bytes += part.value.len() as u64;
         }
@@ -70,108 +70,111 @@ impl Rest {
 }
 
 /// Reads a request that came as JSON.
-pub fn json(endpoint: Endpoint, body: &[u8]) -> Result<Request, RequestFault> {
-    if endpoint.takes_only_forms() {
+pub fn json(endpoint: Endpoint, body: &[u8]) -> Result<CallFacts, ParseError> {
+    if endpoint.accepts_only_forms() {
         let message = "the header `content-type` must be multipart/form-data".to_owned();
-        return Err(RequestFault { param: None, message });
+        return Err(ParseError { param: None, message });
     }
     if endpoint.media() == Some(Media::Speech) {
-        return speech(&Fields::read(body, SPEECH_FIELDS)?);
+        return speech(&PolicyFields::from_json(body, SPEECH_FIELDS)?);
     }
-    let fields = Fields::read(body, IMAGE_FIELDS)?;
-    let prompt = fields.text(10, "must be a text")?;
-    let mut request = images(&fields, start_of_fields(body))?;
+    let fields = PolicyFields::from_json(body, IMAGE_FIELDS)?;
+    let prompt = fields.required_text(10, "must be a text")?;
+    let mut request = images(&fields, first_field_start(body))?;
     if endpoint == Endpoint::ImageEdits {
         let mut shown = 0;
-        json::each(body, &["image", "images", "mask"], |images| {
+        json::each_named(body, &["image", "images", "mask"], |images| {
             json::elements(images, |image| {
                 shown += 1;
-                json::each(image, &["file_id"], |id| {
+                json::each_named(image, &["file_id"], |id| {
                     if id != b"null" {
-                        request.outside.names_state("file_id");
+                        request.external_refs.add_state_ref("file_id");
                     }
                 });
             });
         });
         // What is kept elsewhere is an image as well: no window of a model bounds it.
-        request.outside.refers = false;
-        request.outside.media_tokens = Some(seen_tokens(prompt.len() as u64, shown));
+        request.external_refs.has_external_content = false;
+        request.external_refs.media_tokens = Some(image_prompt_tokens(prompt.len() as u64, shown));
     }
     Ok(request)
 }
 
 /// Reads a request that came as a form with that boundary.
-pub fn form(endpoint: Endpoint, boundary: &str, body: &[u8]) -> Result<Request, RequestFault> {
-    if !endpoint.takes_forms() {
+pub fn form(endpoint: Endpoint, boundary: &str, body: &[u8]) -> Result<CallFacts, ParseError> {
+    if !endpoint.accepts_forms() {
         let message = "the header `content-type` must be application/json".to_owned();
-        return Err(RequestFault { param: None, message });
+        return Err(ParseError { param: None, message });
     }
-    let mut rest = Rest::default();
-    let other = |part: &Part<'_>| rest.add(body, part);
+    let mut totals = FormTotals::default();
+    let other = |part: &Part<'_>| totals.add(body, part);
     if endpoint.media() == Some(Media::Images) {
-        let fields = Fields::of_form(body, boundary, IMAGE_FIELDS, other)?;
+        let fields = PolicyFields::from_form(body, boundary, IMAGE_FIELDS, other)?;
         let mut request = images(&fields, 0)?;
         let prompt = fields.value(10).unwrap_or_default().len() as u64;
-        let tokens = seen_tokens(prompt.saturating_add(rest.text_bytes), rest.files);
-        request.outside.media_tokens = Some(tokens);
+        let tokens = image_prompt_tokens(prompt.saturating_add(totals.text_bytes), totals.files);
+        request.external_refs.media_tokens = Some(tokens);
         return Ok(request);
     }
-    let fields = Fields::of_form(body, boundary, TRANSCRIPT_FIELDS, other)?;
-    transcript(&fields, &rest)
+    let fields = PolicyFields::from_form(body, boundary, TRANSCRIPTION_FIELDS, other)?;
+    transcription(&fields, &totals)
 }
 
 /// The most input tokens of a prompt with images.
-fn seen_tokens(text_bytes: u64, images: u64) -> u64 {
-    TOKENS_OF_FRAME + text_bytes + images * TOKENS_OF_INPUT
+fn image_prompt_tokens(text_bytes: u64, images: u64) -> u64 {
+    OVERHEAD_TOKENS + text_bytes + images * INPUT_IMAGE_TOKENS_MAX
 }
 
 /// Where the first field of a JSON object begins.
-fn start_of_fields(body: &[u8]) -> usize {
+fn first_field_start(body: &[u8]) -> usize {
     body.iter().position(|byte| *byte == b'{').map_or(0, |open| open + 1)
 }
 
 /// A request without output of its own, to be completed.
-fn plain<const N: usize>(fields: &Fields<'_, N>, model: String) -> Result<Request, RequestFault> {
-    (1..4).try_for_each(|at| fields.names_no_model(at))?;
-    let silent = Request::silent(model, fields.place(0), Outside::default());
-    Ok(Request { output_tokens_max: None, ..silent })
+fn facts_without_bound<const N: usize>(
+    fields: &PolicyFields<'_, N>,
+    model: String,
+) -> Result<CallFacts, ParseError> {
+    (1..4).try_for_each(|at| fields.reject_model_override(at))?;
+    let silent = CallFacts::without_output(model, fields.span(0), ExternalRefs::default());
+    Ok(CallFacts { output_tokens_max: None, ..silent })
 }
 
-fn images(fields: &Fields<'_, 11>, unnamed_at: usize) -> Result<Request, RequestFault> {
-    let model = match fields.place(0) {
-        None => MODEL_DEFAULT.to_owned(),
-        Some(_) => fields.text(0, MODEL_FAULT)?,
+fn images(fields: &PolicyFields<'_, 11>, unnamed_at: usize) -> Result<CallFacts, ParseError> {
+    let model = match fields.span(0) {
+        None => DEFAULT_MODEL.to_owned(),
+        Some(_) => fields.required_text(0, MODEL_ERROR)?,
     };
     let images = fields.count(4)?.unwrap_or(1);
     if !(1..=IMAGES_MAX).contains(&images) {
-        return Err(RequestFault::about("n", "must be from 1 to 128"));
+        return Err(ParseError::for_field("n", "must be from 1 to 128"));
     }
-    let word = |at| fields.value(at).and_then(|value| fields.text_of(value));
+    let word = |at| fields.value(at).and_then(|value| fields.text_value(value));
     let of_quality = match word(6).as_deref() {
-        Some("low") => TOKENS_OF_IMAGE[0],
-        Some("medium" | "standard") => TOKENS_OF_IMAGE[1],
-        _ => TOKENS_OF_IMAGE[2],
+        Some("low") => IMAGE_TOKENS_BY_QUALITY[0],
+        Some("medium" | "standard") => IMAGE_TOKENS_BY_QUALITY[1],
+        _ => IMAGE_TOKENS_BY_QUALITY[2],
     };
-    let pixels = word(5).map_or(PIXELS_OF_AUTO, |size| pixels_of(&size));
-    let whole = (pixels * of_quality).div_ceil(PIXELS);
-    let partials = fields.count(8)?.unwrap_or_default().min(IMAGES_MAX) * TOKENS_OF_PARTIAL;
+    let pixels = word(5).map_or(AUTO_SIZE_PIXELS, |size| pixels(&size));
+    let whole = (pixels * of_quality).div_ceil(REFERENCE_PIXELS);
+    let partials = fields.count(8)?.unwrap_or_default().min(IMAGES_MAX) * PARTIAL_IMAGE_TOKENS;
     let frames = fields.count(9)?.unwrap_or(1).clamp(1, IMAGES_MAX);
-    let mut request = plain(fields, model)?;
-    if request.model_places.is_empty() {
-        request.model_places.push(unnamed_at..unnamed_at);
+    let mut request = facts_without_bound(fields, model)?;
+    if request.model_spans.is_empty() {
+        request.model_spans.push(unnamed_at..unnamed_at);
     }
     request.stream = fields.flag(7)?;
     request.output_tokens_max = Some(whole * frames + partials);
     request.choices = images;
     request.hides_output = true;
-    request.pieces = Pieces { images: images * frames, ..Pieces::default() };
+    request.item_units_max = UnitCounts { images: images * frames, ..UnitCounts::default() };
     Ok(request)
 }
 
 /// The pixels of `1024x1536`, of `auto`, or of what is not known.
-fn pixels_of(size: &str) -> u64 {
+fn pixels(size: &str) -> u64 {
     if size == "auto" {
-        return PIXELS_OF_AUTO;
+        return AUTO_SIZE_PIXELS;
     }
     let sides = size.split_once('x').and_then(|(width, height)| {
         Some(u64::from(width.parse::<u16>().ok()?) * u64::from(height.parse::<u16>().ok()?))
@@ -179,32 +182,36 @@ fn pixels_of(size: &str) -> u64 {
     sides.filter(|pixels| 0 < *pixels).map_or(PIXELS_MAX, |pixels| pixels.min(PIXELS_MAX))
 }
 
-fn speech(fields: &Fields<'_, 7>) -> Result<Request, RequestFault> {
-    let characters = fields.text(4, "must be a text")?.chars().count() as u64;
+fn speech(fields: &PolicyFields<'_, 7>) -> Result<CallFacts, ParseError> {
+    let characters = fields.required_text(4, "must be a text")?.chars().count() as u64;
     let format = fields.value(5).and_then(json::string_of);
     let is_slow = fields.value(6).is_some_and(|speed| speed.starts_with(b"0"));
-    let pace = if is_slow { SLOWEST } else { 1 };
-    let mut request = plain(fields, fields.text(0, MODEL_FAULT)?)?;
+    let pace = if is_slow { SLOW_SPEECH_FACTOR } else { 1 };
+    let mut request = facts_without_bound(fields, fields.required_text(0, MODEL_ERROR)?)?;
     request.stream = format.as_deref() == Some("sse");
-    request.output_tokens_max = Some(characters * TOKENS_PER_CHARACTER * pace + TOKENS_OF_FRAME);
+    request.output_tokens_max =
+        Some(characters * SPEECH_TOKENS_PER_CHARACTER * pace + OVERHEAD_TOKENS);
     request.hides_output = true;
-    request.pieces = Pieces { characters, ..Pieces::default() };
+    request.item_units_max = UnitCounts { characters, ..UnitCounts::default() };
     Ok(request)
 }
 
-fn transcript(fields: &Fields<'_, 6>, rest: &Rest) -> Result<Request, RequestFault> {
-    if fields.filled(5).is_some() {
+fn transcription(
+    fields: &PolicyFields<'_, 6>,
+    totals: &FormTotals,
+) -> Result<CallFacts, ParseError> {
+    if fields.non_empty(5).is_some() {
         let what = "leads to audio that is not in the form; send it as `file`";
-        return Err(RequestFault::about("url", what));
+        return Err(ParseError::for_field("url", what));
     }
-    if rest.files == 0 {
-        return Err(RequestFault::about("file", "must be a file in the form"));
+    if totals.files == 0 {
+        return Err(ParseError::for_field("file", "must be a file in the form"));
     }
-    let mut request = plain(fields, fields.text(0, MODEL_FAULT)?)?;
+    let mut request = facts_without_bound(fields, fields.required_text(0, MODEL_ERROR)?)?;
     request.stream = fields.flag(4)?;
-    let heard = rest.seconds * TOKENS_PER_SECOND;
-    request.outside.media_tokens = Some(TOKENS_OF_FRAME + rest.text_bytes + heard);
-    request.pieces = Pieces { audio_seconds: rest.seconds, ..Pieces::default() };
+    let heard = totals.seconds * AUDIO_TOKENS_PER_SECOND;
+    request.external_refs.media_tokens = Some(OVERHEAD_TOKENS + totals.text_bytes + heard);
+    request.item_units_max = UnitCounts { audio_seconds: totals.seconds, ..UnitCounts::default() };
     Ok(request)
 }
 
@@ -225,11 +232,11 @@ mod tests {
         endpoint: Endpoint,
         fields: &[(&str, &str)],
         files: &[&str],
-    ) -> Result<Request, RequestFault> {
+    ) -> Result<CallFacts, ParseError> {
         form(endpoint, "B", form_of(fields, files).as_bytes())
     }
 
-    fn generation(rest: &str) -> Result<Request, RequestFault> {
+    fn generation(rest: &str) -> Result<CallFacts, ParseError> {
         let body = format!(r#"{{"model":"m","prompt":"a cat"{rest}}}"#);
         json(Endpoint::ImageGenerations, body.as_bytes())
     }
@@ -255,9 +262,9 @@ mod tests {
             assert_eq!(request.output_tokens_max, Some(of_each), "{rest}");
             assert_eq!(request.choices, images, "{rest}");
             assert_eq!(request.stream, rest.contains("stream"), "{rest}");
-            assert_eq!(request.outside.media_tokens, None, "{rest}");
+            assert_eq!(request.external_refs.media_tokens, None, "{rest}");
         }
-        let pieces = |rest| generation(rest).expect("valid").pieces.images;
+        let pieces = |rest| generation(rest).expect("valid").item_units_max.images;
         assert_eq!((pieces(""), pieces(r#","n":3,"frame_count":4"#)), (1, 12));
     }
 
@@ -310,7 +317,10 @@ mod tests {
             let body = r#"{"model":"m","prompt":"p","input":"i","image":"data:,"}"#;
             let by_json = json(endpoint, body.as_bytes()).is_ok();
             let by_form = read_form(endpoint, &fields, &["file"]).is_ok();
-            assert_eq!((by_json, by_form), (!endpoint.takes_only_forms(), endpoint.takes_forms()));
+            assert_eq!(
+                (by_json, by_form),
+                (!endpoint.accepts_only_forms(), endpoint.accepts_forms())
+            );
             assert!(by_json || by_form, "{endpoint:?}");
         }
     }
@@ -323,24 +333,24 @@ mod tests {
             &["image[]", "image[]", "mask"],
         );
         let edit = edit.expect("valid");
-        assert_eq!(edit.outside.media_tokens, Some(32 + 4 + 3 * 7_000));
-        assert_eq!((edit.choices, edit.pieces.images), (2, 2));
+        assert_eq!(edit.external_refs.media_tokens, Some(32 + 4 + 3 * 7_000));
+        assert_eq!((edit.choices, edit.item_units_max.images), (2, 2));
         let body =
             br#"{"prompt":"abc","images":[{"image_url":"data:,"},{"file_id":"f"}],"mask":{}}"#;
         let edit = json(Endpoint::ImageEdits, body).expect("valid");
-        assert_eq!(edit.outside.media_tokens, Some(32 + 3 + 3 * 7_000));
-        assert!(edit.outside.state.is_some() && !edit.outside.refers);
+        assert_eq!(edit.external_refs.media_tokens, Some(32 + 3 + 3 * 7_000));
+        assert!(edit.external_refs.state.is_some() && !edit.external_refs.has_external_content);
         let fields = [("model", "m"), ("prompt", "abc")];
         let heard = read_form(Endpoint::Transcriptions, &fields, &["file"]).expect("valid");
-        assert_eq!(heard.outside.media_tokens, Some(32 + 3 + 10));
-        assert_eq!((heard.pieces.audio_seconds, heard.output_tokens_max), (1, None));
+        assert_eq!(heard.external_refs.media_tokens, Some(32 + 3 + 10));
+        assert_eq!((heard.item_units_max.audio_seconds, heard.output_tokens_max), (1, None));
     }
 
     #[test]
     fn speech_is_counted_by_its_letters() {
         let read = |body: &str| json(Endpoint::Speech, body.as_bytes()).expect("valid");
         let plain = read(r#"{"model":"m","input":"d\u00e9j\u00e0 \ud83d\ude00"}"#);
-        assert_eq!(plain.pieces.characters, 6);
+        assert_eq!(plain.item_units_max.characters, 6);
         assert_eq!((plain.output_tokens_max, plain.stream), (Some(6 * 3 + 32), false));
         let slow = read(r#"{"model":"m","input":"a","speed":0.25,"stream_format":"sse"}"#);
         assert_eq!((slow.output_tokens_max, slow.stream), (Some(12 + 32), true));
@@ -349,22 +359,22 @@ mod tests {
     #[test]
     fn the_model_is_named_for_the_upstream_where_the_body_names_none() {
         let name = "\"other \\\"m\\\"\"";
-        let renamed = |request: &Request, body: &str| {
-            let [edit] = &request.renamed(body.as_bytes(), name).collect::<Vec<_>>()[..] else {
+        let renamed = |request: &CallFacts, body: &str| {
+            let [edit] = &request.model_edits(body.as_bytes(), name).collect::<Vec<_>>()[..] else {
                 panic!("one edit")
             };
             format!("{}{}{}", &body[..edit.range.start], edit.text, &body[edit.range.end..])
         };
         for body in [r#" {"prompt":"p"}"#, r#" {"model":"m","prompt":"p"}"#] {
             let request = json(Endpoint::ImageGenerations, body.as_bytes()).expect("valid");
-            assert_eq!(request.is_unnamed(), !body.contains("model"));
+            assert_eq!(request.model_missing_in_body(), !body.contains("model"));
             let expected = format!(r#" {{"model":{name},"prompt":"p"}}"#);
             assert_eq!(renamed(&request, body), expected);
         }
         for fields in [&[][..], &[("model", "m")]] {
             let body = form_of(fields, &["image"]);
             let request = form(Endpoint::ImageVariations, "B", body.as_bytes()).expect("valid");
-            assert_eq!(request.is_unnamed(), fields.is_empty());
+            assert_eq!(request.model_missing_in_body(), fields.is_empty());
             let expected = if fields.is_empty() { "dall-e-2" } else { "m" };
             assert_eq!(request.model, expected);
             let body = renamed(&request, &body);

@@ -3,8 +3,8 @@
 use crate::dialect::endpoint::Media;
 use crate::dialect::json;
 use crate::dialect::openai;
-use crate::domain::pieces::Pieces;
 use crate::domain::settlement::Bound;
+use crate::domain::unit_counts::UnitCounts;
 use crate::domain::usage::{Unit, Usage};
 
 /// The usage that an object reports; `None` when it reports nothing.
@@ -13,11 +13,11 @@ use crate::domain::usage::{Unit, Usage};
 /// for.
 pub fn read(media: Media, object: &[u8]) -> Option<Usage> {
     let mut seconds = None;
-    json::each(object, &["seconds"], |value| seconds = seconds_of(value));
+    json::each_named(object, &["seconds"], |value| seconds = parse_seconds(value));
     let tokens = openai::usage::read(object).map(|usage| match media {
-        Media::Images => with_kind(usage, Unit::OutputTokens, Unit::OutputImageTokens),
-        Media::Speech => with_kind(usage, Unit::OutputTokens, Unit::OutputAudioTokens),
-        Media::Transcript => with_kind(usage, Unit::InputTokens, Unit::InputAudioTokens),
+        Media::Images => with_default_kind(usage, Unit::OutputTokens, Unit::OutputImageTokens),
+        Media::Speech => with_default_kind(usage, Unit::OutputTokens, Unit::OutputAudioTokens),
+        Media::Transcription => with_default_kind(usage, Unit::InputTokens, Unit::InputAudioTokens),
     });
     match seconds {
         Some(seconds) => Some(tokens.unwrap_or_default().with(Unit::AudioSeconds, seconds)),
@@ -28,26 +28,26 @@ pub fn read(media: Media, object: &[u8]) -> Option<Usage> {
 /// All that a call with that bound can use, of the kinds that are the dearest: what it is charged
 /// where nobody tells. `is_seen` says that its input is images or sound. The text of a transcript
 /// is counted.
-pub fn most(media: Media, bound: Bound, is_seen: bool, pieces: Pieces) -> Usage {
-    let usage = pieces.usage().with(Unit::InputTokens, bound.input_tokens);
+pub fn max_usage(media: Media, bound: Bound, has_media_input: bool, pieces: UnitCounts) -> Usage {
+    let usage = pieces.to_usage().with(Unit::InputTokens, bound.input_tokens);
     let spoken =
         |unit| usage.with(Unit::OutputTokens, bound.output_tokens).with(unit, bound.output_tokens);
     match media {
-        Media::Images if is_seen => {
+        Media::Images if has_media_input => {
             spoken(Unit::OutputImageTokens).with(Unit::InputImageTokens, bound.input_tokens)
         }
         Media::Images => spoken(Unit::OutputImageTokens),
         Media::Speech => spoken(Unit::OutputAudioTokens),
-        Media::Transcript => usage.with(Unit::InputAudioTokens, bound.input_tokens),
+        Media::Transcription => usage.with(Unit::InputAudioTokens, bound.input_tokens),
     }
 }
 
-fn with_kind(usage: Usage, total: Unit, part: Unit) -> Usage {
+fn with_default_kind(usage: Usage, total: Unit, part: Unit) -> Usage {
     if usage.get(part) == 0 { usage.with(part, usage.get(total)) } else { usage }
 }
 
 /// Seconds, of which one that has begun counts; `None` for none.
-fn seconds_of(value: &[u8]) -> Option<u64> {
+fn parse_seconds(value: &[u8]) -> Option<u64> {
     let whole = json::count_of(value)?;
     let fraction = value.iter().skip_while(|byte| **byte != b'.');
     let has_begun = fraction.skip(1).any(|byte| *byte != b'0');
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn tokens_are_of_the_kind_that_is_said_or_else_of_the_endpoints() {
-        let usage = Usage::tokens_of;
+        let usage = Usage::from_tokens;
         for (media, object, expected) in [
             (
                 Media::Images,
@@ -75,13 +75,13 @@ mod tests {
                 usage(5, 300).with(Unit::OutputImageTokens, 272),
             ),
             (
-                Media::Transcript,
+                Media::Transcription,
                 r#"{"type":"tokens","input_tokens":14,"output_tokens":45,"total_tokens":59,
                     "input_token_details":{"text_tokens":4,"audio_tokens":10}}"#,
                 usage(14, 45).with(Unit::InputAudioTokens, 10),
             ),
             (
-                Media::Transcript,
+                Media::Transcription,
                 r#"{"type":"tokens","input_tokens":14,"output_tokens":45}"#,
                 usage(14, 45).with(Unit::InputAudioTokens, 14),
             ),
@@ -98,8 +98,8 @@ mod tests {
     #[test]
     fn the_most_is_of_the_kind_that_the_endpoint_is_for() {
         let bound = Bound { input_tokens: 7, output_tokens: 9 };
-        let pieces = Pieces { images: 2, ..Pieces::default() };
-        let all = Usage::tokens_of(7, 9).with(Unit::Images, 2);
+        let pieces = UnitCounts { images: 2, ..UnitCounts::default() };
+        let all = Usage::from_tokens(7, 9).with(Unit::Images, 2);
         for (media, is_seen, expected) in [
             (Media::Images, false, all.with(Unit::OutputImageTokens, 9)),
             (
@@ -109,12 +109,12 @@ mod tests {
             ),
             (Media::Speech, false, all.with(Unit::OutputAudioTokens, 9)),
             (
-                Media::Transcript,
+                Media::Transcription,
                 true,
                 all.with(Unit::OutputTokens, 0).with(Unit::InputAudioTokens, 7),
             ),
         ] {
-            assert_eq!(most(media, bound, is_seen, pieces), expected, "{media:?}");
+            assert_eq!(max_usage(media, bound, is_seen, pieces), expected, "{media:?}");
         }
     }
 
@@ -124,7 +124,7 @@ mod tests {
             [("17", Some(17)), ("17.0", Some(17)), ("17.01", Some(18)), ("0", None), ("null", None)]
         {
             let object = format!(r#"{{"type":"duration","seconds":{seconds}}}"#);
-            let found = read(Media::Transcript, object.as_bytes());
+            let found = read(Media::Transcription, object.as_bytes());
             assert_eq!(found.map(|usage| usage.get(Unit::AudioSeconds)), expected, "{seconds}");
         }
         assert_eq!(read(Media::Images, b"{}"), None);

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use memchr::memmem;
 
-use crate::dialect::event::{End, Event};
-use crate::dialect::openai::answer::{Answer, pieces};
+use crate::dialect::event::{EventFacts, StreamEnd};
+use crate::dialect::openai::response_facts::{ResponseFacts, item_units_of};
 use crate::dialect::openai::usage;
 use crate::dialect::tier;
 use crate::dialect::{estimate, json, sse};
@@ -16,29 +16,29 @@ use crate::domain::usage::Usage;
 const DONE: &[u8] = b"[DONE]";
 
 /// How an event begins that has a name.
-const NAMED: [&[u8]; 2] = [b"event:", b"data: {\"type\""];
+const NAMED_EVENT_PREFIXES: [&[u8]; 2] = [b"event:", b"data: {\"type\""];
 
 /// How much of an event that is not whole yet may pass, of which `sent` bytes have: all before the
 /// line that says so, or may come to say so. Of one that has a name nothing, as it may be the last;
 /// as a name may also come last, what completes a line waits, too.
-pub fn before_end(event: &[u8], sent: usize) -> usize {
+pub fn safe_prefix_len(event: &[u8], sent: usize) -> usize {
     let may_be = |name: &&[u8]| event.starts_with(name) || name.starts_with(event);
-    if NAMED.iter().any(may_be) {
+    if NAMED_EVENT_PREFIXES.iter().any(may_be) {
         return 0;
     }
-    let new = &event[sent..before_done(event, sent)];
+    let new = &event[sent..before_done_line(event, sent)];
     let completes = new.iter().rev().take_while(|byte| b"} \t\r\n".contains(byte)).count();
     sent + new.len() - completes
 }
 
 /// How much of the last event comes before what says that it is.
-pub fn before_last(event: &[u8]) -> usize {
-    let before = before_done(event, 0);
+pub fn terminator_start(event: &[u8]) -> usize {
+    let before = before_done_line(event, 0);
     if event[before..].starts_with(b"data:") { before } else { 0 }
 }
 
 /// A line of which some was `sent` does not say so, however it goes on.
-fn before_done(event: &[u8], sent: usize) -> usize {
+fn before_done_line(event: &[u8], sent: usize) -> usize {
     let goes_on = match event[..sent].last() {
         Some(b'\r') => event.get(sent) == Some(&b'\n'),
         last => last.is_some_and(|last| *last != b'\n'),
@@ -57,35 +57,35 @@ fn before_done(event: &[u8], sent: usize) -> usize {
 }
 
 /// Reads the data of an event. What is not understood says nothing and passes.
-pub fn event(data: &[u8]) -> Event {
-    let mut event = Event::default();
+pub fn read(data: &[u8]) -> EventFacts {
+    let mut event = EventFacts::default();
     if data.trim_ascii() == DONE {
-        event.end = End::Here;
+        event.end = StreamEnd::Terminated;
         return event;
     }
-    let (mut no_choices, mut before, mut parts) = (false, None, Parts::default());
+    let (mut no_choices, mut before, mut parts) = (false, None, NamedEvent::default());
     let read = json::fields(data, |key, value| {
         let end = value.end;
         match &*key {
             "choices" => {
                 let choices = &data[value];
                 no_choices = choices.iter().all(|byte| b"[] \n\r\t".contains(byte));
-                (event.output_tokens, event.finish) = generated(choices);
+                (event.output_tokens, event.has_finish_reason) = count_generated(choices);
                 if memmem::find(choices, b"\"usage\"").is_some() {
-                    json::elements(choices, |choice| take_usage(choice, &mut event.usage));
+                    json::elements(choices, |choice| read_nested_usage(choice, &mut event.usage));
                 }
             }
             "usage" if &data[value.clone()] == b"null" => {
-                event.null_usage = Some(before.unwrap_or(0)..end);
+                event.null_usage_span = Some(before.unwrap_or(0)..end);
             }
             "usage" => event.usage = usage::read(&data[value]).or(event.usage),
             "error" => {
                 event.failed |= !matches!(&data[value], b"null" | b"false" | b"\"\"" | b"{}");
             }
-            "x_groq" => take_usage(&data[value], &mut event.usage),
-            "service_tier" => event.service_tier = tier::named(&data[value]),
+            "x_groq" => read_nested_usage(&data[value], &mut event.usage),
+            "service_tier" => event.service_tier = tier::parse(&data[value]),
             "type" => parts.kind = json::string_of(&data[value]),
-            "response" => parts.response = Some(Answer::of(&data[value])),
+            "response" => parts.response = Some(ResponseFacts::from_json(&data[value])),
             "item" => parts.item = &data[value],
             "delta" => parts.delta = &data[value],
             _ => {}
@@ -93,48 +93,50 @@ pub fn event(data: &[u8]) -> Event {
         before = Some(end);
     });
     if read.is_err() {
-        return Event::default();
+        return EventFacts::default();
     }
-    if let Some(named) = parts.event() {
+    if let Some(named) = parts.facts() {
         return named;
     }
-    if let Some(range) = &mut event.null_usage
+    if let Some(range) = &mut event.null_usage_span
         && range.start == 0
     {
-        *range = first_field(data, range.end);
+        *range = first_field_span(data, range.end);
     }
-    event.only_usage = no_choices && event.usage.is_some();
+    event.is_usage_only = no_choices && event.usage.is_some();
     event
 }
 
 /// The fields of an event that has a name, as those of the Responses API.
 #[derive(Default)]
-struct Parts<'a> {
+struct NamedEvent<'a> {
     kind: Option<Cow<'a, str>>,
-    response: Option<Answer>,
+    response: Option<ResponseFacts>,
     item: &'a [u8],
     delta: &'a [u8],
 }
 
-impl Parts<'_> {
+impl NamedEvent<'_> {
     /// What it says; `None` of what has no such name.
-    fn event(&self) -> Option<Event> {
+    fn facts(&self) -> Option<EventFacts> {
         let kind = self.kind.as_deref()?;
         // Its fields may stand beside its name, or in an object of their own.
         if kind == "error" {
-            return Some(Event { failed: true, ..Event::default() });
+            return Some(EventFacts { failed: true, ..EventFacts::default() });
         }
         let of = kind.strip_prefix("response.")?;
-        let mut event = Event::default();
+        let mut event = EventFacts::default();
         match of.rsplit_once('.').unwrap_or(("", of)) {
             ("", "completed" | "incomplete" | "failed") => {
-                (event.end, event.finish) = (End::Here, true);
+                (event.end, event.has_finish_reason) = (StreamEnd::Terminated, true);
                 event.failed = of == "failed";
             }
             ("output_item", "added") => {
-                json::each(self.item, &["name"], |name| event.output_tokens += tokens_of(name));
+                json::each_named(self.item, &["name"], |name| {
+                    event.output_tokens += tokens_of(name)
+                });
             }
-            ("output_item", "done") => event.pieces = pieces(self.item),
+            ("output_item", "done") => event.item_units = item_units_of(self.item),
             // A sound is no text.
             ("audio", "delta") => {}
             (_, "delta") => event.output_tokens = tokens_of(self.delta),
@@ -144,7 +146,7 @@ impl Parts<'_> {
             event.usage = answer.usage();
             event.service_tier = answer.service_tier();
             event.failed |= answer.failed();
-            event.kept_id = answer.kept_id().map(Into::into);
+            event.state_id = answer.state_id().map(Into::into);
         }
         Some(event)
     }
@@ -152,8 +154,8 @@ impl Parts<'_> {
 
 /// What an event of that name says with that response and that item of its output; `None` where no
 /// event has such a name.
-pub fn named(kind: &str, response: Answer, item: &[u8]) -> Option<Event> {
-    Parts { kind: Some(kind.into()), response: Some(response), item, delta: &[] }.event()
+pub fn named_event(kind: &str, response: ResponseFacts, item: &[u8]) -> Option<EventFacts> {
+    NamedEvent { kind: Some(kind.into()), response: Some(response), item, delta: &[] }.facts()
 }
 
 /// Our count of a text; another value has none.
@@ -162,7 +164,7 @@ fn tokens_of(text: &[u8]) -> u64 {
 }
 
 /// The first field of an object, from its quote to the comma behind it.
-fn first_field(data: &[u8], end: usize) -> Range<usize> {
+fn first_field_span(data: &[u8], end: usize) -> Range<usize> {
     let start = data.iter().position(|byte| *byte == b'"').unwrap_or(end);
     let comma = data[end..].iter().position(|byte| !byte.is_ascii_whitespace());
     let comma = comma.filter(|at| data[end + at] == b',').map_or(end, |at| end + at + 1);
@@ -170,8 +172,8 @@ fn first_field(data: &[u8], end: usize) -> Range<usize> {
 }
 
 /// Takes the usage that some report inside of another object, unless there is one already.
-fn take_usage(holder: &[u8], usage: &mut Option<Usage>) {
-    json::each(holder, &["usage"], |object| *usage = usage.or_else(|| usage::read(object)));
+fn read_nested_usage(holder: &[u8], usage: &mut Option<Usage>) {
+    json::each_named(holder, &["usage"], |object| *usage = usage.or_else(|| usage::read(object)));
 }
 
 /// The fields of a choice, at any depth, whose text was generated.
@@ -188,7 +190,7 @@ const GENERATED: [&[u8]; 8] = [
 
 /// Counts the generated text in `choices`, every string value of a known field, and looks for the
 /// reason why one ended.
-fn generated(choices: &[u8]) -> (u64, bool) {
+fn count_generated(choices: &[u8]) -> (u64, bool) {
     let (mut tokens, mut is_finished) = (0, false);
     let mut at = 0;
     let mut key: &[u8] = b"";
@@ -231,28 +233,32 @@ mod tests {
 
     #[test]
     fn events_say_what_they_carry() {
-        assert_eq!(event(b"[DONE]").end, End::Here);
+        assert_eq!(read(b"[DONE]").end, StreamEnd::Terminated);
         let text = br#"{"id":"x","choices":[{"delta":{"role":"assistant","content":"hello you"}}],"usage":null}"#;
-        let delta = event(text);
+        let delta = read(text);
         assert_eq!(delta.output_tokens, 3);
-        let range = delta.null_usage.expect("usage is null");
+        let range = delta.null_usage_span.expect("usage is null");
         assert_eq!(&text[range], br#","usage":null"#);
         let first = br#"{"usage":null ,"choices":[]}"#;
-        let range = event(first).null_usage.expect("usage is null");
+        let range = read(first).null_usage_span.expect("usage is null");
         assert_eq!(&first[range], br#""usage":null ,"#);
-        let last = event(br#"{"choices":[ ],"usage":{"prompt_tokens":3,"completion_tokens":4}}"#);
-        assert!(last.only_usage && last.usage == Some(Usage::tokens_of(3, 4)));
-        let azure = event(br#"{"choices":[],"prompt_filter_results":[]}"#);
-        assert_eq!(azure, Event::default());
-        let groq = event(br#"{"choices":[{}],"x_groq":{"usage":{"prompt_tokens":1}}}"#);
-        assert!(!groq.only_usage && groq.usage == Some(Usage::tokens_of(1, 0)));
-        assert_eq!(event(b"{\"choices\":[{"), Event::default());
+        let last = read(br#"{"choices":[ ],"usage":{"prompt_tokens":3,"completion_tokens":4}}"#);
+        assert!(last.is_usage_only && last.usage == Some(Usage::from_tokens(3, 4)));
+        let azure = read(br#"{"choices":[],"prompt_filter_results":[]}"#);
+        assert_eq!(azure, EventFacts::default());
+        let groq = read(br#"{"choices":[{}],"x_groq":{"usage":{"prompt_tokens":1}}}"#);
+        assert!(!groq.is_usage_only && groq.usage == Some(Usage::from_tokens(1, 0)));
+        assert_eq!(read(b"{\"choices\":[{"), EventFacts::default());
         for (data, failed) in [
             (r#"{"error":{"code":1},"choices":[]}"#, true),
             (r#"{"error":null}"#, false),
             (r#"{"error":""}"#, false),
         ] {
-            assert_eq!(event(data.as_bytes()), Event { failed, ..Event::default() }, "{data}");
+            assert_eq!(
+                read(data.as_bytes()),
+                EventFacts { failed, ..EventFacts::default() },
+                "{data}"
+            );
         }
     }
 
@@ -268,18 +274,22 @@ mod tests {
                    "usage":{{"prompt_tokens":0}}}}"#
             ),
         ] {
-            let said = event(data.as_bytes());
-            assert_eq!((said.usage, said.finish), (Some(Usage::tokens_of(3, 4)), true), "{data}");
-            assert!(!said.only_usage);
+            let said = read(data.as_bytes());
+            assert_eq!(
+                (said.usage, said.has_finish_reason),
+                (Some(Usage::from_tokens(3, 4)), true),
+                "{data}"
+            );
+            assert!(!said.is_usage_only);
         }
     }
 
     #[test]
     fn a_text_about_usage_reports_none() {
-        let said = event(
+        let said = read(
             br#"{"choices":[{"delta":{"content":"\"usage\":{\"prompt_tokens\":9}","tool_calls":
                 [{"function":{"arguments":"{\"usage\":{}"}}]},"finish_reason":null}]}"#,
         );
-        assert_eq!((said.usage, said.finish), (None, false));
+        assert_eq!((said.usage, said.has_finish_reason), (None, false));
     }
 }

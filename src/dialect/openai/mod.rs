@@ -2,13 +2,14 @@
 //! like it.
 
 pub mod usage;
-pub mod outside;
+pub mod prompt;
+pub mod external_refs;
 pub mod request;
-pub mod kept;
+pub mod state_refs;
 pub mod responses;
-pub mod answer;
+pub mod response_facts;
 pub mod event;
-pub mod long;
+pub mod oversized_event;
 
 #[cfg(test)]
 mod tests;

@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use crate::dialect::call_facts::{CallFacts, Edit, ParseError, PolicyFields, insert_first_field};
+use crate::dialect::external_refs::{ExternalRefs, TOOLS_TOKENS};
 use crate::dialect::json;
-use crate::dialect::openai::outside;
-use crate::dialect::outside::{Outside, TOOLS_TOKENS};
-use crate::dialect::request::{Edit, Fields, Request, RequestFault, put_first};
+use crate::dialect::openai::external_refs;
 use crate::dialect::tier;
-use crate::domain::pieces::Pieces;
+use crate::domain::unit_counts::UnitCounts;
 
 /// The most choices that a request may ask for.
 const CHOICES_MAX: u64 = 128;
@@ -53,48 +53,51 @@ const MODERATION_MODEL: &str = "omni-moderation-latest";
 const BOUNDS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
 
 /// Reads the policy fields of a chat completion request, and checks that the body is JSON.
-pub fn chat(body: &[u8]) -> Result<Request, RequestFault> {
-    let fields = Fields::read(body, CHAT_FIELDS)?;
-    let model = fields.text(0, "must be the name of a model, a string")?;
-    fields.in_foreground(1)?;
+pub fn chat(body: &[u8]) -> Result<CallFacts, ParseError> {
+    let fields = PolicyFields::from_json(body, CHAT_FIELDS)?;
+    let model = fields.required_text(0, "must be the name of a model, a string")?;
+    fields.reject_background(1)?;
     let stream = fields.flag(2)?;
     let choices = choices(&fields, 6)?.unwrap_or(1);
-    let include_usage = if stream { include_usage(body, fields.place(3))? } else { None };
-    (9..12).try_for_each(|at| fields.names_no_model(at))?;
-    let mut outside = outside::find(body, fields.value(7))?;
-    if fields.filled(7).or(fields.filled(8)).is_some() {
-        outside.hidden_tokens += TOOLS_TOKENS;
+    let include_usage = if stream { include_usage(body, fields.span(3))? } else { None };
+    (9..12).try_for_each(|at| fields.reject_model_override(at))?;
+    let mut outside = external_refs::find(body, fields.value(7))?;
+    if fields.non_empty(7).or(fields.non_empty(8)).is_some() {
+        outside.unseen_tokens += TOOLS_TOKENS;
     }
-    Ok(Request {
+    Ok(CallFacts {
         stream,
         output_tokens_max: fields.bound(4)?.max(fields.bound(5)?),
         choices,
         // A chat that may search does so once.
-        pieces: Pieces { web_searches: u64::from(fields.value(13).is_some()), ..Pieces::default() },
-        service_tier: fields.value(12).and_then(tier::named).unwrap_or_default(),
+        item_units_max: UnitCounts {
+            web_searches: u64::from(fields.value(13).is_some()),
+            ..UnitCounts::default()
+        },
+        service_tier: fields.value(12).and_then(tier::parse).unwrap_or_default(),
         include_usage,
-        ..Request::silent(model, fields.place(0), outside)
+        ..CallFacts::without_output(model, fields.span(0), outside)
     })
 }
 
 /// Reads the policy fields of a completion of the older kind: each prompt has choices of its own,
 /// of which only the best may be shown.
-pub fn completion(body: &[u8]) -> Result<Request, RequestFault> {
-    let fields = Fields::read(body, COMPLETION_FIELDS)?;
-    let model = fields.text(0, "must be the name of a model, a string")?;
-    fields.in_foreground(1)?;
+pub fn completion(body: &[u8]) -> Result<CallFacts, ParseError> {
+    let fields = PolicyFields::from_json(body, COMPLETION_FIELDS)?;
+    let model = fields.required_text(0, "must be the name of a model, a string")?;
+    fields.reject_background(1)?;
     let stream = fields.flag(2)?;
     let of_each = choices(&fields, 5)?.max(choices(&fields, 6)?).unwrap_or(1);
-    (8..11).try_for_each(|at| fields.names_no_model(at))?;
-    Ok(Request {
+    (8..11).try_for_each(|at| fields.reject_model_override(at))?;
+    Ok(CallFacts {
         stream,
         output_tokens_max: match fields.count(4)? {
             None => Some(COMPLETION_TOKENS),
             Some(_) => fields.bound(4)?,
         },
         choices: of_each.saturating_mul(fields.value(7).map_or(1, prompts)),
-        include_usage: if stream { include_usage(body, fields.place(3))? } else { None },
-        ..Request::silent(model, fields.place(0), outside::find(body, None)?)
+        include_usage: if stream { include_usage(body, fields.span(3))? } else { None },
+        ..CallFacts::without_output(model, fields.span(0), external_refs::find(body, None)?)
     })
 }
 
@@ -109,33 +112,37 @@ fn prompts(prompt: &[u8]) -> u64 {
 }
 
 /// The number of choices in field `at`.
-fn choices<const N: usize>(fields: &Fields<'_, N>, at: usize) -> Result<Option<u64>, RequestFault> {
+fn choices<const N: usize>(
+    fields: &PolicyFields<'_, N>,
+    at: usize,
+) -> Result<Option<u64>, ParseError> {
     let choices = fields.count(at)?;
     if choices.is_some_and(|choices| !(1..=CHOICES_MAX).contains(&choices)) {
-        return Err(RequestFault::about(fields.name(at), "must be from 1 to 128"));
+        return Err(ParseError::for_field(fields.name(at), "must be from 1 to 128"));
     }
     Ok(choices)
 }
 
 /// Reads the policy fields of a moderation request: the model may be left out.
-pub fn moderation(body: &[u8]) -> Result<Request, RequestFault> {
-    let fields = Fields::read(body, ["model"])?;
+pub fn moderation(body: &[u8]) -> Result<CallFacts, ParseError> {
+    let fields = PolicyFields::from_json(body, ["model"])?;
     let model = match fields.value(0) {
         None => MODERATION_MODEL.to_owned(),
-        Some(_) => fields.text(0, "must be the name of a model, a string")?,
+        Some(_) => fields.required_text(0, "must be the name of a model, a string")?,
     };
     // Where the field is null there is no name to be put in another's place.
-    let place = fields.value(0).and_then(|_| fields.place(0));
-    Ok(Request::silent(model, place, Outside::default()))
+    let place = fields.value(0).and_then(|_| fields.span(0));
+    Ok(CallFacts::without_output(model, place, ExternalRefs::default()))
 }
 
 /// Reads the policy fields of an embeddings request: there is no output to bound.
-pub fn embeddings(body: &[u8]) -> Result<Request, RequestFault> {
-    let fields = Fields::read(body, ["model", "background", "models", "route", "fallbacks"])?;
-    fields.in_foreground(1)?;
-    (2..5).try_for_each(|at| fields.names_no_model(at))?;
-    let model = fields.text(0, "must be the name of a model, a string")?;
-    Ok(Request::silent(model, fields.place(0), outside::find(body, None)?))
+pub fn embeddings(body: &[u8]) -> Result<CallFacts, ParseError> {
+    let fields =
+        PolicyFields::from_json(body, ["model", "background", "models", "route", "fallbacks"])?;
+    fields.reject_background(1)?;
+    (2..5).try_for_each(|at| fields.reject_model_override(at))?;
+    let model = fields.required_text(0, "must be the name of a model, a string")?;
+    Ok(CallFacts::without_output(model, fields.span(0), external_refs::find(body, None)?))
 }
 
 /// The edit that bounds the output by `field`, in a body that names no bound, be it 0.
@@ -151,13 +158,13 @@ pub fn clamp(body: &[u8], field: &'static str, tokens: u64) -> Option<Edit> {
     .ok()?;
     match place {
         _ if is_bound => None,
-        None => put_first(body, 0, format!("\"{field}\":{tokens}")),
+        None => insert_first_field(body, 0, format!("\"{field}\":{tokens}")),
         Some(range) => Some(Edit { range, text: Cow::Owned(tokens.to_string()) }),
     }
 }
 
 /// The edit that sets `stream_options.include_usage`, unless it is set.
-fn include_usage(body: &[u8], options: Option<Range<usize>>) -> Result<Option<Edit>, RequestFault> {
+fn include_usage(body: &[u8], options: Option<Range<usize>>) -> Result<Option<Edit>, ParseError> {
     let edit = |range, text| Ok(Some(Edit { range, text: Cow::Borrowed(text) }));
     let Some(options) = options else {
         let start = body.iter().position(|byte| *byte == b'{').unwrap_or_default() + 1;
@@ -176,12 +183,12 @@ fn include_usage(body: &[u8], options: Option<Range<usize>>) -> Result<Option<Ed
     });
     let inside = options.start + 1;
     match (read, asked.as_slice()) {
-        (Err(_), _) => Err(RequestFault::about("stream_options", "must be an object")),
+        (Err(_), _) => Err(ParseError::for_field("stream_options", "must be an object")),
         (Ok(()), []) if fields == 0 => edit(inside..inside, r#""include_usage":true"#),
         (Ok(()), []) => edit(inside..inside, r#""include_usage":true,"#),
         (Ok(()), [one]) if &object[one.clone()] == b"true" => Ok(None),
         (Ok(()), [one]) => edit(options.start + one.start..options.start + one.end, "true"),
-        (Ok(()), _) => Err(RequestFault::about(
+        (Ok(()), _) => Err(ParseError::for_field(
             "stream_options",
             "names `include_usage` more than once; send it once",
         )),
@@ -192,7 +199,7 @@ fn include_usage(body: &[u8], options: Option<Range<usize>>) -> Result<Option<Ed
 mod tests {
     use super::*;
 
-    fn read(body: &str) -> Result<Request, RequestFault> {
+    fn read(body: &str) -> Result<CallFacts, ParseError> {
         chat(body.as_bytes())
     }
 
@@ -211,11 +218,11 @@ mod tests {
         assert_eq!((request.model.as_str(), request.choices), ("gpt-4o", 2));
         assert_eq!((request.output_tokens_max, request.stream), (Some(7), false));
         assert_eq!(request.include_usage, None);
-        assert_eq!((request.pieces, request.service_tier), Default::default());
+        assert_eq!((request.item_units_max, request.service_tier), Default::default());
         let dear = read(r#"{"model":"a","service_tier":"priority","web_search_options":{}}"#);
         let dear = dear.expect("valid");
-        assert_eq!((dear.service_tier.name(), dear.pieces.web_searches), ("priority", 1));
-        assert!(dear.outside.refers);
+        assert_eq!((dear.service_tier.name(), dear.item_units_max.web_searches), ("priority", 1));
+        assert!(dear.external_refs.has_external_content);
     }
 
     #[test]
@@ -265,7 +272,7 @@ mod tests {
             (r#""tools":[ ],"functions":null"#, 0),
         ] {
             let body = format!(r#"{{"model":"a",{rest}}}"#);
-            assert_eq!(read(&body).expect("valid").outside.hidden_tokens, tokens, "{rest}");
+            assert_eq!(read(&body).expect("valid").external_refs.unseen_tokens, tokens, "{rest}");
         }
     }
 
@@ -303,7 +310,7 @@ mod tests {
     fn who_judges_a_text_need_not_be_said() {
         let read = |body: &str| {
             moderation(body.as_bytes())
-                .map(|read| (read.model, read.model_places.into_iter().next()))
+                .map(|read| (read.model, read.model_spans.into_iter().next()))
         };
         let default = Ok((MODERATION_MODEL.to_owned(), None));
         assert_eq!(read(r#"{"input":"x"}"#), default);

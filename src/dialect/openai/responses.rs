@@ -1,12 +1,12 @@
 //! The policy fields of requests of the Responses API.
 
+use crate::dialect::call_facts::{CallFacts, Edit, ParseError, PolicyFields};
+use crate::dialect::external_refs::{HOSTED_CALLS_MAX, TOOLS_TOKENS};
 use crate::dialect::json;
 use crate::dialect::openai::request::clamp as clamp_field;
-use crate::dialect::openai::{kept, outside};
-use crate::dialect::outside::{HOSTED_CALLS_MAX, TOOLS_TOKENS};
-use crate::dialect::request::{Edit, Fields, Request, RequestFault};
+use crate::dialect::openai::{external_refs, state_refs};
 use crate::dialect::tier;
-use crate::domain::pieces::Pieces;
+use crate::domain::unit_counts::UnitCounts;
 
 const FIELDS: [&str; 15] = [
     "model",
@@ -32,67 +32,72 @@ const BOUND: &str = "max_output_tokens";
 const BOUND_MIN: u64 = 16;
 
 /// Reads a request for a response.
-pub fn response(body: &[u8]) -> Result<Request, RequestFault> {
-    let fields = Fields::read(body, FIELDS)?;
-    let model = fields.text(0, "must be the name of a model, a string")?;
+pub fn response(body: &[u8]) -> Result<CallFacts, ParseError> {
+    let fields = PolicyFields::from_json(body, FIELDS)?;
+    let model = fields.required_text(0, "must be the name of a model, a string")?;
     let stream = fields.flag(2)?;
     // A stream is heard out, whatever becomes of its client; nothing else would be metered.
     let goes_on = stream && fields.flag(1)?;
     if !goes_on {
-        fields.in_foreground(1)?;
+        fields.reject_background(1)?;
     }
-    (11..14).try_for_each(|at| fields.names_no_model(at))?;
-    let mut outside = outside::find(body, fields.value(5))?;
-    kept::find(body, fields.value(4), fields.value(5), &mut outside);
-    kept::named_by("previous_response_id", fields.value(6), &mut outside);
-    kept::named_by("conversation", fields.value(7), &mut outside);
+    (11..14).try_for_each(|at| fields.reject_model_override(at))?;
+    let mut outside = external_refs::find(body, fields.value(5))?;
+    state_refs::collect(body, fields.value(4), fields.value(5), &mut outside);
+    state_refs::collect_field("previous_response_id", fields.value(6), &mut outside);
+    state_refs::collect_field("conversation", fields.value(7), &mut outside);
     if fields.value(8).is_some() {
-        outside.names_state("prompt");
+        outside.add_state_ref("prompt");
     }
-    if fields.filled(5).is_some() {
-        outside.hidden_tokens += TOOLS_TOKENS;
+    if fields.non_empty(5).is_some() {
+        outside.unseen_tokens += TOOLS_TOKENS;
     }
-    Ok(Request {
+    Ok(CallFacts {
         stream,
         output_tokens_max: fields.bound(3)?,
-        hides_output: goes_on || reasons(fields.value(9)),
-        pieces: pieces(fields.value(5), fields.count(10)?.unwrap_or(HOSTED_CALLS_MAX)),
-        service_tier: fields.value(14).and_then(tier::named).unwrap_or_default(),
-        ..Request::silent(model, fields.place(0), outside)
+        hides_output: goes_on || has_hidden_reasoning(fields.value(9)),
+        item_units_max: item_units_max(
+            fields.value(5),
+            fields.count(10)?.unwrap_or(HOSTED_CALLS_MAX),
+        ),
+        service_tier: fields.value(14).and_then(tier::parse).unwrap_or_default(),
+        ..CallFacts::without_output(model, fields.span(0), outside)
     })
 }
 
 /// Reads a request for a shorter form of what was said: it takes no bound of its output.
-pub fn compact(body: &[u8]) -> Result<Request, RequestFault> {
-    Ok(Request { output_tokens_max: None, ..response(body)? })
+pub fn compact(body: &[u8]) -> Result<CallFacts, ParseError> {
+    Ok(CallFacts { output_tokens_max: None, ..response(body)? })
 }
 
 /// Reads a request for a count of the input.
-pub fn count(body: &[u8]) -> Result<Request, RequestFault> {
-    Ok(Request { output_tokens_max: Some(0), ..response(body)? })
+pub fn count(body: &[u8]) -> Result<CallFacts, ParseError> {
+    Ok(CallFacts { output_tokens_max: Some(0), ..response(body)? })
 }
 
 /// What the tools may do by the piece, with so many calls at most.
-fn pieces(tools: Option<&[u8]>, calls: u64) -> Pieces {
-    let mut pieces = Pieces::default();
+fn item_units_max(tools: Option<&[u8]>, calls: u64) -> UnitCounts {
+    let mut pieces = UnitCounts::default();
     json::elements(tools.unwrap_or(b"null"), |tool| {
-        json::each(tool, &["type"], |kind| match &*json::string_of(kind).unwrap_or_default() {
-            kind if kind.starts_with("web_search") || kind.starts_with("x_search") => {
-                pieces.web_searches = calls;
+        json::each_named(tool, &["type"], |kind| {
+            match &*json::string_of(kind).unwrap_or_default() {
+                kind if kind.starts_with("web_search") || kind.starts_with("x_search") => {
+                    pieces.web_searches = calls;
+                }
+                "image_generation" => pieces.images = calls,
+                "file_search" => pieces.file_searches = calls,
+                "code_interpreter" => pieces.code_sessions = calls.min(1),
+                _ => {}
             }
-            "image_generation" => pieces.images = calls,
-            "file_search" => pieces.file_searches = calls,
-            "code_interpreter" => pieces.code_sessions = calls.min(1),
-            _ => {}
         });
     });
     pieces
 }
 
 /// Whether it asks for thoughts, of which the answer shows a summary at most.
-fn reasons(reasoning: Option<&[u8]>) -> bool {
+fn has_hidden_reasoning(reasoning: Option<&[u8]>) -> bool {
     let mut reasons = false;
-    json::each(reasoning.unwrap_or_default(), &["effort"], |effort| {
+    json::each_named(reasoning.unwrap_or_default(), &["effort"], |effort| {
         let effort = json::string_of(effort);
         reasons = effort.is_some_and(|effort| !matches!(&*effort, "none" | "minimal"));
     });
@@ -107,14 +112,14 @@ pub fn clamp(body: &[u8], tokens: u64) -> Option<Edit> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::outside::Outside;
+    use crate::dialect::external_refs::ExternalRefs;
 
-    fn read(rest: &str) -> Result<Request, RequestFault> {
+    fn read(rest: &str) -> Result<CallFacts, ParseError> {
         response(format!(r#"{{"model":"a",{rest}}}"#).as_bytes())
     }
 
-    fn outside(rest: &str) -> Outside {
-        read(rest).expect(rest).outside
+    fn outside(rest: &str) -> ExternalRefs {
+        read(rest).expect(rest).external_refs
     }
 
     /// The field that names state, and the id by which it does.
@@ -127,7 +132,7 @@ mod tests {
         let request = read(r#""stream":true,"max_output_tokens":20,"input":"x""#).expect("valid");
         assert_eq!((request.stream, request.output_tokens_max), (true, Some(20)));
         assert_eq!((request.choices, request.include_usage), (1, None));
-        assert_eq!(request.outside, Outside::default());
+        assert_eq!(request.external_refs, ExternalRefs::default());
         let unbound = read(r#""input":"x","stream_options":{"include_obfuscation":false}"#);
         assert_eq!(unbound.expect("valid").output_tokens_max, None);
         let body = br#"{"model":"a","input":"x","max_output_tokens":20}"#;
@@ -168,7 +173,7 @@ mod tests {
 
     #[test]
     fn searches_are_bound_by_the_calls_of_tools_and_the_tier_is_read() {
-        let searches = |rest: &str| read(rest).expect(rest).pieces.web_searches;
+        let searches = |rest: &str| read(rest).expect(rest).item_units_max.web_searches;
         let tools = r#""tools":[{"type":"function"},{"type":"web_search_preview"}]"#;
         assert_eq!(searches(tools), HOSTED_CALLS_MAX);
         assert_eq!(searches(&format!(r#"{tools},"max_tool_calls":3"#)), 3);
@@ -178,8 +183,9 @@ mod tests {
             r#""tools":[{"type":"image_generation"},{"type":"file_search"},
             {"type":"code_interpreter"}],"max_tool_calls":4"#,
         );
-        let pieces = Pieces { images: 4, file_searches: 4, code_sessions: 1, ..Pieces::default() };
-        assert_eq!(hosted.expect("valid").pieces, pieces);
+        let pieces =
+            UnitCounts { images: 4, file_searches: 4, code_sessions: 1, ..UnitCounts::default() };
+        assert_eq!(hosted.expect("valid").item_units_max, pieces);
         let tier = read(r#""service_tier":"flex""#).expect("valid").service_tier;
         assert_eq!(tier.name(), "flex");
     }
@@ -266,9 +272,11 @@ mod tests {
     #[test]
     fn tools_cost_what_no_byte_shows_and_those_of_the_provider_bring_in_content() {
         let function = outside(r#""tools":[{"type":"function","name":"f"}]"#);
-        assert_eq!((function.refers, function.hidden_tokens), (false, TOOLS_TOKENS));
+        assert_eq!((function.has_external_content, function.unseen_tokens), (false, TOOLS_TOKENS));
         let search = outside(r#""tools":[{"type":"web_search"}]"#);
-        assert_eq!((search.refers, search.hidden_tokens), (true, TOOLS_TOKENS));
-        assert!(outside(r#""input":[{"content":[{"image_url":"https://a/b"}]}]"#).refers);
+        assert_eq!((search.has_external_content, search.unseen_tokens), (true, TOOLS_TOKENS));
+        assert!(
+            outside(r#""input":[{"content":[{"image_url":"https://a/b"}]}]"#).has_external_content
+        );
     }
 }

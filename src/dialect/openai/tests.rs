@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 
-use crate::dialect::document::BodyMeter;
 use crate::dialect::endpoint::Dialect;
-use crate::dialect::meter::{Reading, StreamMeter};
+use crate::dialect::json_meter::JsonBodyMeter;
+use crate::dialect::stream_meter::{StreamMeter, UsageReading};
 use crate::dialect::tests::meters::run;
 use crate::domain::service_tier::ServiceTier;
 use crate::domain::usage::{Unit, Usage};
@@ -24,13 +24,13 @@ fn chunk(choices: &str, rest: &str) -> String {
 }
 
 /// What a client sees that did not ask for usage, and what is metered.
-fn stripped(pieces: &[&str]) -> (String, Reading) {
+fn stripped(pieces: &[&str]) -> (String, UsageReading) {
     let (pass, end, reading) = run(true, pieces);
     (pass + &end, reading)
 }
 
 fn both(tokens: u64) -> Usage {
-    Usage::tokens_of(tokens, tokens)
+    Usage::from_tokens(tokens, tokens)
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn the_last_event_of_a_response_is_held_back_however_it_is_cut() {
     for cut in 0..stream.len() {
         let (pass, end, reading) = run(false, &[&stream[..cut], &stream[cut..]]);
         assert_eq!((pass.as_str(), end.as_str()), (CREATED, completed.as_str()), "{cut}");
-        let usage = Usage::tokens_of(5, 6).with(Unit::ReasoningTokens, 4);
+        let usage = Usage::from_tokens(5, 6).with(Unit::ReasoningTokens, 4);
         assert_eq!((reading.reported, reading.counted_output), (Some(usage), 2), "{cut}");
         assert_eq!(reading.service_tier.name(), "default", "{cut}");
         assert!(reading.terminated && !reading.failed);
@@ -193,13 +193,13 @@ fn edge_32_an_incomplete_response_is_whole_and_has_its_usage() {
             .as_str(),
     );
     let (_, end, reading) = run(false, &[CREATED, &incomplete]);
-    assert_eq!((end, reading.reported), (incomplete, Some(Usage::tokens_of(5, 16))));
+    assert_eq!((end, reading.reported), (incomplete, Some(Usage::from_tokens(5, 16))));
     assert!(reading.terminated && !reading.failed);
 }
 
 /// What a body says in pieces of seven bytes.
-fn body(text: &str) -> BodyMeter {
-    let mut meter = BodyMeter::new(Dialect::OpenAi);
+fn body(text: &str) -> JsonBodyMeter {
+    let mut meter = JsonBodyMeter::new(Dialect::OpenAi);
     text.as_bytes().chunks(7).for_each(|piece| meter.read(piece));
     meter
 }
@@ -211,8 +211,8 @@ fn edge_33_a_response_tells_its_usage_by_the_names_of_a_chat() {
             "usage":{"prompt_tokens":7,"completion_tokens":6,"total_tokens":13},"error":null}"#,
     );
     let reading = meter.reading();
-    assert_eq!(reading.reported, Some(Usage::tokens_of(7, 6)));
-    assert_eq!((meter.kept_id(), reading.failed), (Some("resp_1"), false));
+    assert_eq!(reading.reported, Some(Usage::from_tokens(7, 6)));
+    assert_eq!((meter.state_id(), reading.failed), (Some("resp_1"), false));
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn searches_of_a_body_and_of_a_stream_are_counted_once() {
     let search = r#"{"type":"web_search_call","status":"completed","action":{"type":"search"}}"#;
     let usage = r#""usage":{"input_tokens":5,"output_tokens":6}"#;
     let two = format!(r#""output":[{search},{{"type":"message"}},{search}]"#);
-    let expected = Some(Usage::tokens_of(5, 6).with(Unit::WebSearches, 2));
+    let expected = Some(Usage::from_tokens(5, 6).with(Unit::WebSearches, 2));
     let meter = body(&format!(r#"{{{two},"service_tier":"flex",{usage}}}"#));
     assert_eq!(meter.reading().reported, expected);
     assert_eq!(meter.reading().service_tier, ServiceTier::new("flex").expect("short"));
@@ -233,7 +233,7 @@ fn searches_of_a_body_and_of_a_stream_are_counted_once() {
     let (_, _, reading) = run(false, &[CREATED, &done, &done, &completed]);
     assert_eq!(reading.reported, expected);
     let (_, _, reading) = run(false, &[CREATED, &done, &done]);
-    assert_eq!((reading.reported, reading.counted_pieces.web_searches), (None, 2), "cut off");
+    assert_eq!((reading.reported, reading.counted_item_units.web_searches), (None, 2), "cut off");
 }
 
 #[test]
@@ -241,13 +241,13 @@ fn a_response_is_kept_by_its_id_unless_it_is_not_stored() {
     let kept = |text: &str| {
         let mut meter = StreamMeter::new(Dialect::OpenAi, false);
         meter.read(Bytes::copy_from_slice(text.as_bytes()));
-        meter.kept_id().map(str::to_owned)
+        meter.state_id().map(str::to_owned)
     };
     assert_eq!(kept(CREATED).as_deref(), Some("resp_1"));
     assert_eq!(kept(&CREATED.replace("true", "false")), None);
     assert_eq!(kept(TEXT), None);
-    assert_eq!(body(r#"{"id":"resp_1","object":"response","store":false}"#).kept_id(), None);
-    assert_eq!(body(r#"{"id":"chatcmpl-1","object":"chat.completion"}"#).kept_id(), None);
+    assert_eq!(body(r#"{"id":"resp_1","object":"response","store":false}"#).state_id(), None);
+    assert_eq!(body(r#"{"id":"chatcmpl-1","object":"chat.completion"}"#).state_id(), None);
 }
 
 #[test]

@@ -15,66 +15,66 @@ enum Count {
     /// A part of the input or the output. Said twice, it is the larger of both.
     Part(Unit),
     /// What is counted by itself. Said in several fields, it is their sum.
-    Own(Unit),
+    Additive(Unit),
 }
 
 /// Where the parts of the input stand, and those of the output.
-const INPUT: [&str; 4] = [
+const INPUT_DETAILS: [&str; 4] = [
     "prompt_tokens_details",
     "input_tokens_details",
     // At Mistral and Writer.
     "prompt_token_details",
     "input_token_details",
 ];
-const OUTPUT: [&str; 4] = [
+const OUTPUT_DETAILS: [&str; 4] = [
     "completion_tokens_details",
     "output_tokens_details",
     "completion_token_details",
     "output_token_details",
 ];
-const TOP: [&str; 1] = [""];
-const TOOLS: [&str; 1] = ["server_side_tool_usage_details"];
+const TOP_LEVEL: [&str; 1] = [""];
+const TOOL_DETAILS: [&str; 1] = ["server_side_tool_usage_details"];
 /// Within those of the input: of what kinds the cached tokens are.
-const CACHED: [&str; 1] = ["cached_tokens_details"];
+const CACHED_DETAILS: [&str; 1] = ["cached_tokens_details"];
 
 /// What each field counts, by where it stands: this is all that is known of what the providers'
 /// totals include. Whoever is not named says it as OpenAI does.
 const FIELDS: [(&[&str], &str, Count); 22] = [
-    (&TOP, "prompt_tokens", Count::Input),
+    (&TOP_LEVEL, "prompt_tokens", Count::Input),
     // Of responses.
-    (&TOP, "input_tokens", Count::Input),
+    (&TOP_LEVEL, "input_tokens", Count::Input),
     // Without thoughts at xAI's chats and in Gemini's imitation: the total tells of them.
-    (&TOP, "completion_tokens", Count::Output),
-    (&TOP, "output_tokens", Count::Output),
+    (&TOP_LEVEL, "completion_tokens", Count::Output),
+    (&TOP_LEVEL, "output_tokens", Count::Output),
     // At Voyage that is all there is.
-    (&TOP, "total_tokens", Count::Total),
+    (&TOP_LEVEL, "total_tokens", Count::Total),
     // At DeepSeek; what missed its cache is the rest of the input.
-    (&TOP, "prompt_cache_hit_tokens", Count::Part(Unit::CachedInputTokens)),
+    (&TOP_LEVEL, "prompt_cache_hit_tokens", Count::Part(Unit::CachedInputTokens)),
     // At Together, Moonshot and Hugging Face.
-    (&TOP, "cached_tokens", Count::Part(Unit::CachedInputTokens)),
+    (&TOP_LEVEL, "cached_tokens", Count::Part(Unit::CachedInputTokens)),
     // At Mistral.
-    (&TOP, "num_cached_tokens", Count::Part(Unit::CachedInputTokens)),
+    (&TOP_LEVEL, "num_cached_tokens", Count::Part(Unit::CachedInputTokens)),
     // At Perplexity.
-    (&TOP, "reasoning_tokens", Count::Part(Unit::ReasoningTokens)),
-    (&TOP, "num_search_queries", Count::Own(Unit::WebSearches)),
+    (&TOP_LEVEL, "reasoning_tokens", Count::Part(Unit::ReasoningTokens)),
+    (&TOP_LEVEL, "num_search_queries", Count::Additive(Unit::WebSearches)),
     // At xAI.
-    (&TOOLS, "web_search_calls", Count::Own(Unit::WebSearches)),
-    (&TOOLS, "x_search_calls", Count::Own(Unit::WebSearches)),
+    (&TOOL_DETAILS, "web_search_calls", Count::Additive(Unit::WebSearches)),
+    (&TOOL_DETAILS, "x_search_calls", Count::Additive(Unit::WebSearches)),
     // At xAI more than the input, now and then.
-    (&INPUT, "cached_tokens", Count::Part(Unit::CachedInputTokens)),
+    (&INPUT_DETAILS, "cached_tokens", Count::Part(Unit::CachedInputTokens)),
     // At OpenRouter the very same tokens as those that were read.
-    (&INPUT, "cache_write_tokens", Count::Part(Unit::CacheWriteTokens)),
+    (&INPUT_DETAILS, "cache_write_tokens", Count::Part(Unit::CacheWriteTokens)),
     // At Alibaba.
-    (&INPUT, "cache_creation_input_tokens", Count::Part(Unit::CacheWriteTokens)),
+    (&INPUT_DETAILS, "cache_creation_input_tokens", Count::Part(Unit::CacheWriteTokens)),
     // What was cached included.
-    (&INPUT, "audio_tokens", Count::Part(Unit::InputAudioTokens)),
-    (&INPUT, "image_tokens", Count::Part(Unit::InputImageTokens)),
-    (&CACHED, "audio_tokens", Count::Part(Unit::CachedInputAudioTokens)),
-    (&CACHED, "image_tokens", Count::Part(Unit::CachedInputImageTokens)),
-    (&OUTPUT, "reasoning_tokens", Count::Part(Unit::ReasoningTokens)),
+    (&INPUT_DETAILS, "audio_tokens", Count::Part(Unit::InputAudioTokens)),
+    (&INPUT_DETAILS, "image_tokens", Count::Part(Unit::InputImageTokens)),
+    (&CACHED_DETAILS, "audio_tokens", Count::Part(Unit::CachedInputAudioTokens)),
+    (&CACHED_DETAILS, "image_tokens", Count::Part(Unit::CachedInputImageTokens)),
+    (&OUTPUT_DETAILS, "reasoning_tokens", Count::Part(Unit::ReasoningTokens)),
     // Predicted words that were not used are output as any: they are not told apart.
-    (&OUTPUT, "audio_tokens", Count::Part(Unit::OutputAudioTokens)),
-    (&OUTPUT, "image_tokens", Count::Part(Unit::OutputImageTokens)),
+    (&OUTPUT_DETAILS, "audio_tokens", Count::Part(Unit::OutputAudioTokens)),
+    (&OUTPUT_DETAILS, "image_tokens", Count::Part(Unit::OutputImageTokens)),
 ];
 
 /// The usage that an object reports; `None` when it reports nothing or only zeros.
@@ -93,11 +93,11 @@ pub fn read(object: &[u8]) -> Option<Usage> {
         return None;
     }
     let usage = counts.parts.with(Unit::InputTokens, counts.input).with(Unit::OutputTokens, output);
-    let usage = usage.at_most(Unit::CachedInputTokens, counts.input);
+    let usage = usage.capped(Unit::CachedInputTokens, counts.input);
     let uncached = counts.input - usage.get(Unit::CachedInputTokens);
     let usage =
-        usage.at_most(Unit::CacheWriteTokens, uncached).at_most(Unit::ReasoningTokens, output);
-    Some(usage.with_kinds_of_cached())
+        usage.capped(Unit::CacheWriteTokens, uncached).capped(Unit::ReasoningTokens, output);
+    Some(usage.cap_cached_modalities())
 }
 
 #[derive(Default)]
@@ -113,7 +113,8 @@ impl Counts {
     fn fields(&mut self, place: &str, object: &[u8]) -> Option<()> {
         let fields = json::fields(object, |key, value| {
             let value = &object[value];
-            let is_known = place.is_empty() || CACHED.contains(&&*key) && INPUT.contains(&place);
+            let is_known = place.is_empty()
+                || CACHED_DETAILS.contains(&&*key) && INPUT_DETAILS.contains(&place);
             if !value.starts_with(b"{") {
                 self.field(place, &key, value);
             } else if is_known {
@@ -137,7 +138,9 @@ impl Counts {
             Count::Part(unit) => {
                 self.parts = self.parts.with(unit, self.parts.get(unit).max(count));
             }
-            Count::Own(unit) => self.parts = self.parts.with(unit, self.parts.get(unit) + count),
+            Count::Additive(unit) => {
+                self.parts = self.parts.with(unit, self.parts.get(unit) + count)
+            }
         }
     }
 }
@@ -147,7 +150,7 @@ mod tests {
     use super::*;
 
     fn tokens(input: u64, output: u64, parts: &[(Unit, u64)]) -> Usage {
-        let all = Usage::tokens_of(input, output);
+        let all = Usage::from_tokens(input, output);
         parts.iter().fold(all, |usage, (unit, count)| usage.with(*unit, *count))
     }
 

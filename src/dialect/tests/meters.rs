@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 
-use crate::dialect::document::BodyMeter;
 use crate::dialect::endpoint::Dialect;
-use crate::dialect::meter::{Reading, StreamMeter};
+use crate::dialect::json_meter::JsonBodyMeter;
+use crate::dialect::stream_meter::{StreamMeter, UsageReading};
 use crate::domain::usage::{Unit, Usage};
 
 const STREAM: &str = concat!(
@@ -20,17 +20,17 @@ const STRIPPED: &str = concat!(
     "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\r\n\r\n",
 );
 
-pub fn run(strips: bool, pieces: &[&str]) -> (String, String, Reading) {
+pub fn run(strips: bool, pieces: &[&str]) -> (String, String, UsageReading) {
     run_in(Dialect::OpenAi, strips, pieces)
 }
 
-pub fn run_in(dialect: Dialect, strips: bool, pieces: &[&str]) -> (String, String, Reading) {
+pub fn run_in(dialect: Dialect, strips: bool, pieces: &[&str]) -> (String, String, UsageReading) {
     let mut meter = StreamMeter::new(dialect, strips);
     let (mut pass, mut end) = (Vec::new(), Vec::new());
     for piece in pieces {
         let passage = meter.read(Bytes::copy_from_slice(piece.as_bytes()));
-        pass.extend(passage.pass.concat());
-        end.extend(passage.end.concat());
+        pass.extend(passage.forward.concat());
+        end.extend(passage.held.concat());
     }
     end.extend(meter.finish());
     let text = |bytes| String::from_utf8(bytes).expect("text");
@@ -43,13 +43,13 @@ fn cut_anywhere_the_client_sees_the_same_and_the_meter_reads_the_same() {
         let pieces = [&STREAM[..cut], &STREAM[cut..]];
         let (pass, end, reading) = run(true, &pieces);
         assert_eq!((pass.as_str(), end.as_str()), (STRIPPED, "data: [DONE]\n\n"), "{cut}");
-        assert_eq!(reading.reported, Some(Usage::tokens_of(3, 2)));
+        assert_eq!(reading.reported, Some(Usage::from_tokens(3, 2)));
         assert_eq!(reading.counted_output, 2);
         let (pass, end, reading) = run(false, &pieces);
         assert_eq!(pass + &end, STREAM, "{cut}");
         assert_eq!(end, "data: [DONE]\n\n", "{cut}");
         assert!(reading.terminated);
-        assert_eq!(reading.reported, Some(Usage::tokens_of(3, 2)));
+        assert_eq!(reading.reported, Some(Usage::from_tokens(3, 2)));
     }
 }
 
@@ -89,7 +89,8 @@ fn whatever_ends_its_lines_a_stream_cut_anywhere_is_the_same_to_client_and_meter
         streams += 1;
         for strips in [false, true] {
             let whole = run_in(dialect, strips, &[&text]);
-            let joined = |(pass, end, reading): (String, String, Reading)| (pass + &end, reading);
+            let joined =
+                |(pass, end, reading): (String, String, UsageReading)| (pass + &end, reading);
             let (said, reading) = joined(whole);
             assert!(reading.reported.is_some() && 0 < reading.counted_output, "{text:?}");
             assert_eq!(said == text, !strips || dialect != Dialect::OpenAi, "{text:?}");
@@ -121,10 +122,10 @@ fn an_error_in_the_midst_is_a_failure_in_every_dialect() {
         let (pass, end, reading) = run_in(dialect, false, &[&stream]);
         assert_eq!(pass + &end, stream);
         assert!(reading.failed && !reading.finished, "{stream:?}");
-        let mut meter = BodyMeter::new(dialect);
+        let mut meter = JsonBodyMeter::new(dialect);
         meter.read(error.as_bytes());
         assert!(meter.reading().failed);
-        let mut meter = BodyMeter::new(dialect);
+        let mut meter = JsonBodyMeter::new(dialect);
         meter.read(br#"{"error":null,"content":[{"error":{}}]}"#);
         assert!(!meter.reading().failed);
     }
@@ -139,7 +140,7 @@ fn a_sign_of_life_behind_what_is_held_back_is_told() {
     let mut meter = StreamMeter::new(Dialect::Anthropic, false);
     let mut read = |text: &str| {
         let passage = meter.read(Bytes::copy_from_slice(text.as_bytes()));
-        (passage.pass.is_empty(), passage.is_alive)
+        (passage.forward.is_empty(), passage.flush_held)
     };
     assert_eq!(read(MESSAGE), (false, false));
     assert_eq!(read(delta), (true, false));
@@ -159,7 +160,7 @@ fn the_tier_of_service_is_the_one_that_the_answer_names() {
     let (_, _, reading) =
         run_in(Dialect::Gemini, false, &[&gemini_stream().replace("ON_DEMAND", "ON_DEMAND_FLEX")]);
     assert_eq!(reading.service_tier.name(), "flex");
-    let mut meter = BodyMeter::new(Dialect::Anthropic);
+    let mut meter = JsonBodyMeter::new(Dialect::Anthropic);
     meter.read(br#"{"usage":{"input_tokens":1,"service_tier":"priority","speed":"fast"}}"#);
     assert_eq!(meter.reading().service_tier.name(), "fast");
 }
@@ -173,15 +174,15 @@ fn what_gemini_searched_for_is_told_beside_its_usage() {
         )
     };
     let usage = r#","usageMetadata":{"promptTokenCount":5,"candidatesTokenCount":6}"#;
-    let wanted = Some(Usage::tokens_of(5, 6).with(Unit::WebSearches, 2));
+    let wanted = Some(Usage::from_tokens(5, 6).with(Unit::WebSearches, 2));
     for (text, reported) in [(chunk(usage), wanted), (chunk(""), None)] {
         let stream = format!("data: {text}\n\ndata: {{\"candidates\":[]}}\n\n");
         let (_, _, reading) = run_in(Dialect::Gemini, false, &[&stream]);
-        assert_eq!((reading.reported, reading.counted_pieces.web_searches), (reported, 2));
-        let mut meter = BodyMeter::new(Dialect::Gemini);
+        assert_eq!((reading.reported, reading.counted_item_units.web_searches), (reported, 2));
+        let mut meter = JsonBodyMeter::new(Dialect::Gemini);
         text.as_bytes().chunks(3).for_each(|piece| meter.read(piece));
         let reading = meter.reading();
-        assert_eq!((reading.reported, reading.counted_pieces.web_searches), (reported, 2));
+        assert_eq!((reading.reported, reading.counted_item_units.web_searches), (reported, 2));
     }
 }
 
@@ -230,7 +231,7 @@ fn a_message_is_held_back_from_its_delta_on_however_it_is_cut() {
         let (pass, end, reading) =
             run_in(Dialect::Anthropic, false, &[&stream[..cut], &stream[cut..]]);
         assert_eq!((pass.as_str(), end.as_str()), (MESSAGE, MESSAGE_END), "{cut}");
-        let usage = Usage::tokens_of(9, 9).with(Unit::CachedInputTokens, 4);
+        let usage = Usage::from_tokens(9, 9).with(Unit::CachedInputTokens, 4);
         assert_eq!(reading.reported, Some(usage), "{cut}");
         assert_eq!(reading.counted_output, 4, "three tokens, and three tenths more");
         assert!(reading.terminated && reading.finished);
@@ -243,7 +244,7 @@ fn a_message_that_breaks_off_is_not_terminated() {
     let (pass, end, reading) = run_in(Dialect::Anthropic, false, &[MESSAGE, error]);
     assert_eq!((pass, end.as_str()), ([MESSAGE, error].concat(), ""));
     assert!(!reading.terminated && !reading.finished);
-    let usage = Usage::tokens_of(9, 1).with(Unit::CachedInputTokens, 4);
+    let usage = Usage::from_tokens(9, 1).with(Unit::CachedInputTokens, 4);
     assert_eq!((reading.reported, reading.counted_output), (Some(usage), 4));
 }
 
@@ -268,7 +269,7 @@ fn gemini_stream() -> String {
 #[test]
 fn a_gemini_stream_just_ends_and_its_last_usage_stands() {
     let stream = gemini_stream();
-    let usage = Usage::tokens_of(14, 53).with(Unit::ReasoningTokens, 7);
+    let usage = Usage::from_tokens(14, 53).with(Unit::ReasoningTokens, 7);
     for cut in 0..stream.len() {
         let (pass, end, reading) =
             run_in(Dialect::Gemini, false, &[&stream[..cut], &stream[cut..]]);
@@ -291,10 +292,10 @@ fn usage_in_every_chunk_and_before_the_last_one() {
     };
     let stop = "\"stop\"";
     let (_, _, reading) = run(true, &[&chunk("a", "null", 0), &chunk("b", stop, 7)]);
-    assert_eq!(reading.reported, Some(Usage::tokens_of(7, 7)), "zeros come first");
+    assert_eq!(reading.reported, Some(Usage::from_tokens(7, 7)), "zeros come first");
     assert!(reading.finished && !reading.terminated, "a clean end without a terminator");
     let (_, _, reading) = run(true, &[&chunk("b", stop, 7), &chunk("", stop, 0)]);
-    assert_eq!(reading.reported, Some(Usage::tokens_of(7, 7)), "two finish chunks");
+    assert_eq!(reading.reported, Some(Usage::from_tokens(7, 7)), "two finish chunks");
     let (_, _, reading) = run(true, &[&chunk("b", stop, 7), &chunk("c", "null", 8)]);
     assert!(!reading.finished, "another choice goes on");
 }
@@ -309,27 +310,27 @@ fn an_answer_that_has_begun_counts_though_it_ends_without_a_word() {
 
 #[test]
 fn a_body_reports_its_last_usage() {
-    let mut meter = BodyMeter::new(Dialect::OpenAi);
+    let mut meter = JsonBodyMeter::new(Dialect::OpenAi);
     meter.read(br#"{"choices":[{"message":{"content":"\"usage\":{}"}}],"usa"#);
     meter.read(br#"ge":{"prompt_tokens":5,"completion_tokens":6}}"#);
-    assert_eq!(meter.reading().reported, Some(Usage::tokens_of(5, 6)));
-    let mut meter = BodyMeter::new(Dialect::Anthropic);
+    assert_eq!(meter.reading().reported, Some(Usage::from_tokens(5, 6)));
+    let mut meter = JsonBodyMeter::new(Dialect::Anthropic);
     meter.read(br#"{"content":[{"type":"tool_use","input":{"usage":{"input_tokens":0}}}],"#);
     meter.read(br#""usage":{"input_tokens":5,"cache_read_input_tokens":1,"output_tokens":6}}"#);
-    let usage = Usage::tokens_of(6, 6).with(Unit::CachedInputTokens, 1);
+    let usage = Usage::from_tokens(6, 6).with(Unit::CachedInputTokens, 1);
     assert_eq!(meter.reading().reported, Some(usage));
-    let mut meter = BodyMeter::new(Dialect::Gemini);
+    let mut meter = JsonBodyMeter::new(Dialect::Gemini);
     meter.read(b"[{\"usageMetadata\":{\"promptTokenCount\":5,\"candidatesTokenCount\":1}}\n,\r\n");
     meter.read(b"{\"usageMetadata\":{\"promptTokenCount\":5,\"candidatesTokenCount\":6}}\n]");
-    assert_eq!(meter.reading().reported, Some(Usage::tokens_of(5, 6)));
+    assert_eq!(meter.reading().reported, Some(Usage::from_tokens(5, 6)));
 }
 
 #[test]
 fn an_id_of_state_is_found_at_the_top_of_an_answer_and_nowhere_else() {
     let whole = |dialect, body: &str| {
-        let mut meter = BodyMeter::new(dialect);
+        let mut meter = JsonBodyMeter::new(dialect);
         body.as_bytes().chunks(7).for_each(|chunk| meter.read(chunk));
-        meter.kept_id().map(str::to_owned)
+        meter.state_id().map(str::to_owned)
     };
     let body = r#"{"content":[{"container":{"id":"d"}}],"container":{"expires_at":"2","id":"c"}}"#;
     assert_eq!(whole(Dialect::Anthropic, body).as_deref(), Some("c"));
@@ -340,7 +341,7 @@ fn an_id_of_state_is_found_at_the_top_of_an_answer_and_nowhere_else() {
     let mut meter = StreamMeter::new(Dialect::Anthropic, false);
     let mut read = |event: &str| {
         meter.read(Bytes::from(format!("data: {event}\n\n")));
-        meter.kept_id().map(str::to_owned)
+        meter.state_id().map(str::to_owned)
     };
     assert_eq!(read(r#"{"type":"message_start","message":{"container":null}}"#), None);
     let last = r#"{"type":"message_delta","delta":{"container":{"id":"c"}}}"#;

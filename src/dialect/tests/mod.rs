@@ -1,5 +1,5 @@
 //! The dialects, tested where no one file is the place.
 
 pub mod meters;
-mod captures;
-mod long;
+mod json_extractor;
+mod oversized_events;

@@ -2,6 +2,6 @@
 //! that is sound and on those that are not.
 
 pub mod recovery;
-pub mod projected;
+pub mod persist;
 mod sound;
-mod planted;
+mod corruption;

@@ -14,66 +14,66 @@ use crate::domain::money::Nano;
 use crate::domain::settlement::{Charge, SettledBy};
 use crate::domain::time::{Day, Minute, UnixMs};
 use crate::domain::usage::Usage;
-use crate::journal::entry::{Ended, Entry, Outcome, Progress, Whose};
-use crate::journal::keeper::{Durability, Journal, JournalSettings};
+use crate::journal::chains::{Durability, Journal, JournalSettings};
+use crate::journal::entry::{CallOwner, CallResult, Entry, Outcome, Progress};
 use crate::journal::segment::{self, ChainName};
 use crate::journal::writer::Writer;
 use crate::ledger::batch::Batch;
-use crate::ledger::projection::Checkpoint;
+use crate::ledger::persist::Checkpoint;
 use crate::ledger::recovery::{commit, first_gap, recover};
 use crate::store::database::Database;
-use crate::store::provider_states::key;
+use crate::store::provider_states::state_key;
 use crate::store::usage;
 
 const MINUTES_A_DAY: i64 = 1_440;
 
 /// A call of (organization, project, key) in that minute, and what it used.
 #[derive(Clone, Copy)]
-pub struct Told {
-    pub who: (u128, u128, u128),
+pub struct CallFixture {
+    pub caller: (u128, u128, u128),
     pub minute: Minute,
     pub used: Amounts,
 }
 
-impl Told {
+impl CallFixture {
     fn day(&self) -> Day {
         Day(self.minute.0 / MINUTES_A_DAY)
     }
 
     fn is_of(&self, subject: u128) -> bool {
-        [self.who.0, self.who.1, self.who.2].contains(&subject)
+        [self.caller.0, self.caller.1, self.caller.2].contains(&subject)
     }
 
     fn windows(&self) -> Windows {
         Windows { minute: self.minute, day: self.day() }
     }
 
-    fn bare(&self, id: u128) -> Ended<String> {
-        let whose = Whose {
-            organization: OrganizationId(self.who.0),
-            project: ProjectId(self.who.1),
-            key: ApiKeyId(self.who.2),
+    fn minimal(&self, id: u128) -> CallResult<String> {
+        let whose = CallOwner {
+            organization: OrganizationId(self.caller.0),
+            project: ProjectId(self.caller.1),
+            key: ApiKeyId(self.caller.2),
             windows: self.windows(),
         };
-        Ended::bare(RequestLogId(id), whose, Outcome::Completed)
+        CallResult::minimal(RequestLogId(id), whose, Outcome::Completed)
     }
 
     pub fn hold(&self, id: u128) -> Entry<String> {
-        let mut hold = self.bare(id).unheld();
-        hold.asked.at = self.minute.start();
+        let mut hold = self.minimal(id).synthesize_hold();
+        hold.header.at = self.minute.start();
         Entry::Hold(hold)
     }
 
     pub fn end(&self, id: u128) -> Entry<String> {
         let input = 1 + self.used.tokens.unsigned_abs() / 2;
         let output = self.used.tokens.unsigned_abs() - input;
-        let used = Usage::tokens_of(input, output);
-        Entry::Settle(Ended {
-            charge: Charge { usage: used, cost: self.used.spend, ..Charge::nothing() },
+        let used = Usage::from_tokens(input, output);
+        Entry::Settled(CallResult {
+            charge: Charge { usage: used, cost: self.used.spend, ..Charge::not_charged() },
             counted: self.used.requests == 1,
             status: 200,
             attempts: 1,
-            ..self.bare(id)
+            ..self.minimal(id)
         })
     }
 }
@@ -114,15 +114,15 @@ async fn an_id_of_state_stands_beside_its_project_for_30_days() {
     let mut batch = Batch::restore("node_1", []);
     let mut project = async |call: u128, who, at: Minute, ids: &[Option<&str>], now| {
         let used = Amounts { tokens: 2, ..Amounts::default() };
-        let told = Told { who, minute: at, used };
+        let told = CallFixture { caller: who, minute: at, used };
         for (id, kept) in (call..).zip(ids) {
-            batch.take(told.hold(id));
+            batch.apply(told.hold(id));
             let mut end = told.end(id);
-            if let Entry::Settle(ended) = &mut end {
-                ended.kept_id = kept.map(str::to_owned);
+            if let Entry::Settled(ended) = &mut end {
+                ended.state_id = kept.map(str::to_owned);
                 ended.upstream = "u".to_owned();
             }
-            batch.take(end);
+            batch.apply(end);
         }
         commit(&database, &mut batch, &[], now).await.expect("committed");
         let rows = sqlx::query("SELECT * FROM provider_states ORDER BY created_at, project_id");
@@ -134,7 +134,7 @@ async fn an_id_of_state_stands_beside_its_project_for_30_days() {
         };
         rows.iter().map(row).collect::<Vec<_>>()
     };
-    let row = |project, id, at: Minute| (project, key(id).to_vec(), at.start().0);
+    let row = |project, id, at: Minute| (project, state_key(id).to_vec(), at.start().0);
     let (first, other) = ((1, 11, 111), (2, 21, 211));
     let (day, later) = (Minute(MINUTES_A_DAY), Minute(32 * MINUTES_A_DAY));
     let rows = project(1, first, day, &[Some("a"), None, Some("a")], UnixMs(0)).await;
@@ -154,13 +154,13 @@ async fn an_end_without_its_hold_is_posted_once_and_flagged() {
     let folder = tempfile::tempdir().expect("a folder");
     let database = with_organizations(&folder.path().join("gateway.db")).await;
     let used = Amounts { requests: 1, tokens: 30, spend: Nano(7) };
-    let told = Told { who: (1, 11, 111), minute: Minute(3 * MINUTES_A_DAY), used };
-    let nobody = Told { who: (9, 11, 111), ..told };
+    let told = CallFixture { caller: (1, 11, 111), minute: Minute(3 * MINUTES_A_DAY), used };
+    let nobody = CallFixture { caller: (9, 11, 111), ..told };
     let mut batch = Batch::restore("node_1", []);
     for round in 0..2 {
         // In the second round all of it is known already.
         for end in [told.end(5), told.end(5), nobody.end(6)] {
-            batch.take(end);
+            batch.apply(end);
         }
         commit(&database, &mut batch, &[], UnixMs(0)).await.expect("committed");
         let records = sqlx::query("SELECT amount_nano, late FROM wallet_records");
@@ -187,10 +187,10 @@ async fn a_call_is_the_usage_of_its_project_its_key_and_its_organization() {
     let database = with_organizations(&folder.path().join("gateway.db")).await;
     let midnight = 20_000 * MINUTES_A_DAY;
     let whose = [(1, 11, 111), (1, 11, 112), (1, 12, 121), (2, 21, 211)];
-    let calls: Vec<Told> = (0..40)
+    let calls: Vec<CallFixture> = (0..40)
         .zip(whose.into_iter().cycle())
-        .map(|(n, who)| Told {
-            who,
+        .map(|(n, who)| CallFixture {
+            caller: who,
             // From the last minutes of a day into the next one; now and then a late one.
             minute: Minute(midnight - 2 + n / 8 - n % 5 / 4),
             used: Amounts { requests: i64::from(n % 7 != 0), tokens: 10 + n, spend: Nano(1 << n) },
@@ -199,14 +199,14 @@ async fn a_call_is_the_usage_of_its_project_its_key_and_its_organization() {
     let mut batch = Batch::restore("node_1", []);
     for (part, half) in calls.chunks(20).zip(0..) {
         for (call, id) in part.iter().zip(100 * half..) {
-            batch.take(call.hold(id));
-            batch.take(call.end(id));
+            batch.apply(call.hold(id));
+            batch.apply(call.end(id));
         }
         commit(&database, &mut batch, &[], UnixMs(0)).await.expect("committed");
     }
 
     for subject in [1, 2, 11, 12, 21, 111, 112, 121, 211] {
-        let sum = |fits: &dyn Fn(&Told) -> bool| {
+        let sum = |fits: &dyn Fn(&CallFixture) -> bool| {
             let mut sum = Amounts::default();
             let own = calls.iter().filter(|call| call.is_of(subject) && fits(call));
             own.for_each(|call| sum += call.used);
@@ -228,7 +228,7 @@ async fn a_call_is_the_usage_of_its_project_its_key_and_its_organization() {
 /// What a call has cost so far: 6 nano-units for 5 tokens.
 pub fn progress(id: u128) -> Entry<String> {
     let charge = Charge {
-        usage: Usage::tokens_of(3, 2),
+        usage: Usage::from_tokens(3, 2),
         cost: Nano(6),
         settled_by: SettledBy::Estimate,
         overage: false,
@@ -242,11 +242,11 @@ fn write_run(folder: &Path, run: u32, entries: &[Entry<String>]) {
         folder: folder.to_owned(),
         durability: Durability::Process,
         segment_bytes: 1 << 20,
-        keep: Duration::from_mins(1),
+        retention: Duration::from_mins(1),
         backlog_bytes_max: 1 << 30,
     };
     let journal = Arc::new(Journal::open(settings, run, 1).expect("a journal"));
-    journal.start_keeper().expect("a thread");
+    journal.start_maintenance().expect("a thread");
     let writer = Writer::new(Arc::clone(&journal.chains()[0])).expect("a segment");
     for entry in entries {
         writer.append(entry);
@@ -263,7 +263,7 @@ async fn what_a_run_left_is_projected_once_and_the_calls_it_left_open_are_ended(
     let folder = tempfile::tempdir().expect("a folder");
     let database = with_organizations(&folder.path().join("gateway.db")).await;
     let used = Amounts { requests: 1, tokens: 30, spend: Nano(7) };
-    let told = Told { who: (1, 11, 111), minute: Minute(3 * MINUTES_A_DAY), used };
+    let told = CallFixture { caller: (1, 11, 111), minute: Minute(3 * MINUTES_A_DAY), used };
     let entries = [told.hold(1), told.end(1), told.hold(2), progress(2), told.hold(3)];
     write_run(folder.path(), 1, &entries);
     let now = UnixMs(told.minute.start().0 + 5);
@@ -291,7 +291,7 @@ async fn what_a_run_left_is_projected_once_and_the_calls_it_left_open_are_ended(
 #[tokio::test]
 async fn an_open_call_is_known_to_the_next_run_as_the_database_saw_it_last() {
     let used = Amounts { requests: 1, tokens: 30, spend: Nano(7) };
-    let told = Told { who: (1, 11, 111), minute: Minute(3 * MINUTES_A_DAY), used };
+    let told = CallFixture { caller: (1, 11, 111), minute: Minute(3 * MINUTES_A_DAY), used };
     for (seen, spend, orphans) in [
         (vec![vec![told.hold(1)]], 0, 1),
         (vec![vec![told.hold(1), progress(1)]], 6, 1),
@@ -304,7 +304,7 @@ async fn an_open_call_is_known_to_the_next_run_as_the_database_saw_it_last() {
         for entries in seen {
             assert!(batch.is_empty());
             for entry in entries {
-                batch.take(entry);
+                batch.apply(entry);
             }
             assert!(!batch.is_empty());
             commit(&database, &mut batch, &[], UnixMs(0)).await.expect("committed");
@@ -329,7 +329,7 @@ async fn each_chain_is_followed_from_its_own_place_and_forgotten_with_its_own_se
     let folder = tempfile::tempdir().expect("a folder");
     let database = with_organizations(&folder.path().join("gateway.db")).await;
     let used = Amounts { requests: 1, tokens: 30, spend: Nano(7) };
-    let told = Told { who: (1, 11, 111), minute: Minute(3 * MINUTES_A_DAY), used };
+    let told = CallFixture { caller: (1, 11, 111), minute: Minute(3 * MINUTES_A_DAY), used };
     write_run(folder.path(), 1, &[told.hold(1), told.end(1)]);
     write_run(folder.path(), 2, &[told.hold(2), told.end(2)]);
     // The later one is in its fourth segment already, and those before it are gone.

@@ -13,47 +13,48 @@ use crate::domain::record::RecordKind;
 use crate::domain::settlement::Charge;
 use crate::domain::time::UnixMs;
 use crate::domain::usage::Usage;
-use crate::journal::entry::{Ended, Entry, Hold, Outcome, Progress, Whose};
+use crate::journal::entry::{CallOwner, CallResult, Entry, Hold, Outcome, Progress};
 use crate::journal::format;
 use crate::journal::segment::ChainName;
 use crate::ledger::batch::Batch;
-use crate::ledger::projection::{self, Checkpoint};
+use crate::ledger::persist;
+use crate::ledger::persist::Checkpoint;
 use crate::ledger::records;
-use crate::ledger::wallets::{self, Posting};
+use crate::ledger::wallets::{self, NewRecord};
 use crate::store::database::Database;
 
 /// The one chain of its journal.
 pub const CHAIN: ChainName = ChainName { run: 1, worker: 0 };
 
 /// Two organizations, each with a project and a key.
-pub const WHO: [(u128, u128, u128); 2] = [(1, 2, 3), (5, 6, 7)];
+pub const CALLERS: [(u128, u128, u128); 2] = [(1, 2, 3), (5, 6, 7)];
 
 /// That a call was admitted.
 pub fn hold(id: u128, who: (u128, u128, u128), amount: i64) -> Entry<String> {
-    let whose = Whose {
+    let whose = CallOwner {
         organization: OrganizationId(who.0),
         project: ProjectId(who.1),
         key: ApiKeyId(who.2),
-        ..Whose::UNKNOWN
+        ..CallOwner::UNKNOWN
     };
-    let bare = Ended::bare(RequestLogId(id), whose, Outcome::Completed);
-    Entry::Hold(Hold { amount: Nano(amount), ..bare.unheld() })
+    let bare = CallResult::minimal(RequestLogId(id), whose, Outcome::Completed);
+    Entry::Hold(Hold { amount: Nano(amount), ..bare.synthesize_hold() })
 }
 
-fn ended(id: u128, cost: i64, overage: bool) -> Ended<String> {
-    let usage = Usage::tokens_of(3, 4);
-    Ended {
-        charge: Charge { usage, cost: Nano(cost), overage, ..Charge::nothing() },
+fn ended(id: u128, cost: i64, overage: bool) -> CallResult<String> {
+    let usage = Usage::from_tokens(3, 4);
+    CallResult {
+        charge: Charge { usage, cost: Nano(cost), overage, ..Charge::not_charged() },
         counted: true,
         status: 200,
         attempts: 1,
-        ..Ended::bare(RequestLogId(id), Whose::UNKNOWN, Outcome::Completed)
+        ..CallResult::minimal(RequestLogId(id), CallOwner::UNKNOWN, Outcome::Completed)
     }
 }
 
 /// That it ended and is charged.
 pub fn settle(id: u128, cost: i64) -> Entry<String> {
-    Entry::Settle(ended(id, cost, false))
+    Entry::Settled(ended(id, cost, false))
 }
 
 /// Adds entries to a segment; how many bytes it then has.
@@ -67,14 +68,14 @@ pub fn append(folder: &Path, number: u32, entries: &[Entry<String>]) -> u64 {
     bytes.len() as u64
 }
 
-/// Everything that a sound store can hold. Balances: -120 (an overage of 200) and 499; open in
+/// Everything that a sound_store store can hold. Balances: -120 (an overage of 200) and 499; open in
 /// the database are calls 12 and 15, of which the journal ends the first and adds 14.
 pub async fn sound() -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     fs::create_dir(folder.path().join("journal")).expect("a folder");
     let database = Database::open(&folder.path().join("meteor.db")).await.expect("a database");
     let mut tx = database.begin().await.expect("a transaction");
-    for (organization, project, _) in WHO {
+    for (organization, project, _) in CALLERS {
         let query = format!(
             "INSERT INTO organizations (id, name, status, self_funding, on_disconnect, created_at,
                 updated_at, version) VALUES ({0}, '', 'Active', 1, 'drain', 0, 0, 1);
@@ -85,44 +86,49 @@ pub async fn sound() -> TempDir {
             id(project)
         );
         sqlx::raw_sql(sqlx::AssertSqlSafe(query)).execute(&mut *tx).await.expect("rows");
-        let paid = Posting { amount: Nano(if organization == 1 { 1_000 } else { 500 }), ..IN };
+        let paid =
+            NewRecord { amount: Nano(if organization == 1 { 1_000 } else { 500 }), ..RECHARGE };
         wallets::post(&mut tx, OrganizationId(organization), &paid, UnixMs(0)).await.expect("in");
     }
     let entries = [
-        hold(10, WHO[0], 40),
+        hold(10, CALLERS[0], 40),
         settle(10, 30),
-        hold(11, WHO[0], 900),
-        hold(12, WHO[0], 50),
-        Entry::Settle(ended(11, 1_100, true)),
-        hold(13, WHO[0], 0),
-        Entry::Void(Ended { charge: Charge::nothing(), ..ended(13, 0, false) }),
-        hold(15, WHO[0], 60),
-        hold(20, WHO[1], 1),
+        hold(11, CALLERS[0], 900),
+        hold(12, CALLERS[0], 50),
+        Entry::Settled(ended(11, 1_100, true)),
+        hold(13, CALLERS[0], 0),
+        Entry::Voided(CallResult { charge: Charge::not_charged(), ..ended(13, 0, false) }),
+        hold(15, CALLERS[0], 60),
+        hold(20, CALLERS[1], 1),
         settle(20, 1),
     ];
     let position = append(folder.path(), 0, &entries);
     let mut batch = Batch::restore("node_1", []);
     for entry in entries {
-        batch.take(entry);
+        batch.apply(entry);
     }
     let checkpoint = Checkpoint { chain: CHAIN.number(), segment: 0, position };
-    projection::write(&mut tx, &batch, &[checkpoint], UnixMs(0)).await.expect("projected");
+    persist::write_batch(&mut tx, &batch, &[checkpoint], UnixMs(0)).await.expect("projected");
     let first = OrganizationId(1);
     let consume = records::consume(&mut tx, first, RequestLogId(10)).await.expect("a look");
     let consume = consume.expect("a Consume");
-    let back =
-        Posting { kind: RecordKind::Refund, amount: Nano(10), consume: Some(&consume), ..IN };
+    let back = NewRecord {
+        kind: RecordKind::Refund,
+        amount: Nano(10),
+        consume: Some(&consume),
+        ..RECHARGE
+    };
     wallets::post(&mut tx, first, &back, UnixMs(0)).await.expect("back");
     tx.commit().await.expect("committed");
     database.close().await;
-    let progress = Progress { id: RequestLogId(14), charge: Charge::nothing() };
-    let rest = [hold(14, WHO[0], 7), Entry::Progress(progress), settle(12, 5)];
+    let progress = Progress { id: RequestLogId(14), charge: Charge::not_charged() };
+    let rest = [hold(14, CALLERS[0], 7), Entry::Progress(progress), settle(12, 5)];
     append(folder.path(), 0, &rest);
     folder
 }
 
 /// A recharge of nothing yet.
-pub const IN: Posting<'_> = Posting {
+pub const RECHARGE: NewRecord<'_> = NewRecord {
     kind: RecordKind::Recharge,
     amount: Nano::ZERO,
     consume: None,
@@ -137,7 +143,7 @@ pub fn id(id: u128) -> String {
 }
 
 /// Writes what the gateway never would.
-pub async fn plant(folder: &Path, sql: &str) {
+pub async fn corrupt(folder: &Path, sql: &str) {
     let options = SqliteConnectOptions::new().filename(folder.join("meteor.db"));
     let mut connection = options.foreign_keys(false).connect().await.expect("a database");
     let sql = format!(

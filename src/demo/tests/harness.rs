@@ -1,0 +1,134 @@
+//! The provider on a socket, and what it answered.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+
+use crate::clock;
+use crate::demo::provider::serve;
+use crate::demo::vector;
+use crate::tasks;
+
+pub const CHAT: &str = "/v1/chat/completions";
+
+pub struct TestProvider {
+    pub address: SocketAddr,
+    /// The provider ends with it.
+    _shutdown: oneshot::Sender<()>,
+}
+
+pub struct ProviderResponse {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub text: String,
+    /// Whether the body came to its end.
+    pub is_complete: bool,
+    /// From the request to the head, and from there to the end.
+    pub took: (Duration, Duration),
+}
+
+pub async fn start_provider() -> TestProvider {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("a bound address");
+    let (stop, stopped) = oneshot::channel();
+    tasks::spawn("provider", serve(listener, stopped));
+    TestProvider { address, _shutdown: stop }
+}
+
+impl TestProvider {
+    pub async fn send(&self, request: Request<Full<Bytes>>) -> ProviderResponse {
+        let stream = TcpStream::connect(self.address).await.expect("it listens");
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.expect("it speaks HTTP");
+        tasks::spawn("client", connection);
+        let asked = clock::monotonic_now();
+        let answer = sender.send_request(request).await.expect("a head");
+        let (head, answered) = (clock::elapsed_since(asked), clock::monotonic_now());
+        let (parts, mut body) = answer.into_parts();
+        let mut bytes = Vec::new();
+        let whole = loop {
+            match body.frame().await {
+                Some(Ok(frame)) => bytes.extend(frame.into_data().expect("no trailers")),
+                Some(Err(_)) => break false,
+                None => break true,
+            }
+        };
+        let took = (head, clock::elapsed_since(answered));
+        let text = String::from_utf8(bytes).expect("UTF-8");
+        ProviderResponse {
+            status: parts.status,
+            headers: parts.headers,
+            text,
+            is_complete: whole,
+            took,
+        }
+    }
+
+    pub async fn get(&self, path: &str) -> ProviderResponse {
+        self.send(request(path, "")).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> ProviderResponse {
+        self.send(request(path, &body.to_string())).await
+    }
+
+    /// A chat in the dialect that most speak.
+    pub async fn chat(&self, prompt: &str, stream: bool) -> ProviderResponse {
+        let body = json!({"model": "gpt-4o-mini", "stream": stream, "messages": messages(prompt)});
+        self.post(CHAT, &body).await
+    }
+}
+
+/// With the header that one dialect insists on.
+pub fn request(path: &str, body: &str) -> Request<Full<Bytes>> {
+    let method = if body.is_empty() { "GET" } else { "POST" };
+    let mut request = Request::builder().method(method).uri(path).header("host", "provider");
+    if path.starts_with("/v1/messages") {
+        request = request.header("anthropic-version", "2023-06-01");
+    }
+    request.body(Full::from(body.to_owned())).expect("a request")
+}
+
+pub fn messages(prompt: &str) -> Value {
+    json!([{"role": "system", "content": "Be brief."}, {"role": "user", "content": prompt}])
+}
+
+impl ProviderResponse {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).expect("JSON")
+    }
+
+    /// The events of a stream of that type, which end in such a blank line.
+    pub fn events(&self, kind: &str, blank: &str) -> Vec<&str> {
+        assert_eq!(self.headers["content-type"], kind);
+        let mut events: Vec<&str> = self.text.split(blank).collect();
+        assert_eq!(events.pop(), Some(""), "every event ends in a blank line");
+        events
+    }
+
+    /// The chunks of a stream in the OpenAI dialect, without the last, which says that it is that.
+    pub fn chunks(&self) -> Vec<Value> {
+        let mut events = self.events("text/event-stream; charset=utf-8", "\n\n");
+        assert_eq!(events.pop(), Some("data: [DONE]"));
+        events.into_iter().map(event_data).collect()
+    }
+}
+
+/// The numbers of a text as they are written.
+pub fn embedding_json(text: &str, dimensions: u64) -> String {
+    serde_json::to_string(&vector::embed(text, dimensions)).expect("JSON")
+}
+
+/// What one line of data says.
+pub fn event_data(event: &str) -> Value {
+    let data = event.strip_prefix("data: ").expect("one line of data");
+    serde_json::from_str(data).expect("JSON")
+}

@@ -1,0 +1,357 @@
+//! The projection: a batch of the journal as rows, in one transaction with its checkpoint.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
+
+use sqlx::{Row, SqliteConnection};
+use uuid::Uuid;
+
+use crate::domain::ids::OrganizationId;
+use crate::domain::money::Nano;
+use crate::domain::record::RecordKind;
+use crate::domain::settlement::Charge;
+use crate::domain::time::UnixMs;
+use crate::journal::entry::Entry;
+use crate::journal::format;
+use crate::ledger::batch::Batch;
+use crate::ledger::bulk_insert::BulkInsert;
+use crate::ledger::finished_call::{AdmittedCall, CallEnd, FinishedCall};
+use crate::store::call_idempotency;
+use crate::store::provider_states::{STATE_RETENTION_MS, state_key};
+
+static RECORDS: LazyLock<BulkInsert> = LazyLock::new(|| {
+    let head = "INSERT INTO wallet_records (organization_id, seq, id, kind, amount_nano,
+        previous_balance_nano, current_balance_nano, request_log_id, project_id, api_key_id,
+        model, settled_by, overage, late, price_version, created_at)";
+    BulkInsert::new(head, 16, "")
+});
+
+static CALLS: LazyLock<BulkInsert> = LazyLock::new(|| {
+    let head = "INSERT INTO request_logs (project_id, id, organization_id, api_key_id, created_at,
+        outcome, status, refusal, model, upstream, stream, cost_nano, detail)";
+    BulkInsert::new(head, 13, "")
+});
+
+static DAYS: LazyLock<BulkInsert> = LazyLock::new(|| {
+    let head = "INSERT INTO usage_days
+        (subject_id, day, requests, input_tokens, output_tokens, spend_nano)";
+    let tail = "ON CONFLICT (subject_id, day) DO UPDATE SET
+        requests = usage_days.requests + excluded.requests,
+        input_tokens = usage_days.input_tokens + excluded.input_tokens,
+        output_tokens = usage_days.output_tokens + excluded.output_tokens,
+        spend_nano = usage_days.spend_nano + excluded.spend_nano";
+    BulkInsert::new(head, 6, tail)
+});
+
+static MINUTES: LazyLock<BulkInsert> = LazyLock::new(|| {
+    let head = "INSERT INTO usage_minutes (subject_id, minute, requests, tokens, spend_nano)";
+    let tail = "ON CONFLICT (subject_id) DO UPDATE SET
+        requests = excluded.requests + CASE usage_minutes.minute WHEN excluded.minute
+            THEN usage_minutes.requests ELSE 0 END,
+        tokens = excluded.tokens + CASE usage_minutes.minute WHEN excluded.minute
+            THEN usage_minutes.tokens ELSE 0 END,
+        spend_nano = excluded.spend_nano + CASE usage_minutes.minute WHEN excluded.minute
+            THEN usage_minutes.spend_nano ELSE 0 END,
+        minute = excluded.minute
+        WHERE usage_minutes.minute <= excluded.minute";
+    BulkInsert::new(head, 5, tail)
+});
+
+static PROVIDER_STATES: LazyLock<BulkInsert> = LazyLock::new(|| {
+    let head = "INSERT INTO provider_states (project_id, id_hash, upstream, created_at)";
+    BulkInsert::new(head, 4, "ON CONFLICT DO NOTHING")
+});
+
+static IDEMPOTENCY_KEYS: LazyLock<BulkInsert> = LazyLock::new(|| {
+    let head = "INSERT INTO once_keys
+        (key_hash, body_hash, request_log_id, status, usage, cost_nano, created_at)";
+    // A key that stands there still is older than a day.
+    let tail = "ON CONFLICT (key_hash) DO UPDATE SET
+        body_hash = excluded.body_hash, request_log_id = excluded.request_log_id,
+        status = excluded.status, usage = excluded.usage, cost_nano = excluded.cost_nano,
+        created_at = excluded.created_at";
+    BulkInsert::new(head, 7, tail)
+});
+
+static OPEN_HOLDS: LazyLock<BulkInsert> = LazyLock::new(|| {
+    let head = "INSERT INTO open_holds (request_log_id, entry)";
+    BulkInsert::new(head, 2, "ON CONFLICT (request_log_id) DO UPDATE SET entry = excluded.entry")
+});
+
+static CHECKPOINTS: LazyLock<BulkInsert> = LazyLock::new(|| {
+    let head = "INSERT INTO journal_checkpoints (chain, segment, position)";
+    let tail = "ON CONFLICT (chain) DO UPDATE SET
+        segment = excluded.segment, position = excluded.position";
+    BulkInsert::new(head, 3, tail)
+});
+
+/// How far a chain is projected.
+#[derive(Debug, Clone, Copy)]
+pub struct Checkpoint {
+    /// The chain's number.
+    pub chain: i64,
+    /// The segment that is being read.
+    pub segment: u32,
+    /// How many bytes of it are read.
+    pub position: u64,
+}
+
+/// Whether the database has these checkpoints, and so what was written with them.
+pub async fn already_committed(
+    connection: &mut SqliteConnection,
+    checkpoints: &[Checkpoint],
+) -> Result<bool, sqlx::Error> {
+    for checkpoint in checkpoints {
+        let exists: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM journal_checkpoints
+                WHERE chain = $1 AND segment = $2 AND position = $3)",
+        )
+        .bind(checkpoint.chain)
+        .bind(i64::from(checkpoint.segment))
+        .bind(i64::try_from(checkpoint.position).unwrap_or(i64::MAX))
+        .fetch_one(&mut *connection)
+        .await?;
+        if !exists {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Writes everything that the batch holds.
+pub async fn write_batch(
+    connection: &mut SqliteConnection,
+    batch: &Batch,
+    checkpoints: &[Checkpoint],
+    now: UnixMs,
+) -> Result<(), sqlx::Error> {
+    insert_records(connection, &batch.calls, now).await?;
+    insert_calls(connection, &batch.calls).await?;
+    insert_states(connection, &batch.calls, now).await?;
+    insert_idempotency_keys(connection, &batch.calls, now).await?;
+    let days: Vec<_> = batch.days.iter().collect();
+    DAYS.run(connection, &days, |query, ((subject, day), used)| {
+        query
+            .bind(Uuid::from_u128(*subject))
+            .bind(day.0)
+            .bind(used.requests)
+            .bind(used.input_tokens)
+            .bind(used.output_tokens)
+            .bind(used.spend_nano)
+    })
+    .await?;
+    let minutes: Vec<_> = batch.minutes.iter().collect();
+    MINUTES
+        .run(connection, &minutes, |query, (subject, (minute, used))| {
+            query
+                .bind(Uuid::from_u128(**subject))
+                .bind(minute.0)
+                .bind(used.requests)
+                .bind(used.tokens)
+                .bind(used.spend.0)
+        })
+        .await?;
+    for (key, minute) in &batch.keys_used {
+        sqlx::query("UPDATE api_keys SET last_used_at = $2 WHERE id = $1")
+            .bind(Uuid::from_u128(key.0))
+            .bind(minute.start().0)
+            .execute(&mut *connection)
+            .await?;
+    }
+    update_open_holds(connection, batch).await?;
+    CHECKPOINTS
+        .run(connection, checkpoints, |query, checkpoint| {
+            query
+                .bind(checkpoint.chain)
+                .bind(i64::from(checkpoint.segment))
+                .bind(i64::try_from(checkpoint.position).unwrap_or(i64::MAX))
+        })
+        .await
+}
+
+/// A Consume as it stands in the chain.
+struct Consume<'a> {
+    call: &'a FinishedCall,
+    seq: i64,
+    previous: Nano,
+    current: Nano,
+}
+
+/// Chains a Consume for every call that is charged, organization by organization.
+async fn insert_records(
+    connection: &mut SqliteConnection,
+    calls: &[FinishedCall],
+    now: UnixMs,
+) -> Result<(), sqlx::Error> {
+    let mut charged: BTreeMap<OrganizationId, Vec<&FinishedCall>> = BTreeMap::new();
+    for call in
+        calls.iter().filter(|call| matches!(&call.end, CallEnd::Admitted(ending) if ending.charged))
+    {
+        charged.entry(call.header().organization).or_default().push(call);
+    }
+    let mut records = Vec::new();
+    for (organization, calls) in charged {
+        let id = Uuid::from_u128(organization.0);
+        let wallet =
+            sqlx::query("SELECT balance_nano, last_seq FROM wallets WHERE organization_id = $1")
+                .bind(id)
+                .fetch_one(&mut *connection)
+                .await?;
+        let (mut balance, mut seq) = (Nano(wallet.try_get(0)?), wallet.try_get::<i64, _>(1)?);
+        for call in calls {
+            let (previous, current) = (balance, RecordKind::Consume.apply(balance, call.cost()));
+            seq += 1;
+            balance = current;
+            records.push(Consume { call, seq, previous, current });
+        }
+        sqlx::query(
+            "UPDATE wallets SET balance_nano = $2, last_seq = $3, updated_at = $4
+             WHERE organization_id = $1",
+        )
+        .bind(id)
+        .bind(balance.0)
+        .bind(seq)
+        .bind(now.0)
+        .execute(&mut *connection)
+        .await?;
+    }
+    RECORDS
+        .run(connection, &records, |query, record| {
+            let asked = record.call.header();
+            let ending = match &record.call.end {
+                CallEnd::Admitted(ending) => Some(ending),
+                CallEnd::Refused(_) => None,
+            };
+            let charge = ending.map_or_else(Charge::not_charged, |ending| ending.result.charge);
+            query
+                .bind(Uuid::from_u128(asked.organization.0))
+                .bind(record.seq)
+                .bind(Uuid::now_v7())
+                .bind(RecordKind::Consume.name())
+                .bind(record.call.cost().0)
+                .bind(record.previous.0)
+                .bind(record.current.0)
+                .bind(Uuid::from_u128(asked.id.0))
+                .bind(Uuid::from_u128(asked.project.0))
+                .bind(Uuid::from_u128(asked.key.0))
+                .bind(asked.model.as_str())
+                .bind(charge.settled_by.name())
+                .bind(charge.overage)
+                .bind(ending.is_some_and(|ending| ending.late))
+                .bind(ending.map(AdmittedCall::price_version))
+                .bind(now.0)
+        })
+        .await
+}
+
+async fn insert_calls(
+    connection: &mut SqliteConnection,
+    calls: &[FinishedCall],
+) -> Result<(), sqlx::Error> {
+    CALLS
+        .run(connection, calls, |query, call| {
+            let asked = call.header();
+            query
+                .bind(Uuid::from_u128(asked.project.0))
+                .bind(Uuid::from_u128(asked.id.0))
+                .bind(Uuid::from_u128(asked.organization.0))
+                .bind(Uuid::from_u128(asked.key.0))
+                .bind(asked.at.0)
+                .bind(call.outcome().name())
+                .bind(i64::from(call.status()))
+                .bind(call.refusal())
+                .bind(Some(asked.model.as_str()).filter(|model| !model.is_empty()))
+                .bind(call.upstream())
+                .bind(asked.stream)
+                .bind(call.cost().0)
+                .bind(call.detail.as_str())
+        })
+        .await
+}
+
+/// Notes what upstreams keep for projects, and forgets what those were given too long ago.
+async fn insert_states(
+    connection: &mut SqliteConnection,
+    calls: &[FinishedCall],
+    now: UnixMs,
+) -> Result<(), sqlx::Error> {
+    let kept = calls.iter().filter_map(|call| match &call.end {
+        CallEnd::Admitted(AdmittedCall { hold, result, .. }) => {
+            let id = state_key(result.state_id.as_deref()?);
+            Some((Uuid::from_u128(hold.header.project.0), id, &*result.upstream, hold.header.at))
+        }
+        CallEnd::Refused(_) => None,
+    });
+    let kept: Vec<_> = kept.collect();
+    let projects: BTreeSet<Uuid> = kept.iter().map(|(project, ..)| *project).collect();
+    for project in projects {
+        sqlx::query("DELETE FROM provider_states WHERE project_id = $1 AND created_at < $2")
+            .bind(project)
+            .bind(now.0 - STATE_RETENTION_MS)
+            .execute(&mut *connection)
+            .await?;
+    }
+    PROVIDER_STATES
+        .run(connection, &kept, |query, (project, id, upstream, at)| {
+            query.bind(*project).bind(&id[..]).bind(*upstream).bind(at.0)
+        })
+        .await
+}
+
+/// Notes the calls that are not to be done again, and forgets some of a day ago: more than came.
+async fn insert_idempotency_keys(
+    connection: &mut SqliteConnection,
+    calls: &[FinishedCall],
+    now: UnixMs,
+) -> Result<(), sqlx::Error> {
+    let done = calls.iter().filter_map(|call| match &call.end {
+        CallEnd::Admitted(AdmittedCall { hold, result, charged: true, .. }) => {
+            hold.idempotency_key.map(|once| (once, hold, result))
+        }
+        _ => None,
+    });
+    let done: Vec<_> = done.collect();
+    if done.is_empty() {
+        return Ok(());
+    }
+    call_idempotency::delete_expired(connection, now, 2 * done.len()).await?;
+    IDEMPOTENCY_KEYS
+        .run(connection, &done, |query, (once, hold, result)| {
+            query
+                .bind(&once.key_digest[..])
+                .bind(&once.body_digest[..])
+                .bind(Uuid::from_u128(result.id.0))
+                .bind(i64::from(result.status))
+                .bind(call_idempotency::usage_json(&result.charge.usage))
+                .bind(result.charge.cost.0)
+                .bind(hold.header.at.0)
+        })
+        .await
+}
+
+async fn update_open_holds(
+    connection: &mut SqliteConnection,
+    batch: &Batch,
+) -> Result<(), sqlx::Error> {
+    let open: Vec<(Uuid, Vec<u8>)> = batch
+        .unpersisted()
+        .map(|open| {
+            let mut entry = Vec::new();
+            format::write(&Entry::Hold(open.hold.as_ref().clone()), &mut entry);
+            if let Some(progress) = open.progress {
+                format::write(&Entry::<String>::Progress(progress), &mut entry);
+            }
+            (Uuid::from_u128(open.hold.header.id.0), entry)
+        })
+        .collect();
+    OPEN_HOLDS
+        .run(connection, &open, |query, (id, entry)| query.bind(*id).bind(entry.as_slice()))
+        .await?;
+    for id in &batch.closed {
+        sqlx::query("DELETE FROM open_holds WHERE request_log_id = $1")
+            .bind(Uuid::from_u128(id.0))
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}

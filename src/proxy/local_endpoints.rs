@@ -1,0 +1,168 @@
+//! Inform: what the gateway answers by itself, without an upstream and without being counted.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::request::Parts;
+use http::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::accounting::directory::Caller;
+use crate::accounting::limit_state::LimitStatus;
+use crate::dialect::endpoint::{Dialect, Endpoint};
+use crate::domain::catalog::Model;
+use crate::domain::limit::{Limit, Measure};
+use crate::domain::money::Nano;
+use crate::domain::time::UnixMs;
+use crate::proxy::catalog::Catalog;
+use crate::proxy::request_context::RequestContext;
+use crate::proxy::{headers, query};
+
+/// The dialect of whoever asks: the endpoint's own, or where callers of all dialects share a path,
+/// that of the headers they send.
+pub fn caller_dialect(endpoint: Endpoint, parts: &Parts) -> Dialect {
+    if endpoint != Endpoint::Models {
+        return endpoint.dialect();
+    }
+    let mut query = query::params(parts.uri.query().unwrap_or_default());
+    if parts.headers.contains_key("anthropic-version") {
+        Dialect::Anthropic
+    } else if parts.headers.contains_key("x-goog-api-key")
+        || query.any(|param| query::value_of(param, query::KEY).is_some())
+    {
+        Dialect::Gemini
+    } else {
+        Dialect::OpenAi
+    }
+}
+
+/// The models that this key may use in that dialect, told in it.
+pub fn models(
+    catalog: &Catalog,
+    caller: &Caller,
+    dialect: Dialect,
+    ctx: &RequestContext,
+) -> Response<Bytes> {
+    let mut models = catalog.models_for(dialect);
+    models.retain(|model| caller.may_use_model(&model.name));
+    let body = match dialect {
+        Dialect::OpenAi => openai_models(&models),
+        Dialect::Anthropic => anthropic_models(&models),
+        Dialect::Gemini => gemini_models(&models),
+    };
+    json_response(&body, dialect, ctx)
+}
+
+fn openai_models(models: &[&Model]) -> Value {
+    let model = |model: &&Model| {
+        let name = &*model.name;
+        json!({ "id": name, "object": "model", "created": 0, "owned_by": "meteor" })
+    };
+    json!({ "object": "list", "data": models.iter().map(model).collect::<Vec<_>>() })
+}
+
+fn anthropic_models(models: &[&Model]) -> Value {
+    let model = |model: &&Model| {
+        let name = &*model.name;
+        let created_at = "1970-01-01T00:00:00Z";
+        json!({ "type": "model", "id": name, "display_name": name, "created_at": created_at })
+    };
+    let name = |model: Option<&&Model>| model.map(|model| model.name.to_string());
+    json!({
+        "data": models.iter().map(model).collect::<Vec<_>>(),
+        "has_more": false,
+        "first_id": name(models.first()),
+        "last_id": name(models.last()),
+    })
+}
+
+fn gemini_models(models: &[&Model]) -> Value {
+    let model = |model: &&Model| {
+        let embeds = model.max_output_tokens == 0;
+        let methods: &[&str] = if embeds {
+            &["embedContent", "batchEmbedContents", "countTokens"]
+        } else {
+            &["generateContent", "streamGenerateContent", "countTokens"]
+        };
+        json!({
+            "name": format!("models/{}", model.name),
+            "displayName": &*model.name,
+            "inputTokenLimit": model.max_input_tokens,
+            "outputTokenLimit": model.max_output_tokens,
+            "supportedGenerationMethods": methods,
+        })
+    };
+    json!({ "models": models.iter().map(model).collect::<Vec<_>>() })
+}
+
+/// All limits that apply to this key, and where each stands.
+pub fn limits(caller: &Caller, ctx: &RequestContext) -> Response<Bytes> {
+    let limit = |status: LimitStatus| {
+        let LimitStatus { level, limit, value, used, held, reset_at, enforced } = status;
+        json!({
+            "name": limit.field(),
+            "level": level.name(),
+            "limit": amount(limit, value),
+            "used": amount(limit, used),
+            "held": amount(limit, held),
+            "remaining": amount(limit, (value - used - held).max(0)),
+            "resetAt": reset_at_json(reset_at, limit),
+            "enforced": enforced,
+        })
+    };
+    let limits: Vec<Value> =
+        caller.limit_statuses(ctx.received_at).into_iter().map(limit).collect();
+    json_response(&json!({ "object": "list", "data": limits }), Dialect::OpenAi, ctx)
+}
+
+/// Whether calls are taken here.
+pub fn health(is_draining: bool) -> Response<Bytes> {
+    let (status, text) = if is_draining {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+    } else {
+        (StatusCode::OK, "ok\n")
+    };
+    let mut response = Response::new(Bytes::from_static(text.as_bytes()));
+    *response.status_mut() = status;
+    response
+}
+
+/// A count, or money as exact text.
+fn amount(limit: Limit, value: i64) -> Value {
+    match limit.measure() {
+        Measure::Spend => Value::from(Nano(value).to_string()),
+        Measure::Requests | Measure::Tokens => Value::from(value),
+    }
+}
+
+fn reset_at_json(at: UnixMs, limit: Limit) -> Option<String> {
+    (limit != Limit::ConcurrentCalls).then(|| at.to_string())
+}
+
+fn json_response(body: &Value, dialect: Dialect, ctx: &RequestContext) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(body.to_string()));
+    let fields = response.headers_mut();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers::add_id(fields, ctx.id, dialect);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dialect_of_a_model_list_follows_from_the_request_headers() {
+        for (uri, header, dialect) in [
+            ("/v1/models", "authorization", Dialect::OpenAi),
+            ("/v1/models?key=k", "anthropic-version", Dialect::Anthropic),
+            ("/v1/models?a=1&key=k", "accept", Dialect::Gemini),
+            ("/v1/models", "x-goog-api-key", Dialect::Gemini),
+            ("/v1/models", "x-api-key", Dialect::OpenAi),
+        ] {
+            let request = http::Request::builder().uri(uri).header(header, "x");
+            let (parts, ()) = request.body(()).expect("a request").into_parts();
+            assert_eq!(super::caller_dialect(Endpoint::Models, &parts), dialect, "{uri} {header}");
+            assert_eq!(super::caller_dialect(Endpoint::Messages, &parts), Dialect::Anthropic);
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Exchange: the path of a call, top to bottom. READ THIS FIRST.
+//!
+//! One line a stage, one file a stage. A stage takes what it needs and returns a small new value;
+//! it never calls the next one. What a stage refuses is told in one place, `refuse`.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use crate::accounting::directory::Caller;
+use crate::accounting::permit::Permit;
+use crate::clock;
+use crate::dialect::endpoint::{Dialect, Endpoint, dialect_for_unknown_path};
+use crate::proxy::refusal::error_response::error_response;
+use crate::proxy::refusal::reason::Refusal;
+use crate::proxy::refusal::refusal_log::RefusedCall;
+use crate::proxy::request_context::RequestContext;
+use crate::proxy::response_body::ResponseBody;
+use crate::proxy::server::worker::Worker;
+use crate::proxy::stages::admit::admit;
+use crate::proxy::stages::authenticate::{Authenticated, authenticate, reauthenticate};
+use crate::proxy::stages::failover::order_by_weight;
+use crate::proxy::stages::forward::forward;
+use crate::proxy::stages::idempotency::claim_idempotency_key;
+use crate::proxy::stages::receive::{ReceivedCall, drain_request_body, receive};
+use crate::proxy::stages::relay::relay;
+use crate::proxy::stages::route::{Route, route};
+use crate::proxy::{headers, local_endpoints};
+
+/// Answers one request.
+pub async fn handle(
+    worker: Rc<Worker>,
+    request: Request<Incoming>,
+    address: IpAddr,
+) -> Response<ResponseBody> {
+    let ctx = worker.request_ids.new_request(address);
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path();
+    let (endpoint, model) = match Endpoint::match_path(parts.method.as_str(), path) {
+        Some((Endpoint::Health, _)) => {
+            return local_response(local_endpoints::health(worker.shared.is_draining()));
+        }
+        Some((endpoint, model)) => (endpoint, model.map(str::to_owned)),
+        None => {
+            return local_response(error_response(
+                &Refusal::UnknownPath,
+                dialect_for_unknown_path(path),
+                &ctx,
+            ));
+        }
+    };
+    let dialect = local_endpoints::caller_dialect(endpoint, &parts);
+    let authenticated = match authenticate(&worker.shared.directory, &parts, &ctx) {
+        Ok(authenticated) => authenticated,
+        Err(refusal) => {
+            worker.unauthenticated.increment(1);
+            drain_request_body(&parts, body).await;
+            return local_response(error_response(&refusal, dialect, &ctx));
+        }
+    };
+    let (caller, shared) = (&authenticated.caller, &worker.shared);
+    let response = match endpoint {
+        Endpoint::Models | Endpoint::GeminiModels => {
+            local_response(local_endpoints::models(&shared.catalog.load(), caller, dialect, &ctx))
+        }
+        Endpoint::Limits => local_response(local_endpoints::limits(caller, &ctx)),
+        _ => match receive((endpoint, model.as_deref()), parts, body, &shared.settings).await {
+            Ok(call) => return proxy_call(&worker, &ctx, &authenticated, call).await,
+            Err(refusal) => {
+                refuse_and_log(&worker, &ctx, caller, (endpoint, "", false), &refusal).await
+            }
+        },
+    };
+    add_rate_limit_headers(response, caller, dialect, &ctx)
+}
+
+/// Takes a call that was understood through its other stages.
+async fn proxy_call(
+    worker: &Rc<Worker>,
+    ctx: &RequestContext,
+    authenticated: &Authenticated,
+    call: ReceivedCall,
+) -> Response<ResponseBody> {
+    let (caller, endpoint) = (&authenticated.caller, call.endpoint);
+    let dialect = endpoint.dialect();
+    let (route, permit) = match admit_call(worker, ctx, authenticated, &call).await {
+        Ok(admitted) => admitted,
+        Err(refusal) => {
+            let logged = (endpoint, call.facts.model.as_str(), call.facts.stream);
+            let response = refuse_and_log(worker, ctx, caller, logged, &refusal).await;
+            return add_rate_limit_headers(response, caller, dialect, ctx);
+        }
+    };
+    let result = match permit.disconnect_tracker().map(Rc::clone) {
+        None => forward_and_relay(worker, call, &route, permit).await,
+        // Only such a call pays for a task of its own.
+        Some(tracker) => {
+            let task_worker = Rc::clone(worker);
+            let work = async move { forward_and_relay(&task_worker, call, &route, permit).await };
+            let result = worker.detached.run_detached(tracker, work).await;
+            result.unwrap_or(Err(Refusal::UpstreamFailed))
+        }
+    };
+    result.unwrap_or_else(|refusal| {
+        add_rate_limit_headers(
+            local_response(error_response(&refusal, dialect, ctx)),
+            caller,
+            dialect,
+            ctx,
+        )
+    })
+}
+
+/// Forward and relay: what can go on without a client.
+async fn forward_and_relay(
+    worker: &Worker,
+    call: ReceivedCall,
+    route: &Route,
+    permit: Permit,
+) -> Result<Response<ResponseBody>, Refusal> {
+    let endpoint = call.endpoint;
+    let stream_flags = (call.facts.stream, call.facts.include_usage.is_some());
+    let upstream_response = forward(&worker.pool, call, route, permit).await?;
+    let response = relay(upstream_response, endpoint, stream_flags).await?;
+    Ok(response.map(|relay| ResponseBody::from_relay(relay, &worker.detached)))
+}
+
+/// Claim, route and admit, as things are now that the body is here. From here on the call has a
+/// permit, which writes its own record.
+async fn admit_call(
+    worker: &Worker,
+    ctx: &RequestContext,
+    authenticated: &Authenticated,
+    call: &ReceivedCall,
+) -> Result<(Route, Permit), Refusal> {
+    if worker.shared.is_draining() {
+        return Err(Refusal::Draining);
+    }
+    let claim = claim_idempotency_key(worker, ctx, &authenticated.caller, call).await?;
+    let now = clock::wall_now();
+    let authenticated = reauthenticate(&worker.shared.directory, authenticated, now, ctx.address)?;
+    let mut route = route(&worker.shared.catalog.load(), &authenticated.caller, call, now)?;
+    order_by_weight(&mut route.targets, |stop| stop.rank, || worker.request_ids.next_random());
+    let permit = admit(worker, (ctx, now), &authenticated, (call, claim), &route).await?;
+    Ok((route, permit))
+}
+
+/// Tells a caller no, and notes it in the log: whoever saw the answer finds it there.
+async fn refuse_and_log(
+    worker: &Worker,
+    ctx: &RequestContext,
+    caller: &Caller,
+    (endpoint, model, stream): (Endpoint, &str, bool),
+    refusal: &Refusal,
+) -> Response<ResponseBody> {
+    let dialect = endpoint.dialect();
+    let spec = refusal.spec(ctx.received_at);
+    let (status, code) = (spec.status_for(dialect), spec.code);
+    let call = RefusedCall { context: ctx, caller, endpoint, model, stream, status, code };
+    if let Some(position) = worker.refusal_log.log(&call) {
+        worker.admission.writer.wait_written(position).await;
+    }
+    local_response(error_response(refusal, dialect, ctx))
+}
+
+/// The gateway's own words.
+fn local_response(response: Response<Bytes>) -> Response<ResponseBody> {
+    response.map(ResponseBody::from)
+}
+
+/// Tells a caller where the tightest limits stand, beside whatever else it is told.
+fn add_rate_limit_headers(
+    mut response: Response<ResponseBody>,
+    caller: &Caller,
+    dialect: Dialect,
+    ctx: &RequestContext,
+) -> Response<ResponseBody> {
+    let limits = caller.tightest_limits(ctx.received_at);
+    headers::add_rate_limits(response.headers_mut(), &limits, dialect, ctx.received_at);
+    response
+}

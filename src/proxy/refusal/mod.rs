@@ -1,0 +1,5 @@
+//! Error responses of the gateway itself.
+
+pub mod reason;
+pub mod error_response;
+pub mod refusal_log;

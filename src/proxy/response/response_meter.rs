@@ -1,0 +1,343 @@
+//! Meter: what reads the usage out of an answer as it passes, whether or not it is coded.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf, Bytes};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+
+use crate::dialect::endpoint::Endpoint;
+use crate::dialect::estimate;
+use crate::dialect::stream_meter::{Metered, UsageReading};
+use crate::domain::usage::Usage;
+use crate::proxy::response::content_encoding::{ContentEncoding, DecodeError, Decoder};
+use crate::proxy::response::decoded_meter::{DecodedMeter, MeterConfig};
+
+/// What reads the usage out of an answer as it passes.
+#[derive(Debug)]
+pub struct ResponseMeter {
+    decoded: DecodedMeter,
+    encoded: Option<Box<EncodedBody>>,
+}
+
+impl ResponseMeter {
+    /// Reads nothing: the answer is free.
+    pub const OFF: Self = Self { decoded: DecodedMeter::Off, encoded: None };
+
+    /// Reads an answer with these headers; they lose what will not be true of what is sent. `most` is
+    /// all that images or audio can use; `asked` and `strips` say that a stream was asked for, and
+    /// usage by the gateway only.
+    pub fn for_response(
+        fields: &mut HeaderMap,
+        (endpoint, usage_max): (Endpoint, Option<Usage>),
+        (stream_requested, strip_usage): (bool, bool),
+    ) -> Self {
+        let has_content_type = |name: &[u8]| {
+            let value = fields.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+            value.get(..name.len()).is_some_and(|value| value.eq_ignore_ascii_case(name))
+        };
+        let is_stream = has_content_type(b"text/event-stream");
+        // What is said to be a document comes as it is.
+        let strip_usage = strip_usage && !has_content_type(b"application/json");
+        let config = MeterConfig { endpoint, usage_max, is_stream, stream_requested, strip_usage };
+        let encoding = ContentEncoding::from_headers(fields);
+        if strip_usage && encoding.is_ok() {
+            fields.remove(CONTENT_LENGTH);
+            fields.remove(CONTENT_ENCODING);
+        }
+        match encoding {
+            Ok(None) => Self::new(config),
+            encoding => Self::for_encoded(config, encoding.ok().flatten()),
+        }
+    }
+
+    /// Reads an answer that is not coded.
+    const fn new(config: MeterConfig) -> Self {
+        Self { decoded: DecodedMeter::Undetermined(config), encoded: None }
+    }
+
+    /// Reads a copy of an answer that is coded, in some way that is known or not.
+    ///
+    /// The client gets what came; but where something is taken out, it gets the text.
+    fn for_encoded(config: MeterConfig, encoding: Option<ContentEncoding>) -> Self {
+        let encoded = EncodedBody {
+            decoder: encoding.map(Decoder::new),
+            sends_decoded: config.strip_usage && encoding.is_some(),
+            ..EncodedBody::default()
+        };
+        Self { decoded: DecodedMeter::Undetermined(config), encoded: Some(Box::new(encoded)) }
+    }
+
+    /// What was learned so far.
+    pub fn reading(&self) -> UsageReading {
+        let mut reading = self.decoded.reading();
+        reading.counted_output +=
+            self.encoded.as_ref().map_or(0, |encoded| encoded.undecoded_tokens);
+        reading
+    }
+
+    /// The id of what the provider keeps for the caller, at most 256 bytes.
+    pub fn state_id(&self) -> Option<&str> {
+        self.decoded.state_id()
+    }
+
+    /// Reads what one read brought, of which it is known whether it is the last.
+    ///
+    /// # Errors
+    /// `Corrupt` where the client is given the text of what cannot be decoded.
+    pub fn read(&mut self, data: Bytes, is_last: bool) -> Result<Metered, DecodeError> {
+        match &mut self.encoded {
+            None => Ok(self.decoded.read(data, is_last)),
+            Some(encoded) => {
+                (encoded.piece, encoded.undecoded) = (data.clone(), data);
+                encoded.step(&mut self.decoded)
+            }
+        }
+    }
+
+    /// Whether some of what was read last is still to be decoded.
+    pub fn has_pending(&self) -> bool {
+        self.encoded.as_ref().is_some_and(|encoded| encoded.has_pending())
+    }
+
+    /// Decodes some more of it.
+    pub fn resume(&mut self) -> Result<Metered, DecodeError> {
+        let step = self.encoded.as_mut().map(|encoded| encoded.step(&mut self.decoded));
+        step.unwrap_or_else(|| Ok(Metered::default()))
+    }
+
+    /// What is left when the upstream ends.
+    pub fn finish(&mut self) -> Result<Vec<Bytes>, DecodeError> {
+        let rest = self.decoded.finish();
+        match &mut self.encoded {
+            Some(encoded) if !encoded.sends_decoded => {
+                Ok(encoded.held.drain(..).map(|(piece, _)| piece).collect())
+            }
+            Some(encoded) => encoded.is_complete().then(|| vec![rest]).ok_or(DecodeError),
+            None => Ok(vec![rest]),
+        }
+    }
+
+    /// Whether the end of the answer is the end of a document that was understood.
+    pub fn is_complete_document(&mut self) -> bool {
+        self.decoded.is_document()
+            && self.encoded.as_mut().is_none_or(|encoded| encoded.is_complete())
+    }
+}
+
+/// A coded answer.
+#[derive(Debug, Default)]
+struct EncodedBody {
+    /// `None` where the coding is not known, or what came is not what it says.
+    decoder: Option<Decoder>,
+    /// Whether the client is given the text.
+    sends_decoded: bool,
+    /// What was read last, and what of it is still to be decoded.
+    piece: Bytes,
+    undecoded: Bytes,
+    /// What is held back, each piece with the length of the text that it is the end of.
+    held: VecDeque<(Bytes, u64)>,
+    /// The length of the text so far, and of what may be seen of it.
+    decoded_bytes: u64,
+    forwardable_bytes: u64,
+    is_closing: bool,
+    /// By our own count, of what could not be decoded.
+    undecoded_tokens: u64,
+}
+
+impl EncodedBody {
+    fn step(&mut self, meter: &mut DecodedMeter) -> Result<Metered, DecodeError> {
+        let step = self
+            .decoder
+            .as_mut()
+            .ok_or(DecodeError)
+            .and_then(|decoder| decoder.step(&self.undecoded));
+        let Ok((read, text)) = step else { return self.forward_undecoded() };
+        self.undecoded.advance(read);
+        self.decoded_bytes += text.len() as u64;
+        let metered = meter.read(text, false);
+        if self.sends_decoded {
+            return Ok(metered);
+        }
+        self.forwardable_bytes +=
+            metered.forward.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        self.is_closing |= !metered.held.is_empty();
+        if !self.has_pending() {
+            self.held.push_back((std::mem::take(&mut self.piece), self.decoded_bytes));
+        }
+        Ok(self.release_ready(metered.flush_held))
+    }
+
+    /// What nobody understands passes, unless the client was to be given the text.
+    fn forward_undecoded(&mut self) -> Result<Metered, DecodeError> {
+        if self.sends_decoded {
+            return Err(DecodeError);
+        }
+        self.decoder = None;
+        if !self.is_closing {
+            self.forwardable_bytes = u64::MAX;
+        }
+        self.undecoded_tokens += estimate::tokens_of_bytes(&self.undecoded);
+        self.undecoded.clear();
+        self.held.push_back((std::mem::take(&mut self.piece), self.decoded_bytes));
+        Ok(self.release_ready(false))
+    }
+
+    /// The pieces that let a client see no more than it may; what waits behind the end of the text
+    /// waits for the settlement.
+    fn release_ready(&mut self, flush_held: bool) -> Metered {
+        let mut metered = Metered { flush_held, ..Metered::default() };
+        while let Some((piece, _)) =
+            self.held.pop_front_if(|(_, text_end)| *text_end <= self.forwardable_bytes)
+        {
+            metered.forward.push(piece);
+        }
+        if self.is_closing {
+            metered.held.extend(self.held.drain(..).map(|(piece, _)| piece));
+        }
+        metered
+    }
+
+    fn has_pending(&self) -> bool {
+        !self.undecoded.is_empty() || self.decoder.as_ref().is_some_and(Decoder::has_more)
+    }
+
+    fn is_complete(&mut self) -> bool {
+        self.decoder.as_mut().is_some_and(Decoder::is_at_end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::{GzDecoder, GzEncoder};
+
+    use super::*;
+    use crate::domain::usage::Usage;
+
+    const EVENTS: [&str; 4] = [
+        "data: {\"choices\":[{\"delta\":{\"content\":\"one two\"}}]}\n\nda",
+        "ta: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\n",
+        "data: [DON",
+        "E]\n\n",
+    ];
+
+    fn config(is_stream: bool, strip_usage: bool) -> MeterConfig {
+        let endpoint = Endpoint::ChatCompletions;
+        MeterConfig { endpoint, usage_max: None, is_stream, stream_requested: true, strip_usage }
+    }
+
+    /// The pieces of a coded text, each of which lets its reader see all up to there; and the rest.
+    fn gzip(text: &[&str]) -> Vec<Bytes> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        let pieces = text.iter().map(|piece| {
+            encoder.write_all(piece.as_bytes()).expect("memory");
+            encoder.flush().expect("memory");
+            Bytes::from(std::mem::take(encoder.get_mut()))
+        });
+        let mut pieces: Vec<Bytes> = pieces.collect();
+        pieces.push(encoder.finish().expect("memory").into());
+        pieces
+    }
+
+    /// What a client can read of coded bytes.
+    fn decode(encoded: &[u8]) -> String {
+        let mut decoder = GzDecoder::new(Vec::new());
+        decoder.write_all(encoded).expect("valid so far");
+        decoder.flush().expect("memory");
+        String::from_utf8(decoder.get_ref().clone()).expect("text")
+    }
+
+    /// All that passed, all that waits, and what was learned.
+    fn run(
+        mut meter: ResponseMeter,
+        pieces: &[Bytes],
+    ) -> Result<(Vec<u8>, Vec<u8>, UsageReading), DecodeError> {
+        let (mut forwarded, mut held) = (Vec::new(), Vec::new());
+        let mut collect = |metered: Metered| {
+            assert!(held.is_empty() || metered.forward.is_empty(), "what waits keeps its place");
+            forwarded.extend(metered.forward.concat());
+            held.extend(metered.held.concat());
+        };
+        for piece in pieces {
+            collect(meter.read(piece.clone(), false)?);
+            while meter.has_pending() {
+                collect(meter.resume()?);
+            }
+        }
+        held.extend(meter.finish()?.concat());
+        Ok((forwarded, held, meter.reading()))
+    }
+
+    #[test]
+    fn encoded_pieces_that_reveal_the_end_are_held() {
+        let pieces = gzip(&EVENTS);
+        let meter = ResponseMeter::for_encoded(config(true, false), Some(ContentEncoding::Gzip));
+        let (forwarded, held, reading) = run(meter, &pieces).expect("valid");
+        assert_eq!([&forwarded[..], &held].concat(), pieces.concat(), "byte for byte");
+        let visible = decode(&forwarded);
+        assert!(visible.contains("completion_tokens") && !visible.contains("[DONE]"), "{visible}");
+        assert_eq!(reading.reported, Some(Usage::from_tokens(3, 2)));
+        assert!(reading.terminated);
+    }
+
+    #[test]
+    fn the_last_byte_of_an_encoded_document_is_held() {
+        let text = [r#"{"usage":{"prompt_tokens":3,"#, r#""completion_tokens":2}"#, "}"];
+        let pieces = gzip(&text);
+        let meter = ResponseMeter::for_encoded(config(false, false), Some(ContentEncoding::Gzip));
+        let (forwarded, held, reading) = run(meter, &pieces).expect("valid");
+        assert_eq!([&forwarded[..], &held].concat(), pieces.concat());
+        assert_eq!(decode(&forwarded), text[..2].concat());
+        assert_eq!(reading.reported, Some(Usage::from_tokens(3, 2)));
+    }
+
+    #[test]
+    fn a_stripped_response_is_sent_decoded_and_must_be_complete() {
+        let pieces = gzip(&EVENTS);
+        let meter = || ResponseMeter::for_encoded(config(true, true), Some(ContentEncoding::Gzip));
+        let (forwarded, held, reading) = run(meter(), &pieces).expect("valid");
+        assert_eq!(forwarded, EVENTS[0].as_bytes()[..EVENTS[0].len() - 2]);
+        assert_eq!(held, b"data: [DONE]\n\n");
+        assert_eq!(reading.reported, Some(Usage::from_tokens(3, 2)));
+        assert!(run(meter(), &pieces[..3]).is_err(), "it breaks off");
+        assert!(run(meter(), &[pieces[0].clone(), Bytes::from_static(&[0xff; 99])]).is_err());
+    }
+
+    #[test]
+    fn an_undecodable_response_is_forwarded_and_estimated() {
+        let noise = Bytes::from_static(&[0xfe; 300]);
+        for (encoding, pieces) in [
+            (None, vec![noise.clone(), noise.clone()]),
+            (Some(ContentEncoding::Gzip), vec![gzip(&EVENTS)[0].clone(), noise.clone(), noise]),
+        ] {
+            let meter = ResponseMeter::for_encoded(config(true, false), encoding);
+            let (forwarded, held, reading) = run(meter, &pieces).expect("it passes");
+            assert_eq!([&forwarded[..], &held].concat(), pieces.concat());
+            assert!(200 <= reading.counted_output && reading.reported.is_none(), "{reading:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_bytes_decide_between_stream_and_document() {
+        let stream =
+            Bytes::from_static(b"data: {\"usage\":{\"prompt_tokens\":9}}\n\ndata: [DONE]\n\n");
+        let document = Bytes::from_static(b"\n{\"usage\":{\"prompt_tokens\":9}}");
+        let usage = Some(Usage::from_tokens(9, 0));
+        for declared in [false, true] {
+            let (_, held, reading) =
+                run(ResponseMeter::new(config(declared, false)), std::slice::from_ref(&stream))
+                    .expect("plain");
+            assert_eq!(
+                (&held[..], reading.reported),
+                (&b"data: [DONE]\n\n"[..], usage),
+                "{declared}"
+            );
+            let (_, held, reading) =
+                run(ResponseMeter::new(config(declared, false)), std::slice::from_ref(&document))
+                    .expect("plain");
+            assert_eq!((&held[..], reading.reported), (&b"}"[..], usage), "{declared}");
+        }
+    }
+}

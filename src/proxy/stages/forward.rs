@@ -1,0 +1,230 @@
+//! Forward: to the first upstream of the route that answers, on the same hold.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+
+use http::uri::InvalidUri;
+use http::{Request, Response, Uri, Version};
+use hyper::body::Incoming;
+
+use crate::accounting::permit::Permit;
+use crate::clock;
+use crate::crash::crash_point;
+use crate::dialect::call_facts::Edit;
+use crate::dialect::endpoint::{Dialect, split_model_path};
+use crate::dialect::parse::output_clamp_edit;
+use crate::journal::entry::Outcome;
+use crate::proxy::headers;
+use crate::proxy::refusal::reason::Refusal;
+use crate::proxy::stages::failover::Candidates;
+use crate::proxy::stages::receive::ReceivedCall;
+use crate::proxy::stages::route::{Route, RouteTarget};
+use crate::proxy::upstream::attempts::AttemptResult;
+use crate::proxy::upstream::breaker::BreakerPass;
+use crate::proxy::upstream::connect::ConnectError;
+use crate::proxy::upstream::cooldown;
+use crate::proxy::upstream::pool::{CallError, Lease, Pool};
+use crate::proxy::upstream::provider_endpoint::Upstream;
+use crate::proxy::upstream::upstream_body::UpstreamBody;
+use crate::tasks;
+
+/// The head of an upstream's answer, and the connection that its body comes on.
+#[derive(Debug)]
+pub struct UpstreamResponse {
+    /// Head and body.
+    pub response: Response<Incoming>,
+    /// The connection.
+    pub lease: Lease,
+    /// The call's hold.
+    pub permit: Permit,
+    /// Who answers.
+    pub upstream: Arc<Upstream>,
+}
+
+/// Sends the call along its route until somebody answers it.
+///
+/// The next stop is tried while no byte was answered: after a failed connection, a time-out, 429,
+/// 5xx, or a refusal of the gateway's own credential. The last answer stands.
+pub async fn forward(
+    pool: &Pool,
+    mut call: ReceivedCall,
+    route: &Route,
+    mut permit: Permit,
+) -> Result<UpstreamResponse, Refusal> {
+    crash_point!("hold-written");
+    headers::for_upstream(&mut call.parts.headers);
+    let clamp = match permit.output_clamp() {
+        Some(tokens) => clamp_output(&call, route.model.output_field, tokens).await,
+        None => None,
+    };
+    let mut refusal = Refusal::UpstreamFailed;
+    let mut candidates = Candidates::of(route);
+    while let Some((target, pass)) = candidates.next(clock::monotonic_now()) {
+        if 0 < permit.trace.attempts && permit.client_disconnected() {
+            // Nobody is left who could use another answer.
+            break;
+        }
+        let Ok(uri) = uri(&call, target) else { continue };
+        permit.trace.attempts += 1;
+        permit.trace.upstream = Some(Arc::clone(target.upstream.name()));
+        permit.trace.upstream_model = target.upstream_model.clone();
+        permit.set_pricing(&target.pricing);
+        let request = build_request(&call, target, uri, clamp.clone());
+        let (sent_at, timeout) =
+            (clock::monotonic_now(), target.upstream.settings.first_byte_timeout);
+        let attempt = tokio::time::timeout(timeout, send(pool, target, request, &mut permit));
+        match attempt.await.unwrap_or(Err(CallError::TimedOut)) {
+            Ok((response, lease)) => {
+                crash_point!("answered");
+                target.upstream.attempts.first_byte.record(clock::elapsed_since(sent_at));
+                // An error is free from here on, also for a client that does not hear it out.
+                permit.trace.is_free = !response.status().is_success();
+                let is_final = match record_response(target, route, pass, &response) {
+                    AttemptResult::Credential => {
+                        refusal = Refusal::CredentialRefused;
+                        false
+                    }
+                    AttemptResult::Answered => true,
+                    _ => candidates.is_exhausted(),
+                };
+                if is_final {
+                    permit.trace.first_byte_us = Some(permit.elapsed_us());
+                    let upstream = Arc::clone(&target.upstream);
+                    return Ok(UpstreamResponse { response, lease, permit, upstream });
+                }
+            }
+            Err(CallError::ClientDisconnected) => break,
+            Err(fault) => refusal = record_failure(target, pass, &fault),
+        }
+    }
+    Err(release_refused(permit, refusal, call.endpoint.dialect()).await)
+}
+
+/// Gives a call back that no upstream will answer, and notes what its client is told.
+pub async fn release_refused(mut permit: Permit, refusal: Refusal, dialect: Dialect) -> Refusal {
+    let spec = refusal.spec(clock::wall_now());
+    if !permit.client_disconnected() {
+        permit.trace.status = spec.status_for(dialect);
+    }
+    permit.trace.refusal = spec.code;
+    permit.release(Outcome::Failed).await;
+    refusal
+}
+
+/// Notes how a try came out that was answered, for the tries to come.
+fn record_response(
+    target: &RouteTarget,
+    route: &Route,
+    pass: BreakerPass,
+    response: &Response<Incoming>,
+) -> AttemptResult {
+    let (upstream, status) = (&target.upstream, response.status());
+    let result = AttemptResult::from_status(status);
+    upstream.record_attempt(pass, result);
+    if result == AttemptResult::Credential {
+        tracing::error!(
+            upstream = %upstream.name(),
+            status = status.as_u16(),
+            "the upstream refuses the gateway's own credential"
+        );
+    }
+    if matches!(result, AttemptResult::RateLimited | AttemptResult::Failed)
+        && let Some(delay) = cooldown::retry_after(response.headers(), clock::wall_now())
+    {
+        upstream.cool_down(target.model_name(&route.model.name), delay);
+    }
+    result
+}
+
+/// Notes a try that was not answered; what the client is told if it was the last.
+fn record_failure(target: &RouteTarget, pass: BreakerPass, fault: &CallError) -> Refusal {
+    tracing::warn!(upstream = %target.upstream.name(), %fault, "no answer");
+    let timed_out =
+        matches!(fault, CallError::TimedOut | CallError::Connect(ConnectError::TimedOut));
+    let (result, refusal) = if timed_out {
+        (AttemptResult::TimedOut, Refusal::UpstreamTimedOut)
+    } else {
+        (AttemptResult::Unreachable, Refusal::UpstreamFailed)
+    };
+    target.upstream.record_attempt(pass, result);
+    refusal
+}
+
+/// Sends a request to one stop. One that met a connection which was closed meanwhile, and so was
+/// not sent, goes out on another.
+async fn send(
+    pool: &Pool,
+    target: &RouteTarget,
+    mut request: Request<UpstreamBody>,
+    permit: &mut Permit,
+) -> Result<(Response<Incoming>, Lease), CallError> {
+    loop {
+        let lease = pool.lease(&target.upstream).await?;
+        if permit.client_disconnected() {
+            return Err(CallError::ClientDisconnected);
+        }
+        let (is_new, was_forwarded) = (lease.is_new(), permit.trace.forwarded);
+        let was_free = std::mem::take(&mut permit.trace.is_free);
+        if !was_forwarded {
+            // From here on the upstream may act on the call, whatever becomes of us.
+            permit.set_forwarded(true);
+            permit.trace.admitted_us = permit.elapsed_us();
+        }
+        crash_point!("forwarding");
+        let mut sending = pin!(lease.send(request));
+        let result = poll_fn(|context| {
+            permit.record_disconnect();
+            sending.as_mut().poll(context)
+        });
+        match result.await {
+            Err(CallError::Stale(unsent)) => {
+                permit.set_forwarded(was_forwarded);
+                permit.trace.is_free = was_free;
+                if is_new {
+                    return Err(CallError::Closed);
+                }
+                request = *unsent;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// The edit that bounds the output, if one does.
+async fn clamp_output(call: &ReceivedCall, field: &'static str, tokens: u64) -> Option<Edit> {
+    let (endpoint, body) = (call.endpoint, call.body.clone());
+    tasks::run_offloaded(call.body.len(), move || output_clamp_edit(endpoint, field, &body, tokens))
+        .await
+}
+
+/// The target at one stop, with the model's name there where the path names it.
+fn uri(call: &ReceivedCall, target: &RouteTarget) -> Result<Uri, InvalidUri> {
+    let in_path = split_model_path(call.parts.uri.path()).is_some();
+    let model = target.upstream_model.as_deref().filter(|_| in_path);
+    target.upstream.uri(&call.parts.uri, model)
+}
+
+/// The request for one stop. Its body is shared with the call, not copied.
+fn build_request(
+    call: &ReceivedCall,
+    target: &RouteTarget,
+    uri: Uri,
+    clamp: Option<Edit>,
+) -> Request<UpstreamBody> {
+    let mut edits: Vec<Edit> = call.facts.include_usage.iter().cloned().chain(clamp).collect();
+    let default_model = Some(&*call.facts.model).filter(|_| call.facts.model_missing_in_body());
+    if let Some(model) = target.upstream_model.as_deref().or(default_model) {
+        let name = serde_json::Value::from(model).to_string();
+        edits.extend(call.facts.model_edits(&call.body, &name));
+    }
+    edits.sort_by_key(|edit| edit.range.start);
+    let mut request = Request::new(UpstreamBody::new(&call.body, &edits));
+    *request.method_mut() = call.parts.method.clone();
+    *request.version_mut() = Version::HTTP_11;
+    *request.uri_mut() = uri;
+    let fields = request.headers_mut();
+    fields.clone_from(&call.parts.headers);
+    target.upstream.apply_auth(fields);
+    request
+}

@@ -1,0 +1,10 @@
+//! The stages of a call, one file each, in the order in which `pipeline` runs them.
+
+pub mod authenticate;
+pub mod receive;
+pub mod idempotency;
+pub mod route;
+pub mod admit;
+pub mod failover;
+pub mod forward;
+pub mod relay;

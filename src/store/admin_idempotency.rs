@@ -1,0 +1,69 @@
+//! Answers kept for `Idempotency-Key`: the same request again gets the same answer again.
+
+use sqlx::{Row, SqliteConnection};
+
+use crate::domain::time::UnixMs;
+use crate::store::database::DatabaseError;
+
+/// An answer that was kept.
+#[derive(Debug)]
+pub struct StoredResponse {
+    /// SHA-256 of the request's query and body.
+    pub fingerprint: Vec<u8>,
+    /// The status.
+    pub status: i64,
+    /// The body, secrets left out.
+    pub body: String,
+}
+
+/// How long answers are kept: a day.
+const RETENTION_MS: i64 = 86_400_000;
+
+/// The answer kept for that scope.
+pub async fn find(
+    connection: &mut SqliteConnection,
+    scope: &[u8; 32],
+    now: UnixMs,
+) -> Result<Option<StoredResponse>, DatabaseError> {
+    let row = sqlx::query(
+        "SELECT fingerprint, status, answer FROM idempotency_keys
+         WHERE scope = $1 AND $2 < created_at AND status IS NOT NULL",
+    )
+    .bind(&scope[..])
+    .bind(now.0 - RETENTION_MS)
+    .fetch_optional(connection)
+    .await?;
+    let kept = |row: sqlx::sqlite::SqliteRow| -> Result<StoredResponse, sqlx::Error> {
+        Ok(StoredResponse {
+            fingerprint: row.try_get("fingerprint")?,
+            status: row.try_get("status")?,
+            body: row.try_get("answer")?,
+        })
+    };
+    Ok(row.map(kept).transpose()?)
+}
+
+/// Keeps an answer, and forgets those that were kept for long enough.
+pub async fn insert(
+    connection: &mut SqliteConnection,
+    scope: &[u8; 32],
+    kept: &StoredResponse,
+    now: UnixMs,
+) -> Result<(), DatabaseError> {
+    sqlx::query("DELETE FROM idempotency_keys WHERE created_at <= $1")
+        .bind(now.0 - RETENTION_MS)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query(
+        "INSERT INTO idempotency_keys (scope, fingerprint, status, answer, created_at)
+         VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(&scope[..])
+    .bind(&kept.fingerprint)
+    .bind(kept.status)
+    .bind(&kept.body)
+    .bind(now.0)
+    .execute(connection)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,306 @@
+//! Every route of the router, walked with callers who may not: the list is taken from the binary.
+//!
+//! A route for which `Sample::of` has no call fails the walk, so that nobody adds one without it.
+
+use std::time::Duration;
+
+use crate::harness::client::Request;
+use crate::harness::demo::Gateway;
+use crate::harness::limit_assertions::Told;
+use crate::harness::openai::{Usage, chat};
+use crate::harness::process::meteor_command;
+use crate::harness::tenant::Tenant;
+use crate::harness::upstream::{Plan, ReceivedRequest, Upstream};
+use crate::harness::{anthropic, gemini, openai};
+
+const MODEL: &str = "gpt-4o-mini";
+const FUNDS: i128 = 1_000_000_000_000;
+/// A project that may make no request.
+const BLOCKED: &str = r#"{"dailyRequestLimit":0}"#;
+
+/// A line of `meteor routes`.
+#[derive(Debug, PartialEq, Eq)]
+struct Route {
+    method: String,
+    path: String,
+    dialect: String,
+    uses: Uses,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Uses {
+    Tokens,
+    Request,
+    Nothing,
+}
+
+fn read_routes() -> Vec<Route> {
+    let told = meteor_command().arg("routes").output().expect("the binary starts");
+    assert!(told.status.success() && told.stderr.is_empty(), "{told:?}");
+    let told = String::from_utf8(told.stdout).expect("a text");
+    let read = |line: &str| {
+        let [method, path, dialect, uses] = line.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("`{line}` is no method, path, dialect and use");
+        };
+        let uses = match uses {
+            "tokens" => Uses::Tokens,
+            "request" => Uses::Request,
+            "nothing" => Uses::Nothing,
+            _ => panic!("`{line}` ends with no use that is known here"),
+        };
+        let [method, path, dialect] = [method, path, dialect].map(str::to_owned);
+        Route { method, path: path.replace("{model}", MODEL), dialect, uses }
+    };
+    told.lines().map(read).collect()
+}
+
+/// A call that a route takes.
+struct Sample {
+    content_type: &'static str,
+    body: String,
+}
+
+impl Sample {
+    fn of(route: &Route) -> Self {
+        let path = route.path.as_str();
+        let verb = path.rsplit_once(':').map(|(_, verb)| verb);
+        let json = |rest: &str| format!(r#"{{"model":"{MODEL}",{rest}}}"#);
+        let fields = |fields: &[&str]| {
+            let field = |field: &&str| {
+                let (name, value) = field.rsplit_once('=').expect("a name and a value");
+                format!("--cut\r\ncontent-disposition: form-data; name={name}\r\n\r\n{value}\r\n")
+            };
+            let fields = fields.iter().map(field).collect::<String>();
+            format!("{fields}--cut--\r\n")
+        };
+        let picture = r#""image"; filename="a.png"=png"#;
+        let sound = r#""file"; filename="a.mp3"=mp3"#;
+        let model = format!("\"model\"={MODEL}");
+        let form = |rest: &[&str]| fields(&[&[model.as_str()], rest].concat());
+        let body = match (path, verb) {
+            ("/v1/chat/completions", _) => chat(MODEL, 20, false),
+            ("/v1/completions", _) => json(r#""prompt":"a","max_tokens":20"#),
+            ("/v1/embeddings", _) => json(r#""input":["a"]"#),
+            ("/v1/moderations" | "/v1/responses/input_tokens", _) => json(r#""input":"a""#),
+            ("/v1/responses" | "/v1/responses/compact", _) => {
+                json(r#""input":"a","max_output_tokens":20"#)
+            }
+            ("/v1/images/generations", _) => json(r#""prompt":"a","n":1,"size":"1024x1024""#),
+            ("/v1/audio/speech", _) => json(r#""input":"a","voice":"alloy""#),
+            ("/v1/images/edits", _) => form(&[picture, "\"prompt\"=a"]),
+            ("/v1/images/variations", _) => form(&[picture]),
+            ("/v1/audio/transcriptions" | "/v1/audio/translations", _) => form(&[sound]),
+            ("/v1/messages" | "/v1/messages/count_tokens", _) => {
+                anthropic::message(MODEL, Some(20), false)
+            }
+            (_, Some("generateContent" | "streamGenerateContent")) => gemini::contents(Some(20)),
+            (_, Some("countTokens")) => gemini::contents(None),
+            (_, Some("embedContent")) => r#"{"content":{"parts":[{"text":"a"}]}}"#.to_owned(),
+            (_, Some("batchEmbedContents")) => r#"{"requests":[]}"#.to_owned(),
+            _ => panic!("{route:?} has no sample here: add a call that it takes"),
+        };
+        let is_form = body.starts_with("--cut");
+        let content_type =
+            if is_form { "multipart/form-data; boundary=cut" } else { "application/json" };
+        Self { content_type, body }
+    }
+}
+
+impl Route {
+    fn call(&self, key: &str) -> Request {
+        if self.uses == Uses::Nothing {
+            return Request::get(&self.path).bearer(key);
+        }
+        let Sample { content_type, body } = Sample::of(self);
+        let call = Request::post(&self.path, body).bearer(key).without_header("content-type");
+        call.header("content-type", content_type)
+    }
+
+    /// What a provider says to it.
+    fn reply(seen: &ReceivedRequest) -> Plan {
+        let usage = Usage::of(5, 3);
+        if seen.target.starts_with("/v1/messages") {
+            anthropic::reply(seen, usage, Duration::ZERO)
+        } else if seen.target.contains(':') {
+            gemini::reply(seen, usage, Duration::ZERO)
+        } else if seen.target.ends_with("/embeddings") {
+            Plan::json(200, openai::embeddings(1, usage))
+        } else {
+            Plan::json(200, openai::completion(usage))
+        }
+    }
+}
+
+/// Who may not call, and what is said to it on a route that uses tokens, a request, or nothing.
+struct DeniedCaller {
+    what: &'static str,
+    key: String,
+    statuses: [u16; 3],
+}
+
+impl Stranger {
+    fn new(what: &'static str, key: &str, statuses: [u16; 3]) -> Self {
+        Self { what, key: key.to_owned(), statuses }
+    }
+
+    async fn expect_refused(&self, route: &Route, proxy: &str) {
+        let status = self.statuses[route.uses as usize];
+        let told = Told::read(route.call(&self.key).send(proxy).await).await;
+        assert_eq!(told.status, status, "{}: {route:?}: {told:?}", self.what);
+        let source = told.find("x-meteor-error-source");
+        assert_eq!(source, (status != 200).then_some("gateway"), "{}: {route:?}", self.what);
+    }
+}
+
+/// Everybody who may not, each by another reason.
+async fn denied_callers(gateway: &Gateway) -> Vec<Stranger> {
+    let new = async |funds, quota: &str| Tenant::new(gateway, funds, quota).await;
+    let (poor, spent, mine) =
+        (new(0, "{}").await, new(FUNDS, BLOCKED).await, new(FUNDS, "{}").await);
+    let narrow = mine.new_key(gateway, r#"{"name":"narrow","allowedModels":["other"]}"#).await;
+    let revoked = mine.new_key(gateway, r#"{"name":"revoked"}"#).await;
+    let gone = Request::new("DELETE", &mine.key_path("revoked").await);
+    assert_eq!(mine.ask(gone).await.status, 200);
+    let archived = mine.second_project(gateway).await;
+    let gone = Request::new("DELETE", &format!("/api/projects/{}", archived.project));
+    assert_eq!(archived.ask(gone).await.status, 200);
+    vec![
+        Stranger::new("an empty wallet", &poor.key, [402, 200, 200]),
+        Stranger::new("an exhausted limit", &spent.key, [429, 429, 200]),
+        Stranger::new("another model only", &narrow, [403, 403, 200]),
+        Stranger::new("a revoked key", &revoked, [401; 3]),
+        Stranger::new("an archived project", &archived.key, [403; 3]),
+        Stranger::new("no key", "", [401; 3]),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_route_refuses_callers_without_permission() {
+    let upstream = Upstream::start(Route::reply).await;
+    let gateway = Gateway::before(&upstream).await;
+    let rich = Tenant::new(&gateway, FUNDS, "{}").await;
+    let strangers = denied_callers(&gateway).await;
+    let routes = read_routes();
+    assert!(routes.iter().filter(|route| route.uses == Uses::Tokens).count() >= 10, "{routes:?}");
+    for route in routes {
+        // Health is for load balancers, which have no key.
+        if route.path == "/healthz" {
+            assert_eq!(Request::get(&route.path).send(&gateway.proxy).await.status, 200);
+            continue;
+        }
+        let before = upstream.count();
+        // The sample is good: one who may is served, at a price where the route bills.
+        let answer = route.call(&rich.key).send(&gateway.proxy).await;
+        let (status, id) = (answer.status, answer.id());
+        assert_eq!(status, 200, "{route:?}: {}", answer.text().await);
+        let sent = usize::from(route.uses != Uses::Nothing);
+        assert_eq!(upstream.count(), before + sent, "{route:?}");
+        if route.uses == Uses::Tokens {
+            assert!(rich.debit(&id).await.at("amount").nano() > 0, "{route:?} bills");
+        }
+        for stranger in &strangers {
+            stranger.expect_refused(&route, &gateway.proxy).await;
+        }
+        // An empty wallet does not refuse what costs no money.
+        let free = usize::from(route.uses == Uses::Request);
+        assert_eq!(upstream.count(), before + sent + free, "{route:?}: who may not reached it");
+    }
+    rich.at_rest().await;
+}
+
+/// The same place, written in ways that a provider's front might take for it.
+fn path_variants(path: &str) -> Vec<String> {
+    let (folder, name) = path.rsplit_once('/').expect("a path");
+    let (most, last) = path.split_at(path.len() - 1);
+    let escaped = format!("{most}%{:02x}", last.as_bytes()[0]);
+    vec![
+        escaped,
+        path.to_uppercase(),
+        format!("/{path}"),
+        format!("{path}/"),
+        format!("{path}/x"),
+        format!("{path}."),
+        format!("{path};a"),
+        format!("{path}%20"),
+        format!("{path}%00"),
+        format!("{path}%3fa"),
+        format!("{folder}//{name}"),
+        format!("{folder}/./{name}"),
+        format!("{folder}/../{}", path.trim_start_matches('/')),
+        format!("{folder}/%2e/{name}"),
+        format!("{folder}/%2e%2e{path}"),
+        format!("{folder}%2f{name}"),
+        format!("{folder}\\{name}"),
+        format!("/x/..{path}"),
+        format!("/v2{path}"),
+    ]
+}
+
+const METHODS: [&str; 10] =
+    ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY", "post"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_routes_return_404_and_reach_no_upstream() {
+    let upstream = Upstream::start(Route::reply).await;
+    let gateway = Gateway::before(&upstream).await;
+    let tenant = Tenant::new(&gateway, FUNDS, "{}").await;
+    let routes = read_routes();
+    let is_route = |(method, path): &(&str, String)| {
+        routes.iter().any(|route| route.method == *method && route.path == *path)
+    };
+    for route in &routes {
+        let methods = METHODS.iter().map(|method| (*method, route.path.clone()));
+        let own = METHODS.iter().find(|method| **method == route.method).expect("a known method");
+        let tricks = path_variants(&route.path).into_iter().map(|path| (*own, path));
+        let odd: Vec<_> = methods.chain(tricks).filter(|asked| !is_route(asked)).collect();
+        assert_eq!(odd.len() + 1, METHODS.len() + 19, "each but the route itself: {odd:?}");
+        for (method, path) in odd {
+            let answer = route.call(&tenant.key).at(method, &path).send(&gateway.proxy).await;
+            // What does not begin with a slash is no request at all.
+            let status = if path.starts_with('/') { 404 } else { 400 };
+            assert_eq!(answer.status, status, "{method} {path}");
+            if method != "HEAD" && status == 404 {
+                let told = answer.json().await;
+                assert!(!told.at("error.message").text().is_empty(), "{method} {path}: {told}");
+            }
+        }
+    }
+    for (method, target, statuses) in [
+        ("OPTIONS", "*", [404, 404]),
+        ("CONNECT", "api.openai.com:443", [404, 400]),
+        ("POST", "v1/chat/completions", [404, 400]),
+        ("POST", "", [404, 400]),
+    ] {
+        let call = Request::chat(&tenant.key, chat(MODEL, 20, false)).at(method, target);
+        let answer = call.send(&gateway.proxy).await;
+        assert!(statuses.contains(&answer.status), "{method} {target}: {}", answer.status);
+    }
+    assert_eq!(upstream.count(), 0, "{:?}", upstream.seen());
+    tenant.at_rest().await;
+    assert!(tenant.logs().await.is_empty(), "nothing of it is a call");
+}
+
+/// A target in the form for proxies is the route that its path names, whatever host it names.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_absolute_target_is_routed_by_its_path_only() {
+    let upstream = Upstream::start(Route::reply).await;
+    let gateway = Gateway::before(&upstream).await;
+    let (rich, poor) =
+        (Tenant::new(&gateway, FUNDS, "{}").await, Tenant::new(&gateway, 0, "{}").await);
+    let routes = read_routes();
+    let billed = routes.iter().filter(|route| route.uses == Uses::Tokens);
+    for (route, sent) in billed.zip(1..) {
+        let target = format!("http://127.0.0.1:9{}", route.path);
+        for (tenant, status) in [(&rich, 200), (&poor, 402)] {
+            let answer = route.call(&tenant.key).at("POST", &target).send(&gateway.proxy).await;
+            assert_eq!(answer.status, status, "{target}");
+        }
+        let seen = upstream.seen();
+        assert_eq!(seen.len(), sent, "{target}");
+        assert_eq!(seen[sent - 1].target, route.path);
+        assert_ne!(seen[sent - 1].header("host"), Some("127.0.0.1:9"));
+    }
+    let elsewhere = Request::chat(&rich.key, chat(MODEL, 20, false));
+    let elsewhere = elsewhere.at("POST", "http://127.0.0.1:9/v1/files").send(&gateway.proxy).await;
+    assert_eq!(elsewhere.status, 404);
+}

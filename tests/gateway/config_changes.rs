@@ -1,0 +1,250 @@
+//! Prices, models, quotas and keys that are edited under calls in flight: a call is settled by what
+//! was in force when it was admitted, and nothing that was edited away comes back.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::harness::client::Request;
+use crate::harness::json::Json;
+use crate::harness::limit_assertions::Told;
+use crate::harness::openai::{Usage, WORDS, chat, completion, events};
+use crate::harness::price::{GPT_4O, GPT_4O_MINI, Price};
+use crate::harness::serve::{Place, Served, upstream};
+use crate::harness::tenant::Tenant;
+use crate::harness::upstream::{Plan, Upstream};
+
+const USAGE: Usage = Usage { prompt: 9, completion: 3, cached: 0, reasoning: 0 };
+const CALLERS: usize = 200;
+const FUNDS: i128 = 1_000_000_000_000;
+
+/// What the file says: the prices of its models, and whether there is a second one.
+struct ConfigVersion {
+    price: &'static Price,
+    prices: &'static str,
+    has_second_model: bool,
+}
+
+const CHEAP: &str = r#"{ inputTokens = "0.15", outputTokens = "0.60" }"#;
+const EXPENSIVE: &str = r#"{ inputTokens = "2.50", outputTokens = "10.00" }"#;
+
+/// What it says in turn.
+const VERSIONS: [ConfigVersion; 3] = [
+    ConfigVersion { price: &GPT_4O_MINI, prices: CHEAP, has_second_model: true },
+    ConfigVersion { price: &GPT_4O, prices: EXPENSIVE, has_second_model: true },
+    ConfigVersion { price: &GPT_4O, prices: EXPENSIVE, has_second_model: false },
+];
+
+/// How many edits there are.
+fn edit_count() -> usize {
+    std::env::var("METEOR_EDITS").map_or(90, |edits| edits.parse().expect("a number of edits"))
+}
+
+fn config_rows(provider: &Upstream, text: &ConfigVersion) -> String {
+    let row = |id: &str| {
+        let prices = text.prices;
+        format!(
+            "[[models]]\nid = \"{id}\"\nupstream = \"fake\"\nmax_output_tokens = 100\n\
+             prices = {prices}\n"
+        )
+    };
+    let second = if text.has_second_model { row("second") } else { String::new() };
+    upstream("fake", &provider.url) + &row("first") + &second
+}
+
+/// Even while one text is in force, odd while another follows it.
+#[derive(Default)]
+struct EditClock(AtomicUsize);
+
+impl EditClock {
+    fn read(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn tick(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// A call that was served: its id, and the clock before it was sent and when its head had come.
+struct ServedCall {
+    id: String,
+    from: usize,
+    to: usize,
+}
+
+async fn call_until_stopped(
+    tenant: Tenant,
+    model: &'static str,
+    clock: Arc<EditClock>,
+    stop: Arc<AtomicBool>,
+) -> (Vec<ServedCall>, usize) {
+    let (mut served, mut refused) = (Vec::new(), 0);
+    while !stop.load(Ordering::Relaxed) {
+        let from = clock.read();
+        let request = Request::chat(&tenant.key, chat(model, 30, true));
+        let mut answer = request.send(&tenant.proxy).await;
+        let to = clock.read();
+        match answer.status {
+            200 => {
+                assert!(answer.rest().await.1, "an open call ends, whatever is edited");
+                served.push(ServedCall { id: answer.id(), from, to });
+            }
+            404 if model == "second" => refused += 1,
+            401 | 429 => refused += 1,
+            status => panic!("{status}: {}", answer.text().await),
+        }
+        if answer.status != 200 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    (served, refused)
+}
+
+/// Sends one edit after the other; which text was in force while the clock showed 0, 2, 4, …
+async fn apply_edits(
+    (place, provider): (&Place, &Upstream),
+    tenant: &Tenant,
+    clock: &EditClock,
+    text: impl Fn(&str) -> String,
+) -> Vec<usize> {
+    let mut in_force = vec![0];
+    for edit in 1..=edit_count() {
+        match edit % 3 {
+            0 => {
+                let next = edit / 3 % VERSIONS.len();
+                clock.tick();
+                place.write("gateway.toml", &text(&config_rows(provider, &VERSIONS[next])));
+                tenant.post("/api/platform/reload", "").await;
+                clock.tick();
+                in_force.push(next);
+            }
+            1 => {
+                let limit = if edit % 2 == 0 { "0" } else { "null" };
+                tenant.quota(&format!(r#"{{"dailyRequestLimit":{limit}}}"#)).await;
+                if limit == "0" {
+                    assert_refused(tenant, 429).await;
+                }
+            }
+            _ => {
+                let enabled = edit % 2 == 0;
+                let path = tenant.key_path("second").await;
+                let body = format!(r#"{{"enabled":{enabled}}}"#);
+                let answer = tenant.ask(Request::put(&path, body)).await;
+                assert_eq!(answer.status, 200);
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    in_force
+}
+
+async fn assert_refused(tenant: &Tenant, status: u16) {
+    let request = Request::chat(&tenant.key, chat("first", 30, true));
+    let told = Told::read(request.send(&tenant.proxy).await).await;
+    assert_eq!(told.status, status, "an edit that was answered is in force: {told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_settle_at_the_configuration_of_their_admission() {
+    let provider =
+        Upstream::start(|_| Plan::stream(events(WORDS, Some(USAGE)), Duration::from_millis(30)))
+            .await;
+    let place =
+        Place::new(&config_rows(&provider, &VERSIONS[0])).with("METEOR__PROXY__WORKERS", "2");
+    let whole = std::fs::read_to_string(place.path("gateway.toml")).expect("the file");
+    let own = whole.replace(&config_rows(&provider, &VERSIONS[0]), "");
+    let served = Served::start(place.clone()).await;
+    let tenant = served.tenant(FUNDS, "{}").await;
+    let other =
+        Tenant { key: tenant.new_key(&served, r#"{"name":"second"}"#).await, ..tenant.clone() };
+
+    let (clock, stop) = (Arc::new(EditClock::default()), Arc::new(AtomicBool::new(false)));
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|n| {
+            let who = if n % 4 == 0 { other.clone() } else { tenant.clone() };
+            let model = if n % 3 == 0 { "second" } else { "first" };
+            tokio::spawn(call_until_stopped(who, model, Arc::clone(&clock), Arc::clone(&stop)))
+        })
+        .collect();
+    let text = |rows: &str| format!("{own}{rows}");
+    let in_force = apply_edits((&place, &provider), &tenant, &clock, text).await;
+    tenant.quota("{}").await;
+    stop.store(true, Ordering::Relaxed);
+    let (mut calls, mut refusals) = (Vec::new(), 0);
+    for caller in callers {
+        let (served, refused) = caller.await.expect("a caller ends");
+        calls.extend(served);
+        refusals += refused;
+    }
+    tenant.at_rest().await;
+    assert!(CALLERS < calls.len() && 0 < refusals, "{} and {refusals}", calls.len());
+
+    let records = tenant.records().await;
+    let paid: HashMap<String, i128> = records
+        .iter()
+        .filter(|record| record.at("type").text() == "Consume")
+        .map(|record| (record.at("requestLogId").text(), record.at("amount").nano()))
+        .collect();
+    assert_eq!(paid.len(), calls.len(), "whoever was served has paid");
+    let is_debit = |record: &&Json| record.at("type").text() == "Consume";
+    let consumed: Vec<&Json> = records.iter().filter(is_debit).collect();
+    let versions: HashSet<String> =
+        consumed.iter().map(|record| record.at("priceVersion").text()).collect();
+    let mut lists = HashMap::new();
+    for version in versions {
+        let list = tenant.get(&format!("/api/price-lists/{version}")).await;
+        lists.insert(version, Price::from_list(&list).cost(USAGE));
+    }
+    for record in consumed {
+        let again = lists[&record.at("priceVersion").text()];
+        assert_eq!(again, record.at("amount").nano(), "computed again by what it names");
+    }
+    let mut certain = 0;
+    for call in &calls {
+        let may = in_force[call.from / 2..=(call.to.div_ceil(2)).min(in_force.len() - 1)]
+            .iter()
+            .map(|text| VERSIONS[*text].price.cost(USAGE));
+        let (may, amount) = (may.collect::<Vec<_>>(), paid[&call.id]);
+        assert!(may.contains(&amount), "{amount} while {}..={}", call.from, call.to);
+        certain += usize::from(may.len() == 1);
+    }
+    assert!(calls.len() / 4 < certain, "{certain} of {}", calls.len());
+    println!(
+        "{} edits, {} calls, {certain} under one text, {refusals} refused",
+        edit_count(),
+        calls.len()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invalid_configuration_file_changes_nothing() {
+    let provider = Upstream::start(|_| Plan::json(200, completion(USAGE))).await;
+    let place = Place::new(&config_rows(&provider, &VERSIONS[0]));
+    let whole = std::fs::read_to_string(place.path("gateway.toml")).expect("the file");
+    let served = Served::start(place.clone()).await;
+    let tenant = served.tenant(FUNDS, "{}").await;
+    for (text, told) in [
+        (whole.replace("0.15", "minus"), "inputTokens"),
+        (whole.replace("\"fake\"\nmax", "\"fale\"\nmax"), "fale"),
+        (format!("[money]\ncurrency = \"EUR\"\n{whole}"), "currency"),
+    ] {
+        place.write("gateway.toml", &text.replace("0.60", "9.00"));
+        let answer = tenant.ask(Request::post("/api/platform/reload", "")).await;
+        let status = answer.status;
+        let error = answer.json().await.at("error");
+        assert_eq!(
+            (status, &*error.at("reason").text()),
+            (409, "invalid_configuration"),
+            "{error}"
+        );
+        assert!(error.at("message").text().contains(told), "{error}");
+        let call = Request::chat(&tenant.key, chat("first", 30, false)).send(&tenant.proxy).await;
+        let (status, id) = (call.status, call.id());
+        assert_eq!(status, 200);
+        assert!(call.text().await.contains("choices"));
+        let amount = tenant.debit(&id).await.at("amount").nano();
+        assert_eq!(amount, GPT_4O_MINI.cost(USAGE), "the price is as it was");
+    }
+}

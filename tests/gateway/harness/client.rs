@@ -1,0 +1,238 @@
+//! An HTTP/1.1 client that shows every byte, takes them one piece at a time, and leaves at will.
+
+use std::io::{Error, ErrorKind, Result};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::harness::json::Json;
+use crate::harness::wait::with_deadline;
+
+/// A request as it will stand on the wire; one connection each.
+#[derive(Clone, Debug)]
+pub struct Request {
+    method: &'static str,
+    target: String,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Request {
+    pub fn new(method: &'static str, target: &str) -> Self {
+        Self { method, target: target.to_owned(), headers: Vec::new(), body: Vec::new() }
+    }
+
+    pub fn get(target: &str) -> Self {
+        Self::new("GET", target)
+    }
+
+    pub fn post(target: &str, body: impl AsRef<[u8]>) -> Self {
+        let body = body.as_ref().to_vec();
+        Self { body, ..Self::new("POST", target) }.header("content-type", "application/json")
+    }
+
+    pub fn put(target: &str, body: impl AsRef<[u8]>) -> Self {
+        Self { method: "PUT", ..Self::post(target, body) }
+    }
+
+    /// A chat call with this key.
+    pub fn chat(key: &str, body: impl AsRef<[u8]>) -> Self {
+        Self::post("/v1/chat/completions", body).bearer(key)
+    }
+
+    /// The same with another method and target.
+    pub fn with_target(self, method: &'static str, target: &str) -> Self {
+        Self { method, target: target.to_owned(), ..self }
+    }
+
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn without_header(mut self, name: &str) -> Self {
+        self.headers.retain(|(own, _)| own != name);
+        self
+    }
+
+    pub fn bearer(self, key: &str) -> Self {
+        self.header("authorization", &format!("Bearer {key}"))
+    }
+
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut wire = format!("{} {} HTTP/1.1\r\nhost: gateway\r\n", self.method, self.target);
+        for (name, value) in &self.headers {
+            wire.extend([&**name, ": ", value, "\r\n"]);
+        }
+        let framed = self
+            .headers
+            .iter()
+            .any(|(name, _)| name == "content-length" || name == "transfer-encoding");
+        if !framed && self.method != "GET" {
+            wire.extend(["content-length: ", &self.body.len().to_string(), "\r\n"]);
+        }
+        [wire.as_bytes(), b"\r\n", &self.body].concat()
+    }
+
+    /// Sends and reads up to the end of the head; the test fails if there is none.
+    pub async fn send(&self, authority: &str) -> Response {
+        let sent = self.try_send(authority).await;
+        sent.unwrap_or_else(|fault| panic!("{} {}: {fault}", self.method, self.target))
+    }
+
+    pub async fn try_send(&self, authority: &str) -> Result<Response> {
+        send_raw(authority, &self.to_bytes()).await
+    }
+}
+
+/// Puts `wire` on a new connection and reads the head of what comes back, also while writing: a
+/// server may answer, and stop reading, before it has seen all.
+pub async fn send_raw(authority: &str, wire: &[u8]) -> Result<Response> {
+    with_deadline(&format!("an answer of {authority}"), async {
+        send_on(TcpStream::connect(authority).await?, wire).await
+    })
+    .await
+}
+
+/// The same on a connection that is there.
+pub async fn send_on(stream: TcpStream, wire: &[u8]) -> Result<Response> {
+    stream.set_nodelay(true)?;
+    let (mut reads, mut writes) = stream.into_split();
+    let writing = async {
+        // A refused write shows in what is read, or in that nothing is.
+        let _ = writes.write_all(wire).await;
+        std::future::pending::<()>().await;
+    };
+    let mut answer = tokio::select! {
+        answer = Response::read(&mut reads) => answer?,
+        () = writing => unreachable!("it waits for ever"),
+    };
+    answer.stream = Some(reads.reunite(writes).expect("both halves are of one stream"));
+    Ok(answer)
+}
+
+enum Framing {
+    Length(usize),
+    Chunked,
+    Close,
+}
+
+/// The head of an answer, and the way to its body.
+pub struct Response {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    framing: Framing,
+    unread: Vec<u8>,
+    stream: Option<TcpStream>,
+}
+
+impl Response {
+    async fn read(reads: &mut (impl AsyncReadExt + Unpin)) -> Result<Self> {
+        let mut unread = Vec::new();
+        let end = loop {
+            if let Some(end) = unread.windows(4).position(|four| four == b"\r\n\r\n") {
+                break end;
+            }
+            if reads.read_buf(&mut unread).await? == 0 {
+                return Err(Error::new(ErrorKind::UnexpectedEof, "closed without an answer"));
+            }
+        };
+        let head = String::from_utf8(unread[..end].to_vec()).map_err(Error::other)?;
+        let mut lines = head.split("\r\n");
+        let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok());
+        let headers: Vec<(String, String)> = lines
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect();
+        let value = |name: &str| headers.iter().find(|(own, _)| own == name).map(|(_, v)| &**v);
+        let framing = match (value("transfer-encoding"), value("content-length")) {
+            (Some("chunked"), _) => Framing::Chunked,
+            (_, Some(length)) => Framing::Length(length.parse().map_err(Error::other)?),
+            _ => Framing::Close,
+        };
+        let status = status.ok_or_else(|| Error::other("no status"))?;
+        unread.drain(..end + 4);
+        Ok(Self { status, headers, framing, unread, stream: None })
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| &**value)
+    }
+
+    /// The id under which the call stands in the request log and the ledger.
+    #[track_caller]
+    pub fn id(&self) -> String {
+        self.header("x-request-id").expect("every answer carries x-request-id").to_owned()
+    }
+
+    /// The next piece of the body; `None` at its proper end, an error where it was cut.
+    pub async fn piece(&mut self) -> Result<Option<Vec<u8>>> {
+        with_deadline("a piece of the body", self.next_piece_unbounded()).await
+    }
+
+    async fn next_piece_unbounded(&mut self) -> Result<Option<Vec<u8>>> {
+        match self.framing {
+            Framing::Length(0) => Ok(None),
+            Framing::Length(left) => {
+                self.fill(1).await?;
+                let taken = left.min(self.unread.len());
+                self.framing = Framing::Length(left - taken);
+                Ok(Some(self.unread.drain(..taken).collect()))
+            }
+            Framing::Chunked => {
+                let line = loop {
+                    if let Some(end) = self.unread.windows(2).position(|two| two == b"\r\n") {
+                        break end;
+                    }
+                    self.fill(self.unread.len() + 1).await?;
+                };
+                let size = String::from_utf8_lossy(&self.unread[..line]).into_owned();
+                let size = usize::from_str_radix(&size, 16).map_err(Error::other)?;
+                self.fill(line + size + 4).await?;
+                let piece = self.unread[line + 2..line + 2 + size].to_vec();
+                self.unread.drain(..line + size + 4);
+                if size == 0 {
+                    self.framing = Framing::Length(0);
+                }
+                Ok((size > 0).then_some(piece))
+            }
+            Framing::Close => {
+                let more = self.fill(1).await;
+                Ok(more.is_ok().then(|| self.unread.drain(..).collect()))
+            }
+        }
+    }
+
+    async fn fill(&mut self, bytes: usize) -> Result<()> {
+        let stream = self.stream.as_mut().expect("the head was read");
+        while self.unread.len() < bytes {
+            if stream.read_buf(&mut self.unread).await? == 0 {
+                return Err(Error::new(ErrorKind::UnexpectedEof, "the body was cut"));
+            }
+        }
+        Ok(())
+    }
+
+    /// All that came of the body, and whether it came to its end.
+    pub async fn read_to_end(&mut self) -> (Vec<u8>, bool) {
+        let mut body = Vec::new();
+        loop {
+            match self.piece().await {
+                Ok(Some(piece)) => body.extend(piece),
+                Ok(None) => return (body, true),
+                Err(_) => return (body, false),
+            }
+        }
+    }
+
+    pub async fn text(mut self) -> String {
+        let (body, whole) = self.rest().await;
+        let body = String::from_utf8(body).expect("the body is UTF-8");
+        assert!(whole, "the body was cut after {body:?}");
+        body
+    }
+
+    pub async fn json(self) -> Json {
+        Json::new(&self.text().await)
+    }
+}

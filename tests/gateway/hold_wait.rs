@@ -1,0 +1,164 @@
+//! Calls that wait for what others hold: in line, not for ever, and at no cost.
+
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle;
+
+use crate::harness::client::Request;
+use crate::harness::demo::{Gateway, assert_within};
+use crate::harness::limit_assertions::Told;
+use crate::harness::openai::{Usage, bound, chat, reply};
+use crate::harness::price::GPT_4O_MINI;
+use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::tenant::Tenant;
+use crate::harness::upstream::{Step, Upstream};
+use crate::harness::wait::eventually;
+
+/// How long a call waits without anything coming back.
+const HOLD_WAIT: Duration = Duration::from_secs(2);
+/// What a test may be late by.
+const SLACK: Duration = Duration::from_millis(1_500);
+
+/// A provider that answers calls of 1,000 tokens when the test says so, and others at once. Every
+/// call uses what it may.
+async fn provider() -> Upstream {
+    Upstream::start(|seen| {
+        let most = seen.json().at("max_tokens").count();
+        let plan = reply(seen, usage_of(most), Duration::ZERO);
+        if most == 1_000 { plan.insert_step(0, Step::Stall) } else { plan }
+    })
+    .await
+}
+
+/// The input is what the vocabulary makes of the body.
+fn usage_of(output: u64) -> Usage {
+    Usage::of(10, output)
+}
+
+fn cost_of(output: u64) -> i128 {
+    GPT_4O_MINI.cost(usage_of(output))
+}
+
+/// Asks for so many tokens, beside the test.
+fn start_call(tenant: &Tenant, output: u64) -> JoinHandle<(Told, Instant)> {
+    let request = Request::chat(&tenant.key, chat(GPT_4O_MINI.model, output, false));
+    let proxy = tenant.proxy.clone();
+    tokio::spawn(async move { (Told::read(request.send(&proxy).await).await, Instant::now()) })
+}
+
+/// A tenant one call of whom holds 1,000 tokens, with this much left beside.
+async fn tenant_with_open_call(
+    gateway: &Gateway,
+    provider: &Upstream,
+    left: u64,
+) -> (Tenant, JoinHandle<(Told, Instant)>) {
+    let loose = bound(&chat(GPT_4O_MINI.model, 1_000, false), 1_000);
+    let funds = GPT_4O_MINI.cost(loose) + cost_of(left);
+    let tenant = Tenant::new(gateway, funds, "{}").await;
+    let before = provider.count();
+    let open = start_call(&tenant, 1_000);
+    provider.wait_for_requests(before + 1).await;
+    (tenant, open)
+}
+
+/// How many calls wait, by the metrics.
+async fn waiting_calls(admin: &str) -> usize {
+    let metrics = Request::get("/metrics").send(admin).await.text().await;
+    let line = metrics.lines().find(|line| line.starts_with("meteor_waiting_calls "));
+    let value = line.and_then(|line| line.split(' ').nth(1)).expect("the metric");
+    value.parse().expect("a count")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_huge_waiting_call_blocks_small_ones_until_its_timeout() {
+    let provider = provider().await;
+    let gateway = Gateway::before(&provider).await;
+    let (tenant, open) = tenant_with_open_call(&gateway, &provider, 500).await;
+    let start = Instant::now();
+    let huge = start_call(&tenant, 900);
+    eventually("it waits", async || (waiting_calls(&gateway.admin).await == 1).then_some(())).await;
+    let small = start_call(&tenant, 20);
+    let (answer, at) = small.await.expect("an answer");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(HOLD_WAIT <= at - start + Duration::from_millis(100), "first come, first served");
+    assert_within(HOLD_WAIT + SLACK, start, at, "the small call");
+    let (refusal, at) = huge.await.expect("an answer");
+    let error = refusal.assert_error(402, &["balance_on_hold"]);
+    assert!(error.at("transient").is_true(), "{error}");
+    assert_eq!(refusal.header("x-should-retry"), "true");
+    assert_eq!(refusal.retry_after(), 1);
+    assert_within(HOLD_WAIT + SLACK, start, at, "the huge call");
+    provider.release();
+    assert_eq!(open.await.expect("an answer").0.status, 200);
+    tenant.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_emptied_wallet_refuses_waiting_calls_immediately() {
+    let provider = provider().await;
+    let gateway = Gateway::before(&provider).await;
+    let (tenant, open) = tenant_with_open_call(&gateway, &provider, 0).await;
+    // What the first call gives back of its loose bound is less than this needs.
+    let waiting = start_call(&tenant, 300);
+    eventually("it waits", async || (waiting_calls(&gateway.admin).await == 1).then_some(())).await;
+    let start = Instant::now();
+    provider.release();
+    let (refusal, at) = waiting.await.expect("an answer");
+    let error = refusal.assert_error(402, &["insufficient_balance"]);
+    assert!(!error.at("transient").is_true(), "{error}");
+    assert_eq!(refusal.header("x-should-retry"), "false");
+    assert_within(SLACK, start, at, "the refusal");
+    assert_eq!(open.await.expect("an answer").0.status, 200);
+    tenant.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_revoked_while_its_call_waits_is_refused() {
+    let provider = provider().await;
+    let gateway = Gateway::before(&provider).await;
+    let (tenant, open) = tenant_with_open_call(&gateway, &provider, 0).await;
+    let keys = tenant.get(&format!("/api/projects/{}/api-keys", tenant.project)).await;
+    let id = keys.at("data").list()[0].at("id").text();
+    let waiting = start_call(&tenant, 600);
+    eventually("it waits", async || (waiting_calls(&gateway.admin).await == 1).then_some(())).await;
+    let path = format!("/api/projects/{}/api-keys/{id}", tenant.project);
+    let answer = tenant.ask(Request::new("DELETE", &path)).await;
+    assert_eq!(answer.status, 200);
+    tenant.recharge(1_000_000_000).await;
+    let (refusal, _) = waiting.await.expect("an answer");
+    refusal.assert_error(401, &["invalid_api_key"]);
+    assert_eq!(provider.count(), 1, "it was never forwarded");
+    provider.release();
+    assert_eq!(open.await.expect("an answer").0.status, 200);
+}
+
+/// So many calls wait; `METEOR_WAITING` says how many.
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_calls_use_almost_no_cpu() {
+    let waiting: usize =
+        std::env::var("METEOR_WAITING").map_or(500, |text| text.parse().expect("a number"));
+    let provider = provider().await;
+    let rows = "[admission]\nhold_wait_ms = 60000\n".to_owned()
+        + &upstream("one", &provider.url)
+        + &model(GPT_4O_MINI.model, "upstream = \"one\"");
+    let place = Place::new(&rows).with("METEOR__PROXY__CONNECTIONS_MAX", "100000");
+    let served = Served::start(place).await;
+    let loose = bound(&chat(GPT_4O_MINI.model, 1_000, false), 1_000);
+    let tenant = served.tenant(GPT_4O_MINI.cost(loose), "{}").await;
+    start_call(&tenant, 1_000);
+    provider.wait_for_requests(1).await;
+    let calls: Vec<_> = (0..waiting).map(|_| start_call(&tenant, 600)).collect();
+    eventually("all wait", async || (waiting_calls(&served.admin).await == waiting).then_some(()))
+        .await;
+    let before = served.cpu_time();
+    let time = Duration::from_secs(3);
+    tokio::time::sleep(time).await;
+    let used = served.cpu_time().saturating_sub(before);
+    println!("{waiting} waiting calls took {used:?} of {time:?}");
+    assert!(used * 100 < time, "{waiting} waiting calls took {used:?} of {time:?}");
+    provider.release();
+    for call in calls {
+        let (refusal, _) = call.await.expect("an answer");
+        refusal.assert_error(402, &["insufficient_balance", "balance_on_hold"]);
+    }
+}

@@ -1,0 +1,274 @@
+//! Near a limit: what fits is served, whatever the bound that was not named, and nobody waits for
+//! longer than it helps.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::dialect_routing::reply_with;
+use crate::harness::client::Request;
+use crate::harness::concurrent_load::storm;
+use crate::harness::demo::{Gateway, assert_within};
+use crate::harness::limit_assertions::Told;
+use crate::harness::openai::Usage;
+use crate::harness::price::{CLAUDE_HAIKU, GEMINI_FLASH, GPT_4O_MINI, Price};
+use crate::harness::tenant::Tenant;
+use crate::harness::upstream::{ReceivedRequest, Upstream};
+use crate::harness::{anthropic, gemini};
+
+const CALLS: usize = 400;
+const FUNDS: i128 = 1_000_000_000;
+/// The least output that a call without a bound is admitted with.
+const OUTPUT_FLOOR_TOKENS: u64 = 256;
+/// What every call really uses. The input is what the vocabulary of gpt-4o makes of its body; the
+/// other providers report a number of their own.
+const ACTUAL_USAGE: Usage = Usage { prompt: 10, completion: FLOOR, cached: 0, reasoning: 0 };
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dialect {
+    OpenAi,
+    Anthropic,
+    Gemini,
+}
+
+const DIALECTS: [Dialect; 3] = [Dialect::OpenAi, Dialect::Anthropic, Dialect::Gemini];
+
+impl Dialect {
+    fn price(self) -> &'static Price {
+        match self {
+            Self::OpenAi => &GPT_4O_MINI,
+            Self::Anthropic => &CLAUDE_HAIKU,
+            Self::Gemini => &GEMINI_FLASH,
+        }
+    }
+
+    /// A call that names this bound, or none.
+    fn call(self, key: &str, max_tokens: Option<u64>, stream: bool) -> Request {
+        let model = self.price().model;
+        match self {
+            Self::OpenAi => {
+                let bound = max_tokens.map(|most| format!(r#","max_tokens":{most}"#));
+                let body = format!(
+                    r#"{{"model":"{model}","messages":[{{"role":"user","content":"Say hello."}}],"stream":{stream}{}}}"#,
+                    bound.unwrap_or_default()
+                );
+                Request::chat(key, body)
+            }
+            Self::Anthropic => {
+                let body = anthropic::message(model, max_tokens, stream);
+                Request::post("/v1/messages", body)
+                    .header("x-api-key", key)
+                    .header("anthropic-version", "2023-06-01")
+            }
+            Self::Gemini => {
+                let target = gemini::target(model, stream);
+                Request::post(&target, gemini::contents(max_tokens)).header("x-goog-api-key", key)
+            }
+        }
+    }
+
+    /// The output bound that reached the provider, if one did.
+    fn bound(self, seen: &ReceivedRequest) -> Option<u64> {
+        let path = match self {
+            Self::OpenAi | Self::Anthropic => "max_tokens",
+            Self::Gemini => "generationConfig.maxOutputTokens",
+        };
+        seen.json().find(path).map(|bound| bound.count())
+    }
+}
+
+struct Fixture {
+    gateway: Gateway,
+    upstream: Upstream,
+    latency_ms: Arc<AtomicU64>,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let latency_ms = Arc::new(AtomicU64::new(0));
+        let turned = Arc::clone(&latency_ms);
+        let upstream = Upstream::start(move |seen| {
+            reply_with(seen, REAL)
+                .with_latency(Duration::from_millis(turned.load(Ordering::Relaxed)))
+        })
+        .await;
+        Self { gateway: Gateway::before(&upstream).await, upstream, latency_ms }
+    }
+
+    /// In this dialect, streamed and not, instant and slow.
+    async fn for_each_mode(&self, round: impl AsyncFn(bool)) {
+        for (stream, latency_ms) in [(false, 0), (true, 0), (false, 200), (true, 200)] {
+            self.latency_ms.store(latency_ms, Ordering::Relaxed);
+            round(stream).await;
+        }
+    }
+}
+
+/// Money for exactly 100 such calls, and nobody names a bound.
+async fn expect_money_for_100_serves_100(dialect: Dialect) {
+    let scene = Scene::new().await;
+    scene
+        .rounds(async |stream| {
+            let funds = dialect.price().cost(REAL) * 100;
+            let tenant = Tenant::new(&scene.gateway, funds, "{}").await;
+            let before = scene.upstream.count();
+            let call = dialect.call(&tenant.key, None, stream);
+            let answers = storm(&tenant.proxy, &call, CALLS).await;
+            let served = answers.iter().filter(|answer| answer.status == 200);
+            let refused: Vec<_> = answers.iter().filter(|answer| answer.status != 200).collect();
+            assert_eq!(served.count(), 100, "{dialect:?} {stream}: {:?}", refused.first());
+            for refusal in refused {
+                assert_eq!(refusal.status, 402, "{refusal:?}");
+                assert_eq!(refusal.header("x-should-retry"), "false", "not one false refusal");
+            }
+            let seen = scene.upstream.seen().split_off(before);
+            assert_eq!(seen.len(), 100);
+            let bounds: Vec<u64> = seen.iter().filter_map(|seen| dialect.bound(seen)).collect();
+            assert!(bounds.iter().all(|bound| FLOOR <= *bound), "{bounds:?}");
+            let told = answers.iter().filter(|answer| answer.tells("x-meteor-output-clamped"));
+            assert_eq!(told.count(), bounds.len(), "who is bounded is told");
+            assert!(50 < bounds.len(), "the model's own bound would have left the others out");
+            tenant.at_rest().await;
+            assert_eq!(tenant.wallet().await.at("balance").nano(), 0, "all was spent");
+            let logs = tenant.logs().await;
+            let clamped = logs.iter().filter(|log| log.at("outputClamped").is_true()).count();
+            assert_eq!(clamped, bounds.len());
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn money_for_100_serves_100_unbounded_chat_calls() {
+    expect_money_for_100_serves_100(Dialect::OpenAi).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn money_for_100_serves_100_unbounded_anthropic_calls() {
+    expect_money_for_100_serves_100(Dialect::Anthropic).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn money_for_100_serves_100_unbounded_gemini_calls() {
+    expect_money_for_100_serves_100(Dialect::Gemini).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_for_100_serve_100_unbounded_calls() {
+    let scene = Scene::new().await;
+    for dialect in DIALECTS {
+        scene
+            .rounds(async |stream| {
+                let quota = format!(r#"{{"dailyTokenLimit":{}}}"#, 100 * REAL.total());
+                let tenant = Tenant::new(&scene.gateway, 1_000_000_000_000, &quota).await;
+                let call = dialect.call(&tenant.key, None, stream);
+                let answers = storm(&tenant.proxy, &call, CALLS).await;
+                let refused: Vec<_> =
+                    answers.iter().filter(|answer| answer.status != 200).collect();
+                assert_eq!(CALLS - refused.len(), 100, "{dialect:?}: {:?}", refused.first());
+                for refusal in refused {
+                    assert_eq!(refusal.status, 429, "{refusal:?}");
+                    assert_eq!(refusal.header("x-should-retry"), "false", "no false refusal");
+                }
+                let usage = tenant.usage().await;
+                assert_eq!(usage.at("dailyUsage.tokenCount").count(), 100 * REAL.total());
+                tenant.at_rest().await;
+            })
+            .await;
+    }
+}
+
+/// A bound of the client's own is kept: what is left in the end covers none any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_oversized_bound_reserves_money_and_serves_fewer_calls() {
+    let scene = Scene::new().await;
+    let serves = async |dialect: Dialect, r: u64, stream| {
+        let funds = dialect.price().cost(REAL) * 100;
+        let tenant = Tenant::new(&scene.gateway, funds, "{}").await;
+        let call = dialect.call(&tenant.key, Some(r * FLOOR), stream);
+        let answers = storm(&tenant.proxy, &call, CALLS).await;
+        let served = answers.iter().filter(|answer| answer.status == 200).count() as u64;
+        assert_eq!(served, 101 - r, "{dialect:?} {r} {stream}");
+        tenant.at_rest().await;
+        let left = dialect.price().cost(REAL) * i128::from(r - 1);
+        assert_eq!(tenant.wallet().await.at("balance").nano(), left);
+    };
+    scene
+        .rounds(async |stream| {
+            tokio::join!(
+                serves(Dialect::OpenAi, 1, stream),
+                serves(Dialect::OpenAi, 2, stream),
+                serves(Dialect::Anthropic, 5, stream),
+                serves(Dialect::Gemini, 20, stream),
+            );
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_run_concurrently_as_far_as_the_money_allows() {
+    let scene = Scene::new().await;
+    scene.latency_ms.store(200, Ordering::Relaxed);
+    let funds = GPT_4O_MINI.cost(REAL) * 128;
+    let tenant = Tenant::new(&scene.gateway, funds, "{}").await;
+    let call = Dialect::OpenAi.call(&tenant.key, None, false);
+    let start = Instant::now();
+    let answers = storm(&tenant.proxy, &call, 128).await;
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    // One after the other they would take 25 s; 64 beside each other take two rounds, and one
+    // more for the first call, which took all there was.
+    assert_within(Duration::from_secs(6), start, Instant::now(), "128 calls of 200 ms");
+}
+
+/// Few bytes may be many tokens: these are held, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_of_attached_media_are_held() {
+    let scene = Scene::new().await;
+    let [claude, flash] = [&CLAUDE_HAIKU, &GEMINI_FLASH].map(|price| price.model);
+    let message = |content: &str| {
+        let content = content.replace('\'', "\"");
+        format!(
+            r#"{{"model":"{claude}","max_tokens":9,"messages":[{{"role":"user","content":[{content}]}}]}}"#
+        )
+    };
+    let image = "{'type':'image','source':{'type':'base64','media_type':'image/png','data':'A'}}";
+    let content = |kind: &str| {
+        let part = format!(r#"{{"inlineData":{{"mimeType":"{kind}","data":"AA=="}}}}"#);
+        format!(
+            r#"{{"contents":[{{"parts":[{part}]}}],"generationConfig":{{"maxOutputTokens":9}}}}"#
+        )
+    };
+    let generate = gemini::target(flash, false);
+    let tenant = Tenant::new(&scene.gateway, FUNDS, r#"{"dailyTokenLimit":5000}"#).await;
+    for (target, body, status) in [
+        ("/v1/messages", message("{'type':'text','text':'AA=='}"), 200),
+        ("/v1/messages", message(image), 429),
+        ("/v1/messages", message(&image.replace("image", "application")), 429),
+        (&generate, content("text/plain"), 200),
+        (&generate, content("image/png"), 429),
+        (&generate, content("video/mp4"), 429),
+    ] {
+        let answer = Request::post(target, &body).bearer(&tenant.key).send(&tenant.proxy).await;
+        let told = answer.status;
+        assert_eq!(told, status, "{body}: {}", answer.text().await);
+    }
+    tenant.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_output_clamp_an_unbounded_call_is_refused() {
+    let scene = Scene::new().await;
+    for dialect in DIALECTS {
+        let funds = dialect.price().cost(REAL) * 10;
+        let tenant = Tenant::new(&scene.gateway, funds, "{}").await;
+        let call = dialect.call(&tenant.key, None, false);
+        for (clamps, status) in [("false", 402), ("true", 200)] {
+            let body = format!(r#"{{"outputClamp":{clamps}}}"#);
+            let put = tenant.ask(Request::put("/api/organization", body)).await;
+            assert_eq!(put.status, 200);
+            let told = Told::read(call.send(&tenant.proxy).await).await;
+            assert_eq!(told.status, status, "{dialect:?}: {told:?}");
+            assert_eq!(told.tells("x-meteor-output-clamped"), status == 200, "{told:?}");
+        }
+        tenant.at_rest().await;
+    }
+}

@@ -1,0 +1,152 @@
+//! State kept at a provider: who was given its id may refer to it, where it was made.
+
+use std::time::Duration;
+
+use crate::harness::anthropic::{events, message, whole};
+use crate::harness::client::Request;
+use crate::harness::openai::{Usage, WORDS};
+use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::tenant::Tenant;
+use crate::harness::upstream::{Plan, ReceivedRequest, Upstream};
+
+const USAGE: Usage = Usage { prompt: 14, completion: 6, cached: 2, reasoning: 0 };
+const FUNDS: i128 = 1_000_000_000;
+const ANTHROPIC_DIALECT: &str = "dialects = [\"anthropic\"]\n";
+
+/// A provider that runs each call in a container of its own, unless the call names one.
+async fn provider(name: &'static str) -> Upstream {
+    Upstream::start(move |seen| reply(seen, name)).await
+}
+
+fn reply(seen: &ReceivedRequest, name: &str) -> Plan {
+    let stream = seen.is_set("stream");
+    let kind = if stream { "streamed" } else { "whole" };
+    let container = format!(
+        r#""container":{{"expires_at":"2027-01-01T00:00:00Z","id":"container_{name}_{kind}"}}"#
+    );
+    if stream {
+        // Known only at the end, as when the model begins to use it in the midst of its answer.
+        let delta = format!(r#""delta":{{{container},"#);
+        let mut events = events(WORDS, USAGE);
+        let end = events.len() - 2;
+        events[end] = events[end].replacen(r#""delta":{"#, &delta, 1);
+        Plan::stream(events, Duration::ZERO)
+    } else {
+        Plan::json(200, whole(USAGE).replacen('{', &format!("{{{container},"), 1))
+    }
+}
+
+/// A body that carries this besides.
+fn body_with(field: &str, stream: bool) -> String {
+    message("both", Some(20), stream).replacen('{', &format!("{{{field},"), 1)
+}
+
+fn body_with_container(id: &str) -> String {
+    body_with(&format!(r#""container":"{id}""#), false)
+}
+
+/// A model at each of two upstreams, and the model `both` at the first and then the second.
+fn rows([first, second]: [&Upstream; 2], more: &str) -> String {
+    let alone = |name: &str| model(name, &format!("upstream = \"{name}\""));
+    upstream("first", &first.url)
+        + ANTHROPIC_DIALECT
+        + &upstream("second", &second.url)
+        + ANTHROPIC_DIALECT
+        + more
+        + &model(
+            "both",
+            r#"targets = [{ upstream = "first" }, { upstream = "second", priority = 1 }]"#,
+        )
+        + &alone("first")
+        + &alone("second")
+}
+
+async fn call(tenant: &Tenant, body: &str) -> (u16, String) {
+    let request = Request::post("/v1/messages", body).header("x-api-key", &tenant.key);
+    let answer = request.send(&tenant.proxy).await;
+    (answer.status, answer.text().await)
+}
+
+async fn expect_served(tenant: &Tenant, body: &str) {
+    let (status, text) = call(tenant, body).await;
+    assert_eq!(status, 200, "{body}: {text}");
+}
+
+async fn expect_refused(tenant: &Tenant, body: &str, field: &str) {
+    let (status, text) = call(tenant, body).await;
+    assert_eq!(status, 400, "{body}: {text}");
+    assert!(text.contains(&format!("`{field}` refers to state kept at the provider")), "{text}");
+}
+
+const FIRST_IDS: [&str; 2] = ["container_first_whole", "container_first_streamed"];
+const SECOND_IDS: [&str; 2] = ["container_second_whole", "container_second_streamed"];
+
+/// What each upstream gave `tenant` is open to it, there, and closed to `other`.
+async fn check_access(tenant: &Tenant, other: &Tenant, upstreams: [&Upstream; 2]) {
+    let before = upstreams.map(Upstream::count);
+    let came = || [0, 1].map(|at| upstreams[at].count() - before[at]);
+    for id in FIRST_IDS {
+        expect_served(tenant, &body_with_container(id)).await;
+    }
+    let object = format!(r#""container":{{"id":"{}","skills":[]}}"#, FIRST_IDS[0]);
+    expect_served(tenant, &body_with(&object, true)).await;
+    assert_eq!(came(), [3, 0]);
+    for id in SECOND_IDS {
+        expect_served(tenant, &body_with_container(id)).await;
+    }
+    assert_eq!(came(), [3, 2], "not to the first, though it is asked first");
+
+    for id in FIRST_IDS.into_iter().chain(SECOND_IDS) {
+        expect_refused(other, &body_with_container(id), "container").await;
+    }
+    expect_refused(tenant, &body_with_container("container_of_nobody"), "container").await;
+    let elsewhere = body_with_container(SECOND_IDS[0]).replace("both", "first");
+    expect_refused(tenant, &elsewhere, "container").await;
+    let file = r#"{"type":"document","source":{"type":"file","file_id":"container_first_whole"}}"#;
+    let asks = |more: &str| {
+        format!(
+            r#"{{"model":"both","max_tokens":20,{more}"messages":[{{"role":"user","content":[{file}]}}]}}"#
+        )
+    };
+    expect_refused(tenant, &asks(""), "file_id").await;
+    expect_refused(tenant, &asks(&format!(r#""container":"{}","#, FIRST_IDS[0])), "container")
+        .await;
+    assert_eq!(came(), [3, 2], "what is refused reaches nobody");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn provider_state_belongs_to_its_project_and_survives_a_kill() {
+    let upstreams = [&provider("first").await, &provider("second").await];
+    let mut served = Served::start(Place::new(&rows(upstreams, ""))).await;
+    let tenant = served.tenant(FUNDS, "{}").await;
+    let other = tenant.found(&served, FUNDS, "{}").await;
+    for (model, stream) in [("first", false), ("first", true), ("second", false), ("second", true)]
+    {
+        expect_served(&tenant, &message(model, Some(20), stream)).await;
+    }
+    served.kill();
+    let served = served.restart().await;
+    let (tenant, other) = (served.rebind(tenant), served.rebind(other));
+    check_access(&tenant, &other, upstreams).await;
+    // Whoever saw the end of an answer may refer to it at once.
+    for model in ["first", "second"] {
+        expect_served(&other, &message(model, Some(20), false)).await;
+        expect_served(&other, &message(model, Some(20), true)).await;
+    }
+    let third = other.found(&served, FUNDS, "{}").await;
+    check_access(&other, &third, upstreams).await;
+    other.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dedicated_upstream_accepts_unknown_state_ids() {
+    let upstreams = [&provider("first").await, &provider("second").await];
+    let served = Served::start(Place::new(&rows(upstreams, "dedicated = true\n"))).await;
+    let tenant = served.tenant(FUNDS, "{}").await;
+    expect_served(&tenant, &body_with_container("container_of_nobody")).await;
+    assert_eq!(upstreams.map(Upstream::count), [0, 1]);
+    expect_served(&tenant, &message("first", Some(20), false)).await;
+    expect_served(&tenant, &body_with_container(FIRST_IDS[0])).await;
+    assert_eq!(upstreams.map(Upstream::count), [2, 1], "where it was made");
+    tenant.at_rest().await;
+}

@@ -1,0 +1,109 @@
+//! Two thousand open streams: what each of them costs in memory, in its midst and while it flows.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+use crate::harness::client::{Request, Response};
+use crate::harness::openai::{Usage, chat, events};
+use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::tenant::Tenant;
+use crate::harness::upstream::{Plan, Step, Upstream};
+
+const STREAMS: usize = 2_000;
+const WARMUP_STREAMS: usize = 100;
+/// The first says nothing, the last three how it ends.
+const EVENTS: usize = 10;
+const OPENERS: usize = 20;
+/// The most memory of one stream, whatever it does.
+const BYTES_MAX: u64 = 32 << 10;
+const USAGE: Usage = Usage { prompt: 9, completion: 20, cached: 0, reasoning: 0 };
+
+/// A stream of so many events that stalls in its midst, and flows on at a pace.
+fn plan() -> Plan {
+    let words = ["and so on"; EVENTS - 4];
+    Plan::stream(events(&words, Some(USAGE)), Duration::from_millis(30)).insert_step(2, Step::Stall)
+}
+
+/// As many files as there may be: each stream is two sockets here and two in the gateway.
+fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).expect("up to the hard limit anybody may");
+    let most = limit.maximum.unwrap_or(u64::MAX);
+    assert!(5 * STREAMS as u64 <= most, "{STREAMS} streams need more files than {most}");
+}
+
+/// Opens as many, some at a time, each up to its first event.
+async fn open_streams(tenant: &Tenant, streams: usize) -> Vec<Response> {
+    let request = Request::chat(&tenant.key, chat("m", 99, true));
+    let openers = (0..OPENERS).map(|_| {
+        let (proxy, request) = (tenant.proxy.clone(), request.clone());
+        tokio::spawn(async move {
+            let mut own = Vec::new();
+            for _ in 0..streams / OPENERS {
+                let mut answer = request.send(&proxy).await;
+                assert_eq!(answer.status, 200);
+                answer.piece().await.expect("no cut").expect("an event");
+                own.push(answer);
+            }
+            own
+        })
+    });
+    let mut all = Vec::new();
+    for opener in openers.collect::<Vec<_>>() {
+        all.extend(opener.await.expect("they are opened"));
+    }
+    all
+}
+
+async fn finish_streams(streams: Vec<Response>) {
+    let ends = streams.into_iter().map(|mut stream| {
+        tokio::spawn(async move {
+            let (rest, whole) = stream.rest().await;
+            assert!(whole && rest.ends_with(b"data: [DONE]\n\n"), "it comes to its end");
+        })
+    });
+    for end in ends.collect::<Vec<_>>() {
+        end.await.expect("a stream ends");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_stream_takes_no_more_than_32_kb() {
+    raise_file_limit();
+    let ended = Arc::new(AtomicBool::new(false));
+    let provider = {
+        let ended = Arc::clone(&ended);
+        let tell: Arc<dyn Fn() + Send + Sync> = Arc::new(move || ended.store(true, SeqCst));
+        Upstream::start(move |_| plan().insert_step(EVENTS - 1, Step::Notify(Arc::clone(&tell))))
+            .await
+    };
+    let rows = upstream("a", &provider.url) + &model("m", "upstream = \"a\"");
+    let served = Served::start(Place::new(&rows)).await;
+    let tenant = served.tenant(1_000_000_000_000, "{}").await;
+    provider.release();
+    finish_streams(open_streams(&tenant, WARMUP_STREAMS).await).await;
+    provider.hold();
+    ended.store(false, SeqCst);
+    let none = served.resident_bytes();
+    let streams = open_streams(&tenant, STREAMS).await;
+    let each = |memory: u64| (memory - none) / STREAMS as u64;
+    let in_midst = each(served.resident_bytes());
+    provider.release();
+    let ending = tokio::spawn(finish_streams(streams));
+    let mut at_most = 0;
+    while !ended.load(SeqCst) {
+        at_most = at_most.max(served.resident_bytes());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let flowing = each(at_most);
+    ending.await.expect("all end");
+    println!("bytes a stream: {in_midst} in its midst, {flowing} flowing");
+    assert!(in_midst <= BYTES_MAX && flowing <= BYTES_MAX, "{in_midst}, flowing {flowing}");
+    let calls = tenant.usage().await.at("dailyUsage.requestCount").count();
+    assert_eq!(calls, (WARMUP_STREAMS + STREAMS) as u64);
+    tenant.at_rest().await;
+}

@@ -1,0 +1,241 @@
+//! A provider misbehaves as each row of `misbehaviours` says, and the rest of the row is so.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::LocalSet;
+
+use crate::harness::client::{Request, Response};
+use crate::harness::openai::{Usage, WORDS, chat, completion, events, reply};
+use crate::harness::price::GPT_4O_MINI;
+use crate::harness::raw_upstream::RawUpstream;
+use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::tenant::Tenant;
+use crate::harness::upstream::{Upstream, closed_port};
+use crate::harness::wait::eventually;
+use crate::upstream_fault_table::{Behavior, Charged, FaultRow, Observed, ROWS, USAGE, whole};
+
+/// What the other one uses, which is well.
+const HEALTHY_USAGE: Usage = Usage { prompt: 13, completion: 5, cached: 1, reasoning: 0 };
+const FUNDS: i128 = 1_000_000_000;
+
+/// A provider as its row says, and where it is.
+enum FaultyProvider {
+    Scripted(RawUpstream),
+    Closed { _port: tokio::net::TcpSocket, url: String },
+}
+
+impl FaultyProvider {
+    async fn start(row: &FaultRow) -> Self {
+        let rude = match row.behavior {
+            Behavior::RefusesConnections => {
+                let (port, url) = closed_port();
+                return Self::Closed { _port: port, url };
+            }
+            Behavior::ClosesConnection => RawUpstream::start(|_| None).await,
+            Behavior::Performs(acts) => RawUpstream::start(move |_| Some(acts())).await,
+            // Of each pair of connections the second goes well.
+            Behavior::Recovers(first, then) => {
+                RawUpstream::start(move |at| Some(if at % 2 == 0 { first() } else { then() })).await
+            }
+        };
+        Self::Scripted(rude)
+    }
+
+    fn url(&self) -> &str {
+        match self {
+            Self::Scripted(rude) => &rude.url,
+            Self::Closed { url, .. } => url,
+        }
+    }
+
+    fn request_count(&self) -> usize {
+        match self {
+            Self::Scripted(rude) => rude.asked(),
+            Self::Closed { .. } => 0,
+        }
+    }
+}
+
+/// Calls a model whose client wants the usage too, so that every byte passes.
+async fn call(row: &FaultRow, tenant: &Tenant, model: &str) -> Response {
+    let body = chat(model, 40, row.stream);
+    let options = r#"{"stream_options":{"include_usage":true},"#;
+    let body = if row.stream { body.replacen('{', options, 1) } else { body };
+    let answer = Request::chat(&tenant.key, body).try_send(&tenant.proxy).await;
+    answer.unwrap_or_else(|fault| panic!("{}: {fault}", row.name))
+}
+
+/// Fails unless the client sees what the row says.
+async fn expect_observed(row: &FaultRow, mut answer: Response) {
+    let what = row.name;
+    let source = answer.header("x-meteor-error-source").map(str::to_owned);
+    let (status, expected) = match row.observed {
+        Observed::GatewayError(status) => (status, Some("gateway")),
+        Observed::UpstreamError(status) | Observed::Relayed(status) => (status, Some("upstream")),
+        _ => (200, None),
+    };
+    assert_eq!((answer.status, source.as_deref()), (status, expected), "{what}");
+    assert_eq!(answer.header("location"), None, "{what}");
+    let asks_for_time = what == "429 with `Retry-After`";
+    assert_eq!(answer.header("retry-after"), asks_for_time.then_some("7"), "{what}");
+    if row.observed == Observed::Disconnects {
+        for _ in 0..20 {
+            answer.piece().await.expect(what).expect(what);
+        }
+        return;
+    }
+    let (body, ended) = answer.rest().await;
+    let body = String::from_utf8(body).expect(what);
+    let is_whole = !matches!(row.observed, Observed::Cut | Observed::AllButEnd);
+    assert_eq!(ended, is_whole, "{what}: {body}");
+    match row.observed {
+        Observed::UpstreamError(_) | Observed::GatewayError(_) => {
+            assert!(!body.contains("Failed by plan"), "{what}: {body}");
+        }
+        _ => assert_eq!(body, (row.body)(), "{what}"),
+    }
+}
+
+/// Fails unless the call is charged so; gives what it costs.
+async fn expect_charge(
+    row: &FaultRow,
+    tenant: &Tenant,
+    id: &str,
+    charged: Charged,
+    usage: Usage,
+) -> i128 {
+    let what = row.name;
+    let log = eventually(&format!("{what}: it is logged"), async || {
+        let logs = tenant.logs().await;
+        logs.into_iter().find(|log| log.at("requestLogId").text() == id)
+    })
+    .await;
+    let settled_by = match charged {
+        Charged::Nothing => "none",
+        Charged::Usage => "usage",
+        Charged::Estimate => "estimate",
+    };
+    assert_eq!(log.at("settledBy").text(), settled_by, "{what}: {log}");
+    let count = |unit: &str| log.at("usage").at(unit).count();
+    let noted = Usage {
+        cached: count("cachedInputTokens"),
+        ..Usage::of(count("inputTokens"), count("outputTokens"))
+    };
+    let cost = match charged {
+        Charged::Nothing => 0,
+        Charged::Usage => GPT_4O_MINI.cost(usage),
+        Charged::Estimate => {
+            assert!(0 < noted.prompt, "{what}: the input was read: {log}");
+            assert!(noted.completion <= 40, "{what}: no more than it asked for: {log}");
+            GPT_4O_MINI.cost(noted)
+        }
+    };
+    assert_eq!(log.at("cost").nano(), cost, "{what}: {log}");
+    if charged != Charged::Nothing {
+        assert_eq!(tenant.debit(id).await.at("amount").nano(), cost, "{what}");
+    }
+    cost
+}
+
+/// One row, with this provider alone and then with another one behind it.
+async fn check_row(
+    row: &FaultRow,
+    at: usize,
+    tenant: Tenant,
+    provider: FaultyProvider,
+    well: Arc<Upstream>,
+) {
+    let what = row.name;
+    let connects = !matches!(row.behavior, Behavior::RefusesConnections);
+    let answer = call(row, &tenant, &format!("alone-{at}")).await;
+    let id = answer.id();
+    expect_observed(row, answer).await;
+    let mut cost = expect_charge(row, &tenant, &id, row.charged, USAGE).await;
+    let asked = usize::from(connects);
+    assert_eq!(provider.request_count(), asked, "{what}: it is asked once");
+    let mut requests = u64::from(connects);
+    assert_eq!(attempts(&tenant, &id).await, 1, "{what}");
+    if let (Behavior::Recovers(..), FaultyProvider::Scripted(rude)) = (&row.behavior, &provider) {
+        let answer = call(row, &tenant, &format!("alone-{at}")).await;
+        let id = answer.id();
+        assert_eq!(answer.text().await, whole(), "{what}");
+        cost += expect_charge(row, &tenant, &id, Charged::Usage, USAGE).await;
+        assert_eq!(rude.asked(), 2, "{what}");
+        requests += 1;
+    }
+
+    let answer = call(row, &tenant, &format!("backed-{at}")).await;
+    let id = answer.id();
+    requests += 1;
+    if row.retried {
+        assert_eq!(answer.status, 200, "{what}");
+        let expected = if row.stream {
+            events(WORDS, Some(HEALTHY_USAGE)).concat()
+        } else {
+            completion(HEALTHY_USAGE)
+        };
+        assert_eq!(answer.text().await, expected, "{what}");
+        cost += expect_charge(row, &tenant, &id, Charged::Usage, HEALTHY_USAGE).await;
+    } else {
+        expect_observed(row, answer).await;
+        cost += expect_charge(row, &tenant, &id, row.charged, USAGE).await;
+    }
+    assert_eq!(attempts(&tenant, &id).await, 1 + u64::from(row.retried), "{what}");
+    let others =
+        well.seen().iter().filter(|seen| seen.body.contains(&format!("backed-{at}\""))).count();
+    assert_eq!(others, usize::from(row.retried), "{what}: the other is asked once or not at all");
+    let counted = tenant.usage().await.at("dailyUsage.requestCount").count();
+    // Whether the request had begun to go out when the connection closed is for chance to say.
+    let unsure = u64::from(matches!(row.behavior, Behavior::ClosesConnection));
+    assert!((requests - unsure..=requests).contains(&counted), "{what}: {counted} requests");
+    assert_eq!(tenant.wallet().await.at("balance").nano(), FUNDS - cost, "{what}");
+    tenant.at_rest().await;
+    if let FaultyProvider::Scripted(rude) = &provider {
+        eventually(&format!("{what}: no connection is left to hang"), async || {
+            (rude.open() <= 2).then_some(())
+        })
+        .await;
+    }
+}
+
+async fn attempts(tenant: &Tenant, id: &str) -> u64 {
+    tenant.log(id).await.at("attempts").count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_upstream_fault_matches_its_table_row() {
+    let well = Arc::new(Upstream::start(|seen| reply(seen, HEALTHY_USAGE, Duration::ZERO)).await);
+    let mut rows = upstream("well", &well.url);
+    let mut providers = Vec::new();
+    for (at, row) in ROWS.iter().enumerate() {
+        let provider = FaultyProvider::start(row).await;
+        // Two of them, so that neither the circuit nor the connections of one are the other's.
+        for name in ["alone", "backed"] {
+            rows += &upstream(&format!("{name}-{at}"), provider.url());
+            if row.short_timeouts {
+                rows += "first_byte_timeout_ms = 300\nidle_timeout_ms = 300\n";
+            }
+        }
+        rows += &model(&format!("alone-{at}"), &format!("upstream = \"alone-{at}\""));
+        let targets = format!(
+            r#"targets = [{{ upstream = "backed-{at}" }}, {{ upstream = "well", priority = 1 }}]"#
+        );
+        rows += &model(&format!("backed-{at}"), &targets);
+        providers.push(provider);
+    }
+    let served = Served::start(Place::new(&rows)).await;
+    let operator = served.tenant(0, "{}").await;
+    let proofs = LocalSet::new();
+    let mut begun = Vec::new();
+    for ((at, row), provider) in ROWS.iter().enumerate().zip(providers) {
+        let tenant = operator.found(&served, FUNDS, "{}").await;
+        begun.push(proofs.spawn_local(check_row(row, at, tenant, provider, Arc::clone(&well))));
+    }
+    proofs.await;
+    let mut failed = Vec::new();
+    for (proof, row) in begun.into_iter().zip(ROWS) {
+        failed.extend(proof.await.is_err().then_some(row.name));
+    }
+    assert!(failed.is_empty(), "these do not hold: {failed:?}");
+}

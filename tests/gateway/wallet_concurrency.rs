@@ -1,0 +1,61 @@
+//! All at once: as many calls as there are sockets, on one wallet that is there for some of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Barrier;
+
+use crate::harness::client::Request;
+use crate::harness::demo::Gateway;
+use crate::harness::limit_assertions::Told;
+use crate::harness::openai::{Usage, chat, reply};
+use crate::harness::price::GPT_4O_MINI;
+use crate::harness::tenant::Tenant;
+use crate::harness::upstream::Upstream;
+
+const MAX_TOKENS: u64 = 20;
+
+/// How many calls there are, and for how many there is money.
+fn call_counts() -> (usize, usize) {
+    let calls = std::env::var("METEOR_PARALLEL")
+        .map_or(1_500, |calls| calls.parse().expect("a number of calls"));
+    (calls, calls * 1_234 / 10_000)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_calls_are_served_exactly_up_to_the_wallet_balance() {
+    let (calls, paid) = call_counts();
+    let body = chat(GPT_4O_MINI.model, MAX_TOKENS, false);
+    let usage = Usage::of(9, MAX_TOKENS);
+    let cost = GPT_4O_MINI.cost(usage);
+    let upstream = Upstream::start(move |seen| reply(seen, usage, Duration::ZERO)).await;
+    let gateway = Gateway::before(&upstream).await;
+    let money = cost * i128::try_from(paid).expect("few");
+    // A last nano-unit is missing for one more.
+    let tenant = Tenant::new(&gateway, money + cost - 1, "{}").await;
+
+    let start = Arc::new(Barrier::new(calls));
+    let all: Vec<_> = (0..calls)
+        .map(|_| {
+            let (start, proxy) = (Arc::clone(&start), tenant.proxy.clone());
+            let request = Request::chat(&tenant.key, &body);
+            tokio::spawn(async move {
+                start.wait().await;
+                Told::read(request.send(&proxy).await).await
+            })
+        })
+        .collect();
+    let mut served = 0;
+    for call in all {
+        let told = call.await.expect("a call ends");
+        if told.status == 200 {
+            served += 1;
+        } else {
+            told.assert_error(402, &["insufficient_balance", "balance_on_hold"]);
+        }
+    }
+    assert_eq!((served, upstream.count()), (paid, paid), "of {calls}");
+    assert_eq!(tenant.wallet().await.at("balance").nano(), cost - 1);
+    tenant.at_rest().await;
+    println!("{served} of {calls} were served");
+}
