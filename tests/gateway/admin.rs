@@ -10,14 +10,14 @@ use crate::harness::upstream::Upstream;
 pub async fn start_gateway(funds: i128) -> (Gateway, Upstream, Tenant) {
     let usage = Usage::of(10, 5);
     let upstream = Upstream::start(move |seen| reply(seen, usage, std::time::Duration::ZERO)).await;
-    let gateway = Gateway::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::new(&gateway, funds, "{}").await;
     (gateway, upstream, tenant)
 }
 
 /// The error of an answer in the envelope that every error has.
 pub async fn expect_error(tenant: &Tenant, request: Request, status: u16) -> Json {
-    error_envelope(tenant.ask(request).await, status).await
+    error_envelope(tenant.send(request).await, status).await
 }
 
 async fn error_envelope(answer: crate::harness::client::Response, status: u16) -> Json {
@@ -37,7 +37,7 @@ async fn error_envelope(answer: crate::harness::client::Response, status: u16) -
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_starts_funded_with_a_key_that_works() {
-    let (gateway, _upstream, _) = scene(0).await;
+    let (gateway, _upstream, _) = start_gateway(0).await;
     let demo = Tenant::of_demo(&gateway);
     let wallet = demo.wallet().await;
     assert_eq!(wallet.at("balance").to_string(), "1000.00", "{wallet}");
@@ -56,12 +56,12 @@ async fn the_demo_starts_funded_with_a_key_that_works() {
     }
     let request = Request::chat(&gateway.key, chat("gpt-4o-mini", 5, false));
     assert_eq!(request.send(&gateway.proxy).await.status, 200);
-    demo.at_rest().await;
+    demo.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn recharges_are_exact_and_recorded_in_a_chain() {
-    let (_gateway, _upstream, tenant) = scene(0).await;
+    let (_gateway, _upstream, tenant) = start_gateway(0).await;
     let mut balance = 0;
     for (text, nano) in [
         ("100.00", 100_000_000_000),
@@ -89,12 +89,12 @@ async fn recharges_are_exact_and_recorded_in_a_chain() {
     call.text().await;
     let debit = tenant.debit(&id).await;
     assert_eq!(debit.at("description").text(), "API call consumption");
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn invalid_amounts_are_refused() {
-    let (_gateway, _upstream, tenant) = scene(0).await;
+    let (_gateway, _upstream, tenant) = start_gateway(0).await;
     for amount in [
         "0",
         "-1",
@@ -122,14 +122,14 @@ async fn invalid_amounts_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn repeating_an_idempotency_key_does_not_repeat_the_recharge() {
-    let (_gateway, _upstream, tenant) = scene(0).await;
+    let (_gateway, _upstream, tenant) = start_gateway(0).await;
     let keyed = |key: &str, amount: i128| {
         let body = format!(r#"{{"amount":{}}}"#, money(amount));
         Request::post("/api/organization/wallet/recharge", body).header("idempotency-key", key)
     };
-    let first = tenant.ask(keyed("one", 5_000_000_000)).await.text().await;
+    let first = tenant.send(keyed("one", 5_000_000_000)).await.text().await;
     for _ in 0..3 {
-        let answer = tenant.ask(keyed("one", 5_000_000_000)).await;
+        let answer = tenant.send(keyed("one", 5_000_000_000)).await;
         assert_eq!(answer.status, 200);
         assert_eq!(answer.text().await, first, "the first answer again");
     }
@@ -145,12 +145,12 @@ async fn repeating_an_idempotency_key_does_not_repeat_the_recharge() {
         assert!([200, 409].contains(&status), "done, or still running: {status}");
     }
     assert_eq!(tenant.wallet().await.at("balance").nano(), 5_000_000_001);
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_body_fields_are_refused_by_name() {
-    let (_gateway, _upstream, tenant) = scene(0).await;
+    let (_gateway, _upstream, tenant) = start_gateway(0).await;
     let project = &tenant.project;
     for (path, body) in [
         ("/api/organizations".to_owned(), r#"{"name":"a","colour":1}"#),
@@ -168,7 +168,7 @@ async fn unknown_body_fields_are_refused_by_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn foreign_and_missing_resources_are_404() {
-    let (gateway, _upstream, tenant) = scene(0).await;
+    let (gateway, _upstream, tenant) = start_gateway(0).await;
     let other = Tenant::new(&gateway, 0, "{}").await;
     for id in [other.project.as_str(), "proj_00000000000000000000000000000000", "nonsense", "%00"] {
         for part in ["quota", "quota-usage", "api-keys", "request-logs"] {
@@ -186,7 +186,7 @@ async fn foreign_and_missing_resources_are_404() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn admin_requests_without_a_valid_token_are_401() {
-    let (gateway, _upstream, tenant) = scene(0).await;
+    let (gateway, _upstream, tenant) = start_gateway(0).await;
     let path = "/api/organization/wallet";
     for token in ["", "at-mtr-", "nonsense", gateway.key.as_str(), tenant.key.as_str()] {
         let answer = Request::get(path).bearer(token).send(&gateway.admin).await;
@@ -198,9 +198,9 @@ async fn admin_requests_without_a_valid_token_are_401() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn key_secrets_are_not_listed_and_allowed_models_are_enforced() {
-    let (gateway, upstream, tenant) = scene(1_000_000_000).await;
+    let (gateway, upstream, tenant) = start_gateway(1_000_000_000).await;
     let path = format!("/api/projects/{}/api-keys", tenant.project);
-    let key = tenant.new_key(&gateway, r#"{"name":"narrow","allowedModels":["gpt-4o*"]}"#).await;
+    let key = tenant.create_key(&gateway, r#"{"name":"narrow","allowedModels":["gpt-4o*"]}"#).await;
     let random = key.strip_prefix("sk-mtr-").expect("the prefix of keys");
     assert!(random.len() == 49 && random.bytes().all(|byte| byte.is_ascii_alphanumeric()));
     let list = tenant.get(&path).await;
@@ -216,13 +216,13 @@ async fn key_secrets_are_not_listed_and_allowed_models_are_enforced() {
             assert_eq!(body.at("error.type").text(), "permission_error", "{body}");
         }
     }
-    assert_eq!(upstream.count(), 2);
-    tenant.at_rest().await;
+    assert_eq!(upstream.request_count(), 2);
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_are_paginated_and_invalid_page_parameters_are_refused() {
-    let (_gateway, _upstream, tenant) = scene(0).await;
+    let (_gateway, _upstream, tenant) = start_gateway(0).await;
     for nano in 1..=5 {
         tenant.recharge(nano).await;
     }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::harness::limit_assertions::{LIMITS, Told};
+use crate::harness::limit_assertions::{FullResponse, LIMITS};
 use crate::harness::media::{FORM_CONTENT_TYPE, MediaGateway, audio_plan, multipart_form, wav};
 use crate::harness::upstream::{Plan, Step};
 
@@ -18,11 +18,11 @@ const NANO_PER_SECOND: i128 = 100_000;
 async fn speech_is_billed_per_character_and_passes_unmodified() {
     let studio = MediaGateway::new(|_| audio_plan(300)).await;
     let body = r#"{"model":"tts-1","voice":"alloy","input":"d\u00e9j\u00e0 vu \ud83d\ude00"}"#;
-    let mut answer = studio.json(SPEECH, body).await;
+    let mut answer = studio.post_json(SPEECH, body).await;
     let id = answer.id();
     assert_eq!(answer.header("content-type"), Some("audio/mpeg"));
-    assert_eq!(answer.rest().await, (vec![0xff; 300 * 1024], true));
-    let log = studio.cost(&id, "estimate", 9 * NANO_PER_CHARACTER).await;
+    assert_eq!(answer.read_to_end().await, (vec![0xff; 300 * 1024], true));
+    let log = studio.assert_cost(&id, "estimate", 9 * NANO_PER_CHARACTER).await;
     assert_eq!(log.at("usage.characters").count(), 9, "{log}");
     assert_eq!(log.at("outcome").text(), "Completed", "{log}");
 }
@@ -33,12 +33,12 @@ async fn interrupted_speech_is_billed_in_full() {
         MediaGateway::new(|_| audio_plan(3).insert_step(2, Step::Stall).insert_step(2, Step::Cut))
             .await;
     let body = r#"{"model":"tts-1","voice":"alloy","input":"hello"}"#;
-    let mut answer = studio.json(SPEECH, body).await;
+    let mut answer = studio.post_json(SPEECH, body).await;
     let id = answer.id();
     studio.upstream.release();
-    let (came, whole) = answer.rest().await;
+    let (came, whole) = answer.read_to_end().await;
     assert!(!whole && came.len() < 2 * 1024, "the client sees that it broke off");
-    let log = studio.cost(&id, "estimate", 5 * NANO_PER_CHARACTER).await;
+    let log = studio.assert_cost(&id, "estimate", 5 * NANO_PER_CHARACTER).await;
     assert_eq!(log.at("outcome").text(), "Failed", "{log}");
 }
 
@@ -46,12 +46,12 @@ async fn interrupted_speech_is_billed_in_full() {
 async fn a_disconnect_during_speech_is_billed_in_full() {
     let studio = MediaGateway::new(|_| audio_plan(3).insert_step(1, Step::Stall)).await;
     let body = r#"{"model":"tts-1","voice":"alloy","input":"hello"}"#;
-    let mut answer = studio.json(SPEECH, body).await;
+    let mut answer = studio.post_json(SPEECH, body).await;
     let id = answer.id();
     answer.piece().await.expect("whole").expect("a first piece");
     drop(answer);
     studio.upstream.release();
-    let log = studio.cost(&id, "estimate", 5 * NANO_PER_CHARACTER).await;
+    let log = studio.assert_cost(&id, "estimate", 5 * NANO_PER_CHARACTER).await;
     assert_eq!(log.at("outcome").text(), "Cancelled", "{log}");
 }
 
@@ -70,19 +70,19 @@ async fn token_priced_speech_is_billed_by_report_or_hold() {
     .await;
     let sse =
         r#"{"model":"gpt-4o-mini-tts","voice":"alloy","input":"hello","stream_format":"sse"}"#;
-    let answer = studio.json(SPEECH, sse).await;
+    let answer = studio.post_json(SPEECH, sse).await;
     let id = answer.id();
     assert_eq!(answer.text().await, done);
-    let log = studio.cost(&id, "usage", 14 * 600 + 101 * 12_000).await;
+    let log = studio.assert_cost(&id, "usage", 14 * 600 + 101 * 12_000).await;
     assert_eq!(log.at("usage.outputAudioTokens").count(), 101, "{log}");
 
     let raw = r#"{"model":"gpt-4o-mini-tts","voice":"alloy","input":"hello"}"#;
-    let mut answer = studio.json(SPEECH, raw).await;
+    let mut answer = studio.post_json(SPEECH, raw).await;
     let id = answer.id();
-    assert!(answer.rest().await.1);
+    assert!(answer.read_to_end().await.1);
     // Three tokens a letter, and a frame of 32.
     let held = raw.len() as i128 * 600 + (5 * 3 + 32) * 12_000;
-    studio.cost(&id, "estimate", held).await;
+    studio.assert_cost(&id, "estimate", held).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,7 +107,7 @@ async fn transcription_is_billed_by_reported_or_measured_seconds() {
             assert_eq!(answer.status, 200);
             let id = answer.id();
             answer.text().await;
-            let log = studio.cost(&id, settled_by, seconds * NANO_PER_SECOND).await;
+            let log = studio.assert_cost(&id, settled_by, seconds * NANO_PER_SECOND).await;
             let heard = log.at("usage.audioSeconds").count();
             assert_eq!(i128::from(heard), seconds, "{log}");
         }
@@ -119,7 +119,7 @@ async fn transcription_is_billed_by_reported_or_measured_seconds() {
         .await;
     let id = answer.id();
     answer.text().await;
-    studio.cost(&id, "estimate", 10 * NANO_PER_SECOND).await;
+    studio.assert_cost(&id, "estimate", 10 * NANO_PER_SECOND).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,7 +143,7 @@ async fn token_priced_transcripts_are_billed_by_report() {
             .await;
         let id = answer.id();
         assert!(answer.text().await.contains("hello"));
-        let log = studio.cost(&id, "usage", 4 * 2_500 + 26 * 6_000 + 45 * 10_000).await;
+        let log = studio.assert_cost(&id, "usage", 4 * 2_500 + 26 * 6_000 + 45 * 10_000).await;
         assert_eq!(log.at("usage.inputAudioTokens").count(), 26, "{log}");
         assert_eq!(log.at("usage.audioSeconds").count(), 0, "they have no price: {log}");
     }
@@ -178,25 +178,25 @@ async fn media_endpoints_enforce_wallet_limits_and_key_revocation() {
         (TRANSLATIONS, FORM_CONTENT_TYPE, heard),
     ];
     let rich = studio.tenant.clone();
-    studio.tenant = rich.found(&studio.served, 0, "{}").await;
+    studio.tenant = rich.create_tenant(&studio.server, 0, "{}").await;
     for (path, kind, body) in &calls {
-        Told::read(studio.post(path, kind, body).await)
+        FullResponse::read(studio.post(path, kind, body).await)
             .await
             .assert_error(402, &["insufficient_balance"]);
     }
     studio.tenant = rich;
     for limit in &LIMITS {
-        studio.tenant.quota(&limit.quota(0)).await;
+        studio.tenant.set_quota(&limit.quota_json(0)).await;
         for (path, kind, body) in &calls {
-            let told = Told::read(studio.post(path, kind, body).await).await;
+            let told = FullResponse::read(studio.post(path, kind, body).await).await;
             told.assert_error(429, &[limit.code]);
         }
     }
-    studio.tenant.quota("{}").await;
+    studio.tenant.set_quota("{}").await;
     let path = studio.tenant.key_path("fresh").await;
-    studio.tenant.ask(crate::harness::client::Request::new("DELETE", &path)).await;
+    studio.tenant.send(crate::harness::client::Request::new("DELETE", &path)).await;
     for (path, kind, body) in &calls {
-        Told::read(studio.post(path, kind, body).await)
+        FullResponse::read(studio.post(path, kind, body).await)
             .await
             .assert_error(401, &["invalid_api_key"]);
     }

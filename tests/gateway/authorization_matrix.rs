@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::harness::client::Request;
 use crate::harness::demo::Gateway;
-use crate::harness::limit_assertions::Told;
+use crate::harness::limit_assertions::FullResponse;
 use crate::harness::openai::{Usage, chat};
 use crate::harness::process::meteor_command;
 use crate::harness::tenant::Tenant;
@@ -138,46 +138,46 @@ struct DeniedCaller {
     statuses: [u16; 3],
 }
 
-impl Stranger {
+impl DeniedCaller {
     fn new(what: &'static str, key: &str, statuses: [u16; 3]) -> Self {
         Self { what, key: key.to_owned(), statuses }
     }
 
     async fn expect_refused(&self, route: &Route, proxy: &str) {
         let status = self.statuses[route.uses as usize];
-        let told = Told::read(route.call(&self.key).send(proxy).await).await;
+        let told = FullResponse::read(route.call(&self.key).send(proxy).await).await;
         assert_eq!(told.status, status, "{}: {route:?}: {told:?}", self.what);
-        let source = told.find("x-meteor-error-source");
+        let source = told.find_header("x-meteor-error-source");
         assert_eq!(source, (status != 200).then_some("gateway"), "{}: {route:?}", self.what);
     }
 }
 
 /// Everybody who may not, each by another reason.
-async fn denied_callers(gateway: &Gateway) -> Vec<Stranger> {
+async fn denied_callers(gateway: &Gateway) -> Vec<DeniedCaller> {
     let new = async |funds, quota: &str| Tenant::new(gateway, funds, quota).await;
     let (poor, spent, mine) =
         (new(0, "{}").await, new(FUNDS, BLOCKED).await, new(FUNDS, "{}").await);
-    let narrow = mine.new_key(gateway, r#"{"name":"narrow","allowedModels":["other"]}"#).await;
-    let revoked = mine.new_key(gateway, r#"{"name":"revoked"}"#).await;
+    let narrow = mine.create_key(gateway, r#"{"name":"narrow","allowedModels":["other"]}"#).await;
+    let revoked = mine.create_key(gateway, r#"{"name":"revoked"}"#).await;
     let gone = Request::new("DELETE", &mine.key_path("revoked").await);
-    assert_eq!(mine.ask(gone).await.status, 200);
-    let archived = mine.second_project(gateway).await;
+    assert_eq!(mine.send(gone).await.status, 200);
+    let archived = mine.create_second_project(gateway).await;
     let gone = Request::new("DELETE", &format!("/api/projects/{}", archived.project));
-    assert_eq!(archived.ask(gone).await.status, 200);
+    assert_eq!(archived.send(gone).await.status, 200);
     vec![
-        Stranger::new("an empty wallet", &poor.key, [402, 200, 200]),
-        Stranger::new("an exhausted limit", &spent.key, [429, 429, 200]),
-        Stranger::new("another model only", &narrow, [403, 403, 200]),
-        Stranger::new("a revoked key", &revoked, [401; 3]),
-        Stranger::new("an archived project", &archived.key, [403; 3]),
-        Stranger::new("no key", "", [401; 3]),
+        DeniedCaller::new("an empty wallet", &poor.key, [402, 200, 200]),
+        DeniedCaller::new("an exhausted limit", &spent.key, [429, 429, 200]),
+        DeniedCaller::new("another model only", &narrow, [403, 403, 200]),
+        DeniedCaller::new("a revoked key", &revoked, [401; 3]),
+        DeniedCaller::new("an archived project", &archived.key, [403; 3]),
+        DeniedCaller::new("no key", "", [401; 3]),
     ]
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_route_refuses_callers_without_permission() {
     let upstream = Upstream::start(Route::reply).await;
-    let gateway = Gateway::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     let rich = Tenant::new(&gateway, FUNDS, "{}").await;
     let strangers = denied_callers(&gateway).await;
     let routes = read_routes();
@@ -188,13 +188,13 @@ async fn every_route_refuses_callers_without_permission() {
             assert_eq!(Request::get(&route.path).send(&gateway.proxy).await.status, 200);
             continue;
         }
-        let before = upstream.count();
+        let before = upstream.request_count();
         // The sample is good: one who may is served, at a price where the route bills.
         let answer = route.call(&rich.key).send(&gateway.proxy).await;
         let (status, id) = (answer.status, answer.id());
         assert_eq!(status, 200, "{route:?}: {}", answer.text().await);
         let sent = usize::from(route.uses != Uses::Nothing);
-        assert_eq!(upstream.count(), before + sent, "{route:?}");
+        assert_eq!(upstream.request_count(), before + sent, "{route:?}");
         if route.uses == Uses::Tokens {
             assert!(rich.debit(&id).await.at("amount").nano() > 0, "{route:?} bills");
         }
@@ -203,9 +203,13 @@ async fn every_route_refuses_callers_without_permission() {
         }
         // An empty wallet does not refuse what costs no money.
         let free = usize::from(route.uses == Uses::Request);
-        assert_eq!(upstream.count(), before + sent + free, "{route:?}: who may not reached it");
+        assert_eq!(
+            upstream.request_count(),
+            before + sent + free,
+            "{route:?}: who may not reached it"
+        );
     }
-    rich.at_rest().await;
+    rich.assert_settled().await;
 }
 
 /// The same place, written in ways that a provider's front might take for it.
@@ -242,7 +246,7 @@ const METHODS: [&str; 10] =
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_routes_return_404_and_reach_no_upstream() {
     let upstream = Upstream::start(Route::reply).await;
-    let gateway = Gateway::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::new(&gateway, FUNDS, "{}").await;
     let routes = read_routes();
     let is_route = |(method, path): &(&str, String)| {
@@ -255,7 +259,8 @@ async fn unknown_routes_return_404_and_reach_no_upstream() {
         let odd: Vec<_> = methods.chain(tricks).filter(|asked| !is_route(asked)).collect();
         assert_eq!(odd.len() + 1, METHODS.len() + 19, "each but the route itself: {odd:?}");
         for (method, path) in odd {
-            let answer = route.call(&tenant.key).at(method, &path).send(&gateway.proxy).await;
+            let answer =
+                route.call(&tenant.key).with_target(method, &path).send(&gateway.proxy).await;
             // What does not begin with a slash is no request at all.
             let status = if path.starts_with('/') { 404 } else { 400 };
             assert_eq!(answer.status, status, "{method} {path}");
@@ -271,12 +276,12 @@ async fn unknown_routes_return_404_and_reach_no_upstream() {
         ("POST", "v1/chat/completions", [404, 400]),
         ("POST", "", [404, 400]),
     ] {
-        let call = Request::chat(&tenant.key, chat(MODEL, 20, false)).at(method, target);
+        let call = Request::chat(&tenant.key, chat(MODEL, 20, false)).with_target(method, target);
         let answer = call.send(&gateway.proxy).await;
         assert!(statuses.contains(&answer.status), "{method} {target}: {}", answer.status);
     }
-    assert_eq!(upstream.count(), 0, "{:?}", upstream.seen());
-    tenant.at_rest().await;
+    assert_eq!(upstream.request_count(), 0, "{:?}", upstream.requests());
+    tenant.assert_settled().await;
     assert!(tenant.logs().await.is_empty(), "nothing of it is a call");
 }
 
@@ -284,7 +289,7 @@ async fn unknown_routes_return_404_and_reach_no_upstream() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_absolute_target_is_routed_by_its_path_only() {
     let upstream = Upstream::start(Route::reply).await;
-    let gateway = Gateway::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     let (rich, poor) =
         (Tenant::new(&gateway, FUNDS, "{}").await, Tenant::new(&gateway, 0, "{}").await);
     let routes = read_routes();
@@ -292,15 +297,17 @@ async fn an_absolute_target_is_routed_by_its_path_only() {
     for (route, sent) in billed.zip(1..) {
         let target = format!("http://127.0.0.1:9{}", route.path);
         for (tenant, status) in [(&rich, 200), (&poor, 402)] {
-            let answer = route.call(&tenant.key).at("POST", &target).send(&gateway.proxy).await;
+            let answer =
+                route.call(&tenant.key).with_target("POST", &target).send(&gateway.proxy).await;
             assert_eq!(answer.status, status, "{target}");
         }
-        let seen = upstream.seen();
+        let seen = upstream.requests();
         assert_eq!(seen.len(), sent, "{target}");
         assert_eq!(seen[sent - 1].target, route.path);
         assert_ne!(seen[sent - 1].header("host"), Some("127.0.0.1:9"));
     }
     let elsewhere = Request::chat(&rich.key, chat(MODEL, 20, false));
-    let elsewhere = elsewhere.at("POST", "http://127.0.0.1:9/v1/files").send(&gateway.proxy).await;
+    let elsewhere =
+        elsewhere.with_target("POST", "http://127.0.0.1:9/v1/files").send(&gateway.proxy).await;
     assert_eq!(elsewhere.status, 404);
 }

@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use crate::harness::client::{Request, Response};
 use crate::harness::fault_shim::FaultShim;
 use crate::harness::json::Json;
-use crate::harness::limit_assertions::Told;
+use crate::harness::limit_assertions::FullResponse;
 use crate::harness::openai::{Usage, WORDS, chat, events, reply};
 use crate::harness::serve::{Place, Served, model, upstream};
 use crate::harness::tenant::Tenant;
@@ -29,7 +29,9 @@ impl FaultShim {
     /// Makes it that instant; time goes on from there.
     fn set_time(&self, instant: i64) {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
-        self.clock(instant - i64::try_from(since.as_millis()).expect("a time in this age"));
+        self.set_clock_offset_ms(
+            instant - i64::try_from(since.as_millis()).expect("a time in this age"),
+        );
     }
 }
 
@@ -58,12 +60,12 @@ async fn start_gateway_at(instant: i64, providers: [&Upstream; 2]) -> (FaultShim
     (shim, served)
 }
 
-async fn plain_call(tenant: &Tenant) -> Told {
-    tenant.told("plain", 30).await
+async fn plain_call(tenant: &Tenant) -> FullResponse {
+    tenant.call_to_end("plain", 30).await
 }
 
 /// Calls until the limit says no; how many were served.
-async fn call_until_refused(tenant: &Tenant, code: &str) -> (usize, Told) {
+async fn call_until_refused(tenant: &Tenant, code: &str) -> (usize, FullResponse) {
     for served in 0..1_000 {
         let told = plain_call(tenant).await;
         if told.status != 200 {
@@ -116,8 +118,8 @@ async fn clock_steps_neither_reset_limits_nor_lose_usage() {
     assert!((1..=86_400 + 2 * 3_600).contains(&refusal.retry_after()), "{refusal:?}");
     shim.set_time(AFTER_MONTH_START_MS + HOUR_MS);
     assert_eq!(call_until_refused(&tenant, "daily_requests_exceeded").await.0, 0);
-    assert_eq!(provider.count(), 30);
-    tenant.at_rest().await;
+    assert_eq!(provider.request_count(), 30);
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,11 +143,11 @@ async fn a_jumping_clock_serves_exactly_the_limit() {
             all += served.expect("a caller ends");
         }
     }
-    assert_eq!((all, provider.count()), (LIMIT, LIMIT));
+    assert_eq!((all, provider.request_count()), (LIMIT, LIMIT));
     let usage = tenant.usage().await.at("dailyUsage");
     assert_eq!(usage.at("requestCount").count(), LIMIT as u64, "{usage}");
     assert_eq!(usage.at("date").text(), "2027-03-01", "{usage}");
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,7 +168,7 @@ async fn a_minute_window_ends_after_a_backward_clock_step() {
         (plain_call(&tenant).await.status == 200).then_some(())
     })
     .await;
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 /// Opens so many streams of that model, each to its first piece.
@@ -204,7 +206,7 @@ fn counts(part: &Json) -> [u64; 3] {
 /// Begins the month on that day; what is shown of it then.
 async fn month_usage_from(tenant: &Tenant, day: u8, limit: u64) -> [u64; 3] {
     let quota = format!(r#"{{"monthlyRequestLimit":{limit},"customResetDay":{day}}}"#);
-    tenant.quota(&quota).await;
+    tenant.set_quota(&quota).await;
     counts(&tenant.usage().await.at("monthlyUsage"))
 }
 
@@ -245,7 +247,7 @@ async fn streams_across_midnight_settle_in_the_period_of_admission() {
     assert_eq!(day_usage(&tenant, None).await, [0; 3], "today is another day");
     first.release();
     for answer in &mut ending {
-        let (rest, whole) = answer.rest().await;
+        let (rest, whole) = answer.read_to_end().await;
         assert!(whole && rest.ends_with(b"[DONE]\n\n"), "it comes to its end");
     }
     let tokens = half * USAGE.total();
@@ -272,7 +274,7 @@ async fn streams_across_midnight_settle_in_the_period_of_admission() {
     let served = served.restart().await;
     let tenant = served.rebind(tenant);
     for mut orphan in orphans {
-        assert!(!orphan.rest().await.1, "its end was not seen");
+        assert!(!orphan.read_to_end().await.1, "its end was not seen");
     }
     assert_eq!(
         day_usage(&tenant, Some(YESTERDAY)).await,
@@ -284,5 +286,5 @@ async fn streams_across_midnight_settle_in_the_period_of_admission() {
         assert_eq!(month_usage_from(&tenant, since, limit).await, month, "{since}");
     }
     assert_eq!(call_until_refused(&tenant, "monthly_requests_exceeded").await.0, 0);
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }

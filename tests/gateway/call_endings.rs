@@ -54,26 +54,26 @@ impl Ending {
     async fn run(self, tenant: &Tenant, upstream: &Upstream) {
         match self {
             Self::DisconnectBeforeResponse => {
-                let (reached, tenant) = (upstream.count(), tenant.clone());
+                let (reached, tenant) = (upstream.request_count(), tenant.clone());
                 let call = tokio::spawn(async move { tenant.call("mute", 20).await.status });
                 upstream.wait_for_requests(reached + 1).await;
                 call.abort();
                 assert!(call.await.is_err(), "it was still open");
             }
-            Self::DisconnectMidStream => drop(tenant.begun(20).await),
+            Self::DisconnectMidStream => drop(tenant.open_stream(20).await),
             Self::DisconnectMidRequest => {
                 let wire = Request::chat(&tenant.key, chat("plain", 20, true)).to_bytes();
                 let mut stream = TcpStream::connect(&tenant.proxy).await.expect("a connection");
                 stream.write_all(&wire[..wire.len() - 10]).await.expect("sent");
             }
             Self::Status(model, max_tokens, status) => {
-                let told = tenant.told(model, max_tokens).await;
+                let told = tenant.call_to_end(model, max_tokens).await;
                 assert_eq!(told.status, status, "{told:?}");
             }
             Self::BrokenStream(model) => {
                 let mut answer = tenant.call(model, 20).await;
                 assert_eq!(answer.status, 200);
-                assert!(!answer.rest().await.1, "it breaks");
+                assert!(!answer.read_to_end().await.1, "it breaks");
             }
         }
     }
@@ -93,14 +93,14 @@ async fn assert_three_fit(tenant: &Tenant, upstream: &Upstream) {
         if answer.status == 200 { open.push(answer) } else { refused.push(answer) }
     }
     assert_eq!((open.len(), refused.len()), (3, 1), "{:?}", refused.first().map(|no| no.status));
-    let told = tenant.told("steady", 20).await;
-    LIMITS[6].refused(Level::Project, &told, (1, 3));
+    let told = tenant.call_to_end("steady", 20).await;
+    LIMITS[6].assert_refused(Level::Project, &told, (1, 3));
     assert_eq!(tenant.concurrency_headroom().await, 0);
     upstream.release();
     for mut answer in open {
-        assert!(answer.rest().await.1, "it comes to its end");
+        assert!(answer.read_to_end().await.1, "it comes to its end");
     }
-    upstream.hold();
+    upstream.stall_again();
     assert_eq!(tenant.concurrency_headroom().await, 3, "who has seen the end finds the place free");
 }
 
@@ -116,19 +116,19 @@ async fn every_call_ending_frees_its_concurrency_slot() {
             Box::pin(ending.run(tenant, upstream)),
         );
         tenant.wait_for_headroom(3, Instant::now(), &what).await;
-        tenant.at_rest().await;
+        tenant.assert_settled().await;
         assert_three_fit(tenant, upstream).await;
     }
     // A place that was given back twice would let a fourth in.
     assert_eq!(tenant.concurrency_headroom().await, 3);
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 /// Three calls of which each has begun to be answered.
 async fn open_three(tenant: &Tenant) -> Vec<Response> {
     let mut open = Vec::new();
     for _ in 0..3 {
-        open.push(tenant.begun(20).await);
+        open.push(tenant.open_stream(20).await);
     }
     assert_eq!(tenant.concurrency_headroom().await, 0);
     open
@@ -136,13 +136,13 @@ async fn open_three(tenant: &Tenant) -> Vec<Response> {
 
 /// Once it has started again, nothing is open or held.
 async fn restart_and_check(stage: ScenarioGateway) -> ScenarioGateway {
-    stage.upstream.hold();
+    stage.upstream.stall_again();
     let stage = stage.restart().await;
     let tenant = &stage.tenant;
     assert_eq!(tenant.concurrency_headroom().await, 3, "nothing is open after a start");
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
     assert_three_fit(tenant, &stage.upstream).await;
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
     stage
 }
 
@@ -150,17 +150,17 @@ async fn restart_and_check(stage: ScenarioGateway) -> ScenarioGateway {
 async fn kill_and_shutdown_free_all_concurrency_slots() {
     let mut stage = ScenarioGateway::new(FUNDS, THREE_CONCURRENT, Place::new).await;
     let open = open_three(&stage.tenant).await;
-    stage.served.kill();
+    stage.server.kill();
     drop(open);
     let mut stage = restart_and_check(stage).await;
 
     let open = open_three(&stage.tenant).await;
-    stage.served.terminate();
+    stage.server.terminate();
     stage.upstream.release();
     for mut answer in open {
-        assert!(answer.rest().await.1, "a stop lets open calls finish");
+        assert!(answer.read_to_end().await.1, "a stop lets open calls finish");
     }
-    assert!(stage.served.ended().await.success());
+    assert!(stage.server.ended().await.success());
     let stage = restart_and_check(stage).await;
     let requests = stage.tenant.usage().await.at("dailyUsage.requestCount").count();
     assert_eq!(requests, 4 * 3, "each of them is counted");
@@ -171,10 +171,10 @@ async fn the_drain_timeout_frees_all_concurrency_slots() {
     let place = |rows: &str| Place::new(rows).with("METEOR__PROXY__DRAIN_TIMEOUT_MS", "100");
     let mut stage = ScenarioGateway::new(FUNDS, THREE_CONCURRENT, place).await;
     let open = open_three(&stage.tenant).await;
-    stage.served.terminate();
-    stage.served.ended().await;
+    stage.server.terminate();
+    stage.server.ended().await;
     for mut answer in open {
-        assert!(!answer.rest().await.1, "a broken answer is no clean end");
+        assert!(!answer.read_to_end().await.1, "a broken answer is no clean end");
     }
     let stage = restart_and_check(stage).await;
     let requests = stage.tenant.usage().await.at("dailyUsage.requestCount").count();
@@ -195,8 +195,8 @@ async fn an_unfinished_error_body_occupies_a_concurrency_slot() {
     assert_eq!(tenant.concurrency_headroom().await, 0, "three are open at the provider");
     upstream.release();
     for mut answer in open {
-        assert!(answer.rest().await.1);
+        assert!(answer.read_to_end().await.1);
     }
     assert_eq!(tenant.concurrency_headroom().await, 3);
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }

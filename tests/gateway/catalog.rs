@@ -39,7 +39,7 @@ async fn a_listed_model_needs_only_its_name() {
     assert_eq!(row.at("prices.inputTokens").text(), "0.15");
     assert!(!models.to_string().contains("all"), "where it is served is not told: {models}");
     assert_eq!(tenant.get("/api/models?page=2").await.at("data").list().len(), 0);
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 /// A list of the test's own, with sizes of input and cached, audio and reasoning tokens apart.
@@ -119,7 +119,7 @@ async fn call_costs_match_the_usage_oracle() {
         let cost = usage_oracle::cost(&price_rows(), "default", &unit_counts(call));
         assert_eq!(log.at("cost").nano(), cost, "call {call}: {}", log.at("usage"));
     }
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,7 +127,10 @@ async fn usage_without_a_price_is_logged_and_counted() {
     let usage = openai::Usage { cached: 0, ..USAGE };
     let provider = Upstream::start(move |_| {
         let searches = r#""server_tool_use":{"web_search_requests":2},"service_tier""#;
-        Plan::json(200, anthropic::whole(usage).replacen(r#""service_tier""#, searches, 1))
+        Plan::json(
+            200,
+            anthropic::complete_message(usage).replacen(r#""service_tier""#, searches, 1),
+        )
     })
     .await;
     let text = upstream("all", &provider.url) + "dialects = [\"anthropic\"]\n";

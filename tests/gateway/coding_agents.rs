@@ -54,7 +54,7 @@ async fn coding_agent_calls_work_with_either_key_header() {
             let answer = request.send(&tenant.proxy).await;
             assert_eq!(answer.status, 200, "{target}");
             assert_eq!(answer.header("x-of-tomorrow"), Some("kept"));
-            let seen = provider.seen().pop().expect("the call");
+            let seen = provider.requests().pop().expect("the call");
             assert_eq!((&*seen.target, &*seen.body), (target, MESSAGE));
             for (name, value) in [
                 ("anthropic-version", Some("2023-06-01")),
@@ -81,8 +81,8 @@ async fn coding_agent_calls_work_with_either_key_header() {
         assert_eq!(told.at("data").list()[0].at("type").text(), "model", "{told}");
         assert!(!told.at("has_more").is_true());
     }
-    assert_eq!(provider.count(), 4, "models are told by the gateway");
-    tenant.at_rest().await;
+    assert_eq!(provider.request_count(), 4, "models are told by the gateway");
+    tenant.assert_settled().await;
 }
 
 /// A stream that says nothing else for as long as nobody lets it go on.
@@ -123,10 +123,10 @@ async fn pings_and_comments_pass_before_the_next_event() {
         }
         assert_eq!(String::from_utf8_lossy(&came), wanted);
         provider.release();
-        let (rest, whole) = answer.rest().await;
+        let (rest, whole) = answer.read_to_end().await;
         assert!(whole, "{pieces:?}");
         let stripped = if body == CHAT_WITHOUT_USAGE { "data: [DONE]\n\n" } else { &pieces[2] };
         assert_eq!(String::from_utf8_lossy(&rest), stripped);
-        tenant.at_rest().await;
+        tenant.assert_settled().await;
     }
 }

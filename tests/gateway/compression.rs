@@ -6,7 +6,7 @@ use std::time::Duration;
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 
-use crate::dialect_routing::scene;
+use crate::dialect_routing::start_gateway;
 use crate::harness::client::Request;
 use crate::harness::openai::{Usage, WORDS, chat, completion, events};
 use crate::harness::serve::{Place, Served, model, upstream};
@@ -60,10 +60,10 @@ fn encoded_plan(plan: &Plan, coding: &str, size: usize) -> (Plan, Vec<u8>) {
         Step::Send(bytes) => Some(&bytes[..]),
         _ => None,
     });
-    let bytes = coded(coding, &sends.collect::<Vec<_>>().concat());
+    let bytes = encode(coding, &sends.collect::<Vec<_>>().concat());
     let steps = bytes.chunks(size).map(|piece| Step::Send(piece.to_vec())).collect();
     let mut headers = plan.headers.clone();
-    headers.push(("content-encoding", name(coding).to_owned()));
+    headers.push(("content-encoding", encoding_token(coding).to_owned()));
     (Plan { status: plan.status, headers, chunked: size < bytes.len(), steps }, bytes)
 }
 
@@ -86,7 +86,7 @@ fn sample_calls() -> Vec<(&'static str, String, Plan)> {
         (
             "/v1/messages",
             anthropic::message("plain", Some(50), false),
-            Plan::json(200, anthropic::whole(USAGE)),
+            Plan::json(200, anthropic::complete_message(USAGE)),
         ),
         (
             "/v1beta/models/plain:streamGenerateContent?alt=sse",
@@ -99,16 +99,16 @@ fn sample_calls() -> Vec<(&'static str, String, Plan)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn compressed_responses_pass_unmodified_and_are_metered() {
-    let kinds = calls();
+    let kinds = sample_calls();
     let provider = Upstream::start(move |seen| {
         let part = |at| seen.header("x-stainless-part").and_then(|part| part.split(' ').nth(at));
         let [kind, size] = [0, 2].map(|at| part(at).and_then(|text| text.parse().ok()));
-        let (_, _, plan) = &calls()[kind.expect("a kind")];
+        let (_, _, plan) = &sample_calls()[kind.expect("a kind")];
         encoded_plan(plan, part(1).expect("a coding"), size.expect("a size")).0
     })
     .await;
-    let (_served, tenant) = scene(&provider, "").await;
-    for coding in CODINGS {
+    let (_served, tenant) = start_gateway(&provider, "").await;
+    for coding in ENCODINGS {
         for (kind, (target, body, plan)) in kinds.iter().enumerate() {
             for size in [1, 37, usize::MAX] {
                 let part = format!("{kind} {coding} {size}");
@@ -117,8 +117,8 @@ async fn compressed_responses_pass_unmodified_and_are_metered() {
                 let mut answer =
                     request.header("x-stainless-part", &part).send(&tenant.proxy).await;
                 assert_eq!(answer.status, 200, "{part}");
-                assert_eq!(answer.header("content-encoding"), Some(name(coding)));
-                let (id, (bytes, whole)) = (answer.id(), answer.rest().await);
+                assert_eq!(answer.header("content-encoding"), Some(encoding_token(coding)));
+                let (id, (bytes, whole)) = (answer.id(), answer.read_to_end().await);
                 assert!(whole && bytes == encoded_plan(plan, coding, size).1, "{part}");
                 let log = tenant.log(&id).await;
                 assert_eq!(log.at("settledBy").text(), "usage", "{part}: {log}");
@@ -128,8 +128,10 @@ async fn compressed_responses_pass_unmodified_and_are_metered() {
             }
         }
     }
-    assert!(provider.seen().iter().all(|seen| seen.header("accept-encoding") == Some("identity")));
-    tenant.at_rest().await;
+    assert!(
+        provider.requests().iter().all(|seen| seen.header("accept-encoding") == Some("identity"))
+    );
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,8 +141,8 @@ async fn stripping_usage_decompresses_the_response() {
         encoded_plan(&Plan::stream(events(WORDS, Some(USAGE)), Duration::ZERO), &coding, 11).0
     })
     .await;
-    let (_served, tenant) = scene(&provider, "").await;
-    for coding in CODINGS {
+    let (_served, tenant) = start_gateway(&provider, "").await;
+    for coding in ENCODINGS {
         let body = chat("plain", 50, true).replacen('{', &format!(r#"{{"user":"{coding}","#), 1);
         let answer = Request::chat(&tenant.key, body).send(&tenant.proxy).await;
         assert_eq!(
@@ -153,7 +155,7 @@ async fn stripping_usage_decompresses_the_response() {
         assert_eq!(log.at("settledBy").text(), "usage", "{log}");
         assert_eq!(log.at("usage.outputTokens").count(), USAGE.completion);
     }
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -174,18 +176,18 @@ async fn undecodable_responses_pass_unmodified_and_are_estimated() {
         plan
     })
     .await;
-    let (_served, tenant) = scene(&provider, "").await;
+    let (_served, tenant) = start_gateway(&provider, "").await;
     for (index, (coding, bytes)) in cases.iter().enumerate() {
         let body = chat("plain", 50, false).replacen('{', &format!(r#"{{"seed":{index},"#), 1);
         let mut answer = Request::chat(&tenant.key, body).send(&tenant.proxy).await;
         assert_eq!(answer.header("content-encoding"), Some(*coding));
-        let (id, (came, is_whole)) = (answer.id(), answer.rest().await);
+        let (id, (came, is_whole)) = (answer.id(), answer.read_to_end().await);
         assert!(is_whole && came == *bytes, "{coding}");
         let debit = tenant.debit(&id).await;
         assert_eq!(debit.at("settledBy").text(), "estimate", "{coding} {index}: {debit}");
         assert!(0 < debit.at("amount").nano(), "{debit}");
     }
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 /// The client was to be given the text, of which there is no more: it must not take part for all.
@@ -198,21 +200,21 @@ async fn a_truncated_compressed_stream_is_cut_for_the_client() {
         plan
     })
     .await;
-    let (_served, tenant) = scene(&provider, "").await;
+    let (_served, tenant) = start_gateway(&provider, "").await;
     let mut answer = Request::chat(&tenant.key, chat("plain", 50, true)).send(&tenant.proxy).await;
-    let (_, whole) = answer.rest().await;
+    let (_, whole) = answer.read_to_end().await;
     assert!(!whole);
     let log = tenant.log(&answer.id()).await;
     assert_eq!(log.at("outcome").text(), "Failed", "{log}");
     assert!(0 < tenant.debit(&answer.id()).await.at("amount").nano());
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 /// A small one that would be 64 MiB of text, in each coding: it is read a little at a time.
 #[tokio::test(flavor = "multi_thread")]
 async fn decompression_bombs_do_not_exhaust_memory() {
     let words = vec![b' '; 64 << 20];
-    let bombs = ["gzip", "zstd"].map(|coding| (coding, coded(coding, &words)));
+    let bombs = ["gzip", "zstd"].map(|coding| (coding, encode(coding, &words)));
     let sent = bombs.clone();
     let provider = Upstream::start(move |seen| {
         let coding = seen.json().at("user").text();
@@ -222,17 +224,17 @@ async fn decompression_bombs_do_not_exhaust_memory() {
         plan
     })
     .await;
-    let (served, tenant) = scene(&provider, "").await;
+    let (served, tenant) = start_gateway(&provider, "").await;
     let before = served.peak_resident_bytes();
     for (coding, bytes) in &bombs {
         let body = chat("plain", 50, false).replacen('{', &format!(r#"{{"user":"{coding}","#), 1);
         let mut answer = Request::chat(&tenant.key, body).send(&tenant.proxy).await;
-        let (came, whole) = answer.rest().await;
+        let (came, whole) = answer.read_to_end().await;
         assert!(whole && came == *bytes, "{coding}");
     }
     let grown = served.peak_resident_bytes() - before;
     assert!(grown < 32 << 20, "{grown} bytes more");
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 async fn start_with_small_body_limit(provider: &Upstream) -> (Served, Tenant) {
@@ -248,40 +250,44 @@ async fn start_with_small_body_limit(provider: &Upstream) -> (Served, Tenant) {
 #[tokio::test(flavor = "multi_thread")]
 async fn compressed_requests_are_forwarded_decompressed_within_the_size_limit() {
     let provider = Upstream::start(|_| Plan::json(200, completion(USAGE))).await;
-    let (_served, tenant) = small(&provider).await;
+    let (_served, tenant) = start_with_small_body_limit(&provider).await;
     let body = chat("plain", 50, false);
     let send = async |coding: &str, bytes: Vec<u8>| {
         let request = Request::chat(&tenant.key, bytes).header("content-encoding", coding);
         let answer = request.send(&tenant.proxy).await;
         (answer.status, answer.json().await)
     };
-    for coding in CODINGS {
-        let (status, told) = send(name(coding), coded(coding, body.as_bytes())).await;
+    for coding in ENCODINGS {
+        let (status, told) = send(encoding_token(coding), encode(coding, body.as_bytes())).await;
         assert_eq!(status, 200, "{coding}: {told}");
-        let seen = provider.seen().pop().expect("the call");
+        let seen = provider.requests().pop().expect("the call");
         assert_eq!((&seen.body, seen.header("content-encoding")), (&body, None), "{coding}");
         assert_eq!(seen.header("content-length"), Some(&*body.len().to_string()));
     }
-    let calls = provider.count();
+    let calls = provider.request_count();
     let bomb = format!(r#"{{"model":"plain","messages":[],"user":"{}"}}"#, "x".repeat(32 << 20));
-    for coding in CODINGS {
-        let bomb = coded(coding, bomb.as_bytes());
+    for coding in ENCODINGS {
+        let bomb = encode(coding, bomb.as_bytes());
         assert!(bomb.len() < 100_000, "{coding}: {}", bomb.len());
-        let (status, told) = send(name(coding), bomb).await;
+        let (status, told) = send(encoding_token(coding), bomb).await;
         assert_eq!((status, told.at("error.code").text()), (413, "request_too_large".to_owned()));
-        let mut cut = coded(coding, body.as_bytes());
+        let mut cut = encode(coding, body.as_bytes());
         cut.truncate(cut.len() - 3);
-        assert_eq!(send(name(coding), cut).await.0, 400, "{coding}, cut");
-        assert_eq!(send(name(coding), body.clone().into()).await.0, 400, "{coding}, plain");
+        assert_eq!(send(encoding_token(coding), cut).await.0, 400, "{coding}, cut");
+        assert_eq!(
+            send(encoding_token(coding), body.clone().into()).await.0,
+            400,
+            "{coding}, plain"
+        );
     }
-    assert_eq!(provider.count(), calls, "none of these was forwarded");
-    tenant.at_rest().await;
+    assert_eq!(provider.request_count(), calls, "none of these was forwarded");
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unsupported_encodings_are_refused_in_the_callers_dialect() {
     let provider = Upstream::start(|_| Plan::json(200, completion(USAGE))).await;
-    let (_served, tenant) = small(&provider).await;
+    let (_served, tenant) = start_with_small_body_limit(&provider).await;
     for (target, body, place) in [
         ("/v1/chat/completions", chat("plain", 5, false), "error.code"),
         ("/v1/messages", anthropic::message("plain", Some(5), false), "error.type"),
@@ -296,6 +302,6 @@ async fn unsupported_encodings_are_refused_in_the_callers_dialect() {
             assert!(words.contains(&&*error.at(place).text()), "{error}");
         }
     }
-    assert_eq!(provider.count(), 0);
-    tenant.at_rest().await;
+    assert_eq!(provider.request_count(), 0);
+    tenant.assert_settled().await;
 }

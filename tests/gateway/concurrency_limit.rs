@@ -1,19 +1,19 @@
 //! Calls at once: never more than the limit, and no place is ever lost, however a call ends.
 
-use crate::harness::concurrent_load::{Pace, Scene, Storm, Tenants};
+use crate::harness::concurrent_load::{LoadGateway, LoadSpec, Pace, Tenants};
 use crate::harness::limit_assertions::{LIMITS, Level, Limit};
 
 const CONCURRENT_CALLS: &Limit = &LIMITS[6];
 
 /// As many as fit wait at the provider while all others are refused; then as many fit again.
-async fn expect_concurrency(scene: &Scene, level: Level, fit: usize) {
+async fn expect_concurrency(scene: &LoadGateway, level: Level, fit: usize) {
     let room = fit as i128;
     let cast = Tenants::with_limit(CONCURRENT_CALLS, level, room, &scene.gateway).await;
     let all = 400;
     let held = Pace::UntilOpen(fit);
     for (stream, pace) in [(true, Pace::Ms(5)), (false, held), (false, Pace::Ms(5)), (true, held)] {
-        let storm = Storm { pace, ..Storm::full(all, stream, 0) };
-        let outcome = scene.storm(storm, &cast.limited).await;
+        let storm = LoadSpec { pace, ..LoadSpec::at_max_usage(all, stream, 0) };
+        let outcome = scene.run(storm, &cast.limited).await;
         let what = format!("{fit} of the {}, {storm:?}", level.name());
         let refused = outcome.refused.len();
         assert!(outcome.open_max <= fit, "{} at once: {what}", outcome.open_max);
@@ -23,7 +23,7 @@ async fn expect_concurrency(scene: &Scene, level: Level, fit: usize) {
         }
         assert!(outcome.served >= fit, "{what}");
         for refusal in &outcome.refused {
-            CONCURRENT_CALLS.refused(level, refusal, (1, room));
+            CONCURRENT_CALLS.assert_refused(level, refusal, (1, room));
         }
         for caller in &cast.limited {
             let told = caller.limit_status(level.name(), CONCURRENT_CALLS.field).await;
@@ -32,13 +32,13 @@ async fn expect_concurrency(scene: &Scene, level: Level, fit: usize) {
             assert_eq!(numbers, [room, 0, 0, room], "{told}");
             assert!(told.at("resetAt").is_null(), "it has no window: {told}");
         }
-        cast.at_rest().await;
+        cast.assert_settled().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_project_reaches_but_never_exceeds_its_concurrency_limit() {
-    let scene = Scene::new().await;
+    let scene = LoadGateway::new().await;
     for fit in [1, 7, 32] {
         expect_concurrency(&scene, Level::Project, fit).await;
     }
@@ -46,7 +46,7 @@ async fn a_project_reaches_but_never_exceeds_its_concurrency_limit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_organization_reaches_but_never_exceeds_its_concurrency_limit() {
-    let scene = Scene::new().await;
+    let scene = LoadGateway::new().await;
     for fit in [1, 7, 32] {
         expect_concurrency(&scene, Level::Organization, fit).await;
     }

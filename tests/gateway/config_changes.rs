@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::harness::client::Request;
 use crate::harness::json::Json;
-use crate::harness::limit_assertions::Told;
+use crate::harness::limit_assertions::FullResponse;
 use crate::harness::openai::{Usage, WORDS, chat, completion, events};
 use crate::harness::price::{GPT_4O, GPT_4O_MINI, Price};
 use crate::harness::serve::{Place, Served, upstream};
@@ -88,7 +88,7 @@ async fn call_until_stopped(
         let to = clock.read();
         match answer.status {
             200 => {
-                assert!(answer.rest().await.1, "an open call ends, whatever is edited");
+                assert!(answer.read_to_end().await.1, "an open call ends, whatever is edited");
                 served.push(ServedCall { id: answer.id(), from, to });
             }
             404 if model == "second" => refused += 1,
@@ -122,7 +122,7 @@ async fn apply_edits(
             }
             1 => {
                 let limit = if edit % 2 == 0 { "0" } else { "null" };
-                tenant.quota(&format!(r#"{{"dailyRequestLimit":{limit}}}"#)).await;
+                tenant.set_quota(&format!(r#"{{"dailyRequestLimit":{limit}}}"#)).await;
                 if limit == "0" {
                     assert_refused(tenant, 429).await;
                 }
@@ -131,7 +131,7 @@ async fn apply_edits(
                 let enabled = edit % 2 == 0;
                 let path = tenant.key_path("second").await;
                 let body = format!(r#"{{"enabled":{enabled}}}"#);
-                let answer = tenant.ask(Request::put(&path, body)).await;
+                let answer = tenant.send(Request::put(&path, body)).await;
                 assert_eq!(answer.status, 200);
             }
         }
@@ -142,7 +142,7 @@ async fn apply_edits(
 
 async fn assert_refused(tenant: &Tenant, status: u16) {
     let request = Request::chat(&tenant.key, chat("first", 30, true));
-    let told = Told::read(request.send(&tenant.proxy).await).await;
+    let told = FullResponse::read(request.send(&tenant.proxy).await).await;
     assert_eq!(told.status, status, "an edit that was answered is in force: {told:?}");
 }
 
@@ -158,7 +158,7 @@ async fn calls_settle_at_the_configuration_of_their_admission() {
     let served = Served::start(place.clone()).await;
     let tenant = served.tenant(FUNDS, "{}").await;
     let other =
-        Tenant { key: tenant.new_key(&served, r#"{"name":"second"}"#).await, ..tenant.clone() };
+        Tenant { key: tenant.create_key(&served, r#"{"name":"second"}"#).await, ..tenant.clone() };
 
     let (clock, stop) = (Arc::new(EditClock::default()), Arc::new(AtomicBool::new(false)));
     let callers: Vec<_> = (0..CALLERS)
@@ -170,7 +170,7 @@ async fn calls_settle_at_the_configuration_of_their_admission() {
         .collect();
     let text = |rows: &str| format!("{own}{rows}");
     let in_force = apply_edits((&place, &provider), &tenant, &clock, text).await;
-    tenant.quota("{}").await;
+    tenant.set_quota("{}").await;
     stop.store(true, Ordering::Relaxed);
     let (mut calls, mut refusals) = (Vec::new(), 0);
     for caller in callers {
@@ -178,7 +178,7 @@ async fn calls_settle_at_the_configuration_of_their_admission() {
         calls.extend(served);
         refusals += refused;
     }
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
     assert!(CALLERS < calls.len() && 0 < refusals, "{} and {refusals}", calls.len());
 
     let records = tenant.records().await;
@@ -231,7 +231,7 @@ async fn an_invalid_configuration_file_changes_nothing() {
         (format!("[money]\ncurrency = \"EUR\"\n{whole}"), "currency"),
     ] {
         place.write("gateway.toml", &text.replace("0.60", "9.00"));
-        let answer = tenant.ask(Request::post("/api/platform/reload", "")).await;
+        let answer = tenant.send(Request::post("/api/platform/reload", "")).await;
         let status = answer.status;
         let error = answer.json().await.at("error");
         assert_eq!(

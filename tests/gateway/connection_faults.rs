@@ -21,7 +21,7 @@ async fn start_gateway(
     plan: impl Fn(&ReceivedRequest) -> Plan + Send + Sync + 'static,
 ) -> (Upstream, Gateway, Tenant) {
     let upstream = Upstream::start(plan).await;
-    let gateway = Gateway::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::new(&gateway, 1_000_000_000, "{}").await;
     (upstream, gateway, tenant)
 }
@@ -29,7 +29,7 @@ async fn start_gateway(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_read_by_the_upstream_is_never_resent() {
     static DIES: AtomicBool = AtomicBool::new(false);
-    let (upstream, gateway, tenant) = scene(|seen| {
+    let (upstream, gateway, tenant) = start_gateway(|seen| {
         if DIES.load(Ordering::SeqCst) {
             return Plan { steps: vec![Step::Cut], ..Plan::json(200, "") };
         }
@@ -45,17 +45,17 @@ async fn a_request_read_by_the_upstream_is_never_resent() {
     for call in calls.collect::<Vec<_>>() {
         call.await.expect("answered");
     }
-    let before = upstream.count();
+    let before = upstream.request_count();
     DIES.store(true, Ordering::SeqCst);
     let answer = Request::chat(&tenant.key, chat(MODEL, 9, false)).send(&gateway.proxy).await;
     assert_eq!(answer.status, 502);
-    assert_eq!(upstream.count() - before, 1, "it may have acted on what it read");
+    assert_eq!(upstream.request_count() - before, 1, "it may have acted on what it read");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_response_broken_before_its_first_byte_fails() {
     for stream in [false, true] {
-        let (_upstream, gateway, tenant) = scene(move |_| {
+        let (_upstream, gateway, tenant) = start_gateway(move |_| {
             // A head that promises a hundred bytes and, with it, the end of the connection.
             let steps = vec![Step::Send(Vec::new()), Step::Cut, Step::Send(vec![b' '; 100])];
             let kind = if stream { "text/event-stream" } else { "application/json" };
@@ -66,7 +66,7 @@ async fn a_response_broken_before_its_first_byte_fails() {
         let request = Request::chat(&tenant.key, chat(MODEL, 9, stream));
         // The head may be lost with the rest; what must not come is an end.
         if let Ok(mut answer) = request.try_send(&gateway.proxy).await {
-            let (bytes, whole) = answer.rest().await;
+            let (bytes, whole) = answer.read_to_end().await;
             assert!(bytes.is_empty() && !whole, "the client is not told that this is all");
         }
         let logs = eventually("the call stands in the log", async || {
@@ -76,23 +76,23 @@ async fn a_response_broken_before_its_first_byte_fails() {
         let [log] = &logs[..] else { panic!("one call, not {}", logs.len()) };
         assert_eq!(log.at("outcome").text(), "Failed", "{log}");
         assert_eq!(log.at("settledBy").text(), "estimate", "{log}");
-        tenant.at_rest().await;
+        tenant.assert_settled().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_response_without_a_body_completes_the_call() {
-    let (upstream, gateway, tenant) = scene(|_| Plan::json(200, "")).await;
+    let (upstream, gateway, tenant) = start_gateway(|_| Plan::json(200, "")).await;
     for round in 1..=3 {
         let request = Request::chat(&tenant.key, chat(MODEL, 9, false));
         let answer = request.send(&gateway.proxy).await;
         assert_eq!(answer.status, 200);
         let log = tenant.log(&answer.id()).await;
         assert_eq!(log.at("outcome").text(), "Completed", "{log}");
-        assert_eq!(upstream.count(), round);
+        assert_eq!(upstream.request_count(), round);
         tenant.debit(&answer.id()).await;
     }
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,7 +100,7 @@ async fn the_last_byte_of_a_response_follows_its_debit() {
     let text = completion(USAGE);
     let (first, last) = text.split_at(text.len() / 2);
     let pieces = [first.to_owned(), last.to_owned()];
-    let (_upstream, gateway, tenant) = scene(move |_| {
+    let (_upstream, gateway, tenant) = start_gateway(move |_| {
         let plan = Plan::stream(pieces.clone(), Duration::from_millis(30));
         Plan { headers: vec![("content-type", "application/json".to_owned())], ..plan }
     })
@@ -120,7 +120,7 @@ async fn a_split_terminator_passes_unmodified() {
     pieces.extend([line.to_owned(), blank.to_owned()]);
     let whole = pieces.concat();
     let (_upstream, gateway, tenant) =
-        scene(move |_| Plan::stream(pieces.clone(), Duration::from_millis(20))).await;
+        start_gateway(move |_| Plan::stream(pieces.clone(), Duration::from_millis(20))).await;
     let body = chat(MODEL, 9, true);
     let asking = body.replacen('{', r#"{"stream_options":{"include_usage":true},"#, 1);
     let answer = Request::chat(&tenant.key, asking).send(&gateway.proxy).await;
@@ -134,19 +134,20 @@ async fn an_unreachable_upstream_costs_neither_money_nor_a_request() {
     let mut upstream = Upstream::start(|_| Plan::json(200, "")).await;
     let (_closed, url) = closed_port();
     upstream.url = url;
-    let gateway = Gateway::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::new(&gateway, 1_000_000_000, r#"{"dailyRequestLimit":1}"#).await;
     for _ in 0..3 {
         let request = Request::chat(&tenant.key, chat(MODEL, 9, false));
         assert_eq!(request.send(&gateway.proxy).await.status, 502);
     }
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
     assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_revoked_during_the_body_is_refused() {
-    let (upstream, gateway, tenant) = scene(|seen| reply(seen, USAGE, Duration::ZERO)).await;
+    let (upstream, gateway, tenant) =
+        start_gateway(|seen| reply(seen, USAGE, Duration::ZERO)).await;
     let wire = Request::chat(&tenant.key, chat(MODEL, 9, false)).to_bytes();
     let (head, tail) = wire.split_at(wire.len() - 10);
     let mut stream = TcpStream::connect(&gateway.proxy).await.expect("a connection");
@@ -157,14 +158,14 @@ async fn a_key_revoked_during_the_body_is_refused() {
     let keys = tenant.get(&format!("/api/projects/{}/api-keys", tenant.project)).await;
     for key in keys.at("data").list() {
         let path = format!("/api/projects/{}/api-keys/{}", tenant.project, key.at("id").text());
-        let revoked = tenant.ask(Request::new("DELETE", &path)).await;
+        let revoked = tenant.send(Request::new("DELETE", &path)).await;
         assert_eq!(revoked.status, 200);
     }
     stream.write_all(tail).await.expect("sent");
     let mut told = [0; 12];
     stream.read_exact(&mut told).await.expect("an answer");
     assert_eq!(&told, b"HTTP/1.1 401");
-    assert_eq!(upstream.count(), 1);
+    assert_eq!(upstream.request_count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,7 +184,7 @@ async fn http_1_0_responses_are_relayed_as_http_1_1() {
             socket.write_all(wire.as_bytes()).await.expect("sent");
         }
     });
-    let gateway = Gateway::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::new(&gateway, 1_000_000_000, "{}").await;
     let body = chat(MODEL, 9, true);
     let asking = body.replacen('{', r#"{"stream_options":{"include_usage":true},"#, 1);

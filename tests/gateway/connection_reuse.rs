@@ -49,7 +49,7 @@ impl ClientConnection {
 #[tokio::test(flavor = "multi_thread")]
 async fn pipelined_requests_are_answered_in_order_and_each_is_charged() {
     let upstream = Upstream::start(|seen| reply(seen, USAGE, Duration::from_millis(1))).await;
-    let gateway = Gateway::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::new(&gateway, FUNDS, "{}").await;
     let call = Request::chat(&tenant.key, chat(GPT_4O_MINI.model, 50, false)).to_bytes();
     let models = Request::get("/v1/models").bearer(&tenant.key).to_bytes();
@@ -66,11 +66,11 @@ async fn pipelined_requests_are_answered_in_order_and_each_is_charged() {
         let id = head.lines().find_map(|line| line.strip_prefix("x-request-id: "));
         charged.extend(id.filter(|_| body.contains("chat.completion")).map(str::to_owned));
     }
-    assert_eq!((charged.len(), upstream.count()), (3, 3));
+    assert_eq!((charged.len(), upstream.request_count()), (3, 3));
     for id in charged {
         assert_eq!(tenant.debit(&id).await.at("amount").nano(), GPT_4O_MINI.cost(USAGE));
     }
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,7 +80,7 @@ async fn a_connection_stays_usable_after_every_kind_of_error() {
         _ => reply(seen, USAGE, Duration::ZERO),
     })
     .await;
-    let gateway = Gateway::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::new(&gateway, FUNDS, "{}").await;
     let poor = Tenant::new(&gateway, 0, "{}").await;
     let spent = Tenant::new(&gateway, FUNDS, r#"{"dailyRequestLimit":0}"#).await;
@@ -92,8 +92,8 @@ async fn a_connection_stays_usable_after_every_kind_of_error() {
         ("no key", by("sk-mtr-no", 50), 401),
         ("no money", by(&poor.key, 50), 402),
         ("no requests", by(&spent.key, 50), 429),
-        ("no such path", good.clone().at("POST", "/v1/nowhere"), 404),
-        ("another method", good.clone().at("PUT", "/v1/chat/completions"), 404),
+        ("no such path", good.clone().with_target("POST", "/v1/nowhere"), 404),
+        ("another method", good.clone().with_target("PUT", "/v1/chat/completions"), 404),
         ("no such type", good.clone().without_header("content-type"), 400),
         ("no object", Request::chat(&tenant.key, "[]"), 400),
         ("the provider's 400", by(&tenant.key, 400), 400),
@@ -116,7 +116,7 @@ async fn a_connection_stays_usable_after_every_kind_of_error() {
     assert_eq!(status, 413, "{head}");
     assert!(head.contains("connection: close"), "{head}");
     assert!(line.next_response().await.is_none(), "and no other");
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 /// Who closes only its own half cannot be told from one that has left, until something is written.
@@ -125,7 +125,7 @@ async fn a_half_closed_client_connection_counts_as_disconnected() {
     let plan =
         || Plan::stream(events(WORDS, Some(USAGE)), Duration::ZERO).insert_step(2, Step::Stall);
     let upstream = Upstream::start(move |_| plan()).await;
-    let gateway = Gateway::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::new(&gateway, FUNDS, "{}").await;
     let mut stream = TcpStream::connect(&tenant.proxy).await.expect("it listens");
     let call = Request::chat(&tenant.key, chat(GPT_4O_MINI.model, 50, true));
@@ -134,10 +134,10 @@ async fn a_half_closed_client_connection_counts_as_disconnected() {
     with_deadline("a head", stream.read_exact(&mut first)).await.expect("a head");
     assert_eq!(&first, b"HTTP/1.1 200");
     stream.shutdown().await.expect("its half is open");
-    upstream.left(0).await;
+    upstream.wait_for_disconnect(0).await;
     let log = eventually("it stands in the log", async || tenant.logs().await.pop()).await;
     assert_eq!(log.at("settledBy").text(), "estimate", "{log}");
     let debit = tenant.debit(&log.at("requestLogId").text()).await;
     assert!(0 < debit.at("amount").nano(), "{debit}");
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }

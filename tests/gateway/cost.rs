@@ -183,7 +183,7 @@ async fn tenants(served: &Served) -> Vec<Tenant> {
     let operator = served.operator(&session.at("data.token").text()).await;
     let mut tenants = Vec::new();
     for scenario in scenarios() {
-        tenants.push(operator.found(served, FUNDS, scenario.quota).await);
+        tenants.push(operator.create_tenant(served, FUNDS, scenario.quota).await);
     }
     tenants
 }

@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use crate::crash_table::{ClientSees, CrashCase, LedgerState, ROWS, Trigger, UpstreamSees};
+use crate::crash_table::{CRASH_CASES, ClientSees, CrashCase, LedgerState, Trigger, UpstreamSees};
 use crate::harness::deployment::{
     Deployment, LimitedBy, Payment, recharge, refund, send_payment, single_call,
 };
-use crate::harness::random_callers::{CallPlan, CallerState, ClientView, Random, call};
+use crate::harness::random_callers::{CallPlan, CallerState, ClientView, Random, make_call};
 use crate::harness::reconcile::{CallState, Reconciliation};
-use crate::kill_9::{LoadRun, number};
+use crate::kill_9::{LoadRun, env_number};
 
 /// What was under way when the gateway died.
 enum InFlight {
@@ -24,7 +24,8 @@ async fn run_single(site: &mut Deployment, by: Trigger) -> InFlight {
     let victim = match by {
         Trigger::Call(way) => {
             let heard =
-                call(single_call(site.next_marker(), way), &tenant, &CallerState::default()).await;
+                make_call(single_call(site.next_marker(), way), &tenant, &CallerState::default())
+                    .await;
             site.client_views.push(heard.clone());
             InFlight::Call(heard)
         }
@@ -35,11 +36,11 @@ async fn run_single(site: &mut Deployment, by: Trigger) -> InFlight {
                 Some(heard) if by == Trigger::Refund => refund(number, heard),
                 _ => recharge(number, 0, 7),
             };
-            paid.answer = send_payment(&tenant, &paid).await;
+            paid.status = send_payment(&tenant, &paid).await;
             site.payments.push(paid.clone());
             InFlight::Payment(paid)
         }
-        Trigger::Calls | Trigger::Start => InFlight::Load,
+        Trigger::ManyCalls | Trigger::Start => InFlight::Load,
     };
     site.wait_for_crash().await;
     victim
@@ -55,7 +56,7 @@ fn compare_with_row(
     let point = row.point;
     match (victim, row.ledger) {
         (InFlight::Call(heard), LedgerState::Call(states)) => {
-            let marker = heard.ask.marker;
+            let marker = heard.call.marker;
             let state = accounts.state(marker);
             assert!(states.contains(&state), "{point}: {state:?} is none of {states:?}: {heard:?}");
             assert_eq!(
@@ -65,8 +66,8 @@ fn compare_with_row(
             );
             let reached = accounts.was_forwarded(marker);
             let told = if reached { UpstreamSees::Reached } else { UpstreamSees::NotReached };
-            let as_told = row.provider == UpstreamSees::MaybeReached || row.provider == told;
-            assert!(as_told, "{point}: {reached} is not {:?}", row.provider);
+            let as_told = row.upstream == UpstreamSees::MaybeReached || row.upstream == told;
+            assert!(as_told, "{point}: {reached} is not {:?}", row.upstream);
             match row.client {
                 ClientSees::Nothing => assert!(heard.head.is_none(), "{point}: {heard:?}"),
                 ClientSees::NoEnd => assert!(!heard.ended, "{point}: {heard:?}"),
@@ -74,7 +75,7 @@ fn compare_with_row(
             }
         }
         (InFlight::Payment(paid), LedgerState::Payment(done)) => {
-            assert_eq!(paid.answer, None, "{point}: {paid:?}");
+            assert_eq!(paid.status, None, "{point}: {paid:?}");
             let lines = accounts.records_named(&paid.name);
             assert_eq!(lines.len(), usize::from(done), "{point}: {paid:?} {lines:?}");
         }
@@ -112,17 +113,17 @@ const TENANTS: [LimitedBy; 5] = [
 async fn leave_streams_open(site: &mut Deployment, seed: u64) {
     const LONG: &[CallPlan] = &[CallPlan::LongStream];
     let life = LoadRun::start(site, &[(0, LONG); 24], seed).await;
-    life.open(site, 22).await;
+    life.wait_for_open(site, 22).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
-    life.open(site, 22).await;
+    life.wait_for_open(site, 22).await;
     site.kill();
-    life.end(site).await;
+    life.finish(site).await;
 }
 
 /// A site of which a call is known that came to its end.
 async fn start_deployment() -> Deployment {
     let mut site = Deployment::new(&TENANTS).await;
-    let first = call(
+    let first = make_call(
         single_call(0, CallPlan::Whole),
         &site.limited_tenants[0].tenant,
         &CallerState::default(),
@@ -137,7 +138,8 @@ async fn start_deployment() -> Deployment {
 async fn a_crash_at_each_point_recovers_as_its_row_states() {
     let mut site = start_deployment().await;
     // Those with many calls come last: all that came before is looked at again each time.
-    let (many, few): (Vec<_>, Vec<_>) = ROWS.iter().partition(|row| row.trigger == Trigger::Calls);
+    let (many, few): (Vec<_>, Vec<_>) =
+        CRASH_CASES.iter().partition(|row| row.trigger == Trigger::ManyCalls);
     for row in few.into_iter().chain(many) {
         let armed = format!("{}:1", row.point);
         if row.trigger == Trigger::Start {
@@ -154,17 +156,17 @@ async fn a_crash_at_each_point_recovers_as_its_row_states() {
         for time in 0..times {
             site.kill();
             site.start(Some(&armed)).await;
-            let before = Reconciliation::load(&site).await.used(0).requests;
+            let before = Reconciliation::load(&site).await.usage(0).requests;
             let first = site.next_marker();
             let victim = match row.trigger {
-                Trigger::Calls => run_under_load(&mut site, 1).await,
+                Trigger::ManyCalls => run_under_load(&mut site, 1).await,
                 Trigger::AnyPayment if time == 1 => run_single(&mut site, Trigger::Refund).await,
                 by => run_single(&mut site, by).await,
             };
             site.start(None).await;
             let accounts = Reconciliation::load(&site).await;
             accounts.reconcile().await;
-            compare_with_row(row, &victim, &accounts, accounts.used(0).requests - before);
+            compare_with_row(row, &victim, &accounts, accounts.usage(0).requests - before);
             check_any_matches(row, &site, &accounts, first);
             site.retry_payments().await;
             Reconciliation::load(&site).await.reconcile().await;
@@ -191,8 +193,8 @@ fn check_any_matches(
 ) {
     let LedgerState::Call(states) = row.ledger else { return };
     let mut own =
-        site.client_views.iter().filter(|heard| first <= heard.ask.marker && !heard.ended);
-    let found = own.any(|heard| states.contains(&accounts.state(heard.ask.marker)));
+        site.client_views.iter().filter(|heard| first <= heard.call.marker && !heard.ended);
+    let found = own.any(|heard| states.contains(&accounts.state(heard.call.marker)));
     // Where it may have ended, nobody need be left.
     assert!(found || states.contains(&CallState::Usage), "{}: nobody is {states:?}", row.point);
 }
@@ -201,17 +203,17 @@ fn check_any_matches(
 async fn run_under_load(site: &mut Deployment, seed: u64) -> InFlight {
     let life = LoadRun::start(site, &callers(MIXED), seed).await;
     site.wait_for_crash().await;
-    life.end(site).await;
+    life.finish(site).await;
     InFlight::Load
 }
 
 /// `METEOR_POINTS` says how many different passings of each point are tried under load.
 #[tokio::test(flavor = "multi_thread")]
 async fn crashes_under_load_at_every_point_keep_the_ledger_exact() {
-    let passings = number("METEOR_POINTS").unwrap_or(0);
+    let passings = env_number("METEOR_POINTS").unwrap_or(0);
     let lane = async |lane: usize| {
-        for row in ROWS.iter().skip(lane).step_by(2) {
-            loaded(row, passings).await;
+        for row in CRASH_CASES.iter().skip(lane).step_by(2) {
+            check_under_load(row, passings).await;
         }
     };
     tokio::join!(lane(0), lane(1));
@@ -225,7 +227,7 @@ async fn check_under_load(row: &CrashCase, passings: u64) {
             Some(site) => site,
             none => none.insert(self::start_deployment().await),
         };
-        let armed = format!("{}:{}", row.point, passing.min(row.most));
+        let armed = format!("{}:{}", row.point, passing.min(row.passings_max));
         println!("{armed}");
         let first = site.next_marker();
         if row.trigger == Trigger::Start {

@@ -28,7 +28,7 @@ fn plan(stream: bool) -> Plan {
 pub async fn complete_call(tenant: &Tenant) -> Option<String> {
     let request = Request::chat(&tenant.key, chat(GPT_4O_MINI.model, 30, false));
     let mut answer = request.try_send(&tenant.proxy).await.ok().filter(|a| a.status == 200)?;
-    answer.rest().await.1.then(|| answer.id())
+    answer.read_to_end().await.1.then(|| answer.id())
 }
 
 async fn open_stream(tenant: &Tenant) -> Response {
@@ -53,7 +53,7 @@ pub async fn call_until_gone(tenant: Tenant, stop: Arc<AtomicBool>) -> Vec<Strin
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_neither_loses_nor_duplicates_debits() {
     let upstream = Upstream::start(|seen| plan(seen.is_set("stream"))).await;
-    let mut gateway = Gateway::before(&upstream).await;
+    let mut gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::new(&gateway, 1_000_000_000, r#"{"dailyRequestLimit":100000}"#).await;
     let mut ended = Vec::new();
     for _ in 0..20 {
@@ -77,7 +77,7 @@ async fn a_kill_neither_loses_nor_duplicates_debits() {
     for caller in callers {
         ended.extend(caller.await.expect("a caller ends"));
     }
-    let forwarded = upstream.count() as u64;
+    let forwarded = upstream.request_count() as u64;
 
     let (key, token) = (gateway.key.clone(), gateway.token.clone());
     let gateway = gateway.restart().await;
@@ -99,15 +99,15 @@ async fn a_kill_neither_loses_nor_duplicates_debits() {
 
     // The limit stands where it stood.
     let used = again.at("requestCount").count();
-    tenant.quota(&format!(r#"{{"dailyRequestLimit":{}}}"#, used + 3)).await;
+    tenant.set_quota(&format!(r#"{{"dailyRequestLimit":{}}}"#, used + 3)).await;
     for room in [true, true, true, false] {
         assert_eq!(complete_call(&tenant).await.is_some(), room, "three calls fit, and no fourth");
     }
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 async fn assert_recovered(tenant: &Tenant, ended: &[String], open: &[Response], forwarded: u64) {
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
     let records = tenant.records().await;
     let cost = GPT_4O_MINI.cost(USAGE);
     for id in ended {
@@ -139,7 +139,7 @@ async fn checkpointed_output_is_charged_after_a_kill() {
     let words = ["word"; 400];
     let pace = Duration::from_millis(50);
     let upstream = Upstream::start(move |_| Plan::stream(events(&words, None), pace)).await;
-    let mut gateway = Gateway::before(&upstream).await;
+    let mut gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::new(&gateway, 1_000_000_000, "{}").await;
     let mut answer = open_stream(&tenant).await;
     // Longer than the second after which its progress is noted at the latest.
@@ -154,24 +154,24 @@ async fn checkpointed_output_is_charged_after_a_kill() {
     let log = tenant.log(&answer.id()).await;
     assert!(log.at("usage.outputTokens").count() >= 10, "the words of the first second: {log}");
     assert_eq!(debit.at("amount").nano(), log.at("cost").nano(), "{debit} {log}");
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_process_on_a_data_folder_exits() {
     let upstream = Upstream::start(|seen| reply(seen, USAGE, Duration::ZERO)).await;
-    let gateway = Gateway::before(&upstream).await;
-    let status = gateway.second().await;
+    let gateway = Gateway::with_upstream(&upstream).await;
+    let status = gateway.start_second_process().await;
     assert!(!status.success(), "two writers of one journal: {status}");
     let tenant = Tenant::of_demo(&gateway);
     assert!(complete_call(&tenant).await.is_some());
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clean_restart_preserves_ledger_and_counters() {
     let upstream = Upstream::start(|seen| reply(seen, USAGE, Duration::ZERO)).await;
-    let mut gateway = Gateway::before(&upstream).await;
+    let mut gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::of_demo(&gateway);
     for _ in 0..10 {
         complete_call(&tenant).await.expect("a call");
@@ -184,5 +184,5 @@ async fn a_clean_restart_preserves_ledger_and_counters() {
     assert_eq!(tenant.usage().await.at("dailyUsage"), usage.at("dailyUsage"));
     assert_eq!(tenant.usage().await.at("monthlyUsage"), usage.at("monthlyUsage"));
     assert_eq!(tenant.wallet().await.at("balance"), wallet.at("balance"));
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }

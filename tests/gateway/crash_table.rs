@@ -73,10 +73,10 @@ const fn call_case(
         point,
         when,
         trigger: Trigger::Call(way),
-        provider,
+        upstream: provider,
         client,
         ledger,
-        most: UNLIMITED,
+        passings_max: UNLIMITED,
     }
 }
 
@@ -91,10 +91,10 @@ const fn payment_case(
         point,
         when,
         trigger: by,
-        provider: UpstreamSees::NotReached,
+        upstream: UpstreamSees::NotReached,
         client: ClientSees::NoResponse,
         ledger,
-        most: UNLIMITED,
+        passings_max: UNLIMITED,
     }
 }
 
@@ -146,11 +146,11 @@ pub const CRASH_CASES: [CrashCase; 22] = [
     CrashCase {
         point: "segment-rolled",
         when: "the next segment is begun, and empty",
-        trigger: Trigger::Calls,
-        provider: UpstreamSees::MaybeReached,
+        trigger: Trigger::ManyCalls,
+        upstream: UpstreamSees::MaybeReached,
         client: ClientSees::NoEnd,
         ledger: LedgerState::Call(&[CallState::Absent, CallState::Void]),
-        most: 2,
+        passings_max: 2,
     },
     call_case(
         "settle-written",
@@ -183,19 +183,19 @@ pub const CRASH_CASES: [CrashCase; 22] = [
         point: "recovery-projected",
         when: "a start has projected the journal, and ended no open call",
         trigger: Trigger::Start,
-        provider: UpstreamSees::Reached,
+        upstream: UpstreamSees::Reached,
         client: ClientSees::NoEnd,
         ledger: LedgerState::Orphans,
-        most: 1,
+        passings_max: 1,
     },
     CrashCase {
         point: "recovery-orphan",
         when: "a start has ended one of the open calls, and not the next",
         trigger: Trigger::Start,
-        provider: UpstreamSees::Reached,
+        upstream: UpstreamSees::Reached,
         client: ClientSees::NoEnd,
         ledger: LedgerState::Orphans,
-        most: UNLIMITED,
+        passings_max: UNLIMITED,
     },
 ];
 
@@ -215,7 +215,7 @@ under load, and `just kills` kills at random.
 
 fn table_rows() -> String {
     let row = |row: &CrashCase| {
-        let provider = match (row.trigger, row.provider) {
+        let provider = match (row.trigger, row.upstream) {
             (Trigger::Recharge | Trigger::Refund | Trigger::AnyPayment, _) => "–",
             (_, UpstreamSees::NotReached) => "has not seen it",
             (_, UpstreamSees::Reached) => "has seen it",
@@ -247,7 +247,7 @@ fn table_rows() -> String {
         };
         format!("| `{}` | {} | {provider} | {client} | {ledger} |\n", row.point, row.when)
     };
-    ROWS.iter().map(row).collect()
+    CRASH_CASES.iter().map(row).collect()
 }
 
 #[test]
@@ -267,6 +267,6 @@ fn unknown_crash_points_are_refused_with_the_full_list() {
     assert!(!output.status.success(), "{output:?}");
     let told = String::from_utf8(output.stderr).expect("text");
     let (_, listed) = told.trim().split_once("the points are ").expect("a list of points");
-    let rows: Vec<&str> = ROWS.iter().map(|row| row.point).collect();
+    let rows: Vec<&str> = CRASH_CASES.iter().map(|row| row.point).collect();
     assert_eq!(listed.split(", ").collect::<Vec<_>>(), rows);
 }

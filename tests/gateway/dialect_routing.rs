@@ -89,30 +89,30 @@ fn sample_requests(model: &str) -> Vec<(String, String)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_and_responses_pass_unmodified_on_every_path() {
     let provider = Upstream::start(reply).await;
-    let (_served, tenant) = scene(&provider, "").await;
-    for (target, body) in asked("plain") {
+    let (_served, tenant) = start_gateway(&provider, "").await;
+    for (target, body) in sample_requests("plain") {
         let request = Request::post(&target, &body).header("x-api-key", &tenant.key);
         let request = request.header("anthropic-beta", "one,two").header("anthropic-odd", "kept");
         let answer = request.send(&tenant.proxy).await;
         assert_eq!(answer.status, 200, "{target}");
         let text = answer.text().await;
-        let seen = provider.seen().pop().expect("the call");
+        let seen = provider.requests().pop().expect("the call");
         assert_eq!((&seen.target, &seen.body), (&target, &body));
         assert_eq!(text.as_bytes(), sent_bytes(&reply(&seen)), "{target}");
         assert_eq!(seen.header("anthropic-beta"), Some("one,two"));
         assert_eq!(seen.header("anthropic-odd"), Some("kept"));
     }
     assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), 13);
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn upstream_model_names_replace_public_ones_in_body_and_path() {
     let provider = Upstream::start(reply).await;
-    let (_served, tenant) = scene(&provider, "").await;
+    let (_served, tenant) = start_gateway(&provider, "").await;
     let escaped = "vendor%2Fgr%C3%B6%C3%9Fe";
     let there = "vendor/größe";
-    let spelt = asked("renamed").into_iter();
+    let spelt = sample_requests("renamed").into_iter();
     // The same path, as another client may write it.
     let odd = "/v1beta/models/ren%61med:generateContent".to_owned();
     for (target, body) in spelt.chain([(odd, gemini::contents(Some(9)))]) {
@@ -121,7 +121,7 @@ async fn upstream_model_names_replace_public_ones_in_body_and_path() {
         let (status, id) = (answer.status, answer.id());
         assert_eq!(status, 200, "{target}: {}", answer.text().await);
         answer.text().await;
-        let seen = provider.seen().pop().expect("the call");
+        let seen = provider.requests().pop().expect("the call");
         let target = target.replace("ren%61med", "renamed");
         assert_eq!(seen.target, target.replace("renamed", escaped));
         assert_eq!(seen.body, body.replace("renamed", there), "{target}");
@@ -129,7 +129,7 @@ async fn upstream_model_names_replace_public_ones_in_body_and_path() {
         assert_eq!(log.at("model").text(), "renamed", "{log}");
         assert_eq!(log.at("upstreamModel").text(), there, "{log}");
     }
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,13 +157,13 @@ async fn token_counting_uses_a_request_but_neither_tokens_nor_money() {
     assert!(tenant.records().await.is_empty());
     let third = Request::post(targets[1], "{}").bearer(&tenant.key).send(&tenant.proxy).await;
     assert_eq!(third.status, 429, "it counts as a request");
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_cannot_filter_usage_out_of_responses() {
     let provider = Upstream::start(reply).await;
-    let (_served, tenant) = scene(&provider, "").await;
+    let (_served, tenant) = start_gateway(&provider, "").await;
     let path = "/v1beta/models/plain:generateContent";
     let call = async |target: &str, body: String| {
         let request = Request::post(target, body).bearer(&tenant.key);
@@ -178,7 +178,7 @@ async fn callers_cannot_filter_usage_out_of_responses() {
         let answer = call(&format!("{path}{asked}"), gemini::contents(Some(9))).await;
         let id = answer.id();
         answer.text().await;
-        let seen = provider.seen().pop().expect("the call");
+        let seen = provider.requests().pop().expect("the call");
         assert_eq!(seen.target, format!("{path}{sent}"));
         assert_eq!((seen.header("x-goog-fieldmask"), seen.header("x-http-method")), (None, None));
         assert_eq!(tenant.log(&id).await.at("settledBy").text(), "usage", "{asked}");
@@ -190,9 +190,9 @@ async fn callers_cannot_filter_usage_out_of_responses() {
     // Where these names mean nothing, they are not the gateway's.
     let target = "/v1/messages?beta=true&fields=id&alt=proto&%24ct=x";
     call(target, anthropic::message("plain", Some(9), false)).await.text().await;
-    let seen = provider.seen();
+    let seen = provider.requests();
     assert_eq!((seen.len(), &*seen[3].target), (4, target));
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 /// The ids that a list of models shows, and the list.
@@ -223,7 +223,7 @@ async fn model_lists_use_the_callers_dialect() {
     let served = Served::start(Place::new(&(upstreams.concat() + &models.concat()))).await;
     let tenant = served.tenant(0, "{}").await;
     let globs = r#"{"name":"narrow","allowedModels":["openai-*","anthropic-*","gemini-*"]}"#;
-    let key = tenant.new_key(&served, globs).await;
+    let key = tenant.create_key(&served, globs).await;
 
     let get = Request::get;
     let (ids, told) = listed_models(get("/v1/models").bearer(&key), &tenant).await;
@@ -263,8 +263,9 @@ async fn upstream_limits_are_forwarded_only_if_configured() {
             plan
         })
         .await;
-        let (_served, tenant) = scene(&provider, &format!("forward_limits = {forward}\n")).await;
-        tenant.quota(r#"{"dailyRequestLimit":10,"dailyTokenLimit":1000000}"#).await;
+        let (_served, tenant) =
+            start_gateway(&provider, &format!("forward_limits = {forward}\n")).await;
+        tenant.set_quota(r#"{"dailyRequestLimit":10,"dailyTokenLimit":1000000}"#).await;
         let call = |target: &str, body: String| {
             let request = Request::post(target, body).bearer(&tenant.key);
             let proxy = tenant.proxy.clone();
@@ -300,7 +301,7 @@ async fn upstream_errors_pass_unmodified() {
         }
     })
     .await;
-    let (_served, tenant) = scene(&provider, "").await;
+    let (_served, tenant) = start_gateway(&provider, "").await;
     let message = anthropic::message("plain", Some(9), true);
     let contents = gemini::contents(Some(9));
     for (target, body, status, error) in [
@@ -313,7 +314,7 @@ async fn upstream_errors_pass_unmodified() {
         assert_eq!(answer.text().await, error);
     }
     assert!(tenant.records().await.iter().all(|record| record.at("type").text() != "Consume"));
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 /// A streamed Gemini answer without `alt=sse` is one document that grows: its words are not
@@ -324,7 +325,7 @@ async fn a_streamed_json_array_passes_as_it_arrives() {
         gemini::reply(seen, USAGE, Duration::ZERO).insert_step(2, Step::Stall)
     })
     .await;
-    let (_served, tenant) = scene(&provider, "").await;
+    let (_served, tenant) = start_gateway(&provider, "").await;
     let target = "/v1beta/models/plain:streamGenerateContent";
     let request = Request::post(target, gemini::contents(Some(9))).bearer(&tenant.key);
     let mut answer: Response = request.send(&tenant.proxy).await;
@@ -337,12 +338,12 @@ async fn a_streamed_json_array_passes_as_it_arrives() {
     }
     assert_eq!(text, so_far.as_bytes()[..so_far.len() - 1]);
     provider.release();
-    let (rest, whole) = answer.rest().await;
+    let (rest, whole) = answer.read_to_end().await;
     assert!(whole);
     text.extend(rest);
     assert_eq!(String::from_utf8_lossy(&text), pieces.concat());
     tenant.debit(&answer.id()).await;
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -354,7 +355,7 @@ async fn checkpointed_array_output_is_charged_after_a_kill() {
         plan
     })
     .await;
-    let mut gateway = Gateway::before(&provider).await;
+    let mut gateway = Gateway::with_upstream(&provider).await;
     let tenant = Tenant::new(&gateway, FUNDS, "{}").await;
     let target = "/v1beta/models/gemini-2.5-flash:streamGenerateContent";
     let request = Request::post(target, gemini::contents(Some(5_000))).bearer(&tenant.key);
@@ -369,13 +370,13 @@ async fn checkpointed_array_output_is_charged_after_a_kill() {
     let debit = tenant.debit(&answer.id()).await;
     assert_eq!(debit.at("settledBy").text(), "estimate", "{debit}");
     assert!(debit.at("amount").nano() > 0, "{debit}");
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn invalid_paths_are_refused() {
     let provider = Upstream::start(reply).await;
-    let (_served, tenant) = scene(&provider, "").await;
+    let (_served, tenant) = start_gateway(&provider, "").await;
     for (target, status, code) in [
         ("/v1beta/models/plain%FF:generateContent", 400, "INVALID_REQUEST"),
         ("/v1beta/models/plain/x:generateContent", 404, "UNKNOWN_PATH"),
@@ -391,6 +392,6 @@ async fn invalid_paths_are_refused() {
     }
     let chat = Request::chat(&tenant.key, chat("nobody", 5, false)).send(&tenant.proxy).await;
     assert_eq!(chat.json().await.at("error.code").text(), "model_not_found");
-    assert_eq!(provider.count(), 0);
-    tenant.at_rest().await;
+    assert_eq!(provider.request_count(), 0);
+    tenant.assert_settled().await;
 }

@@ -23,7 +23,7 @@ struct Fixture {
 impl Fixture {
     async fn new(plan: impl Fn() -> Plan + Send + Sync + 'static) -> Self {
         let upstream = Upstream::start(move |_| plan()).await;
-        let gateway = Gateway::before(&upstream).await;
+        let gateway = Gateway::with_upstream(&upstream).await;
         let tenant = Tenant::new(&gateway, 1_000_000_000, "{}").await;
         Self { gateway, upstream, tenant }
     }
@@ -52,7 +52,7 @@ impl Fixture {
         assert!(debit.at("amount").nano() > 0, "leaving is not free: {debit}");
         assert_eq!(debit.at("amount").nano(), log.at("cost").nano(), "{debit} {log}");
         assert_eq!(debit.at("settledBy").text(), "estimate", "{debit}");
-        self.tenant.at_rest().await;
+        self.tenant.assert_settled().await;
         log
     }
 
@@ -96,7 +96,7 @@ async fn disconnects_after_one_chunk(plan: fn() -> Plan) {
         assert_within(
             CLOSE_DELAY_MAX,
             leaving,
-            scene.upstream.left(round).await,
+            scene.upstream.wait_for_disconnect(round).await,
             "closing the provider",
         );
         let log = scene.expect_estimated(&id, "Cancelled").await;
@@ -117,7 +117,7 @@ async fn disconnecting_before_the_response_starts_charges_the_input() {
         assert_within(
             CLOSE_DELAY_MAX,
             leaving,
-            scene.upstream.left(round).await,
+            scene.upstream.wait_for_disconnect(round).await,
             "closing the provider",
         );
         let id = eventually("the call stands in the request log", async || {
@@ -135,7 +135,7 @@ async fn a_provider_cut_in_mid_stream_reaches_the_client() {
     let scene = Fixture::new(cut).await;
     let mut answer = scene.started_stream().await;
     let id = answer.id();
-    let (rest, whole) = answer.rest().await;
+    let (rest, whole) = answer.read_to_end().await;
     let rest = String::from_utf8_lossy(&rest);
     assert!(!whole || rest.contains(r#"{"error":"#), "the client can see that it broke: {rest:?}");
     assert!(!rest.contains("[DONE]"), "{rest:?}");
@@ -150,7 +150,7 @@ async fn a_malformed_stream_is_relayed_and_settled_by_estimate() {
     let scene = Fixture::new(plan).await;
     let mut answer = scene.call(true).send(&scene.gateway.proxy).await;
     let id = answer.id();
-    let (body, whole) = answer.rest().await;
+    let (body, whole) = answer.read_to_end().await;
     assert!(whole, "the provider ended it properly");
     assert_eq!(body, garbage.concat(), "bytes that are not understood are still the client's");
     scene.expect_estimated(&id, "Completed").await;
@@ -172,7 +172,7 @@ async fn an_unreachable_provider_costs_nothing_but_counts_as_a_request() {
     let log = scene.settled_log(&id).await;
     assert_eq!(log.at("outcome").text(), "Failed", "{log}");
     assert_eq!(log.at("settledBy").text(), "none", "{log}");
-    scene.tenant.at_rest().await;
+    scene.tenant.assert_settled().await;
     assert_eq!(scene.tenant.wallet().await.at("balance").nano(), 1_000_000_000);
     let usage = scene.tenant.usage().await;
     assert_eq!(usage.at("dailyUsage.requestCount").count(), 1, "it may have reached the provider");
@@ -182,7 +182,7 @@ async fn an_unreachable_provider_costs_nothing_but_counts_as_a_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn random_disconnects_leave_no_holds() {
     let upstream = Upstream::start(|seen| reply(seen, USAGE, Duration::from_millis(3))).await;
-    let gateway = Gateway::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::new(&gateway, 1_000_000_000, "{}").await;
     let calls: Vec<_> = (0..60)
         .map(|turn| {
@@ -206,7 +206,7 @@ async fn random_disconnects_leave_no_holds() {
         settled.then_some(())
     })
     .await;
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
     assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), 60);
     let debits = tenant.records().await.len() - 1;
     assert_eq!(debits, 60, "each call was forwarded and is paid");

@@ -127,7 +127,7 @@ pub struct DisconnectFixture {
     pub calls: usize,
 }
 
-impl Scene {
+impl DisconnectFixture {
     /// A provider that answers so; `variables` are those of the gateway's environment.
     pub async fn new(
         plan: impl Fn(&ReceivedRequest) -> Plan + Send + Sync + 'static,
@@ -154,7 +154,7 @@ impl Scene {
         let served = Served::start(place).await;
         let tenant = served.tenant(FUNDS, "{}").await;
         let body = format!(r#"{{"onDisconnect":"{mode}"}}"#);
-        let put = tenant.ask(Request::put("/api/organization", body)).await;
+        let put = tenant.send(Request::put("/api/organization", body)).await;
         assert_eq!(put.status, 200);
         Self { served, upstream: provider, tenant, calls: 0 }
     }
@@ -198,7 +198,7 @@ impl Scene {
             self.yield_to_worker().await;
             return leaving;
         }
-        let mut answer = self.ask(dialect, asked).await;
+        let mut answer = self.start_call(dialect, asked).await;
         let (mut read, visible) = (0, dialect.visible_after(sent));
         while read < visible {
             read += answer.piece().await.expect("a whole piece").expect("more").len();
@@ -245,13 +245,13 @@ impl Scene {
             (logs.len() == self.calls).then(|| logs[0].clone())
         })
         .await;
-        self.tenant.at_rest().await;
+        self.tenant.assert_settled().await;
         log
     }
 
     /// The last call is settled by that rule for that, in log and ledger alike.
     pub async fn expect_charge(&self, usage: Usage, cost: i128, rule: &str) -> Json {
-        let log = self.settled().await;
+        let log = self.settled_log().await;
         assert_eq!(log.at("settledBy").text(), rule, "{log}");
         assert_eq!(log.at("usage.inputTokens").count(), usage.prompt, "{log}");
         assert_eq!(log.at("usage.outputTokens").count(), usage.completion, "{log}");
@@ -279,15 +279,15 @@ impl Scene {
     /// Ends the stall of the last call.
     pub async fn resume_and_settle(&self) -> Json {
         self.upstream.release();
-        let log = self.settled().await;
-        self.upstream.hold();
+        let log = self.settled_log().await;
+        self.upstream.stall_again();
         log
     }
 
     /// Whether the last call's connection was closed at once. On a loaded machine the answer may
     /// be no once in a while.
     async fn closed_promptly(&self, leaving: Instant) -> bool {
-        let closed = self.upstream.left(self.calls - 1).await;
+        let closed = self.upstream.wait_for_disconnect(self.calls - 1).await;
         closed.saturating_duration_since(leaving) <= CLOSE_DELAY_MAX
     }
 }
@@ -310,7 +310,7 @@ impl StallAt {
 const ATTEMPTS_MAX: usize = 5;
 
 async fn check_cancel_mode(dialect: Dialect) {
-    let (mut scene, stall) = Scene::stalling(dialect, "cancel").await;
+    let (mut scene, stall) = DisconnectFixture::stalling(dialect, "cancel").await;
     let (mut costs, mut tokens) = (Vec::new(), 0);
     let events = dialect.events().len();
     for sent in 0..=events {
@@ -319,7 +319,7 @@ async fn check_cancel_mode(dialect: Dialect) {
         stall.set(sent);
         let mut quick = false;
         for _ in 0..ATTEMPTS_MAX {
-            let leaving = scene.left(dialect, "plain", sent).await;
+            let leaving = scene.disconnect_after(dialect, "plain", sent).await;
             quick = scene.closed_promptly(leaving).await;
             let log = scene.expect_charge(usage, cost, rule).await;
             let is_settled = sent == events && dialect != Dialect::Gemini;
@@ -356,11 +356,11 @@ async fn cancel_mode_charges_received_output_at_every_gemini_event() {
 }
 
 async fn check_drain_mode(dialect: Dialect) {
-    let (mut scene, stall) = Scene::stalling(dialect, "drain").await;
+    let (mut scene, stall) = DisconnectFixture::stalling(dialect, "drain").await;
     let (events, stays) = (dialect.events().len(), GPT_4O_MINI.cost(USAGE));
     for sent in 0..=events {
         stall.set(sent);
-        scene.left(dialect, "plain", sent).await;
+        scene.disconnect_after(dialect, "plain", sent).await;
         if sent < dialect.usage_reported_after() {
             scene.wait_until_draining().await;
         }
@@ -369,11 +369,14 @@ async fn check_drain_mode(dialect: Dialect) {
         let is_settled = sent == events && dialect != Dialect::Gemini;
         let outcome = if is_settled { "Completed" } else { "Cancelled" };
         assert_eq!(log.at("outcome").text(), outcome, "after {sent} events: {log}");
-        let seen = scene.upstream.seen();
+        let seen = scene.upstream.requests();
         let last = seen.last().expect("the call");
-        assert!(is_settled || last.left.is_none(), "{dialect:?} is read to its end after {sent}");
+        assert!(
+            is_settled || last.disconnected_at.is_none(),
+            "{dialect:?} is read to its end after {sent}"
+        );
     }
-    let lines = scene.upstream.seen().iter().map(|seen| seen.connection).max();
+    let lines = scene.upstream.requests().iter().map(|seen| seen.connection).max();
     assert_eq!(lines, Some(0), "a connection that was read to its end serves the next call");
 }
 

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use crate::harness::client::Request;
 use crate::harness::fault_shim::{EIO, ENOSPC, EROFS, FaultShim, SHORT};
-use crate::harness::limit_assertions::Told;
+use crate::harness::limit_assertions::FullResponse;
 use crate::harness::openai::{Usage, chat, reply};
 use crate::harness::price::GPT_4O_MINI;
 use crate::harness::serve::{Place, Served, model, upstream};
@@ -45,24 +45,24 @@ pub fn config_rows(journal: &str, provider: &Upstream) -> String {
         + &model(&long_model_name(), r#"upstream = "steady""#)
 }
 
-impl Scene {
+impl FaultyGateway {
     async fn new(journal: &str) -> Self {
         let provider = Upstream::start(|seen| reply(seen, USAGE, Duration::ZERO)).await;
-        let (shim, place) = FaultShim::install(Place::new(&rows(journal, &provider)));
+        let (shim, place) = FaultShim::install(Place::new(&config_rows(journal, &provider)));
         let served = Served::start(place).await;
         let tenant = served.tenant(FUNDS, "{}").await;
-        Self { provider, served, tenant, shim }
+        Self { upstream: provider, server: served, tenant, shim }
     }
 
     /// After its end: again, in the same place.
     pub async fn restart(self) -> Self {
-        let served = self.served.restart().await;
+        let served = self.server.restart().await;
         let tenant = served.rebind(self.tenant);
-        Self { served, tenant, ..self }
+        Self { server: served, tenant, ..self }
     }
 
     async fn readiness(&self) -> u16 {
-        Request::get("/readyz").send(&self.served.admin).await.status
+        Request::get("/readyz").send(&self.server.admin).await.status
     }
 
     async fn wait_ready(&self) {
@@ -71,8 +71,8 @@ impl Scene {
 
     /// The process ends by itself, and says why.
     async fn assert_exits(&mut self, code: i32, why: &str) {
-        assert_eq!(self.served.ended().await.code(), Some(code));
-        let log = self.served.log();
+        assert_eq!(self.server.ended().await.code(), Some(code));
+        let log = self.server.log();
         assert!(log.contains(why), "{why} stands in {log}");
     }
 
@@ -80,18 +80,22 @@ impl Scene {
     /// reach the provider; nothing is held.
     pub async fn assert_reconciled(&self, seen: &CallerResults) {
         eventually("the ledger has caught up", async || {
-            let metrics = Request::get("/metrics").send(&self.served.admin).await.text().await;
+            let metrics = Request::get("/metrics").send(&self.server.admin).await.text().await;
             metrics.contains("meteor_journal_backlog_bytes 0\n").then_some(())
         })
         .await;
-        self.tenant.at_rest().await;
+        self.tenant.assert_settled().await;
         let debits = debits_by_call(&self.tenant).await;
         let cost = GPT_4O_MINI.cost(USAGE);
-        for id in &seen.ended {
+        for id in &seen.completed {
             assert_eq!(debits.get(id), Some(&cost), "whose end was seen has its debit: {id}");
         }
         let all = debits.len();
-        assert!(all <= self.provider.count(), "{all} debits of {} calls", self.provider.count());
+        assert!(
+            all <= self.upstream.request_count(),
+            "{all} debits of {} calls",
+            self.upstream.request_count()
+        );
         let usage = self.tenant.usage().await.at("dailyUsage");
         let tokens = usage.at("tokenCount").count();
         assert_eq!(tokens, all as u64 * USAGE.total(), "usage is that of the debits: {usage}");
@@ -110,7 +114,7 @@ pub async fn debits_by_call(tenant: &Tenant) -> HashMap<String, i128> {
 pub struct CallerResults {
     /// Ids of calls whose end was seen.
     pub completed: Vec<String>,
-    pub refused: Vec<Told>,
+    pub refused: Vec<FullResponse>,
 }
 
 impl CallerResults {
@@ -172,7 +176,7 @@ impl Load {
         let mut all = CallerResults::default();
         for caller in self.callers {
             let seen = caller.await.expect("a caller ends");
-            all.ended.extend(seen.ended);
+            all.completed.extend(seen.completed);
             all.refused.extend(seen.refused);
         }
         all
@@ -190,15 +194,15 @@ async fn call_until_stopped(
     while !stop.load(Ordering::Relaxed) {
         let Ok(mut answer) = request.try_send(&proxy).await else { break };
         if answer.status == 200 {
-            let (body, whole) = answer.rest().await;
+            let (body, whole) = answer.read_to_end().await;
             let is_stream = answer.header("content-type") != Some("application/json");
             // Whoever has seen the last event has seen the end, however the connection ends.
             if whole || is_stream && body.ends_with(b"data: [DONE]\n\n") {
-                seen.ended.push(answer.id());
+                seen.completed.push(answer.id());
                 ended.fetch_add(1, Ordering::Relaxed);
             }
         } else {
-            seen.refused.push(Told::read(answer).await);
+            seen.refused.push(FullResponse::read(answer).await);
             refused.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -208,22 +212,22 @@ async fn call_until_stopped(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_calls_until_space_returns() {
-    let scene = Scene::new("").await;
+    let scene = FaultyGateway::new("").await;
     let load = Load::start(&scene.tenant);
-    load.ended(50).await;
+    load.wait_completed(50).await;
     scene.shim.inject(&[("allocate", "*", ENOSPC), ("grow", "*", ENOSPC)]);
     load.wait_refused(50).await;
     assert_eq!(scene.readiness().await, 503);
     scene.shim.clear();
-    load.ended(100).await;
+    load.wait_completed(100).await;
     scene.wait_ready().await;
     let seen = load.stop().await;
     seen.assert_clean_refusals();
     scene.assert_reconciled(&seen).await;
     let usage = scene.tenant.usage().await.at("dailyUsage");
-    assert_eq!(usage.at("requestCount").count(), scene.provider.count() as u64, "{usage}");
+    assert_eq!(usage.at("requestCount").count(), scene.upstream.request_count() as u64, "{usage}");
     // No silence about it, and no flood.
-    let told = scene.served.log().matches("no room for the next journal segment").count();
+    let told = scene.server.log().matches("no room for the next journal segment").count();
     assert!((1..=60).contains(&told), "{told} times");
 }
 
@@ -233,34 +237,38 @@ async fn a_failing_database_refuses_calls_only_at_full_backlog() {
         [("sync", ".db-wal", EIO), ("write", ".db", EIO)],
         [("grow", ".db-wal", ENOSPC), ("write", ".db", ENOSPC)],
     ] {
-        let scene = Scene::new("backlog_bytes_max = 1048576\n").await;
+        let scene = FaultyGateway::new("backlog_bytes_max = 1048576\n").await;
         let load = Load::start(&scene.tenant);
-        load.ended(50).await;
+        load.wait_completed(50).await;
         scene.shim.inject(&faults);
-        load.ended(200).await;
+        load.wait_completed(200).await;
         load.wait_refused(50).await;
         assert_eq!(scene.readiness().await, 503, "{faults:?}");
         scene.shim.clear();
-        load.ended(100).await;
+        load.wait_completed(100).await;
         scene.wait_ready().await;
         let seen = load.stop().await;
         seen.assert_clean_refusals();
         scene.assert_reconciled(&seen).await;
         let usage = scene.tenant.usage().await.at("dailyUsage");
-        assert_eq!(usage.at("requestCount").count(), scene.provider.count() as u64, "{usage}");
+        assert_eq!(
+            usage.at("requestCount").count(),
+            scene.upstream.request_count() as u64,
+            "{usage}"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shutdown_does_not_wait_forever_for_a_failing_database() {
-    let mut scene = Scene::new("").await;
+    let mut scene = FaultyGateway::new("").await;
     let load = Load::start(&scene.tenant);
-    load.ended(20).await;
+    load.wait_completed(20).await;
     scene.shim.inject(&[("sync", ".db-wal", EIO), ("write", ".db", EIO)]);
-    load.ended(50).await;
+    load.wait_completed(50).await;
     let seen = load.stop().await;
-    scene.served.terminate();
-    assert!(scene.served.ended().await.success(), "what the database lacks is in the journal");
+    scene.server.terminate();
+    assert!(scene.server.ended().await.success(), "what the database lacks is in the journal");
     scene.shim.clear();
     let scene = scene.restart().await;
     scene.assert_reconciled(&seen).await;
@@ -276,9 +284,9 @@ async fn a_journal_write_or_sync_failure_exits_without_losing_debits() {
         ("power", ("write", ".journal", EIO), WRITE),
         ("power", ("sync", ".journal", EIO), SYNC),
     ] {
-        let mut scene = Scene::new(&format!("durability = \"{durability}\"\n")).await;
+        let mut scene = FaultyGateway::new(&format!("durability = \"{durability}\"\n")).await;
         let load = Load::start(&scene.tenant);
-        load.ended(50).await;
+        load.wait_completed(50).await;
         scene.shim.inject(&[fault]);
         scene.assert_exits(70, why).await;
         let seen = load.stop().await;
@@ -291,10 +299,10 @@ async fn a_journal_write_or_sync_failure_exits_without_losing_debits() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn short_journal_writes_are_continued() {
-    let scene = Scene::new("").await;
+    let scene = FaultyGateway::new("").await;
     scene.shim.inject(&[("write", ".journal", SHORT)]);
     let load = Load::start(&scene.tenant);
-    load.ended(300).await;
+    load.wait_completed(300).await;
     let seen = load.stop().await;
     assert!(seen.refused.is_empty(), "{:?}", seen.refused);
     scene.assert_reconciled(&seen).await;
@@ -310,15 +318,15 @@ const READ_ONLY: [(&str, &str, u32); 5] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_only_file_system_exits_and_blocks_restart() {
-    let mut scene = Scene::new("").await;
+    let mut scene = FaultyGateway::new("").await;
     let load = Load::start(&scene.tenant);
-    load.ended(50).await;
+    load.wait_completed(50).await;
     scene.shim.inject(&READ_ONLY);
     scene.assert_exits(70, "the journal cannot be written").await;
     let seen = load.stop().await;
-    let (status, told) = scene.served.try_restart().await;
+    let (status, told) = scene.server.try_restart().await;
     assert_eq!(status.code(), Some(1), "{told}");
-    let folder = scene.served.path("data");
+    let folder = scene.server.path("data");
     assert!(told.contains(folder.to_str().expect("text")), "it names the folder: {told}");
     assert!(told.contains("Read-only file system"), "{told}");
     assert!(told.contains("make it writable"), "it says what to do: {told}");
@@ -329,15 +337,15 @@ async fn a_read_only_file_system_exits_and_blocks_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_at_startup_is_reported_with_advice() {
-    let mut scene = Scene::new("").await;
+    let mut scene = FaultyGateway::new("").await;
     let load = Load::start(&scene.tenant);
-    load.ended(50).await;
+    load.wait_completed(50).await;
     scene.shim.inject(&[("allocate", "*", ENOSPC), ("write", "*", ENOSPC)]);
     scene.assert_exits(70, "the journal cannot be written").await;
     let seen = load.stop().await;
-    let (status, told) = scene.served.try_restart().await;
+    let (status, told) = scene.server.try_restart().await;
     assert_eq!(status.code(), Some(1), "{told}");
-    let folder = scene.served.path("data");
+    let folder = scene.server.path("data");
     assert!(told.contains(folder.to_str().expect("text")), "it names the folder: {told}");
     assert!(told.contains("make room"), "it says what to do: {told}");
     scene.shim.clear();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-use crate::disconnect_every_event::{DIALECTS, Dialect, MAX_TOKENS, Scene, USAGE};
+use crate::disconnect_every_event::{DIALECTS, Dialect, DisconnectFixture, MAX_TOKENS, USAGE};
 use crate::harness::client::Request;
 use crate::harness::openai;
 use crate::harness::openai::Usage;
@@ -38,10 +38,10 @@ fn stall_before(before: usize) -> impl Fn(&ReceivedRequest) -> Plan + Send + Syn
 #[tokio::test(flavor = "multi_thread")]
 async fn hidden_output_is_drained_even_in_cancel_mode() {
     for sent in [0, 1, 3] {
-        let mut scene = Scene::new(stall_before(sent), "cancel", &[]).await;
+        let mut scene = DisconnectFixture::new(stall_before(sent), "cancel", &[]).await;
         for dialect in DIALECTS {
             for model in ["thinking", "billing"] {
-                scene.left(dialect, model, sent).await;
+                scene.disconnect_after(dialect, model, sent).await;
                 scene.wait_until_draining().await;
                 scene.resume_and_settle().await;
                 scene.expect_charge(USAGE, GPT_4O_MINI.cost(USAGE), "usage").await;
@@ -54,16 +54,16 @@ async fn hidden_output_is_drained_even_in_cancel_mode() {
 async fn hidden_output_is_not_drained_after_usage_is_reported() {
     for dialect in DIALECTS {
         let told = dialect.usage_reported_after();
-        let mut scene = Scene::new(stall_before(told), "cancel", &[LONG_DRAIN]).await;
-        scene.left(dialect, "thinking", told).await;
+        let mut scene = DisconnectFixture::new(stall_before(told), "cancel", &[LONG_DRAIN]).await;
+        scene.disconnect_after(dialect, "thinking", told).await;
         scene.expect_charge(USAGE, GPT_4O_MINI.cost(USAGE), "usage").await;
-        scene.upstream.left(0).await;
+        scene.upstream.wait_for_disconnect(0).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_anthropic_call_with_thinking_is_drained() {
-    let mut scene = Scene::new(stall_before(3), "cancel", &[]).await;
+    let mut scene = DisconnectFixture::new(stall_before(3), "cancel", &[]).await;
     let thinking = r#"{"thinking":{"type":"enabled","budget_tokens":1024},"#;
     let body = Dialect::Anthropic.body("plain").replacen('{', thinking, 1);
     scene.disconnect_with_body(Dialect::Anthropic, ("plain", &body), 3).await;
@@ -76,10 +76,10 @@ async fn an_anthropic_call_with_thinking_is_drained() {
 async fn a_drain_timeout_charges_the_hold() {
     for (mode, model) in [("drain", "plain"), ("cancel", "thinking")] {
         for sent in [0, 4] {
-            let mut scene = Scene::new(stall_before(sent), mode, &[SHORT_DRAIN]).await;
+            let mut scene = DisconnectFixture::new(stall_before(sent), mode, &[SHORT_DRAIN]).await;
             for dialect in DIALECTS {
-                let leaving = scene.left(dialect, model, sent).await;
-                let closed = scene.upstream.left(scene.calls - 1).await;
+                let leaving = scene.disconnect_after(dialect, model, sent).await;
+                let closed = scene.upstream.wait_for_disconnect(scene.calls - 1).await;
                 assert!(SHORT_DRAIN_TIME <= closed.duration_since(leaving), "it is waited for");
                 let log = scene.expect_hold_charged(dialect, model).await;
                 assert_eq!(log.at("outcome").text(), "Cancelled", "{log}");
@@ -94,9 +94,9 @@ async fn the_drain_timeout_starts_at_the_disconnect() {
     let time = ("METEOR__PROXY__DRAIN_AFTER_LEAVE_MS", "1000");
     let late =
         |seen: &ReceivedRequest| stall_before(2)(seen).with_latency(Duration::from_millis(900));
-    let mut scene = Scene::new(late, "drain", &[time]).await;
-    let leaving = scene.left(Dialect::OpenAi, "plain", 0).await;
-    let took = scene.upstream.left(0).await.duration_since(leaving);
+    let mut scene = DisconnectFixture::new(late, "drain", &[time]).await;
+    let leaving = scene.disconnect_after(Dialect::OpenAi, "plain", 0).await;
+    let took = scene.upstream.wait_for_disconnect(0).await.duration_since(leaving);
     assert!(took < Duration::from_millis(1_800), "{took:?} is more than once the time");
     let log = scene.expect_hold_charged(Dialect::OpenAi, "plain").await;
     assert_eq!(log.at("status").count(), 0, "its client saw none: {log}");
@@ -106,8 +106,8 @@ async fn the_drain_timeout_starts_at_the_disconnect() {
 async fn reported_usage_is_charged_even_if_the_drain_times_out() {
     for dialect in DIALECTS {
         let told = dialect.usage_reported_after();
-        let mut scene = Scene::new(stall_before(told), "drain", &[SHORT_DRAIN]).await;
-        scene.left(dialect, "plain", told).await;
+        let mut scene = DisconnectFixture::new(stall_before(told), "drain", &[SHORT_DRAIN]).await;
+        scene.disconnect_after(dialect, "plain", told).await;
         scene.expect_charge(USAGE, GPT_4O_MINI.cost(USAGE), "usage").await;
     }
 }
@@ -117,9 +117,9 @@ async fn an_upstream_cut_during_a_drain_charges_the_hold() {
     for (sent, cut) in [(1, 1), (3, 3), (3, 5)] {
         let plan =
             move |seen: &ReceivedRequest| stall_before(sent)(seen).insert_step(cut, Step::Cut);
-        let mut scene = Scene::new(plan, "drain", &[LONG_DRAIN]).await;
+        let mut scene = DisconnectFixture::new(plan, "drain", &[LONG_DRAIN]).await;
         for dialect in DIALECTS {
-            scene.left(dialect, "plain", sent).await;
+            scene.disconnect_after(dialect, "plain", sent).await;
             scene.wait_until_draining().await;
             scene.resume_and_settle().await;
             scene.expect_hold_charged(dialect, "plain").await;
@@ -133,10 +133,10 @@ async fn an_upstream_cut_of_a_connected_client_charges_received_output() {
         Plan::stream(dialect_of(seen).events(), Duration::ZERO).insert_step(4, Step::Cut)
     };
     for (mode, model) in [("drain", "plain"), ("cancel", "thinking")] {
-        let mut scene = Scene::new(cut, mode, &[]).await;
+        let mut scene = DisconnectFixture::new(cut, mode, &[]).await;
         for dialect in DIALECTS {
             let body = dialect.body(model);
-            let whole = scene.ask(dialect, (model, &body)).await.rest().await.1;
+            let whole = scene.start_call(dialect, (model, &body)).await.read_to_end().await.1;
             assert!(!whole, "it broke off");
             let (usage, rule) = dialect.usage_after(model, 4);
             let log = scene.expect_charge(usage, GPT_4O_MINI.cost(usage), rule).await;
@@ -151,13 +151,13 @@ async fn a_drain_without_usage_is_estimated_like_a_connected_call() {
         let events = openai::events(openai::WORDS, None);
         Plan::stream(events, Duration::ZERO).insert_step(3, Step::Stall)
     };
-    let mut scene = Scene::new(silent, "drain", &[LONG_DRAIN]).await;
+    let mut scene = DisconnectFixture::new(silent, "drain", &[LONG_DRAIN]).await;
     let body = Dialect::OpenAi.body("plain");
     scene.upstream.release();
-    let whole = scene.ask(Dialect::OpenAi, ("plain", &body)).await.rest().await.1;
+    let whole = scene.start_call(Dialect::OpenAi, ("plain", &body)).await.read_to_end().await.1;
     assert!(whole, "it came to its end");
     let stayed = scene.resume_and_settle().await;
-    let mut answer = scene.ask(Dialect::OpenAi, ("plain", &body)).await;
+    let mut answer = scene.start_call(Dialect::OpenAi, ("plain", &body)).await;
     assert!(answer.piece().await.expect("a whole piece").is_some());
     drop(answer);
     scene.yield_to_worker().await;
@@ -171,9 +171,9 @@ async fn a_drain_without_usage_is_estimated_like_a_connected_call() {
 
 /// What a client that has left before the answer begins pays for an upstream that does so.
 async fn expect_free(plan: impl Fn(&ReceivedRequest) -> Plan + Send + Sync + 'static) {
-    let mut scene = Scene::new(plan, "drain", &[LONG_DRAIN]).await;
+    let mut scene = DisconnectFixture::new(plan, "drain", &[LONG_DRAIN]).await;
     for dialect in DIALECTS {
-        scene.left(dialect, "plain", 0).await;
+        scene.disconnect_after(dialect, "plain", 0).await;
         scene.wait_until_draining().await;
         let log = scene.resume_and_settle().await;
         assert_eq!(log.at("settledBy").text(), "none", "{log}");
@@ -200,12 +200,12 @@ async fn an_upstream_closing_without_a_response_is_free() {
 async fn no_further_upstream_is_tried_after_a_disconnect() {
     let failing =
         |_: &ReceivedRequest| Plan::json(500, openai::error()).insert_step(0, Step::Stall);
-    let mut scene = Scene::new(failing, "drain", &[LONG_DRAIN]).await;
-    scene.left(Dialect::OpenAi, "either", 0).await;
+    let mut scene = DisconnectFixture::new(failing, "drain", &[LONG_DRAIN]).await;
+    scene.disconnect_after(Dialect::OpenAi, "either", 0).await;
     scene.wait_until_draining().await;
     let log = scene.resume_and_settle().await;
     assert_eq!(log.at("settledBy").text(), "none", "{log}");
-    assert_eq!((log.at("attempts").count(), scene.upstream.count()), (1, 1), "{log}");
+    assert_eq!((log.at("attempts").count(), scene.upstream.request_count()), (1, 1), "{log}");
     assert_eq!(log.at("status").count(), 0, "its client saw none: {log}");
 }
 
@@ -229,16 +229,16 @@ async fn disconnecting_before_forwarding_costs_nothing() {
     assert_eq!(log.at("outcome").text(), "Cancelled", "{log}");
     let duration = log.at("durationMs").count();
     assert!(duration < 4_000, "it does not wait for the connection: {log}");
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
     let used = tenant.usage().await.at("dailyUsage");
     assert_eq!(used.at("requestCount").count(), 0, "{used}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_draining_call_keeps_its_concurrency_slot() {
-    let mut scene = Scene::new(stall_before(3), "drain", &[LONG_DRAIN]).await;
-    scene.tenant.quota(r#"{"concurrentCallsLimit":1}"#).await;
-    scene.left(Dialect::OpenAi, "plain", 3).await;
+    let mut scene = DisconnectFixture::new(stall_before(3), "drain", &[LONG_DRAIN]).await;
+    scene.tenant.set_quota(r#"{"concurrentCallsLimit":1}"#).await;
+    scene.disconnect_after(Dialect::OpenAi, "plain", 3).await;
     let held = GPT_4O_MINI.cost(openai::bound(&Dialect::OpenAi.body("plain"), MAX_TOKENS));
     assert_eq!(scene.tenant.wallet().await.at("frozenAmount").nano(), held);
     let second = Request::chat(&scene.tenant.key, Dialect::OpenAi.body("plain"));
@@ -259,9 +259,9 @@ async fn a_plain_response_follows_the_disconnect_mode() {
         Plan { steps, ..Plan::json(200, "") }
     };
     for mode in ["cancel", "drain"] {
-        let mut scene = Scene::new(plan, mode, &[LONG_DRAIN]).await;
+        let mut scene = DisconnectFixture::new(plan, mode, &[LONG_DRAIN]).await;
         let body = openai::chat("plain", MAX_TOKENS, false);
-        let mut answer = scene.ask(Dialect::OpenAi, ("plain", &body)).await;
+        let mut answer = scene.start_call(Dialect::OpenAi, ("plain", &body)).await;
         assert!(answer.piece().await.expect("a whole piece").is_some());
         drop(answer);
         if mode == "drain" {
@@ -287,16 +287,19 @@ async fn a_client_that_reads_nothing_counts_as_disconnected() {
         Plan::stream(filled, Duration::ZERO)
     };
     for (mode, is_read) in [("drain", true), ("cancel", false)] {
-        let mut scene = Scene::new(plan, mode, &[idle, LONG_DRAIN]).await;
+        let mut scene = DisconnectFixture::new(plan, mode, &[idle, LONG_DRAIN]).await;
         let body = Dialect::OpenAi.body("plain");
-        let answer = scene.ask(Dialect::OpenAi, ("plain", &body)).await;
+        let answer = scene.start_call(Dialect::OpenAi, ("plain", &body)).await;
         if is_read {
             scene.expect_charge(USAGE, GPT_4O_MINI.cost(USAGE), "usage").await;
-            assert!(scene.upstream.seen()[0].left.is_none(), "it was read to its end");
+            assert!(
+                scene.upstream.requests()[0].disconnected_at.is_none(),
+                "it was read to its end"
+            );
         } else {
             let usage = Usage::of(body.len().div_ceil(3) as u64, 0);
             scene.expect_charge(usage, GPT_4O_MINI.cost(usage), "estimate").await;
-            scene.upstream.left(0).await;
+            scene.upstream.wait_for_disconnect(0).await;
         }
         drop(answer);
     }
@@ -305,8 +308,8 @@ async fn a_client_that_reads_nothing_counts_as_disconnected() {
 #[tokio::test(flavor = "multi_thread")]
 async fn shutdown_waits_for_a_draining_response() {
     for sent in [0, 3] {
-        let mut scene = Scene::new(stall_before(sent), "drain", &[LONG_DRAIN]).await;
-        scene.left(Dialect::OpenAi, "plain", sent).await;
+        let mut scene = DisconnectFixture::new(stall_before(sent), "drain", &[LONG_DRAIN]).await;
+        scene.disconnect_after(Dialect::OpenAi, "plain", sent).await;
         scene.served.terminate();
         let asked = Instant::now();
         while asked.elapsed() < Duration::from_millis(500) {
@@ -324,8 +327,9 @@ async fn shutdown_waits_for_a_draining_response() {
 async fn a_shutdown_timeout_charges_the_hold_of_draining_calls() {
     let impatient = ("METEOR__PROXY__DRAIN_TIMEOUT_MS", "100");
     for sent in [0, 3] {
-        let mut scene = Scene::new(stall_before(sent), "drain", &[LONG_DRAIN, impatient]).await;
-        scene.left(Dialect::OpenAi, "plain", sent).await;
+        let mut scene =
+            DisconnectFixture::new(stall_before(sent), "drain", &[LONG_DRAIN, impatient]).await;
+        scene.disconnect_after(Dialect::OpenAi, "plain", sent).await;
         scene.served.terminate();
         assert!(scene.served.ended().await.success());
         let scene = scene.restart().await;
@@ -336,9 +340,10 @@ async fn a_shutdown_timeout_charges_the_hold_of_draining_calls() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shutdown_timeout_charges_connected_clients_the_received_output() {
     let impatient = ("METEOR__PROXY__DRAIN_TIMEOUT_MS", "100");
-    let mut scene = Scene::new(stall_before(3), "drain", &[LONG_DRAIN, impatient]).await;
+    let mut scene =
+        DisconnectFixture::new(stall_before(3), "drain", &[LONG_DRAIN, impatient]).await;
     let body = Dialect::OpenAi.body("plain");
-    let answer = scene.ask(Dialect::OpenAi, ("plain", &body)).await;
+    let answer = scene.start_call(Dialect::OpenAi, ("plain", &body)).await;
     scene.yield_to_worker().await;
     scene.served.terminate();
     assert!(scene.served.ended().await.success());
@@ -351,10 +356,10 @@ async fn a_shutdown_timeout_charges_connected_clients_the_received_output() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_draining_call_counts_as_a_connection() {
     let two = ("METEOR__PROXY__CONNECTIONS_MAX", "2");
-    let mut scene = Scene::new(stall_before(3), "drain", &[LONG_DRAIN, two]).await;
-    scene.left(Dialect::OpenAi, "plain", 3).await;
+    let mut scene = DisconnectFixture::new(stall_before(3), "drain", &[LONG_DRAIN, two]).await;
+    scene.disconnect_after(Dialect::OpenAi, "plain", 3).await;
     let body = Dialect::OpenAi.body("plain");
-    drop(scene.ask(Dialect::OpenAi, ("plain", &body)).await);
+    drop(scene.start_call(Dialect::OpenAi, ("plain", &body)).await);
     let another = Request::get("/v1/limits").bearer(&scene.tenant.key);
     let answer = another.send(&scene.tenant.proxy);
     assert!(tokio::time::timeout(SHORT_DRAIN_TIME, answer).await.is_err(), "there is no room");
@@ -365,8 +370,8 @@ async fn a_draining_call_counts_as_a_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_charges_the_hold_of_draining_calls() {
     for sent in [0, 1, 4] {
-        let mut scene = Scene::new(stall_before(sent), "drain", &[LONG_DRAIN]).await;
-        scene.left(Dialect::OpenAi, "plain", sent).await;
+        let mut scene = DisconnectFixture::new(stall_before(sent), "drain", &[LONG_DRAIN]).await;
+        scene.disconnect_after(Dialect::OpenAi, "plain", sent).await;
         let scene = scene.restart().await;
         scene.expect_hold_charged(Dialect::OpenAi, "plain").await;
     }
@@ -384,8 +389,8 @@ async fn a_kill_charges_fully_reported_usage() {
                 .insert_step(end, says_so)
                 .insert_step(end, Step::Wait(Duration::from_mins(1)))
         };
-        let mut scene = Scene::new(plan, "drain", &[LONG_DRAIN]).await;
-        scene.left(dialect, "plain", 3).await;
+        let mut scene = DisconnectFixture::new(plan, "drain", &[LONG_DRAIN]).await;
+        scene.disconnect_after(dialect, "plain", 3).await;
         scene.wait_until_draining().await;
         scene.upstream.release();
         with_deadline("the report", told.notified()).await;

@@ -19,7 +19,7 @@ use crate::harness::random_callers::Random;
 use crate::harness::serve::{Place, Served, model, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Plan, ReceivedRequest, Upstream};
-use crate::kill_9::number;
+use crate::kill_9::env_number;
 
 const FUNDS: i128 = 1_000_000_000_000;
 const CALLERS: u64 = 8;
@@ -73,7 +73,7 @@ impl FlakyUpstream {
 
     /// Which calls have reached it, each once.
     fn markers(&self) -> HashSet<u64> {
-        let seen = self.provider.seen();
+        let seen = self.provider.requests();
         let markers: HashSet<u64> = seen.iter().map(marker).collect();
         assert_eq!(markers.len(), seen.len(), "no call comes to one provider twice");
         markers
@@ -139,7 +139,7 @@ async fn call_until_stopped(
         let request = Request::chat(&tenant.key, body).header(MARKER, &marker.to_string());
         let mut answer = request.send(&tenant.proxy).await;
         let (id, status) = (answer.id(), answer.status);
-        let (body, ended) = answer.rest().await;
+        let (body, ended) = answer.read_to_end().await;
         let body = String::from_utf8_lossy(&body).into_owned();
         assert_eq!(status, 200, "a failure before the first byte of call {marker}: {body}");
         let usage = usage(marker);
@@ -165,7 +165,7 @@ async fn run_outages(mortals: &mut [FlakyUpstream; 2], seconds: u64) {
 /// `METEOR_FAILOVER` says for how many seconds.
 #[tokio::test(flavor = "multi_thread")]
 async fn alternating_upstream_outages_are_invisible_before_the_first_byte() {
-    let seconds = number("METEOR_FAILOVER").unwrap_or(4);
+    let seconds = env_number("METEOR_FAILOVER").unwrap_or(4);
     let mut mortals = [FlakyUpstream::start().await, FlakyUpstream::start().await];
     let targets = r#"targets = [{ upstream = "first" }, { upstream = "second" }]"#;
     let rows = upstream("first", &format!("http://{}", mortals[0].address))
@@ -197,7 +197,7 @@ async fn assert_exact_billing(
     heard: &[ObservedCall],
     mortals: &[FlakyUpstream; 2],
 ) {
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
     let by_id = |rows: Vec<Json>| -> HashMap<String, Json> {
         rows.into_iter().map(|row| (row.at("requestLogId").text(), row)).collect()
     };

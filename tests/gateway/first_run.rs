@@ -32,7 +32,7 @@ fn rows(provider: &Upstream) -> String {
 
 /// A call of each kind, completed, paid to the nano and recorded.
 async fn expect_calls_governed(tenant: &Tenant, provider: &Upstream) {
-    let (before, seen) = (tenant.wallet().await.at("balance").nano(), provider.count());
+    let (before, seen) = (tenant.wallet().await.at("balance").nano(), provider.request_count());
     for (paid, (model, stream)) in (1..).zip([("gpt-4o-mini", false), ("gpt-4o-mini-long", true)]) {
         let request = Request::chat(&tenant.key, chat(model, 50, stream));
         let answer = request.send(&tenant.proxy).await;
@@ -49,8 +49,8 @@ async fn expect_calls_governed(tenant: &Tenant, provider: &Upstream) {
         assert_eq!(log.at("model").text(), model, "{log}");
         assert_eq!(log.at("upstream").text(), "fake", "{log}");
     }
-    assert_eq!(provider.count() - seen, 2, "each call reached the provider once");
-    tenant.at_rest().await;
+    assert_eq!(provider.request_count() - seen, 2, "each call reached the provider once");
+    tenant.assert_settled().await;
 }
 
 /// How many links were printed; besides them there is only a line for each call.
@@ -125,7 +125,7 @@ async fn setup_from_an_empty_folder_works_over_http_only() {
     assert_eq!(made.at("user.email").text(), "op@example.com");
     assert_eq!(served.complete_setup(&link).await.status, 401, "a link works once");
     let operator = served.operator(&made.at("token").text()).await;
-    let tenant = operator.found(&served, FUNDS, r#"{"dailyRequestLimit":4}"#).await;
+    let tenant = operator.create_tenant(&served, FUNDS, r#"{"dailyRequestLimit":4}"#).await;
     expect_calls_governed(&tenant, &provider).await;
 
     // The second start finds all of it, and nobody needs a link any more.
@@ -176,7 +176,7 @@ async fn an_operator_from_the_environment_signs_in_without_a_link() {
     let signed_in = sign_in("boss@example.com", PASSWORD).send(&served.admin).await;
     assert_eq!(signed_in.status, 200);
     let session = signed_in.json().await.at("data.token").text();
-    let tenant = served.operator(&session).await.found(&served, FUNDS, "{}").await;
+    let tenant = served.operator(&session).await.create_tenant(&served, FUNDS, "{}").await;
     expect_calls_governed(&tenant, &provider).await;
 
     // The password is the first one only: a later file changes nobody's.
@@ -209,7 +209,7 @@ async fn power_durable_calls_survive_a_kill() {
 
     let served = served.restart().await;
     let tenant = served.rebind(tenant);
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
     let records = tenant.records().await;
     for id in &ended {
         let own: Vec<_> = records.iter().filter(|record| is_debit_of(record, id)).collect();

@@ -1,8 +1,8 @@
 //! Exchanges written by hand, with all that is odd and allowed in bodies and streams: each comes
 //! through as it was sent, wherever it is cut, and is metered as its provider says.
 
-use crate::compression::CODINGS;
-use crate::harness::exchange::{Cut, Exchange};
+use crate::compression::ENCODINGS;
+use crate::harness::exchange::{Exchange, ReplayMode};
 use crate::harness::replay::ReplayGateway;
 
 struct HandwrittenExchange {
@@ -336,8 +336,8 @@ fn to_exchange(written: &HandwrittenExchange) -> Exchange {
             ("content-type", written.media_type.to_owned()),
             ("x-should-retry", "false".to_owned()),
         ],
-        answer: if written.crlf { answer.replace('\n', "\r\n") } else { answer.to_owned() },
-        coding: CODINGS[answer.len() % CODINGS.len()],
+        response_body: if written.crlf { answer.replace('\n', "\r\n") } else { answer.to_owned() },
+        encoding: ENCODINGS[answer.len() % ENCODINGS.len()],
     }
 }
 
@@ -345,15 +345,15 @@ fn to_exchange(written: &HandwrittenExchange) -> Exchange {
 async fn unusual_valid_exchanges_pass_byte_for_byte_however_split() {
     // Each twice, so that the second is cut elsewhere.
     let exchanges: Vec<Exchange> = EXCHANGES.iter().chain(&EXCHANGES).map(to_exchange).collect();
-    let takes = (0..exchanges.len()).flat_map(|index| Cut::ALL.map(|cut| (index, cut)));
+    let takes = (0..exchanges.len()).flat_map(|index| ReplayMode::ALL.map(|cut| (index, cut)));
     let stage = ReplayGateway::start(exchanges.clone(), 1).await;
     let replayed = stage.replay(takes).await;
-    assert_eq!(replayed.len(), 2 * Cut::ALL.len() * EXCHANGES.len());
+    assert_eq!(replayed.len(), 2 * ReplayMode::ALL.len() * EXCHANGES.len());
     let logs = stage.tenant.logs().await;
     let mut faults = Vec::new();
     for replay in replayed {
         let written = &EXCHANGES[replay.exchange % EXCHANGES.len()];
-        let told = |fault: String| format!("{} {:?}: {fault}", written.name, replay.cut);
+        let told = |fault: String| format!("{} {:?}: {fault}", written.name, replay.mode);
         faults.extend(replay.differences.into_iter().map(told));
         let log = logs.iter().find(|log| log.at("requestLogId").text() == replay.id);
         let usage = log.expect("the call is in the request log").at("usage");
@@ -365,5 +365,5 @@ async fn unusual_valid_exchanges_pass_byte_for_byte_however_split() {
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
-    stage.tenant.at_rest().await;
+    stage.tenant.assert_settled().await;
 }

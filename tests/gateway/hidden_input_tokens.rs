@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use crate::harness::client::Request;
-use crate::harness::concurrent_load::storm;
+use crate::harness::concurrent_load::send_concurrently;
 use crate::harness::demo::Gateway;
 use crate::harness::openai::{Usage, reply};
 use crate::harness::serve::{Place, Served, model, upstream};
@@ -18,13 +18,13 @@ const BODY: &str = r#"{"model":"text-embedding-3-small","input":["hello embeddin
 async fn run_calls_under_limit(tokens: u64) -> (usize, u64) {
     let usage = Usage::of(tokens, 0);
     let upstream = Upstream::start(move |seen| reply(seen, usage, Duration::ZERO)).await;
-    let gateway = Gateway::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     let quota = format!(r#"{{"dailyTokenLimit":{}}}"#, 100 * tokens);
     let tenant = Tenant::new(&gateway, 1_000_000_000, &quota).await;
     let call = Request::post("/v1/embeddings", BODY).bearer(&tenant.key);
     assert_eq!(call.clone().send(&tenant.proxy).await.status, 200);
-    let answers = storm(&tenant.proxy, &call, 300).await;
-    tenant.at_rest().await;
+    let answers = send_concurrently(&tenant.proxy, &call, 300).await;
+    tenant.assert_settled().await;
     let used = tenant.usage().await.at("dailyUsage.tokenCount").count();
     (1 + answers.iter().filter(|answer| answer.status == 200).count(), used)
 }
@@ -56,8 +56,8 @@ async fn token_counts_are_not_reused_after_the_upstream_model_changes() {
     let text = fs::read_to_string(place.path("gateway.toml")).expect("the file");
     place.write("gateway.toml", &text.replace("sparing", "wasteful"));
     tenant.post("/api/platform/reload", "").await;
-    storm(&tenant.proxy, &call, 300).await;
-    tenant.at_rest().await;
+    send_concurrently(&tenant.proxy, &call, 300).await;
+    tenant.assert_settled().await;
     let used = tenant.usage().await.at("dailyUsage.tokenCount").count();
     assert!((97..=100).contains(&used), "{used}");
 }

@@ -6,7 +6,7 @@ use tokio::task::JoinHandle;
 
 use crate::harness::client::Request;
 use crate::harness::demo::{Gateway, assert_within};
-use crate::harness::limit_assertions::Told;
+use crate::harness::limit_assertions::FullResponse;
 use crate::harness::openai::{Usage, bound, chat, reply};
 use crate::harness::price::GPT_4O_MINI;
 use crate::harness::serve::{Place, Served, model, upstream};
@@ -40,10 +40,12 @@ fn cost_of(output: u64) -> i128 {
 }
 
 /// Asks for so many tokens, beside the test.
-fn start_call(tenant: &Tenant, output: u64) -> JoinHandle<(Told, Instant)> {
+fn start_call(tenant: &Tenant, output: u64) -> JoinHandle<(FullResponse, Instant)> {
     let request = Request::chat(&tenant.key, chat(GPT_4O_MINI.model, output, false));
     let proxy = tenant.proxy.clone();
-    tokio::spawn(async move { (Told::read(request.send(&proxy).await).await, Instant::now()) })
+    tokio::spawn(
+        async move { (FullResponse::read(request.send(&proxy).await).await, Instant::now()) },
+    )
 }
 
 /// A tenant one call of whom holds 1,000 tokens, with this much left beside.
@@ -51,11 +53,11 @@ async fn tenant_with_open_call(
     gateway: &Gateway,
     provider: &Upstream,
     left: u64,
-) -> (Tenant, JoinHandle<(Told, Instant)>) {
+) -> (Tenant, JoinHandle<(FullResponse, Instant)>) {
     let loose = bound(&chat(GPT_4O_MINI.model, 1_000, false), 1_000);
     let funds = GPT_4O_MINI.cost(loose) + cost_of(left);
     let tenant = Tenant::new(gateway, funds, "{}").await;
-    let before = provider.count();
+    let before = provider.request_count();
     let open = start_call(&tenant, 1_000);
     provider.wait_for_requests(before + 1).await;
     (tenant, open)
@@ -72,7 +74,7 @@ async fn waiting_calls(admin: &str) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_huge_waiting_call_blocks_small_ones_until_its_timeout() {
     let provider = provider().await;
-    let gateway = Gateway::before(&provider).await;
+    let gateway = Gateway::with_upstream(&provider).await;
     let (tenant, open) = tenant_with_open_call(&gateway, &provider, 500).await;
     let start = Instant::now();
     let huge = start_call(&tenant, 900);
@@ -90,13 +92,13 @@ async fn a_huge_waiting_call_blocks_small_ones_until_its_timeout() {
     assert_within(HOLD_WAIT + SLACK, start, at, "the huge call");
     provider.release();
     assert_eq!(open.await.expect("an answer").0.status, 200);
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_emptied_wallet_refuses_waiting_calls_immediately() {
     let provider = provider().await;
-    let gateway = Gateway::before(&provider).await;
+    let gateway = Gateway::with_upstream(&provider).await;
     let (tenant, open) = tenant_with_open_call(&gateway, &provider, 0).await;
     // What the first call gives back of its loose bound is less than this needs.
     let waiting = start_call(&tenant, 300);
@@ -109,25 +111,25 @@ async fn an_emptied_wallet_refuses_waiting_calls_immediately() {
     assert_eq!(refusal.header("x-should-retry"), "false");
     assert_within(SLACK, start, at, "the refusal");
     assert_eq!(open.await.expect("an answer").0.status, 200);
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_revoked_while_its_call_waits_is_refused() {
     let provider = provider().await;
-    let gateway = Gateway::before(&provider).await;
+    let gateway = Gateway::with_upstream(&provider).await;
     let (tenant, open) = tenant_with_open_call(&gateway, &provider, 0).await;
     let keys = tenant.get(&format!("/api/projects/{}/api-keys", tenant.project)).await;
     let id = keys.at("data").list()[0].at("id").text();
     let waiting = start_call(&tenant, 600);
     eventually("it waits", async || (waiting_calls(&gateway.admin).await == 1).then_some(())).await;
     let path = format!("/api/projects/{}/api-keys/{id}", tenant.project);
-    let answer = tenant.ask(Request::new("DELETE", &path)).await;
+    let answer = tenant.send(Request::new("DELETE", &path)).await;
     assert_eq!(answer.status, 200);
     tenant.recharge(1_000_000_000).await;
     let (refusal, _) = waiting.await.expect("an answer");
     refusal.assert_error(401, &["invalid_api_key"]);
-    assert_eq!(provider.count(), 1, "it was never forwarded");
+    assert_eq!(provider.request_count(), 1, "it was never forwarded");
     provider.release();
     assert_eq!(open.await.expect("an answer").0.status, 200);
 }

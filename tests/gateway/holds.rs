@@ -2,7 +2,7 @@
 
 use crate::harness::client::{Request, Response};
 use crate::harness::json::Json;
-use crate::harness::limit_assertions::Told;
+use crate::harness::limit_assertions::FullResponse;
 use crate::harness::openai::bound;
 use crate::harness::price::GPT_4O_MINI;
 use crate::harness::scenario_upstream::{ScenarioGateway, USAGE};
@@ -38,7 +38,7 @@ const CHANGES: [(ConcurrentChange, u16); 8] = [
 ];
 
 async fn expect_success(tenant: &Tenant, request: Request) {
-    let answer = tenant.ask(request).await;
+    let answer = tenant.send(request).await;
     let status = answer.status;
     assert!((200..300).contains(&status), "{status}: {}", answer.text().await);
 }
@@ -54,11 +54,11 @@ impl ConcurrentChange {
             }
             Self::LimitsLowered => {
                 let limits = r#"{"dailyRequestLimit":0,"dailyTokenLimit":0,"dailySpendLimit":0}"#;
-                tenant.quota(limits).await;
+                tenant.set_quota(limits).await;
             }
             Self::ResetDayMoved => {
                 for day in [28, 1, 17] {
-                    tenant.quota(&format!(r#"{{"customResetDay":{day}}}"#)).await;
+                    tenant.set_quota(&format!(r#"{{"customResetDay":{day}}}"#)).await;
                 }
             }
             Self::ProjectArchived => expect_success(tenant, Request::new("DELETE", &project)).await,
@@ -71,7 +71,7 @@ impl ConcurrentChange {
                 expect_success(tenant, Request::put("/api/organization/wallet", body)).await;
             }
             Self::ModelRemoved => {
-                let file = stage.served.path("gateway.toml");
+                let file = stage.server.path("gateway.toml");
                 let text = std::fs::read_to_string(&file).expect("the file");
                 let text = text.replace("\"steady\"", "\"other\"");
                 std::fs::write(&file, text).expect("the folder can be written");
@@ -93,9 +93,9 @@ fn hold_of<'a>(holds: &'a [Json], answer: &Response) -> &'a Json {
 async fn a_hold_is_visible_and_ends_with_its_call() {
     let stage = ScenarioGateway::new(FUNDS, "{}", Place::new).await;
     for (meanwhile, status) in CHANGES {
-        let tenant = stage.tenant.found(&stage.served, FUNDS, "{}").await;
-        let mut stays = tenant.begun(MAX_TOKENS).await;
-        let leaves = tenant.begun(MAX_TOKENS).await;
+        let tenant = stage.tenant.create_tenant(&stage.server, FUNDS, "{}").await;
+        let mut stays = tenant.open_stream(MAX_TOKENS).await;
+        let leaves = tenant.open_stream(MAX_TOKENS).await;
         let most = GPT_4O_MINI
             .cost(bound(&crate::harness::openai::chat("steady", MAX_TOKENS, true), MAX_TOKENS));
         meanwhile.apply(&stage, &tenant).await;
@@ -108,14 +108,14 @@ async fn a_hold_is_visible_and_ends_with_its_call() {
             assert_eq!(hold.at("model").text(), "steady", "{hold}");
         }
         assert_eq!(tenant.wallet().await.at("frozenAmount").nano(), 2 * most, "{meanwhile:?}");
-        let new = Told::read(tenant.new_call_after(meanwhile).await).await;
+        let new = FullResponse::read(tenant.new_call_after(meanwhile).await).await;
         assert_eq!(new.status, status, "{meanwhile:?}: {new:?}");
 
         let left = leaves.id();
         drop(leaves);
         stage.upstream.release();
-        assert!(stays.rest().await.1, "an open call is honoured: {meanwhile:?}");
-        stage.upstream.hold();
+        assert!(stays.read_to_end().await.1, "an open call is honoured: {meanwhile:?}");
+        stage.upstream.stall_again();
         let debit = tenant.debit(&stays.id()).await;
         assert_eq!(debit.at("amount").nano(), GPT_4O_MINI.cost(USAGE), "{debit}");
         crate::harness::wait::eventually("no hold is left", async || {
@@ -123,7 +123,7 @@ async fn a_hold_is_visible_and_ends_with_its_call() {
         })
         .await;
         assert!(0 < tenant.debit(&left).await.at("amount").nano(), "{meanwhile:?}");
-        tenant.at_rest().await;
+        tenant.assert_settled().await;
     }
 }
 

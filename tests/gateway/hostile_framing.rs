@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::dialect_routing::scene;
+use crate::dialect_routing::start_gateway;
 use crate::harness::client::Request;
 use crate::harness::json::Json;
 use crate::harness::openai::{Usage, WORDS, chat, completion, events};
@@ -70,15 +70,15 @@ async fn early_hints_and_trailers_are_not_relayed() {
         );
         let id = answer.id();
         assert_eq!(answer.text().await, body);
-        told_in(&tenant.log(&id).await, USAGE);
-        tenant.at_rest().await;
+        assert_usage(&tenant.log(&id).await, USAGE);
+        tenant.assert_settled().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn expect_100_continue_is_honored() {
     let provider = Upstream::start(|_| Plan::json(200, completion(USAGE))).await;
-    let (_served, tenant) = scene(&provider, "").await;
+    let (_served, tenant) = start_gateway(&provider, "").await;
     let wire =
         Request::chat(&tenant.key, chat("plain", 50, false)).header("expect", "100-continue");
     let wire = wire.to_bytes();
@@ -92,7 +92,7 @@ async fn expect_100_continue_is_honored() {
     let mut head = vec![0; 12];
     stream.read_exact(&mut head).await.expect("an answer");
     assert_eq!(head, b"HTTP/1.1 200");
-    assert_eq!(provider.seen()[0].header("expect"), None);
+    assert_eq!(provider.requests()[0].header("expect"), None);
 }
 
 /// What it is its bytes say: with another type, with none, and under a length of its own.
@@ -112,7 +112,7 @@ async fn streams_are_metered_under_any_content_type_and_framing() {
         plan
     })
     .await;
-    let (_served, tenant) = scene(&provider, "").await;
+    let (_served, tenant) = start_gateway(&provider, "").await;
     for (kind, chunked) in TYPES.into_iter().flat_map(|kind| [(kind, true), (kind, false)]) {
         let call = async |target: &str, body: String| {
             let request = Request::post(target, body).bearer(&tenant.key);
@@ -128,9 +128,9 @@ async fn streams_are_metered_under_any_content_type_and_framing() {
         let message = anthropic::message("plain", Some(50), true);
         for (target, body) in [("/v1/chat/completions", asking), ("/v1/messages", message)] {
             let mut answer = call(target, body).await;
-            let (id, (_, whole)) = (answer.id(), answer.rest().await);
+            let (id, (_, whole)) = (answer.id(), answer.read_to_end().await);
             assert!(whole, "{target} {kind:?}");
-            told_in(&tenant.log(&id).await, USAGE);
+            assert_usage(&tenant.log(&id).await, USAGE);
         }
         // What is said to be a document comes as it is; all else without what was not asked for.
         let answer = call("/v1/chat/completions", chat("plain", 50, true)).await;
@@ -138,31 +138,35 @@ async fn streams_are_metered_under_any_content_type_and_framing() {
         let wanted = if is_document { events(WORDS, Some(USAGE)) } else { events(WORDS, None) };
         assert_eq!(answer.text().await, wanted.concat(), "{kind:?}");
     }
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_document_with_a_stream_content_type_is_metered() {
     let provider = Upstream::start(|seen| {
         let body = if seen.target.contains("/messages") {
-            anthropic::whole(USAGE)
+            anthropic::complete_message(USAGE)
         } else {
             completion(USAGE)
         };
         Plan::stream([body], Duration::ZERO)
     })
     .await;
-    let (_served, tenant) = scene(&provider, "").await;
+    let (_served, tenant) = start_gateway(&provider, "").await;
     for (target, body, wanted) in [
         ("/v1/chat/completions", chat("plain", 50, true), completion(USAGE)),
-        ("/v1/messages", anthropic::message("plain", Some(50), true), anthropic::whole(USAGE)),
+        (
+            "/v1/messages",
+            anthropic::message("plain", Some(50), true),
+            anthropic::complete_message(USAGE),
+        ),
     ] {
         let answer = Request::post(target, body).bearer(&tenant.key).send(&tenant.proxy).await;
         let id = answer.id();
         assert_eq!(answer.text().await, wanted);
-        told_in(&tenant.log(&id).await, USAGE);
+        assert_usage(&tenant.log(&id).await, USAGE);
     }
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -177,7 +181,7 @@ async fn cr_line_ends_and_a_byte_order_mark_are_read() {
         Plan::stream(bytes.chunks(7).map(<[u8]>::to_vec), Duration::ZERO)
     })
     .await;
-    let (_served, tenant) = scene(&provider, "").await;
+    let (_served, tenant) = start_gateway(&provider, "").await;
     let wanted = "\u{feff}".to_owned() + &events(&["a"], None).concat();
     for (target, body, wanted) in [
         ("/v1/chat/completions", chat("plain", 50, true), wanted),
@@ -190,9 +194,9 @@ async fn cr_line_ends_and_a_byte_order_mark_are_read() {
         let answer = Request::post(target, body).bearer(&tenant.key).send(&tenant.proxy).await;
         let id = answer.id();
         assert_eq!(answer.text().await, wanted.replace('\n', "\r"), "{target}");
-        told_in(&tenant.log(&id).await, USAGE);
+        assert_usage(&tenant.log(&id).await, USAGE);
     }
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -211,7 +215,7 @@ async fn large_images_pass_in_both_directions_and_are_metered() {
         }
     })
     .await;
-    let (_served, tenant) = scene(&provider, "").await;
+    let (_served, tenant) = start_gateway(&provider, "").await;
     let part = part.replacen(&image[..5_000_000], "", 1);
     let body = format!(r#"{{"contents":[{{"parts":[{part}]}}]}}"#);
     for target in [
@@ -223,10 +227,10 @@ async fn large_images_pass_in_both_directions_and_are_metered() {
         assert_eq!(answer.status, 200);
         let id = answer.id();
         assert!(answer.text().await.contains(&chunk), "{target}");
-        told_in(&tenant.log(&id).await, Usage::of(5, 1_290));
-        assert!(provider.seen().pop().expect("the call").body == body);
+        assert_usage(&tenant.log(&id).await, Usage::of(5, 1_290));
+        assert!(provider.requests().pop().expect("the call").body == body);
     }
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 /// An answer in each dialect, streamed and whole, of which the provider says nothing.
@@ -293,12 +297,12 @@ async fn missing_usage_is_estimated_in_every_dialect() {
         calls_without_usage()[index.expect("the index passes")].2.clone()
     })
     .await;
-    let (_served, tenant) = scene(&provider, "").await;
+    let (_served, tenant) = start_gateway(&provider, "").await;
     for (index, (target, body, _)) in calls_without_usage().iter().enumerate() {
         let request = Request::post(target, body).bearer(&tenant.key);
         let request = request.header("x-stainless-index", &index.to_string());
         let mut answer = request.send(&tenant.proxy).await;
-        let (id, status, (_, whole)) = (answer.id(), answer.status, answer.rest().await);
+        let (id, status, (_, whole)) = (answer.id(), answer.status, answer.read_to_end().await);
         assert!(whole && status == 200, "{target}");
         let log = tenant.log(&id).await;
         assert_eq!(log.at("outcome").text(), "Completed", "{target}: {log}");
@@ -308,7 +312,7 @@ async fn missing_usage_is_estimated_in_every_dialect() {
         assert!(0 < log.at("usage.inputTokens").count(), "{target}: {log}");
         assert!(0 < log.at("cost").nano(), "{target}: {log}");
     }
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -347,7 +351,7 @@ async fn a_mid_stream_error_fails_the_call_and_charges_output() {
             steps: pieces.map(begun).to_vec(),
         };
         let provider = Upstream::start(move |_| plan.clone()).await;
-        let (_served, tenant) = scene(&provider, "").await;
+        let (_served, tenant) = start_gateway(&provider, "").await;
         let answer = Request::post(target, body).bearer(&tenant.key).send(&tenant.proxy).await;
         let id = answer.id();
         assert_eq!(answer.text().await, pieces.concat());
@@ -355,6 +359,6 @@ async fn a_mid_stream_error_fails_the_call_and_charges_output() {
         assert_eq!(log.at("outcome").text(), "Failed", "{target}: {log}");
         assert_eq!(log.at("settledBy").text(), "estimate", "{target}: {log}");
         assert!(0 < log.at("usage.outputTokens").count() && 0 < log.at("cost").nano(), "{log}");
-        tenant.at_rest().await;
+        tenant.assert_settled().await;
     }
 }

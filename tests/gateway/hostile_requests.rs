@@ -23,7 +23,7 @@ impl Fixture {
     async fn new() -> Self {
         let usage = Usage::of(1, 1);
         let upstream = Upstream::start(move |seen| reply(seen, usage, Duration::ZERO)).await;
-        let gateway = Gateway::before(&upstream).await;
+        let gateway = Gateway::with_upstream(&upstream).await;
         let tenant = Tenant::new(&gateway, 1_000_000_000, "{}").await;
         Self { gateway, upstream, tenant }
     }
@@ -49,14 +49,14 @@ impl Fixture {
     /// As before the storm: alive, and no number moved.
     async fn assert_unharmed(mut self) {
         assert!(self.gateway.is_running(), "the process lives");
-        assert_eq!(self.upstream.count(), 0, "nothing was forwarded");
-        self.tenant.at_rest().await;
+        assert_eq!(self.upstream.request_count(), 0, "nothing was forwarded");
+        self.tenant.assert_settled().await;
         assert_eq!(self.tenant.wallet().await.at("lastSeq").count(), 1, "only the recharge");
         let usage = self.tenant.usage().await;
         assert_eq!(usage.at("dailyUsage.requestCount").count(), 0, "{usage}");
         let request = Request::chat(&self.tenant.key, chat("gpt-4o-mini", 5, false));
         assert_eq!(request.send(&self.gateway.proxy).await.status, 200, "and it still serves");
-        self.tenant.at_rest().await;
+        self.tenant.assert_settled().await;
     }
 }
 
@@ -317,7 +317,7 @@ async fn unknown_paths_and_methods_return_404() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_name_with_path_escapes_is_refused() {
     let upstream = Upstream::start(|seen| reply(seen, Usage::of(1, 1), Duration::ZERO)).await;
-    let gateway = Gateway::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::of_demo(&gateway);
     for odd in ["..%2f", "..%2f..%2fadmin", "%00", "a%00b", "x%0d%0aX-Evil:1", "a%3fb=c", "a%23b"] {
         let target = format!("/v1beta/models/{odd}:generateContent");
@@ -331,7 +331,7 @@ async fn a_model_name_with_path_escapes_is_refused() {
     );
     let call = call.bearer(&tenant.key).header("referer", &format!("http://x/?key={}", tenant.key));
     assert_eq!(call.send(&tenant.proxy).await.status, 200);
-    let seen = upstream.seen();
+    let seen = upstream.requests();
     assert_eq!(seen.len(), 1, "{seen:?}");
     assert!(!seen[0].head.contains(&tenant.key), "{}", seen[0].head);
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::dialect_routing::{reply, scene};
+use crate::dialect_routing::{reply, start_gateway};
 use crate::harness::client::{Request, Response};
 use crate::harness::demo::Gateway;
 use crate::harness::json::Json;
@@ -42,7 +42,7 @@ async fn provider() -> Upstream {
             SLOW_STREAM_BOUND => {
                 Plan::stream(events(&["word"; 600], None), Duration::from_millis(50))
             }
-            THIRD_TIME => match tries.fetch_add(1, Ordering::Relaxed) {
+            THIRD_ATTEMPT_BOUND => match tries.fetch_add(1, Ordering::Relaxed) {
                 0 => Plan::json(500, crate::harness::openai::error()),
                 1 => Plan { steps: vec![Step::Cut], ..answer },
                 _ => answer,
@@ -100,7 +100,7 @@ async fn expect_as_logged(error: &Json, tenant: &Tenant, id: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_executed_call_is_not_executed_again_in_any_dialect() {
     let provider = Upstream::start(reply).await;
-    let (_served, tenant) = scene(&provider, "").await;
+    let (_served, tenant) = start_gateway(&provider, "").await;
     let mut executed = 0;
     for stream in [false, true] {
         for (target, body) in [
@@ -112,16 +112,17 @@ async fn an_executed_call_is_not_executed_again_in_any_dialect() {
             let once = format!("stream-{stream}");
             let request = Request::post(&target, body).bearer(&tenant.key);
             let request = request.header("Idempotency-Key", &once);
-            let id = completes(&request, &tenant).await;
+            let id = complete(&request, &tenant).await;
             executed += 1;
             for _ in 0..2 {
-                let error = no(&request, &tenant, EXECUTED, &id).await;
+                let error = expect_refusal(&request, &tenant, EXECUTED, &id).await;
                 expect_as_logged(&error, &tenant, &id).await;
             }
         }
     }
-    assert_eq!(provider.count(), executed);
-    let passed = provider.seen().iter().filter_map(|seen| seen.header("idempotency-key")).count();
+    assert_eq!(provider.request_count(), executed);
+    let passed =
+        provider.requests().iter().filter_map(|seen| seen.header("idempotency-key")).count();
     assert_eq!(passed, 0, "the key is for the gateway");
     let usage = tenant.usage().await;
     assert_eq!(usage.at("dailyUsage.requestCount").count(), executed as u64, "{usage}");
@@ -136,41 +137,42 @@ async fn an_executed_call_is_not_executed_again_in_any_dialect() {
         (count == 2 * executed as u64).then_some(())
     })
     .await;
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idempotency_key_belongs_to_one_body_and_api_key() {
     let provider = provider().await;
-    let gateway = Gateway::before(&provider).await;
+    let gateway = Gateway::with_upstream(&provider).await;
     let tenant = Tenant::new(&gateway, FUNDS, "{}").await;
-    let id = completes(&call(&tenant, IMMEDIATE_BOUND, "a"), &tenant).await;
-    no(&call(&tenant, IMMEDIATE_BOUND + 9, "a"), &tenant, MISMATCH, &id).await;
-    assert_ne!(completes(&call(&tenant, IMMEDIATE_BOUND, "b"), &tenant).await, id);
+    let id = complete(&call(&tenant, IMMEDIATE_BOUND, "a"), &tenant).await;
+    expect_refusal(&call(&tenant, IMMEDIATE_BOUND + 9, "a"), &tenant, MISMATCH, &id).await;
+    assert_ne!(complete(&call(&tenant, IMMEDIATE_BOUND, "b"), &tenant).await, id);
 
     let second =
-        Tenant { key: tenant.new_key(&gateway, r#"{"name":"b"}"#).await, ..tenant.clone() };
-    completes(&call(&second, IMMEDIATE_BOUND + 9, "a"), &tenant).await;
-    let rotated = Tenant { key: tenant.rotated("fresh", &gateway).await, ..tenant.clone() };
-    no(&call(&rotated, IMMEDIATE_BOUND, "a"), &tenant, EXECUTED, &id).await;
+        Tenant { key: tenant.create_key(&gateway, r#"{"name":"b"}"#).await, ..tenant.clone() };
+    complete(&call(&second, IMMEDIATE_BOUND + 9, "a"), &tenant).await;
+    let rotated = Tenant { key: tenant.rotate_key("fresh", &gateway).await, ..tenant.clone() };
+    expect_refusal(&call(&rotated, IMMEDIATE_BOUND, "a"), &tenant, EXECUTED, &id).await;
 
     // Where the credential stands, in the target or not, is no part of what is asked.
     let target = gemini::target("gemini-2.5-flash", false);
     let at = |target: &str| {
         Request::post(target, gemini::contents(Some(20))).header("Idempotency-Key", "a")
     };
-    let id = completes(&at(&target).bearer(&tenant.key), &tenant).await;
+    let id = complete(&at(&target).bearer(&tenant.key), &tenant).await;
     let in_query = at(&format!("{target}?key={}", rotated.key));
-    no(&in_query, &tenant, EXECUTED, &id).await;
-    no(&at(&format!("{target}?alt=json")).bearer(&tenant.key), &tenant, MISMATCH, &id).await;
-    assert_eq!(provider.count(), 4);
-    tenant.at_rest().await;
+    expect_refusal(&in_query, &tenant, EXECUTED, &id).await;
+    expect_refusal(&at(&format!("{target}?alt=json")).bearer(&tenant.key), &tenant, MISMATCH, &id)
+        .await;
+    assert_eq!(provider.request_count(), 4);
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_invalid_idempotency_key_is_refused_by_header_name() {
     let provider = provider().await;
-    let gateway = Gateway::before(&provider).await;
+    let gateway = Gateway::with_upstream(&provider).await;
     let tenant = Tenant::new(&gateway, FUNDS, "{}").await;
     let twice = call(&tenant, IMMEDIATE_BOUND, "a").header("idempotency-key", "a");
     let wrong = ["", "a b", "é", &"a".repeat(256)].map(|key| call(&tenant, IMMEDIATE_BOUND, key));
@@ -182,8 +184,8 @@ async fn an_invalid_idempotency_key_is_refused_by_header_name() {
         assert_eq!(error.at("param").text(), "Idempotency-Key", "{error}");
         assert!(error.at("message").text().contains("Idempotency-Key"), "{error}");
     }
-    completes(&call(&tenant, IMMEDIATE_BOUND, &"~".repeat(255)), &tenant).await;
-    assert_eq!(provider.count(), 1);
+    complete(&call(&tenant, IMMEDIATE_BOUND, &"~".repeat(255)), &tenant).await;
+    assert_eq!(provider.request_count(), 1);
     let models = Request::get("/v1/models").bearer(&tenant.key).header("Idempotency-Key", "");
     assert_eq!(models.send(&tenant.proxy).await.status, 200, "what is no call has no need of one");
 }
@@ -191,7 +193,7 @@ async fn an_invalid_idempotency_key_is_refused_by_header_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_64_concurrent_calls_one_executes_and_the_others_conflict() {
     let provider = provider().await;
-    let gateway = Gateway::before(&provider).await;
+    let gateway = Gateway::with_upstream(&provider).await;
     let tenant = Tenant::new(&gateway, FUNDS, "{}").await;
     let request = call(&tenant, STALLED_BOUND, "a");
     let sent: Vec<_> = (0..64)
@@ -211,7 +213,7 @@ async fn of_64_concurrent_calls_one_executes_and_the_others_conflict() {
         let answer = answer.await.expect("it is answered");
         if answer.status == 200 { done.push(answer) } else { told.push(answer) }
     }
-    assert_eq!((done.len(), provider.count()), (1, 1));
+    assert_eq!((done.len(), provider.request_count()), (1, 1));
     let done = done.remove(0);
     let id = done.id();
     for answer in told {
@@ -219,16 +221,16 @@ async fn of_64_concurrent_calls_one_executes_and_the_others_conflict() {
     }
     expect_error(other, MISMATCH.0, MISMATCH.1, &id).await;
     done.text().await;
-    no(&request, &tenant, EXECUTED, &id).await;
+    expect_refusal(&request, &tenant, EXECUTED, &id).await;
     assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), 1);
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 /// An end moves from memory to the database while others ask for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn repeatedly_sent_calls_execute_a_single_time() {
     let provider = provider().await;
-    let gateway = Gateway::before(&provider).await;
+    let gateway = Gateway::with_upstream(&provider).await;
     let tenant = Tenant::new(&gateway, FUNDS, "{}").await;
     let sender = |own: usize| {
         let tenant = tenant.clone();
@@ -251,35 +253,35 @@ async fn repeatedly_sent_calls_execute_a_single_time() {
     for sender in senders {
         executed += sender.await.expect("a sender ends");
     }
-    assert_eq!((executed, provider.count()), (KEYS, KEYS));
+    assert_eq!((executed, provider.request_count()), (KEYS, KEYS));
     assert_eq!(tenant.records().await.len(), KEYS + 1, "one debit each, after the recharge");
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_and_uncharged_calls_free_the_key() {
     let provider = provider().await;
-    let gateway = Gateway::before(&provider).await;
+    let gateway = Gateway::with_upstream(&provider).await;
     let tenant = Tenant::new(&gateway, 0, r#"{"dailyRequestLimit":0}"#).await;
     let status = async |request: &Request| request.send(&tenant.proxy).await.status;
-    let request = call(&tenant, THIRD_TIME, "a");
+    let request = call(&tenant, THIRD_ATTEMPT_BOUND, "a");
     assert_eq!(status(&request).await, 429);
-    tenant.quota("{}").await;
+    tenant.set_quota("{}").await;
     assert_eq!(status(&request).await, 402);
     tenant.recharge(FUNDS).await;
     for failure in [500, 502] {
         assert_eq!(status(&request).await, failure);
     }
-    let id = completes(&request, &tenant).await;
-    no(&request, &tenant, EXECUTED, &id).await;
-    assert_eq!(provider.count(), 3);
-    tenant.at_rest().await;
+    let id = complete(&request, &tenant).await;
+    expect_refusal(&request, &tenant, EXECUTED, &id).await;
+    assert_eq!(provider.request_count(), 3);
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_models_and_token_counts_free_the_key() {
     let provider = Upstream::start(reply).await;
-    let (_served, tenant) = scene(&provider, "").await;
+    let (_served, tenant) = start_gateway(&provider, "").await;
     let asks = |model| Request::chat(&tenant.key, chat(model, 20, false));
     for (model, status) in [("no-such-model", 404), ("plain", 200)] {
         let request = asks(model).header("Idempotency-Key", "a");
@@ -289,42 +291,42 @@ async fn unknown_models_and_token_counts_free_the_key() {
     let request = Request::post("/v1/messages/count_tokens", body).bearer(&tenant.key);
     let request = request.header("Idempotency-Key", "a");
     for _ in 0..2 {
-        completes(&request, &tenant).await;
+        complete(&request, &tenant).await;
     }
-    assert_eq!(provider.count(), 3);
+    assert_eq!(provider.request_count(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_of_a_disconnected_client_counts_as_executed() {
     let provider = provider().await;
-    let gateway = Gateway::before(&provider).await;
+    let gateway = Gateway::with_upstream(&provider).await;
     let tenant = Tenant::new(&gateway, FUNDS, "{}").await;
     let request = call(&tenant, SLOW_STREAM_BOUND, "a");
     let mut answer = request.send(&tenant.proxy).await;
     answer.piece().await.expect("no cut").expect("a first event");
     let id = answer.id();
-    no(&request, &tenant, IN_FLIGHT, &id).await;
+    expect_refusal(&request, &tenant, IN_FLIGHT, &id).await;
     drop(answer);
     eventually("the call is paid", async || {
         tenant.records().await.iter().any(|record| is_debit_of(record, &id)).then_some(())
     })
     .await;
-    let error = no(&request, &tenant, EXECUTED, &id).await;
+    let error = expect_refusal(&request, &tenant, EXECUTED, &id).await;
     expect_as_logged(&error, &tenant, &id).await;
     assert_eq!(tenant.log(&id).await.at("outcome").text(), "Cancelled");
-    assert_eq!(provider.count(), 1);
-    tenant.at_rest().await;
+    assert_eq!(provider.request_count(), 1);
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn completed_calls_stay_executed_after_a_kill() {
     let provider = provider().await;
-    let mut gateway = Gateway::before(&provider).await;
+    let mut gateway = Gateway::with_upstream(&provider).await;
     let tenant = Tenant::new(&gateway, FUNDS, "{}").await;
     let mut ended = Vec::new();
     for once in 0..20 {
         let request = call(&tenant, IMMEDIATE_BOUND, &once.to_string());
-        let id = completes(&request, &tenant).await;
+        let id = complete(&request, &tenant).await;
         ended.push((request, id));
     }
     // The last of them are in the journal only.
@@ -333,20 +335,20 @@ async fn completed_calls_stay_executed_after_a_kill() {
     for round in 0..2 {
         let tenant = Tenant { proxy: gateway.proxy.clone(), ..Tenant::of_demo(&gateway) };
         for (request, id) in &ended {
-            let error = no(request, &tenant, EXECUTED, id).await;
+            let error = expect_refusal(request, &tenant, EXECUTED, id).await;
             assert_eq!(error.at("call.usage.inputTokens").count(), USAGE.prompt, "{error}");
         }
         if round == 0 {
             gateway = gateway.restart().await;
         }
     }
-    assert_eq!(provider.count(), ended.len());
+    assert_eq!(provider.request_count(), ended.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_killed_after_output_count_as_executed() {
     let provider = provider().await;
-    let mut gateway = Gateway::before(&provider).await;
+    let mut gateway = Gateway::with_upstream(&provider).await;
     let tenant = Tenant::new(&gateway, FUNDS, "{}").await;
     let (silent, said) =
         (call(&tenant, STALLED_BOUND, "silent"), call(&tenant, SLOW_STREAM_BOUND, "said"));
@@ -363,11 +365,11 @@ async fn calls_killed_after_output_count_as_executed() {
     let gateway = gateway.restart().await;
     let (admin, proxy) = (gateway.admin.clone(), gateway.proxy.clone());
     let tenant = Tenant { admin, proxy, ..tenant };
-    let error = no(&said, &tenant, EXECUTED, &answer.id()).await;
+    let error = expect_refusal(&said, &tenant, EXECUTED, &answer.id()).await;
     expect_as_logged(&error, &tenant, &answer.id()).await;
     provider.release();
-    let id = completes(&silent, &tenant).await;
-    no(&silent, &tenant, EXECUTED, &id).await;
-    assert_eq!(provider.count(), 3, "it was sent anew, and only that");
-    tenant.at_rest().await;
+    let id = complete(&silent, &tenant).await;
+    expect_refusal(&silent, &tenant, EXECUTED, &id).await;
+    assert_eq!(provider.request_count(), 3, "it was sent anew, and only that");
+    tenant.assert_settled().await;
 }

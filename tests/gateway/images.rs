@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::harness::client::Request;
-use crate::harness::limit_assertions::Told;
+use crate::harness::limit_assertions::FullResponse;
 use crate::harness::media::{FORM_CONTENT_TYPE, MediaGateway, multipart_form};
 use crate::harness::upstream::{Plan, ReceivedRequest, Step};
 
@@ -41,12 +41,12 @@ async fn images_with_reported_tokens_are_charged_by_tokens() {
         let answer = if path == EDITS {
             studio.post_form(path, &multipart_form(&fields, Some(("image[]", b"png")))).await
         } else {
-            studio.json(path, json).await
+            studio.post_json(path, json).await
         };
         assert_eq!(answer.status, 200);
         let id = answer.id();
         assert_eq!(answer.text().await, images_body(2, true));
-        let log = studio.cost(&id, "usage", REPORTED_COST).await;
+        let log = studio.assert_cost(&id, "usage", REPORTED_COST).await;
         assert_eq!(log.at("usage.inputTokens").count(), 73, "{log}");
         assert_eq!(log.at("usage.inputImageTokens").count(), 60, "{log}");
         assert_eq!(log.at("usage.outputImageTokens").count(), 272, "{log}");
@@ -69,7 +69,7 @@ async fn images_priced_per_item_are_counted_in_the_response() {
         let answer = studio.post(path, kind, body).await;
         let id = answer.id();
         assert_eq!(answer.text().await, images_body(2, false));
-        let log = studio.cost(&id, "estimate", cost).await;
+        let log = studio.assert_cost(&id, "estimate", cost).await;
         assert_eq!(log.at("usage.images").count(), 2, "{log}");
         assert_eq!(log.at("usage.inputTokens").count(), 0, "{log}");
     }
@@ -93,7 +93,7 @@ async fn images_without_reported_tokens_are_charged_by_estimate() {
     answer.text().await;
     // No image was shown, so its input is text.
     let cost = body.len() as i128 * 5_000 + 2 * 1_056 * 40_000;
-    studio.cost(&id, "estimate", cost).await;
+    studio.assert_cost(&id, "estimate", cost).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,10 +113,10 @@ async fn an_image_stream_is_charged_by_its_large_last_event() {
     })
     .await;
     let body = r#"{"model":"gpt-image-1","prompt":"p","stream":true,"partial_images":1}"#;
-    let answer = studio.json(GENERATIONS, body).await;
+    let answer = studio.post_json(GENERATIONS, body).await;
     let id = answer.id();
     assert_eq!(answer.text().await, stream);
-    let log = studio.cost(&id, "usage", REPORTED_COST).await;
+    let log = studio.assert_cost(&id, "usage", REPORTED_COST).await;
     assert!(log.at("stream").is_true(), "{log}");
 }
 
@@ -139,9 +139,9 @@ async fn the_last_event_is_completed_after_the_call_is_settled() {
     assert_eq!(came, done.as_bytes(), "the line goes on until the call is settled");
     studio.upstream.release();
     let id = answer.id();
-    let (rest, whole) = answer.rest().await;
+    let (rest, whole) = answer.read_to_end().await;
     assert_eq!((&rest[..], whole), (&b"\n\n: the end\n\n"[..], true));
-    studio.cost(&id, "usage", 272 * 40_000).await;
+    studio.assert_cost(&id, "usage", 272 * 40_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,8 +154,8 @@ async fn a_20_mb_image_reaches_the_provider_unchanged() {
     assert_eq!(answer.status, 200);
     let id = answer.id();
     answer.text().await;
-    studio.cost(&id, "estimate", 2 * DALL_E_3_COST).await;
-    let seen = studio.upstream.seen().remove(0);
+    studio.assert_cost(&id, "estimate", 2 * DALL_E_3_COST).await;
+    let seen = studio.upstream.requests().remove(0);
     let there = [("prompt", "p"), ("model", "dall-e-3"), ("n", "2")];
     let expected = multipart_form(&there, Some(("image", &image)));
     assert!(seen.body.as_bytes() == expected, "only the name of the model is another");
@@ -166,9 +166,9 @@ async fn a_20_mb_image_reaches_the_provider_unchanged() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_without_a_model_gets_the_default_model() {
     let studio = MediaGateway::new(plan).await;
-    studio.json(GENERATIONS, r#"{"prompt":"p"}"#).await.text().await;
+    studio.post_json(GENERATIONS, r#"{"prompt":"p"}"#).await.text().await;
     studio.post_form(VARIATIONS, &multipart_form(&[], Some(("image", b"png")))).await.text().await;
-    let seen = studio.upstream.seen();
+    let seen = studio.upstream.requests();
     assert_eq!(seen[0].body, r#"{"model":"dall-e-2","prompt":"p"}"#);
     let named = "--edge\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\ndall-e-2\r\n";
     let plain = String::from_utf8(multipart_form(&[], Some(("image", b"png")))).expect("text");
@@ -197,22 +197,22 @@ async fn a_malformed_form_is_refused_and_not_forwarded() {
         (FORM_CONTENT_TYPE, Vec::new(), "begin"),
         ("application/json", whole.clone(), "JSON"),
     ] {
-        let told = Told::read(studio.post(EDITS, kind, &body).await).await;
+        let told = FullResponse::read(studio.post(EDITS, kind, &body).await).await;
         let error = told.assert_error(400, &["invalid_request"]);
         assert!(error.at("message").text().contains(says), "{says}: {error}");
     }
     for (path, kind) in [(GENERATIONS, FORM_CONTENT_TYPE), (VARIATIONS, "application/json")] {
-        let told = Told::read(studio.post(path, kind, &whole).await).await;
+        let told = FullResponse::read(studio.post(path, kind, &whole).await).await;
         let error = told.assert_error(400, &["invalid_request"]);
         assert!(error.at("message").text().contains("content-type"), "{error}");
     }
     let kept = r#"{"model":"dall-e-2","prompt":"p","images":[{"file_id":"f"}]}"#;
-    let told = Told::read(studio.json(EDITS, kept).await).await;
+    let told = FullResponse::read(studio.post_json(EDITS, kept).await).await;
     assert!(
         told.assert_error(400, &["invalid_request"]).at("message").text().contains("`file_id`")
     );
-    assert_eq!(studio.upstream.count(), 0);
-    studio.tenant.at_rest().await;
+    assert_eq!(studio.upstream.request_count(), 0);
+    studio.tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -227,20 +227,20 @@ async fn a_disconnect_or_cut_during_an_image_is_charged() {
     })
     .await;
     let body = r#"{"model":"gpt-image-1","prompt":"cut","size":"1024x1024","quality":"low"}"#;
-    let mut answer = studio.json(GENERATIONS, body).await;
+    let mut answer = studio.post_json(GENERATIONS, body).await;
     let id = answer.id();
     studio.upstream.release();
-    assert!(!answer.rest().await.1, "it was cut");
-    let log = studio.cost(&id, "estimate", body.len() as i128 * 5_000 + 272 * 40_000).await;
+    assert!(!answer.read_to_end().await.1, "it was cut");
+    let log = studio.assert_cost(&id, "estimate", body.len() as i128 * 5_000 + 272 * 40_000).await;
     assert_eq!(log.at("outcome").text(), "Failed", "{log}");
 
-    studio.upstream.hold();
-    let mut answer = studio.json(GENERATIONS, &body.replace("cut", "cat")).await;
+    studio.upstream.stall_again();
+    let mut answer = studio.post_json(GENERATIONS, &body.replace("cut", "cat")).await;
     let id = answer.id();
     answer.piece().await.expect("whole").expect("a first piece");
     drop(answer);
     // The provider makes the image all the same: it is read on for what it reports.
     studio.upstream.release();
-    let log = studio.cost(&id, "usage", REPORTED_COST).await;
+    let log = studio.assert_cost(&id, "usage", REPORTED_COST).await;
     assert_eq!(log.at("outcome").text(), "Cancelled", "{log}");
 }

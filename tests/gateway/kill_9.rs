@@ -10,7 +10,7 @@ use crate::harness::deployment::{
     Deployment, LimitedBy, Payment, recharge, refund, send_payment, single_call,
 };
 use crate::harness::random_callers::{
-    CallPlan, CallerState, ClientView, Dialect, PlannedCall, Random, RandomCallers, call,
+    CallPlan, CallerState, ClientView, Dialect, PlannedCall, Random, RandomCallers, make_call,
 };
 use crate::harness::reconcile::Reconciliation;
 use crate::harness::tenant::Tenant;
@@ -56,7 +56,7 @@ fn caller_assignments() -> Vec<(usize, &'static [CallPlan])> {
 #[derive(Default)]
 struct StartTimes(Vec<Duration>);
 
-impl Starts {
+impl StartTimes {
     fn summary(&mut self) -> String {
         self.0.sort();
         let (max, median) = (self.0.last(), self.0.get(self.0.len() / 2));
@@ -79,8 +79,8 @@ async fn make_payments(
             _ => recharge(first, 4, 100_000),
         };
         first += 1;
-        paid.answer = send_payment(&tenants[paid.place], &paid).await;
-        let gone = paid.answer.is_none();
+        paid.status = send_payment(&tenants[paid.tenant], &paid).await;
+        let gone = paid.status.is_none();
         all.push(paid);
         if gone {
             break;
@@ -105,7 +105,7 @@ impl LoadRun {
     ) -> Self {
         site.raise_limits().await;
         let ended =
-            site.client_views.iter().rev().filter(|heard| heard.ended && heard.ask.tenant == 0);
+            site.client_views.iter().rev().filter(|heard| heard.ended && heard.call.tenant == 0);
         let ended = ended.take(20).cloned().collect();
         let crowd = RandomCallers::start(&site.tenants(), places, site.next_marker(), seed);
         let (payers, tally) = ((site.tenants(), site.payments.len()), Arc::clone(&crowd.state));
@@ -116,8 +116,9 @@ impl LoadRun {
     /// Waits for so many answers that the provider has begun and clients have seen.
     pub async fn wait_for_open(&self, site: &Deployment, answers: usize) -> (usize, usize) {
         eventually("the answers are open", async || {
-            let clients = self.callers.state.open.load(Ordering::SeqCst);
-            (answers <= site.open().min(clients)).then_some((site.open(), clients))
+            let clients = self.callers.state.open_calls.load(Ordering::SeqCst);
+            (answers <= site.open_responses().min(clients))
+                .then_some((site.open_responses(), clients))
         })
         .await
     }
@@ -126,7 +127,7 @@ impl LoadRun {
     pub async fn finish(self, site: &mut Deployment) {
         // Whoever gets the gateway's port next is not to be called.
         self.callers.state.stop.store(true, Ordering::Relaxed);
-        site.client_views.extend(self.callers.end().await);
+        site.client_views.extend(self.callers.join().await);
         site.payments.extend(self.payments.await.expect("the payer ends"));
     }
 }
@@ -147,7 +148,7 @@ async fn exhaust_limit(site: &mut Deployment, place: usize) {
             ..single_call(0, way)
         };
         let ask = PlannedCall { marker: site.next_marker(), ..own };
-        let heard = call(ask, &tenant, &CallerState::default()).await;
+        let heard = make_call(ask, &tenant, &CallerState::default()).await;
         let status = heard.head.as_ref().map(|(status, _)| *status);
         site.client_views.push(heard);
         if matches!(status, Some(429 | 402)) {
@@ -159,21 +160,21 @@ async fn exhaust_limit(site: &mut Deployment, place: usize) {
 }
 
 /// One folder, killed so many times.
-async fn kill_repeatedly(kills: u64, seed: u64) -> Starts {
+async fn kill_repeatedly(kills: u64, seed: u64) -> StartTimes {
     let mut dice = Random::new(seed);
-    let mut starts = Starts::default();
+    let mut starts = StartTimes::default();
     let mut site = Deployment::new(&TENANTS).await;
     for _ in 0..kills {
         let life = LoadRun::start(&mut site, &caller_assignments(), dice.below(u64::MAX)).await;
-        life.open(&site, OPEN_RESPONSES).await;
+        life.wait_for_open(&site, OPEN_RESPONSES).await;
         tokio::time::sleep(Duration::from_micros(dice.below(1_200_000))).await;
-        let (provider, clients) = life.open(&site, OPEN_RESPONSES).await;
+        let (provider, clients) = life.wait_for_open(&site, OPEN_RESPONSES).await;
         site.kill();
         assert!(
             OPEN_RESPONSES <= provider && OPEN_RESPONSES <= clients,
             "{provider} and {clients} answers are open"
         );
-        life.end(&mut site).await;
+        life.finish(&mut site).await;
         let (_, took) = site.start(None).await;
         starts.0.push(took);
         Reconciliation::load(&site).await.reconcile().await;
@@ -191,20 +192,20 @@ async fn kill_repeatedly(kills: u64, seed: u64) -> Starts {
 /// `METEOR_KILLS` says how often, `METEOR_SEED` repeats a run.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_ledger_is_exact_after_repeated_kills_under_load() {
-    let kills = number("METEOR_KILLS").unwrap_or(5);
+    let kills = env_number("METEOR_KILLS").unwrap_or(5);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
-    let seed = number("METEOR_SEED").unwrap_or(now.as_secs());
+    let seed = env_number("METEOR_SEED").unwrap_or(now.as_secs());
     println!("METEOR_SEED={seed}");
-    let folders = kills.div_ceil(KILLS_A_FOLDER);
+    let folders = kills.div_ceil(KILLS_PER_FOLDER);
     let lane = async |lane: u64| {
         let mut starts = Vec::new();
         for at in (0..folders).filter(|at| at % 2 == lane) {
-            let own = (kills - at * KILLS_A_FOLDER).min(KILLS_A_FOLDER);
-            starts.extend(folder(own, seed ^ (at << 32)).await.0);
+            let own = (kills - at * KILLS_PER_FOLDER).min(KILLS_PER_FOLDER);
+            starts.extend(kill_repeatedly(own, seed ^ (at << 32)).await.0);
         }
         starts
     };
     let (mut starts, others) = tokio::join!(lane(0), lane(1));
     starts.extend(others);
-    println!("{}", Starts(starts).told());
+    println!("{}", StartTimes(starts).summary());
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::harness::client::Request;
-use crate::harness::limit_assertions::Told;
+use crate::harness::limit_assertions::FullResponse;
 use crate::harness::openai::{Usage, chat, completion, embeddings, reply};
 use crate::harness::serve::{Place, Served, model, upstream};
 use crate::harness::tenant::Tenant;
@@ -85,11 +85,11 @@ impl Fixture {
     }
 
     /// Makes the call; tells how it was answered, and how many went on beside it, one at a time.
-    async fn run_with_short_calls(&self, request: Request) -> (Told, usize) {
+    async fn run_with_short_calls(&self, request: Request) -> (FullResponse, usize) {
         let done = Arc::new(AtomicBool::new(false));
         let (proxy, over) = (self.tenant.proxy.clone(), Arc::clone(&done));
         let long = tokio::spawn(async move {
-            let told = Told::read(request.send(&proxy).await).await;
+            let told = FullResponse::read(request.send(&proxy).await).await;
             over.store(true, Ordering::SeqCst);
             told
         });
@@ -121,7 +121,7 @@ async fn a_large_body_delays_no_other_call() {
         assert_eq!(told.status, status, "{told:?}");
         assert!(CONCURRENT_CALLS_MIN <= beside, "{path}, once: only {beside} calls beside it");
     }
-    scene.tenant.at_rest().await;
+    scene.tenant.assert_settled().await;
 }
 
 /// Near a limit a body is looked through for what it may ask for, and its tokens are counted.
@@ -130,12 +130,12 @@ async fn a_large_body_near_a_limit_delays_no_other_call() {
     let scene = Fixture::new().await;
     let body = chat("plain", 9, false).replacen("Say hello.", &escapes(LARGE_BODY_BYTES / 4), 1);
     let limit = body.len() - 1_000;
-    scene.tenant.quota(&format!(r#"{{"dailyTokenLimit":{limit}}}"#)).await;
+    scene.tenant.set_quota(&format!(r#"{{"dailyTokenLimit":{limit}}}"#)).await;
     let request = Request::chat(&scene.tenant.key, body);
     let (told, beside) = scene.run_with_short_calls(request).await;
     assert!([200, 429].contains(&told.status), "{told:?}");
     assert!(CONCURRENT_CALLS_MIN <= beside, "only {beside} calls beside it");
-    scene.tenant.at_rest().await;
+    scene.tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -153,9 +153,9 @@ async fn a_large_or_late_response_delays_no_other_call() {
     assert!(!heard.is_finished(), "it is long");
     scene.provider.release();
     assert_eq!(heard.await.expect("it ends"), 200);
-    scene.provider.hold();
+    scene.provider.stall_again();
     let (late, proxy) = (ask("slow"), scene.tenant.proxy.clone());
-    let before = scene.provider.count();
+    let before = scene.provider.request_count();
     let late = tokio::spawn(async move { late.send(&proxy).await.text().await });
     scene.provider.wait_for_requests(before + 1).await;
     for _ in 0..CONCURRENT_CALLS_MIN {
@@ -164,7 +164,7 @@ async fn a_large_or_late_response_delays_no_other_call() {
     assert!(!late.is_finished(), "it is late");
     scene.provider.release();
     late.await.expect("it comes");
-    scene.tenant.at_rest().await;
+    scene.tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,11 +183,11 @@ async fn a_large_response_is_settled_before_its_end_is_relayed() {
     assert_eq!(log.at("settledBy").text(), "usage", "{log}");
     let counted = ["inputTokens", "outputTokens"].map(|unit| log.at("usage").at(unit).count());
     assert_eq!(counted, [USAGE.prompt, USAGE.completion], "{log}");
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
     scene.provider.release();
-    let (rest, whole) = answer.rest().await;
+    let (rest, whole) = answer.read_to_end().await;
     seen.extend(rest);
     assert!(whole && seen == sent, "it passes byte for byte");
     assert_eq!(tenant.logs().await.len(), 1);
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }

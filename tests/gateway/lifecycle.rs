@@ -20,7 +20,7 @@ async fn status(path: &str, authority: &str) -> Option<u16> {
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_answer_on_both_listeners() {
     let upstream = Upstream::start(|seen| reply(seen, USAGE, Duration::ZERO)).await;
-    let gateway = Gateway::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     for path in ["/livez", "/readyz", "/healthz"] {
         assert_eq!(status(path, &gateway.admin).await, Some(200), "{path}");
     }
@@ -32,7 +32,7 @@ async fn probes_answer_on_both_listeners() {
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_are_documented_and_contain_no_keys() {
     let upstream = Upstream::start(|seen| reply(seen, USAGE, Duration::ZERO)).await;
-    let gateway = Gateway::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::new(&gateway, 1_000_000_000, r#"{"dailyRequestLimit":3}"#).await;
     for turn in 0..5 {
         let request = Request::chat(&tenant.key, chat(GPT_4O_MINI.model, 9, turn % 2 == 0));
@@ -65,7 +65,7 @@ fn documented_metrics() -> BTreeSet<&'static str> {
 #[tokio::test(flavor = "multi_thread")]
 async fn listing_models_and_limits_requires_a_key_and_is_free() {
     let upstream = Upstream::start(|seen| reply(seen, USAGE, Duration::ZERO)).await;
-    let gateway = Gateway::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::new(&gateway, 1_000_000_000, r#"{"dailyRequestLimit":3}"#).await;
     let models = Request::get("/v1/models").bearer(&tenant.key).send(&gateway.proxy).await;
     let models = models.json().await;
@@ -82,7 +82,7 @@ async fn listing_models_and_limits_requires_a_key_and_is_free() {
         assert_eq!(status(path, &gateway.proxy).await, Some(401), "{path} without a key");
     }
     assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), 0);
-    assert_eq!(upstream.count(), 0);
+    assert_eq!(upstream.request_count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,7 +92,7 @@ async fn sigterm_lets_open_calls_finish_and_exits_with_success() {
         Plan::stream(events(WORDS, asked), Duration::ZERO).insert_step(2, Step::Stall)
     })
     .await;
-    let mut gateway = Gateway::before(&upstream).await;
+    let mut gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::new(&gateway, 1_000_000_000, "{}").await;
     let request = Request::chat(&tenant.key, chat(GPT_4O_MINI.model, 50, true));
     let mut answer = request.send(&gateway.proxy).await;
@@ -111,7 +111,7 @@ async fn sigterm_lets_open_calls_finish_and_exits_with_success() {
     .await;
     assert!(gateway.is_running(), "it waits for the open stream");
     upstream.release();
-    let (rest, whole) = answer.rest().await;
+    let (rest, whole) = answer.read_to_end().await;
     text.extend(rest);
     assert!(whole, "the open stream came to its end");
     assert_eq!(String::from_utf8_lossy(&text), events(WORDS, None).concat());
@@ -121,7 +121,7 @@ async fn sigterm_lets_open_calls_finish_and_exits_with_success() {
     let tenant = Tenant { proxy: gateway.proxy.clone(), admin: gateway.admin.clone(), ..tenant };
     let debit = tenant.debit(&id).await;
     assert_eq!(debit.at("amount").nano(), GPT_4O_MINI.cost(USAGE), "{debit}");
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -148,5 +148,5 @@ async fn the_built_in_provider_answers_streamed_and_plain_calls() {
     let answer = unknown.send(&gateway.proxy).await;
     assert_eq!(answer.status, 404);
     assert_eq!(answer.json().await.at("error.code").text(), "model_not_found");
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }

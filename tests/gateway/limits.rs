@@ -1,11 +1,11 @@
 //! Limits are exact: of 400 calls 64 abreast against room for 100, exactly 100 reach the provider.
 
 use crate::harness::concurrent_load::{
-    FUNDS, MAX_TOKENS, OUTPUT_MAX, Scene, Storm, Tenants, most, within_one_minute,
+    FUNDS, LoadGateway, LoadSpec, MAX_TOKENS, OUTPUT_MAX, Tenants, max_usage, within_one_minute,
 };
 use crate::harness::demo::Gateway;
 use crate::harness::limit_assertions::{
-    DAY_SECONDS, KEY_LIMIT_FIELDS, LIMITS, Level, Limit, MINUTE_SECONDS, Measure, Told,
+    DAY_SECONDS, FullResponse, KEY_LIMIT_FIELDS, LIMITS, Level, Limit, MINUTE_SECONDS, Measure,
 };
 use crate::harness::openai::Usage;
 use crate::harness::price::GPT_4O_MINI;
@@ -40,28 +40,28 @@ async fn counted_usage(cast: &Tenants, level: Level) -> CountedUsage {
 }
 
 /// Streamed and not, instant and slow, each way once; at the same time.
-async fn two_rounds(round: impl AsyncFn(Storm)) {
+async fn two_rounds(round: impl AsyncFn(LoadSpec)) {
     tokio::join!(
-        Box::pin(round(Storm::full(400, true, 0))),
-        Box::pin(round(Storm::full(400, false, 200))),
+        Box::pin(round(LoadSpec::at_max_usage(400, true, 0))),
+        Box::pin(round(LoadSpec::at_max_usage(400, false, 200))),
     );
 }
 
 /// The same the other way about, and with fewer calls than fit.
-async fn other_rounds(round: impl AsyncFn(Storm)) {
+async fn other_rounds(round: impl AsyncFn(LoadSpec)) {
     tokio::join!(
-        Box::pin(round(Storm::full(400, false, 0))),
-        Box::pin(round(Storm::full(400, true, 200))),
-        Box::pin(round(Storm::full(60, true, 50))),
+        Box::pin(round(LoadSpec::at_max_usage(400, false, 0))),
+        Box::pin(round(LoadSpec::at_max_usage(400, true, 200))),
+        Box::pin(round(LoadSpec::at_max_usage(60, true, 50))),
     );
 }
 
-async fn expect_exact_fit(scene: &Scene, storm: Storm, limit: &Limit, level: Level) {
-    let each = limit.each(storm.usage);
+async fn expect_exact_fit(scene: &LoadGateway, storm: LoadSpec, limit: &Limit, level: Level) {
+    let each = limit.amount_for(storm.usage);
     let room = i128::from(CALLS_ALLOWED) * each;
     let (cast, outcome, counted, told) = within_one_minute(async || {
         let cast = Tenants::with_limit(limit, level, room, &scene.gateway).await;
-        let outcome = scene.storm(storm, &cast.limited).await;
+        let outcome = scene.run(storm, &cast.limited).await;
         let counted = counted_usage(&cast, level).await;
         let mut told = Vec::new();
         for caller in &cast.limited {
@@ -75,7 +75,7 @@ async fn expect_exact_fit(scene: &Scene, storm: Storm, limit: &Limit, level: Lev
     assert_eq!(outcome.served, expected, "{what}; refused: {:?}", outcome.refused.first());
     assert_eq!(outcome.reached, expected, "reached the provider: {what}");
     for refusal in &outcome.refused {
-        limit.refused(level, refusal, (each, room));
+        limit.assert_refused(level, refusal, (each, room));
     }
 
     let requests = expected as u64;
@@ -91,20 +91,20 @@ async fn expect_exact_fit(scene: &Scene, storm: Storm, limit: &Limit, level: Lev
         assert!(told.at("enforced").is_true(), "{told}");
         assert!(told.at("resetAt").text().ends_with('Z'), "{told}");
     }
-    cast.at_rest().await;
+    cast.assert_settled().await;
     let balance = cast.limited[0].wallet().await.at("balance").nano();
     assert_eq!(balance, FUNDS - spend, "the refused calls cost nothing: {what}");
-    if let Some(free) = cast.free {
-        let answer = storm.call(&free.key).send(&free.proxy).await;
+    if let Some(free) = cast.unlimited {
+        let answer = storm.request(&free.key).send(&free.proxy).await;
         assert_eq!(answer.status, 200, "no limit of this caller: {what}");
         answer.text().await;
     }
 }
 
 async fn expect_exact_fit_of_each(level: Level, limits: impl Fn(&Limit) -> bool) {
-    let scene = Scene::new().await;
+    let scene = LoadGateway::new().await;
     for limit in LIMITS.iter().filter(|limit| limit.measure != Measure::Calls && limits(limit)) {
-        let round = async |storm| fits_exactly(&scene, storm, limit, level).await;
+        let round = async |storm| expect_exact_fit(&scene, storm, limit, level).await;
         if level == Level::Project {
             other_rounds(round).await;
         }
@@ -151,24 +151,24 @@ async fn each_minute_organization_limit_of_100_admits_exactly_100() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wallet_for_exactly_100_calls_admits_exactly_100() {
-    let scene = Scene::new().await;
-    let round = async |storm: Storm| {
-        pays_for_exactly_100(&scene, storm, GPT_4O_MINI.cost(storm.usage) * 100).await;
+    let scene = LoadGateway::new().await;
+    let round = async |storm: LoadSpec| {
+        expect_wallet_admits_100(&scene, storm, GPT_4O_MINI.cost(storm.usage) * 100).await;
     };
     two_rounds(round).await;
     other_rounds(round).await;
 }
 
-async fn expect_wallet_admits_100(scene: &Scene, storm: Storm, funds: i128) {
+async fn expect_wallet_admits_100(scene: &LoadGateway, storm: LoadSpec, funds: i128) {
     let tenant = Tenant::new(&scene.gateway, funds, "{}").await;
-    let outcome = scene.storm(storm, std::slice::from_ref(&tenant)).await;
+    let outcome = scene.run(storm, std::slice::from_ref(&tenant)).await;
     let expected = storm.calls.min(100);
     assert_eq!(outcome.served, expected, "{storm:?}: {:?}", outcome.refused.first());
     assert_eq!(outcome.reached, expected, "{storm:?}");
     for refusal in &outcome.refused {
         expect_wallet_refusal(refusal);
     }
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
     let left = funds - GPT_4O_MINI.cost(storm.usage) * expected as i128;
     assert_eq!(tenant.wallet().await.at("balance").nano(), left, "all else was spent");
     let counted = tenant.usage().await.at("dailyUsage.requestCount").count();
@@ -178,7 +178,7 @@ async fn expect_wallet_admits_100(scene: &Scene, storm: Storm, funds: i128) {
 
 /// Says what it needs, and never what there is: a key's holder need not know the balance.
 #[track_caller]
-fn expect_wallet_refusal(refusal: &Told) {
+fn expect_wallet_refusal(refusal: &FullResponse) {
     let error = refusal.assert_error(402, &["insufficient_balance", "balance_on_hold"]);
     assert_eq!(error.at("type").text(), "insufficient_quota");
     let told = error.find("limit").unwrap_or_else(|| error.clone());
@@ -195,24 +195,26 @@ fn expect_wallet_refusal(refusal: &Told) {
 /// Calls wait for what open ones hold and will not use: none is refused that would fit at rest.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_below_their_bound_are_refused_only_when_none_fits() {
-    let scene = Scene::new().await;
-    let round = async |limit: Option<(usize, Level)>, storm: Storm, said: u64| {
-        let input = input_of(&scene.gateway, storm, MAX_TOKENS).await;
-        let storm = Storm { usage: Usage::of(input, said), ..storm };
+    let scene = LoadGateway::new().await;
+    let round = async |limit: Option<(usize, Level)>, storm: LoadSpec, said: u64| {
+        let input = input_tokens_of(&scene.gateway, storm, MAX_TOKENS).await;
+        let storm = LoadSpec { usage: Usage::of(input, said), ..storm };
         let bound = Usage::of(input, MAX_TOKENS);
         match limit {
-            Some((at, level)) => leaves_no_room(&scene, storm, bound, (&LIMITS[at], level)).await,
+            Some((at, level)) => {
+                expect_no_headroom_left(&scene, storm, bound, (&LIMITS[at], level)).await
+            }
             None => {
                 let [each, most] = [storm.usage, bound].map(|usage| GPT_4O_MINI.cost(usage));
-                pays_for_exactly_100(&scene, storm, just_for_100(storm, each, most)).await;
+                expect_wallet_admits_100(&scene, storm, minimum_for_100(storm, each, most)).await;
             }
         }
     };
     let rounds = async |limit: Option<(usize, Level)>| {
         tokio::join!(
-            Box::pin(round(limit, Storm::full(400, true, 0), 1)),
-            Box::pin(round(limit, Storm::full(400, false, 100), 1)),
-            Box::pin(round(limit, Storm::full(400, false, 50), MAX_TOKENS)),
+            Box::pin(round(limit, LoadSpec::at_max_usage(400, true, 0), 1)),
+            Box::pin(round(limit, LoadSpec::at_max_usage(400, false, 100), 1)),
+            Box::pin(round(limit, LoadSpec::at_max_usage(400, false, 50), MAX_TOKENS)),
         );
     };
     tokio::join!(
@@ -225,29 +227,29 @@ async fn calls_below_their_bound_are_refused_only_when_none_fits() {
 
 /// The least that 100 of these calls fit into, or the most that 101 do not: each may use `most`, of
 /// which it gives back all but `each`.
-fn minimum_for_100(storm: Storm, each: i128, most: i128) -> i128 {
+fn minimum_for_100(storm: LoadSpec, each: i128, most: i128) -> i128 {
     if storm.stream { 99 * each + most } else { 100 * each + most - 1 }
 }
 
 /// Input tokens of a call that may say no less than this, as the gateway counts them near a limit.
-async fn input_tokens_of(gateway: &Gateway, storm: Storm, least: u64) -> u64 {
-    let quota = LIMITS[1].quota(i128::from(least) + 1);
+async fn input_tokens_of(gateway: &Gateway, storm: LoadSpec, least: u64) -> u64 {
+    let quota = LIMITS[1].quota_json(i128::from(least) + 1);
     let tenant = Tenant::new(gateway, FUNDS, &quota).await;
-    let refusal = Told::read(storm.call(&tenant.key).send(&tenant.proxy).await).await;
+    let refusal = FullResponse::read(storm.request(&tenant.key).send(&tenant.proxy).await).await;
     let error = refusal.assert_error(429, &[LIMITS[1].code]);
     error.at("limit.requested").count() - least
 }
 
 async fn expect_no_headroom_left(
-    scene: &Scene,
-    storm: Storm,
+    scene: &LoadGateway,
+    storm: LoadSpec,
     bound: Usage,
     (limit, level): (&Limit, Level),
 ) {
-    let room = just_for_100(storm, limit.each(storm.usage), limit.each(bound));
+    let room = minimum_for_100(storm, limit.amount_for(storm.usage), limit.amount_for(bound));
     let (cast, outcome) = within_one_minute(async || {
         let cast = Tenants::with_limit(limit, level, room, &scene.gateway).await;
-        let outcome = scene.storm(storm, &cast.limited).await;
+        let outcome = scene.run(storm, &cast.limited).await;
         (cast, outcome)
     })
     .await;
@@ -256,9 +258,9 @@ async fn expect_no_headroom_left(
     assert_eq!(outcome.served, expected, "{what} {storm:?}: {first:?}");
     assert_eq!(outcome.reached, expected, "{what} {storm:?}");
     for refusal in &outcome.refused {
-        limit.refused(level, refusal, (limit.each(most(storm.stream)), room));
+        limit.assert_refused(level, refusal, (limit.amount_for(max_usage(storm.stream)), room));
     }
-    cast.at_rest().await;
+    cast.assert_settled().await;
 }
 
 /// Calls that name no bound share what there is: they are given smaller answers, or wait.
@@ -266,15 +268,15 @@ async fn expect_no_headroom_left(
 async fn unbounded_calls_never_exceed_a_limit_and_use_it_up() {
     const FLOOR: u64 = 256;
     let room = 20_000;
-    let scene = Scene::new().await;
-    let storm = Storm { bounded: false, ..Storm::full(400, true, 10) };
-    let input = input_of(&scene.gateway, storm, FLOOR).await;
+    let scene = LoadGateway::new().await;
+    let storm = LoadSpec { bounded: false, ..LoadSpec::at_max_usage(400, true, 10) };
+    let input = input_tokens_of(&scene.gateway, storm, FLOOR).await;
     let least = i128::from(input + FLOOR);
     for (level, at) in [(Level::Project, 1), (Level::Organization, 3)] {
         for said in [OUTPUT_MAX, 100] {
-            let storm = Storm { usage: Usage::of(input, said), ..storm };
+            let storm = LoadSpec { usage: Usage::of(input, said), ..storm };
             let cast = Tenants::with_limit(&LIMITS[at], level, room, &scene.gateway).await;
-            let outcome = scene.storm(storm, &cast.limited).await;
+            let outcome = scene.run(storm, &cast.limited).await;
             let used = i128::from(counted_usage(&cast, level).await.tokens);
             let what = format!("{used} used, {} served: {storm:?}", outcome.served);
             assert_eq!(outcome.reached, outcome.served, "{what}");
@@ -287,9 +289,9 @@ async fn unbounded_calls_never_exceed_a_limit_and_use_it_up() {
                 assert_eq!(outcome.served as i128, fit, "{what}: {:?}", outcome.refused.first());
             }
             for refusal in &outcome.refused {
-                LIMITS[at].refused(level, refusal, (2 * i128::from(OUTPUT_MAX), room));
+                LIMITS[at].assert_refused(level, refusal, (2 * i128::from(OUTPUT_MAX), room));
             }
-            cast.at_rest().await;
+            cast.assert_settled().await;
         }
     }
 }

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use crate::compression::coded;
-use crate::dialect_routing::scene;
+use crate::compression::encode;
+use crate::dialect_routing::start_gateway;
 use crate::harness::client::Request;
 use crate::harness::json::Json;
 use crate::harness::tenant::Tenant;
@@ -47,12 +47,12 @@ async fn billed_log(target: &str, body: &str, plan: Plan) -> Json {
     });
     let sent = sends.collect::<Vec<_>>().concat();
     let provider = Upstream::start(move |_| plan.clone()).await;
-    let (_served, tenant) = scene(&provider, "").await;
+    let (_served, tenant) = start_gateway(&provider, "").await;
     let mut answer = Request::post(target, body).bearer(&tenant.key).send(&tenant.proxy).await;
-    let (id, (came, whole)) = (answer.id(), answer.rest().await);
+    let (id, (came, whole)) = (answer.id(), answer.read_to_end().await);
     assert!(whole && came == sent, "it passes byte for byte");
     let log = tenant.log(&id).await;
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
     log
 }
 
@@ -246,7 +246,7 @@ async fn chunk_arrays_are_metered_plain_and_compressed() {
     let text = r#"{"content":{"parts":[{"text":"}\n,\r\n{\"usageMetadata\":{}"}]}}"#;
     let array = format!("[{}\n,\r\n{}\n]", chunk(text, &usage(1)), chunk(CANDIDATE, &usage(6)));
     for is_coded in [false, true] {
-        let bytes = if is_coded { coded("gzip", array.as_bytes()) } else { array.clone().into() };
+        let bytes = if is_coded { encode("gzip", array.as_bytes()) } else { array.clone().into() };
         let pieces = bytes.chunks(13).map(|piece| Step::Send(piece.to_vec())).collect();
         let mut plan = Plan { chunked: true, steps: pieces, ..gemini::json(200, "") };
         if is_coded {
@@ -298,7 +298,7 @@ async fn comments_and_pings_pass_anywhere_in_a_stream() {
             Plan::stream(pieces.clone(), Duration::ZERO).insert_step(2, Step::Stall)
         })
         .await;
-        let (_served, tenant) = scene(&provider, "").await;
+        let (_served, tenant) = start_gateway(&provider, "").await;
         let body = anthropic::message("plain", Some(9), true);
         let request = Request::post(MESSAGES, body).bearer(&tenant.key);
         let mut answer = request.send(&tenant.proxy).await;
@@ -309,10 +309,10 @@ async fn comments_and_pings_pass_anywhere_in_a_stream() {
         assert_eq!(String::from_utf8_lossy(&came), wanted);
         assert!(tenant.records().await.iter().all(|record| record.at("type").text() != "Consume"));
         provider.release();
-        let (id, (rest, whole)) = (answer.id(), answer.rest().await);
+        let (id, (rest, whole)) = (answer.id(), answer.read_to_end().await);
         assert!(whole && rest == sent[2].as_bytes());
         assert_usage(&tenant.log(&id).await, "usage", &[("inputTokens", 9), ("outputTokens", 5)]);
-        tenant.at_rest().await;
+        tenant.assert_settled().await;
     }
 }
 
@@ -367,7 +367,7 @@ async fn a_disconnect_before_usage_is_estimated() {
         Plan::stream(events, Duration::ZERO).insert_step(9, Step::Stall)
     })
     .await;
-    let (_served, tenant) = scene(&provider, "").await;
+    let (_served, tenant) = start_gateway(&provider, "").await;
     let known =
         log_after_disconnect(&tenant, MESSAGES, &anthropic::message("plain", Some(9), true)).await;
     assert_eq!(known.at("usage.inputTokens").count(), 900, "the start told it: {known}");
@@ -377,7 +377,7 @@ async fn a_disconnect_before_usage_is_estimated() {
         assert_eq!(log.at("settledBy").text(), "estimate", "{log}");
         assert!(0 < log.at("usage.outputTokens").count() && 0 < log.at("cost").nano(), "{log}");
     }
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 /// What has gone on behind the last delta is written down, whatever becomes of the gateway.
@@ -390,7 +390,7 @@ async fn a_ping_flushed_delta_is_charged_after_a_kill() {
         Plan::stream(pieces.clone(), Duration::ZERO).insert_step(9, Step::Stall)
     })
     .await;
-    let (served, tenant) = scene(&provider, "").await;
+    let (served, tenant) = start_gateway(&provider, "").await;
     let body = anthropic::message("plain", Some(900), true);
     let request = Request::post(MESSAGES, body).bearer(&tenant.key);
     let mut answer = request.send(&tenant.proxy).await;
@@ -403,5 +403,5 @@ async fn a_ping_flushed_delta_is_charged_after_a_kill() {
     let id = answer.id();
     assert_eq!(tenant.debit(&id).await.at("settledBy").text(), "usage");
     assert_usage(&tenant.log(&id).await, "usage", &[("inputTokens", 900), ("outputTokens", 500)]);
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::dialect_routing::reply_with;
 use crate::harness::client::Request;
-use crate::harness::concurrent_load::storm;
+use crate::harness::concurrent_load::send_concurrently;
 use crate::harness::demo::{Gateway, assert_within};
-use crate::harness::limit_assertions::Told;
+use crate::harness::limit_assertions::FullResponse;
 use crate::harness::openai::Usage;
 use crate::harness::price::{CLAUDE_HAIKU, GEMINI_FLASH, GPT_4O_MINI, Price};
 use crate::harness::tenant::Tenant;
@@ -22,7 +22,8 @@ const FUNDS: i128 = 1_000_000_000;
 const OUTPUT_FLOOR_TOKENS: u64 = 256;
 /// What every call really uses. The input is what the vocabulary of gpt-4o makes of its body; the
 /// other providers report a number of their own.
-const ACTUAL_USAGE: Usage = Usage { prompt: 10, completion: FLOOR, cached: 0, reasoning: 0 };
+const ACTUAL_USAGE: Usage =
+    Usage { prompt: 10, completion: OUTPUT_FLOOR_TOKENS, cached: 0, reasoning: 0 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Dialect {
@@ -83,16 +84,16 @@ struct Fixture {
     latency_ms: Arc<AtomicU64>,
 }
 
-impl Scene {
+impl Fixture {
     async fn new() -> Self {
         let latency_ms = Arc::new(AtomicU64::new(0));
         let turned = Arc::clone(&latency_ms);
         let upstream = Upstream::start(move |seen| {
-            reply_with(seen, REAL)
+            reply_with(seen, ACTUAL_USAGE)
                 .with_latency(Duration::from_millis(turned.load(Ordering::Relaxed)))
         })
         .await;
-        Self { gateway: Gateway::before(&upstream).await, upstream, latency_ms }
+        Self { gateway: Gateway::with_upstream(&upstream).await, upstream, latency_ms }
     }
 
     /// In this dialect, streamed and not, instant and slow.
@@ -106,14 +107,14 @@ impl Scene {
 
 /// Money for exactly 100 such calls, and nobody names a bound.
 async fn expect_money_for_100_serves_100(dialect: Dialect) {
-    let scene = Scene::new().await;
+    let scene = Fixture::new().await;
     scene
-        .rounds(async |stream| {
-            let funds = dialect.price().cost(REAL) * 100;
+        .for_each_mode(async |stream| {
+            let funds = dialect.price().cost(ACTUAL_USAGE) * 100;
             let tenant = Tenant::new(&scene.gateway, funds, "{}").await;
-            let before = scene.upstream.count();
+            let before = scene.upstream.request_count();
             let call = dialect.call(&tenant.key, None, stream);
-            let answers = storm(&tenant.proxy, &call, CALLS).await;
+            let answers = send_concurrently(&tenant.proxy, &call, CALLS).await;
             let served = answers.iter().filter(|answer| answer.status == 200);
             let refused: Vec<_> = answers.iter().filter(|answer| answer.status != 200).collect();
             assert_eq!(served.count(), 100, "{dialect:?} {stream}: {:?}", refused.first());
@@ -121,14 +122,14 @@ async fn expect_money_for_100_serves_100(dialect: Dialect) {
                 assert_eq!(refusal.status, 402, "{refusal:?}");
                 assert_eq!(refusal.header("x-should-retry"), "false", "not one false refusal");
             }
-            let seen = scene.upstream.seen().split_off(before);
+            let seen = scene.upstream.requests().split_off(before);
             assert_eq!(seen.len(), 100);
             let bounds: Vec<u64> = seen.iter().filter_map(|seen| dialect.bound(seen)).collect();
-            assert!(bounds.iter().all(|bound| FLOOR <= *bound), "{bounds:?}");
-            let told = answers.iter().filter(|answer| answer.tells("x-meteor-output-clamped"));
+            assert!(bounds.iter().all(|bound| OUTPUT_FLOOR_TOKENS <= *bound), "{bounds:?}");
+            let told = answers.iter().filter(|answer| answer.has_header("x-meteor-output-clamped"));
             assert_eq!(told.count(), bounds.len(), "who is bounded is told");
             assert!(50 < bounds.len(), "the model's own bound would have left the others out");
-            tenant.at_rest().await;
+            tenant.assert_settled().await;
             assert_eq!(tenant.wallet().await.at("balance").nano(), 0, "all was spent");
             let logs = tenant.logs().await;
             let clamped = logs.iter().filter(|log| log.at("outputClamped").is_true()).count();
@@ -154,14 +155,14 @@ async fn money_for_100_serves_100_unbounded_gemini_calls() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_for_100_serve_100_unbounded_calls() {
-    let scene = Scene::new().await;
+    let scene = Fixture::new().await;
     for dialect in DIALECTS {
         scene
-            .rounds(async |stream| {
-                let quota = format!(r#"{{"dailyTokenLimit":{}}}"#, 100 * REAL.total());
+            .for_each_mode(async |stream| {
+                let quota = format!(r#"{{"dailyTokenLimit":{}}}"#, 100 * ACTUAL_USAGE.total());
                 let tenant = Tenant::new(&scene.gateway, 1_000_000_000_000, &quota).await;
                 let call = dialect.call(&tenant.key, None, stream);
-                let answers = storm(&tenant.proxy, &call, CALLS).await;
+                let answers = send_concurrently(&tenant.proxy, &call, CALLS).await;
                 let refused: Vec<_> =
                     answers.iter().filter(|answer| answer.status != 200).collect();
                 assert_eq!(CALLS - refused.len(), 100, "{dialect:?}: {:?}", refused.first());
@@ -170,8 +171,8 @@ async fn tokens_for_100_serve_100_unbounded_calls() {
                     assert_eq!(refusal.header("x-should-retry"), "false", "no false refusal");
                 }
                 let usage = tenant.usage().await;
-                assert_eq!(usage.at("dailyUsage.tokenCount").count(), 100 * REAL.total());
-                tenant.at_rest().await;
+                assert_eq!(usage.at("dailyUsage.tokenCount").count(), 100 * ACTUAL_USAGE.total());
+                tenant.assert_settled().await;
             })
             .await;
     }
@@ -180,20 +181,20 @@ async fn tokens_for_100_serve_100_unbounded_calls() {
 /// A bound of the client's own is kept: what is left in the end covers none any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_oversized_bound_reserves_money_and_serves_fewer_calls() {
-    let scene = Scene::new().await;
+    let scene = Fixture::new().await;
     let serves = async |dialect: Dialect, r: u64, stream| {
-        let funds = dialect.price().cost(REAL) * 100;
+        let funds = dialect.price().cost(ACTUAL_USAGE) * 100;
         let tenant = Tenant::new(&scene.gateway, funds, "{}").await;
-        let call = dialect.call(&tenant.key, Some(r * FLOOR), stream);
-        let answers = storm(&tenant.proxy, &call, CALLS).await;
+        let call = dialect.call(&tenant.key, Some(r * OUTPUT_FLOOR_TOKENS), stream);
+        let answers = send_concurrently(&tenant.proxy, &call, CALLS).await;
         let served = answers.iter().filter(|answer| answer.status == 200).count() as u64;
         assert_eq!(served, 101 - r, "{dialect:?} {r} {stream}");
-        tenant.at_rest().await;
-        let left = dialect.price().cost(REAL) * i128::from(r - 1);
+        tenant.assert_settled().await;
+        let left = dialect.price().cost(ACTUAL_USAGE) * i128::from(r - 1);
         assert_eq!(tenant.wallet().await.at("balance").nano(), left);
     };
     scene
-        .rounds(async |stream| {
+        .for_each_mode(async |stream| {
             tokio::join!(
                 serves(Dialect::OpenAi, 1, stream),
                 serves(Dialect::OpenAi, 2, stream),
@@ -206,13 +207,13 @@ async fn an_oversized_bound_reserves_money_and_serves_fewer_calls() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_run_concurrently_as_far_as_the_money_allows() {
-    let scene = Scene::new().await;
+    let scene = Fixture::new().await;
     scene.latency_ms.store(200, Ordering::Relaxed);
-    let funds = GPT_4O_MINI.cost(REAL) * 128;
+    let funds = GPT_4O_MINI.cost(ACTUAL_USAGE) * 128;
     let tenant = Tenant::new(&scene.gateway, funds, "{}").await;
     let call = Dialect::OpenAi.call(&tenant.key, None, false);
     let start = Instant::now();
-    let answers = storm(&tenant.proxy, &call, 128).await;
+    let answers = send_concurrently(&tenant.proxy, &call, 128).await;
     assert!(answers.iter().all(|answer| answer.status == 200));
     // One after the other they would take 25 s; 64 beside each other take two rounds, and one
     // more for the first call, which took all there was.
@@ -222,7 +223,7 @@ async fn calls_run_concurrently_as_far_as_the_money_allows() {
 /// Few bytes may be many tokens: these are held, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_of_attached_media_are_held() {
-    let scene = Scene::new().await;
+    let scene = Fixture::new().await;
     let [claude, flash] = [&CLAUDE_HAIKU, &GEMINI_FLASH].map(|price| price.model);
     let message = |content: &str| {
         let content = content.replace('\'', "\"");
@@ -251,24 +252,24 @@ async fn tokens_of_attached_media_are_held() {
         let told = answer.status;
         assert_eq!(told, status, "{body}: {}", answer.text().await);
     }
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_output_clamp_an_unbounded_call_is_refused() {
-    let scene = Scene::new().await;
+    let scene = Fixture::new().await;
     for dialect in DIALECTS {
-        let funds = dialect.price().cost(REAL) * 10;
+        let funds = dialect.price().cost(ACTUAL_USAGE) * 10;
         let tenant = Tenant::new(&scene.gateway, funds, "{}").await;
         let call = dialect.call(&tenant.key, None, false);
         for (clamps, status) in [("false", 402), ("true", 200)] {
             let body = format!(r#"{{"outputClamp":{clamps}}}"#);
-            let put = tenant.ask(Request::put("/api/organization", body)).await;
+            let put = tenant.send(Request::put("/api/organization", body)).await;
             assert_eq!(put.status, 200);
-            let told = Told::read(call.send(&tenant.proxy).await).await;
+            let told = FullResponse::read(call.send(&tenant.proxy).await).await;
             assert_eq!(told.status, status, "{dialect:?}: {told:?}");
-            assert_eq!(told.tells("x-meteor-output-clamped"), status == 200, "{told:?}");
+            assert_eq!(told.has_header("x-meteor-output-clamped"), status == 200, "{told:?}");
         }
-        tenant.at_rest().await;
+        tenant.assert_settled().await;
     }
 }

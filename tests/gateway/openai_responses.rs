@@ -108,7 +108,7 @@ async fn a_response_is_priced_as_the_requested_model() {
         let (status, text, log) = call(&tenant, "/v1/responses", &request_body(rest)).await;
         assert_eq!((status, text), (200, said));
         assert_eq!(
-            provider.seen().pop().expect("the call").body,
+            provider.requests().pop().expect("the call").body,
             request_body(rest),
             "nothing is added"
         );
@@ -120,7 +120,7 @@ async fn a_response_is_priced_as_the_requested_model() {
         let debit = tenant.debit(&log.at("requestLogId").text()).await;
         assert_eq!(debit.at("amount").nano().abs(), GPT_4O_MINI.cost(USAGE), "{debit}");
     }
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,7 +129,7 @@ async fn hosted_tools_are_billed_per_item_or_refused_if_unpriced() {
     let tools = r#","max_tool_calls":3,"tools":[{"type":"image_generation"},
         {"type":"code_interpreter","container":{"type":"auto"}},{"type":"file_search"}]"#;
     let (status, text, _) = call(&tenant, "/v1/responses", &request_body(tools)).await;
-    assert_eq!((status, provider.count()), (400, 0), "no price for images: {text}");
+    assert_eq!((status, provider.request_count()), (400, 0), "no price for images: {text}");
     let body = request_body(tools).replacen(r#""m""#, r#""painter""#, 1);
     let (status, _, log) = call(&tenant, "/v1/responses", &body).await;
     assert_eq!(status, 200);
@@ -139,7 +139,7 @@ async fn hosted_tools_are_billed_per_item_or_refused_if_unpriced() {
     assert_eq!(log.at("cost").nano(), 2 * 40_000_000 + 30_000_000);
     let metrics = Request::get("/metrics").send(&served.admin).await.text().await;
     assert!(metrics.contains("\nmeteor_unpriced_total 1\n"), "files have no price: {metrics}");
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,13 +151,13 @@ async fn a_failed_response_is_estimated_and_logged_as_failed() {
     assert_eq!(log.at("outcome").text(), "Failed", "{log}");
     assert_eq!(log.at("settledBy").text(), "estimate", "{log}");
     assert!(0 < log.at("usage.outputTokens").count(), "{log}");
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_project_that_received_a_response_may_continue_it() {
     let (served, tenant, _provider) = setup(FUNDS).await;
-    let other = tenant.found(&served, FUNDS, "{}").await;
+    let other = tenant.create_tenant(&served, FUNDS, "{}").await;
     let next = request_body(r#","previous_response_id":"resp_Fake1""#);
     let path = "/v1/responses";
     let (status, text, _) = call(&tenant, path, &next).await;
@@ -168,8 +168,8 @@ async fn only_the_project_that_received_a_response_may_continue_it() {
     let (status, text, _) = call(&other, path, &next).await;
     assert_eq!(status, 400, "{text}");
     assert!(text.contains("`previous_response_id` refers to state kept"), "{text}");
-    tenant.at_rest().await;
-    other.at_rest().await;
+    tenant.assert_settled().await;
+    other.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,7 +186,7 @@ async fn a_completion_is_charged_by_usage_or_estimated() {
     assert_eq!(text, seen);
     assert_eq!(log.at("settledBy").text(), "estimate", "{log}");
     assert_eq!(log.at("usage.outputTokens").count(), 2, "{log}");
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -200,11 +200,11 @@ async fn token_counts_and_moderations_cost_a_request_but_no_money() {
         let (status, text, log) = call(&tenant, target, body).await;
         assert_eq!(status, 200, "{text}");
         assert_eq!(log.at("settledBy").text(), "none", "{log}");
-        assert_eq!(provider.seen().pop().expect("the call").body, body);
+        assert_eq!(provider.requests().pop().expect("the call").body, body);
     }
     assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), 2);
     assert!(tenant.records().await.is_empty());
     let (status, text, _) = call(&tenant, "/v1/responses", &counted).await;
     assert_eq!(status, 402, "{text}");
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }

@@ -1,6 +1,6 @@
 //! A panic ends its own call and no other: what that held is settled by what was known of it.
 
-use crate::harness::limit_assertions::Told;
+use crate::harness::limit_assertions::FullResponse;
 use crate::harness::openai::bound;
 use crate::harness::price::GPT_4O_MINI;
 use crate::harness::scenario_upstream::{ScenarioGateway, USAGE};
@@ -36,27 +36,27 @@ async fn a_panic_leaves_no_hold_and_affects_no_other_call() {
         let place =
             |rows: &str| Place::new(rows).with("METEOR_CRASH", format!("{point}:{passings}:panic"));
         let mut stage = ScenarioGateway::new(FUNDS, "{}", place).await;
-        stage.served.may_panic = true;
+        stage.server.may_panic = true;
         let tenant = &stage.tenant;
-        let mut other = tenant.begun(MAX_TOKENS).await;
+        let mut other = tenant.open_stream(MAX_TOKENS).await;
         let request = crate::harness::client::Request::chat(
             &tenant.key,
             crate::harness::openai::chat("plain", MAX_TOKENS, true),
         );
         if let Ok(mut answer) = request.try_send(&tenant.proxy).await {
-            let whole = answer.rest().await.1;
+            let whole = answer.read_to_end().await.1;
             assert!(!whole, "{point}: the call whose task panicked comes to no clean end");
         }
-        assert!(stage.served.log().contains("as METEOR_CRASH says"), "{point}: it panicked");
+        assert!(stage.server.log().contains("as METEOR_CRASH says"), "{point}: it panicked");
         eventually(&format!("one hold is left: {point}"), async || {
             (tenant.holds().await.len() == 1).then_some(())
         })
         .await;
         stage.upstream.release();
-        assert!(other.rest().await.1, "{point}: the other call ends");
-        let told = Told::read(tenant.call("plain", MAX_TOKENS).await).await;
+        assert!(other.read_to_end().await.1, "{point}: the other call ends");
+        let told = FullResponse::read(tenant.call("plain", MAX_TOKENS).await).await;
         assert_eq!(told.status, 200, "{point}: the next call is served");
-        tenant.at_rest().await;
+        tenant.assert_settled().await;
 
         let records = tenant.records().await;
         let debits = records.iter().filter(|record| record.at("type").text() == "Consume");

@@ -4,7 +4,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use crate::disk_faults::{CallerResults, FUNDS, Load, Scene, USAGE, debits_by_call, rows};
+use crate::disk_faults::{
+    CallerResults, FUNDS, FaultyGateway, Load, USAGE, config_rows, debits_by_call,
+};
 use crate::harness::fault_shim::{EIO, FaultShim, Random};
 use crate::harness::openai::reply;
 use crate::harness::serve::{Place, Served};
@@ -22,13 +24,13 @@ fn cycles() -> usize {
 }
 
 /// Segments go soon after they are projected, so that some come back with the power.
-async fn start_fixture(durability: &str) -> Scene {
+async fn start_fixture(durability: &str) -> FaultyGateway {
     let provider = Upstream::start(|seen| reply(seen, USAGE, Duration::ZERO)).await;
     let journal = format!("durability = \"{durability}\"\nkeep_ms = 500\n");
-    let (shim, place) = FaultShim::with_power_loss(Place::new(&rows(&journal, &provider)));
+    let (shim, place) = FaultShim::with_power_loss(Place::new(&config_rows(&journal, &provider)));
     let served = Served::start(place).await;
     let tenant = served.tenant(FUNDS, "{}").await;
-    Scene { provider, served, tenant, shim }
+    FaultyGateway { upstream: provider, server: served, tenant, shim }
 }
 
 /// Calls until the power fails, and starts again with what the disk has; what callers saw.
@@ -36,7 +38,11 @@ async fn start_fixture(durability: &str) -> Scene {
 /// In turn: a few calls; more than a segment of them, with a database that has none of them; and
 /// a few until old segments are removed, with a start before the power fails: what it has forgotten
 /// must not come back.
-async fn power_cycle(mut scene: Scene, turn: usize, chance: &mut Random) -> (Scene, CallerResults) {
+async fn power_cycle(
+    mut scene: FaultyGateway,
+    turn: usize,
+    chance: &mut Random,
+) -> (FaultyGateway, CallerResults) {
     scene.tenant.recharge(1).await;
     if turn % 3 == 1 {
         scene.shim.inject(&[("sync", ".db-wal", EIO)]);
@@ -63,20 +69,20 @@ async fn power_cycle(mut scene: Scene, turn: usize, chance: &mut Random) -> (Sce
         _ => {}
     }
     let calls = 10 + chance.below(150);
-    load.ended(usize::try_from(calls).expect("a few")).await;
-    scene.served.kill();
+    load.wait_completed(usize::try_from(calls).expect("a few")).await;
+    scene.server.kill();
     let seen = load.stop().await;
     scene.shim.clear();
     if turn % 3 == 2 {
         scene = scene.restart().await;
-        scene.served.kill();
+        scene.server.kill();
     }
     scene.shim.lose_power(chance);
     (scene.restart().await, seen)
 }
 
 /// Every recharge that was answered is there.
-async fn expect_recharges(scene: &Scene, many: usize) {
+async fn expect_recharges(scene: &FaultyGateway, many: usize) {
     let records = scene.tenant.records().await;
     let own = records.iter().filter(|record| record.at("type").text() == "Recharge").count();
     assert_eq!(own, 1 + many);
@@ -89,12 +95,12 @@ async fn power_durability_loses_no_completed_call() {
     let (mut all, mut own) = (CallerResults::default(), 0);
     for turn in 0..cycles() {
         if turn > 0 && turn.is_multiple_of(CYCLES_PER_TENANT) {
-            let tenant = scene.tenant.found(&scene.served, FUNDS, "{}").await;
-            (scene, all, own) = (Scene { tenant, ..scene }, CallerResults::default(), 0);
+            let tenant = scene.tenant.create_tenant(&scene.server, FUNDS, "{}").await;
+            (scene, all, own) = (FaultyGateway { tenant, ..scene }, CallerResults::default(), 0);
         }
         let seen;
         (scene, seen) = power_cycle(scene, turn, &mut chance).await;
-        all.ended.extend(seen.ended);
+        all.completed.extend(seen.completed);
         own += 1;
         scene.assert_reconciled(&all).await;
         expect_recharges(&scene, own).await;
@@ -118,8 +124,8 @@ async fn process_durability_loses_only_the_unsynced_tail() {
         }
         known = now;
         if turn % CYCLES_PER_TENANT == CYCLES_PER_TENANT - 1 {
-            let tenant = scene.tenant.found(&scene.served, FUNDS, "{}").await;
-            scene = Scene { tenant, ..scene };
+            let tenant = scene.tenant.create_tenant(&scene.server, FUNDS, "{}").await;
+            scene = FaultyGateway { tenant, ..scene };
             known = debits_by_call(&scene.tenant).await;
         }
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 
 use crate::harness::client::Request;
-use crate::harness::corpus::{folder, load_corpus};
+use crate::harness::corpus::{corpus_folder, load_corpus};
 use crate::harness::exchange::Exchange;
 use crate::harness::json::Json;
 use crate::harness::serve::{Place, Served, upstream};
@@ -92,7 +92,7 @@ fn requested_model(exchange: &Exchange) -> Option<String> {
     if asked != "m" {
         return Some(asked);
     }
-    let (_, after) = exchange.answer.split_once("\"model\":")?;
+    let (_, after) = exchange.response_body.split_once("\"model\":")?;
     Some(after.trim_start().strip_prefix('"')?.split('"').next()?.to_owned())
 }
 
@@ -109,12 +109,13 @@ fn is_listed(provider: &str, model: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn recorded_answers_cost_what_the_oracle_computes() {
-    let (Some(folder), Some(command)) = (folder(), sdk::suite_command("python", "price_oracle.py"))
+    let (Some(folder), Some(command)) =
+        (corpus_folder(), sdk::suite_command("python", "price_oracle.py"))
     else {
         println!("skipped: no recordings, or no packages");
         return;
     };
-    let recordings = load_corpus(&folder).await.served.into_iter();
+    let recordings = load_corpus(&folder).await.recordings.into_iter();
     let recordings = recordings.filter(|own| own.is_original && own.exchange.status == 200);
     let recordings = recordings.map(|own| own.exchange);
     let priced: Vec<PricedExchange> = recordings.filter_map(PricedExchange::of).collect();
@@ -123,7 +124,7 @@ async fn recorded_answers_cost_what_the_oracle_computes() {
     let facts: Vec<String> = logs.iter().map(|(at, log)| usage_fact(&priced[*at], log)).collect();
     let file = served.path("usages.json");
     std::fs::write(&file, format!("[{}]", facts.join(","))).expect("the folder can be written");
-    let told = sdk::run(command, &file.display().to_string()).await.list();
+    let told = sdk::run_suite(command, &file.display().to_string()).await.list();
     assert_eq!(told.len(), logs.len());
     let mut differences: BTreeMap<String, String> = BTreeMap::new();
     for ((at, log), told) in logs.iter().zip(&told) {
@@ -149,7 +150,8 @@ async fn recorded_answers_cost_what_the_oracle_computes() {
 
 /// A gateway with a row for each model, before a provider that answers as recorded.
 async fn start_gateway(priced: &[PricedExchange]) -> (Served, Tenant, Upstream) {
-    let answers: Vec<String> = priced.iter().map(|one| one.exchange.answer.clone()).collect();
+    let answers: Vec<String> =
+        priced.iter().map(|one| one.exchange.response_body.clone()).collect();
     let provider = Upstream::start(move |seen| {
         let mark = seen.header(INDEX_HEADER).expect("the mark passes");
         Plan::json(200, answers[mark.parse::<usize>().expect("an index")].as_bytes())

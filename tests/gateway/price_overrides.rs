@@ -60,11 +60,11 @@ async fn a_posted_price_applies_from_the_next_call_until_deletion() {
     assert_eq!(call_cost(&tenant, &served.proxy).await, (cost, version), "a restart keeps it");
 
     let path = format!("{PRICES_PATH}/{}", posted.at("id").text());
-    assert_eq!(tenant.ask(Request::new("DELETE", &path)).await.status, 200);
+    assert_eq!(tenant.send(Request::new("DELETE", &path)).await.status, 200);
     assert_eq!(call_cost(&tenant, &served.proxy).await, (GPT_4O_MINI.cost(USAGE), filed));
     let listed = tenant.get(&format!("{PRICES_PATH}?model=m")).await;
     let sources: Vec<_> =
         listed.at("data").list().iter().map(|it| it.at("source").text()).collect();
     assert_eq!(sources, ["Api", "Api", "File"]);
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::anthropic::{events, message, whole};
+use crate::harness::anthropic::{complete_message, events, message};
 use crate::harness::client::Request;
 use crate::harness::openai::{Usage, WORDS};
 use crate::harness::serve::{Place, Served, model, upstream};
@@ -32,7 +32,7 @@ fn reply(seen: &ReceivedRequest, name: &str) -> Plan {
         events[end] = events[end].replacen(r#""delta":{"#, &delta, 1);
         Plan::stream(events, Duration::ZERO)
     } else {
-        Plan::json(200, whole(USAGE).replacen('{', &format!("{{{container},"), 1))
+        Plan::json(200, complete_message(USAGE).replacen('{', &format!("{{{container},"), 1))
     }
 }
 
@@ -83,8 +83,8 @@ const SECOND_IDS: [&str; 2] = ["container_second_whole", "container_second_strea
 
 /// What each upstream gave `tenant` is open to it, there, and closed to `other`.
 async fn check_access(tenant: &Tenant, other: &Tenant, upstreams: [&Upstream; 2]) {
-    let before = upstreams.map(Upstream::count);
-    let came = || [0, 1].map(|at| upstreams[at].count() - before[at]);
+    let before = upstreams.map(Upstream::request_count);
+    let came = || [0, 1].map(|at| upstreams[at].request_count() - before[at]);
     for id in FIRST_IDS {
         expect_served(tenant, &body_with_container(id)).await;
     }
@@ -119,7 +119,7 @@ async fn provider_state_belongs_to_its_project_and_survives_a_kill() {
     let upstreams = [&provider("first").await, &provider("second").await];
     let mut served = Served::start(Place::new(&rows(upstreams, ""))).await;
     let tenant = served.tenant(FUNDS, "{}").await;
-    let other = tenant.found(&served, FUNDS, "{}").await;
+    let other = tenant.create_tenant(&served, FUNDS, "{}").await;
     for (model, stream) in [("first", false), ("first", true), ("second", false), ("second", true)]
     {
         expect_served(&tenant, &message(model, Some(20), stream)).await;
@@ -133,9 +133,9 @@ async fn provider_state_belongs_to_its_project_and_survives_a_kill() {
         expect_served(&other, &message(model, Some(20), false)).await;
         expect_served(&other, &message(model, Some(20), true)).await;
     }
-    let third = other.found(&served, FUNDS, "{}").await;
+    let third = other.create_tenant(&served, FUNDS, "{}").await;
     check_access(&other, &third, upstreams).await;
-    other.at_rest().await;
+    other.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,9 +144,9 @@ async fn a_dedicated_upstream_accepts_unknown_state_ids() {
     let served = Served::start(Place::new(&rows(upstreams, "dedicated = true\n"))).await;
     let tenant = served.tenant(FUNDS, "{}").await;
     expect_served(&tenant, &body_with_container("container_of_nobody")).await;
-    assert_eq!(upstreams.map(Upstream::count), [0, 1]);
+    assert_eq!(upstreams.map(Upstream::request_count), [0, 1]);
     expect_served(&tenant, &message("first", Some(20), false)).await;
     expect_served(&tenant, &body_with_container(FIRST_IDS[0])).await;
-    assert_eq!(upstreams.map(Upstream::count), [2, 1], "where it was made");
-    tenant.at_rest().await;
+    assert_eq!(upstreams.map(Upstream::request_count), [2, 1], "where it was made");
+    tenant.assert_settled().await;
 }

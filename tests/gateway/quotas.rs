@@ -1,6 +1,6 @@
 //! Quotas over the admin API: replaced whole, of projects and of organizations, under ceilings.
 
-use crate::admin::{expect_error, scene};
+use crate::admin::{expect_error, start_gateway};
 use crate::harness::client::Request;
 use crate::harness::json::Json;
 use crate::harness::openai::chat;
@@ -8,7 +8,7 @@ use crate::harness::tenant::Tenant;
 
 /// Changes something, and reads what it became.
 async fn put(tenant: &Tenant, path: &str, body: &str) -> Json {
-    let answer = tenant.ask(Request::put(path, body)).await;
+    let answer = tenant.send(Request::put(path, body)).await;
     let (status, told) = (answer.status, answer.json().await);
     assert_eq!(status, 200, "PUT {path} {body}: {told}");
     told.at("data")
@@ -16,18 +16,18 @@ async fn put(tenant: &Tenant, path: &str, body: &str) -> Json {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quota_is_replaced_entirely_and_keeps_its_usage() {
-    let (_gateway, _upstream, tenant) = scene(1_000_000_000).await;
+    let (_gateway, _upstream, tenant) = start_gateway(1_000_000_000).await;
     let call = Request::chat(&tenant.key, chat("gpt-4o-mini", 5, false));
     call.send(&tenant.proxy).await.text().await;
     let all = r#"{"dailyRequestLimit":10,"dailyTokenLimit":1000,"monthlyRequestLimit":20,"monthlyTokenLimit":2000,"requestsPerMinuteLimit":5,"enforceQuota":false,"customResetDay":28}"#;
-    let quota = tenant.quota(all).await;
+    let quota = tenant.set_quota(all).await;
     assert_eq!(quota.at("projectId").text(), tenant.project);
     for (limit, value) in [("dailyRequestLimit", 10), ("monthlyTokenLimit", 2_000)] {
         assert_eq!(quota.at(limit).count(), value, "{quota}");
     }
     assert_eq!(quota.at("customResetDay").count(), 28);
     assert_eq!(quota.at("enforceQuota").to_string(), "false");
-    tenant.quota(r#"{"dailyTokenLimit":500}"#).await;
+    tenant.set_quota(r#"{"dailyTokenLimit":500}"#).await;
     let quota = tenant.get(&format!("/api/projects/{}/quota", tenant.project)).await;
     for absent in
         ["dailyRequestLimit", "monthlyRequestLimit", "monthlyTokenLimit", "requestsPerMinuteLimit"]
@@ -51,7 +51,7 @@ async fn a_quota_is_replaced_entirely_and_keeps_its_usage() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_organization_has_one_quota_for_all_its_projects() {
-    let (gateway, _upstream, tenant) = scene(1_000_000_000).await;
+    let (gateway, _upstream, tenant) = start_gateway(1_000_000_000).await;
     let path = "/api/organization/quota";
     let none = tenant.get(path).await;
     assert_eq!(none.at("organizationId").text(), tenant.organization);
@@ -64,7 +64,7 @@ async fn an_organization_has_one_quota_for_all_its_projects() {
     let own = tenant.get(&format!("/api/projects/{}/quota", tenant.project)).await;
     assert!(own.at("dailyRequestLimit").is_null(), "a project's is another: {own}");
 
-    let key = tenant.second_project(&gateway).await.key;
+    let key = tenant.create_second_project(&gateway).await.key;
     let mut spent = 0;
     for key in [&tenant.key, &tenant.key, &key] {
         let call = Request::chat(key, chat("gpt-4o-mini", 5, false)).send(&tenant.proxy).await;
@@ -92,7 +92,7 @@ async fn an_organization_has_one_quota_for_all_its_projects() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_organization_controls_whether_output_is_clamped() {
-    let (_gateway, _upstream, tenant) = scene(0).await;
+    let (_gateway, _upstream, tenant) = start_gateway(0).await;
     let path = "/api/organization";
     assert!(tenant.get(path).await.at("outputClamp").is_true(), "the default");
     for (body, clamps) in [
@@ -114,10 +114,10 @@ async fn an_organization_controls_whether_output_is_clamped() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quota_never_exceeds_its_ceiling() {
-    let (_gateway, _upstream, tenant) = scene(0).await;
+    let (_gateway, _upstream, tenant) = start_gateway(0).await;
     let project = format!("/api/projects/{}", tenant.project);
     let quota = format!("{project}/quota");
-    tenant.quota(r#"{"dailyRequestLimit":9}"#).await;
+    tenant.set_quota(r#"{"dailyRequestLimit":9}"#).await;
     for (ceiling, field) in [
         (r#"{"ceiling":{"dailyRequestLimit":8}}"#, "/ceiling/dailyRequestLimit"),
         (r#"{"ceiling":{"dailyRequestLimit":9,"dailyTokenLimit":5}}"#, "/ceiling/dailyTokenLimit"),
@@ -138,7 +138,7 @@ async fn a_quota_never_exceeds_its_ceiling() {
         assert_eq!(error.at("reason").text(), "above_ceiling", "{body}: {error}");
         assert_eq!(error.at("param").text(), field, "{body}: {error}");
     }
-    tenant.quota(r#"{"dailyRequestLimit":3,"dailyTokenLimit":7}"#).await;
+    tenant.set_quota(r#"{"dailyRequestLimit":3,"dailyTokenLimit":7}"#).await;
     let body = r#"{"name":"low","ceiling":{"monthlyTokenLimit":4}}"#;
     let low = tenant.post("/api/projects", body).await.at("id").text();
     let begun = tenant.get(&format!("/api/projects/{low}/quota")).await;
@@ -147,9 +147,9 @@ async fn a_quota_never_exceeds_its_ceiling() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn invalid_quota_fields_are_refused_by_name() {
-    let (_gateway, _upstream, tenant) = scene(0).await;
+    let (_gateway, _upstream, tenant) = start_gateway(0).await;
     let path = format!("/api/projects/{}/quota", tenant.project);
-    tenant.quota(r#"{"dailyRequestLimit":9}"#).await;
+    tenant.set_quota(r#"{"dailyRequestLimit":9}"#).await;
     for (field, value) in [
         ("dailyRequestLimit", "-1"),
         ("dailyTokenLimit", "1.5"),

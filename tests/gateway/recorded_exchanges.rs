@@ -10,8 +10,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::harness::corpus::{BILLING_EXCEPTIONS, Corpus, Recording, folder, load_corpus};
-use crate::harness::exchange::Cut;
+use crate::harness::corpus::{BILLING_EXCEPTIONS, Corpus, Recording, corpus_folder, load_corpus};
+use crate::harness::exchange::ReplayMode;
 use crate::harness::json::Json;
 use crate::harness::replay::{ReplayGateway, ReplayResult};
 
@@ -23,19 +23,20 @@ const REPLAYED_MIN: usize = 200;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn recorded_exchanges_pass_unchanged_and_are_metered_as_billed() {
-    let Some(folder) = folder() else {
+    let Some(folder) = corpus_folder() else {
         println!("skipped: no recordings; METEOR_RECORDED names their folder");
         return;
     };
-    let Corpus { served: recordings, skipped: left_out } = load_corpus(&folder).await;
+    let Corpus { recordings, skipped: left_out } = load_corpus(&folder).await;
     assert!(REPLAYED_MIN <= recordings.len(), "only {} recordings", recordings.len());
     let seed = seed();
     println!("{} recordings; cut by METEOR_SEED={seed}", recordings.len());
     let exchanges = recordings.iter().map(|recording| recording.exchange.clone()).collect();
     let stage = ReplayGateway::start(exchanges, seed).await;
     let takes = recordings.iter().enumerate().flat_map(|(index, recording)| {
-        let is_short = recording.exchange.answer.len() <= BYTES_MAX;
-        let cuts = Cut::ALL.into_iter().filter(move |cut| is_short || *cut != Cut::Bytes);
+        let is_short = recording.exchange.response_body.len() <= BYTES_MAX;
+        let cuts =
+            ReplayMode::ALL.into_iter().filter(move |cut| is_short || *cut != ReplayMode::Bytes);
         cuts.map(move |cut| (index, cut))
     });
     let mut replayed = stage.replay(takes).await;
@@ -53,7 +54,7 @@ async fn recorded_exchanges_pass_unchanged_and_are_metered_as_billed() {
     println!("{table}");
     let first = faults.iter().take(50).map(String::as_str).collect::<Vec<_>>().join("\n");
     assert!(faults.is_empty(), "{} faults, of which:\n{first}", faults.len());
-    stage.tenant.at_rest().await;
+    stage.tenant.assert_settled().await;
     if std::env::var_os("METEOR_RECORDED").is_none() {
         check_documentation(&table);
     }
@@ -134,18 +135,18 @@ fn report(
 ) -> (Vec<String>, String) {
     let mut kinds: BTreeMap<&str, [usize; 4]> = BTreeMap::new();
     for recording in recordings.iter().filter(|recording| recording.is_original) {
-        let [all, billed, ..] = kinds.entry(&recording.kind).or_default();
+        let [all, billed, ..] = kinds.entry(&recording.label).or_default();
         *all += 1;
         *billed += usize::from(recording.billed.is_some());
     }
     let mut faults = Vec::new();
     for replay in replayed {
         let recording = &recordings[replay.exchange];
-        let [.., passed, failed] = kinds.entry(&recording.kind).or_default();
+        let [.., passed, failed] = kinds.entry(&recording.label).or_default();
         *if replay.differences.is_empty() { passed } else { failed } += 1;
         let name = &recording.exchange.name;
         let told =
-            replay.differences.iter().map(|fault| format!("{name} {:?}: {fault}", replay.cut));
+            replay.differences.iter().map(|fault| format!("{name} {:?}: {fault}", replay.mode));
         faults.extend(told);
     }
     let mut table = "| provider | endpoint | answers | with usage | replays passed | failed |\n\

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::harness::client::Request;
 use crate::harness::demo::Gateway;
 use crate::harness::json::money;
-use crate::harness::limit_assertions::Told;
+use crate::harness::limit_assertions::FullResponse;
 use crate::harness::openai::{Usage, chat, reply};
 use crate::harness::price::GPT_4O_MINI;
 use crate::harness::tenant::Tenant;
@@ -17,20 +17,20 @@ const FUNDS: i128 = 1_000_000;
 const USAGE: Usage = Usage { prompt: 2, completion: 97, cached: 0, reasoning: 0 };
 const PATH: &str = "/api/organization/wallet/refund";
 
-async fn refund(tenant: &Tenant, call: &str, amount: i128) -> Told {
+async fn refund(tenant: &Tenant, call: &str, amount: i128) -> FullResponse {
     let body = format!(r#"{{"requestLogId":"{call}","amount":{}}}"#, money(amount));
-    Told::read(tenant.ask(Request::post(PATH, body)).await).await
+    FullResponse::read(tenant.send(Request::post(PATH, body)).await).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_refunds_never_exceed_the_consumed_amount() {
     let upstream = Upstream::start(|seen| reply(seen, USAGE, Duration::ZERO)).await;
-    let gateway = Gateway::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::new(&gateway, FUNDS, "{}").await;
     let other = Tenant::new(&gateway, FUNDS, "{}").await;
     let request = Request::chat(&tenant.key, chat(GPT_4O_MINI.model, 100, true));
     let mut answer = request.send(&tenant.proxy).await;
-    assert!(answer.rest().await.1);
+    assert!(answer.read_to_end().await.1);
     let (call, cost) = (answer.id(), GPT_4O_MINI.cost(USAGE));
     assert_eq!(tenant.debit(&call).await.at("amount").nano(), cost);
     let usage = tenant.usage().await;
@@ -72,7 +72,7 @@ async fn concurrent_refunds_never_exceed_the_consumed_amount() {
     for field in ["dailyUsage.requestCount", "dailyUsage.tokenCount"] {
         assert_eq!(after.at(field).count(), usage.at(field).count(), "what was used stays used");
     }
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 
     // The money is there for calls at once.
     let most =

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::harness::client::Request;
 use crate::harness::demo::Gateway;
 use crate::harness::json::Json;
-use crate::harness::limit_assertions::{LIMITS, Level, Limit, Told};
+use crate::harness::limit_assertions::{FullResponse, LIMITS, Level, Limit};
 use crate::harness::openai::{Usage, bound, chat, reply};
 use crate::harness::price::GPT_4O_MINI;
 use crate::harness::tenant::Tenant;
@@ -25,7 +25,7 @@ async fn a_call_in_flight_holds_its_bound_in_money_and_tokens() {
         reply(seen, bound_usage(true), Duration::ZERO).insert_step(0, Step::Stall)
     })
     .await;
-    let gateway = Gateway::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::new(&gateway, 1_000_000_000, r#"{"dailyTokenLimit":100000}"#).await;
     let body = chat(GPT_4O_MINI.model, MAX_TOKENS, true);
     let request = Request::chat(&tenant.key, &body);
@@ -47,19 +47,19 @@ async fn a_call_in_flight_holds_its_bound_in_money_and_tokens() {
     assert_eq!(usage.at("quotaLimitRemaining.dailyTokens").count(), 100_000 - used.total());
     upstream.release();
     call.await.expect("the call ends");
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_exceeded_limit_in_order_is_named() {
     let upstream = Upstream::start(|_| Plan::json(500, "{}")).await;
-    let gateway = Gateway::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     let mut tenant = Tenant::new(&gateway, 0, "{}").await;
     let zeros = |limits: &[Limit]| {
         let each = limits.iter().map(|limit| format!(r#""{}":0"#, limit.field));
         each.collect::<Vec<_>>().join(",")
     };
-    tenant.organization_quota(&format!("{{{}}}", zeros(&LIMITS))).await;
+    tenant.set_organization_quota(&format!("{{{}}}", zeros(&LIMITS))).await;
     let named = |limits: String| format!(r#"{{"name":"narrow",{limits}}}"#);
     let spend = zeros(&LIMITS[8..]);
     let minute = zeros(&LIMITS[4..5]);
@@ -69,37 +69,37 @@ async fn the_first_exceeded_limit_in_order_is_named() {
         let told = tenant.limit_status(level.name(), limit.field).await;
         assert!(told.at("enforced").is_true(), "{told}");
     };
-    tenant.key = tenant.new_key(&gateway, &named(format!("{spend},{minute}"))).await;
+    tenant.key = tenant.create_key(&gateway, &named(format!("{spend},{minute}"))).await;
     for first in 0..LIMITS.len() {
-        tenant.quota(&format!("{{{}}}", zeros(&LIMITS[first..]))).await;
+        tenant.set_quota(&format!("{{{}}}", zeros(&LIMITS[first..]))).await;
         refused(&tenant, &LIMITS[first], Level::Project).await;
     }
-    tenant.quota("{}").await;
+    tenant.set_quota("{}").await;
     refused(&tenant, &LIMITS[4], Level::Key).await;
-    tenant.key = tenant.new_key(&gateway, &named(spend)).await;
+    tenant.key = tenant.create_key(&gateway, &named(spend)).await;
     refused(&tenant, &LIMITS[8], Level::Key).await;
-    tenant.key = tenant.new_key(&gateway, r#"{"name":"wide"}"#).await;
+    tenant.key = tenant.create_key(&gateway, r#"{"name":"wide"}"#).await;
     for first in 0..LIMITS.len() {
-        tenant.organization_quota(&format!("{{{}}}", zeros(&LIMITS[first..]))).await;
+        tenant.set_organization_quota(&format!("{{{}}}", zeros(&LIMITS[first..]))).await;
         refused(&tenant, &LIMITS[first], Level::Organization).await;
     }
-    tenant.organization_quota("{}").await;
+    tenant.set_organization_quota("{}").await;
     let error = send_call(&tenant).await.assert_error(402, &["insufficient_balance"]);
     assert_eq!(error.at("type").text(), "insufficient_quota");
-    assert_eq!(upstream.count(), 0, "nothing that was refused reached the provider");
+    assert_eq!(upstream.request_count(), 0, "nothing that was refused reached the provider");
     assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), 0);
 }
 
-async fn send_call(tenant: &Tenant) -> Told {
+async fn send_call(tenant: &Tenant) -> FullResponse {
     let request = Request::chat(&tenant.key, chat(GPT_4O_MINI.model, MAX_TOKENS, false));
-    Told::read(request.send(&tenant.proxy).await).await
+    FullResponse::read(request.send(&tenant.proxy).await).await
 }
 
 /// A storm of refusals is no storm in the log, and yet none is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_beyond_ten_per_second_share_one_log_entry() {
     let upstream = Upstream::start(|_| Plan::json(500, "{}")).await;
-    let gateway = Gateway::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::new(&gateway, 0, r#"{"dailyRequestLimit":0}"#).await;
     let abreast: Vec<_> = (0..10)
         .map(|_| {
@@ -126,7 +126,7 @@ async fn refusals_beyond_ten_per_second_share_one_log_entry() {
         assert_eq!(log.at("refusal").text(), "daily_requests_exceeded", "{log}");
         assert_eq!(log.at("settledBy").text(), "none", "{log}");
     }
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 /// A call in each dialect, without a key.
@@ -147,7 +147,7 @@ async fn expect_in_each_dialect(
 ) {
     let mut codes = Vec::new();
     for ((request, name), dialect) in requests.into_iter().zip(names).zip(0..) {
-        let told = Told::read(request.send(proxy).await).await;
+        let told = FullResponse::read(request.send(proxy).await).await;
         assert_eq!(told.status, status, "{told:?}");
         assert_eq!(told.header("x-meteor-error-source"), "gateway");
         let (body, id) = (Json::new(&told.body), told.header("x-request-id"));
@@ -185,7 +185,7 @@ async fn each_refusal_has_the_error_shape_of_its_dialect() {
     let rich = Tenant::new(&gateway, 1_000_000_000, "{}").await;
     let poor = Tenant::new(&gateway, 0, "{}").await;
     let spent = Tenant::new(&gateway, 1_000_000_000, r#"{"dailyRequestLimit":0}"#).await;
-    let narrow = rich.new_key(&gateway, r#"{"name":"narrow","allowedModels":["gpt-4o"]}"#).await;
+    let narrow = rich.create_key(&gateway, r#"{"name":"narrow","allowedModels":["gpt-4o"]}"#).await;
     let (proxy, model) = (&*gateway.proxy, GPT_4O_MINI.model);
     let by = |key: &str, model: &str| calls_in_each_dialect(model).map(|call| call.bearer(key));
 
@@ -212,6 +212,6 @@ async fn each_refusal_has_the_error_shape_of_its_dialect() {
         dialects.sort();
         assert_eq!(dialects, ["anthropic", "gemini", "openai"]);
         assert_eq!(logs.len(), refused, "{logs:?}");
-        tenant.at_rest().await;
+        tenant.assert_settled().await;
     }
 }

@@ -166,11 +166,11 @@ async fn check_suite(dialect: Dialect, runtime: &str, script: &str) {
     let served = Served::start(gateway_config(dialect, &provider.url, &nowhere)).await;
     let built_in = Gateway::with_built_in_provider().await;
     let funded = served.tenant(FUNDS, "{}").await;
-    let narrow = funded.new_key(&served, r#"{"name":"narrow","allowedModels":["other"]}"#).await;
-    let poor = funded.found(&served, 0, "{}").await;
-    let held = funded.found(&served, FEW_FUNDS, "{}").await;
-    let spent = funded.found(&served, FUNDS, r#"{"dailyRequestLimit":0}"#).await;
-    let hurried = funded.found(&served, FUNDS, r#"{"requestsPerMinuteLimit":0}"#).await;
+    let narrow = funded.create_key(&served, r#"{"name":"narrow","allowedModels":["other"]}"#).await;
+    let poor = funded.create_tenant(&served, 0, "{}").await;
+    let held = funded.create_tenant(&served, FEW_FUNDS, "{}").await;
+    let spent = funded.create_tenant(&served, FUNDS, r#"{"dailyRequestLimit":0}"#).await;
+    let hurried = funded.create_tenant(&served, FUNDS, r#"{"requestsPerMinuteLimit":0}"#).await;
     let keys = [
         ("funded", &*funded.key),
         ("narrow", &narrow),
@@ -183,13 +183,18 @@ async fn check_suite(dialect: Dialect, runtime: &str, script: &str) {
     ];
     let stalled = dialect.stalled_call(&held.key).send(&served.proxy).await;
     assert_eq!(stalled.status, 200);
-    let said = run(command, &suite_facts(dialect, &served.proxy, &built_in.proxy, &keys)).await;
+    let said =
+        run_suite(command, &suite_facts(dialect, &served.proxy, &built_in.proxy, &keys)).await;
     provider.release();
     stalled.text().await;
 
     let forwarded = said.at("forwarded").count() + 1;
-    assert_eq!(provider.count() as u64, forwarded, "each call once, and none that was refused");
-    for seen in provider.seen() {
+    assert_eq!(
+        provider.request_count() as u64,
+        forwarded,
+        "each call once, and none that was refused"
+    );
+    for seen in provider.requests() {
         let told = keys.iter().find(|(_, key)| (seen.target.clone() + &seen.head).contains(key));
         assert!(told.is_none(), "a key reached the provider: {told:?}");
     }
@@ -199,9 +204,9 @@ async fn check_suite(dialect: Dialect, runtime: &str, script: &str) {
             tenant.logs().await.into_iter().filter(|log| log.at("outcome").text() == "Refused");
         let counted: u64 = refused.map(|log| log.at("count").count()).sum();
         assert_eq!(counted, said.at("sent").at(name).count(), "attempts in the log of {name}");
-        tenant.at_rest().await;
+        tenant.assert_settled().await;
     }
-    funded.at_rest().await;
+    funded.assert_settled().await;
     let newcomer = Tenant::of_demo(&built_in);
     for told in said.at("told").list() {
         let log = newcomer.log(&told.at("requestLogId").text()).await;
@@ -210,7 +215,7 @@ async fn check_suite(dialect: Dialect, runtime: &str, script: &str) {
             assert_eq!(log.at(unit).count(), told.at(unit).count(), "{unit} of {log}");
         }
     }
-    newcomer.at_rest().await;
+    newcomer.assert_settled().await;
 }
 
 /// A gateway with what a suite asks for, and with one upstream that is away.

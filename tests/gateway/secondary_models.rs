@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::dialect_routing::{reply, scene};
+use crate::dialect_routing::{reply, start_gateway};
 use crate::harness::client::Request;
 use crate::harness::serve::{Place, Served, upstream};
 use crate::harness::upstream::{Plan, Upstream};
@@ -12,7 +12,7 @@ use crate::harness::upstream::{Plan, Upstream};
 #[tokio::test(flavor = "multi_thread")]
 async fn secondary_models_must_be_served_and_allowed() {
     let provider = Upstream::start(reply).await;
-    let (served, tenant) = scene(&provider, "").await;
+    let (served, tenant) = start_gateway(&provider, "").await;
     for (target, body) in [
         ("/v1/chat/completions", r#"{"model":"plain","messages":[],"models":["renamed"]}"#),
         ("/v1beta/models/plain:embedContent", r#"{"model":"models/renamed","content":{}}"#),
@@ -27,7 +27,7 @@ async fn secondary_models_must_be_served_and_allowed() {
             r#"{{"model":"plain","messages":[],"max_tokens":9,"fallbacks":[{{"model":"{other}"}}]}}"#
         )
     };
-    let narrow = tenant.new_key(&served, r#"{"name":"narrow","allowedModels":["plain"]}"#).await;
+    let narrow = tenant.create_key(&served, r#"{"name":"narrow","allowedModels":["plain"]}"#).await;
     for (key, other, status) in [
         (&tenant.key, "nobody-serves-it", 404),
         (&narrow, "other", 403),
@@ -38,8 +38,8 @@ async fn secondary_models_must_be_served_and_allowed() {
         let request = Request::post("/v1/messages", with(other)).header("x-api-key", key);
         assert_eq!(request.send(&tenant.proxy).await.status, status, "{other}");
     }
-    assert_eq!(provider.count(), 1);
-    tenant.at_rest().await;
+    assert_eq!(provider.request_count(), 1);
+    tenant.assert_settled().await;
 }
 
 /// What the provider says of a call that another model worked on: 10 + 3 tokens of the totals, and
@@ -110,5 +110,5 @@ async fn each_model_of_a_call_is_billed_at_its_price() {
             tenant.get(&format!("/api/price-lists/{name}")).await;
         }
     }
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }

@@ -35,7 +35,7 @@ async fn expect_refused(request: Request, gateway: &Gateway, status: u16) -> Jso
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_key_is_401_and_has_no_effect() {
     let upstream = answering_upstream().await;
-    let gateway = Gateway::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::new(&gateway, 1_000_000_000, "{}").await;
     let body = chat(MODEL, 5, false);
     let mut other = tenant.key.clone().into_bytes();
@@ -58,8 +58,8 @@ async fn a_wrong_key_is_401_and_has_no_effect() {
     // A key is no token: the admin listener does not know it.
     let answer = Request::get("/api/projects").bearer(&tenant.key).send(&gateway.admin).await;
     assert_eq!(answer.status, 401);
-    assert_eq!(upstream.count(), 0);
-    tenant.at_rest().await;
+    assert_eq!(upstream.request_count(), 0);
+    tenant.assert_settled().await;
     assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), 0);
     assert!(tenant.logs().await.is_empty(), "a call without a key belongs to nobody's log");
 }
@@ -88,7 +88,7 @@ async fn the_key_is_accepted_in_five_positions_and_never_forwarded() {
         let request = request.header("openai-organization", "org-x").header("x-mine", "kept");
         assert_eq!(request.send(&gateway.proxy).await.status, 200, "{request:?}");
     }
-    let seen = upstream.seen();
+    let seen = upstream.requests();
     assert_eq!(seen.len(), 9);
     for seen in seen {
         let head = seen.head.to_lowercase();
@@ -115,7 +115,7 @@ async fn the_key_is_accepted_in_five_positions_and_never_forwarded() {
     }
     let nowhere = Request::get(&format!("/v1beta/files?key={key}"));
     assert_eq!(nowhere.send(&gateway.proxy).await.status, 404);
-    assert_eq!(upstream.count(), 9);
+    assert_eq!(upstream.request_count(), 9);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,7 +141,7 @@ async fn an_upstream_credential_error_becomes_a_502_without_its_body() {
             let kind = Json::new(&body).at("error.type").text();
             assert!(kind == "upstream_error" || shut, "{body}");
         }
-        tenant.at_rest().await;
+        tenant.assert_settled().await;
         assert_eq!(tenant.wallet().await.at("balance").nano(), 1_000_000_000, "it costs nothing");
     }
 }
@@ -159,7 +159,7 @@ async fn other_provider_errors_pass_byte_for_byte() {
         plan
     })
     .await;
-    let gateway = Gateway::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::new(&gateway, 1_000_000_000, "{}").await;
     for status in [400, 404, 409, 418, 422] {
         let body = format!(r#"{{"model":"{MODEL}","messages":[],"max_tokens":5,"seed":{status}}}"#);
@@ -173,7 +173,7 @@ async fn other_provider_errors_pass_byte_for_byte() {
         assert_eq!(answer.header("openai-organization"), None);
         assert_eq!(answer.text().await, text);
     }
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
     assert_eq!(tenant.wallet().await.at("balance").nano(), 1_000_000_000, "an error costs nothing");
     assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), 5, "but it counts");
 }
@@ -200,7 +200,7 @@ fn echo_target(seen: &ReceivedRequest) -> Plan {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_echoed_secret_in_the_target_is_redacted() {
-    let provider = Upstream::start(echo).await;
+    let provider = Upstream::start(echo_target).await;
     let auth = "auth = { kind = \"query\", parameter = \"code\", secret = { env = \"CODE\" } }\n";
     let own = upstream("own", &provider.url) + auth;
     let none = upstream("none", &provider.url);
@@ -236,14 +236,14 @@ async fn an_echoed_secret_in_the_target_is_redacted() {
     let answer = call("n", 404, 2).await;
     assert_eq!((answer.status, answer.header("location")), (404, None));
     assert!(answer.header("x-asked").is_some() && answer.text().await.len() > 64 << 10);
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
     assert_eq!(tenant.wallet().await.at("balance").nano(), 1_000_000_000, "an error costs nothing");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_are_stored_as_hashes_except_in_the_demo_file() {
     let upstream = answering_upstream().await;
-    let mut gateway = Gateway::before(&upstream).await;
+    let mut gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::new(&gateway, 1_000_000_000, "{}").await;
     for key in [&gateway.key, &tenant.key] {
         let call = Request::chat(key, chat(MODEL, 5, true)).send(&gateway.proxy).await;
@@ -251,7 +251,7 @@ async fn keys_are_stored_as_hashes_except_in_the_demo_file() {
     }
     gateway.terminate();
     gateway.ended().await;
-    let (mut folders, mut files) = (vec![gateway.data()], 0);
+    let (mut folders, mut files) = (vec![gateway.data_folder()], 0);
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry")) {
             let meta = entry.metadata().expect("the facts of a file");

@@ -161,7 +161,7 @@ async fn a_client_that_reads_nothing_blocks_only_its_own_provider() {
     let id = stalled.id();
     let debit = scene.tenant.debit(&id).await;
     assert_eq!(debit.at("amount").nano(), GPT_4O_MINI.cost(USAGE));
-    scene.tenant.at_rest().await;
+    scene.tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,7 +194,7 @@ async fn a_slow_reader_gets_every_byte_without_delaying_others() {
     assert!(at_most < MEMORY_MAX, "{at_most} bytes for a client that reads slowly");
     assert!(rest == flood_events(None).concat().as_bytes(), "every byte");
     assert_eq!(tenant.debit(&id).await.at("amount").nano(), GPT_4O_MINI.cost(USAGE));
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -211,14 +211,14 @@ async fn a_client_stalled_while_sending_holds_nothing_and_delays_nobody() {
     let usage = scene.tenant.usage().await;
     assert_eq!(usage.at("dailyUsage.requestCount").count(), 100, "{usage}");
     assert_eq!(usage.at("dailyUsage.heldRequests").count(), 0, "{usage}");
-    assert_eq!(scene.provider.count(), 100, "nothing of theirs is forwarded");
+    assert_eq!(scene.provider.request_count(), 100, "nothing of theirs is forwarded");
     for PartialRequest { stream, rest } in halves {
         let answer = with_deadline("an answer", send_on(stream, &rest)).await.expect("an answer");
         assert_eq!(answer.status, 200);
         answer.text().await;
     }
-    assert_eq!(scene.provider.count(), 105);
-    scene.tenant.at_rest().await;
+    assert_eq!(scene.provider.request_count(), 105);
+    scene.tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -237,14 +237,14 @@ async fn a_client_stalled_beyond_the_timeout_counts_as_disconnected() {
     assert_eq!(told.status, 400);
     let told = told.json().await;
     assert!(told.at("error.message").text().contains("did not come in time"), "{told}");
-    scene.tenant.at_rest().await;
+    scene.tenant.assert_settled().await;
 
     let mut stalled = scene.flooded_client().await;
-    scene.provider.left(0).await;
+    scene.provider.wait_for_disconnect(0).await;
     let id = stalled.id();
     eventually("its hold ends", async || scene.tenant.holds().await.is_empty().then_some(())).await;
     let spent = scene.tenant.debit(&id).await.at("amount").nano();
     assert!(0 < spent, "what came is charged");
-    assert!(!stalled.rest().await.1, "and its end is a cut");
-    scene.tenant.at_rest().await;
+    assert!(!stalled.read_to_end().await.1, "and its end is a cut");
+    scene.tenant.assert_settled().await;
 }

@@ -62,7 +62,7 @@ async fn open_streams(tenant: &Tenant, streams: usize) -> Vec<Response> {
 async fn finish_streams(streams: Vec<Response>) {
     let ends = streams.into_iter().map(|mut stream| {
         tokio::spawn(async move {
-            let (rest, whole) = stream.rest().await;
+            let (rest, whole) = stream.read_to_end().await;
             assert!(whole && rest.ends_with(b"data: [DONE]\n\n"), "it comes to its end");
         })
     });
@@ -86,7 +86,7 @@ async fn an_open_stream_takes_no_more_than_32_kb() {
     let tenant = served.tenant(1_000_000_000_000, "{}").await;
     provider.release();
     finish_streams(open_streams(&tenant, WARMUP_STREAMS).await).await;
-    provider.hold();
+    provider.stall_again();
     ended.store(false, SeqCst);
     let none = served.resident_bytes();
     let streams = open_streams(&tenant, STREAMS).await;
@@ -105,5 +105,5 @@ async fn an_open_stream_takes_no_more_than_32_kb() {
     assert!(in_midst <= BYTES_MAX && flowing <= BYTES_MAX, "{in_midst}, flowing {flowing}");
     let calls = tenant.usage().await.at("dailyUsage.requestCount").count();
     assert_eq!(calls, (WARMUP_STREAMS + STREAMS) as u64);
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }

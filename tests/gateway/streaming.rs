@@ -23,7 +23,7 @@ struct Fixture {
 impl Fixture {
     async fn new(plan: impl Fn(&ReceivedRequest) -> Plan + Send + Sync + 'static) -> Self {
         let upstream = Upstream::start(plan).await;
-        let gateway = Gateway::before(&upstream).await;
+        let gateway = Gateway::with_upstream(&upstream).await;
         let tenant = Tenant::new(&gateway, 100_000_000_000, "{}").await;
         Self { gateway, upstream, tenant }
     }
@@ -59,7 +59,7 @@ impl Fixture {
         ] {
             assert_eq!(told.at(unit).count(), count, "{unit}: {told}");
         }
-        self.tenant.at_rest().await;
+        self.tenant.assert_settled().await;
     }
 }
 
@@ -79,7 +79,7 @@ async fn usage_the_gateway_requested_is_hidden_from_the_client() {
     ] {
         let (text, id) = scene.call(&stream_body(options)).await;
         assert_eq!(text, events(WORDS, None).concat(), "as if usage had not been asked for");
-        let seen = scene.upstream.seen().pop().expect("the provider was asked");
+        let seen = scene.upstream.requests().pop().expect("the provider was asked");
         assert!(seen.is_set("stream_options.include_usage"), "{}", seen.body);
         let kept = seen.json().find("stream_options.include_obfuscation").is_some();
         assert_eq!(kept, options.contains("include_obfuscation"), "{}", seen.body);
@@ -94,7 +94,7 @@ async fn a_client_that_requests_usage_receives_every_provider_byte() {
     let body = stream_body(r#","stream_options":{"include_usage":true}"#);
     let (text, id) = scene.call(&body).await;
     assert_eq!(text, events(WORDS, Some(USAGE)).concat());
-    assert_eq!(scene.upstream.seen()[0].body, body, "what needs no change gets none");
+    assert_eq!(scene.upstream.requests()[0].body, body, "what needs no change gets none");
     scene.expect_cost(&id, &GPT_4O_MINI, USAGE).await;
 }
 
@@ -107,7 +107,7 @@ async fn a_plain_call_passes_byte_for_byte_in_both_directions() {
     );
     let (text, id) = scene.call(&body).await;
     assert_eq!(text, completion(USAGE));
-    assert_eq!(scene.upstream.seen()[0].body, body);
+    assert_eq!(scene.upstream.requests()[0].body, body);
     scene.expect_cost(&id, &GPT_4O_MINI, USAGE).await;
 }
 
@@ -187,7 +187,7 @@ async fn output_is_not_delayed_and_the_terminator_comes_last() {
     assert_eq!(text, first_two, "all that the provider has said");
     assert_within(Duration::from_secs(2), start, Instant::now(), "the words so far");
     scene.upstream.release();
-    let (rest, whole) = answer.rest().await;
+    let (rest, whole) = answer.read_to_end().await;
     assert!(whole);
     text.push_str(std::str::from_utf8(&rest).expect("UTF-8"));
     assert_eq!(text, expected.concat());
@@ -229,7 +229,7 @@ async fn a_cost_above_the_hold_is_charged_as_overage() {
     let debit = scene.tenant.debit(&id).await;
     assert_eq!(debit.at("amount").nano(), GPT_4O_MINI.cost(usage), "{debit}");
     assert!(debit.at("overage").is_true(), "{debit}");
-    scene.tenant.at_rest().await;
+    scene.tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -247,7 +247,7 @@ async fn a_response_without_usage_is_charged_by_estimate() {
         let debit = scene.tenant.debit(&id).await;
         assert_eq!(debit.at("settledBy").text(), "estimate", "{debit}");
         assert!(debit.at("amount").nano() > 0, "{debit}");
-        scene.tenant.at_rest().await;
+        scene.tenant.assert_settled().await;
     }
 }
 
@@ -264,5 +264,5 @@ async fn an_error_in_mid_stream_reaches_the_client_unchanged() {
     let (text, id) = scene.call(&stream_body("")).await;
     assert_eq!(text, events(WORDS, None)[..3].concat() + error);
     assert_eq!(scene.tenant.log(&id).await.at("settledBy").text(), "estimate");
-    scene.tenant.at_rest().await;
+    scene.tenant.assert_settled().await;
 }

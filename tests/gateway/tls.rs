@@ -70,11 +70,11 @@ async fn calls_by_https_complete_on_one_connection() {
         let debit = tenant.debit(&id).await;
         assert_eq!(debit.at("amount").nano(), GPT_4O_MINI.cost(USAGE), "{debit}");
     }
-    let seen = provider.seen();
+    let seen = provider.requests();
     assert!(seen.iter().all(|seen| seen.connection == 0), "it is kept: {seen:?}");
     let port = provider.url.rsplit(':').next().expect("a port");
     assert_eq!(seen[0].header("host"), Some(&*format!("localhost:{port}")));
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,8 +89,8 @@ async fn a_body_larger_than_a_tls_record_arrives_complete() {
     let body = chat("gpt-4o-mini", 50, false).replace("hello", &long);
     let answer = Request::chat(&tenant.key, &body).send(&tenant.proxy).await;
     assert_eq!(answer.text().await, text);
-    assert_eq!(provider.seen()[0].body, body);
-    tenant.at_rest().await;
+    assert_eq!(provider.requests()[0].body, body);
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,7 +123,7 @@ async fn without_root_certificates_only_http_upstreams_are_served() {
         let request = Request::chat(&tenant.key, chat(name, 50, false));
         assert_eq!(request.send(&tenant.proxy).await.status, status, "{name}");
     }
-    assert_eq!((unsecured.count(), secure.count()), (2, 0));
+    assert_eq!((unsecured.request_count(), secure.request_count()), (2, 0));
     assert!(served.log().contains("tls.roots"), "the log says what to look at");
 }
 
@@ -146,8 +146,8 @@ async fn expect_untrusted(acceptor: TlsAcceptor, believed: &Authority) {
         assert_eq!(log.at("settledBy").text(), "none", "{log}");
         assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), 0);
     }
-    assert_eq!(provider.count(), 0, "nothing was said to it");
+    assert_eq!(provider.request_count(), 0, "nothing was said to it");
     assert_eq!(tenant.usage().await.at("dailyUsage.tokenCount").count(), 0);
     assert_eq!(tenant.wallet().await.at("balance").nano(), FUNDS);
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }

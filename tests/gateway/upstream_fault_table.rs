@@ -2,7 +2,7 @@
 //! is charged, and who is asked next. `docs/upstreams.md` is written from it, `misbehaving` proves it.
 
 use crate::harness::openai::{Usage, WORDS, completion, error, error_event, events};
-use crate::harness::raw_upstream::{WireAction, say};
+use crate::harness::raw_upstream::{WireAction, send};
 
 pub const USAGE: Usage = Usage { prompt: 14, completion: 6, cached: 2, reasoning: 0 };
 
@@ -100,7 +100,7 @@ pub fn whole_body() -> String {
 }
 
 fn half_body() -> String {
-    whole()[..whole().len() / 2].to_owned()
+    whole_body()[..whole_body().len() / 2].to_owned()
 }
 
 /// The last byte waits to see whether it is the last of all.
@@ -190,19 +190,19 @@ pub static FAULTS: &[FaultRow] = &[
     )),
     with_short_timeouts(error_row(
         "says `100 Continue`, and then nothing",
-        || vec![say("HTTP/1.1 100 Continue\r\n\r\n"), WireAction::AwaitClose],
+        || vec![send("HTTP/1.1 100 Continue\r\n\r\n"), WireAction::AwaitClose],
         Observed::UpstreamError(504),
         true,
     )),
     with_short_timeouts(error_row(
         "stalls within the head",
-        || vec![say(&JSON_HEAD[..40]), WireAction::AwaitClose],
+        || vec![send(&JSON_HEAD[..40]), WireAction::AwaitClose],
         Observed::UpstreamError(504),
         true,
     )),
     error_row(
         "garbles the head",
-        || vec![say("HTTP/9 what?\r\n\r\n")],
+        || vec![send("HTTP/9 what?\r\n\r\n")],
         Observed::UpstreamError(502),
         true,
     ),
@@ -210,7 +210,7 @@ pub static FAULTS: &[FaultRow] = &[
         "sends a head without an end",
         || {
             vec![
-                say(JSON_HEAD),
+                send(JSON_HEAD),
                 WireAction::Repeat(format!("x-more: {}\r\n", "m".repeat(65_536)).into()),
             ]
         },
@@ -219,74 +219,74 @@ pub static FAULTS: &[FaultRow] = &[
     ),
     error_row(
         "429 with `Retry-After`",
-        || vec![say(sized_response("429 Slow", "retry-after: 7\r\n", error()))],
+        || vec![send(sized_response("429 Slow", "retry-after: 7\r\n", error()))],
         Observed::Relayed(429),
         true,
     ),
     error_row(
         "429 without",
-        || vec![say(sized_response("429 Slow", "", error()))],
+        || vec![send(sized_response("429 Slow", "", error()))],
         Observed::Relayed(429),
         true,
     ),
     FaultRow {
         behavior: Behavior::Recovers(
-            || vec![say(sized_response("500 Oh", "", error()))],
-            || vec![say(sized_response("200 OK", "", &whole()))],
+            || vec![send(sized_response("500 Oh", "", error()))],
+            || vec![send(sized_response("200 OK", "", &whole_body()))],
         ),
         ..error_row("500, and the next time an answer", Vec::new, Observed::Relayed(500), true)
     },
     error_row(
         "503 for ever",
-        || vec![say(sized_response("503 No", "", error()))],
+        || vec![send(sized_response("503 No", "", error()))],
         Observed::Relayed(503),
         true,
     ),
     error_row(
         "401 to the gateway's own credential",
-        || vec![say(sized_response("401 Who", "", error()))],
+        || vec![send(sized_response("401 Who", "", error()))],
         Observed::GatewayError(502),
         true,
     ),
     error_row(
         "302 to another place",
-        || vec![say(sized_response("302 There", "location: http://elsewhere/\r\n", error()))],
+        || vec![send(sized_response("302 There", "location: http://elsewhere/\r\n", error()))],
         Observed::Relayed(302),
         false,
     ),
     with_short_timeouts(row(
         "stalls after the head",
-        || vec![say(chunked(&[])), WireAction::AwaitClose],
+        || vec![send(chunked(&[])), WireAction::AwaitClose],
         expect_cut(true, empty_body),
     )),
     with_short_timeouts(row(
         "stalls between two events",
-        || vec![say(chunked(&good_events()[..3])), WireAction::AwaitClose],
+        || vec![send(chunked(&good_events()[..3])), WireAction::AwaitClose],
         expect_cut(true, || first_events(3)),
     )),
     row(
         "cuts within an event",
-        || vec![say(chunked(&good_events()[..3])), say(chunk(&good_events()[3][..20]))],
+        || vec![send(chunked(&good_events()[..3])), send(chunk(&good_events()[3][..20]))],
         expect_cut(true, || first_events(3) + &good_events()[3][..20]),
     ),
     row(
         "cuts before the usage",
-        || vec![say(chunked(&without_usage()))],
+        || vec![send(chunked(&without_usage()))],
         expect_cut(true, || without_usage().concat()),
     ),
     row(
         "cuts after the usage, before `[DONE]`",
-        || vec![say(chunked(&good_events()[..good_events().len() - 1]))],
+        || vec![send(chunked(&good_events()[..good_events().len() - 1]))],
         (true, Observed::Cut, || first_events(good_events().len() - 1), Charged::Usage),
     ),
     row(
         "cuts after `[DONE]`, before the last chunk",
-        || vec![say(chunked(&good_events()))],
+        || vec![send(chunked(&good_events()))],
         (true, Observed::AllButEnd, all_events, Charged::Usage),
     ),
     row(
         "garbles the size of a chunk",
-        || vec![say(chunked(&good_events()[..2])), say("what?\r\n")],
+        || vec![send(chunked(&good_events()[..2])), send("what?\r\n")],
         expect_cut(true, || first_events(2)),
     ),
     row(
@@ -294,7 +294,7 @@ pub static FAULTS: &[FaultRow] = &[
         || {
             let mut events = good_events();
             events.insert(2, "data: {\"what?\n\n".to_owned());
-            vec![say(chunked(&events)), say("0\r\n\r\n"), WireAction::AwaitClose]
+            vec![send(chunked(&events)), send("0\r\n\r\n"), WireAction::AwaitClose]
         },
         expect_complete(true, || {
             first_events(2) + "data: {\"what?\n\n" + &good_events()[2..].concat()
@@ -304,21 +304,21 @@ pub static FAULTS: &[FaultRow] = &[
         "an error event in a stream of 200",
         || {
             let events = [&good_events()[..3], &[error_event()]].concat();
-            vec![say(chunked(&events)), say("0\r\n\r\n"), WireAction::AwaitClose]
+            vec![send(chunked(&events)), send("0\r\n\r\n"), WireAction::AwaitClose]
         },
         (true, Observed::Complete, || first_events(3) + &error_event(), Charged::Estimate),
     ),
     row(
         "200 with an error for a body",
-        || vec![say(sized_response("200 OK", "", error()))],
+        || vec![send(sized_response("200 OK", "", error()))],
         (false, Observed::Complete, error_body, Charged::Estimate),
     ),
     row(
         "sends less than its `content-length`, and closes",
         || {
-            vec![say(format!(
+            vec![send(format!(
                 "{JSON_HEAD}content-length: {}\r\n\r\n{}",
-                whole().len(),
+                whole_body().len(),
                 half_body()
             ))]
         },
@@ -327,16 +327,16 @@ pub static FAULTS: &[FaultRow] = &[
     with_short_timeouts(row(
         "sends less than its `content-length`, and stalls",
         || {
-            let head = format!("{JSON_HEAD}content-length: {}\r\n\r\n", whole().len() + 9);
-            vec![say(head + &whole()), WireAction::AwaitClose]
+            let head = format!("{JSON_HEAD}content-length: {}\r\n\r\n", whole_body().len() + 9);
+            vec![send(head + &whole_body()), WireAction::AwaitClose]
         },
-        expect_cut(false, || without_last_byte(whole())),
+        expect_cut(false, || without_last_byte(whole_body())),
     )),
     row(
         "sends more than its `content-length`",
         || {
             let head = format!("{JSON_HEAD}content-length: {}\r\n\r\n", half_body().len());
-            vec![say(head + &whole()), WireAction::AwaitClose]
+            vec![send(head + &whole_body()), WireAction::AwaitClose]
         },
         (false, Observed::Complete, half_body, Charged::Estimate),
     ),
@@ -344,11 +344,11 @@ pub static FAULTS: &[FaultRow] = &[
         "sends garbage after the end",
         || {
             vec![
-                say(sized_response("200 OK", "", &whole()) + "HTTP/9 what?\r\n\r\n"),
+                send(sized_response("200 OK", "", &whole_body()) + "HTTP/9 what?\r\n\r\n"),
                 WireAction::AwaitClose,
             ]
         },
-        expect_complete(false, whole),
+        expect_complete(false, whole_body),
     ),
     row(
         "drips, a byte at a time",
@@ -362,13 +362,13 @@ pub static FAULTS: &[FaultRow] = &[
     ),
     row(
         "streams without an end",
-        || vec![say(chunked(&[])), WireAction::Repeat(chunk(&good_events()[1]).into())],
+        || vec![send(chunked(&[])), WireAction::Repeat(chunk(&good_events()[1]).into())],
         (true, Observed::Disconnects, empty_body, Charged::Estimate),
     ),
     row(
         "HTTP/1.0, without a length",
-        || vec![say(JSON_HEAD.replace("1.1", "1.0") + "\r\n" + &whole())],
-        expect_complete(false, whole),
+        || vec![send(JSON_HEAD.replace("1.1", "1.0") + "\r\n" + &whole_body())],
+        expect_complete(false, whole_body),
     ),
 ];
 
@@ -420,7 +420,7 @@ fn fault_table() -> String {
         let retried = if row.retried { "yes" } else { "no" };
         format!("| {} | {sees} | {charged} | {retried} |\n", row.name)
     };
-    ROWS.iter().map(told).collect()
+    FAULTS.iter().map(told).collect()
 }
 
 #[test]

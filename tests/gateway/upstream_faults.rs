@@ -13,7 +13,9 @@ use crate::harness::serve::{Place, Served, model, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Upstream, closed_port};
 use crate::harness::wait::eventually;
-use crate::upstream_fault_table::{Behavior, Charged, FaultRow, Observed, ROWS, USAGE, whole};
+use crate::upstream_fault_table::{
+    Behavior, Charged, FAULTS, FaultRow, Observed, USAGE, whole_body,
+};
 
 /// What the other one uses, which is well.
 const HEALTHY_USAGE: Usage = Usage { prompt: 13, completion: 5, cached: 1, reasoning: 0 };
@@ -51,7 +53,7 @@ impl FaultyProvider {
 
     fn request_count(&self) -> usize {
         match self {
-            Self::Scripted(rude) => rude.asked(),
+            Self::Scripted(rude) => rude.request_count(),
             Self::Closed { .. } => 0,
         }
     }
@@ -85,7 +87,7 @@ async fn expect_observed(row: &FaultRow, mut answer: Response) {
         }
         return;
     }
-    let (body, ended) = answer.rest().await;
+    let (body, ended) = answer.read_to_end().await;
     let body = String::from_utf8(body).expect(what);
     let is_whole = !matches!(row.observed, Observed::Cut | Observed::AllButEnd);
     assert_eq!(ended, is_whole, "{what}: {body}");
@@ -159,9 +161,9 @@ async fn check_row(
     if let (Behavior::Recovers(..), FaultyProvider::Scripted(rude)) = (&row.behavior, &provider) {
         let answer = call(row, &tenant, &format!("alone-{at}")).await;
         let id = answer.id();
-        assert_eq!(answer.text().await, whole(), "{what}");
+        assert_eq!(answer.text().await, whole_body(), "{what}");
         cost += expect_charge(row, &tenant, &id, Charged::Usage, USAGE).await;
-        assert_eq!(rude.asked(), 2, "{what}");
+        assert_eq!(rude.request_count(), 2, "{what}");
         requests += 1;
     }
 
@@ -183,17 +185,17 @@ async fn check_row(
     }
     assert_eq!(attempts(&tenant, &id).await, 1 + u64::from(row.retried), "{what}");
     let others =
-        well.seen().iter().filter(|seen| seen.body.contains(&format!("backed-{at}\""))).count();
+        well.requests().iter().filter(|seen| seen.body.contains(&format!("backed-{at}\""))).count();
     assert_eq!(others, usize::from(row.retried), "{what}: the other is asked once or not at all");
     let counted = tenant.usage().await.at("dailyUsage.requestCount").count();
     // Whether the request had begun to go out when the connection closed is for chance to say.
     let unsure = u64::from(matches!(row.behavior, Behavior::ClosesConnection));
     assert!((requests - unsure..=requests).contains(&counted), "{what}: {counted} requests");
     assert_eq!(tenant.wallet().await.at("balance").nano(), FUNDS - cost, "{what}");
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
     if let FaultyProvider::Scripted(rude) = &provider {
         eventually(&format!("{what}: no connection is left to hang"), async || {
-            (rude.open() <= 2).then_some(())
+            (rude.open_connections() <= 2).then_some(())
         })
         .await;
     }
@@ -208,7 +210,7 @@ async fn each_upstream_fault_matches_its_table_row() {
     let well = Arc::new(Upstream::start(|seen| reply(seen, HEALTHY_USAGE, Duration::ZERO)).await);
     let mut rows = upstream("well", &well.url);
     let mut providers = Vec::new();
-    for (at, row) in ROWS.iter().enumerate() {
+    for (at, row) in FAULTS.iter().enumerate() {
         let provider = FaultyProvider::start(row).await;
         // Two of them, so that neither the circuit nor the connections of one are the other's.
         for name in ["alone", "backed"] {
@@ -228,13 +230,13 @@ async fn each_upstream_fault_matches_its_table_row() {
     let operator = served.tenant(0, "{}").await;
     let proofs = LocalSet::new();
     let mut begun = Vec::new();
-    for ((at, row), provider) in ROWS.iter().enumerate().zip(providers) {
-        let tenant = operator.found(&served, FUNDS, "{}").await;
+    for ((at, row), provider) in FAULTS.iter().enumerate().zip(providers) {
+        let tenant = operator.create_tenant(&served, FUNDS, "{}").await;
         begun.push(proofs.spawn_local(check_row(row, at, tenant, provider, Arc::clone(&well))));
     }
     proofs.await;
     let mut failed = Vec::new();
-    for (proof, row) in begun.into_iter().zip(ROWS) {
+    for (proof, row) in begun.into_iter().zip(FAULTS) {
         failed.extend(proof.await.is_err().then_some(row.name));
     }
     assert!(failed.is_empty(), "these do not hold: {failed:?}");

@@ -62,7 +62,7 @@ async fn the_upstream_model_replaces_only_the_model_in_the_body() {
             let log = complete(&tenant, &body.replace('@', name)).await;
             assert_eq!(log.at("model").text(), "assistant", "{log}");
             assert_eq!(log.at("upstreamModel").text(), odd, "{log}");
-            let seen = provider.seen().pop().expect("the call");
+            let seen = provider.requests().pop().expect("the call");
             let expected = body.replace('@', there);
             assert_eq!(seen.body, expected);
             assert_eq!(seen.header("content-length"), Some(&*expected.len().to_string()));
@@ -70,12 +70,12 @@ async fn the_upstream_model_replaces_only_the_model_in_the_body() {
     }
     let log = complete(&tenant, &chat("plain", 9, false)).await;
     assert!(log.at("upstreamModel").is_null(), "it has no other name there: {log}");
-    assert_eq!(provider.seen().pop().expect("the call").body, chat("plain", 9, false));
+    assert_eq!(provider.requests().pop().expect("the call").body, chat("plain", 9, false));
 
     let listed = Request::get("/v1/models").bearer(&tenant.key).send(&tenant.proxy).await;
     let listed = listed.text().await;
     assert!(listed.contains("assistant") && !listed.contains("vendor"), "{listed}");
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,14 +92,14 @@ async fn a_stream_gets_the_upstream_model_and_the_usage_option() {
     ] {
         let log = complete(&tenant, sent).await;
         assert_eq!(log.at("upstreamModel").text(), "vendor-7b", "{log}");
-        let seen = provider.seen().pop().expect("the call");
+        let seen = provider.requests().pop().expect("the call");
         assert_eq!(seen.json().at("model").text(), "vendor-7b", "{}", seen.body);
         assert!(seen.is_set("stream_options.include_usage"), "{}", seen.body);
         for kept in [r#""stream":true"#, r#""messages":[]"#, r#""max_tokens":9"#] {
             assert!(seen.body.contains(kept), "{}", seen.body);
         }
     }
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,9 +135,9 @@ async fn the_second_target_serves_when_the_first_fails() {
         assert!(log.at("upstreamModel").is_null(), "{name}: {log}");
         assert_eq!(log.at("attempts").count(), 2, "{name}: {log}");
         assert_eq!(log.at("settledBy").text(), "usage", "{name}: {log}");
-        assert_eq!(second.count(), turn + 1, "{name}: asked once");
+        assert_eq!(second.request_count(), turn + 1, "{name}: asked once");
         if let Some(first) = first {
-            let seen = first.seen();
+            let seen = first.requests();
             assert_eq!(seen.len(), 1, "{name}: asked once");
             assert_eq!(seen[0].json().at("model").text(), "only-there");
         }
@@ -145,7 +145,7 @@ async fn the_second_target_serves_when_the_first_fails() {
     let calls = firsts.len() as u64;
     assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), calls);
     assert_eq!(tenant.records().await.len() as u64, calls + 1, "one debit each, and the recharge");
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -172,8 +172,8 @@ async fn a_call_that_fails_over_has_one_hold() {
     assert_eq!(tenant.wallet().await.at("frozenAmount").nano(), most);
     second.release();
     assert_eq!(call.await.expect("the call"), completion(USAGE));
-    assert_eq!((first.count(), second.count()), (1, 1));
-    tenant.at_rest().await;
+    assert_eq!((first.request_count(), second.request_count()), (1, 1));
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,8 +189,8 @@ async fn a_client_error_is_not_retried_on_the_second_target() {
     assert!(answer.text().await.contains("failed by plan"));
     let log = tenant.log(&id).await;
     assert_eq!(log.at("attempts").count(), 1, "{log}");
-    assert_eq!((first.count(), second.count()), (1, 0));
-    tenant.at_rest().await;
+    assert_eq!((first.request_count(), second.request_count()), (1, 0));
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -221,7 +221,7 @@ async fn when_every_target_fails_the_last_error_is_returned_free() {
         assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), requests);
     }
     assert_eq!(tenant.wallet().await.at("balance").nano(), FUNDS);
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -233,14 +233,14 @@ async fn a_connection_is_reused_until_the_upstream_closes_it() {
         for stream in [false, true] {
             let log = complete(&tenant, &chat("plain", 40, stream)).await;
             assert_eq!(log.at("attempts").count(), 1, "not another target: {log}");
-            let seen = provider.seen().pop().expect("the call");
+            let seen = provider.requests().pop().expect("the call");
             assert_eq!(seen.connection, round, "one connection until it is closed");
         }
         // The next call may come before the gateway has noticed: it is sent again all the same.
         provider.close_idle_connections().await;
     }
-    assert_eq!(provider.count(), 20, "no call came twice");
-    tenant.at_rest().await;
+    assert_eq!(provider.request_count(), 20, "no call came twice");
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -259,14 +259,14 @@ async fn a_silent_upstream_times_out() {
     assert_eq!(log.at("outcome").text(), "Failed", "{log}");
     assert_eq!(answer.json().await.at("error.type").text(), "upstream_error");
     assert_eq!(tenant.wallet().await.at("balance").nano(), FUNDS);
-    provider.left(0).await;
+    provider.wait_for_disconnect(0).await;
 
     let request = Request::chat(&tenant.key, chat("plain", 40, true));
     let mut answer = request.send(&tenant.proxy).await;
     assert_eq!(answer.status, 200, "it had begun");
-    let (rest, whole) = answer.rest().await;
+    let (rest, whole) = answer.read_to_end().await;
     assert!(!whole, "a broken answer is never a clean end: {rest:?}");
-    provider.left(1).await;
+    provider.wait_for_disconnect(1).await;
     let id = answer.id();
     let logged = eventually("the end is noted", async || {
         let logs = tenant.logs().await;
@@ -274,7 +274,7 @@ async fn a_silent_upstream_times_out() {
     })
     .await;
     assert_eq!(logged.at("settledBy").text(), "estimate", "{logged}");
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -315,7 +315,7 @@ async fn the_upstream_receives_its_credential_but_not_the_clients() {
             assert_eq!(answer.status, 200, "{name}");
             assert!(!format!("{:?}", answer.headers).contains(secret), "{name}");
             answer.text().await;
-            let seen = provider.seen().pop().expect("the call");
+            let seen = provider.requests().pop().expect("the call");
             assert_eq!(seen.target, target, "{name}");
             assert!(!seen.head.contains(&tenant.key), "{name}: {}", seen.head);
             for header in ["authorization", "api-key"] {
@@ -326,7 +326,7 @@ async fn the_upstream_receives_its_credential_but_not_the_clients() {
             assert_eq!(seen.header("x-team"), Some(team), "{name}: {}", seen.head);
         }
     }
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -342,7 +342,7 @@ async fn a_model_of_another_dialect_is_unknown() {
     let answer = call.send(&tenant.proxy).await;
     assert_eq!(answer.status, 404);
     assert_eq!(answer.json().await.at("error").at("code").text(), "model_not_found");
-    assert_eq!(provider.count(), 0);
+    assert_eq!(provider.request_count(), 0);
     let listed = Request::get("/v1/models").bearer(&tenant.key).send(&tenant.proxy).await;
     let listed = listed.json().await.at("data").list();
     assert_eq!(listed.iter().map(|model| model.at("id").text()).collect::<Vec<_>>(), ["gpt"]);

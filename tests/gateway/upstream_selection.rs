@@ -71,11 +71,11 @@ impl UpstreamPair {
 
     /// Calls, and says who was asked and how it was answered.
     async fn call(&self, model: &str) -> (usize, usize, u16) {
-        let before = (self.first.provider.count(), self.second.provider.count());
+        let before = (self.first.provider.request_count(), self.second.provider.request_count());
         let request = Request::chat(&self.tenant.key, chat(model, 9, false));
         let mut answer = request.send(&self.tenant.proxy).await;
-        answer.rest().await;
-        let after = (self.first.provider.count(), self.second.provider.count());
+        answer.read_to_end().await;
+        let after = (self.first.provider.request_count(), self.second.provider.request_count());
         (after.0 - before.0, after.1 - before.1, answer.status)
     }
 
@@ -121,7 +121,7 @@ async fn a_failing_upstream_is_skipped_until_a_probe_succeeds() {
     let told = pair.health().await;
     assert_eq!(told.at("circuit").text(), "Closed", "{told}");
     assert!(told.at("lastOkAt").text().ends_with('Z'), "{told}");
-    pair.tenant.at_rest().await;
+    pair.tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,7 +139,7 @@ async fn a_models_only_upstream_is_used_despite_its_open_circuit() {
     pair.first.set_status(200);
     assert_eq!(pair.call("only").await, (1, 0, 200));
     assert_eq!(pair.metric("meteor_upstream_circuit").await, 0, "who answers is back");
-    pair.tenant.at_rest().await;
+    pair.tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,7 +162,7 @@ async fn a_skipped_upstream_is_tried_after_all_others_failed() {
     let log = pair.tenant.log(&id).await;
     assert_eq!(log.at("attempts").count(), 2, "{log}");
     assert_eq!(log.at("upstream").text(), "first", "{log}");
-    pair.tenant.at_rest().await;
+    pair.tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,7 +179,7 @@ async fn a_refused_credential_opens_the_circuit_and_429_never_does() {
     assert_eq!(pair.call("both").await, (1, 1, 200));
     assert_eq!(pair.call("both").await, (0, 1, 200));
     assert_eq!(pair.metric("meteor_upstream_circuit_opened_total").await, 1);
-    pair.tenant.at_rest().await;
+    pair.tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,7 +201,7 @@ async fn retry_after_starts_a_cooldown_for_that_model_only() {
     pair.first.set_status(200);
     eventually("it serves again", async || (pair.call("both").await.0 == 1).then_some(())).await;
     assert!(asked.elapsed() >= Duration::from_secs(1), "not before its time");
-    pair.tenant.at_rest().await;
+    pair.tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,7 +224,7 @@ async fn cut_responses_open_the_circuit() {
     for broken in 1..=4 {
         let request = Request::chat(&pair.tenant.key, chat("both", 9, true));
         let mut answer = request.send(&pair.tenant.proxy).await;
-        assert!(!answer.rest().await.1, "it breaks off");
+        assert!(!answer.read_to_end().await.1, "it breaks off");
         assert_eq!(pair.metric("meteor_upstream_cut_total").await, broken);
     }
     assert_eq!(pair.call("both").await, (0, 1, 200));
@@ -252,8 +252,9 @@ async fn targets_of_one_priority_share_the_calls_by_weight() {
     for _ in 0..200 {
         call().await;
     }
-    let counts =
-        |names: &[&str]| names.iter().map(|name| providers[name].provider.count()).sum::<usize>();
+    let counts = |names: &[&str]| {
+        names.iter().map(|name| providers[name].provider.request_count()).sum::<usize>()
+    };
     assert_eq!(counts(&["heavy", "light"]), 200, "a spare and a later one are not asked");
     // Six times as far from 150 as is usual.
     assert!((113..=187).contains(&counts(&["heavy"])), "{}", counts(&["heavy"]));
@@ -263,7 +264,7 @@ async fn targets_of_one_priority_share_the_calls_by_weight() {
         call().await;
         assert_eq!(counts(&[next]), before + 1, "{next} comes after {gone}");
     }
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -285,7 +286,7 @@ async fn an_alias_is_one_more_name_of_a_model() {
         assert_eq!(answer.status, 200, "{asked}");
         let id = answer.id();
         answer.text().await;
-        let seen = provider.provider.seen().pop().expect("the call");
+        let seen = provider.provider.requests().pop().expect("the call");
         assert_eq!(seen.body, chat(sent, 9, false), "the provider does not know an alias");
         assert_eq!(tenant.log(&id).await.at("model").text(), logged);
     }
@@ -297,9 +298,9 @@ async fn an_alias_is_one_more_name_of_a_model() {
         ("oth*", "latest", 403),
     ] {
         let key = format!(r#"{{"name":"{allowed} {asked}","allowedModels":["{allowed}"]}}"#);
-        let key = tenant.new_key(&served, &key).await;
+        let key = tenant.create_key(&served, &key).await;
         let answer = Request::chat(&key, chat(asked, 9, false)).send(&tenant.proxy).await;
         assert_eq!(answer.status, status, "{asked} by a key to {allowed}");
     }
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
 }

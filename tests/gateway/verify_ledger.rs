@@ -79,7 +79,7 @@ async fn verification_under_load_reports_no_false_violation() {
     let place = Place::new(&format!("[journal]\nsegment_bytes = 1048576\nkeep_ms = 0\n{rows}"));
     let served = Served::start(place.clone()).await;
     let tenant = served.tenant(FUNDS, "{}").await;
-    let other = tenant.found(&served, FUNDS, "{}").await;
+    let other = tenant.create_tenant(&served, FUNDS, "{}").await;
     let stop = Arc::new(AtomicBool::new(false));
     let both = [tenant, other];
     let callers: Vec<_> = (0..16)
@@ -135,8 +135,8 @@ async fn a_killed_ledger_verifies_and_tampered_records_are_reported() {
         }
     })
     .await;
-    let mut gateway = Gateway::before(&provider).await;
-    let (tenant, data) = (Tenant::of_demo(&gateway), gateway.data());
+    let mut gateway = Gateway::with_upstream(&provider).await;
+    let (tenant, data) = (Tenant::of_demo(&gateway), gateway.data_folder());
     for _ in 0..10 {
         complete_call(&tenant).await.expect("a call");
     }
@@ -218,7 +218,7 @@ fn a_missing_or_foreign_database_cannot_be_verified() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_gateway_reports_a_tampered_wallet() {
     let provider = Upstream::start(|seen| reply(seen, USAGE, Duration::ZERO)).await;
-    let gateway = Gateway::before(&provider).await;
+    let gateway = Gateway::with_upstream(&provider).await;
     let tenant = Tenant::of_demo(&gateway);
     complete_call(&tenant).await.expect("a call");
     eventually("the watch follows", async || {
@@ -227,7 +227,7 @@ async fn a_running_gateway_reports_a_tampered_wallet() {
     })
     .await;
     assert_eq!(metric(&gateway.admin, "meteor_ledger_violations_total").await, 0);
-    tamper(&gateway.data(), "UPDATE wallets SET balance_nano = balance_nano + 1").await;
+    tamper(&gateway.data_folder(), "UPDATE wallets SET balance_nano = balance_nano + 1").await;
     // One in the database, and one beside what is in memory.
     eventually("the watch tells", async || {
         let told = metric(&gateway.admin, "meteor_ledger_violations_total").await;

@@ -7,7 +7,7 @@ use tokio::sync::Barrier;
 
 use crate::harness::client::Request;
 use crate::harness::demo::Gateway;
-use crate::harness::limit_assertions::Told;
+use crate::harness::limit_assertions::FullResponse;
 use crate::harness::openai::{Usage, chat, reply};
 use crate::harness::price::GPT_4O_MINI;
 use crate::harness::tenant::Tenant;
@@ -29,7 +29,7 @@ async fn concurrent_calls_are_served_exactly_up_to_the_wallet_balance() {
     let usage = Usage::of(9, MAX_TOKENS);
     let cost = GPT_4O_MINI.cost(usage);
     let upstream = Upstream::start(move |seen| reply(seen, usage, Duration::ZERO)).await;
-    let gateway = Gateway::before(&upstream).await;
+    let gateway = Gateway::with_upstream(&upstream).await;
     let money = cost * i128::try_from(paid).expect("few");
     // A last nano-unit is missing for one more.
     let tenant = Tenant::new(&gateway, money + cost - 1, "{}").await;
@@ -41,7 +41,7 @@ async fn concurrent_calls_are_served_exactly_up_to_the_wallet_balance() {
             let request = Request::chat(&tenant.key, &body);
             tokio::spawn(async move {
                 start.wait().await;
-                Told::read(request.send(&proxy).await).await
+                FullResponse::read(request.send(&proxy).await).await
             })
         })
         .collect();
@@ -54,8 +54,8 @@ async fn concurrent_calls_are_served_exactly_up_to_the_wallet_balance() {
             told.assert_error(402, &["insufficient_balance", "balance_on_hold"]);
         }
     }
-    assert_eq!((served, upstream.count()), (paid, paid), "of {calls}");
+    assert_eq!((served, upstream.request_count()), (paid, paid), "of {calls}");
     assert_eq!(tenant.wallet().await.at("balance").nano(), cost - 1);
-    tenant.at_rest().await;
+    tenant.assert_settled().await;
     println!("{served} of {calls} were served");
 }

@@ -127,11 +127,11 @@ pub fn error_event(kind: &str) -> String {
 pub fn reply(seen: &ReceivedRequest, usage: Usage, pace: Duration) -> Plan {
     let offered = seen.json().find("tools").is_some();
     if seen.target.contains("/count_tokens") {
-        Plan::json(200, counted(usage))
+        Plan::json(200, token_count(usage))
     } else if seen.is_set("stream") {
         Plan::stream(if offered { tool_events(usage) } else { events(WORDS, usage) }, pace)
     } else {
-        Plan::json(200, if offered { tool_use(usage) } else { whole(usage) })
+        Plan::json(200, if offered { tool_use(usage) } else { complete_message(usage) })
     }
 }
 

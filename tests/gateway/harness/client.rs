@@ -226,7 +226,7 @@ impl Response {
     }
 
     pub async fn text(mut self) -> String {
-        let (body, whole) = self.rest().await;
+        let (body, whole) = self.read_to_end().await;
         let body = String::from_utf8(body).expect("the body is UTF-8");
         assert!(whole, "the body was cut after {body:?}");
         body

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use crate::harness::client::Request;
 use crate::harness::demo::Gateway;
-use crate::harness::limit_assertions::{Level, Limit, MINUTE_SECONDS, Told};
+use crate::harness::limit_assertions::{FullResponse, Level, Limit, MINUTE_SECONDS};
 use crate::harness::openai::{Usage, bound, chat, reply};
 use crate::harness::price::GPT_4O_MINI;
 use crate::harness::tenant::Tenant;
@@ -50,7 +50,7 @@ pub struct LoadOutcome {
     pub reached: usize,
     /// How many were open there at once.
     pub open_max: usize,
-    pub refused: Vec<Told>,
+    pub refused: Vec<FullResponse>,
 }
 
 /// The most that one of its calls can use.
@@ -58,10 +58,10 @@ pub fn max_usage(stream: bool) -> Usage {
     bound(&chat(GPT_4O_MINI.model, MAX_TOKENS, stream), MAX_TOKENS)
 }
 
-impl Storm {
+impl LoadSpec {
     /// Calls of which each uses all that it may.
     pub fn at_max_usage(calls: usize, stream: bool, latency_ms: u64) -> Self {
-        Self { calls, stream, pace: Pace::Ms(latency_ms), usage: most(stream), bounded: true }
+        Self { calls, stream, pace: Pace::Ms(latency_ms), usage: max_usage(stream), bounded: true }
     }
 
     /// One of its calls. Its headers tell the provider what to do.
@@ -110,7 +110,7 @@ impl LoadRegistry {
     }
 }
 
-type Worker = JoinHandle<Vec<Told>>;
+type Worker = JoinHandle<Vec<FullResponse>>;
 
 /// Begins to send so many calls, 64 abreast: these in turn, each to its proxy.
 fn spawn_workers(
@@ -124,7 +124,7 @@ fn spawn_workers(
         tokio::spawn(async move {
             let mut answers = Vec::new();
             while tickets.fetch_add(1, Ordering::Relaxed) < calls {
-                answers.push(Told::read(request.send(&proxy).await).await);
+                answers.push(FullResponse::read(request.send(&proxy).await).await);
                 answered.fetch_add(1, Ordering::Relaxed);
             }
             answers
@@ -134,7 +134,7 @@ fn spawn_workers(
 }
 
 /// All that was answered.
-async fn collect_responses(workers: Vec<Worker>) -> Vec<Told> {
+async fn collect_responses(workers: Vec<Worker>) -> Vec<FullResponse> {
     let mut answers = Vec::new();
     for worker in workers {
         answers.extend(worker.await.expect("no worker fails"));
@@ -143,7 +143,7 @@ async fn collect_responses(workers: Vec<Worker>) -> Vec<Told> {
 }
 
 /// Sends this call so many times, 64 abreast; all answers.
-pub async fn send_concurrently(proxy: &str, request: &Request, calls: usize) -> Vec<Told> {
+pub async fn send_concurrently(proxy: &str, request: &Request, calls: usize) -> Vec<FullResponse> {
     collect_responses(spawn_workers(
         vec![(request.clone(), proxy.to_owned())],
         calls,
@@ -159,21 +159,21 @@ pub struct LoadGateway {
     loads: Arc<LoadRegistry>,
 }
 
-impl Scene {
+impl LoadGateway {
     pub async fn new() -> Self {
         let storms = Arc::new(LoadRegistry::default());
         let noted = Arc::clone(&storms);
         let upstream = Upstream::start(move |request| plan(request, &noted)).await;
-        Self { gateway: Gateway::before(&upstream).await, upstream, loads: storms }
+        Self { gateway: Gateway::with_upstream(&upstream).await, upstream, loads: storms }
     }
 
     /// Sends them all, by these callers in turn.
-    pub async fn run(&self, storm: Storm, callers: &[Tenant]) -> Outcome {
+    pub async fn run(&self, storm: LoadSpec, callers: &[Tenant]) -> LoadOutcome {
         static STORMS: AtomicUsize = AtomicUsize::new(0);
         let name = STORMS.fetch_add(1, Ordering::Relaxed).to_string();
         let answered = Arc::new(AtomicUsize::new(0));
         let request = |caller: &Tenant| {
-            (storm.call(&caller.key).header("x-storm", &name), caller.proxy.clone())
+            (storm.request(&caller.key).header("x-storm", &name), caller.proxy.clone())
         };
         let workers = spawn_workers(callers.iter().map(request).collect(), storm.calls, &answered);
         if let Pace::UntilOpen(open) = storm.pace {
@@ -188,11 +188,11 @@ impl Scene {
             self.upstream.release();
         }
         let mut refused = collect_responses(workers).await;
-        self.upstream.hold();
+        self.upstream.stall_again();
         assert_eq!(refused.len(), storm.calls);
         refused.retain(|answer| answer.status != 200);
         let LoadCounters { reached, open_max, .. } = self.loads.update(&name, |seen| *seen);
-        Outcome { served: storm.calls - refused.len(), reached, open_max, refused }
+        LoadOutcome { served: storm.calls - refused.len(), reached, open_max, refused }
     }
 }
 
@@ -228,7 +228,7 @@ pub struct Tenants {
 impl Tenants {
     /// Two keys of one project, both secrets of one key, or two projects of one organization.
     pub async fn with_limit(limit: &Limit, level: Level, value: i128, gateway: &Gateway) -> Self {
-        let quota = limit.quota(value);
+        let quota = limit.quota_json(value);
         let tenant = async |quota: &str| Tenant::new(gateway, FUNDS, quota).await;
         let one = match level {
             Level::Project => tenant(&quota).await,
@@ -236,28 +236,28 @@ impl Tenants {
         };
         match level {
             Level::Project => {
-                let key = one.new_key(gateway, r#"{"name":"second"}"#).await;
-                let free = one.second_project(gateway).await;
-                Self { limited: vec![one.clone(), Tenant { key, ..one }], free: Some(free) }
+                let key = one.create_key(gateway, r#"{"name":"second"}"#).await;
+                let free = one.create_second_project(gateway).await;
+                Self { limited: vec![one.clone(), Tenant { key, ..one }], unlimited: Some(free) }
             }
             Level::Key => {
                 let body = format!(r#"{{"name":"own",{}"#, &quota[1..]);
-                let old = one.new_key(gateway, &body).await;
-                let new = one.rotated("own", gateway).await;
+                let old = one.create_key(gateway, &body).await;
+                let new = one.rotate_key("own", gateway).await;
                 let with = |key| Tenant { key, ..one.clone() };
-                Self { limited: vec![with(old), with(new)], free: Some(one) }
+                Self { limited: vec![with(old), with(new)], unlimited: Some(one) }
             }
             Level::Organization => {
-                one.organization_quota(&quota).await;
-                let second = one.second_project(gateway).await;
-                Self { limited: vec![one, second], free: None }
+                one.set_organization_quota(&quota).await;
+                let second = one.create_second_project(gateway).await;
+                Self { limited: vec![one, second], unlimited: None }
             }
         }
     }
 
     pub async fn assert_settled(&self) {
         for tenant in &self.limited {
-            tenant.at_rest().await;
+            tenant.assert_settled().await;
         }
     }
 }

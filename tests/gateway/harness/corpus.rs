@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::compression::CODINGS;
+use crate::compression::ENCODINGS;
 use crate::harness::client::Request;
 use crate::harness::exchange::Exchange;
 use crate::harness::json::Json;
@@ -109,21 +109,21 @@ pub async fn load_corpus(folder: &Path) -> Corpus {
         }
         let recorded = read_json(&folder.join(&file));
         let wire = entry.at("wire_encoding").to_string();
-        let known = CODINGS.into_iter().find(|coding| wire.trim_matches('"') == *coding);
-        let coding = known.unwrap_or(CODINGS[index % CODINGS.len()]);
+        let known = ENCODINGS.into_iter().find(|coding| wire.trim_matches('"') == *coding);
+        let coding = known.unwrap_or(ENCODINGS[index % ENCODINGS.len()]);
         let tier = recorded.find("truth.service_tier").filter(|tier| !tier.is_null());
         let own = Recording {
-            kind: format!("| {provider} | {endpoint} |"),
+            label: format!("| {provider} | {endpoint} |"),
             billed: billed_units(&file, &recorded),
             fails: recorded.find("truth.error_events").is_some(),
             tier: tier.map(|tier| tier.text()),
-            exchange: Exchange { coding, ..read_exchange(file, &endpoint, &recorded) },
+            exchange: Exchange { encoding: coding, ..read_exchange(file, &endpoint, &recorded) },
             is_original: true,
         };
         recordings.extend(without_usage_request(&own));
         recordings.push(own);
     }
-    Corpus { served: recordings, skipped: left_out }
+    Corpus { recordings: recordings, skipped: left_out }
 }
 
 /// Those of the endpoints whose path the gateway knows.
@@ -148,7 +148,7 @@ fn without_usage_request(recording: &Recording) -> Option<Recording> {
     let is_stream = body.find("stream").is_some_and(|stream| stream.is_true());
     let options = body.find("stream_options")?.to_string();
     (is_stream && options.contains("true")).then(|| Recording {
-        kind: recording.kind.clone(),
+        label: recording.label.clone(),
         is_original: false,
         fails: recording.fails,
         tier: recording.tier.clone(),
@@ -204,10 +204,10 @@ fn read_exchange(file: String, endpoint: &str, recorded: &Json) -> Exchange {
         target,
         headers: headers.collect(),
         body,
-        coding: "",
+        encoding: "",
         status: u16::try_from(recorded.at("response.status").count()).expect("a status"),
         response_headers: answer_headers.collect(),
-        answer: recorded.at("response.body").text(),
+        response_body: recorded.at("response.body").text(),
         name: file,
     }
 }

@@ -67,7 +67,7 @@ pub struct Deployment {
     upstream: Upstream,
     open: Arc<AtomicUsize>,
     process: Option<Process>,
-    pub limited_tenants: Vec<Place>,
+    pub limited_tenants: Vec<LimitedTenant>,
     pub client_views: Vec<ClientView>,
     pub payments: Vec<Payment>,
 }
@@ -108,15 +108,15 @@ impl Deployment {
                 LimitedBy::Spend => (limit_step(LimitedBy::Nothing), "{}".to_owned()),
                 _ => (limit_step(LimitedBy::Nothing), quota(*bites, limit)),
             };
-            let tenant = operator.found(process, funds, &quota).await;
+            let tenant = operator.create_tenant(process, funds, &quota).await;
             if *bites == LimitedBy::Spend {
-                tenant.organization_quota(&self::quota(*bites, limit)).await;
+                tenant.set_organization_quota(&self::quota(*bites, limit)).await;
             }
-            site.limited_tenants.push(Place { tenant, limited_by: *bites, limit });
+            site.limited_tenants.push(LimitedTenant { tenant, limited_by: *bites, limit });
         }
-        let mut second = site.limited_tenants[0].tenant.second_project(process).await;
-        second.key = second.new_key(process, r#"{"name":"third"}"#).await;
-        site.limited_tenants.push(Place {
+        let mut second = site.limited_tenants[0].tenant.create_second_project(process).await;
+        second.key = second.create_key(process, r#"{"name":"third"}"#).await;
+        site.limited_tenants.push(LimitedTenant {
             tenant: second,
             limited_by: LimitedBy::Nothing,
             limit: 0,
@@ -156,7 +156,7 @@ impl Deployment {
         wait_ready(&operator.admin).await;
         let took = begun.elapsed();
         process.hides(&operator.token);
-        for Place { tenant, .. } in &mut self.limited_tenants {
+        for LimitedTenant { tenant, .. } in &mut self.limited_tenants {
             process.hides(&tenant.key);
             tenant.admin.clone_from(&operator.admin);
             tenant.proxy.clone_from(&operator.proxy);
@@ -197,7 +197,7 @@ impl Deployment {
 
     /// The first marker that no call has had.
     pub fn next_marker(&self) -> u32 {
-        self.client_views.iter().map(|heard| heard.ask.marker + 1).max().unwrap_or_default()
+        self.client_views.iter().map(|heard| heard.call.marker + 1).max().unwrap_or_default()
     }
 
     /// The calls that have reached the provider, as its own log has them.
@@ -214,7 +214,7 @@ impl Deployment {
     /// Gives every tenant that is at its limit room for some calls more.
     pub async fn raise_limits(&mut self) {
         for at in 0..self.limited_tenants.len() {
-            let Place { tenant, limited_by: bites, limit } = &mut self.limited_tenants[at];
+            let LimitedTenant { tenant, limited_by: bites, limit } = &mut self.limited_tenants[at];
             match bites {
                 LimitedBy::Nothing => continue,
                 LimitedBy::Wallet => {
@@ -228,9 +228,9 @@ impl Deployment {
             }
             let quota = quota(*bites, *limit);
             if *bites == LimitedBy::Spend {
-                tenant.organization_quota(&quota).await;
+                tenant.set_organization_quota(&quota).await;
             } else {
-                tenant.quota(&quota).await;
+                tenant.set_quota(&quota).await;
             }
         }
     }
@@ -238,17 +238,17 @@ impl Deployment {
     /// Asks for all that was not answered once more: it is done once.
     pub async fn retry_payments(&mut self) {
         for at in 0..self.payments.len() {
-            if self.payments[at].answer.is_none() {
+            if self.payments[at].status.is_none() {
                 let mut paid = self.payments[at].clone();
-                paid.answer = send_payment(&self.limited_tenants[paid.place].tenant, &paid).await;
-                assert!(paid.answer.is_some(), "an answer: {paid:?}");
+                paid.status = send_payment(&self.limited_tenants[paid.tenant].tenant, &paid).await;
+                assert!(paid.status.is_some(), "an answer: {paid:?}");
                 self.payments[at] = paid;
             }
         }
     }
 
     pub async fn pay(&mut self, mut paid: Payment) {
-        paid.answer = send_payment(&self.limited_tenants[paid.place].tenant, &paid).await;
+        paid.status = send_payment(&self.limited_tenants[paid.tenant].tenant, &paid).await;
         self.payments.push(paid);
     }
 }
@@ -266,12 +266,12 @@ fn quota(bites: LimitedBy, limit: i128) -> String {
 pub fn recharge(number: usize, place: usize, nano: i128) -> Payment {
     let name = format!("paid-{number}");
     let body = format!(r#"{{"amount":{},"reference":"{name}"}}"#, money(nano));
-    Payment { name, place, path: "/api/organization/wallet/recharge", body, answer: None }
+    Payment { name, tenant: place, path: "/api/organization/wallet/recharge", body, status: None }
 }
 
 /// A part of what a call has cost, given back.
 pub fn refund(number: usize, heard: &ClientView) -> Payment {
-    let (name, place) = (format!("paid-{number}"), heard.ask.tenant);
+    let (name, place) = (format!("paid-{number}"), heard.call.tenant);
     let (_, id) = heard.head.as_ref().expect("a call that came to its end");
     let at = [8, 12, 16, 20];
     let parts =
@@ -279,9 +279,9 @@ pub fn refund(number: usize, heard: &ClientView) -> Payment {
     let body = format!(
         r#"{{"requestLogId":"{}","amount":{},"description":"{name}"}}"#,
         parts.join("-"),
-        money(heard.ask.cost() / 50)
+        money(heard.call.cost() / 50)
     );
-    Payment { name, place, path: "/api/organization/wallet/refund", body, answer: None }
+    Payment { name, tenant: place, path: "/api/organization/wallet/refund", body, status: None }
 }
 
 /// The status that it was answered with, if it was.
@@ -289,7 +289,7 @@ pub async fn send_payment(tenant: &Tenant, paid: &Payment) -> Option<u16> {
     let request = crate::harness::client::Request::post(paid.path, &paid.body);
     let request = tenant.authorize(request.header("idempotency-key", &paid.name));
     let mut answer = request.try_send(&tenant.admin).await.ok()?;
-    answer.rest().await.1.then_some(answer.status)
+    answer.read_to_end().await.1.then_some(answer.status)
 }
 
 /// What the provider does: it notes the call first of all, and then says what it is told to.
@@ -324,12 +324,12 @@ fn success_plan(seen: &ReceivedRequest, usage: Usage, pieces: u64, pace: Duratio
         if seen.is_set("stream") {
             Plan::stream(anthropic::events(&words, usage), pace)
         } else {
-            Plan::json(200, anthropic::whole(usage))
+            Plan::json(200, anthropic::complete_message(usage))
         }
     } else if seen.target.contains(":streamGenerateContent") {
         Plan::stream(gemini::events(&gemini::chunks(&words, usage)), pace)
     } else if seen.target.contains(":generateContent") {
-        gemini::json(200, gemini::whole(usage))
+        gemini::json(200, gemini::complete_content(usage))
     } else if seen.is_set("stream") {
         let asked = seen.is_set("stream_options.include_usage").then_some(usage);
         Plan::stream(openai::events(&words, asked), pace)

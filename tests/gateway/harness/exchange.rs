@@ -31,7 +31,7 @@ pub enum ReplayMode {
     Coded,
 }
 
-impl Cut {
+impl ReplayMode {
     pub const ALL: [Self; 4] = [Self::Whole, Self::Anywhere, Self::Bytes, Self::Coded];
 }
 
@@ -53,8 +53,8 @@ pub fn split(mut bytes: &[u8], mut seed: Option<u64>) -> Vec<Vec<u8>> {
 }
 
 /// The same JSON with other blanks between its parts; its texts and numbers stay as they are.
-pub fn respace(json: &str, cut: Cut) -> String {
-    if matches!(cut, Cut::Whole | Cut::Coded) {
+pub fn respace(json: &str, cut: ReplayMode) -> String {
+    if matches!(cut, ReplayMode::Whole | ReplayMode::Coded) {
         return json.to_owned();
     }
     let (mut out, mut in_text, mut escaped) = (String::new(), false, false);
@@ -62,8 +62,8 @@ pub fn respace(json: &str, cut: Cut) -> String {
         let is_blank = !in_text && letter.is_ascii_whitespace();
         let (before, after) = match letter {
             _ if in_text || is_blank => ("", ""),
-            ',' | ':' if cut == Cut::Anywhere => ("", " "),
-            _ if cut == Cut::Anywhere => ("", ""),
+            ',' | ':' if cut == ReplayMode::Anywhere => ("", " "),
+            _ if cut == ReplayMode::Anywhere => ("", ""),
             ',' => (" ", "\r\n\t"),
             ':' => ("  ", "\t"),
             '{' | '[' => ("", "\n "),
@@ -114,7 +114,7 @@ pub fn expected_request(target: &str, body: &str) -> String {
 
 /// What must reach the client: what the provider sent, without what only the gateway asked for.
 pub fn expected_response(exchange: &Exchange, body: &str) -> String {
-    let answer = &exchange.answer;
+    let answer = &exchange.response_body;
     let is_stream =
         exchange.response_headers.iter().any(|(_, value)| value.contains("event-stream"));
     if exchange.status != 200 || !is_stream || !adds_include_usage(&exchange.target, body) {
@@ -166,15 +166,15 @@ fn expectations_match_handwritten_examples() {
         target: chat.to_owned(),
         status: 200,
         response_headers: vec![("content-type", "text/event-stream".to_owned())],
-        answer: format!("{answer}data: [DONE]\n\n"),
+        response_body: format!("{answer}data: [DONE]\n\n"),
         ..Exchange::default()
     };
     let stripped = "data: {\"choices\":[1]}\n\ndata: [DONE]\n\n";
     assert_eq!(expected_response(&exchange, r#"{"stream":true}"#), stripped);
-    assert_eq!(expected_response(&exchange, "{}"), exchange.answer);
-    assert_eq!(respace(r#"{"a\"{:":[1,{}]}"#, Cut::Anywhere), r#"{"a\"{:": [1, {}]}"#);
+    assert_eq!(expected_response(&exchange, "{}"), exchange.response_body);
+    assert_eq!(respace(r#"{"a\"{:":[1,{}]}"#, ReplayMode::Anywhere), r#"{"a\"{:": [1, {}]}"#);
     let odd = "{\n \"a\\\"{:\"  :\t[\n 1 ,\r\n\t{\n \n} \n] \n} ";
-    assert_eq!(respace(r#"{ "a\"{:": [1,{}]}"#, Cut::Bytes), odd);
+    assert_eq!(respace(r#"{ "a\"{:": [1,{}]}"#, ReplayMode::Bytes), odd);
     let cut = split(&[7; 5_000], Some(1));
     assert!(cut.len() > 10 && cut.concat() == [7; 5_000], "{}", cut.len());
     assert_eq!(split(b"abc", None), [b"a", b"b", b"c"]);

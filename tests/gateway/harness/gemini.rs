@@ -64,7 +64,7 @@ fn function_call_part() -> String {
 
 /// The body of a call that was not streamed.
 pub fn complete_content(usage: Usage) -> String {
-    candidate_json(&text(&WORDS.concat()), true, usage)
+    candidate_json(&text_part(&WORDS.concat()), true, usage)
 }
 
 /// The same for a call that offers a tool.
@@ -75,15 +75,15 @@ pub fn tool_call(usage: Usage) -> String {
 /// The chunks of a streamed call, framed by nothing yet: all but the last know the input only.
 pub fn chunks(words: &[&str], usage: Usage) -> Vec<String> {
     let so_far = Usage::of(usage.prompt, 0);
-    let said = words.iter().map(|word| candidate_json(&text(word), false, so_far));
-    said.chain([candidate_json(&text(""), true, usage)]).collect()
+    let said = words.iter().map(|word| candidate_json(&text_part(word), false, so_far));
+    said.chain([candidate_json(&text_part(""), true, usage)]).collect()
 }
 
 /// The same for a call that offers a tool.
 pub fn tool_chunks(usage: Usage) -> Vec<String> {
     vec![
         candidate_json(&function_call_part(), false, usage),
-        candidate_json(&text(""), true, usage),
+        candidate_json(&text_part(""), true, usage),
     ]
 }
 
@@ -141,9 +141,9 @@ pub fn reply(seen: &ReceivedRequest, usage: Usage, pace: Duration) -> Plan {
     let offered = seen.json().find("tools").is_some();
     let asked = |method: &str| seen.target.contains(method);
     if asked(":countTokens") {
-        json(200, counted(usage))
+        json(200, token_count(usage))
     } else if asked(":embedContent") {
-        json(200, embedded(usage))
+        json(200, embedding(usage))
     } else if asked(":batchEmbedContents") {
         json(200, batch_embeddings(seen.json().at("requests").list().len(), usage))
     } else if asked(":streamGenerateContent") {
@@ -155,7 +155,7 @@ pub fn reply(seen: &ReceivedRequest, usage: Usage, pace: Duration) -> Plan {
         plan.headers = json(200, "").headers;
         plan
     } else {
-        json(200, if offered { tool_call(usage) } else { whole(usage) })
+        json(200, if offered { tool_call(usage) } else { complete_content(usage) })
     }
 }
 

@@ -144,7 +144,13 @@ impl LedgerSnapshot {
         let used = rows(&pool, USAGE).await.iter().map(used).collect();
         let open = rows(&pool, OPEN_HOLDS).await.iter().map(|row| row.get("id")).collect();
         pool.close().await;
-        Self { logs: logs.expect("rows of the request log"), records: lines, wallets, used, open }
+        Self {
+            logs: logs.expect("rows of the request log"),
+            records: lines,
+            wallets,
+            usage: used,
+            open_holds: open,
+        }
     }
 }
 

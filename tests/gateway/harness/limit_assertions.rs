@@ -101,7 +101,7 @@ impl Limit {
 
     /// Fails unless that is what it says to a call that needs `each` of it, where `room` is all.
     #[track_caller]
-    pub fn assert_refused(&self, level: Level, refusal: &Told, (each, room): (i128, i128)) {
+    pub fn assert_refused(&self, level: Level, refusal: &FullResponse, (each, room): (i128, i128)) {
         let error = refusal.assert_error(429, &[self.code]);
         let told = error.at("limit");
         let number = |name: &str| self.parse_amount(&told.at(name));
@@ -132,7 +132,7 @@ pub struct FullResponse {
     pub body: String,
 }
 
-impl Told {
+impl FullResponse {
     pub async fn read(answer: Response) -> Self {
         let (status, headers) = (answer.status, answer.headers.clone());
         Self { status, headers, body: answer.text().await }
@@ -144,7 +144,7 @@ impl Told {
 
     #[track_caller]
     pub fn header(&self, name: &str) -> &str {
-        self.find(name).unwrap_or_else(|| panic!("no `{name}` on {self:?}"))
+        self.find_header(name).unwrap_or_else(|| panic!("no `{name}` on {self:?}"))
     }
 
     pub fn has_header(&self, name: &str) -> bool {
@@ -179,9 +179,9 @@ impl Told {
         assert!((1..=limit.window_seconds).contains(&self.retry_after()), "{self:?}");
         if transient {
             assert_eq!(self.retry_after(), 1, "{self:?}");
-            assert_eq!(self.find("x-should-retry"), Some("true"), "{self:?}");
+            assert_eq!(self.find_header("x-should-retry"), Some("true"), "{self:?}");
         } else {
-            assert_eq!(self.find("x-should-retry"), should_retry, "{self:?}");
+            assert_eq!(self.find_header("x-should-retry"), should_retry, "{self:?}");
         }
         if limit.measure == Measure::Requests || limit.measure == Measure::Tokens {
             self.header("ratelimit");

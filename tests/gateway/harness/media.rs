@@ -53,7 +53,7 @@ impl MediaGateway {
                  targets = [{ upstream = \"studio\", model = \"dall-e-3\" }]\n";
         let served = Served::start(Place::new(&rows)).await;
         let tenant = served.tenant(100_000_000_000, "{}").await;
-        Self { served, upstream: upstream_, tenant }
+        Self { server: served, upstream: upstream_, tenant }
     }
 
     /// A call with JSON.
@@ -83,7 +83,7 @@ impl MediaGateway {
         assert_eq!(log.at("settledBy").text(), settled_by, "{log}");
         assert_eq!(log.at("cost").nano(), cost, "{log}");
         assert_eq!(self.tenant.debit(id).await.at("amount").nano(), cost, "{log}");
-        self.tenant.at_rest().await;
+        self.tenant.assert_settled().await;
         log
     }
 }

@@ -185,11 +185,11 @@ pub struct CallerState {
 
 /// Makes one call, up to its end, its cut, or its client's leaving.
 pub async fn make_call(ask: PlannedCall, tenant: &Tenant, tally: &CallerState) -> ClientView {
-    let mut heard = ClientView { ask, head: None, bytes: 0, ended: false };
+    let mut heard = ClientView { call: ask, head: None, bytes: 0, ended: false };
     let Some(mut answer) = send(&ask, tenant).await else { return heard };
     heard.head = Some((answer.status, answer.id().replace('-', "")));
     let open = answer.status == 200;
-    tally.open.fetch_add(open.into(), Ordering::SeqCst);
+    tally.open_calls.fetch_add(open.into(), Ordering::SeqCst);
     let mut body = Vec::new();
     let whole = loop {
         match answer.piece().await {
@@ -201,7 +201,7 @@ pub async fn make_call(ask: PlannedCall, tenant: &Tenant, tally: &CallerState) -
             break false;
         }
     };
-    tally.open.fetch_sub(open.into(), Ordering::SeqCst);
+    tally.open_calls.fetch_sub(open.into(), Ordering::SeqCst);
     heard.bytes = body.len();
     heard.ended = open && ask.has_terminator(&body, whole);
     heard
@@ -241,8 +241,11 @@ impl RandomCallers {
                 let mut all = Vec::new();
                 while !tally.stop.load(Ordering::Relaxed) {
                     let marker = tally.next_marker.fetch_add(1, Ordering::Relaxed);
-                    let heard =
-                        call(PlannedCall::random(&mut dice, marker, tenant, ways), &own, &tally);
+                    let heard = make_call(
+                        PlannedCall::random(&mut dice, marker, tenant, ways),
+                        &own,
+                        &tally,
+                    );
                     let heard = heard.await;
                     let (gone, refused) = match &heard.head {
                         None => (true, false),

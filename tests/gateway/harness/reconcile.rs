@@ -41,7 +41,7 @@ impl<'a> Reconciliation<'a> {
         site.limited_tenants[0].tenant.wallet().await;
         let books = LedgerSnapshot::read(&site.database()).await;
         let heard: HashMap<u32, &ClientView> =
-            site.client_views.iter().map(|heard| (heard.ask.marker, heard)).collect();
+            site.client_views.iter().map(|heard| (heard.call.marker, heard)).collect();
         assert_eq!(heard.len(), site.client_views.len(), "each call has a marker of its own");
         let mut provided = HashSet::new();
         for marker in site.forwarded_markers() {
@@ -94,7 +94,7 @@ impl<'a> Reconciliation<'a> {
     /// What was used of the project of that place.
     pub fn usage(&self, place: usize) -> UsageTotals {
         let project = hex_digits(&self.deployment.limited_tenants[place].tenant.project);
-        self.ledger.used.get(project).copied().unwrap_or_default()
+        self.ledger.usage.get(project).copied().unwrap_or_default()
     }
 
     /// Lines of the ledger of that name: of one payment.
@@ -123,18 +123,22 @@ impl<'a> Reconciliation<'a> {
             let heard = self.client_views.get(&log.marker);
             let heard = heard.unwrap_or_else(|| panic!("a call that nobody made: {log:?}"));
             let project =
-                hex_digits(&self.deployment.limited_tenants[heard.ask.tenant].tenant.project);
+                hex_digits(&self.deployment.limited_tenants[heard.call.tenant].tenant.project);
             assert_eq!(log.project, project, "{log:?} {heard:?}");
             let is_charged = self.debits.contains_key(&log.id);
             assert_eq!(is_charged, log.settled_by != "none", "charged and debited: {log:?}");
         }
-        assert!(self.ledger.open.is_empty(), "holds outlive their calls: {:?}", self.ledger.open);
+        assert!(
+            self.ledger.open_holds.is_empty(),
+            "holds outlive their calls: {:?}",
+            self.ledger.open_holds
+        );
     }
 
     /// Who saw the end has paid for exactly what it was told; who was refused, for nothing.
     fn check_clients(&self) {
         for heard in &self.deployment.client_views {
-            let (marker, ask) = (heard.ask.marker, &heard.ask);
+            let (marker, ask) = (heard.call.marker, &heard.call);
             let Some((status, id)) = &heard.head else { continue };
             let log = self.logs.get(&marker);
             if *status != 200 && ask.plan != crate::harness::random_callers::CallPlan::UpstreamError
@@ -193,7 +197,7 @@ impl<'a> Reconciliation<'a> {
         }
         for paid in &self.deployment.payments {
             let lines = self.records_named(&paid.name);
-            match paid.answer {
+            match paid.status {
                 Some(200) => assert_eq!(lines.len(), 1, "paid once: {paid:?} {lines:?}"),
                 Some(_) => assert!(lines.is_empty(), "a no that was done: {paid:?} {lines:?}"),
                 None => assert!(lines.len() <= 1, "done twice: {paid:?} {lines:?}"),
@@ -216,8 +220,8 @@ impl<'a> Reconciliation<'a> {
     /// I1: what was forwarded was counted, and what was counted is within the limit in force.
     fn check_limits(&self) {
         for (at, place) in self.deployment.limited_tenants.iter().enumerate() {
-            let used = self.used(at);
-            let own = |marker: &&u32| self.client_views[*marker].ask.tenant == at;
+            let used = self.usage(at);
+            let own = |marker: &&u32| self.client_views[*marker].call.tenant == at;
             let forwarded = self.forwarded.iter().filter(own).count() as u64;
             let project = hex_digits(&place.tenant.project);
             let logs: Vec<&LoggedCall> =
@@ -245,7 +249,7 @@ impl<'a> Reconciliation<'a> {
             assert_eq!(wallet.at("frozenAmount").nano(), 0, "I7, frozen at rest: {wallet}");
             assert_eq!(wallet.at("availableAmount").nano(), i128::from(balance), "{wallet}");
             let usage = place.tenant.usage().await.at("dailyUsage");
-            let used = self.used(at);
+            let used = self.usage(at);
             assert_eq!(usage.at("heldRequests").count(), 0, "{usage}");
             assert_eq!(usage.at("heldTokens").count(), 0, "{usage}");
             if used.days <= 1 {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use crate::compression::{coded, name};
+use crate::compression::{encode, encoding_token};
 use crate::harness::client::Request;
 use crate::harness::exchange::{
-    Cut, Exchange, expected_request, expected_response, is_decompressed, respace, split,
+    Exchange, ReplayMode, expected_request, expected_response, is_decompressed, respace, split,
 };
 use crate::harness::serve::{Place, Served, model, upstream};
 use crate::harness::tenant::Tenant;
@@ -18,7 +18,7 @@ use crate::harness::upstream::{Plan, ReceivedRequest, Step, Upstream};
 /// What became of one replay.
 pub struct ReplayResult {
     pub exchange: usize,
-    pub mode: Cut,
+    pub mode: ReplayMode,
     /// The id under which the request log has it.
     pub id: String,
     /// What did not come through; nothing if all did.
@@ -81,7 +81,10 @@ impl ReplayGateway {
     }
 
     /// Sends each, a few at a time, and compares all that came through with all that was sent.
-    pub async fn replay(&self, takes: impl Iterator<Item = (usize, Cut)>) -> Vec<ReplayResult> {
+    pub async fn replay(
+        &self,
+        takes: impl Iterator<Item = (usize, ReplayMode)>,
+    ) -> Vec<ReplayResult> {
         let (mut running, mut came) = (JoinSet::new(), Vec::new());
         for (exchange, cut) in takes {
             if running.len() == CONCURRENCY {
@@ -92,11 +95,11 @@ impl ReplayGateway {
             running.spawn(async move {
                 let sent = SentRequest::new(&exchanges[exchange], exchange, cut, &key);
                 let (id, faults) = sent.send(&exchanges[exchange], &proxy).await;
-                (sent, ReplayResult { exchange, cut, id, differences: faults })
+                (sent, ReplayResult { exchange, mode: cut, id, differences: faults })
             });
         }
         came.extend(running.join_all().await.into_iter().map(Ok));
-        let seen = self.provider.seen().into_iter();
+        let seen = self.provider.requests().into_iter();
         let seen: HashMap<String, ReceivedRequest> =
             seen.filter_map(|seen| Some((seen.header(REPLAY_HEADER)?.to_owned(), seen))).collect();
         let checked = came.into_iter().map(|came| {
@@ -127,7 +130,7 @@ fn plan(request: &ReceivedRequest, exchanges: &[Exchange], seed: u64) -> Plan {
     let mut plan = Plan::json(exchange.status, &*bytes);
     plan.headers.clone_from(&exchange.response_headers);
     if cut == "Coded" {
-        plan.headers.push(("content-encoding", name(exchange.coding).to_owned()));
+        plan.headers.push(("content-encoding", encoding_token(exchange.encoding).to_owned()));
     }
     if cut != "Whole" {
         let cuts = (cut != "Bytes").then_some(seed.wrapping_add(index as u64));
@@ -139,8 +142,8 @@ fn plan(request: &ReceivedRequest, exchanges: &[Exchange], seed: u64) -> Plan {
 
 /// The bytes of an answer as they leave the provider.
 fn encoded_body(exchange: &Exchange, is_coded: bool) -> Cow<'_, [u8]> {
-    let text = exchange.answer.as_bytes();
-    if is_coded { Cow::Owned(coded(exchange.coding, text)) } else { Cow::Borrowed(text) }
+    let text = exchange.response_body.as_bytes();
+    if is_coded { Cow::Owned(encode(exchange.encoding, text)) } else { Cow::Borrowed(text) }
 }
 
 /// A request as it was sent.
@@ -152,7 +155,7 @@ struct SentRequest {
 }
 
 impl SentRequest {
-    fn new(exchange: &Exchange, index: usize, cut: Cut, key: &str) -> Self {
+    fn new(exchange: &Exchange, index: usize, cut: ReplayMode, key: &str) -> Self {
         let mark = format!("{index} {cut:?}");
         let body = respace(&exchange.body, cut);
         let mut request = Request::post(&exchange.target, &body).header(REPLAY_HEADER, &mark);
@@ -167,7 +170,7 @@ impl SentRequest {
             "authorization" => request.bearer(key),
             header => request.header(header, key),
         };
-        Self { mark, is_compressed: cut == Cut::Coded, body, request }
+        Self { mark, is_compressed: cut == ReplayMode::Coded, body, request }
     }
 
     /// Sends it; the id of the call, and what is wrong with the answer.
@@ -179,10 +182,10 @@ impl SentRequest {
             faults.expect(name, answer.header(name).unwrap_or("none"), value);
         }
         let id = answer.id();
-        let (body, whole) = answer.rest().await;
+        let (body, whole) = answer.read_to_end().await;
         faults.expect("end", if whole { "whole" } else { "cut" }, "whole");
         let as_text = !self.is_compressed || is_decompressed(exchange, &self.body);
-        let coding = if as_text { "none" } else { name(exchange.coding) };
+        let coding = if as_text { "none" } else { encoding_token(exchange.encoding) };
         faults.expect("coding", answer.header("content-encoding").unwrap_or("none"), coding);
         if as_text {
             faults.expect("answer", &body, expected_response(exchange, &self.body));

@@ -6,7 +6,7 @@ use tokio::task::JoinHandle;
 
 use crate::harness::client::{Request, Response};
 use crate::harness::demo::assert_within;
-use crate::harness::limit_assertions::Told;
+use crate::harness::limit_assertions::FullResponse;
 use crate::harness::openai::{Usage, WORDS, chat, error, events, reply};
 use crate::harness::serve::{Place, Served, model, upstream};
 use crate::harness::tenant::Tenant;
@@ -65,14 +65,14 @@ impl ScenarioGateway {
         rows += &model("nowhere", r#"upstream = "nowhere""#);
         let served = Served::start(place(&rows).with("METEOR__PROXY__WORKERS", "2")).await;
         let tenant = served.tenant(funds, quota).await;
-        Self { served, upstream: provider, tenant, _closed: closed }
+        Self { server: served, upstream: provider, tenant, _closed: closed }
     }
 
     /// After its end: again, in the same place.
     pub async fn restart(self) -> Self {
-        let served = self.served.restart().await;
+        let served = self.server.restart().await;
         let tenant = served.rebind(self.tenant);
-        Self { served, tenant, ..self }
+        Self { server: served, tenant, ..self }
     }
 }
 
@@ -83,8 +83,8 @@ impl Tenant {
     }
 
     /// The same to its end.
-    pub async fn call_to_end(&self, model: &str, max_tokens: u64) -> Told {
-        Told::read(self.call(model, max_tokens).await).await
+    pub async fn call_to_end(&self, model: &str, max_tokens: u64) -> FullResponse {
+        FullResponse::read(self.call(model, max_tokens).await).await
     }
 
     /// A streamed call whose first piece has come.
@@ -96,14 +96,15 @@ impl Tenant {
     }
 
     /// A call of a model that answers at once, on its way.
-    pub fn spawn_call(&self, max_tokens: u64) -> JoinHandle<Told> {
+    pub fn spawn_call(&self, max_tokens: u64) -> JoinHandle<FullResponse> {
         let tenant = self.clone();
-        tokio::spawn(async move { tenant.told("plain", max_tokens).await })
+        tokio::spawn(async move { tenant.call_to_end("plain", max_tokens).await })
     }
 
     /// A call that waits in a line with one place: a second is told that the line is full.
-    pub async fn spawn_queued_call(&self, max_tokens: u64) -> JoinHandle<Told> {
-        let (refused, waits) = first_of(self.sent(max_tokens), self.sent(max_tokens)).await;
+    pub async fn spawn_queued_call(&self, max_tokens: u64) -> JoinHandle<FullResponse> {
+        let (refused, waits) =
+            first_of(self.spawn_call(max_tokens), self.spawn_call(max_tokens)).await;
         assert_queue_full(&refused);
         waits
     }
@@ -124,9 +125,9 @@ impl Tenant {
 
 /// The one that is answered first, and the other.
 pub async fn first_of(
-    mut one: JoinHandle<Told>,
-    mut other: JoinHandle<Told>,
-) -> (Told, JoinHandle<Told>) {
+    mut one: JoinHandle<FullResponse>,
+    mut other: JoinHandle<FullResponse>,
+) -> (FullResponse, JoinHandle<FullResponse>) {
     let (told, last) = tokio::select! {
         told = &mut one => (told, other),
         told = &mut other => (told, one),
@@ -136,7 +137,7 @@ pub async fn first_of(
 
 /// Fails unless that says that no more calls may wait.
 #[track_caller]
-pub fn assert_queue_full(refusal: &Told) {
+pub fn assert_queue_full(refusal: &FullResponse) {
     refusal.assert_error(503, &["overloaded"]);
     assert_eq!(refusal.retry_after(), 1, "{refusal:?}");
 }

@@ -23,8 +23,11 @@ async fn the_fake_upstream_answers_as_requested() {
     assert_eq!(ask(r#"{"stream":true}"#).await, events(WORDS, None).concat());
     let asked = r#"{"stream":true,"stream_options":{"include_usage":true}}"#;
     assert_eq!(ask(asked).await, events(WORDS, Some(USAGE)).concat());
-    assert_eq!(upstream.seen()[2].body, asked);
-    assert!(upstream.seen().iter().all(|seen| seen.left.is_none()), "nobody left early");
+    assert_eq!(upstream.requests()[2].body, asked);
+    assert!(
+        upstream.requests().iter().all(|seen| seen.disconnected_at.is_none()),
+        "nobody left early"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,7 +50,7 @@ async fn disconnects_are_detected_during_stalls_and_waits() {
         answer.piece().await.expect("whole").expect("a first event");
         let leaving = Instant::now();
         drop(answer);
-        assert_within(SOON, leaving, upstream.left(index).await, "to see it");
+        assert_within(SOON, leaving, upstream.wait_for_disconnect(index).await, "to see it");
     }
 }
 
@@ -58,12 +61,12 @@ async fn a_cut_is_incomplete_and_release_ends_a_stall() {
         Plan::stream(events(WORDS, None), Duration::ZERO).insert_step(2, pause)
     })
     .await;
-    let (body, whole) = Request::post("/cut", "{}").send(host(&upstream)).await.rest().await;
+    let (body, whole) = Request::post("/cut", "{}").send(host(&upstream)).await.read_to_end().await;
     assert_eq!((body, whole), (events(WORDS, None)[..2].concat().into_bytes(), false));
     let mut answer = Request::post("/stall", "{}").send(host(&upstream)).await;
     answer.piece().await.expect("whole").expect("a first event");
     upstream.release();
-    assert!(answer.rest().await.1, "the rest comes to its end");
+    assert!(answer.read_to_end().await.1, "the rest comes to its end");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -184,7 +184,7 @@ impl Served {
     pub async fn tenant(&self, funds: i128, quota: &str) -> Tenant {
         let session = self.complete_setup(&self.setup_link().await).await.json().await;
         let session = session.at("data.token").text();
-        self.operator(&session).await.found(self, funds, quota).await
+        self.operator(&session).await.create_tenant(self, funds, quota).await
     }
 
     /// The same tenant, here.

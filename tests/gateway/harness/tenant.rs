@@ -38,7 +38,7 @@ impl Tenant {
 
     /// A new organization with this much money, one project with this quota, and a key to it.
     pub async fn new(gateway: &Gateway, funds: i128, quota: &str) -> Self {
-        Self::of_demo(gateway).found(gateway, funds, quota).await
+        Self::of_demo(gateway).create_tenant(gateway, funds, quota).await
     }
 
     /// The same, made by whoever acts here; `process` hides the key.
@@ -52,8 +52,8 @@ impl Tenant {
         }
         let body = format!(r#"{{"name":"{name}","organizationId":"{}"}}"#, own.organization);
         own.project = own.post("/api/projects", &body).await.at("id").text();
-        own.quota(quota).await;
-        own.key = own.new_key(process, r#"{"name":"fresh"}"#).await;
+        own.set_quota(quota).await;
+        own.key = own.create_key(process, r#"{"name":"fresh"}"#).await;
         own
     }
 
@@ -94,7 +94,7 @@ impl Tenant {
     pub async fn create_second_project(&self, process: &Process) -> Self {
         let made = self.post("/api/projects", r#"{"name":"second"}"#).await;
         let mut second = Self { project: made.at("id").text(), ..self.clone() };
-        second.key = second.new_key(process, r#"{"name":"second"}"#).await;
+        second.key = second.create_key(process, r#"{"name":"second"}"#).await;
         second
     }
 
@@ -130,7 +130,7 @@ impl Tenant {
 
     /// What a successful answer holds: its `data`, or all of a list.
     pub async fn get(&self, path: &str) -> Json {
-        let answer = self.ask(Request::get(path)).await;
+        let answer = self.send(Request::get(path)).await;
         let status = answer.status;
         let body = answer.json().await;
         assert_eq!(status, 200, "GET {path}: {body}");
@@ -138,7 +138,7 @@ impl Tenant {
     }
 
     pub async fn post(&self, path: &str, body: &str) -> Json {
-        let answer = self.ask(Request::post(path, body)).await;
+        let answer = self.send(Request::post(path, body)).await;
         let status = answer.status;
         let told = answer.json().await;
         assert_eq!(status, 200, "POST {path} {body}: {told}");

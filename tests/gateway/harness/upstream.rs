@@ -132,14 +132,17 @@ impl Upstream {
     /// Waits until this many requests have come.
     pub async fn wait_for_requests(&self, requests: usize) {
         eventually(&format!("{requests} requests reach the provider"), async || {
-            (requests <= self.count()).then_some(())
+            (requests <= self.request_count()).then_some(())
         })
         .await;
     }
 
     /// When the peer closed the connection of request `index`.
     pub async fn wait_for_disconnect(&self, index: usize) -> Instant {
-        eventually("the gateway leaves the provider", async || self.seen().get(index)?.left).await
+        eventually("the gateway leaves the provider", async || {
+            self.requests().get(index)?.disconnected_at
+        })
+        .await
     }
 
     /// Ends every stall, and those to come.
@@ -214,7 +217,8 @@ impl UpstreamState {
             ResponseEnd::Complete => Some(()),
             ResponseEnd::Cut => None,
             ResponseEnd::Disconnected(at) => {
-                self.requests.lock().expect("no test panics while it notes")[index].left = Some(at);
+                self.requests.lock().expect("no test panics while it notes")[index]
+                    .disconnected_at = Some(at);
                 None
             }
         }
@@ -385,7 +389,7 @@ impl Connection {
         self.unread.drain(..used);
         let target = head.split(' ').nth(1)?.to_owned();
         let body = String::from_utf8_lossy(&body).into_owned();
-        Some(ReceivedRequest { target, head, body, connection: self.number, left: None })
+        Some(ReceivedRequest { target, head, body, connection: self.number, disconnected_at: None })
     }
 
     /// TLS may hold bytes back until it is told to flush.
