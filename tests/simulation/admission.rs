@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
-use meteor::accounting::admit::{Denial, admit};
+use meteor::accounting::admit::{AdmissionError, admit};
 use meteor::accounting::permit::AdmissionRequest;
 use meteor::dialect::endpoint::Endpoint;
 use meteor::domain::catalog::{Model as Served, Target, TargetRank};
@@ -19,7 +19,7 @@ use meteor::domain::usage::Unit;
 use meteor::domain::wallet::WalletShortfall;
 
 use crate::history::Random;
-use crate::model::{Call, Obstacle, Told, Who};
+use crate::model::{Call, ModelEntry, Obstacle, Owner};
 use crate::node::{KEYS, WORKERS};
 use crate::price::{Bound, KnownUsage, TARIFFS};
 use crate::world::{OpenCall, World};
@@ -53,19 +53,19 @@ static MODELS: LazyLock<Vec<Arc<Served>>> = LazyLock::new(|| {
 
 /// A call of anybody, of any size.
 pub async fn make_call(world: &mut World, dice: &mut Random) {
-    let (who, worker) = (dice.pick(&KEYS), dice.place(4) / 3 % usize::from(WORKERS));
-    let tariff = dice.place(TARIFFS.len() * 2) % TARIFFS.len();
+    let (who, worker) = (dice.pick(&KEYS), dice.index(4) / 3 % usize::from(WORKERS));
+    let tariff = dice.index(TARIFFS.len() * 2) % TARIFFS.len();
     let bound = Bound { input: dice.between(0, 20), output: dice.between(0, 30) };
     let known = KnownUsage { counted_input: dice.between(0, 14), ..KnownUsage::default() };
     let id = world.next_id;
     world.next_id += 1;
-    let (tokens, money) = (bound.input + bound.output, TARIFFS[tariff].most(bound));
+    let (tokens, money) = (bound.input + bound.output, TARIFFS[tariff].max_cost(bound));
 
     let process = world.node.process();
     let (desk, caller) = (&process.contexts[worker], process.caller(who.key));
     let demand = admission_request(id, world.now, (tariff, bound, known));
     let admitted = admit(desk, &caller, demand, || Some(Arc::clone(&caller))).await;
-    if matches!(admitted, Err(Denial::JournalFull)) {
+    if matches!(admitted, Err(AdmissionError::JournalFull)) {
         let behind = process.journal.chains()[worker].backlog_bytes();
         let most = world.node.backlog_bytes_max;
         assert!(most <= behind, "the journal has room: {behind} bytes behind");
@@ -82,10 +82,10 @@ pub async fn make_call(world: &mut World, dice: &mut Random) {
     match admitted {
         Ok(permit) => {
             assert!(obstacles.is_empty(), "{id} is admitted in spite of {obstacles:?}");
-            world.model.calls.push(Call { id, who, at, tokens, money, end: None });
+            world.model.calls.push(Call { id, owner: who, at, tokens, money, end: None });
             let open = OpenCall { id, worker, tariff, bound, known, forwarded: false, permit };
             world.open.push(open);
-            world.append(worker, Told::Held(id));
+            world.append(worker, ModelEntry::Held(id));
         }
         Err(denial) => {
             assert!(!obstacles.is_empty(), "{id} is denied though it fits: {denial:?}");
@@ -95,9 +95,15 @@ pub async fn make_call(world: &mut World, dice: &mut Random) {
 }
 
 /// A denial names what is really in the way, as it really stands.
-fn assert_explained(world: &World, who: Who, money: i64, denial: &Denial, obstacles: &[Obstacle]) {
+fn assert_explained(
+    world: &World,
+    who: Owner,
+    money: i64,
+    denial: &AdmissionError,
+    obstacles: &[Obstacle],
+) {
     let told = match *denial {
-        Denial::Limit { level, exceeded } => {
+        AdmissionError::Limit { level, exceeded } => {
             let subject = match level {
                 Level::Project => who.project,
                 Level::Key => who.key,
@@ -108,8 +114,10 @@ fn assert_explained(world: &World, who: Who, money: i64, denial: &Denial, obstac
             assert_eq!(Some(exceeded.value), value, "{denial:?}");
             Obstacle::Limit { subject, rule, used, held }
         }
-        Denial::Wallet { shortfall: WalletShortfall::Inactive, .. } => Obstacle::WalletInactive,
-        Denial::Wallet { shortfall: short, .. } => {
+        AdmissionError::Wallet { shortfall: WalletShortfall::Inactive, .. } => {
+            Obstacle::WalletInactive
+        }
+        AdmissionError::Wallet { shortfall: short, .. } => {
             let on_hold = money <= world.model.balance(who.organization);
             assert_eq!(short == WalletShortfall::OnHold, on_hold, "{denial:?}");
             Obstacle::InsufficientFunds
@@ -129,11 +137,11 @@ fn admission_request(
         output_tokens: bound.output.unsigned_abs(),
     };
     let model = &MODELS[tariff];
-    let tariff = model.targets[0].schedule.at(UnixMs(now));
+    let tariff = model.targets[0].schedule.effective_at(UnixMs(now));
     AdmissionRequest {
         id: RequestLogId(u128::from(id)),
-        at: UnixMs(now),
-        started_at: meteor::clock::tick(),
+        received_at: UnixMs(now),
+        started_at: meteor::clock::monotonic_now(),
         now: UnixMs(now),
         endpoint: Endpoint::ChatCompletions,
         model: Arc::clone(model),

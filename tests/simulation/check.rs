@@ -44,7 +44,8 @@ pub fn check_memory(world: &World) {
         let shown: Vec<_> =
             holds.iter().map(|(id, hold)| (id.0, hold.tokens, hold.amount.0)).collect();
         let calls = model.calls.iter();
-        let own = calls.filter(|call| call.who.organization == organization && call.end.is_none());
+        let own =
+            calls.filter(|call| call.owner.organization == organization && call.end.is_none());
         let mut told: Vec<_> =
             own.map(|call| (u128::from(call.id), call.tokens, call.money)).collect();
         told.sort_unstable();
@@ -62,7 +63,7 @@ pub fn check_memory(world: &World) {
 }
 
 fn check_limit_state(model: &Model, subject: Subject, account: &LimitState) {
-    let (counters, seen) = (&account.counters, model.seen[&subject]);
+    let (counters, seen) = (&account.counters, model.latest_times[&subject]);
     assert_eq!(counters.last_seen().0, seen, "what {subject} has seen of time");
     let shown = UsageStatus {
         minute: used_and_held(counters.window_usage(Window::Minute)),

@@ -37,7 +37,7 @@ pub async fn quota(world: &mut World, dice: &mut Random) {
         quota.limits = [None; 9];
     }
     for _ in 0..dice.between(0, 2) {
-        let rule = dice.place(9);
+        let rule = dice.index(9);
         quota.limits[rule] = (!dice.one_in(5)).then(|| value(rule, dice));
     }
     if dice.one_in(4) {
@@ -123,11 +123,11 @@ pub async fn refund(world: &mut World, dice: &mut Random) {
     let mut tx = world.node.database.begin_snapshot().await.expect("a picture");
     let mut left = Vec::new();
     for call in world.model.calls.iter().rev().take(12) {
-        let organization = OrganizationId(u128::from(call.who.organization));
+        let organization = OrganizationId(u128::from(call.owner.organization));
         let id = RequestLogId(u128::from(call.id));
         if let Some(record) = records::consume(&mut tx, organization, id).await.expect("read") {
             let refunded = record.refunded.unwrap_or_default();
-            left.push((call.who.organization, call.id, (record.amount - refunded).0));
+            left.push((call.owner.organization, call.id, (record.amount - refunded).0));
         }
     }
     drop(tx);

@@ -66,7 +66,7 @@ const WEIGHTS: &[(Action, u64)] = &[
     (Action::Project, 9),
     (Action::Sweep, 2),
     (Action::Tick, 12),
-    (Action::Minute, 6),
+    (Action::NearMinuteEnd, 6),
     (Action::NearMidnight, 4),
     (Action::Days, 3),
     (Action::ClockBack, 3),
@@ -118,7 +118,7 @@ impl Random {
 
     /// One of them.
     pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.place(of.len())]
+        of[self.index(of.len())]
     }
 
     /// A place in a list that long.
@@ -152,12 +152,12 @@ pub fn history(seed: u64) -> History {
     if dice.one_in(3) {
         // Nothing dies and little is projected, so that much is in memory and in the journal.
         for step in &mut steps {
-            let rare = matches!(step.verb, Action::Kill | Action::Project | Action::Shutdown);
+            let rare = matches!(step.action, Action::Kill | Action::Project | Action::Shutdown);
             if rare && !dice.one_in(8) {
-                step.verb = dice.pick(&[Action::Burst, Action::End, Action::Write]);
+                step.action = dice.pick(&[Action::Burst, Action::End, Action::Write]);
             }
         }
-        steps.extend([Action::Write, Action::Kill].map(|verb| Step { verb, random: dice }));
+        steps.extend([Action::Write, Action::Kill].map(|action| Step { action, random: dice }));
     }
     History { start, money, backlog_bytes_max, steps }
 }
@@ -167,7 +167,7 @@ fn step(dice: &mut Random) -> Step {
     let mut left = dice.below(all);
     for (verb, weight) in WEIGHTS {
         if left < *weight {
-            return Step { verb: *verb, random: Random::new(dice.below(u64::MAX)) };
+            return Step { action: *verb, random: Random::new(dice.below(u64::MAX)) };
         }
         left -= weight;
     }

@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
-use crate::model::{End, Model, Subject, Sums, Told};
+use crate::model::{End, Model, ModelEntry, Subject, Sums};
 use crate::world::World;
 
 /// Checks the database; `whole` says that everything that was written must be in it.
@@ -46,13 +46,13 @@ async fn check_request_log(tx: &mut SqliteConnection, model: &Model, whole: bool
     let mut expected: BTreeSet<u64> = model.calls.iter().map(|call| call.id).collect();
     for (told, written) in &model.chains {
         for told in told {
-            if let Told::Held(id) = told {
+            if let ModelEntry::Held(id) = told {
                 expected.remove(id);
             }
         }
         let mut went_on = true;
         for told in &told[..*written] {
-            let Told::Ended(id, _) = told else { continue };
+            let ModelEntry::Ended(id, _) = told else { continue };
             let is_logged = logged.contains_key(id);
             assert!(went_on || !is_logged, "{id} is logged, but not what ended before it");
             assert!(is_logged || !whole, "{id} has ended, and is not in the log");
@@ -108,7 +108,7 @@ async fn check_wallet_chain(
         }
     }
     let own = |call: &u64| {
-        model.calls.iter().any(|c| c.id == *call && c.who.organization == organization)
+        model.calls.iter().any(|c| c.id == *call && c.owner.organization == organization)
     };
     let charged = ends(model, known).into_iter().filter(|(id, end)| end.charged && own(id));
     let charged: BTreeMap<u64, (i64, bool)> =

@@ -9,7 +9,7 @@ use crate::calendar::{DAY_MS, MINUTE_MS, day_of, minute_of, month_of};
 /// A project, a key or an organization, by a number of its own.
 pub type Subject = u64;
 
-/// Who calls.
+/// Owner calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
     pub organization: Subject,
@@ -17,7 +17,7 @@ pub struct Owner {
     pub key: Subject,
 }
 
-impl Who {
+impl Owner {
     pub fn all(self) -> [Subject; 3] {
         [self.project, self.key, self.organization]
     }
@@ -80,7 +80,7 @@ pub struct End {
 #[derive(Debug, Clone, Copy)]
 pub struct Call {
     pub id: u64,
-    pub owner: Who,
+    pub owner: Owner,
     /// The moment that decides its windows.
     pub at: i64,
     pub tokens: i64,
@@ -124,12 +124,12 @@ pub struct Model {
     /// Organization, amount, and the call that is refunded.
     pub payments: Vec<(Subject, i64, Option<u64>)>,
     pub quotas: BTreeMap<Subject, Quota>,
-    pub keys: Vec<Who>,
+    pub keys: Vec<Owner>,
     pub inactive_wallets: BTreeSet<Subject>,
     /// The latest moment that each has seen.
     pub latest_times: BTreeMap<Subject, i64>,
     /// What was told to each chain of this run, and how much of it is written.
-    pub chains: Vec<(Vec<Told>, usize)>,
+    pub chains: Vec<(Vec<ModelEntry>, usize)>,
 }
 
 impl Model {
@@ -152,18 +152,18 @@ impl Model {
 
     /// Time never goes back for whoever has seen it.
     pub fn advance_time(&mut self, subjects: &[Subject], now: i64) -> i64 {
-        let latest = subjects.iter().filter_map(|subject| self.seen.get(subject)).max();
+        let latest = subjects.iter().filter_map(|subject| self.latest_times.get(subject)).max();
         let at = latest.map_or(now, |latest| now.max(*latest));
-        self.seen.extend(subjects.iter().map(|subject| (*subject, at)));
+        self.latest_times.extend(subjects.iter().map(|subject| (*subject, at)));
         at
     }
 
     /// Where the subject stands at the latest moment that it has seen.
     pub fn usage_status(&self, subject: Subject) -> UsageStatus {
-        let at = self.seen[&subject];
+        let at = self.latest_times[&subject];
         let (first, end) = month_of(day_of(at), self.quota(subject).reset_day);
         let mut standing = UsageStatus::default();
-        for call in self.calls.iter().filter(|call| call.who.all().contains(&subject)) {
+        for call in self.calls.iter().filter(|call| call.owner.all().contains(&subject)) {
             let (side, sums) = match call.end {
                 None => (1, [1, call.tokens, call.money]),
                 Some(end) => (0, [i64::from(end.counted), end.tokens, end.money]),
@@ -193,7 +193,7 @@ impl Model {
     }
 
     /// All that keeps a call from being admitted now.
-    pub fn obstacles(&self, who: Who, tokens: i64, money: i64) -> Vec<Obstacle> {
+    pub fn obstacles(&self, who: Owner, tokens: i64, money: i64) -> Vec<Obstacle> {
         let mut found = Vec::new();
         for subject in who.all() {
             let quota = self.quota(subject);
@@ -220,7 +220,7 @@ impl Model {
     }
 
     fn calls_of(&self, organization: Subject) -> impl Iterator<Item = &Call> {
-        self.calls.iter().filter(move |call| call.who.organization == organization)
+        self.calls.iter().filter(move |call| call.owner.organization == organization)
     }
 
     pub fn paid_in(&self, organization: Subject) -> i64 {
@@ -239,8 +239,8 @@ impl Model {
     }
 
     /// Notes an entry of a chain, and what it does.
-    pub fn append(&mut self, chain: usize, told: Told) {
-        if let Told::Ended(id, end) = told {
+    pub fn append(&mut self, chain: usize, told: ModelEntry) {
+        if let ModelEntry::Ended(id, end) = told {
             self.call(id).end = Some(end);
         }
         self.chains[chain].0.push(told);
@@ -249,7 +249,7 @@ impl Model {
     /// Whether that call's hold is written: it may be forwarded.
     pub fn is_held(&self, id: u64) -> bool {
         let written = self.chains.iter().flat_map(|(told, written)| &told[..*written]);
-        written.into_iter().any(|told| matches!(told, Told::Held(held) if *held == id))
+        written.into_iter().any(|told| matches!(told, ModelEntry::Held(held) if *held == id))
     }
 
     /// The process dies at `now`, and begins anew: of each chain so many entries remain.
@@ -263,17 +263,17 @@ impl Model {
         for ((told, _), kept) in self.chains.iter().zip(kept) {
             for told in &told[..*kept] {
                 match *told {
-                    Told::Held(id) => lives.extend([id]),
-                    Told::Checkpoint(id, end) | Told::Ended(id, end) => {
+                    ModelEntry::Held(id) => lives.extend([id]),
+                    ModelEntry::Checkpoint(id, end) | ModelEntry::Ended(id, end) => {
                         ends.insert(id, end);
                     }
-                    Told::Refused => {}
+                    ModelEntry::Refused => {}
                 }
             }
         }
         let held = self.chains.iter().flat_map(|(told, _)| told.iter());
         let of_this_run: BTreeSet<u64> = held
-            .filter_map(|told| if let Told::Held(id) = told { Some(*id) } else { None })
+            .filter_map(|told| if let ModelEntry::Held(id) = told { Some(*id) } else { None })
             .collect();
         self.calls.retain(|call| !of_this_run.contains(&call.id) || lives.contains(&call.id));
         for call in self.calls.iter_mut().filter(|call| of_this_run.contains(&call.id)) {
@@ -281,9 +281,9 @@ impl Model {
         }
         self.chains.iter_mut().for_each(|chain| *chain = (Vec::new(), 0));
         for subject in self.subjects() {
-            let own = self.calls.iter().filter(|call| call.who.all().contains(&subject));
+            let own = self.calls.iter().filter(|call| call.owner.all().contains(&subject));
             let latest = own.map(|call| minute_of(call.at) * MINUTE_MS).max();
-            self.seen.insert(subject, latest.map_or(now, |latest| latest.max(now)));
+            self.latest_times.insert(subject, latest.map_or(now, |latest| latest.max(now)));
         }
     }
 
@@ -296,7 +296,7 @@ impl Model {
     ) -> (BTreeMap<i64, Sums>, Option<(i64, Sums)>) {
         let mut days: BTreeMap<i64, Sums> = BTreeMap::new();
         let mut minutes: BTreeMap<i64, Sums> = BTreeMap::new();
-        let own = self.calls.iter().filter(|call| call.who.all().contains(&subject));
+        let own = self.calls.iter().filter(|call| call.owner.all().contains(&subject));
         for call in own.filter(|call| counts.contains(&call.id)) {
             let end = call.end.unwrap_or_default();
             let sums = [i64::from(end.counted), end.tokens, end.money];

@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use crate::model::{Subject, Who};
+use crate::model::{Owner, Subject};
 
 /// How many chains the journal has.
 pub const WORKERS: u16 = 2;
@@ -31,12 +31,12 @@ pub const WORKERS: u16 = 2;
 /// Small, so that chains have many of them: about twenty entries each.
 pub const SEGMENT_BYTES: u64 = 4 * 1024;
 
-/// Who there is.
-pub const KEYS: [Who; 4] = [
-    Who { organization: 1, project: 11, key: 111 },
-    Who { organization: 1, project: 11, key: 112 },
-    Who { organization: 1, project: 12, key: 121 },
-    Who { organization: 2, project: 21, key: 211 },
+/// Owner there is.
+pub const KEYS: [Owner; 4] = [
+    Owner { organization: 1, project: 11, key: 111 },
+    Owner { organization: 1, project: 11, key: 112 },
+    Owner { organization: 1, project: 12, key: 121 },
+    Owner { organization: 2, project: 21, key: 211 },
 ];
 
 /// A node, and what outlives its process.
@@ -93,7 +93,7 @@ async fn populate(file: &Path) {
         let query = ids.fold(sqlx::query(query), sqlx::query::Query::bind);
         query.execute(&mut *tx).await.expect("a row");
     };
-    for Who { organization, project, key } in KEYS {
+    for Owner { organization, project, key } in KEYS {
         run(
             "INSERT OR IGNORE INTO organizations (id, name, status, self_funding, on_disconnect,
                 output_clamp, created_at, updated_at, version)
@@ -240,7 +240,7 @@ impl Node {
 }
 
 impl Process {
-    /// Who calls with that key.
+    /// Owner calls with that key.
     pub fn caller(&self, key: Subject) -> Arc<Caller> {
         let mut secret = [0; 32];
         let id = Uuid::from_u128(u128::from(key)).into_bytes();

@@ -71,7 +71,7 @@ impl Tariff {
             [input, cached, output.max(known.counted_output.min(bound.output))]
         };
         let (tokens, money) = (used[0] + used[2], self.cost(used));
-        let overage = bound.input + bound.output < tokens || self.most(bound) < money;
+        let overage = bound.input + bound.output < tokens || self.max_cost(bound) < money;
         End { counted: true, charged: true, tokens, money, overage }
     }
 }

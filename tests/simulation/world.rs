@@ -13,7 +13,7 @@ use meteor::journal::entry::{CallHeader, Entry, Outcome, Refused};
 
 use crate::calendar::{DAY_MS, MINUTE_MS, day_of, minute_of};
 use crate::history::{Action, History, Random, Step};
-use crate::model::{End, Model, Told, Who};
+use crate::model::{End, Model, ModelEntry, Owner};
 use crate::node::{KEYS, Node, WORKERS};
 use crate::price::{Bound, KnownUsage, TARIFFS};
 use crate::{admission, check, edits, ledger};
@@ -65,7 +65,7 @@ impl World {
             edits::recharge(self, organization, history.money).await;
         }
         for step in &history.steps {
-            self.trace(format!("\n{:>6} {:?}:", self.now - history.start, step.verb));
+            self.trace(format!("\n{:>6} {:?}:", self.now - history.start, step.action));
             self.step(*step).await;
             check::check_memory(self);
         }
@@ -81,24 +81,24 @@ impl World {
         story.push_str(what.as_ref());
     }
 
-    async fn step(&mut self, Step { verb, random: mut dice }: Step) {
+    async fn step(&mut self, Step { action: verb, random: mut dice }: Step) {
         let dice = &mut dice;
         match verb {
-            Action::Call => admission::call(self, dice).await,
+            Action::Call => admission::make_call(self, dice).await,
             Action::Burst => {
                 for _ in 0..dice.between(2, 9) {
-                    admission::call(self, dice).await;
+                    admission::make_call(self, dice).await;
                 }
             }
             Action::Forward => self.forward(dice),
             Action::ReportUsage => self.report_usage(dice),
             Action::Checkpoint => self.checkpoint(dice),
             Action::End => self.end(dice),
-            Action::Write => self.write(dice.place(usize::from(WORKERS))),
+            Action::Write => self.write(dice.index(usize::from(WORKERS))),
             Action::Project => self.project(dice).await,
             Action::Sweep => check::check_segment_cleanup(self),
             Action::Tick
-            | Action::Minute
+            | Action::NearMinuteEnd
             | Action::NearMidnight
             | Action::Days
             | Action::ClockBack => {
@@ -123,7 +123,7 @@ impl World {
         let near = dice.between(-1, 1);
         self.now = match verb {
             Action::Tick => self.now + dice.between(1, 20_000),
-            Action::Minute => (minute_of(self.now) + 1) * MINUTE_MS + near,
+            Action::NearMinuteEnd => (minute_of(self.now) + 1) * MINUTE_MS + near,
             Action::NearMidnight => (day_of(self.now) + 1) * DAY_MS + near,
             Action::Days => {
                 let any = dice.between(1, 70);
@@ -141,7 +141,7 @@ impl World {
         for at in ready.into_iter().take(most) {
             let open = &mut self.open[at];
             open.forwarded = true;
-            (open.permit.course.forwarded, open.permit.course.attempts) = (true, 1);
+            (open.permit.trace.forwarded, open.permit.trace.attempts) = (true, 1);
             self.trace(format!("{}", self.open[at].id));
         }
     }
@@ -168,7 +168,7 @@ impl World {
             open.permit.record_progress();
             let end = TARIFFS[open.tariff].charge(&open.known, open.bound);
             let (id, worker) = (open.id, open.worker);
-            self.append(worker, Told::Checkpoint(id, end));
+            self.append(worker, ModelEntry::Checkpoint(id, end));
             self.trace(format!("{id} {end:?}"));
         }
     }
@@ -176,7 +176,7 @@ impl World {
     fn end(&mut self, dice: &mut Random) {
         // Calls end about as often as they come, and mostly after they were forwarded.
         while !self.open.is_empty() {
-            let any = dice.place(self.open.len());
+            let any = dice.index(self.open.len());
             let at = if dice.one_in(5) { any } else { self.forwarded(dice).unwrap_or(any) };
             self.end_call(at, dice);
             if dice.one_in(2) {
@@ -204,7 +204,7 @@ impl World {
             0..3 => drop(permit.settle(Outcome::Completed)),
             3 => drop(permit),
             4 => {
-                permit.course.is_free = true;
+                permit.trace.is_free = true;
                 permit.settle(Outcome::Failed);
             }
             _ => {
@@ -214,12 +214,12 @@ impl World {
                 assert!(polled.is_pending(), "nothing is told before it is written");
             }
         }
-        self.append(worker, Told::Ended(id, end));
+        self.append(worker, ModelEntry::Ended(id, end));
         self.trace(format!("{id} way {way} {end:?}"));
     }
 
     /// Notes an entry of a worker's chain. As in the real one, a turn never brings many.
-    pub fn append(&mut self, worker: usize, told: Told) {
+    pub fn append(&mut self, worker: usize, told: ModelEntry) {
         self.model.append(worker, told);
         let (told, written) = &self.model.chains[worker];
         if WRITE_ENTRIES_MAX <= told.len() - written {
@@ -254,13 +254,13 @@ impl World {
     }
 
     fn refuse(&mut self, dice: &mut Random) {
-        let (who, worker) = (dice.pick(&KEYS), dice.place(usize::from(WORKERS)));
+        let (who, worker) = (dice.pick(&KEYS), dice.index(usize::from(WORKERS)));
         let id = self.next_id;
         self.next_id += 1;
-        let asked = asked(id, who, self.now);
-        let refused = Refused { asked, status: 429, code: "x", count: 3 };
+        let asked = call_header(id, who, self.now);
+        let refused = Refused { header: asked, status: 429, code: "x", count: 3 };
         self.node.process().contexts[worker].writer.append(&Entry::Refused(refused));
-        self.append(worker, Told::Refused);
+        self.append(worker, ModelEntry::Refused);
     }
 
     /// Kills the process wherever it is, and starts it again, though it may die on its way.
@@ -270,7 +270,7 @@ impl World {
             let (told, written) = &self.model.chains[worker];
             let mut whole = *written;
             if whole < told.len() && dice.one_in(2) {
-                whole += self.node.write_torn(worker, |length| dice.place(length + 1));
+                whole += self.node.write_torn(worker, |length| dice.index(length + 1));
             }
             kept.push(whole);
         }
@@ -281,7 +281,7 @@ impl World {
             self.now += dice.between(-100_000, 100_000);
             let commits = dice.between(0, 6);
             if self.node.start(self.now, commits).await.is_ok() {
-                self.node.ended();
+                self.node.exited();
             } else {
                 self.trace(format!("and died with {commits} commits of recovery"));
             }
@@ -301,7 +301,7 @@ impl World {
             self.node.project(8, i64::MAX).await.expect("projected");
         }
         ledger::check(self, true).await;
-        self.node.ended();
+        self.node.exited();
         let kept: Vec<usize> = self.model.chains.iter().map(|(told, _)| told.len()).collect();
         self.begin(dice).await;
         self.model.crash(&kept, self.now);
@@ -312,13 +312,13 @@ impl World {
         self.node.start(self.now, i64::MAX).await.expect("started");
         self.model.chains.resize(usize::from(WORKERS), (Vec::new(), 0));
         for subject in self.model.subjects() {
-            self.model.seen.entry(subject).or_insert(self.now);
+            self.model.latest_times.entry(subject).or_insert(self.now);
         }
     }
 }
 
-/// Who asked, for an entry.
-pub fn call_header(id: u64, who: Who, at: i64) -> CallHeader<&'static str> {
+/// Owner asked, for an entry.
+pub fn call_header(id: u64, who: Owner, at: i64) -> CallHeader<&'static str> {
     CallHeader {
         id: RequestLogId(u128::from(id)),
         at: meteor::domain::time::UnixMs(at),
@@ -350,7 +350,7 @@ fn random_usage(open: &mut OpenCall, dice: &mut Random) {
     measured.complete = open.known.complete;
     measured.counted_output = open.known.counted_output.unsigned_abs();
     measured.reported = open.known.reported.map(|[input, cached, output]| {
-        Usage::tokens_of(input.unsigned_abs(), output.unsigned_abs())
+        Usage::from_tokens(input.unsigned_abs(), output.unsigned_abs())
             .with(Unit::CachedInputTokens, cached.unsigned_abs())
     });
 }
