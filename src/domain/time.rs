@@ -42,6 +42,11 @@ impl UnixMs {
     }
 }
 
+/// Returns the seconds from `now` until `at`, rounded up; 0 if `at` has passed.
+pub fn seconds_until(at: UnixMs, now: UnixMs) -> u64 {
+    u64::try_from(at.0.saturating_sub(now.0)).unwrap_or(0).div_ceil(1_000)
+}
+
 /// As RFC 3339 with milliseconds: `2024-01-15T10:30:00.000Z`.
 impl fmt::Display for UnixMs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -216,6 +221,13 @@ mod tests {
         assert_eq!(day.start().to_string(), "2024-01-15T00:00:00.000Z");
         assert_eq!(day.next().to_string(), "2024-01-16");
         assert_eq!(day.next().start().0 - day.start().0, 86_400_000);
+    }
+
+    #[test]
+    fn seconds_until_an_instant_are_rounded_up() {
+        let seconds = |at| seconds_until(UnixMs(at), UnixMs(10_000));
+        assert_eq!([9_000, 10_000, 10_001, 11_000, 11_001].map(seconds), [0, 0, 1, 1, 2]);
+        assert_eq!(seconds_until(UnixMs(i64::MAX), UnixMs(i64::MIN)), 9_223_372_036_854_776);
     }
 
     #[test]
