@@ -223,18 +223,18 @@ impl Permit {
 
     /// Notes what the answer says of its usage so far.
     pub fn record_usage(&mut self, reading: &UsageReading) {
-        let (endpoint, requested) = (self.endpoint, self.item_units_max.web_searches);
+        let (endpoint, requested) = (self.endpoint, self.item_units_max.get(Unit::WebSearches));
         let billed = |reported| endpoint.billed_searches(reported, requested);
         let with_billed_searches =
             |usage: Usage| usage.with(Unit::WebSearches, billed(usage.get(Unit::WebSearches)));
-        let web_searches = billed(reading.counted_item_units.web_searches);
+        let web_searches = billed(reading.counted_item_units.get(Unit::WebSearches));
         let measured = &mut self.measured;
         measured.reported = reading.reported.map(with_billed_searches);
         measured.shares.clone_from(&reading.shares);
         measured.service_tier = reading.service_tier;
         measured.counted_output = reading.counted_output;
-        measured.unit_counts =
-            measured.unit_counts.max(UnitCounts { web_searches, ..reading.counted_item_units });
+        let counted = reading.counted_item_units.with(Unit::WebSearches, web_searches);
+        measured.unit_counts = measured.unit_counts.max(counted);
     }
 
     /// Notes the id of what the upstream keeps for the project: once the call is settled, the

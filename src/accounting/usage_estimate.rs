@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn item_costs_are_held_in_addition_to_token_costs() {
-        let item_units_max = UnitCounts { web_searches: 2, ..UnitCounts::default() };
+        let item_units_max = UnitCounts::of(Unit::WebSearches, 2);
         let estimate = Estimate::new((BOUND, item_units_max), &default_pricing(), 1, Some(256));
         assert_eq!(estimate.amounts(estimate.bound()).spend, Nano(100 + 4_000 + 2_000));
         assert_eq!(estimate.lower_bound(&default_pricing()).spend, Nano(1 + 512 + 2_000));
@@ -284,7 +284,7 @@ mod tests {
         let tariff =
             Tariff::from_rows(vec![row(0, 1_000), row(50, 9_000)], "v".into()).expect("whole");
         let pricing = HoldPricing::new(vec![Arc::new(tariff)], ServiceTier::DEFAULT);
-        let item_units_max = UnitCounts { web_searches: 2, ..UnitCounts::default() };
+        let item_units_max = UnitCounts::of(Unit::WebSearches, 2);
         let estimate = Estimate::new((BOUND, item_units_max), &pricing, 1, None);
         assert_eq!(estimate.amounts(estimate.bound()).spend, Nano(18_000));
         assert_eq!(estimate.lower_bound(&pricing).spend, Nano(2_000));

@@ -10,7 +10,7 @@ use crate::domain::price::PriceTable;
 use crate::domain::service_tier::ServiceTier;
 use crate::domain::tariff::{PriceRow, PriceSchedule, Tariff};
 use crate::domain::time::{Day, UnixMs};
-use crate::domain::usage::Unit;
+use crate::domain::usage::{Unit, UnitClass};
 use crate::store::price_lists::version;
 
 /// `[prices]`: the price list, and what is done where it has no price.
@@ -21,9 +21,6 @@ pub struct PricingConfig<'a> {
     /// What costs what no price is known for; `None` refuses it.
     pub ceiling: Option<PriceTable>,
 }
-
-/// What a model always has a price for, if it is known.
-const TOKENS: [Unit; 2] = [Unit::InputTokens, Unit::OutputTokens];
 
 #[derive(Clone, Copy)]
 enum UnpricedPolicy {
@@ -189,8 +186,8 @@ const REMEDY: &str = "write { inputTokens = \"0.15\", … }, \"0\" if it is free
 
 /// Those prices, and the ceiling for what has none and is counted one by one.
 pub fn fill_from_ceiling(prices: &PriceTable, ceiling: &PriceTable) -> PriceTable {
-    let pieces = Unit::top_level().filter(|unit| !TOKENS.contains(unit));
-    pieces.fold(*prices, |prices, unit| {
+    let items = Unit::top_level().filter(|unit| unit.class() != UnitClass::Token);
+    items.fold(*prices, |prices, unit| {
         match (prices.price_of(unit), ceiling.price_of(unit)) {
             // It was in range before.
             (None, Some(price)) => prices.with(unit, price.0).unwrap_or(prices),

@@ -56,7 +56,7 @@ impl UsageReading {
     /// Adds what an answer of Gemini's searched for, which no report says.
     pub fn add_searches(&mut self, searches: &SearchCounter) {
         if let count @ 1.. = searches.billed_searches() {
-            self.counted_item_units.web_searches = count;
+            self.counted_item_units = self.counted_item_units.with(Unit::WebSearches, count);
             self.reported = self.reported.map(|usage| usage.with(Unit::WebSearches, count));
         }
     }

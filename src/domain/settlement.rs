@@ -247,7 +247,7 @@ mod tests {
     fn pieces_that_no_report_tells_of_are_charged_as_counted() {
         let prices = PriceTable::default().with(Unit::WebSearches, 1_000).expect("in range");
         let tariffs = alone(Tariff::flat(prices, "v".into()));
-        let counted = UnitCounts { web_searches: 3, ..UnitCounts::default() };
+        let counted = UnitCounts::of(Unit::WebSearches, 3);
         let cost = |measured: &MeasuredUsage| {
             Charge::for_call(measured, BOUND, Nano(9_000), &tariffs).cost
         };

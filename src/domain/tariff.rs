@@ -304,11 +304,11 @@ mod tests {
         let with = |nano| prices(1, 1).with(Unit::WebSearches, nano).expect("in range");
         let tariff = |nano| Arc::new(Tariff::flat(with(nano), "v".into()));
         let costs = HoldPricing::new(vec![tariff(7), tariff(9)], ServiceTier::DEFAULT);
-        let pieces = UnitCounts { web_searches: 3, ..UnitCounts::default() };
+        let pieces = UnitCounts::of(Unit::WebSearches, 3);
         assert_eq!(costs.max_cost_of_units(1, &pieces), Nano(27));
         assert_eq!(costs.max_cost_of_units(1, &UnitCounts::default()), Nano::ZERO);
         assert_eq!(tariff(7).first_unpriced(&pieces), None);
-        let images = UnitCounts { images: 1, ..pieces };
+        let images = pieces.with(Unit::Images, 1);
         assert_eq!(tariff(7).first_unpriced(&images), Some(Unit::Images));
     }
 

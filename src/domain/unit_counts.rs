@@ -1,60 +1,105 @@
-//! Pieces: what is priced one by one, or by the character, beside tokens.
+//! Counts of units other than tokens: images, audio, characters and the work of hosted tools.
 
-use crate::domain::usage::{Unit, Usage};
+use crate::domain::usage::{Unit, UnitClass, Usage};
 
-/// The most that a call may use of what is priced by the piece, or what it did.
+/// The counts of the units that are not tokens: the maximum that a call may use, or what it used.
+/// Smaller than a [`Usage`], because every call and every event of a stream carries one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct UnitCounts {
-    /// Searches of hosted tools.
-    pub web_searches: u64,
-    /// Images made.
-    pub images: u64,
-    /// Seconds of audio heard or made.
-    pub audio_seconds: u64,
-    /// Characters spoken.
-    pub characters: u64,
-    /// Searches of stored files.
-    pub file_searches: u64,
-    /// Containers that code runs in.
-    pub code_sessions: u64,
+pub struct UnitCounts([u64; UNITS.len()]);
+
+/// The counted units, in table order.
+const UNITS: [Unit; counted_units()] = {
+    let (mut units, mut count, mut index) = ([Unit::InputTokens; counted_units()], 0, 0);
+    while index < Unit::COUNT {
+        if is_counted(Unit::ALL[index]) {
+            units[count] = Unit::ALL[index];
+            count += 1;
+        }
+        index += 1;
+    }
+    units
+};
+
+/// The index of each unit in [`UNITS`]; out of range for tokens.
+const INDICES: [usize; Unit::COUNT] = {
+    let (mut indices, mut index) = ([usize::MAX; Unit::COUNT], 0);
+    while index < UNITS.len() {
+        indices[UNITS[index] as usize] = index;
+        index += 1;
+    }
+    indices
+};
+
+const fn is_counted(unit: Unit) -> bool {
+    !matches!(unit.class(), UnitClass::Token)
+}
+
+const fn counted_units() -> usize {
+    let (mut count, mut index) = (0, 0);
+    while index < Unit::COUNT {
+        if is_counted(Unit::ALL[index]) {
+            count += 1;
+        }
+        index += 1;
+    }
+    count
 }
 
 impl UnitCounts {
-    /// The more of each.
-    #[must_use]
-    pub fn max(self, other: Self) -> Self {
-        Self {
-            web_searches: self.web_searches.max(other.web_searches),
-            images: self.images.max(other.images),
-            audio_seconds: self.audio_seconds.max(other.audio_seconds),
-            characters: self.characters.max(other.characters),
-            file_searches: self.file_searches.max(other.file_searches),
-            code_sessions: self.code_sessions.max(other.code_sessions),
-        }
+    /// Returns `count` of `unit` and nothing else. Panics if `unit` is a token.
+    pub const fn of(unit: Unit, count: u64) -> Self {
+        Self([0; UNITS.len()]).with(unit, count)
     }
 
-    /// Both together. Code that runs several times does so in one container.
-    #[must_use]
-    pub fn plus(self, other: Self) -> Self {
-        Self {
-            web_searches: self.web_searches + other.web_searches,
-            images: self.images + other.images,
-            audio_seconds: self.audio_seconds + other.audio_seconds,
-            characters: self.characters + other.characters,
-            file_searches: self.file_searches + other.file_searches,
-            code_sessions: self.code_sessions.max(other.code_sessions),
-        }
+    /// Returns the count of `unit`. Panics if `unit` is a token.
+    pub const fn get(&self, unit: Unit) -> u64 {
+        self.0[INDICES[unit as usize]]
     }
 
-    /// As usage, which has nothing else.
+    /// Returns the counts with `count` of `unit`. Panics if `unit` is a token.
+    #[must_use]
+    pub const fn with(mut self, unit: Unit, count: u64) -> Self {
+        self.0[INDICES[unit as usize]] = count;
+        self
+    }
+
+    /// Returns the counts of the units that `keep` selects; all others are 0.
+    #[must_use]
+    pub fn filter(mut self, keep: impl Fn(Unit) -> bool) -> Self {
+        for (unit, count) in UNITS.into_iter().zip(&mut self.0) {
+            if !keep(unit) {
+                *count = 0;
+            }
+        }
+        self
+    }
+
+    /// Returns the maximum of both, unit by unit.
+    #[must_use]
+    pub fn max(mut self, other: Self) -> Self {
+        for (count, other) in self.0.iter_mut().zip(other.0) {
+            *count = other.max(*count);
+        }
+        self
+    }
+
+    /// Returns the sum of both, unit by unit. Code sessions are not added, because all code of a
+    /// call runs in one container.
+    #[must_use]
+    pub fn plus(mut self, other: Self) -> Self {
+        const SESSIONS: usize = INDICES[Unit::CodeSessions as usize];
+        let sessions = self.0[SESSIONS].max(other.0[SESSIONS]);
+        for (count, other) in self.0.iter_mut().zip(other.0) {
+            *count += other;
+        }
+        self.0[SESSIONS] = sessions;
+        self
+    }
+
+    /// Returns the counts as usage without tokens.
     pub fn to_usage(&self) -> Usage {
-        Usage::default()
-            .with(Unit::WebSearches, self.web_searches)
-            .with(Unit::Images, self.images)
-            .with(Unit::AudioSeconds, self.audio_seconds)
-            .with(Unit::Characters, self.characters)
-            .with(Unit::FileSearches, self.file_searches)
-            .with(Unit::CodeSessions, self.code_sessions)
+        let counts = UNITS.into_iter().zip(self.0);
+        counts.fold(Usage::default(), |usage, (unit, count)| usage.with(unit, count))
     }
 }
 
@@ -62,49 +107,54 @@ impl UnitCounts {
 mod tests {
     use super::*;
 
-    const ONE: UnitCounts = UnitCounts {
-        web_searches: 1,
-        images: 2,
-        audio_seconds: 3,
-        characters: 4,
-        file_searches: 5,
-        code_sessions: 6,
-    };
-    const OTHER: UnitCounts = UnitCounts {
-        web_searches: 6,
-        images: 5,
-        audio_seconds: 4,
-        characters: 3,
-        file_searches: 2,
-        code_sessions: 1,
-    };
-    const UNITS: [Unit; 6] = [
-        Unit::WebSearches,
-        Unit::Images,
-        Unit::AudioSeconds,
-        Unit::Characters,
-        Unit::FileSearches,
-        Unit::CodeSessions,
-    ];
+    const ONE: UnitCounts =
+        UnitCounts::of(Unit::WebSearches, 1).with(Unit::Images, 5).with(Unit::CodeSessions, 2);
+    const OTHER: UnitCounts = UnitCounts::of(Unit::WebSearches, 6)
+        .with(Unit::Images, 2)
+        .with(Unit::Characters, 4)
+        .with(Unit::CodeSessions, 3);
 
-    fn counts(pieces: UnitCounts) -> Vec<(Unit, u64)> {
-        pieces.to_usage().counts().collect()
+    fn counts(counts: UnitCounts) -> Vec<(Unit, u64)> {
+        UNITS.into_iter().map(|unit| (unit, counts.get(unit))).filter(|(_, n)| 0 < *n).collect()
     }
 
     #[test]
-    fn pieces_are_usage_of_nothing_else() {
-        assert_eq!(counts(ONE), UNITS.into_iter().zip(1..).collect::<Vec<_>>());
+    fn the_counted_units_are_those_that_are_not_tokens() {
+        let expected = Unit::ALL.into_iter().filter(|unit| unit.class() != UnitClass::Token);
+        assert!(expected.eq(UNITS));
+        for unit in UNITS {
+            assert_eq!(counts(UnitCounts::of(unit, 7)), [(unit, 7)]);
+        }
     }
 
     #[test]
-    fn of_two_counts_the_more_of_each_stands() {
-        let most = UNITS.into_iter().zip([6, 5, 4, 4, 5, 6]).collect::<Vec<_>>();
-        assert_eq!((counts(ONE.max(OTHER)), counts(OTHER.max(ONE))), (most.clone(), most));
+    fn counts_become_usage_without_tokens() {
+        for of in [ONE, OTHER] {
+            assert!(of.to_usage().counts().eq(counts(of)));
+        }
     }
 
     #[test]
-    fn both_together_run_their_code_in_one_container() {
-        let both = UNITS.into_iter().zip([7, 7, 7, 7, 7, 6]).collect::<Vec<_>>();
-        assert_eq!((counts(ONE.plus(OTHER)), counts(OTHER.plus(ONE))), (both.clone(), both));
+    fn the_maximum_is_taken_unit_by_unit() {
+        let max = UnitCounts::of(Unit::WebSearches, 6)
+            .with(Unit::Images, 5)
+            .with(Unit::Characters, 4)
+            .with(Unit::CodeSessions, 3);
+        assert_eq!((ONE.max(OTHER), OTHER.max(ONE)), (max, max));
+    }
+
+    #[test]
+    fn counts_are_added_except_that_code_runs_in_one_container() {
+        let sum = UnitCounts::of(Unit::WebSearches, 7)
+            .with(Unit::Images, 7)
+            .with(Unit::Characters, 4)
+            .with(Unit::CodeSessions, 3);
+        assert_eq!((ONE.plus(OTHER), OTHER.plus(ONE)), (sum, sum));
+    }
+
+    #[test]
+    fn a_filter_removes_the_other_units() {
+        let media = OTHER.filter(|unit| unit.class() == UnitClass::Media);
+        assert_eq!(media, UnitCounts::of(Unit::Images, 2).with(Unit::Characters, 4));
     }
 }

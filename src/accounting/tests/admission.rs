@@ -140,7 +140,7 @@ async fn searches_are_billed_as_each_endpoint_reports_them() {
         (Endpoint::StreamGenerateContent, 0, told(3), 0),
         (Endpoint::Messages, 0, told(3), 3),
     ] {
-        let pieces = UnitCounts { web_searches: asked, ..UnitCounts::default() };
+        let pieces = UnitCounts::of(Unit::WebSearches, asked);
         let demand = AdmissionRequest {
             endpoint,
             item_units_max: pieces,
@@ -148,13 +148,13 @@ async fn searches_are_billed_as_each_endpoint_reports_them() {
         };
         let mut permit = scene.admit(demand).await.expect("fits");
         let counted = told.map_or(0, |usage| usage.get(Unit::WebSearches));
-        let counted_pieces = UnitCounts { web_searches: counted, ..UnitCounts::default() };
+        let counted_pieces = UnitCounts::of(Unit::WebSearches, counted);
         permit.record_usage(&UsageReading {
             reported: told,
             counted_item_units: counted_pieces,
             ..UsageReading::default()
         });
-        let estimated = permit.measured.unit_counts.web_searches;
+        let estimated = permit.measured.unit_counts.get(Unit::WebSearches);
         assert_eq!(estimated, charged, "{endpoint:?} {asked}, where no report is whole");
         let searches = permit.measured.reported.map(|usage| usage.get(Unit::WebSearches));
         assert_eq!(searches, Some(charged), "{endpoint:?} {asked}");

@@ -6,6 +6,7 @@ use crate::dialect::call_facts::{CallFacts, ParseError, PolicyFields};
 use crate::dialect::external_refs::OTHER_MODELS_MAX;
 use crate::dialect::json;
 use crate::domain::unit_counts::UnitCounts;
+use crate::domain::usage::Unit;
 
 const POLICY_FIELDS: [&str; 14] = [
     "model",
@@ -50,7 +51,7 @@ pub fn message(body: &[u8]) -> Result<CallFacts, ParseError> {
     Ok(CallFacts {
         stream: fields.flag(2)?,
         output_tokens_max: fields.bound(3)?,
-        item_units_max: UnitCounts { web_searches: outside.searches, ..UnitCounts::default() },
+        item_units_max: UnitCounts::of(Unit::WebSearches, outside.searches),
         service_tier: served.tier().unwrap_or_default(),
         hides_output: fields.value(10).is_some_and(thinks),
         ..CallFacts::without_output(model, fields.span(0), outside)
@@ -82,7 +83,7 @@ mod tests {
     fn searches_are_bound_by_the_uses_of_their_tool_and_a_speed_and_a_place_are_tiers() {
         let searches = |tools: &str| {
             let read = read(&format!(r#"{{"model":"m","tools":[{tools}]}}"#)).expect(tools);
-            read.item_units_max.web_searches
+            read.item_units_max.get(Unit::WebSearches)
         };
         let tool = r#"{"type":"web_search_20250305","name":"w"}"#;
         let bound = r#"{"max_uses":3,"type":"web_search_20250305","name":"w"}"#;

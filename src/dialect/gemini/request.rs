@@ -10,7 +10,7 @@ use crate::dialect::external_refs::TOOLS_TOKENS;
 use crate::dialect::gemini::{external_refs, usage};
 use crate::dialect::json;
 use crate::domain::unit_counts::UnitCounts;
-use crate::domain::usage::Usage;
+use crate::domain::usage::{Unit, Usage};
 
 const POLICY_FIELDS: [&str; 12] = [
     "background",
@@ -67,7 +67,7 @@ fn read<'a>(model: &str, body: &'a [u8]) -> Result<(CallFacts, PolicyFields<'a, 
     }
     let request = CallFacts {
         model_spans: model_spans(model, body, &fields)?,
-        item_units_max: UnitCounts { web_searches: outside.searches, ..UnitCounts::default() },
+        item_units_max: UnitCounts::of(Unit::WebSearches, outside.searches),
         service_tier: usage::service_tier(body).unwrap_or_default(),
         ..CallFacts::without_output(model.to_owned(), None, outside)
     };
@@ -190,7 +190,7 @@ mod tests {
             let body = format!(r#"{{"contents":[],{rest}}}"#);
             let read = content("m", body.as_bytes(), false).expect(rest);
             assert_eq!(
-                (read.item_units_max.web_searches, read.service_tier.name()),
+                (read.item_units_max.get(Unit::WebSearches), read.service_tier.name()),
                 (searches, tier)
             );
         }

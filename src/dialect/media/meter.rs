@@ -86,9 +86,9 @@ impl MediaMeter {
     /// What was learned so far.
     pub fn reading(&self) -> UsageReading {
         let mut usage = self.reported.unwrap_or(self.max_usage);
-        for piece in [Unit::Characters, Unit::AudioSeconds, Unit::Images] {
-            if usage.get(piece) == 0 {
-                usage = usage.with(piece, self.max_usage.get(piece));
+        for unit in Unit::MEDIA {
+            if usage.get(*unit) == 0 {
+                usage = usage.with(*unit, self.max_usage.get(*unit));
             }
         }
         if 0 < self.images && 0 < self.max_usage.get(Unit::Images) {

@@ -7,6 +7,7 @@ use crate::dialect::json;
 use crate::dialect::media::audio_duration;
 use crate::dialect::multipart::Part;
 use crate::domain::unit_counts::UnitCounts;
+use crate::domain::usage::Unit;
 
 /// The most images that a request may ask for.
 const IMAGES_MAX: u64 = 128;
@@ -167,7 +168,7 @@ fn images(fields: &PolicyFields<'_, 11>, unnamed_at: usize) -> Result<CallFacts,
     request.output_tokens_max = Some(whole * frames + partials);
     request.choices = images;
     request.hides_output = true;
-    request.item_units_max = UnitCounts { images: images * frames, ..UnitCounts::default() };
+    request.item_units_max = UnitCounts::of(Unit::Images, images * frames);
     Ok(request)
 }
 
@@ -192,7 +193,7 @@ fn speech(fields: &PolicyFields<'_, 7>) -> Result<CallFacts, ParseError> {
     request.output_tokens_max =
         Some(characters * SPEECH_TOKENS_PER_CHARACTER * pace + OVERHEAD_TOKENS);
     request.hides_output = true;
-    request.item_units_max = UnitCounts { characters, ..UnitCounts::default() };
+    request.item_units_max = UnitCounts::of(Unit::Characters, characters);
     Ok(request)
 }
 
@@ -211,7 +212,7 @@ fn transcription(
     request.stream = fields.flag(4)?;
     let heard = totals.seconds * AUDIO_TOKENS_PER_SECOND;
     request.external_refs.media_tokens = Some(OVERHEAD_TOKENS + totals.text_bytes + heard);
-    request.item_units_max = UnitCounts { audio_seconds: totals.seconds, ..UnitCounts::default() };
+    request.item_units_max = UnitCounts::of(Unit::AudioSeconds, totals.seconds);
     Ok(request)
 }
 
@@ -264,7 +265,7 @@ mod tests {
             assert_eq!(request.stream, rest.contains("stream"), "{rest}");
             assert_eq!(request.external_refs.media_tokens, None, "{rest}");
         }
-        let pieces = |rest| generation(rest).expect("valid").item_units_max.images;
+        let pieces = |rest| generation(rest).expect("valid").item_units_max.get(Unit::Images);
         assert_eq!((pieces(""), pieces(r#","n":3,"frame_count":4"#)), (1, 12));
     }
 
@@ -334,7 +335,7 @@ mod tests {
         );
         let edit = edit.expect("valid");
         assert_eq!(edit.external_refs.media_tokens, Some(32 + 4 + 3 * 7_000));
-        assert_eq!((edit.choices, edit.item_units_max.images), (2, 2));
+        assert_eq!((edit.choices, edit.item_units_max.get(Unit::Images)), (2, 2));
         let body =
             br#"{"prompt":"abc","images":[{"image_url":"data:,"},{"file_id":"f"}],"mask":{}}"#;
         let edit = json(Endpoint::ImageEdits, body).expect("valid");
@@ -343,14 +344,17 @@ mod tests {
         let fields = [("model", "m"), ("prompt", "abc")];
         let heard = read_form(Endpoint::Transcriptions, &fields, &["file"]).expect("valid");
         assert_eq!(heard.external_refs.media_tokens, Some(32 + 3 + 10));
-        assert_eq!((heard.item_units_max.audio_seconds, heard.output_tokens_max), (1, None));
+        assert_eq!(
+            (heard.item_units_max.get(Unit::AudioSeconds), heard.output_tokens_max),
+            (1, None)
+        );
     }
 
     #[test]
     fn speech_is_counted_by_its_letters() {
         let read = |body: &str| json(Endpoint::Speech, body.as_bytes()).expect("valid");
         let plain = read(r#"{"model":"m","input":"d\u00e9j\u00e0 \ud83d\ude00"}"#);
-        assert_eq!(plain.item_units_max.characters, 6);
+        assert_eq!(plain.item_units_max.get(Unit::Characters), 6);
         assert_eq!((plain.output_tokens_max, plain.stream), (Some(6 * 3 + 32), false));
         let slow = read(r#"{"model":"m","input":"a","speed":0.25,"stream_format":"sse"}"#);
         assert_eq!((slow.output_tokens_max, slow.stream), (Some(12 + 32), true));

@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn the_most_is_of_the_kind_that_the_endpoint_is_for() {
         let bound = Bound { input_tokens: 7, output_tokens: 9 };
-        let pieces = UnitCounts { images: 2, ..UnitCounts::default() };
+        let pieces = UnitCounts::of(Unit::Images, 2);
         let all = Usage::from_tokens(7, 9).with(Unit::Images, 2);
         for (media, is_seen, expected) in [
             (Media::Images, false, all.with(Unit::OutputImageTokens, 9)),

@@ -9,6 +9,7 @@ use crate::dialect::json;
 use crate::dialect::openai::external_refs;
 use crate::dialect::tier;
 use crate::domain::unit_counts::UnitCounts;
+use crate::domain::usage::Unit;
 
 /// The most choices that a request may ask for.
 const CHOICES_MAX: u64 = 128;
@@ -70,10 +71,7 @@ pub fn chat(body: &[u8]) -> Result<CallFacts, ParseError> {
         output_tokens_max: fields.bound(4)?.max(fields.bound(5)?),
         choices,
         // A chat that may search does so once.
-        item_units_max: UnitCounts {
-            web_searches: u64::from(fields.value(13).is_some()),
-            ..UnitCounts::default()
-        },
+        item_units_max: UnitCounts::of(Unit::WebSearches, u64::from(fields.value(13).is_some())),
         service_tier: fields.value(12).and_then(tier::parse).unwrap_or_default(),
         include_usage,
         ..CallFacts::without_output(model, fields.span(0), outside)
@@ -221,7 +219,10 @@ mod tests {
         assert_eq!((request.item_units_max, request.service_tier), Default::default());
         let dear = read(r#"{"model":"a","service_tier":"priority","web_search_options":{}}"#);
         let dear = dear.expect("valid");
-        assert_eq!((dear.service_tier.name(), dear.item_units_max.web_searches), ("priority", 1));
+        assert_eq!(
+            (dear.service_tier.name(), dear.item_units_max.get(Unit::WebSearches)),
+            ("priority", 1)
+        );
         assert!(dear.external_refs.has_external_content);
     }
 

@@ -6,7 +6,7 @@ use crate::dialect::openai::usage;
 use crate::dialect::tier;
 use crate::domain::service_tier::ServiceTier;
 use crate::domain::unit_counts::UnitCounts;
-use crate::domain::usage::Usage;
+use crate::domain::usage::{Unit, Usage};
 
 /// What an answer says of what it used.
 #[derive(Debug, Default)]
@@ -70,7 +70,7 @@ impl ResponseFacts {
     pub const fn item_units(&self) -> UnitCounts {
         match self.reported_searches {
             0 => self.item_units,
-            web_searches => UnitCounts { web_searches, ..self.item_units },
+            reported => self.item_units.with(Unit::WebSearches, reported),
         }
     }
 
@@ -106,22 +106,20 @@ pub fn item_units_of(item: &[u8]) -> UnitCounts {
             _ => {}
         }
     });
-    let none = UnitCounts::default();
     match kind.as_deref().filter(|_| is_billed) {
         Some("web_search_call" | "x_search_call") if is_search => {
-            UnitCounts { web_searches: 1, ..none }
+            UnitCounts::of(Unit::WebSearches, 1)
         }
-        Some("image_generation_call") => UnitCounts { images: 1, ..none },
-        Some("file_search_call") => UnitCounts { file_searches: 1, ..none },
-        Some("code_interpreter_call") => UnitCounts { code_sessions: 1, ..none },
-        _ => none,
+        Some("image_generation_call") => UnitCounts::of(Unit::Images, 1),
+        Some("file_search_call") => UnitCounts::of(Unit::FileSearches, 1),
+        Some("code_interpreter_call") => UnitCounts::of(Unit::CodeSessions, 1),
+        _ => UnitCounts::default(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::usage::Unit;
 
     const ITEMS: &str = r#"[{"type":"reasoning"},{"type":"web_search_call","status":"searching",
         "action":{"type":"search"}},{"type":"web_search_call","status":"failed"},

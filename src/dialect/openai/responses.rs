@@ -7,6 +7,7 @@ use crate::dialect::openai::request::clamp as clamp_field;
 use crate::dialect::openai::{external_refs, state_refs};
 use crate::dialect::tier;
 use crate::domain::unit_counts::UnitCounts;
+use crate::domain::usage::Unit;
 
 const FIELDS: [&str; 15] = [
     "model",
@@ -77,21 +78,22 @@ pub fn count(body: &[u8]) -> Result<CallFacts, ParseError> {
 
 /// What the tools may do by the piece, with so many calls at most.
 fn item_units_max(tools: Option<&[u8]>, calls: u64) -> UnitCounts {
-    let mut pieces = UnitCounts::default();
+    let mut counts = UnitCounts::default();
     json::elements(tools.unwrap_or(b"null"), |tool| {
         json::each_named(tool, &["type"], |kind| {
-            match &*json::string_of(kind).unwrap_or_default() {
+            let (unit, count) = match &*json::string_of(kind).unwrap_or_default() {
                 kind if kind.starts_with("web_search") || kind.starts_with("x_search") => {
-                    pieces.web_searches = calls;
+                    (Unit::WebSearches, calls)
                 }
-                "image_generation" => pieces.images = calls,
-                "file_search" => pieces.file_searches = calls,
-                "code_interpreter" => pieces.code_sessions = calls.min(1),
-                _ => {}
-            }
+                "image_generation" => (Unit::Images, calls),
+                "file_search" => (Unit::FileSearches, calls),
+                "code_interpreter" => (Unit::CodeSessions, calls.min(1)),
+                _ => return,
+            };
+            counts = counts.with(unit, count);
         });
     });
-    pieces
+    counts
 }
 
 /// Whether it asks for thoughts, of which the answer shows a summary at most.
@@ -173,7 +175,7 @@ mod tests {
 
     #[test]
     fn searches_are_bound_by_the_calls_of_tools_and_the_tier_is_read() {
-        let searches = |rest: &str| read(rest).expect(rest).item_units_max.web_searches;
+        let searches = |rest: &str| read(rest).expect(rest).item_units_max.get(Unit::WebSearches);
         let tools = r#""tools":[{"type":"function"},{"type":"web_search_preview"}]"#;
         assert_eq!(searches(tools), HOSTED_CALLS_MAX);
         assert_eq!(searches(&format!(r#"{tools},"max_tool_calls":3"#)), 3);
@@ -183,9 +185,9 @@ mod tests {
             r#""tools":[{"type":"image_generation"},{"type":"file_search"},
             {"type":"code_interpreter"}],"max_tool_calls":4"#,
         );
-        let pieces =
-            UnitCounts { images: 4, file_searches: 4, code_sessions: 1, ..UnitCounts::default() };
-        assert_eq!(hosted.expect("valid").item_units_max, pieces);
+        let counts =
+            UnitCounts::of(Unit::Images, 4).with(Unit::FileSearches, 4).with(Unit::CodeSessions, 1);
+        assert_eq!(hosted.expect("valid").item_units_max, counts);
         let tier = read(r#""service_tier":"flex""#).expect("valid").service_tier;
         assert_eq!(tier.name(), "flex");
     }

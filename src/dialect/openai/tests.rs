@@ -233,7 +233,11 @@ fn searches_of_a_body_and_of_a_stream_are_counted_once() {
     let (_, _, reading) = run(false, &[CREATED, &done, &done, &completed]);
     assert_eq!(reading.reported, expected);
     let (_, _, reading) = run(false, &[CREATED, &done, &done]);
-    assert_eq!((reading.reported, reading.counted_item_units.web_searches), (None, 2), "cut off");
+    assert_eq!(
+        (reading.reported, reading.counted_item_units.get(Unit::WebSearches)),
+        (None, 2),
+        "cut off"
+    );
 }
 
 #[test]

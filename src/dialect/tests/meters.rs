@@ -178,11 +178,17 @@ fn what_gemini_searched_for_is_told_beside_its_usage() {
     for (text, reported) in [(chunk(usage), wanted), (chunk(""), None)] {
         let stream = format!("data: {text}\n\ndata: {{\"candidates\":[]}}\n\n");
         let (_, _, reading) = run_in(Dialect::Gemini, false, &[&stream]);
-        assert_eq!((reading.reported, reading.counted_item_units.web_searches), (reported, 2));
+        assert_eq!(
+            (reading.reported, reading.counted_item_units.get(Unit::WebSearches)),
+            (reported, 2)
+        );
         let mut meter = JsonBodyMeter::new(Dialect::Gemini);
         text.as_bytes().chunks(3).for_each(|piece| meter.read(piece));
         let reading = meter.reading();
-        assert_eq!((reading.reported, reading.counted_item_units.web_searches), (reported, 2));
+        assert_eq!(
+            (reading.reported, reading.counted_item_units.get(Unit::WebSearches)),
+            (reported, 2)
+        );
     }
 }
 

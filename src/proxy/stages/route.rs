@@ -11,7 +11,6 @@ use crate::domain::money::Nano;
 use crate::domain::settlement::Bound;
 use crate::domain::tariff::HoldPricing;
 use crate::domain::time::UnixMs;
-use crate::domain::unit_counts::UnitCounts;
 use crate::domain::usage::{Unit, Usage};
 use crate::proxy::catalog::Catalog;
 use crate::proxy::refusal::reason::Refusal;
@@ -42,13 +41,8 @@ impl Route {
     /// they are bound by, and the pieces that have a price.
     pub fn max_usage(&self, call: &ReceivedCall, bound: Bound) -> Option<Usage> {
         let media = call.endpoint.media()?;
-        let priced = |unit, count| if is_priced(&self.targets, unit) { count } else { 0 };
-        let item_units = UnitCounts {
-            images: priced(Unit::Images, call.facts.item_units_max.images),
-            audio_seconds: priced(Unit::AudioSeconds, call.facts.item_units_max.audio_seconds),
-            characters: priced(Unit::Characters, call.facts.item_units_max.characters),
-            ..UnitCounts::default()
-        };
+        let is_chargeable = |unit| Unit::MEDIA.contains(&unit) && is_priced(&self.targets, unit);
+        let item_units = call.facts.item_units_max.filter(is_chargeable);
         let bound = if is_billed_per_item(&self.targets) { Bound::default() } else { bound };
         Some(max_usage(media, bound, call.facts.external_refs.media_tokens.is_some(), item_units))
     }
@@ -181,7 +175,10 @@ fn add_secondary_model(
 /// search stored files or to run code: where they have none, that is told when it was done.
 fn require_prices(targets: &mut Vec<RouteTarget>, call: &ReceivedCall) -> Result<(), Refusal> {
     let is_media = call.endpoint.media().is_some();
-    let requested = UnitCounts { file_searches: 0, code_sessions: 0, ..call.facts.item_units_max };
+    let requested = call
+        .facts
+        .item_units_max
+        .filter(|unit| !matches!(unit, Unit::FileSearches | Unit::CodeSessions));
     let first_unpriced_at = |target: &RouteTarget| {
         let by_token = is_media && prices_output(target);
         let unpriced =
@@ -249,9 +246,7 @@ fn is_priced(targets: &[RouteTarget], unit: Unit) -> bool {
 
 /// Whether pieces have a price at those places, and tokens have none.
 fn is_billed_per_item(targets: &[RouteTarget]) -> bool {
-    let item_units = [Unit::Images, Unit::AudioSeconds, Unit::Characters];
-    item_units.into_iter().any(|unit| is_priced(targets, unit))
-        && !targets.iter().any(has_token_price)
+    Unit::MEDIA.iter().any(|unit| is_priced(targets, *unit)) && !targets.iter().any(has_token_price)
 }
 
 /// Whether tokens cost something there.
