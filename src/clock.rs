@@ -1,6 +1,6 @@
-//! The one home of clocks.
+//! The wall clock and the monotonic clock; all other modules receive the time as a value.
 
-#![expect(clippy::disallowed_methods, reason = "this is where the clocks are read")]
+#![expect(clippy::disallowed_methods, reason = "this module alone reads the clocks")]
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -10,34 +10,33 @@ use crate::domain::time::UnixMs;
 
 static TIMELINE: Timeline = Timeline::new();
 
-/// The wall clock, which does not step back while the process runs: see [`Timeline`].
+/// Returns the wall-clock time, which never steps back while the process runs; see [`Timeline`].
 pub fn wall_now() -> UnixMs {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    TIMELINE.at(i64::try_from(since.as_millis()).unwrap_or(i64::MAX), monotonic_now)
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    TIMELINE.at(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX), monotonic_now)
 }
 
-/// The monotonic clock.
 pub fn monotonic_now() -> Instant {
     Instant::now()
 }
 
-/// How long ago `start` was.
+/// Returns the time elapsed since `start`.
 pub fn elapsed_since(start: Instant) -> Duration {
     start.elapsed()
 }
 
-/// Time as it is told. When the wall clock steps back, it goes on from where it was, at half speed,
-/// until the wall clock has caught up: no window comes again, none lasts for hours, and what is
-/// written later has a later time.
+/// A wall clock that never steps back. When the system clock does, the timeline continues from its
+/// latest value at half speed until the system clock has caught up. So no window occurs twice, none
+/// lasts for hours, and later entries have later timestamps.
 #[derive(Debug)]
 struct Timeline {
-    /// The latest that was told, in milliseconds since 1970.
+    /// The latest time returned, in milliseconds since 1970.
     latest: AtomicI64,
-    /// From where and when on it goes at half speed; means nothing while the wall clock is ahead.
+    /// The time and instant at which half speed began; unused while the system clock is ahead.
     slow_from: Mutex<Option<(i64, Instant)>>,
 }
 
-/// Threads that read the clock one after another may tell what they read in another order.
+/// A smaller difference is not a step: threads may report their clock readings out of order.
 const STEP_MS: i64 = 1_000;
 
 impl Timeline {
@@ -58,17 +57,18 @@ impl Timeline {
         }
         let mut behind = self.slow_from.lock().unwrap_or_else(PoisonError::into_inner);
         let (now, latest) = (tick(), self.latest.load(Ordering::Relaxed));
-        let slow = |(from, since): (i64, Instant)| {
-            let passed = now.saturating_duration_since(since).as_millis() / 2;
-            from.saturating_add(i64::try_from(passed).unwrap_or(i64::MAX))
+        let half_speed = |(from, started): (i64, Instant)| {
+            let elapsed = now.saturating_duration_since(started).as_millis() / 2;
+            from.saturating_add(i64::try_from(elapsed).unwrap_or(i64::MAX))
         };
-        // Where the wall clock was ahead meanwhile, this step back is another.
-        let told = behind.map(slow).filter(|told| latest <= *told).unwrap_or_else(|| {
-            *behind = Some((latest, now));
-            latest
-        });
-        self.latest.fetch_max(told, Ordering::Relaxed);
-        UnixMs(told)
+        // If the system clock was ahead in the meantime, this is a new step back.
+        let slowed =
+            behind.map(half_speed).filter(|slowed| latest <= *slowed).unwrap_or_else(|| {
+                *behind = Some((latest, now));
+                latest
+            });
+        self.latest.fetch_max(slowed, Ordering::Relaxed);
+        UnixMs(slowed)
     }
 }
 
@@ -79,14 +79,14 @@ mod tests {
     const HOUR: i64 = 3_600_000;
 
     #[test]
-    fn time_goes_on_at_half_speed_until_the_wall_clock_has_caught_up() {
+    fn time_continues_at_half_speed_until_the_wall_clock_has_caught_up() {
         let (timeline, start) = (Timeline::new(), Instant::now());
         let at = |wall, hours: i64| {
             let passed = Duration::from_millis(u64::try_from(hours * HOUR).expect("not below 0"));
             timeline.at(wall, || start + passed).0
         };
         assert_eq!(at(100 * HOUR, 0), 100 * HOUR);
-        assert_eq!(at(100 * HOUR - 10, 0), 100 * HOUR, "a moment is no step");
+        assert_eq!(at(100 * HOUR - 10, 0), 100 * HOUR, "a few milliseconds are not a step");
         assert_eq!(at(98 * HOUR, 0), 100 * HOUR);
         assert_eq!(at(99 * HOUR, 1), 100 * HOUR + HOUR / 2);
         assert_eq!(at(100 * HOUR, 2), 101 * HOUR);
@@ -94,7 +94,7 @@ mod tests {
         assert_eq!(at(110 * HOUR, 12), 110 * HOUR, "at full speed");
         assert_eq!(at(105 * HOUR, 12), 110 * HOUR, "another step back");
         assert_eq!(at(106 * HOUR, 13), 110 * HOUR + HOUR / 2);
-        assert_eq!(at(200 * HOUR, 13), 200 * HOUR, "a step ahead is believed");
+        assert_eq!(at(200 * HOUR, 13), 200 * HOUR, "a step forward is taken over");
         assert_eq!(at(110 * HOUR, 13), 200 * HOUR);
         assert_eq!(at(111 * HOUR, 14), 200 * HOUR + HOUR / 2);
     }

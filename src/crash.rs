@@ -1,17 +1,16 @@
-//! Crash points: named places at which a test has the process die, as by `kill -9`, or its task
-//! panic.
+//! Crash points: named positions at which a test makes the process die as by `kill -9`, or panic.
 //!
-//! A place costs nothing until it is armed, and does not exist in a release build.
+//! Debug builds only. A point that is not armed costs one atomic load.
 
 #[cfg(debug_assertions)]
 use std::sync::OnceLock;
 #[cfg(debug_assertions)]
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The variable that arms a point: `<point>:<n>`, or `<point>:<n>:panic`.
+/// The environment variable that arms a point: `<point>:<n>`, or `<point>:<n>:panic`.
 pub const VARIABLE: &str = "METEOR_CRASH";
 
-/// Every point: those of a call in the order of its path, then those behind it.
+/// Every point: those of a call in order of its path, then those of background work.
 pub const POINTS: [&str; 22] = [
     "hold-appended",
     "hold-written",
@@ -37,34 +36,34 @@ pub const POINTS: [&str; 22] = [
     "recovery-orphan",
 ];
 
-/// Why no point can be armed.
+/// Why a crash point cannot be armed.
 #[derive(Debug, thiserror::Error)]
 pub enum CrashError {
-    /// There is no such point, or no such passing of it.
+    /// The point does not exist, or the count is not a positive number.
     #[error(
-        "{VARIABLE} is not <point>:<n> or <point>:<n>:panic with n from 1; the points are {}",
+        "{VARIABLE}: expected <point>:<n> or <point>:<n>:panic with n from 1; valid points: {}",
         POINTS.join(", ")
     )]
     Unknown,
-    /// This build has no points.
-    #[error("{VARIABLE} is set, but a release build has no crash points; unset it")]
+    /// Release builds have no crash points.
+    #[error("{VARIABLE} is set, but release builds have no crash points; unset it")]
     Release,
 }
 
 #[cfg(debug_assertions)]
 static ARMED: OnceLock<Armed> = OnceLock::new();
 
-/// A point, and what happens there.
+/// The armed point and its effect.
 #[cfg(debug_assertions)]
 #[derive(Debug)]
 struct Armed {
     index: usize,
-    /// How many passings are left.
+    /// How many times the point is still passed, the last of which takes effect.
     left: AtomicU64,
     panics: bool,
 }
 
-/// Arms the point that the variable's value names; without one, none. Called once, at the start.
+/// Arms the point that the value of [`VARIABLE`] names. Does nothing without a value.
 #[cfg(debug_assertions)]
 pub fn arm(value: Option<&str>) -> Result<(), CrashError> {
     if let Some(value) = value {
@@ -74,7 +73,7 @@ pub fn arm(value: Option<&str>) -> Result<(), CrashError> {
     Ok(())
 }
 
-/// Refuses a value: there is nothing to arm.
+/// Returns an error if there is a value, because release builds have no crash points.
 #[cfg(not(debug_assertions))]
 pub fn arm(value: Option<&str>) -> Result<(), CrashError> {
     value.map_or(Ok(()), |_| Err(CrashError::Release))
@@ -82,34 +81,34 @@ pub fn arm(value: Option<&str>) -> Result<(), CrashError> {
 
 #[cfg(debug_assertions)]
 fn parse(value: &str) -> Option<Armed> {
-    let (name, passings) = value.split_once(':')?;
-    let panics = passings.strip_suffix(":panic");
-    let place = POINTS.iter().position(|point| *point == name)?;
-    let left: u64 = panics.unwrap_or(passings).parse().ok().filter(|passings| 0 < *passings)?;
-    Some(Armed { index: place, left: AtomicU64::new(left), panics: panics.is_some() })
+    let (name, count) = value.split_once(':')?;
+    let panics = count.strip_suffix(":panic");
+    let index = POINTS.iter().position(|point| *point == name)?;
+    let left: u64 = panics.unwrap_or(count).parse().ok().filter(|count| 0 < *count)?;
+    Some(Armed { index, left: AtomicU64::new(left), panics: panics.is_some() })
 }
 
-/// Passes the point at that place of the list; the process dies if it is the armed passing.
+/// Called at the point `POINTS[index]`. Kills the process or panics if the point is armed.
 #[cfg(debug_assertions)]
-pub fn pass(place: usize) {
+pub fn reach(index: usize) {
     let Some(armed) = ARMED.get() else { return };
-    if armed.index == place && armed.left.fetch_sub(1, Ordering::Relaxed) == 1 {
-        assert!(!armed.panics, "as {VARIABLE} says");
+    if armed.index == index && armed.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+        assert!(!armed.panics, "requested by {VARIABLE}");
         let process = rustix::process::getpid();
         rustix::process::kill_process(process, rustix::process::Signal::KILL)
             .expect("a process may kill itself");
     }
 }
 
-/// The place of a point in the list: an unknown name does not compile.
+/// Returns the index of a point in [`POINTS`]. An unknown name does not compile.
 #[cfg(debug_assertions)]
-pub const fn place(name: &str) -> usize {
-    let mut place = 0;
-    while place < POINTS.len() {
-        if is_same(POINTS[place].as_bytes(), name.as_bytes()) {
-            return place;
+pub const fn index_of(name: &str) -> usize {
+    let mut index = 0;
+    while index < POINTS.len() {
+        if is_same(POINTS[index].as_bytes(), name.as_bytes()) {
+            return index;
         }
-        place += 1;
+        index += 1;
     }
     panic!("list the point in POINTS")
 }
@@ -123,16 +122,16 @@ const fn is_same(a: &[u8], b: &[u8]) -> bool {
     at == a.len() && at == b.len()
 }
 
-/// A point of the list; with `if`, one that is passed only then.
+/// Marks a crash point of [`POINTS`](crate::crash::POINTS); with `if`, a conditional one.
 macro_rules! crash_point {
     ($name:literal) => {
         #[cfg(debug_assertions)]
-        $crate::crash::pass(const { $crate::crash::place($name) });
+        $crate::crash::reach(const { $crate::crash::index_of($name) });
     };
     ($name:literal if $when:expr) => {
         #[cfg(debug_assertions)]
         if $when {
-            $crate::crash::pass(const { $crate::crash::place($name) });
+            $crate::crash::reach(const { $crate::crash::index_of($name) });
         }
     };
 }
@@ -146,7 +145,7 @@ mod tests {
 
     use super::*;
 
-    /// How often each point stands in the sources below `folder`.
+    /// Counts the uses of each point in the sources below `folder`.
     fn uses(folder: &Path, found: &mut BTreeMap<String, usize>) {
         for entry in fs::read_dir(folder).expect("a folder of sources").flatten() {
             let path = entry.path();
@@ -163,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn every_point_of_the_list_stands_at_one_place() {
+    fn every_listed_point_is_used_exactly_one_time() {
         let mut found = BTreeMap::new();
         uses(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")), &mut found);
         let listed: BTreeMap<_, _> = POINTS.iter().map(|point| ((*point).to_owned(), 1)).collect();
@@ -179,7 +178,7 @@ mod tests {
 
     #[test]
     #[cfg(debug_assertions)]
-    fn what_is_no_point_arms_nothing_and_names_those_there_are() {
+    fn an_unknown_point_is_rejected_with_the_list_of_valid_ones() {
         assert!(arm(None).is_ok());
         for wrong in [
             "",
@@ -189,8 +188,8 @@ mod tests {
             "nowhere:1",
             "hold-written:3:die",
         ] {
-            let told = arm(Some(wrong)).expect_err(wrong).to_string();
-            assert!(POINTS.iter().all(|point| told.contains(point)), "{told}");
+            let message = arm(Some(wrong)).expect_err(wrong).to_string();
+            assert!(POINTS.iter().all(|point| message.contains(point)), "{message}");
         }
         let read = |value| {
             let armed = parse(value).expect(value);

@@ -1,7 +1,7 @@
-//! The one trait of escrow: rights to spend are moved from a lender to a node, never copied.
+//! The lender interface: a lender moves shares of limits and wallets to a node, never copies them.
 //!
-//! A node admits from the slice it holds. What its slice does not cover, it asks its lender for;
-//! only the lender's answer makes a refusal final.
+//! A node admits calls from its slice. If the slice does not cover a call, the node requests more
+//! from its lender, and only the lender's response makes a refusal final.
 
 use crate::domain::counter::Exceeded;
 use crate::domain::ids::{OrganizationId, ProjectId};
@@ -9,40 +9,39 @@ use crate::domain::limit::Level;
 use crate::domain::money::Nano;
 use crate::domain::wallet::WalletShortfall;
 
-/// What a slice did not cover.
+/// A request for what a slice does not cover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LendRequest {
-    /// Room under a limit.
+    /// Headroom under a limit.
     Limit {
-        /// Whose limit.
         level: Level,
-        /// The project that called.
+        /// The project of the call.
         project: ProjectId,
-        /// Which limit, and by how much.
+        /// The exceeded limit and by how much.
         exceeded: Exceeded,
     },
-    /// Money of an organization's wallet.
+    /// Money from an organization's wallet.
     Money {
-        /// Whose wallet.
         organization: OrganizationId,
-        /// How much the call needs.
+        /// The amount that the call needs.
         amount: Nano,
-        /// Why the slice does not cover it.
+        /// Why the slice does not cover the amount.
         shortfall: WalletShortfall,
     },
 }
 
-/// A lender's answer.
+/// The response of a lender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LendResponse {
-    /// The slice has grown: look again.
+    /// The slice has grown; check again.
     Granted,
-    /// Nobody holds what is missing: the refusal is final.
+    /// Nothing is left to lend; the refusal is final.
     Exhausted,
 }
 
-/// Who gives slices.
+/// Grants slices of limits and wallets to a node.
 pub trait Lender {
-    /// Asks for what a slice did not cover. A granted right is the node's before this returns.
-    fn request(&self, ask: &LendRequest) -> impl Future<Output = LendResponse>;
+    /// Requests what the node's slice does not cover. A granted share is in the node's slice before
+    /// this returns.
+    fn request(&self, request: &LendRequest) -> impl Future<Output = LendResponse>;
 }

@@ -1,12 +1,12 @@
-//! The one home of tasks: every task has a name that a log line can say.
+//! Spawning of tasks and blocking work; no other module calls the runtime's spawn functions.
 
-#![expect(clippy::disallowed_methods, reason = "this is where tasks are spawned")]
+#![expect(clippy::disallowed_methods, reason = "this module alone spawns tasks")]
 
 use std::future::Future;
 
 use tokio::task::{JoinError, JoinHandle};
 
-/// Runs `work` beside the caller on a multi-threaded or current-thread runtime.
+/// Spawns `work` as a task. `name` appears in trace logs.
 pub fn spawn<F>(name: &'static str, work: F) -> JoinHandle<F::Output>
 where
     F: Future + Send + 'static,
@@ -16,7 +16,7 @@ where
     tokio::spawn(work)
 }
 
-/// Runs `work` beside the caller on the caller's own thread: a worker's tasks never leave it.
+/// Spawns `work` on the current thread, so that a worker's tasks stay on its thread.
 pub fn spawn_local<F>(work: F) -> JoinHandle<F::Output>
 where
     F: Future + 'static,
@@ -25,18 +25,18 @@ where
     tokio::task::spawn_local(work)
 }
 
-/// Runs `work`, which takes its time, on a thread where nobody waits for it; `None` if it panics.
+/// Runs blocking `work` on the blocking thread pool. Returns `None` if `work` panics.
 pub async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> Option<T> + Send + 'static,
 ) -> Option<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_default()
 }
 
-/// A text that takes longer than a millisecond to look through, or two.
+/// Scanning more bytes than this takes about a millisecond or longer.
 const OFFLOAD_BYTES_MIN: usize = 256 << 10;
 
-/// Runs `work`, which looks through so many `bytes`: here, or, if they are many, on a thread where
-/// nobody waits for it. Panics as it does.
+/// Runs `work`, which scans `bytes` bytes: inline if they are few, otherwise on the blocking thread
+/// pool. Propagates a panic of `work`.
 pub async fn run_offloaded<T: Send + 'static>(
     bytes: usize,
     work: impl FnOnce() -> T + Send + 'static,
@@ -47,13 +47,16 @@ pub async fn run_offloaded<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await.map_err(JoinError::try_into_panic) {
         Ok(done) => done,
         Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        // The runtime ends, and whoever waits with it.
+        // The runtime shuts down, and this task with it.
         Err(Err(_)) => std::future::pending().await,
     }
 }
 
-/// Ends the process at once: for state that must not be trusted a moment longer.
+/// Exits the process immediately, because its in-memory state can no longer be trusted.
 pub fn stop_process(reason: &str) -> ! {
-    tracing::error!(reason, "stopping: the state on disk is right, this process is not");
+    tracing::error!(
+        reason,
+        "exiting: the in-memory state is inconsistent; a restart recovers from disk"
+    );
     std::process::exit(70)
 }

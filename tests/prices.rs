@@ -1,11 +1,8 @@
-//! Cost is price times usage to the nano-unit: the gateway's own arithmetic against a slow one,
-//! for a thousand generated usages of each kind of price.
+//! Compares the gateway's cost calculation with a slow, independent one, to the nano-unit, for a
+//! thousand random usages of each kind of price.
 //!
 //! `METEOR_SEED` repeats a run.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "tests stand outside the house: they read clocks and the environment themselves"
-)]
+#![expect(clippy::disallowed_methods, reason = "tests read clocks and the environment themselves")]
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -20,7 +17,7 @@ mod slow;
 
 use slow::{Kinds, Row, apart, cost, total};
 
-/// What a usage consists of; each of these is a kind of price.
+/// The kinds of a usage; each has a price.
 const KINDS: [&str; 20] = [
     "inputTokens",
     "cachedInputTokens",
@@ -59,34 +56,34 @@ impl Random {
         self.next() % end
     }
 
-    /// Small ones as often as large ones.
+    /// Returns a count whose order of magnitude is random.
     fn count(&mut self) -> u64 {
         let end = 10_u64.pow(u32::try_from(self.below(7)).expect("small"));
         self.below(end + 1)
     }
 
-    /// Decimal text of up to nine decimals.
+    /// Returns decimal text with up to nine decimals.
     fn price(&mut self) -> String {
         let decimals = usize::try_from(self.below(10)).expect("small");
         let (whole, part) = (self.below(200), format!("{:09}", self.below(1_000_000_000)));
         if decimals == 0 { whole.to_string() } else { format!("{whole}.{}", &part[..decimals]) }
     }
 
-    /// Prices of which that of `kind` is one.
+    /// Returns random prices, including one of `kind`.
     fn prices(&mut self, kind: &'static str) -> Vec<(&'static str, String)> {
-        let is_given = |unit: &&str| {
+        let has_price = |unit: &&str| {
             *unit == kind || ["inputTokens", "outputTokens"].contains(unit) || self.below(2) == 0
         };
-        let given: Vec<_> = KINDS.into_iter().filter(is_given).collect();
-        given.into_iter().map(|unit| (unit, self.price())).collect()
+        let priced: Vec<_> = KINDS.into_iter().filter(has_price).collect();
+        priced.into_iter().map(|unit| (unit, self.price())).collect()
     }
 
-    /// A usage that has some of `kind`.
+    /// Returns a random usage with at least one of `kind`.
     fn usage(&mut self, kind: &'static str) -> Kinds {
         let mut kinds: Kinds = Vec::new();
         for other in KINDS {
             let count = if other == kind { 1 + self.count() } else { self.below(2) * self.count() };
-            // Nobody makes a million images in a call.
+            // A realistic count, because these are expensive.
             let is_one = slow::SINGLY.contains(&other);
             kinds.push((other, if is_one { count.min(1_000) } else { count }));
         }
@@ -94,33 +91,33 @@ impl Random {
     }
 }
 
-/// A report of a few tokens whose parts overlap, and are more than their totals now and then.
-fn told(random: &mut Random) -> Kinds {
-    let mut told: Kinds = KINDS
+/// Returns a report of few tokens whose parts overlap and sometimes exceed their totals.
+fn random_report(random: &mut Random) -> Kinds {
+    let mut report: Kinds = KINDS
         .into_iter()
         .filter(|kind| kind.ends_with("Tokens"))
         .map(|kind| (kind, random.below(40)))
         .collect();
-    // What readers make sure of: of what was cached no more is of a kind than was cached at all.
-    let mut left = total_told(&told, "cachedInputTokens");
-    for (kind, count) in &mut told {
+    // As the response readers ensure: cached tokens by modality do not exceed cached tokens.
+    let mut left = count_of(&report, "cachedInputTokens");
+    for (kind, count) in &mut report {
         if kind.starts_with("cachedInput") && *kind != "cachedInputTokens" {
             *count = (*count).min(left);
             left -= *count;
         }
     }
-    told
+    report
 }
 
-fn total_told(told: &Kinds, unit: &str) -> u64 {
-    told.iter().filter(|(kind, _)| *kind == unit).map(|(_, count)| count).sum()
+fn count_of(report: &Kinds, unit: &str) -> u64 {
+    report.iter().filter(|(kind, _)| *kind == unit).map(|(_, count)| count).sum()
 }
 
 fn random() -> Random {
-    let given = std::env::var("METEOR_SEED").ok();
-    let given = given.map(|seed| seed.parse().expect("METEOR_SEED is a number"));
+    let seed = std::env::var("METEOR_SEED").ok();
+    let seed = seed.map(|seed| seed.parse().expect("METEOR_SEED is a number"));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
-    let seed = given.unwrap_or(u64::from(now.subsec_nanos()));
+    let seed = seed.unwrap_or(u64::from(now.subsec_nanos()));
     println!("METEOR_SEED={seed}");
     Random(seed)
 }
@@ -129,7 +126,7 @@ fn unit(name: &str) -> Unit {
     Unit::ALL.into_iter().find(|unit| unit.name() == name).expect("a unit of the gateway")
 }
 
-/// The same prices as the gateway has them.
+/// Converts rows of the slow calculation to a tariff of the gateway.
 fn tariff(rows: &[Row]) -> Tariff {
     let row = |row: &Row| {
         let with = |prices: PriceTable, (name, price): &(&str, String)| {
@@ -143,7 +140,7 @@ fn tariff(rows: &[Row]) -> Tariff {
     Tariff::from_rows(rows.iter().map(row).collect(), "v".into()).expect("a row for every call")
 }
 
-/// The same usage as the gateway has it: totals, and parts that are included in them.
+/// Converts disjoint kinds to a usage of the gateway, whose totals include their parts.
 fn usage(kinds: &Kinds) -> Usage {
     let with = |usage: Usage, unit: Unit| usage.with(unit, total(kinds, unit.name()));
     Unit::ALL.into_iter().fold(Usage::default(), with)
@@ -157,7 +154,7 @@ fn agree(rows: &[Row], tier: &str, kinds: &Kinds) {
 }
 
 #[test]
-fn each_kind_of_price_costs_what_a_slow_calculation_says() {
+fn each_kind_of_price_costs_the_same_as_the_slow_calculation() {
     let mut random = random();
     for kind in KINDS {
         for _ in 0..USAGES {
@@ -168,12 +165,12 @@ fn each_kind_of_price_costs_what_a_slow_calculation_says() {
 }
 
 #[test]
-fn each_size_of_input_costs_what_a_slow_calculation_says() {
+fn each_size_of_input_costs_the_same_as_the_slow_calculation() {
     let mut random = random();
     for _ in 0..USAGES {
         let kinds = random.usage("inputTokens");
         let input = total(&kinds, "inputTokens");
-        // Often just at the border.
+        // Often exactly at the threshold.
         let above = (input + random.below(3)).saturating_sub(1).max(1);
         let above = if random.below(2) == 0 { above } else { 1 + random.count() };
         let row = |above, prices| Row { tier: "default", above, prices };
@@ -185,7 +182,7 @@ fn each_size_of_input_costs_what_a_slow_calculation_says() {
 }
 
 #[test]
-fn each_service_tier_costs_what_a_slow_calculation_says() {
+fn each_service_tier_costs_the_same_as_the_slow_calculation() {
     let mut random = random();
     for _ in 0..USAGES {
         let kinds = random.usage("outputTokens");
@@ -205,14 +202,14 @@ fn each_service_tier_costs_what_a_slow_calculation_says() {
 }
 
 #[test]
-fn parts_that_overlap_cost_what_a_slow_calculation_says_and_never_more_than_the_hold() {
+fn overlapping_parts_cost_the_same_as_the_slow_calculation_and_never_more_than_the_hold() {
     let mut random = random();
     for kind in KINDS {
         for _ in 0..USAGES {
             let row = Row { tier: "default", above: 0, prices: random.prices(kind) };
-            let told = told(&mut random);
-            let kinds = apart(&row, &told);
-            let usage = told
+            let report = random_report(&mut random);
+            let kinds = apart(&row, &report);
+            let usage = report
                 .iter()
                 .fold(Usage::default(), |usage, (kind, count)| usage.with(unit(kind), *count));
             let tariff = tariff(std::slice::from_ref(&row));
@@ -220,12 +217,12 @@ fn parts_that_overlap_cost_what_a_slow_calculation_says_and_never_more_than_the_
             assert_eq!(
                 i128::from(fast.0),
                 cost(&[row], "default", &kinds),
-                "{told:?} at {tariff:?}"
+                "{report:?} at {tariff:?}"
             );
             let used = usage.counts().fold(UnitSet::default(), |units, (unit, _)| units.with(unit));
             let rates = tariff.rows()[0].prices.max_rates_for(used);
             let ceiling = rates.max_cost(usage.input_tokens(), usage.get(Unit::OutputTokens));
-            assert!(fast <= ceiling, "{fast:?} of {ceiling:?} for {told:?} at {tariff:?}");
+            assert!(fast <= ceiling, "{fast:?} of {ceiling:?} for {report:?} at {tariff:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Prices on the wire: by unit, and by the size of the input.
+//! Wire format of prices: by unit, and by input size.
 
 use std::collections::BTreeMap;
 
@@ -18,18 +18,18 @@ use crate::organization::error::FieldError;
 #[derive(Debug, Clone, Copy)]
 struct UnitPrice(Unit);
 
-/// An object of prices by unit.
+/// The field type of an object of prices by unit.
 #[derive(Debug, Clone, Copy)]
 pub struct PricesByUnit;
 
-/// The prices with more input than so many tokens, none of a size twice.
+/// The field type of a list of prices above an input size. Duplicate sizes are rejected.
 #[derive(Debug, Clone, Copy)]
 pub struct PriceTiers;
 
 const TIERS_MAX: usize = 20;
-/// More input than any model reads.
 const TIER_BOUND: IntegerIn = IntegerIn(1, 100_000_000);
-/// Prices as they are told.
+
+/// Returns the explicit prices by unit name.
 pub fn prices_by_unit(prices: &PriceTable) -> BTreeMap<&'static str, Money> {
     let price = |unit: Unit| Some((unit.name(), Money(prices.price_of(unit)?)));
     Unit::ALL.into_iter().filter_map(price).collect()
@@ -60,7 +60,7 @@ impl FieldType for UnitPrice {
     fn read(&self, json: &RawValue) -> Result<Nano, InvalidValue> {
         let price = MoneyAmount::NonNegative.read(json)?;
         let fits = PriceTable::default().with(self.0, price.0).is_some();
-        let advice = "give at most a thousand for one";
+        let advice = "give at most 1000 for one unit";
         fits.then_some(price).ok_or_else(|| ("too_large", advice.to_owned()))
     }
 
@@ -107,25 +107,25 @@ impl FieldType for PriceTiers {
             let message = format!("give at most {TIERS_MAX}");
             return Err(vec![FieldError::new(param, "too_many", message)]);
         }
-        let (mut sizes, mut faults) = (Vec::new(), Vec::new());
-        for (at, item) in items.into_iter().enumerate() {
-            let param = format!("{param}/{at}");
+        let (mut tiers, mut errors) = (Vec::new(), Vec::new());
+        for (index, item) in items.into_iter().enumerate() {
+            let param = format!("{param}/{index}");
             match read_nested(item, &param, read_tier) {
-                Ok((above, _)) if sizes.iter().any(|(known, _)| *known == above) => {
+                Ok((above, _)) if tiers.iter().any(|(other, _)| *other == above) => {
                     let param = format!("{param}/aboveInputTokens");
-                    faults.push(FieldError::new(param, "duplicate", "give each size once"));
+                    errors.push(FieldError::new(param, "duplicate", "give each input size once"));
                 }
-                Ok(size) => sizes.push(size),
-                Err(more) => faults.extend(more),
+                Ok(tier) => tiers.push(tier),
+                Err(more) => errors.extend(more),
             }
         }
-        if faults.is_empty() { Ok(sizes) } else { Err(faults) }
+        if errors.is_empty() { Ok(tiers) } else { Err(errors) }
     }
 
     fn schema(&self) -> RefOr<Schema> {
-        let mut size = BodySchema::default();
-        size.required("aboveInputTokens", TIER_BOUND);
-        size.required("prices", PricesByUnit);
-        ArrayBuilder::new().items(size.build()).max_items(Some(TIERS_MAX)).into()
+        let mut tier = BodySchema::default();
+        tier.required("aboveInputTokens", TIER_BOUND);
+        tier.required("prices", PricesByUnit);
+        ArrayBuilder::new().items(tier.build()).max_items(Some(TIERS_MAX)).into()
     }
 }

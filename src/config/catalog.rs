@@ -1,4 +1,4 @@
-//! `[[models]]`: which names callers may use, what they cost, and where they are served.
+//! Reads `[[models]]`: names, prices and targets.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -9,20 +9,18 @@ use crate::config::section::Section;
 use crate::config::upstreams::Upstreams;
 use crate::domain::catalog::{Model, Target, TargetRank};
 
-/// The models of a file.
 #[derive(Debug, Default)]
 pub struct Models {
-    /// Those with a name.
     pub listed: Vec<Model>,
-    /// Serves every other name: the row whose id is `*`.
+    /// The model that serves all other names: the row with the id `*`.
     pub fallback: Option<Model>,
 }
 
-/// The id of the row that serves every name that is not listed.
+/// The id of the row that serves every unlisted name.
 const ANY_NAME: &str = "*";
 const NAME_BYTES_MAX: usize = 200;
 
-/// Reads all rows; `upstreams` are those that a target may name.
+/// Reads all rows of `[[models]]`. Their targets may reference `upstreams`.
 pub fn read_models(
     root: &mut Section<'_>,
     upstreams: &Upstreams,
@@ -36,7 +34,7 @@ pub fn read_models(
         let aliases = row.texts("aliases").unwrap_or_default();
         for alias in &aliases {
             if alias == ANY_NAME || alias.is_empty() {
-                row.error("aliases", "hold what is no name; list whole names");
+                row.error("aliases", "must not be empty or \"*\"");
             }
             check_name(&mut row, "aliases", alias, &mut ids);
         }
@@ -53,13 +51,13 @@ pub fn read_models(
     found
 }
 
-/// Takes a name for a model, which no other may have.
+/// Checks a model name and records it as used.
 fn check_name(row: &mut Section<'_>, key: &'static str, name: &str, used: &mut Vec<String>) {
     if NAME_BYTES_MAX < name.len() || name.contains(|c: char| c.is_control() || c.is_whitespace()) {
-        row.error(key, "is no name of a model: too long, or with blanks in it; correct it");
+        row.error(key, "invalid model name; at most 200 bytes without whitespace");
     }
-    if !name.is_empty() && used.iter().any(|taken| taken == name) {
-        row.error(key, format!("\"{name}\" is listed twice; remove one"));
+    if !name.is_empty() && used.iter().any(|other| other == name) {
+        row.error(key, format!("duplicate model name \"{name}\""));
     }
     used.push(name.to_owned());
 }
@@ -71,58 +69,58 @@ fn read_model(
     pricing: &PricingConfig<'_>,
 ) -> Option<Model> {
     let max_output_tokens = row.integer("max_output_tokens", 0..=TOKENS_MAX);
-    let told = pricing.read_model_pricing(row, max_output_tokens != Some(0));
-    let places = read_targets(row, upstreams, pricing, max_output_tokens != Some(0));
+    let model_pricing = pricing.read_model_pricing(row, max_output_tokens != Some(0));
+    let configured = read_targets(row, upstreams, pricing, max_output_tokens != Some(0));
     let mut targets = Vec::new();
-    let mut known: Vec<Vec<PriceListEntry>> = Vec::new();
-    for place in places {
-        let name = place.upstream_model.as_deref().unwrap_or(id);
-        let provider = upstreams.providers[place.upstream].as_deref();
-        let told = [&place.pricing, &told];
-        let entries = PricingConfig::entries(told, pricing.find_listed(provider, name));
+    let mut listed_entries: Vec<Vec<PriceListEntry>> = Vec::new();
+    for target in configured {
+        let name = target.upstream_model.as_deref().unwrap_or(id);
+        let provider = upstreams.providers[target.upstream].as_deref();
+        let candidates = [&target.pricing, &model_pricing];
+        let entries = PricingConfig::entries(candidates, pricing.find_listed(provider, name));
         let listed = format!("{}/{name}", provider.unwrap_or("provider"));
-        let schedule = pricing.schedule(row, told, &entries, &listed);
-        let TargetConfig { upstream, upstream_model, rank, .. } = place;
+        let schedule = pricing.schedule(row, candidates, &entries, &listed);
+        let TargetConfig { upstream, upstream_model, rank, .. } = target;
         targets.extend(schedule.map(|schedule| Target {
             upstream,
             upstream_model,
             rank,
             schedule,
         }));
-        known.push(entries);
+        listed_entries.push(entries);
     }
     let max_output_tokens =
-        max_output_tokens.or_else(|| max_over_targets(&known, |e| e.max_output_tokens));
+        max_output_tokens.or_else(|| max_over_targets(&listed_entries, |e| e.max_output_tokens));
     if max_output_tokens.is_none() {
-        let message = "is missing; write the most it can answer (0 for embeddings): holds need it";
+        let message = "missing; set the maximum output of the model (0 for embeddings)";
         row.error("max_output_tokens", message);
     }
     let max_input_tokens = row.integer("max_input_tokens", 1..=TOKENS_MAX);
-    let mut entries = known.iter().flatten();
-    let hides = entries.clone().any(|entry| entry.hidden_output);
+    let mut entries = listed_entries.iter().flatten();
+    let hidden_output = entries.clone().any(|entry| entry.hidden_output);
     let field = entries.find_map(|entry| entry.output_field).unwrap_or("max_tokens");
     Some(Model {
         name: Arc::from(id),
         output_field: row.choice("output_field", OUTPUT_FIELDS).unwrap_or(field),
-        hidden_output: row.flag("hidden_output", hides),
+        hidden_output: row.flag("hidden_output", hidden_output),
         aliases: Vec::new(),
         max_output_tokens: max_output_tokens?,
         max_input_tokens: max_input_tokens
-            .or_else(|| max_over_targets(&known, |e| e.max_input_tokens)),
+            .or_else(|| max_over_targets(&listed_entries, |e| e.max_input_tokens)),
         targets,
     })
 }
 
-/// The most of what the list says of each place; nothing where it does not know one of them.
+/// Returns the maximum of a property over all targets, or `None` if it is unknown for a target.
 fn max_over_targets(
-    known: &[Vec<PriceListEntry>],
-    of: impl Fn(&PriceListEntry) -> Option<u64>,
+    targets: &[Vec<PriceListEntry>],
+    property: impl Fn(&PriceListEntry) -> Option<u64>,
 ) -> Option<u64> {
-    let of_place = |entries: &Vec<PriceListEntry>| entries.iter().filter_map(&of).max();
-    known.iter().map(of_place).collect::<Option<Vec<u64>>>()?.into_iter().max()
+    let max_of = |entries: &Vec<PriceListEntry>| entries.iter().filter_map(&property).max();
+    targets.iter().map(max_of).collect::<Option<Vec<u64>>>()?.into_iter().max()
 }
 
-/// Where a model is served, and what the file says of its prices there.
+/// A configured target, before its prices are resolved.
 struct TargetConfig {
     upstream: usize,
     upstream_model: Option<Arc<str>>,
@@ -130,16 +128,16 @@ struct TargetConfig {
     rank: TargetRank,
 }
 
-/// Where a model is served: `upstream` for one place, `targets` for several.
+/// Reads the targets of a model: `upstream` for a single one, `targets` for several.
 fn read_targets(
     row: &mut Section<'_>,
     upstreams: &Upstreams,
     pricing: &PricingConfig<'_>,
     has_output: bool,
 ) -> Vec<TargetConfig> {
-    let (one, several) = (row.has("upstream"), row.has("targets"));
-    if one == several {
-        row.error("upstream", "or targets: one of the two says where it is served");
+    let (single, several) = (row.has("upstream"), row.has("targets"));
+    if single == several {
+        row.error("upstream", "set either `upstream` or `targets`");
     }
     if !several {
         return read_target(row, "upstream_model", upstreams).into_iter().collect();
@@ -150,18 +148,18 @@ fn read_targets(
             priority: small_integer(&mut part, "priority", 0),
             weight: small_integer(&mut part, "weight", 1),
         };
-        let told = pricing.read_model_pricing(&mut part, has_output);
-        let place = read_target(&mut part, "model", upstreams);
-        found.extend(place.map(|place| TargetConfig { pricing: told, rank, ..place }));
+        let target_pricing = pricing.read_model_pricing(&mut part, has_output);
+        let target = read_target(&mut part, "model", upstreams);
+        found.extend(target.map(|target| TargetConfig { pricing: target_pricing, rank, ..target }));
         part.finish();
     }
-    // Stable: of one priority and weight, the order of the file.
-    found.sort_by_key(|place| (place.rank.priority, Reverse(place.rank.weight)));
+    // The sort is stable: targets of equal priority and weight stay in file order.
+    found.sort_by_key(|target| (target.rank.priority, Reverse(target.rank.weight)));
     found
 }
 
-fn small_integer(part: &mut Section<'_>, key: &'static str, usual: u16) -> u16 {
-    part.integer(key, 0..=1_000).and_then(|number| u16::try_from(number).ok()).unwrap_or(usual)
+fn small_integer(part: &mut Section<'_>, key: &'static str, default: u16) -> u16 {
+    part.integer(key, 0..=1_000).and_then(|number| u16::try_from(number).ok()).unwrap_or(default)
 }
 
 fn read_target(
@@ -171,9 +169,9 @@ fn read_target(
 ) -> Option<TargetConfig> {
     let upstream_model = part.text(model_key).map(Arc::from);
     let name = part.text("upstream")?;
-    let upstream = upstreams.names.iter().position(|known| *known == name);
+    let upstream = upstreams.names.iter().position(|other| *other == name);
     if upstream.is_none() {
-        part.error("upstream", format!("there is no upstream \"{name}\"; add it or correct this"));
+        part.error("upstream", format!("unknown upstream \"{name}\""));
     }
     Some(TargetConfig {
         upstream: upstream?,

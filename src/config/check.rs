@@ -1,4 +1,4 @@
-//! What it means: the whole file as checked values, or every fault of it.
+//! Checks the whole configuration and returns the settings, or all errors.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -22,78 +22,72 @@ use crate::settings::admission::AdmissionSettings;
 use crate::settings::log::{LogFormat, LogLevel, LogSettings};
 use crate::settings::upstream::UpstreamSettings;
 
-/// A configuration without faults.
+/// The checked configuration.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where everything is kept.
+    /// The data folder.
     pub data: PathBuf,
-    /// The database's file.
+    /// The database file.
     pub database: PathBuf,
-    /// Where callers reach the gateway.
+    /// The listener for callers.
     pub proxy_listen: SocketAddr,
-    /// How many threads serve them.
+    /// The number of worker threads that serve callers.
     pub workers: u16,
-    /// How calls are received.
     pub proxy: ProxySettings,
-    /// From the signal to the moment when no call is taken any more.
+    /// The time from the shutdown signal until new calls are refused.
     pub drain_delay: Duration,
-    /// How long open calls may take to finish then.
+    /// The time that calls in flight then have to finish.
     pub drain_timeout: Duration,
-    /// How calls are admitted near a limit.
     pub admission: AdmissionSettings,
-    /// The admin listener.
     pub admin: AdminListenerSettings,
-    /// What a journal entry survives.
+    /// The failures that a journal entry survives.
     pub durability: Durability,
-    /// The size of a journal segment.
     pub segment_bytes: u64,
-    /// How long a segment stays after it was projected.
+    /// How long a journal segment is kept after it was projected.
     pub journal_retention: Duration,
-    /// How far a chain may be ahead of the database.
+    /// How many bytes the journal may be ahead of the database.
     pub backlog_bytes_max: u64,
     /// The currency of all money: three capital letters.
     pub currency: String,
-    /// The log.
     pub log: LogSettings,
-    /// Which certificates of upstreams are believed.
+    /// The source of trusted root certificates for upstreams.
     pub roots: Roots,
-    /// Where calls go.
     pub upstreams: Vec<UpstreamSettings>,
-    /// What costs what a known model has no price for; `None`: nothing does.
+    /// The prices of units and models without a price, if configured.
     pub ceiling: Option<PriceTable>,
-    /// What may be called; their targets are places in `upstreams`.
+    /// Their targets are indices into `upstreams`.
     pub models: Vec<Model>,
-    /// Serves every name that is not listed, where that was asked for.
+    /// The model that serves every unlisted name, if configured.
     pub fallback: Option<Model>,
 }
 
-/// Reads a file, or nothing but defaults, with the environment of this process laid over it.
+/// Loads a configuration file, or the defaults if `None`, with the environment of this process.
 pub fn load(file: Option<&Path>) -> Result<Settings, Report> {
     let text = match file {
         None => String::new(),
-        Some(file) => fs::read_to_string(file).map_err(|fault| {
-            Report::of(file.display().to_string(), format!("cannot be read: {fault}; correct it"))
+        Some(file) => fs::read_to_string(file).map_err(|error| {
+            Report::of(file.display().to_string(), format!("cannot read file: {error}"))
         })?,
     };
     read(&text, &Environment::from_process())
 }
 
-/// Reads a text with `environment` laid over it.
+/// Parses and checks the text of a configuration with `environment`.
 pub fn read(text: &str, environment: &Environment) -> Result<Settings, Report> {
-    let (reading, table) = ConfigReader::begin(parse_raw(text, environment)?, environment);
-    let mut root = Section::new(&reading, String::new(), table);
+    let (reader, table) = ConfigReader::begin(parse_raw(text, environment)?, environment);
+    let mut root = Section::new(&reader, String::new(), table);
     let (data, database) = paths(&mut root);
     let proxy = proxy(&mut root);
     let admission = admission(&mut root);
     let admin = admin(&mut root);
     if proxy.listen == admin.listen && proxy.listen.port() != 0 {
-        reading.error("admin.listen", "is the address of proxy.listen; give it another port");
+        reader.error("admin.listen", "must differ from proxy.listen");
     }
     let journal = journal(&mut root);
     let currency = currency(&mut root);
     let log = log(&mut root);
     let roots = roots(&mut root);
-    let pricing = read_pricing(&mut root, &reading);
+    let pricing = read_pricing(&mut root, &reader);
     let upstreams = read_upstreams(&mut root, &pricing);
     let models = read_models(&mut root, &upstreams, &pricing);
     root.finish();
@@ -119,7 +113,7 @@ pub fn read(text: &str, environment: &Environment) -> Result<Settings, Report> {
         models: models.listed,
         fallback: models.fallback,
     };
-    reading.finish(settings)
+    reader.finish(settings)
 }
 
 /// `[data]` and `[store]`.
@@ -134,7 +128,7 @@ fn paths(root: &mut Section<'_>) -> (PathBuf, PathBuf) {
             Some(file) if !file.is_empty() && !file.starts_with(':') && !file.contains('?') => {
                 Ok(PathBuf::from(file))
             }
-            _ => Err("is not sqlite: and the path of a file; write sqlite:./data/meteor.db".into()),
+            _ => Err("expected an SQLite file URL such as sqlite:./data/meteor.db".into()),
         }
     });
     part.finish();
@@ -171,7 +165,7 @@ fn proxy(root: &mut Section<'_>) -> Proxy {
     Proxy { listen, workers, settings, drain_delay, drain_timeout }
 }
 
-/// A minute at most: all that while the call holds its place.
+/// At most one minute, because the call keeps its hold and its share of the concurrency limit.
 fn drain_after_disconnect(part: &mut Section<'_>) -> Duration {
     let time = part.integer("drain_after_leave_ms", 1..=60_000).unwrap_or(10_000);
     Duration::from_millis(time)
@@ -191,10 +185,10 @@ fn admission(root: &mut Section<'_>) -> AdmissionSettings {
     settings
 }
 
-/// An address on this machine only, unless the file names another.
+/// Reads a listen address. The default is on the loopback interface.
 fn listen(part: &mut Section<'_>, default: u16) -> SocketAddr {
     let address = part.parsed("listen", |text| {
-        text.parse().map_err(|_| "is no address and port; write 127.0.0.1:8080".to_owned())
+        text.parse().map_err(|_| "expected IP:PORT, for example 127.0.0.1:8080".to_owned())
     });
     address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], default)))
 }
@@ -204,12 +198,12 @@ fn admin(root: &mut Section<'_>) -> AdminListenerSettings {
     let listen = listen(&mut part, 8081);
     let public_url = part.parsed("public_url", |text| {
         let uri: Option<http::Uri> = text.parse().ok();
-        let plain = uri.filter(|uri| {
+        let valid = uri.filter(|uri| {
             matches!(uri.scheme_str(), Some("http" | "https"))
                 && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
                 && uri.query().is_none()
         });
-        plain.ok_or("is no address; write https://gateway.example.com")?;
+        valid.ok_or("expected a URL such as https://gateway.example.com")?;
         Ok(text.trim_end_matches('/').to_owned())
     });
     let operator = operator(&mut part);
@@ -220,24 +214,20 @@ fn admin(root: &mut Section<'_>) -> AdminListenerSettings {
 fn operator(part: &mut Section<'_>) -> Option<Operator> {
     let (has_email, has_file) = (part.has("operator_email"), part.has("operator_password_file"));
     let email = part.parsed("operator_email", |text| {
-        let whole = text.split_once('@').is_some_and(|(name, host)| {
+        let is_valid = text.split_once('@').is_some_and(|(name, host)| {
             !name.is_empty() && !host.is_empty() && !text.contains(char::is_whitespace)
         });
-        if whole {
-            Ok(text.to_owned())
-        } else {
-            Err("is no address of a person; correct it".into())
-        }
+        if is_valid { Ok(text.to_owned()) } else { Err("expected an email address".into()) }
     });
     let file = part.text("operator_password_file");
     let password = file.and_then(|file| part.secret_from_file("operator_password_file", &file));
     if has_email != has_file {
         let missing = if has_email { "operator_password_file" } else { "operator_email" };
-        part.error(missing, "is missing; set both, or none to be given a set-up link");
+        part.error(missing, "missing; set both operator keys, or neither to get a set-up link");
     }
     let (email, password) = (email?, password?);
     if !(10..=128).contains(&password.expose().chars().count()) {
-        let message = "holds no password of 10 to 128 characters; choose another";
+        let message = "expected a password of 10 to 128 characters";
         part.error("operator_password_file", message);
     }
     Some(Operator { email, password })
@@ -259,7 +249,7 @@ fn journal(root: &mut Section<'_>) -> JournalConfig {
     let keep = part.duration_ms("keep_ms", 900_000, 0);
     let backlog_bytes_max = part.integer("backlog_bytes_max", 1 << 20..=1 << 40).unwrap_or(1 << 30);
     if backlog_bytes_max < segment_bytes {
-        part.error("backlog_bytes_max", "is less than segment_bytes; make it several times that");
+        part.error("backlog_bytes_max", "must be at least segment_bytes; use several times that");
     }
     part.finish();
     JournalConfig { durability, segment_bytes, retention: keep, backlog_bytes_max }
@@ -268,8 +258,12 @@ fn journal(root: &mut Section<'_>) -> JournalConfig {
 fn currency(root: &mut Section<'_>) -> String {
     let mut part = root.section("money");
     let currency = part.parsed("currency", |text| {
-        let code = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase());
-        if code { Ok(text.to_owned()) } else { Err("is no code such as USD; correct it".into()) }
+        let is_code = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase());
+        if is_code {
+            Ok(text.to_owned())
+        } else {
+            Err("expected a currency code such as USD".into())
+        }
     });
     part.finish();
     currency.unwrap_or_else(|| "USD".to_owned())

@@ -1,28 +1,30 @@
-//! The environment: read here, once, and nowhere else.
+//! The environment variables of the process; no other module reads them.
 
 use std::collections::BTreeMap;
 
-/// The variables of the process. Holds secrets, hence prints nothing of them.
+/// Environment variables. May contain secrets, so `Debug` prints only their number.
 #[derive(Clone, Default)]
 pub struct Environment(BTreeMap<String, String>);
 
-/// How the name of a variable begins that stands for a key of the file.
+/// The prefix of variables that set a configuration key.
 pub const PREFIX: &str = "METEOR__";
 
 impl Environment {
-    /// That of this process. What is not UTF-8 is not set: no key and no secret can be read of it.
+    /// Reads the environment of this process. Ignores variables that are not UTF-8, because they
+    /// can be neither keys nor secrets.
     pub fn from_process() -> Self {
         std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect()
     }
 
-    /// The value of a variable; an empty one counts as not set.
+    /// Returns the value of a variable. An empty value counts as not set.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// The variables that stand for keys, as (name, path of the key, value), in order.
+    /// Returns the variables that set configuration keys as (name, key path, value), sorted by
+    /// name.
     pub fn config_keys(&self) -> impl Iterator<Item = (&str, Vec<String>, &str)> {
         self.0.iter().filter(|(_, value)| !value.is_empty()).filter_map(|(name, value)| {
             let path = name.strip_prefix(PREFIX)?;

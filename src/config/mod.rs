@@ -1,4 +1,4 @@
-//! Configuration: what was typed becomes checked values, and all faults come in one report.
+//! Configuration: parses the file and the environment into checked settings, reporting all errors.
 
 pub mod report;
 pub mod environment;

@@ -1,6 +1,6 @@
-//! The price list: what is known of the models of each provider, looked up by name.
+//! The price list: known models by provider and name, with their prices and properties.
 //!
-//! The built-in one is long, so only the rows that are asked for are ever read as TOML.
+//! The built-in list is long, so only the rows that are looked up are parsed as TOML.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -13,43 +13,41 @@ use crate::domain::service_tier::ServiceTier;
 use crate::domain::tariff::PriceRow;
 use crate::domain::time::Day;
 
-/// A text of rows that each begin with `[[models]]`.
+/// The TOML text of a price list, in which each row begins with `[[models]]`.
 #[derive(Debug)]
 pub struct PriceList {
-    /// How faults call it.
+    /// The file name in errors; empty for the built-in list.
     name: String,
     text: Cow<'static, str>,
 }
 
-/// What is known of a model from a day on.
+/// The properties and prices of a model, effective from a date.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PriceListEntry {
-    /// Who serves it.
     pub provider: String,
-    /// Its name there.
+    /// The provider's name of the model.
     pub id: String,
-    /// Further names it has there.
+    /// Further names of the model at the provider.
     pub aliases: Vec<String>,
-    /// From when its prices hold; `None` has always held.
+    /// The first day of the prices. `None` means always.
     pub effective_from: Option<Day>,
-    /// The most output tokens of one choice; where nobody says, all of its context.
+    /// The maximum output tokens of one choice. Defaults to the context window.
     pub max_output_tokens: Option<u64>,
-    /// The context window.
+    /// The context window in tokens.
     pub max_input_tokens: Option<u64>,
-    /// What the bound of its output is called.
+    /// The request field that limits the output.
     pub output_field: Option<&'static str>,
-    /// Whether it bills what does not show.
+    /// Whether the model bills output that its response does not contain.
     pub hidden_output: bool,
-    /// Its prices.
     pub rows: Vec<PriceRow>,
 }
 
 const BUILT_IN: &str = include_str!("../../config/prices.toml");
 const ROW: &str = "[[models]]";
-/// What an `output_field` may be called.
+/// The permitted values of `output_field`.
 pub const OUTPUT_FIELDS: &[(&str, &str)] =
     &[("max_tokens", "max_tokens"), ("max_completion_tokens", "max_completion_tokens")];
-/// No model reads or writes more.
+/// A plausibility limit for token counts of a model.
 pub const TOKENS_MAX: u64 = 100_000_000;
 const KINDS: &[(&str, ())] = &[
     ("chat", ()),
@@ -62,59 +60,60 @@ const KINDS: &[(&str, ())] = &[
 ];
 
 impl PriceList {
-    /// The one that came with this build.
+    /// Returns the price list of this build.
     pub const fn built_in() -> Self {
         Self { name: String::new(), text: Cow::Borrowed(BUILT_IN) }
     }
 
-    /// One of the operator's, called `name` in faults; every fault in it is noted.
-    pub fn from_text(reading: &ConfigReader<'_>, name: String, text: String) -> Self {
+    /// Returns the operator's price list from the file `name`. Reports every error in it.
+    pub fn from_text(reader: &ConfigReader<'_>, name: String, text: String) -> Self {
         let list = Self { name, text: Cow::Owned(text) };
         for row in list.row_texts() {
-            list.parse_entry(reading, row);
+            list.parse_entry(reader, row);
         }
         list
     }
 
-    /// The models of `provider` that go by `name`: its prices of today and of later days, in order.
+    /// Returns the entries of the model `name` of `provider`, in order of their effective dates.
     pub fn find(
         &self,
-        reading: &ConfigReader<'_>,
+        reader: &ConfigReader<'_>,
         provider: &str,
         name: &str,
     ) -> Vec<PriceListEntry> {
         let quoted = [format!("\"{name}\""), format!("'{name}'")];
-        let may = self.row_texts().filter(|row| quoted.iter().any(|quoted| row.contains(quoted)));
-        let read = may.filter_map(|row| self.parse_entry(reading, row));
+        let candidates =
+            self.row_texts().filter(|row| quoted.iter().any(|quoted| row.contains(quoted)));
+        let entries = candidates.filter_map(|row| self.parse_entry(reader, row));
         let mut found: Vec<PriceListEntry> =
-            read.filter(|entry| entry.matches(provider, name)).collect();
+            entries.filter(|entry| entry.matches(provider, name)).collect();
         found.sort_by_key(|entry| entry.effective_from);
         found
     }
 
-    /// Who is listed, in order.
+    /// Returns the listed providers, sorted.
     pub fn providers(&self) -> BTreeSet<&str> {
         let lines = self.text.lines().filter_map(|line| line.strip_prefix("provider"));
         lines.filter_map(|rest| rest.split(['"', '\'']).nth(1)).collect()
     }
 
-    /// The text of each row.
+    /// Returns the TOML text of each row.
     fn row_texts(&self) -> impl Iterator<Item = &str> {
         self.text.split(ROW).skip(1)
     }
 
-    fn parse_entry(&self, reading: &ConfigReader<'_>, row: &str) -> Option<PriceListEntry> {
+    fn parse_entry(&self, reader: &ConfigReader<'_>, row: &str) -> Option<PriceListEntry> {
         let table: Table = match row.parse() {
             Ok(table) => table,
             Err(_) => {
                 let first = row.trim().lines().next().unwrap_or_default();
-                reading.error(&self.name, format!("the row of `{first}` is not TOML; correct it"));
+                reader.error(&self.name, format!("invalid TOML in the row `{first}`"));
                 return None;
             }
         };
         let text = |key| table.get(key).and_then(Value::as_str).unwrap_or("?");
         let path = format!("{} {}/{}", self.name, text("provider"), text("id"));
-        let mut row = Section::new(reading, path.trim_start().to_owned(), table);
+        let mut row = Section::new(reader, path.trim_start().to_owned(), table);
         let entry = read_entry(&mut row);
         row.finish();
         entry
@@ -132,16 +131,16 @@ fn read_entry(row: &mut Section<'_>) -> Option<PriceListEntry> {
     let (provider, id) = (row.required_text("provider"), row.required_text("id"));
     let aliases = row.texts("aliases").unwrap_or_default();
     let effective_from = row.parsed("effective_from", |text| {
-        Day::parse(text).ok_or_else(|| "is no date such as 2027-01-01; correct it".to_owned())
+        Day::parse(text).ok_or_else(|| "expected a date such as 2027-01-01".to_owned())
     });
     row.choice("kind", KINDS);
     let max_output_tokens = row.integer("max_output_tokens", 0..=TOKENS_MAX);
     let max_input_tokens = row.integer("max_input_tokens", 1..=TOKENS_MAX);
     let output_field = row.choice("output_field", OUTPUT_FIELDS);
     let hidden_output = row.flag("hidden_output", false);
-    // A model without an end to its output can answer with all of its context, and no more.
+    // Without an output limit of its own, a model can generate its whole context window.
     let max_output_tokens = max_output_tokens.or(max_input_tokens);
-    let rows = read_price_rows(row, max_output_tokens.is_none_or(|most| 0 < most))?;
+    let rows = read_price_rows(row, max_output_tokens.is_none_or(|max| 0 < max))?;
     Some(PriceListEntry {
         provider: provider?,
         id: id?,
@@ -155,19 +154,19 @@ fn read_entry(row: &mut Section<'_>) -> Option<PriceListEntry> {
     })
 }
 
-/// Reads `prices`, `tiers` and `service_tiers`. A service tier has tiers of its own; without any,
-/// its prices hold for inputs of every size.
-pub fn read_price_rows(row: &mut Section<'_>, answers: bool) -> Option<Vec<PriceRow>> {
-    let mut rows = read_size_rows(row, ServiceTier::DEFAULT, answers);
+/// Reads `prices`, `tiers` and `service_tiers`. A service tier may have `tiers` too; without them,
+/// its prices apply to inputs of every size.
+pub fn read_price_rows(row: &mut Section<'_>, has_output: bool) -> Option<Vec<PriceRow>> {
+    let mut rows = read_size_rows(row, ServiceTier::DEFAULT, has_output);
     for mut part in row.rows("service_tiers") {
-        let told = part.required_text("name").and_then(|name| {
+        let tier = part.required_text("name").and_then(|name| {
             let tier = ServiceTier::new(&name).filter(|tier| !tier.is_default());
             if tier.is_none() {
-                part.error("name", "is no tier beside the default one; correct it");
+                part.error("name", "expected the name of a tier other than the default");
             }
             tier
         });
-        let more = read_size_rows(&mut part, told.unwrap_or(ServiceTier::DEFAULT), answers);
+        let more = read_size_rows(&mut part, tier.unwrap_or(ServiceTier::DEFAULT), has_output);
         rows = rows.zip(more).map(|(rows, more)| [rows, more].concat());
         part.finish();
     }
@@ -177,21 +176,24 @@ pub fn read_price_rows(row: &mut Section<'_>, answers: bool) -> Option<Vec<Price
 fn read_size_rows(
     row: &mut Section<'_>,
     tier: ServiceTier,
-    answers: bool,
+    has_output: bool,
 ) -> Option<Vec<PriceRow>> {
-    let mut found = read_price_table(row, answers)
+    let mut found = read_price_table(row, has_output)
         .map(|prices| vec![PriceRow { tier, above_input_tokens: 0, prices }]);
     let mut before = 0;
     for mut part in row.rows("tiers") {
         if !part.has("above_input_tokens") {
-            part.error("above_input_tokens", "is missing; write the size of input it begins above");
+            part.error(
+                "above_input_tokens",
+                "missing; the tier applies above this number of tokens",
+            );
         }
         let above = part.integer("above_input_tokens", 1..=TOKENS_MAX);
         if above.is_some_and(|above| above <= before) {
-            part.error("above_input_tokens", "is not more than the one before; put them in order");
+            part.error("above_input_tokens", "must be greater than in the previous tier");
         }
         before = above.unwrap_or(before);
-        let prices = read_price_table(&mut part, answers);
+        let prices = read_price_table(&mut part, has_output);
         if let (Some(found), Some(above_input_tokens), Some(prices)) = (&mut found, above, prices) {
             found.push(PriceRow { tier, above_input_tokens, prices });
         }
@@ -208,16 +210,16 @@ mod tests {
     use crate::domain::money::Nano;
     use crate::domain::usage::Unit;
 
-    fn reading(environment: &Environment) -> ConfigReader<'_> {
+    fn reader(environment: &Environment) -> ConfigReader<'_> {
         ConfigReader::begin(RawConfig::default(), environment).0
     }
 
     #[test]
-    fn the_built_in_list_has_no_faults_and_knows_many_models_of_many_providers() {
+    fn the_built_in_list_is_valid_and_has_many_models_of_many_providers() {
         let environment = Environment::default();
-        let (reading, list) = (reading(&environment), PriceList::built_in());
+        let (reader, list) = (reader(&environment), PriceList::built_in());
         let entries: Vec<PriceListEntry> =
-            list.row_texts().filter_map(|row| list.parse_entry(&reading, row)).collect();
+            list.row_texts().filter_map(|row| list.parse_entry(&reader, row)).collect();
         let ids: BTreeSet<_> = entries.iter().map(|entry| (&entry.provider, &entry.id)).collect();
         assert!(300 <= ids.len(), "{} models", ids.len());
         let providers: BTreeSet<&str> = ids.iter().map(|(provider, _)| provider.as_str()).collect();
@@ -230,61 +232,61 @@ mod tests {
                 assert!(is_new, "two models are called {}/{name}", entry.provider);
             }
         }
-        reading.finish(()).unwrap_or_else(|report| panic!("{report}"));
+        reader.finish(()).unwrap_or_else(|report| panic!("{report}"));
     }
 
     #[test]
-    fn a_model_is_found_by_each_of_its_names_at_its_own_provider_only() {
+    fn a_model_is_found_by_each_of_its_names_at_its_provider_only() {
         let environment = Environment::default();
-        let (reading, list) = (reading(&environment), PriceList::built_in());
-        let found = list.find(&reading, "openai", "gpt-4o-mini-2024-07-18");
+        let (reader, list) = (reader(&environment), PriceList::built_in());
+        let found = list.find(&reader, "openai", "gpt-4o-mini-2024-07-18");
         let [mini] = &found[..] else { panic!("one entry, not {found:?}") };
         assert_eq!((&*mini.id, mini.max_output_tokens), ("gpt-4o-mini", Some(16_384)));
         let price = mini.rows[0].prices.price_of(Unit::InputTokens);
         assert_eq!(price, Some(Nano(150_000_000)));
-        assert_eq!(list.find(&reading, "anthropic", "gpt-4o-mini"), []);
-        assert_eq!(list.find(&reading, "openai", "gpt-4o-min"), []);
-        let sonnet = list.find(&reading, "anthropic", "claude-sonnet-4-5");
+        assert_eq!(list.find(&reader, "anthropic", "gpt-4o-mini"), []);
+        assert_eq!(list.find(&reader, "openai", "gpt-4o-min"), []);
+        let sonnet = list.find(&reader, "anthropic", "claude-sonnet-4-5");
         let sizes: Vec<u64> = sonnet[0].rows.iter().map(|row| row.above_input_tokens).collect();
         assert_eq!(sizes, [0, 200_000]);
     }
 
     #[test]
-    fn later_prices_come_after_those_of_today() {
+    fn entries_are_sorted_by_effective_date() {
         let environment = Environment::default();
-        let reading = reading(&environment);
+        let reader = reader(&environment);
         let text = "[[models]]\nprovider = 'p'\nid = 'm'\neffective_from = '2027-01-01'\n\
             prices = { inputTokens = '2', outputTokens = '2' }\n\
             [[models]]\nprovider = 'p'\nid = 'm'\nprices = { inputTokens = 1, outputTokens = 1 }\n\
             service_tiers = [{ name = 'flex', prices = { inputTokens = 0, outputTokens = 0 } }]\n";
-        let list = PriceList::from_text(&reading, "file".to_owned(), text.to_owned());
-        let found = list.find(&reading, "p", "m");
+        let list = PriceList::from_text(&reader, "file".to_owned(), text.to_owned());
+        let found = list.find(&reader, "p", "m");
         let days: Vec<_> = found.iter().map(|entry| entry.effective_from).collect();
         assert_eq!(days, [None, Day::parse("2027-01-01")]);
         assert_eq!(found[0].rows[1].tier.name(), "flex");
-        reading.finish(()).unwrap_or_else(|report| panic!("{report}"));
+        reader.finish(()).unwrap_or_else(|report| panic!("{report}"));
     }
 
     #[test]
-    fn faults_of_an_own_list_name_the_model_and_the_key() {
+    fn errors_of_an_operators_list_name_the_model_and_the_key() {
         let environment = Environment::default();
-        let reading = reading(&environment);
+        let reader = reader(&environment);
         let text = "[[models]]\nprovider = 'p'\nid = 'm'\ncolour = 1\n\
             prices = { inputTokens = 0.5, outputTokens = '1' }\n\
             tiers = [{ above_input_tokens = 5, prices = { inputTokens = '1', outputTokens = '1' } },\n\
             { above_input_tokens = 5, prices = { inputTokens = '1', outputTokens = '1' } }]\n\
             [[models]]\nid = =\n";
-        PriceList::from_text(&reading, "own.toml".to_owned(), text.to_owned());
-        let report = reading.finish(()).expect_err("faults").to_string();
-        let told: Vec<&str> =
+        PriceList::from_text(&reader, "prices.toml".to_owned(), text.to_owned());
+        let report = reader.finish(()).expect_err("faults").to_string();
+        let paths: Vec<&str> =
             report.lines().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
-        let model = "own.toml p/m";
-        assert_eq!(told.len(), 4, "{report}");
+        let model = "prices.toml p/m";
+        assert_eq!(paths.len(), 4, "{report}");
         for (path, key) in
-            told.iter().zip(["prices.inputTokens", "tiers.1.above_input_tokens", "colour"])
+            paths.iter().zip(["prices.inputTokens", "tiers.1.above_input_tokens", "colour"])
         {
             assert_eq!(*path, format!("{model}.{key}"));
         }
-        assert_eq!(told[3], "own.toml");
+        assert_eq!(paths[3], "prices.toml");
     }
 }

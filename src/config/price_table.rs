@@ -1,4 +1,4 @@
-//! `prices`: exact decimal texts.
+//! Reads a `prices` table: a price per unit, as exact decimal text.
 
 use toml::{Table, Value};
 
@@ -7,18 +7,17 @@ use crate::domain::money::{MalformedMoney, Nano};
 use crate::domain::price::{PriceTable, required_units};
 use crate::domain::usage::Unit;
 
-/// Reads the prices of a row: per million, or per one of what is counted one by one. What every
-/// call has must have a price, if only "0": input, and where the model `answers`, output; unless it
-/// is priced by the piece alone.
+/// Reads the `prices` of a model: per million, or per item for units billed per item.
+/// Reports missing prices of the [required units](required_units).
 pub fn read_price_table(row: &mut Section<'_>, has_output: bool) -> Option<PriceTable> {
     if !row.has("prices") {
-        row.error("prices", "is missing; write { inputTokens = \"0.15\", … }, \"0\" if it is free");
+        row.error("prices", "missing; write { inputTokens = \"0.15\", … }, \"0\" if it is free");
     }
     let table = row.open_table("prices")?;
-    let needed = required_units(|unit| table.contains_key(unit.name()), has_output);
-    for unit in needed.iter().filter(|unit| !table.contains_key(unit.name())) {
+    let required = required_units(|unit| table.contains_key(unit.name()), has_output);
+    for unit in required.iter().filter(|unit| !table.contains_key(unit.name())) {
         let key = format!("prices.{}", unit.name());
-        row.error(&key, "is missing; write \"0\" if it is free");
+        row.error(&key, "missing price; write \"0\" if it is free");
     }
     Some(parse_table(row, "prices", table))
 }
@@ -42,11 +41,11 @@ fn parse_table(row: &Section<'_>, key: &str, table: Table) -> PriceTable {
 
 fn with_price(prices: &PriceTable, name: &str, value: &Value) -> Result<PriceTable, String> {
     let unit = Unit::ALL.into_iter().find(|unit| unit.name() == name).ok_or_else(|| {
-        let known: Vec<_> = Unit::ALL.into_iter().map(Unit::name).collect();
-        format!("is not a unit; the units are {}", known.join(", "))
+        let names: Vec<_> = Unit::ALL.into_iter().map(Unit::name).collect();
+        format!("unknown unit; valid units: {}", names.join(", "))
     })?;
     let with = prices.with(unit, parse_price(value)?.0);
-    with.ok_or_else(|| "is more than a thousand for one; correct it".to_owned())
+    with.ok_or_else(|| "price is above the maximum of 1000 for one unit".to_owned())
 }
 
 fn parse_price(value: &Value) -> Result<Nano, &'static str> {
@@ -54,14 +53,14 @@ fn parse_price(value: &Value) -> Result<Nano, &'static str> {
         Value::String(text) => text.clone(),
         Value::Integer(number) => number.to_string(),
         Value::Float(_) => {
-            return Err("is a binary fraction, which is not exact; put it in quotes");
+            return Err("floating-point numbers are not exact; put the price in quotes");
         }
-        _ => return Err("is not a price; write it as \"0.15\""),
+        _ => return Err("expected a decimal price such as \"0.15\""),
     };
-    Nano::parse(&text).map_err(|fault| match fault {
-        MalformedMoney::NotDecimal => "is not a price; write it as \"0.15\"",
-        MalformedMoney::TooFine => "has more than nine decimals; round it",
-        MalformedMoney::TooLarge => "is too large; correct it",
+    Nano::parse(&text).map_err(|error| match error {
+        MalformedMoney::NotDecimal => "expected a decimal price such as \"0.15\"",
+        MalformedMoney::TooFine => "price has more than nine decimals",
+        MalformedMoney::TooLarge => "price is too large",
     })
 }
 
@@ -70,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prices_are_exact_texts_or_whole_numbers() {
+    fn prices_are_exact_decimal_strings_or_integers() {
         let of = |text: &str| parse_price(&text.parse::<toml::Table>().expect("TOML")["p"]);
         assert_eq!(of("p = '0.075'"), Ok(Nano(75_000_000)));
         assert_eq!(of("p = 15"), Ok(Nano::units(15)));

@@ -1,4 +1,4 @@
-//! What a target costs: by its own prices, by those of its model, or by the price list.
+//! `[prices]`, and the price schedule of a target.
 
 use std::fs;
 use std::sync::Arc;
@@ -13,12 +13,12 @@ use crate::domain::time::{Day, UnixMs};
 use crate::domain::usage::{Unit, UnitClass};
 use crate::store::price_lists::version;
 
-/// `[prices]`: the price list, and what is done where it has no price.
+/// The price list and the policy for models without a price.
 #[derive(Debug)]
 pub struct PricingConfig<'a> {
     reader: &'a ConfigReader<'a>,
     list: PriceList,
-    /// What costs what no price is known for; `None` refuses it.
+    /// The prices of models without a price. `None` rejects such models.
     pub ceiling: Option<PriceTable>,
 }
 
@@ -28,7 +28,7 @@ enum UnpricedPolicy {
     Ceiling,
 }
 
-const UNKNOWN: &[(&str, UnpricedPolicy)] =
+const POLICIES: &[(&str, UnpricedPolicy)] =
     &[("refuse", UnpricedPolicy::Refuse), ("ceiling", UnpricedPolicy::Ceiling)];
 
 /// Reads `[prices]`.
@@ -37,41 +37,47 @@ pub fn read_pricing<'a>(
     reading: &'a ConfigReader<'a>,
 ) -> PricingConfig<'a> {
     let mut part = root.section("prices");
-    let own = part.text("file").and_then(|file| match fs::read_to_string(&file) {
+    let list = part.text("file").and_then(|file| match fs::read_to_string(&file) {
         Ok(text) => Some(PriceList::from_text(reading, file, text)),
-        Err(fault) => {
-            part.error("file", format!("{file} cannot be read: {fault}; correct it"));
+        Err(error) => {
+            part.error("file", format!("cannot read {file}: {error}"));
             None
         }
     });
-    let unknown = part.choice("unknown", UNKNOWN).unwrap_or(UnpricedPolicy::Refuse);
-    let ceiling = match (unknown, read_ceiling(&mut part)) {
+    let policy = part.choice("unknown", POLICIES).unwrap_or(UnpricedPolicy::Refuse);
+    let ceiling = match (policy, read_ceiling(&mut part)) {
         (UnpricedPolicy::Refuse, _) => None,
         (UnpricedPolicy::Ceiling, None) => {
-            part.error("ceiling", "is wrong or missing; write [prices.ceiling] with all units");
+            part.error(
+                "ceiling",
+                "missing or invalid; set a price for every unit in [prices.ceiling]",
+            );
             None
         }
         (UnpricedPolicy::Ceiling, ceiling) => ceiling,
     };
     part.finish();
-    PricingConfig { reader: reading, list: own.unwrap_or(PriceList::built_in()), ceiling }
+    PricingConfig { reader: reading, list: list.unwrap_or(PriceList::built_in()), ceiling }
 }
 
 fn read_ceiling(part: &mut Section<'_>) -> Option<PriceTable> {
     let prices = read_partial_table(part, "ceiling")?;
-    // A part costs what its total costs.
+    // The price of a total also applies to its parts.
     for unit in Unit::top_level().filter(|unit| prices.price_of(*unit).is_none()) {
-        part.error(&format!("ceiling.{}", unit.name()), "is missing; nothing may be free here");
+        part.error(
+            &format!("ceiling.{}", unit.name()),
+            "missing price; the ceiling needs one for every unit",
+        );
     }
     Some(prices)
 }
 
-/// What a row of the file says of the prices at one place.
+/// The prices that the configuration specifies for a model or a target.
 #[derive(Debug, Clone, Default)]
 pub struct ModelPricing {
-    /// Prices of its own.
+    /// The prices under `prices`.
     explicit: Option<PriceSchedule>,
-    /// The listed model whose prices it has.
+    /// The entries of the listed model that `price` names.
     listed: Vec<PriceListEntry>,
     is_invalid: bool,
 }
@@ -82,21 +88,21 @@ impl PricingConfig<'_> {
         let name = row.text("price");
         if row.has("prices") {
             if name.is_some() {
-                row.error("price", "stands beside prices; remove one of the two");
+                row.error("price", "cannot be combined with `prices`; remove one of them");
             }
             let rows = read_price_rows(row, has_output);
-            let own =
+            let explicit =
                 rows.and_then(|rows| self.tariff(row, "prices", rows)).map(PriceSchedule::always);
-            return ModelPricing { is_invalid: own.is_none(), explicit: own, listed: Vec::new() };
+            return ModelPricing { is_invalid: explicit.is_none(), explicit, listed: Vec::new() };
         }
         for key in ["tiers", "service_tiers"] {
             if !row.rows(key).is_empty() {
-                row.error(key, "stands without prices; add those of the default tier");
+                row.error(key, "requires `prices` for the default tier");
             }
         }
-        let named = name.map(|name| self.find_by_price_name(row, &name));
-        let is_wrong = named.as_ref().is_some_and(Vec::is_empty);
-        ModelPricing { explicit: None, listed: named.unwrap_or_default(), is_invalid: is_wrong }
+        let listed = name.map(|name| self.find_by_price_name(row, &name));
+        let is_invalid = listed.as_ref().is_some_and(Vec::is_empty);
+        ModelPricing { explicit: None, listed: listed.unwrap_or_default(), is_invalid }
     }
 
     fn find_by_price_name(&self, row: &Section<'_>, name: &str) -> Vec<PriceListEntry> {
@@ -104,49 +110,55 @@ impl PricingConfig<'_> {
         let found = parts.map(|(provider, id)| self.list.find(self.reader, provider, id));
         let found = found.unwrap_or_default();
         if found.is_empty() {
-            let message = format!("\"{name}\" is not in the price list; write provider/id of one");
+            let message = format!(
+                "\"{name}\" is not in the price list; expected provider/id of a listed model"
+            );
             row.error("price", message);
         }
         found
     }
 
-    /// What the list has of the model that a provider calls `name`.
+    /// Returns the entries of the model `name` of `provider` in the price list.
     pub fn find_listed(&self, provider: Option<&str>, name: &str) -> Vec<PriceListEntry> {
         let found = provider.map(|provider| self.list.find(self.reader, provider, name));
         found.unwrap_or_default()
     }
 
-    /// The name of a provider that the list has models of.
+    /// Checks that the price list contains the provider.
     pub fn check_provider(&self, name: &str) -> Result<String, String> {
-        let known = self.list.providers();
-        if known.contains(name) {
+        let providers = self.list.providers();
+        if providers.contains(name) {
             return Ok(name.to_owned());
         }
-        let known = known.into_iter().collect::<Vec<_>>().join(", ");
-        Err(format!("is not in the price list; it has {known}; correct it or leave the key out"))
+        let providers = providers.into_iter().collect::<Vec<_>>().join(", ");
+        Err(format!("unknown provider; the price list has {providers}"))
     }
 
-    /// What is known of a model at one place: of what is `named` in its row, else what is listed.
-    pub fn entries(told: [&ModelPricing; 2], listed: Vec<PriceListEntry>) -> Vec<PriceListEntry> {
-        let named = told.into_iter().find(|told| !told.listed.is_empty());
-        named.map_or(listed, |told| told.listed.clone())
+    /// Returns the price list entries of a target: those that the target or its model names,
+    /// otherwise `listed`.
+    pub fn entries(
+        candidates: [&ModelPricing; 2],
+        listed: Vec<PriceListEntry>,
+    ) -> Vec<PriceListEntry> {
+        let named = candidates.into_iter().find(|pricing| !pricing.listed.is_empty());
+        named.map_or(listed, |pricing| pricing.listed.clone())
     }
 
-    /// What a model costs at one place: by what its target says, else its row, else the list, else
-    /// by the ceiling. `None` where that is a fault, which is noted.
+    /// Returns the price schedule of a target: the first of the target's prices, the model's
+    /// prices, the price list and the ceiling. Returns `None` after reporting an error.
     pub fn schedule(
         &self,
         row: &Section<'_>,
-        told: [&ModelPricing; 2],
+        candidates: [&ModelPricing; 2],
         entries: &[PriceListEntry],
         name: &str,
     ) -> Option<PriceSchedule> {
-        let speaks = |told: &&ModelPricing| {
-            told.explicit.is_some() || told.is_invalid || !told.listed.is_empty()
+        let is_set = |pricing: &&ModelPricing| {
+            pricing.explicit.is_some() || pricing.is_invalid || !pricing.listed.is_empty()
         };
-        let first = told.into_iter().find(speaks);
-        if let Some(told) = first.filter(|told| told.explicit.is_some() || told.is_invalid) {
-            return told.explicit.clone();
+        let first = candidates.into_iter().find(is_set);
+        if let Some(pricing) = first.filter(|first| first.explicit.is_some() || first.is_invalid) {
+            return pricing.explicit.clone();
         }
         if !entries.is_empty() {
             let tariff = |entry: &PriceListEntry| {
@@ -157,15 +169,15 @@ impl PricingConfig<'_> {
             return PriceSchedule::from_entries(entries.iter().map(tariff).collect::<Option<_>>()?);
         }
         let Some(ceiling) = self.ceiling else {
-            row.error("prices", format!("is missing, and the price list has no {name}; {REMEDY}"));
+            row.error("prices", format!("missing, and the price list has no {name}; {REMEDY}"));
             return None;
         };
-        let everything =
+        let row_for_all =
             PriceRow { tier: ServiceTier::DEFAULT, above_input_tokens: 0, prices: ceiling };
-        self.tariff(row, "prices", vec![everything]).map(PriceSchedule::always)
+        self.tariff(row, "prices", vec![row_for_all]).map(PriceSchedule::always)
     }
 
-    /// The tariff of these rows; what they have no price for costs the ceiling.
+    /// Returns the tariff of these rows, with missing prices filled from the ceiling.
     fn tariff(&self, row: &Section<'_>, key: &str, mut rows: Vec<PriceRow>) -> Option<Tariff> {
         if let Some(ceiling) = &self.ceiling {
             for row in &mut rows {
@@ -175,21 +187,21 @@ impl PricingConfig<'_> {
         let version = version("file", &rows);
         let tariff = Tariff::from_rows(rows, version.into());
         if tariff.is_none() {
-            row.error(key, "have two rows for the same calls; remove one");
+            row.error(key, "duplicate rows for one tier and input size; remove one");
         }
         tariff
     }
 }
 
-const REMEDY: &str = "write { inputTokens = \"0.15\", … }, \"0\" if it is free, or name the \
-    provider of its upstream, or a listed model as price = \"provider/id\"";
+const REMEDY: &str = "set { inputTokens = \"0.15\", … } (\"0\" if free), or the provider \
+    of the upstream, or price = \"provider/id\" of a listed model";
 
-/// Those prices, and the ceiling for what has none and is counted one by one.
+/// Returns `prices`, with the ceiling for non-token units that have no price.
 pub fn fill_from_ceiling(prices: &PriceTable, ceiling: &PriceTable) -> PriceTable {
     let items = Unit::top_level().filter(|unit| unit.class() != UnitClass::Token);
     items.fold(*prices, |prices, unit| {
         match (prices.price_of(unit), ceiling.price_of(unit)) {
-            // It was in range before.
+            // The ceiling was checked to be in range.
             (None, Some(price)) => prices.with(unit, price.0).unwrap_or(prices),
             _ => prices,
         }
@@ -235,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_of_a_listed_provider_needs_nothing_but_its_name() {
+    fn a_listed_model_needs_only_its_name() {
         let found = with("id = 'gpt-5-mini', upstream = 'a'");
         let model = &found.models[0];
         assert_eq!((model.max_output_tokens, model.hidden_output), (128_000, true));
@@ -248,20 +260,20 @@ mod tests {
     }
 
     #[test]
-    fn what_the_row_says_wins_field_by_field() {
-        let own = "prices = { inputTokens = 7, outputTokens = 8 }";
+    fn configured_fields_win_over_the_list_field_by_field() {
+        let prices = "prices = { inputTokens = 7, outputTokens = 8 }";
         let found =
             with(&format!("id = 'gpt-5-mini', upstream = 'a', max_output_tokens = 9, {own}"));
         let model = &found.models[0];
         assert_eq!((model.max_output_tokens, model.max_input_tokens), (9, Some(272_000)));
         assert_eq!(price(&found, 0, Unit::InputTokens), Some(Nano::units(7)));
-        assert_eq!(tariff(&found, 0).rows().len(), 1, "no tier of the list stays");
+        assert_eq!(tariff(&found, 0).rows().len(), 1, "no tier of the list remains");
         let found = with("id = 'gpt-5-mini', upstream = 'a', hidden_output = false");
         assert!(!found.models[0].hidden_output);
     }
 
     #[test]
-    fn each_place_has_the_prices_of_its_own() {
+    fn each_target_has_its_prices() {
         let found = with(
             "id = 'm', price = 'openai/gpt-4o', targets = [\
              { upstream = 'a', model = 'gpt-4o-mini' }, \
@@ -270,14 +282,14 @@ mod tests {
         );
         let inputs = [0, 1, 2].map(|target| price(&found, target, Unit::InputTokens));
         let nanos = [2_500_000_000, 150_000_000, 3_000_000_000];
-        assert_eq!(inputs, nanos.map(|nano| Some(Nano(nano))), "the row's own before the list");
+        assert_eq!(inputs, nanos.map(|nano| Some(Nano(nano))), "explicit prices win over the list");
         assert_eq!(found.models[0].max_output_tokens, 16_384);
         let found = with("id = 'm', targets = [{ upstream = 'a', model = 'gpt-4o-mini' }]");
         assert_eq!(price(&found, 0, Unit::InputTokens), Some(Nano(150_000_000)));
     }
 
     #[test]
-    fn tiers_of_the_file_are_priced_as_those_of_the_list() {
+    fn configured_tiers_are_priced_like_listed_ones() {
         let found = with(
             "id = 'm', upstream = 'b', max_output_tokens = 9, \
              prices = { inputTokens = 1, outputTokens = 1 }, \
@@ -292,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_without_a_price_is_refused_by_name() {
+    fn a_model_without_a_price_is_reported_by_name() {
         let text = report("models = [{ id = 'gpt-0', upstream = 'a', max_output_tokens = 1 }]");
         assert!(text.starts_with("models.0.prices: ") && text.contains("openai/gpt-0"), "{text}");
         let text = report("models = [{ id = 'm', upstream = 'b', price = 'openai/gpt-0' }]");
@@ -300,15 +312,15 @@ mod tests {
     }
 
     #[test]
-    fn under_a_ceiling_nothing_is_free() {
+    fn the_ceiling_prices_everything_that_has_no_price() {
         let unlisted = "models = [{ id = 'gpt-0', upstream = 'a', max_output_tokens = 1 }]";
         let found = settings(&format!("{unlisted}\n{CEILING}"));
         assert_eq!(price(&found, 0, Unit::OutputTokens), Some(Nano::units(2)));
-        let own = "prices = { inputTokens = 0, outputTokens = 0 }";
+        let prices = "prices = { inputTokens = 0, outputTokens = 0 }";
         let row =
             format!("models = [{{ id = 'm', upstream = 'b', max_output_tokens = 1, {own} }}]");
         let found = settings(&format!("{row}\n{CEILING}"));
-        assert_eq!(price(&found, 0, Unit::InputTokens), Some(Nano::ZERO), "it was given");
+        assert_eq!(price(&found, 0, Unit::InputTokens), Some(Nano::ZERO), "an explicit zero");
         assert_eq!(price(&found, 0, Unit::WebSearches), Some(Nano::units(3)));
         let text = report("[prices]\nunknown = 'ceiling'\nceiling = { inputTokens = 1 }");
         assert_eq!(text.matches("prices.ceiling.").count(), 7, "{text}");
@@ -317,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upstream_names_a_provider_of_the_list() {
+    fn an_upstream_must_name_a_listed_provider() {
         let text = read(&UPSTREAMS.replace("openai", "oponai"), &Environment::default());
         let text = text.expect_err("faults").to_string();
         assert!(text.starts_with("upstreams.0.provider: ") && text.contains("openai,"), "{text}");

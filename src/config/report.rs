@@ -1,22 +1,22 @@
-//! The report: every fault of a configuration at once, each with the path of its key.
+//! The error report of a configuration: every error with the path of its key.
 
 use std::fmt;
 
-/// One fault.
+/// One error of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// Where: `proxy.listen`, `models.0.prices.inputTokens`, `line 3, column 7`.
+    /// The position: `proxy.listen`, `models.0.prices.inputTokens`, `line 3, column 7`.
     pub path: String,
-    /// What is wrong and what to do. Never holds a configured value that may be a secret.
+    /// The problem and its remedy. Never contains a configured value that may be a secret.
     pub message: String,
 }
 
-/// Every fault of a configuration, one a line. Never empty.
+/// All errors of a configuration; never empty. Printed one per line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report(pub Vec<ConfigError>);
 
 impl Report {
-    /// The report of a single fault.
+    /// Returns the report of a single error.
     pub fn of(path: impl Into<String>, message: impl Into<String>) -> Self {
         Self(vec![ConfigError { path: path.into(), message: message.into() }])
     }

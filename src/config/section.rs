@@ -1,4 +1,4 @@
-//! A section of the file: takes its keys one by one, notes each fault and goes on.
+//! Typed access to a section of the configuration. Errors are collected, not returned one by one.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use crate::config::file::RawConfig;
 use crate::config::report::{ConfigError, Report};
 use crate::settings::secret::Secret;
 
-/// What is shared by all sections of one reading.
+/// State shared by all sections of a configuration: environment and collected errors.
 #[derive(Debug)]
 pub struct ConfigReader<'a> {
     environment: &'a Environment,
@@ -23,13 +23,13 @@ pub struct ConfigReader<'a> {
 }
 
 impl<'a> ConfigReader<'a> {
-    /// Begins to read; gives the section that holds all others.
-    pub fn begin(typed: RawConfig, environment: &'a Environment) -> (Self, Table) {
-        let RawConfig { table, origins, errors: faults } = typed;
-        (Self { environment, origins, errors: RefCell::new(faults) }, table)
+    /// Creates a reader and returns the root table with it.
+    pub fn begin(raw: RawConfig, environment: &'a Environment) -> (Self, Table) {
+        let RawConfig { table, origins, errors } = raw;
+        (Self { environment, origins, errors: RefCell::new(errors) }, table)
     }
 
-    /// Notes that something is wrong at `path`.
+    /// Records an error at `path`.
     pub fn error(&self, path: &str, message: impl Into<String>) {
         let mut message = message.into();
         if let Some(variable) = self.origins.get(path) {
@@ -38,16 +38,16 @@ impl<'a> ConfigReader<'a> {
         self.errors.borrow_mut().push(ConfigError { path: path.to_owned(), message });
     }
 
-    /// `value`, unless there was a fault.
+    /// Returns `value`, or the report if any error was recorded.
     pub fn finish<T>(self, value: T) -> Result<T, Report> {
-        let faults = self.errors.into_inner();
-        if faults.is_empty() { Ok(value) } else { Err(Report(faults)) }
+        let errors = self.errors.into_inner();
+        if errors.is_empty() { Ok(value) } else { Err(Report(errors)) }
     }
 }
 
-/// One table of the file.
+/// One table of the configuration.
 #[derive(Debug)]
-#[must_use = "a section must be ended, so that unknown keys are found"]
+#[must_use = "call `finish` to report unknown keys"]
 pub struct Section<'a> {
     reader: &'a ConfigReader<'a>,
     path: String,
@@ -55,38 +55,38 @@ pub struct Section<'a> {
     keys: Vec<&'static str>,
 }
 
-/// The longest secret that is read from a file.
+/// The maximum size of a secret file.
 const SECRET_BYTES_MAX: u64 = 65_536;
-/// The longest time that can be set: a day.
+/// The maximum duration of a setting: one day.
 const TIME_MS_MAX: u64 = 86_400_000;
 
 impl<'a> Section<'a> {
-    /// The section of `table`, which stands at `path`; the outermost one at an empty path.
+    /// Returns the section of `table`, located at `path`. The root section has an empty path.
     pub fn new(reader: &'a ConfigReader<'a>, path: String, table: Table) -> Self {
         Self { reader, path, table, keys: Vec::new() }
     }
 
-    /// The path of a key in here.
+    /// Returns the full path of a key of this section.
     pub fn path_of(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    /// Notes that something is wrong with `key`.
+    /// Records an error of `key`.
     pub fn error(&self, key: &str, message: impl Into<String>) {
         self.reader.error(&self.path_of(key), message);
     }
 
-    /// Whether the key is there and was not taken yet.
+    /// Returns whether the key is present and has not been read yet.
     pub fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
     }
 
-    /// The section at `key`; an empty one when it is absent.
+    /// Reads the section at `key`; empty if absent.
     pub fn section(&mut self, key: &'static str) -> Self {
         let table = match self.take(key) {
             Some(Value::Table(table)) => table,
             Some(_) => {
-                self.error(key, "is not a section; write its keys below [its name]");
+                self.error(key, "expected a table; write its keys under a [section] header");
                 Table::new()
             }
             None => Table::new(),
@@ -94,53 +94,53 @@ impl<'a> Section<'a> {
         Self::new(self.reader, self.path_of(key), table)
     }
 
-    /// The sections of a list; none when it is absent.
+    /// Reads a list of tables; empty if absent.
     pub fn rows(&mut self, key: &'static str) -> Vec<Self> {
         let rows = match self.take(key) {
             Some(Value::Array(rows)) => rows,
             Some(_) => {
-                self.error(key, "is not a list; begin each of its rows with [[its name]]");
+                self.error(key, "expected a list of tables; begin each one with a [[name]] header");
                 Vec::new()
             }
             None => Vec::new(),
         };
         let mut sections = Vec::new();
-        for (at, row) in rows.into_iter().enumerate() {
-            let path = format!("{}.{at}", self.path_of(key));
+        for (index, row) in rows.into_iter().enumerate() {
+            let path = format!("{}.{index}", self.path_of(key));
             match row {
                 Value::Table(table) => sections.push(Self::new(self.reader, path, table)),
-                _ => self.reader.error(&path, "is not a table; write { key = value, … }"),
+                _ => self.reader.error(&path, "expected a table, for example { key = value }"),
             }
         }
         sections
     }
 
-    /// A text, if there is one.
+    /// Reads an optional string.
     pub fn text(&mut self, key: &'static str) -> Option<String> {
         match self.take(key)? {
             Value::String(text) if !text.trim().is_empty() => Some(text),
             Value::String(_) => {
-                self.error(key, "is empty; fill it in or leave the key out");
+                self.error(key, "must not be empty; set a value or remove the key");
                 None
             }
             _ => {
-                self.error(key, "is not a text; put it in quotes");
+                self.error(key, "expected a string; put the value in quotes");
                 None
             }
         }
     }
 
-    /// A text that must be there.
+    /// Reads a required string.
     pub fn required_text(&mut self, key: &'static str) -> Option<String> {
         if !self.has(key) {
             self.keys.push(key);
-            self.error(key, "is missing; add it");
+            self.error(key, "missing required key");
             return None;
         }
         self.text(key)
     }
 
-    /// What `parse` makes of a text; its error says what to do.
+    /// Reads an optional string and converts it with `parse`, whose error is the message to report.
     pub fn parsed<T>(
         &mut self,
         key: &'static str,
@@ -150,7 +150,7 @@ impl<'a> Section<'a> {
         parse(&text).map_err(|message| self.error(key, message)).ok()
     }
 
-    /// A whole number, if there is one.
+    /// Reads an optional integer within `range`.
     pub fn integer(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Option<u64> {
         let number = match self.take(key)? {
             Value::Integer(number) => u64::try_from(number).ok(),
@@ -159,23 +159,22 @@ impl<'a> Section<'a> {
         };
         let number = number.filter(|number| range.contains(number));
         if number.is_none() {
-            let (least, most) = (range.start(), range.end());
-            self.error(key, format!("is not a whole number from {least} to {most}; correct it"));
+            let (min, max) = (range.start(), range.end());
+            self.error(key, format!("expected an integer from {min} to {max}"));
         }
         number
     }
 
-    /// A size or count that memory can hold.
+    /// Reads a size or count that fits `usize`.
     pub fn size(&mut self, key: &'static str, default: usize, range: RangeInclusive<u64>) -> usize {
         self.integer(key, range).and_then(|size| usize::try_from(size).ok()).unwrap_or(default)
     }
 
-    /// A time of at most a day, in whole milliseconds.
+    /// Reads a duration in whole milliseconds, at most one day.
     pub fn duration_ms(&mut self, key: &'static str, default: u64, min: u64) -> Duration {
         Duration::from_millis(self.integer(key, min..=TIME_MS_MAX).unwrap_or(default))
     }
 
-    /// Yes or no.
     pub fn flag(&mut self, key: &'static str, default: bool) -> bool {
         let flag = match self.take(key) {
             None => return default,
@@ -184,56 +183,57 @@ impl<'a> Section<'a> {
             Some(_) => None,
         };
         flag.unwrap_or_else(|| {
-            self.error(key, "is neither true nor false; write one of them, without quotes");
+            self.error(key, "expected true or false, without quotes");
             default
         })
     }
 
-    /// One of a closed list of names.
+    /// Reads one of a fixed list of names.
     pub fn choice<T: Copy>(&mut self, key: &'static str, names: &[(&str, T)]) -> Option<T> {
         self.parsed(key, |text| parse_choice(text, names))
     }
 
-    /// A list of texts, if there is one.
+    /// Reads an optional list of strings.
     pub fn texts(&mut self, key: &'static str) -> Option<Vec<String>> {
         let Value::Array(list) = self.take(key)? else {
-            self.error(key, "is not a list; write [\"…\", \"…\"]");
+            self.error(key, "expected a list of strings, for example [\"a\", \"b\"]");
             return None;
         };
         let texts: Option<Vec<String>> =
             list.into_iter().map(|value| value.as_str().map(str::to_owned)).collect();
         if texts.is_none() {
-            self.error(key, "holds something that is not a text; put each in quotes");
+            self.error(key, "expected a list of strings; put each value in quotes");
         }
         texts
     }
 
-    /// Keys that the file's author names, with whatever they hold.
+    /// Reads a table with arbitrary keys and values.
     pub fn open_table(&mut self, key: &'static str) -> Option<Table> {
         match self.take(key)? {
             Value::Table(table) => Some(table),
             _ => {
-                self.error(key, "is not a table; write { name = \"…\" }");
+                self.error(key, "expected a table, for example { name = \"value\" }");
                 None
             }
         }
     }
 
-    /// A secret, from where the file says it lies; never from the file itself.
+    /// Reads a secret from the environment variable or file that the configuration names. The
+    /// configuration file itself must not contain secrets.
     pub fn secret(&mut self, key: &'static str) -> Option<Secret> {
         match self.take(key)? {
             Value::String(text) if self.is_from_environment(key) => Some(Secret::new(text)),
             Value::Table(table) => {
-                let mut place = Self::new(self.reader, self.path_of(key), table);
-                let secret = match (place.text("env"), place.text("file")) {
-                    (Some(name), None) => place.secret_from_variable(&name),
-                    (None, Some(file)) => place.secret_from_file("file", &file),
+                let mut source = Self::new(self.reader, self.path_of(key), table);
+                let secret = match (source.text("env"), source.text("file")) {
+                    (Some(name), None) => source.secret_from_variable(&name),
+                    (None, Some(file)) => source.secret_from_file("file", &file),
                     _ => {
                         self.error(key, SECRET_SHAPE);
                         None
                     }
                 };
-                place.finish();
+                source.finish();
                 secret
             }
             _ => {
@@ -246,34 +246,34 @@ impl<'a> Section<'a> {
     fn secret_from_variable(&self, name: &str) -> Option<Secret> {
         let secret = self.reader.environment.get(name);
         if secret.is_none() {
-            self.error("env", format!("the variable {name} is not set; set it or name another"));
+            self.error("env", format!("environment variable {name} is not set"));
         }
-        secret.map(|clear| Secret::new(clear.to_owned()))
+        secret.map(|secret_text| Secret::new(secret_text.to_owned()))
     }
 
-    /// The content of a file without the line end that editors leave.
+    /// Reads a secret file, without trailing line ends.
     pub fn secret_from_file(&self, key: &str, file: &str) -> Option<Secret> {
-        let mut clear = String::new();
+        let mut secret_text = String::new();
         let read = fs::File::open(file)
-            .and_then(|open| open.take(SECRET_BYTES_MAX).read_to_string(&mut clear));
-        if let Err(fault) = read {
-            self.error(key, format!("{file} cannot be read: {fault}; correct the path or rights"));
+            .and_then(|open| open.take(SECRET_BYTES_MAX).read_to_string(&mut secret_text));
+        if let Err(error) = read {
+            self.error(key, format!("cannot read {file}: {error}"));
             return None;
         }
-        let kept = clear.trim_end_matches(['\n', '\r']).len();
-        clear.truncate(kept);
-        if clear.is_empty() {
-            self.error(key, format!("{file} is empty; put the secret there"));
+        let length = secret_text.trim_end_matches(['\n', '\r']).len();
+        secret_text.truncate(length);
+        if secret_text.is_empty() {
+            self.error(key, format!("{file} is empty; expected a secret"));
             return None;
         }
-        Some(Secret::new(clear))
+        Some(Secret::new(secret_text))
     }
 
-    /// Finds the keys that nobody took.
+    /// Reports the keys that were not read as unknown.
     pub fn finish(self) {
-        let known = self.keys.join(", ");
+        let valid = self.keys.join(", ");
         for key in self.table.keys() {
-            self.error(key, format!("is not a key; the keys here are {known}"));
+            self.error(key, format!("unknown key; valid keys: {valid}"));
         }
     }
 
@@ -287,14 +287,14 @@ impl<'a> Section<'a> {
     }
 }
 
-const SECRET_SHAPE: &str = "is not the place of a secret; write { env = \"NAME\" } or \
-    { file = \"…\" }: secrets do not stand in the file";
+const SECRET_SHAPE: &str = "expected { env = \"NAME\" } or { file = \"PATH\" }; secrets are \
+    not allowed in the configuration file";
 
-/// What `text` names in a closed list.
+/// Returns the value that `text` names in a fixed list.
 pub fn parse_choice<T: Copy>(text: &str, names: &[(&str, T)]) -> Result<T, String> {
     let found = names.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
     found.ok_or_else(|| {
         let names: Vec<_> = names.iter().map(|(name, _)| format!("\"{name}\"")).collect();
-        format!("is not one of {}; choose one", names.join(", "))
+        format!("expected one of {}", names.join(", "))
     })
 }

@@ -1,4 +1,4 @@
-//! The configuration from outside: a text and an environment in, settings or a report out.
+//! Tests of the configuration: text and environment in, settings or report out.
 
 use std::fs;
 use std::time::Duration;
@@ -39,7 +39,7 @@ fn report(text: &str) -> String {
     read(text, &with_key()).expect_err("faults").to_string()
 }
 
-/// The settings of `config/gateway.toml`, and its examples too if they are asked for.
+/// The settings of `config/gateway.toml`, with its examples if `examples` is set.
 fn uncommented(examples: bool) -> String {
     let setting = |line: &'static str| {
         let bare = line.strip_prefix('#')?;
@@ -68,17 +68,17 @@ fn the_reference_shows_every_key() {
     let operator = found.admin.operator.expect("an operator");
     assert_eq!(operator.password.expose(), "correct horse");
 
-    let least = settings("[[upstreams]]\nname = 'openai'\nbase_url = 'https://api.openai.com'");
-    let (shown, least) = (&found.upstreams[0], &least.upstreams[0]);
-    assert_eq!(format!("{:?}", shown.dialects), format!("{:?}", least.dialects));
-    assert_eq!(shown.headers, least.headers);
+    let minimal = settings("[[upstreams]]\nname = 'openai'\nbase_url = 'https://api.openai.com'");
+    let (shown, minimal) = (&found.upstreams[0], &minimal.upstreams[0]);
+    assert_eq!(format!("{:?}", shown.dialects), format!("{:?}", minimal.dialects));
+    assert_eq!(shown.headers, minimal.headers);
     assert_eq!(
         (shown.connect_timeout, shown.first_byte_timeout, shown.idle_timeout),
-        (least.connect_timeout, least.first_byte_timeout, least.idle_timeout)
+        (minimal.connect_timeout, minimal.first_byte_timeout, minimal.idle_timeout)
     );
-    assert_eq!(shown.idle_connections_max, least.idle_connections_max);
+    assert_eq!(shown.idle_connections_max, minimal.idle_connections_max);
 
-    // A section names its keys to whoever writes a wrong one.
+    // The error of an unknown key lists the keys of the section.
     let wrong = whole
         .lines()
         .flat_map(|line| [line, if line.starts_with('[') { "wrong = 1" } else { "" }])
@@ -86,7 +86,7 @@ fn the_reference_shows_every_key() {
         .join("\n")
         .replace("{ upstream", "{ wrong = 1, upstream");
     let report = report(&format!("wrong = 1\n{wrong}"));
-    let lists = report.lines().filter_map(|line| line.split_once("the keys here are "));
+    let lists = report.lines().filter_map(|line| line.split_once("valid keys: "));
     let mut keys: Vec<&str> = lists.flat_map(|(_, keys)| keys.split(", ")).collect();
     keys.sort_unstable();
     keys.dedup();
@@ -102,7 +102,7 @@ fn the_reference_shows_every_key() {
 }
 
 #[test]
-fn the_other_files_have_no_faults() {
+fn the_other_files_are_valid() {
     let development = settings(DEVELOPMENT);
     assert!(development.fallback.is_some() && development.models.is_empty());
     let production = settings(PRODUCTION);
@@ -113,7 +113,7 @@ fn the_other_files_have_no_faults() {
     assert_eq!(settings(example).models.len(), 1);
 }
 
-/// Lines of a file, each beside the path of the fault in it; `""` where there is none.
+/// Lines of a file, each with the path of its error; `""` if it has none.
 const FAULTS: &[(&str, &str)] = &[
     ("colour = 'red'", "colour"),
     ("[proxy]", ""),
@@ -163,16 +163,16 @@ const FAULTS: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn all_faults_come_in_one_report() {
+fn all_errors_are_in_one_report() {
     let text: Vec<&str> = FAULTS.iter().map(|(line, _)| *line).collect();
     let report = report(&text.join("\n"));
-    let mut told: Vec<&str> =
+    let mut reported: Vec<&str> =
         report.lines().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
-    told.sort_unstable();
+    reported.sort_unstable();
     let paths = FAULTS.iter().map(|(_, path)| *path);
     let mut expected: Vec<&str> = paths.filter(|path| !path.is_empty()).collect();
     expected.sort_unstable();
-    assert_eq!(told, expected, "{report}");
+    assert_eq!(reported, expected, "{report}");
     assert!(!report.contains("hunter2"), "{report}");
 }
 
@@ -199,11 +199,11 @@ fn the_environment_wins_over_the_file() {
     let wrong = environment(&[("METEOR__PROXY__WORKERS", "many"), ("METEOR__PORXY__LISTEN", "x")]);
     let report = read("", &wrong).expect_err("faults").to_string();
     assert!(report.contains("proxy.workers") && report.contains("METEOR__PROXY__WORKERS"));
-    assert!(report.contains("porxy: is not a key"), "{report}");
+    assert!(report.contains("porxy: unknown key"), "{report}");
 }
 
 #[test]
-fn an_upstream_and_a_model_are_read_as_written() {
+fn upstreams_and_models_are_read_completely() {
     let found = settings(
         r#"
         [[upstreams]]
@@ -245,9 +245,9 @@ fn an_upstream_and_a_model_are_read_as_written() {
     let ranks = model.targets.iter().map(|t| (t.rank.priority, t.rank.weight));
     assert_eq!(ranks.collect::<Vec<_>>(), [(0, 3), (0, 1), (2, 1)]);
     assert_eq!(model.aliases.iter().map(|alias| &**alias).collect::<Vec<_>>(), ["n", "o"]);
-    let usual = CircuitSettings::default();
-    let own = CircuitSettings { failures_in_a_row: 2, window_failures_percent: 90, ..usual };
-    assert_eq!((a.circuit, b.circuit), (own, usual));
+    let default = CircuitSettings::default();
+    let custom = CircuitSettings { failures_in_a_row: 2, window_failures_percent: 90, ..default };
+    assert_eq!((a.circuit, b.circuit), (custom, default));
     assert_eq!(prices_of(model).price_of(Unit::InputTokens), Some(Nano(150_000_000)));
     let version = model.targets[0].schedule.effective_at(UnixMs(0)).version();
     assert!(version.starts_with("file-") && version.len() == 13);
@@ -256,10 +256,10 @@ fn an_upstream_and_a_model_are_read_as_written() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_a_report_too() {
+fn an_unreadable_file_is_reported() {
     let folder = tempfile::tempdir().expect("a folder");
     let report = load(Some(&folder.path().join("none.toml"))).expect_err("no such file");
-    assert!(report.to_string().contains("cannot be read"), "{report}");
+    assert!(report.to_string().contains("cannot read file"), "{report}");
     let file = folder.path().join("secret");
     fs::write(&file, "sk-of-a-file\r\n").expect("a file");
     let text = format!(

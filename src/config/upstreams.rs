@@ -1,4 +1,4 @@
-//! `[[upstreams]]`: where calls go, and what they carry there.
+//! Reads `[[upstreams]]`: address, credential, headers and timeouts.
 
 use http::header::{self, HeaderName, HeaderValue};
 use toml::Value;
@@ -9,25 +9,25 @@ use crate::dialect::endpoint::Dialect;
 use crate::settings::secret::Secret;
 use crate::settings::upstream::{Auth, BaseUrl, CircuitSettings, UpstreamSettings};
 
-/// The upstreams of a file. The names stand at the places of all rows, those with faults included,
-/// so that a model that names such a row is not at fault too.
+/// The configured upstreams. Names and providers include the rows with errors, so that a model that
+/// references such a row is not reported too.
 #[derive(Debug, Default)]
 pub struct Upstreams {
-    /// The name of each row; empty where it has none.
+    /// The name of each row; empty if missing.
     pub names: Vec<String>,
-    /// Whose models each row serves, as the price list calls them.
+    /// The provider of each row, by its name in the price list.
     pub providers: Vec<Option<String>>,
-    /// The rows without faults.
+    /// The rows without errors.
     pub settings: Vec<UpstreamSettings>,
 }
 
-/// Reads all rows.
+/// Reads all rows of `[[upstreams]]`.
 pub fn read_upstreams(root: &mut Section<'_>, pricing: &PricingConfig<'_>) -> Upstreams {
     let mut found = Upstreams::default();
     for mut row in root.rows("upstreams") {
         let name = row.required_text("name").unwrap_or_default();
         if !name.is_empty() && found.names.contains(&name) {
-            row.error("name", format!("\"{name}\" is taken by another upstream; rename one"));
+            row.error("name", format!("duplicate upstream name \"{name}\""));
         }
         found.settings.extend(read_upstream(&mut row, &name));
         found.names.push(name);
@@ -38,9 +38,9 @@ pub fn read_upstreams(root: &mut Section<'_>, pricing: &PricingConfig<'_>) -> Up
 }
 
 fn read_upstream(row: &mut Section<'_>, name: &str) -> Option<UpstreamSettings> {
-    // Each is read before the first `?`, so that one fault does not hide the next.
+    // All keys are read before the first `?`, so that one error does not hide the next.
     let address = row.required_text("base_url").and_then(|text| {
-        BaseUrl::parse(&text).map_err(|fault| row.error("base_url", fault.message())).ok()
+        BaseUrl::parse(&text).map_err(|error| row.error("base_url", error.message())).ok()
     });
     let dialects = dialects(row);
     let auth = auth(row);
@@ -73,16 +73,16 @@ fn read_upstream(row: &mut Section<'_>, name: &str) -> Option<UpstreamSettings> 
 }
 
 fn circuit(row: &mut Section<'_>) -> CircuitSettings {
-    let usual = CircuitSettings::default();
+    let default = CircuitSettings::default();
     let mut part = row.section("circuit");
-    let count = |part: &mut Section<'_>, key, most, usual| {
-        part.integer(key, 1..=most).and_then(|count| u32::try_from(count).ok()).unwrap_or(usual)
+    let count = |part: &mut Section<'_>, key, max, default| {
+        part.integer(key, 1..=max).and_then(|count| u32::try_from(count).ok()).unwrap_or(default)
     };
     let circuit = CircuitSettings {
-        failures_in_a_row: count(&mut part, "failures", 1_000_000, usual.failures_in_a_row),
+        failures_in_a_row: count(&mut part, "failures", 1_000_000, default.failures_in_a_row),
         window: part.duration_ms("window_ms", 10_000, 1),
-        window_tries_min: count(&mut part, "tries_min", 60_000, usual.window_tries_min),
-        window_failures_percent: count(&mut part, "percent", 100, usual.window_failures_percent),
+        window_tries_min: count(&mut part, "tries_min", 60_000, default.window_tries_min),
+        window_failures_percent: count(&mut part, "percent", 100, default.window_failures_percent),
         open_min: part.duration_ms("open_ms", 1_000, 1),
         open_max: part.duration_ms("open_max_ms", 60_000, 1),
     };
@@ -99,12 +99,12 @@ const DIALECTS: [(&str, Dialect); 3] = [
 fn dialects(row: &mut Section<'_>) -> Option<Vec<Dialect>> {
     let Some(names) = row.texts("dialects") else { return Some(vec![Dialect::OpenAi]) };
     if names.is_empty() {
-        row.error("dialects", "is empty; name what the upstream speaks, or leave the key out");
+        row.error("dialects", "must not be empty; list the supported dialects or remove the key");
     }
-    let known = |name: &String| {
+    let parse = |name: &String| {
         parse_choice(name, &DIALECTS).map_err(|message| row.error("dialects", message)).ok()
     };
-    let dialects: Vec<_> = names.iter().map(known).collect();
+    let dialects: Vec<_> = names.iter().map(parse).collect();
     dialects.into_iter().collect()
 }
 
@@ -123,7 +123,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("none", Kind::None),
 ];
 
-/// Without `auth` a call carries no credential; with it, one by `bearer` unless `kind` differs.
+/// Reads `auth`. Without it, requests carry no credential; `kind` defaults to `bearer`.
 fn auth(row: &mut Section<'_>) -> Option<Auth> {
     let absent = !row.has("auth");
     let mut part = row.section("auth");
@@ -138,9 +138,9 @@ fn auth(row: &mut Section<'_>) -> Option<Auth> {
         Kind::Header => {
             let name = part.required_text("header").and_then(|text| {
                 let name = HeaderName::try_from(text.as_str());
-                name.map_err(|_| part.error("header", "is no name of a header; correct it")).ok()
+                name.map_err(|_| part.error("header", "invalid header name")).ok()
             });
-            // With a stand-in, so that a wrong name does not hide a wrong secret.
+            // A placeholder name, so that an invalid name does not hide an invalid secret.
             let auth = auth_header(&mut part, name.clone().unwrap_or(header::AUTHORIZATION), "");
             name.and(auth)
         }
@@ -150,10 +150,13 @@ fn auth(row: &mut Section<'_>) -> Option<Auth> {
     auth
 }
 
-fn auth_header(part: &mut Section<'_>, name: HeaderName, before: &str) -> Option<Auth> {
+fn auth_header(part: &mut Section<'_>, name: HeaderName, prefix: &str) -> Option<Auth> {
     let secret = required_secret(part)?;
-    let Ok(mut value) = HeaderValue::try_from(format!("{before}{}", secret.expose())) else {
-        part.error("secret", "holds what no header can carry, such as a line end; correct it");
+    let Ok(mut value) = HeaderValue::try_from(format!("{prefix}{}", secret.expose())) else {
+        part.error(
+            "secret",
+            "contains a character that is not allowed in a header, such as a line end",
+        );
         return None;
     };
     value.set_sensitive(true);
@@ -163,27 +166,27 @@ fn auth_header(part: &mut Section<'_>, name: HeaderName, before: &str) -> Option
 fn auth_query(part: &mut Section<'_>) -> Option<Auth> {
     let name = part.text("parameter").unwrap_or_else(|| "key".to_owned());
     let secret = required_secret(part)?;
-    let plain = |text: &str| {
+    let is_plain = |text: &str| {
         text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
     };
-    if !plain(&name) {
-        part.error("parameter", "holds more than letters, digits and -._~; correct it");
+    if !is_plain(&name) {
+        part.error("parameter", "may contain only letters, digits and -._~");
     }
-    if !plain(secret.expose()) {
-        part.error("secret", "holds more than letters, digits and -._~; send it as a header");
+    if !is_plain(secret.expose()) {
+        part.error("secret", "may contain only letters, digits and -._~; else use a header");
     }
     Some(Auth::Query { name, secret })
 }
 
 fn required_secret(part: &mut Section<'_>) -> Option<Secret> {
     if !part.has("secret") {
-        part.error("secret", "is missing; write { env = \"NAME\" } or { file = \"…\" }");
+        part.error("secret", "missing; expected { env = \"NAME\" } or { file = \"PATH\" }");
     }
     part.secret("secret")
 }
 
-/// Names that belong to `auth`, or that the gateway writes itself.
-const NOT_SETTABLE: &[&str] = &[
+/// Headers that `auth` or the gateway itself sets.
+const RESERVED_HEADERS: &[&str] = &[
     "authorization",
     "x-api-key",
     "x-goog-api-key",
@@ -200,16 +203,16 @@ fn headers(row: &mut Section<'_>) -> Option<Vec<(HeaderName, HeaderValue)>> {
     let header = |(name, value): (String, Value)| {
         let key = format!("headers.{name}");
         let Ok(parsed) = HeaderName::try_from(name.as_str()) else {
-            row.error(&key, "is no name of a header; correct it");
+            row.error(&key, "invalid header name");
             return None;
         };
-        if NOT_SETTABLE.contains(&parsed.as_str()) {
-            row.error(&key, "is written by the gateway; use auth for a credential, else leave out");
+        if RESERVED_HEADERS.contains(&parsed.as_str()) {
+            row.error(&key, "set by the gateway; use `auth` for credentials");
             return None;
         }
         let value = value.as_str().and_then(|text| HeaderValue::try_from(text).ok());
         if value.is_none() {
-            row.error(&key, "is not a text that a header can carry; correct it");
+            row.error(&key, "expected a string that is a valid header value");
         }
         Some((parsed, value?))
     };

@@ -1,13 +1,13 @@
-//! The lender of a node that is alone: its slice is everything from the start.
+//! The lender of a single-node deployment, whose slice is the whole from the start.
 
 use crate::lender::{LendRequest, LendResponse, Lender};
 
-/// Has nothing left to give, as the node's own books hold every right there is.
+/// Grants nothing, because the node already holds every limit and wallet completely.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LocalLender;
 
 impl Lender for LocalLender {
-    async fn request(&self, _ask: &LendRequest) -> LendResponse {
+    async fn request(&self, _request: &LendRequest) -> LendResponse {
         LendResponse::Exhausted
     }
 }

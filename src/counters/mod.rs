@@ -1,3 +1,3 @@
-//! Lenders of windows and wallets, by where the rights are kept.
+//! Lenders of limits and wallets, by backend.
 
 pub mod memory;

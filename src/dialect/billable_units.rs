@@ -1,5 +1,5 @@
-//! Units: which kinds of input and output a body can ask for. Nothing dearer is held for a call
-//! near a limit.
+//! Finds the token units that a request body can use, so that a hold near a limit is not priced
+//! at more expensive ones.
 
 use memchr::memmem;
 
@@ -7,8 +7,8 @@ use crate::dialect::endpoint::{Dialect, Endpoint};
 use crate::dialect::external_refs::has_escaped_letters;
 use crate::domain::usage::{Unit, UnitSet};
 
-/// Words in small letters, and the units that no body can ask for without one of them, however
-/// large its letters. That a word stands in a text only loosens the bound.
+/// Lower-case words, and the units that a body without any of them cannot use. The comparison
+/// ignores case. A word within a text only raises the hold.
 const UNIT_TRIGGERS: [(&[&str], &[Unit]); 5] = [
     (
         &["cache_control"],
@@ -28,10 +28,10 @@ const UNIT_TRIGGERS: [(&[&str], &[Unit]); 5] = [
     (&["\"tools\""], &[Unit::ToolUseInputTokens]),
 ];
 
-/// A longer body is not searched.
+/// Longer bodies are not searched and may use every unit.
 const BODY_BYTES_MAX: usize = 1 << 20;
 
-/// The units that a call with that body can use.
+/// Returns the units that a call with that body can use.
 pub fn possible_units(endpoint: Endpoint, body: &[u8]) -> UnitSet {
     if endpoint.media().is_some() || BODY_BYTES_MAX < body.len() || has_escaped_letters(body) {
         return UnitSet::ALL;
@@ -42,20 +42,20 @@ pub fn possible_units(endpoint: Endpoint, body: &[u8]) -> UnitSet {
         Unit::CachedInputTokens,
         Unit::OutputTokens,
         Unit::ReasoningTokens,
-        // Some models paint unasked.
+        // Some models generate images without a request for them.
         Unit::OutputImageTokens,
     ];
     for unit in always {
         units = units.with(unit);
     }
-    // Where caching is automatic, its writes are as well.
+    // OpenAI caches automatically, and so writes to the cache automatically.
     if endpoint.dialect() == Dialect::OpenAi {
         units = units.with(Unit::CacheWriteTokens);
     }
     let body = body.to_ascii_lowercase();
-    for (words, asked) in UNIT_TRIGGERS {
+    for (words, triggered) in UNIT_TRIGGERS {
         if words.iter().any(|word| memmem::find(&body, word.as_bytes()).is_some()) {
-            units = asked.iter().fold(units, |units, unit| units.with(*unit));
+            units = triggered.iter().fold(units, |units, unit| units.with(*unit));
         }
     }
     units
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_body_does_not_ask_for_is_not_held() {
+    fn units_that_a_body_cannot_use_are_excluded() {
         let plain = br#"{"messages":[{"role":"user","content":"Say hello."}]}"#;
         let holds = |endpoint, body: &[u8], unit| possible_units(endpoint, body).contains(unit);
         assert!(holds(Endpoint::GenerateContent, plain, Unit::InputTokens));
@@ -75,14 +75,14 @@ mod tests {
         assert!(holds(Endpoint::ChatCompletions, plain, Unit::CacheWriteTokens));
         let cached = br#"{"cache_control":{"type":"ephemeral","ttl":"1h"}}"#;
         assert!(holds(Endpoint::Messages, cached, Unit::CacheWrite1hTokens));
-        let spoken = br#"{"inlineData":{"mimeType":"audio/wav"}}"#;
-        assert!(holds(Endpoint::GenerateContent, spoken, Unit::InputAudioTokens));
+        let audio = br#"{"inlineData":{"mimeType":"audio/wav"}}"#;
+        assert!(holds(Endpoint::GenerateContent, audio, Unit::InputAudioTokens));
         assert!(
             holds(Endpoint::GenerateContent, plain, Unit::OutputImageTokens),
-            "some models paint unasked"
+            "some models generate images without a request"
         );
         assert!(!holds(Endpoint::GenerateContent, plain, Unit::OutputAudioTokens));
-        for speaks in [
+        for body in [
             r#"{"responseModalities":["Audio"]}"#,
             r#"{"responseModalities":[3]}"#,
             r#"{"speechConfig":{}}"#,
@@ -90,8 +90,8 @@ mod tests {
             r#"{"MODALITIES":["aUdio"]}"#,
         ] {
             assert!(
-                holds(Endpoint::GenerateContent, speaks.as_bytes(), Unit::OutputAudioTokens),
-                "{speaks}"
+                holds(Endpoint::GenerateContent, body.as_bytes(), Unit::OutputAudioTokens),
+                "{body}"
             );
         }
         assert!(holds(Endpoint::Speech, br#"{"input":"x"}"#, Unit::OutputAudioTokens));

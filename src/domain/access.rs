@@ -1,8 +1,8 @@
-//! What a key may do: the models and addresses that it is limited to.
+//! Restrictions of an API key: IP address ranges and model name patterns.
 
 use std::net::IpAddr;
 
-/// A block of addresses such as `10.0.0.0/8` or `::1`.
+/// An IP address range such as `10.0.0.0/8` or `::1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cidr {
     network: u128,
@@ -11,7 +11,7 @@ pub struct Cidr {
 }
 
 impl Cidr {
-    /// Reads an address with an optional prefix length; `None` for anything else.
+    /// Parses an address with an optional prefix length. Returns `None` for any other text.
     pub fn parse(text: &str) -> Option<Self> {
         let (address, bits) = match text.split_once('/') {
             Some((address, bits)) => (address, Some(bits.parse::<u32>().ok()?)),
@@ -27,14 +27,14 @@ impl Cidr {
         Some(Self { network, bits, is_v4: address.is_ipv4() })
     }
 
-    /// Whether `address` lies in it. A v4 address mapped into v6 counts as v4.
+    /// Returns whether `address` lies in the range. An IPv4-mapped IPv6 address counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         address.is_ipv4() == self.is_v4 && leading_bits(address, self.bits) == self.network
     }
 }
 
-/// The first `bits` of an address, the rest cleared.
+/// Returns `address` with all but its first `bits` bits cleared.
 fn leading_bits(address: IpAddr, bits: u32) -> u128 {
     let (value, width) = match address {
         IpAddr::V4(v4) => (u128::from(u32::from(v4)), 32),
@@ -44,7 +44,7 @@ fn leading_bits(address: IpAddr, bits: u32) -> u128 {
     value.checked_shr(cleared).unwrap_or(0).checked_shl(cleared).unwrap_or(0)
 }
 
-/// Whether `text` matches `glob`, in which `*` stands for any run of characters.
+/// Returns whether `text` matches `glob`, where `*` matches any number of characters.
 pub fn glob_matches(glob: &str, text: &str) -> bool {
     let mut parts = glob.split('*');
     let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or_default()) else { return false };
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_block_holds_its_addresses() {
+    fn a_range_contains_its_addresses() {
         let holds = |block: &str, address: &str| {
             Cidr::parse(block).expect(block).contains(address.parse().expect(address))
         };

@@ -1,28 +1,27 @@
-//! The catalog: which models there are, what they cost, and which upstreams serve them.
+//! The catalog: models, their prices, and the upstreams that serve them.
 
 use std::sync::Arc;
 
 use crate::domain::tariff::PriceSchedule;
 
-/// Where a model is served: an upstream, by its place in the catalog, and the name it has there.
+/// An upstream that serves a model, and how the model is named and priced there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// Index into the list of upstreams.
     pub upstream: usize,
     /// The model's name at that upstream; `None` when it is the public one.
     pub upstream_model: Option<Arc<str>>,
-    /// When it is chosen.
     pub rank: TargetRank,
-    /// What it costs there.
+    /// The prices at that upstream.
     pub schedule: PriceSchedule,
 }
 
-/// When a place is chosen, among all that serve a model.
+/// The selection order of a target among all targets of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TargetRank {
-    /// The least comes first, the others when it fails.
+    /// Targets with the lowest number are tried first; higher numbers are fallbacks.
     pub priority: u16,
-    /// Its share of the calls, among those of its priority; one without a share comes after them.
+    /// Share of the calls among targets of equal priority. A target of weight 0 comes last.
     pub weight: u16,
 }
 
@@ -35,19 +34,17 @@ impl Default for TargetRank {
 /// A model that callers may name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Model {
-    /// The public name.
     pub name: Arc<str>,
-    /// Other public names.
     pub aliases: Vec<Arc<str>>,
-    /// The most output tokens of one choice.
+    /// The maximum number of output tokens of one choice.
     pub max_output_tokens: u64,
-    /// What the bound of its output is called in the OpenAI dialect: `max_tokens`, or, where that
-    /// is refused, `max_completion_tokens`.
+    /// The request field that limits the output in the OpenAI dialect: `max_tokens`, or
+    /// `max_completion_tokens` for models that reject `max_tokens`.
     pub output_field: &'static str,
-    /// Whether part of what it generates, and bills, does not show in its answer.
+    /// Whether the model bills output that its response does not contain, such as reasoning.
     pub hidden_output: bool,
-    /// The context window, where known.
+    /// The context window in tokens, if known.
     pub max_input_tokens: Option<u64>,
-    /// Where it is served: by priority, and of one priority the greatest weight first.
+    /// Sorted by ascending priority, then by descending weight.
     pub targets: Vec<Target>,
 }

@@ -1,28 +1,25 @@
-//! Counters: where each window of one project (or key, or organization) stands.
+//! Usage counters of one project, API key or organization, by window.
 //!
-//! Kept per UTC day; a month is the sum of its days, so a change of the reset day is only another
-//! sum. A call is counted and settled in the windows of its admission.
+//! Counters are stored per UTC day and a month is the sum of its days, so that a change of the
+//! reset day only sums other days. A call is counted and settled in the windows of its admission.
 
 use std::collections::BTreeMap;
 
 use crate::domain::limit::{Amounts, Limit, Limits, Measure, Window};
 use crate::domain::time::{Day, Minute, Month, ResetDay, UnixMs};
 
-/// The windows that a call was admitted in. They never change afterwards.
+/// The windows that a call was admitted in. They do not change afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Windows {
-    /// The UTC minute.
     pub minute: Minute,
-    /// The UTC date.
     pub day: Day,
 }
 
-/// What is settled and what is held.
+/// Settled and held amounts of one window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct WindowUsage {
-    /// Settled.
     pub used: Amounts,
-    /// Held by open calls.
+    /// Held by calls in flight.
     pub held: Amounts,
 }
 
@@ -33,67 +30,65 @@ impl WindowUsage {
     }
 }
 
-/// A limit that a call does not fit under, and by how much.
+/// A limit that a call would exceed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exceeded {
-    /// The first limit, in the order of checks, that fails.
+    /// The first exceeded limit in check order.
     pub limit: Limit,
-    /// Its value.
     pub value: i64,
-    /// What is settled in its window.
+    /// The amount settled in its window.
     pub used: i64,
-    /// What open calls hold in its window.
+    /// The amount held by calls in flight in its window.
     pub held: i64,
-    /// What the call asked for.
+    /// The amount requested by the call.
     pub requested: i64,
-    /// When the window begins anew.
+    /// The start of the next window.
     pub reset_at: UnixMs,
 }
 
 impl Exceeded {
-    /// Whether the call would fit if open calls gave back all that they can: the tokens and the
-    /// money they hold, and their places among the calls at once. A request stays counted.
+    /// Returns whether the call would fit if the calls in flight released their holds: tokens,
+    /// money and their share of the concurrency limit. A counted request is never released.
     pub fn transient(&self) -> bool {
-        let returns =
+        let is_releasable =
             self.limit.measure() != Measure::Requests || self.limit.window() == Window::Concurrent;
-        returns && self.used + self.requested <= self.value
+        is_releasable && self.used + self.requested <= self.value
     }
 }
 
-/// How much is left under a limit.
+/// What is left under a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Headroom {
-    /// Which limit.
     pub limit: Limit,
-    /// Its value.
     pub value: i64,
-    /// What is neither settled nor held; never below 0.
+    /// The amount neither settled nor held; at least 0.
     pub remaining: i64,
-    /// When its window begins anew.
+    /// The start of the next window.
     pub reset_at: UnixMs,
 }
 
-/// The windows of one subject.
+/// Window counters of one subject.
 #[derive(Debug, Clone)]
 pub struct WindowCounters {
     reset_day: ResetDay,
-    /// The latest instant seen: windows never step back with a wall clock.
+    /// The latest instant seen. Windows do not go back when the wall clock does.
     last_seen: UnixMs,
     minute: WindowUsage,
     open_calls: i64,
-    /// One tally a day; the days of the running month and those with open calls at least.
+    /// Usage by day, without the current day.
     days: BTreeMap<Day, WindowUsage>,
     month: Month,
-    /// The month without its latest day.
+    /// The sum of the current month without the current day.
     month_before_today: WindowUsage,
     today: WindowUsage,
 }
 
-/// How many days stay in memory: two months, the longest that a change of reset day can sum.
+/// How many past days are kept in memory: two months, the longest span that a month can sum
+/// after a change of the reset day. Days with calls in flight are kept longer.
 const DAYS_RETAINED: i64 = 62;
 
 impl WindowCounters {
-    /// Counters that continue from durable sums: `days`, and the latest `minute` known.
+    /// Restores counters from durable sums: `days`, and the latest recorded `minute`.
     pub fn restore(
         reset_day: ResetDay,
         now: UnixMs,
@@ -123,7 +118,8 @@ impl WindowCounters {
         counters
     }
 
-    /// The windows of `now`, or the latest ones seen if the wall clock stepped back.
+    /// Moves to the windows of `now` and returns them. If the wall clock stepped back, returns the
+    /// latest windows seen.
     pub fn advance_to(&mut self, now: UnixMs) -> Windows {
         let now = now.max(self.last_seen);
         let before = std::mem::replace(&mut self.last_seen, now);
@@ -141,7 +137,7 @@ impl WindowCounters {
         windows
     }
 
-    /// Begins the month on another day: another sum of the same days.
+    /// Changes the first day of the month and sums the days again.
     pub fn set_reset_day(&mut self, reset_day: ResetDay) {
         if self.reset_day != reset_day {
             self.reset_day = reset_day;
@@ -149,13 +145,14 @@ impl WindowCounters {
         }
     }
 
-    /// The first limit that `need` does not fit under, in the order of checks. Call after `roll`.
+    /// Returns the first limit, in check order, that `amounts` would exceed. Call
+    /// [`advance_to`](Self::advance_to) first.
     pub fn check(&self, limits: &Limits, amounts: &Amounts) -> Result<(), Exceeded> {
         self.first_exceeded(limits, amounts, |_, held| held)
     }
 
-    /// The first limit that `need` would not fit under even if every open call gave back what it
-    /// holds. What is counted as a request never comes back.
+    /// Returns the first limit that `amounts` would exceed even if every call in flight released
+    /// its hold. Requests are counted even so, because they are never released.
     pub fn check_ignoring_holds(&self, limits: &Limits, amounts: &Amounts) -> Result<(), Exceeded> {
         self.first_exceeded(limits, amounts, |limit, held| match limit.measure() {
             Measure::Requests => held,
@@ -180,13 +177,13 @@ impl WindowCounters {
         Ok(())
     }
 
-    /// Takes what `check` allowed.
+    /// Adds a hold that [`check`](Self::check) allowed.
     pub fn hold(&mut self, windows: Windows, amounts: &Amounts) {
         self.update(windows, |tally| tally.held += *amounts);
         self.open_calls += 1;
     }
 
-    /// Ends a hold: what was `held` comes back, what was `used` is counted instead.
+    /// Ends a hold: releases `held` and counts `used` instead.
     pub fn settle(&mut self, windows: Windows, held: &Amounts, used: &Amounts) {
         self.update(windows, |tally| {
             tally.held -= *held;
@@ -195,20 +192,20 @@ impl WindowCounters {
         self.open_calls -= 1;
     }
 
-    /// The limit of that measure with the least room left.
+    /// Returns the limit of `measure` with the least headroom. The concurrency limit is ignored.
     pub fn tightest(&self, limits: &Limits, measure: Measure) -> Option<Headroom> {
         let of_measure = limits.configured().filter(|(limit, _)| {
             limit.measure() == measure && limit.window() != Window::Concurrent
         });
-        let room = |(limit, value): (Limit, i64)| {
+        let headroom = |(limit, value): (Limit, i64)| {
             let (used, held) = self.used_and_held(limit);
             let remaining = (value - used - held).max(0);
             Headroom { limit, value, remaining, reset_at: self.reset_at(limit) }
         };
-        of_measure.map(room).min_by_key(|room| room.remaining)
+        of_measure.map(headroom).min_by_key(|headroom| headroom.remaining)
     }
 
-    /// Settled and held of `limit` in its running window.
+    /// Returns the amounts used and held that count against `limit` in its current window.
     pub fn used_and_held(&self, limit: Limit) -> (i64, i64) {
         if limit == Limit::ConcurrentCalls {
             return (0, self.open_calls);
@@ -217,7 +214,7 @@ impl WindowCounters {
         (tally.used.get(limit.measure()), tally.held.get(limit.measure()))
     }
 
-    /// All that is settled and held in the running window of that kind.
+    /// Returns all amounts settled and held in the current window of that kind.
     pub fn window_usage(&self, window: Window) -> WindowUsage {
         match window {
             Window::Minute | Window::Concurrent => self.minute,
@@ -230,7 +227,7 @@ impl WindowCounters {
         }
     }
 
-    /// When the running window of `limit` ends.
+    /// Returns the end of the current window of `limit`.
     pub fn reset_at(&self, limit: Limit) -> UnixMs {
         match limit.window() {
             Window::Concurrent => self.last_seen,
@@ -240,17 +237,16 @@ impl WindowCounters {
         }
     }
 
-    /// The latest instant seen.
+    /// Returns the latest instant seen.
     pub const fn last_seen(&self) -> UnixMs {
         self.last_seen
     }
 
-    /// The running month.
     pub const fn month(&self) -> Month {
         self.month
     }
 
-    /// Calls open now.
+    /// Returns the number of calls in flight.
     pub const fn open_calls(&self) -> i64 {
         self.open_calls
     }
@@ -284,7 +280,7 @@ mod tests {
     use crate::domain::tests::{CALL, NOON, counters};
 
     #[test]
-    fn days_are_kept_as_long_as_a_month_may_sum_them_or_a_call_is_open() {
+    fn days_are_retained_while_a_month_may_sum_them_or_a_call_is_in_flight() {
         let mut counters = counters();
         let windows = counters.advance_to(NOON);
         counters.hold(windows, &CALL);
@@ -292,7 +288,7 @@ mod tests {
         counters.settle(windows, &CALL, &CALL);
         let days_later = |days| UnixMs(NOON.0 + days * 86_400_000);
         counters.advance_to(days_later(400));
-        assert!(counters.days.contains_key(&windows.day), "a call of that day is open");
+        assert!(counters.days.contains_key(&windows.day), "a call of that day is in flight");
         counters.settle(windows, &CALL, &CALL);
         assert_eq!(counters.days[&windows.day].used.requests, 2);
         counters.advance_to(days_later(401));

@@ -1,33 +1,30 @@
-//! What is done once: a call whose client gave it a key of its own, and how it came out.
+//! Idempotency keys: how a repeated call is recognized, and how the first one ended.
 
 use crate::domain::ids::RequestLogId;
 use crate::domain::money::Nano;
 use crate::domain::usage::Usage;
 
-/// How long a key stands for its call, counted from when that came: a day.
+/// How long a key is remembered after its call arrived: one day.
 pub const RETENTION_MS: i64 = 86_400_000;
 
-/// The first half of a SHA-256.
+/// The first half of a SHA-256 hash.
 pub type Digest = [u8; 16];
 
-/// What a call that is to be done once is known by.
+/// Identifies a call with an `Idempotency-Key` header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdempotencyKey {
-    /// The API key, the path, and the client's own key of the call.
+    /// Digest of the API key, the path and the client's idempotency key.
     pub key_digest: Digest,
-    /// What was asked.
+    /// Digest of the request body.
     pub body_digest: Digest,
 }
 
-/// A call that was done.
+/// The outcome of a finished call with an idempotency key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CompletedCall {
-    /// The call.
     pub id: RequestLogId,
-    /// The status that its client saw; 0 when it saw none.
+    /// The HTTP status sent to the client; 0 if none was sent.
     pub status: u16,
-    /// What it used.
     pub usage: Usage,
-    /// What it was charged.
     pub cost: Nano,
 }

@@ -1,8 +1,8 @@
-//! Names of things: 128-bit ids, each kind a type of its own, with the prefix the API shows.
+//! 128-bit identifiers: one type per kind of resource, with the prefix that the API shows.
 
 use std::fmt;
 
-/// Text that is not an id of the expected kind.
+/// The text is not an id of the expected kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MalformedId;
 
@@ -13,7 +13,7 @@ macro_rules! ids {
         pub struct $name(pub u128);
 
         impl $name {
-            /// Reads what `Display` writes: the prefix and 32 lower-case hex digits.
+            /// Parses what `Display` writes: the prefix and 32 lower-case hex digits.
             pub fn parse(text: &str) -> Result<Self, MalformedId> {
                 let digits = text.strip_prefix($prefix).ok_or(MalformedId)?;
                 hex32(digits).map(Self)
@@ -41,12 +41,12 @@ macro_rules! plain_ids {
         pub struct $name(pub u128);
 
         impl $name {
-            /// Reads a UUID in its hyphenated form.
+            /// Parses a UUID in its hyphenated form.
             pub fn parse(text: &str) -> Result<Self, MalformedId> {
                 unhyphenated(text).map(Self)
             }
 
-            /// The hyphenated form as 36 ASCII bytes, without an allocation.
+            /// Returns the hyphenated form as 36 ASCII bytes, without an allocation.
             pub fn hyphenated(self) -> [u8; 36] {
                 hyphenated(self.0)
             }
@@ -67,30 +67,30 @@ macro_rules! plain_ids {
 }
 
 ids! {
-    /// An organization: it pays, and isolates from every other.
+    /// An organization: the tenant that owns projects and pays from its wallet.
     OrganizationId "org_";
-    /// A project: what is metered.
+    /// A project: the unit of metering and quotas.
     ProjectId "proj_";
-    /// An API key: it opens a project.
+    /// An API key of a project.
     ApiKeyId "key_";
-    /// A wallet ledger line.
+    /// A line of a wallet's ledger.
     RecordId "rec_";
     /// A bearer token of the admin API.
     AdminTokenId "at_";
-    /// A running gateway process's home; made with the data folder.
+    /// A gateway node; created with its data folder.
     NodeId "node_";
-    /// One line of the audit log.
+    /// A line of the audit log.
     AuditId "audit_";
-    /// A provider's endpoint.
+    /// An upstream: a provider's endpoint.
     UpstreamId "up_";
-    /// A price that the admin API has laid over those of the file.
+    /// A price override set through the admin API.
     PriceId "price_";
 }
 
 plain_ids! {
-    /// A call. Time-ordered (`UUIDv7`), so that its rows are appended, not scattered.
+    /// A call. Time-ordered (`UUIDv7`), so that new rows are appended to the index.
     RequestLogId;
-    /// A person.
+    /// A user of the admin API.
     UserId;
 }
 
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_reads_what_it_writes() {
+    fn an_id_parses_its_display_text() {
         let id = ProjectId(0x0190_1234_5678_7abc_8def_0123_4567_89ab);
         assert_eq!(id.to_string(), "proj_0190123456787abc8def0123456789ab");
         assert_eq!(ProjectId::parse(&id.to_string()), Ok(id));
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn another_kind_or_shape_is_not_an_id() {
+    fn ids_of_another_kind_or_format_are_rejected() {
         for text in ["", "proj_", "org_0190123456787abc8def0123456789ab", "proj_+1", "proj_01901"] {
             assert_eq!(ProjectId::parse(text), Err(MalformedId), "{text}");
         }

@@ -1,44 +1,42 @@
-//! Limits: the rules of a quota, each by name, in the order in which they are checked.
+//! Limits: the rules of a quota, in the order in which they are checked.
 
 use crate::domain::money::Nano;
 
-/// One rule of a quota. The order is the order of checks.
+/// One rule of a quota. The variants are in check order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(usize)]
 pub enum Limit {
-    /// Calls a UTC day.
+    /// Calls per UTC day.
     DailyRequests,
-    /// Input and output tokens a UTC day.
+    /// Input and output tokens per UTC day.
     DailyTokens,
-    /// Calls a month of the project's reset day.
+    /// Calls per month. A month begins on the project's reset day.
     MonthlyRequests,
-    /// Input and output tokens a month.
+    /// Input and output tokens per month.
     MonthlyTokens,
-    /// Calls a UTC minute.
+    /// Calls per UTC minute.
     RequestsPerMinute,
-    /// Input and output tokens a UTC minute.
+    /// Input and output tokens per UTC minute.
     TokensPerMinute,
-    /// Calls open at once.
+    /// Calls in flight at the same time.
     ConcurrentCalls,
-    /// Money a UTC day, in nano-units.
+    /// Money per UTC day, in nano-units.
     DailySpend,
-    /// Money a month, in nano-units.
+    /// Money per month, in nano-units.
     MonthlySpend,
 }
 
-/// Whose limit it is.
+/// The subject that a limit belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
-    /// The project's.
     Project,
-    /// The API key's own.
     Key,
-    /// The organization's, over all its projects.
+    /// The sum over all projects of the organization.
     Organization,
 }
 
 impl Level {
-    /// The word in refusals and in the list of limits.
+    /// Returns the name used in refusals and in the list of limits.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Project => "project",
@@ -48,35 +46,31 @@ impl Level {
     }
 }
 
-/// The stretch of time that a limit applies to.
+/// The time span that a limit applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Window {
-    /// A UTC minute.
     Minute,
-    /// A UTC date.
     Day,
-    /// From one reset day to the next.
+    /// From one reset day up to the next.
     Month,
-    /// This very moment.
+    /// No time span: the limit applies to the calls in flight.
     Concurrent,
 }
 
-/// What a limit counts.
+/// The quantity that a limit counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Measure {
-    /// Calls.
     Requests,
     /// Input and output tokens.
     Tokens,
-    /// Nano-units of money.
+    /// Money in nano-units.
     Spend,
 }
 
 impl Limit {
-    /// How many there are.
     pub const COUNT: usize = 9;
 
-    /// Every limit, in the order of checks.
+    /// Every limit, in check order.
     pub const ALL: [Self; Self::COUNT] = [
         Self::DailyRequests,
         Self::DailyTokens,
@@ -89,7 +83,7 @@ impl Limit {
         Self::MonthlySpend,
     ];
 
-    /// The field of a quota that sets it.
+    /// Returns the name of the quota field that sets this limit.
     pub const fn field(self) -> &'static str {
         match self {
             Self::DailyRequests => "dailyRequestLimit",
@@ -104,7 +98,7 @@ impl Limit {
         }
     }
 
-    /// The code of a refusal by it.
+    /// Returns the error code of a refusal by this limit.
     pub const fn code(self) -> &'static str {
         match self {
             Self::DailyRequests => "daily_requests_exceeded",
@@ -119,7 +113,7 @@ impl Limit {
         }
     }
 
-    /// When it begins anew.
+    /// Returns the window of this limit.
     pub const fn window(self) -> Window {
         match self {
             Self::DailyRequests | Self::DailyTokens | Self::DailySpend => Window::Day,
@@ -129,7 +123,7 @@ impl Limit {
         }
     }
 
-    /// What it counts.
+    /// Returns the quantity that this limit counts.
     pub const fn measure(self) -> Measure {
         match self {
             Self::DailyRequests
@@ -142,27 +136,27 @@ impl Limit {
     }
 }
 
-/// A value for each limit; `None` is no limit, 0 blocks.
+/// A value for each limit. `None` means no limit, 0 refuses every call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Limits([Option<i64>; Limit::COUNT]);
 
 impl Limits {
-    /// The largest count a limit can have: 2⁵³ − 1, exact in every JSON reader.
+    /// The largest value of a limit: 2⁵³ − 1, which every JSON parser represents exactly.
     pub const MAX: i64 = (1 << 53) - 1;
 
-    /// The value of `limit`, in its measure.
+    /// Returns the value of `limit`, in its measure.
     pub const fn get(&self, limit: Limit) -> Option<i64> {
         self.0[limit as usize]
     }
 
-    /// The same with `limit` at `value`.
+    /// Returns these limits with `limit` set to `value`.
     #[must_use]
     pub const fn with(mut self, limit: Limit, value: Option<i64>) -> Self {
         self.0[limit as usize] = value;
         self
     }
 
-    /// The limits that are set, in the order of checks.
+    /// Returns the limits that have a value, in check order.
     pub fn configured(&self) -> impl Iterator<Item = (Limit, i64)> + '_ {
         Limit::ALL.into_iter().filter_map(|limit| Some((limit, self.get(limit)?)))
     }
@@ -171,16 +165,13 @@ impl Limits {
 /// An amount of each measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Amounts {
-    /// Calls.
     pub requests: i64,
-    /// Input and output tokens.
     pub tokens: i64,
-    /// Money.
     pub spend: Nano,
 }
 
 impl Amounts {
-    /// The amount in `measure`.
+    /// Returns the amount of `measure`.
     pub const fn get(&self, measure: Measure) -> i64 {
         match measure {
             Measure::Requests => self.requests,
@@ -190,7 +181,7 @@ impl Amounts {
     }
 }
 
-/// Sums stop at the ends of their range: a provider's absurd report ends no settlement halfway.
+/// Saturating addition, so that an absurd usage report of a provider cannot abort a settlement.
 impl std::ops::AddAssign for Amounts {
     fn add_assign(&mut self, other: Self) {
         self.requests = self.requests.saturating_add(other.requests);
@@ -212,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_limit_and_level_goes_by_names_of_its_own() {
+    fn each_limit_and_level_has_unique_names() {
         use std::collections::BTreeSet;
         let fields: BTreeSet<_> = Limit::ALL.map(Limit::field).into();
         let codes: BTreeSet<_> = Limit::ALL.map(Limit::code).into();
@@ -224,18 +215,18 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_limit_is_the_largest_that_every_json_reader_takes_exactly() {
+    fn the_largest_limit_is_exact_in_every_json_parser() {
         assert_eq!(Limits::MAX, 9_007_199_254_740_991);
     }
 
     #[test]
-    fn sums_stop_at_the_ends_of_their_range() {
-        let most = Amounts { requests: i64::MAX, tokens: i64::MAX, spend: Nano(i64::MAX) };
-        let mut sum = most;
+    fn sums_saturate() {
+        let max = Amounts { requests: i64::MAX, tokens: i64::MAX, spend: Nano(i64::MAX) };
+        let mut sum = max;
         sum += Amounts { requests: 1, tokens: 1, spend: Nano(1) };
-        assert_eq!(sum, most);
-        let mut rest = Amounts { requests: 5, tokens: 5, spend: Nano(5) };
-        rest -= Amounts { requests: 2, tokens: 3, spend: Nano(4) };
-        assert_eq!(rest, Amounts { requests: 3, tokens: 2, spend: Nano(1) });
+        assert_eq!(sum, max);
+        let mut difference = Amounts { requests: 5, tokens: 5, spend: Nano(5) };
+        difference -= Amounts { requests: 2, tokens: 3, spend: Nano(4) };
+        assert_eq!(difference, Amounts { requests: 3, tokens: 2, spend: Nano(1) });
     }
 }

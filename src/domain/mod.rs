@@ -1,4 +1,4 @@
-//! Pure: values in, decisions out. The standard library only; no clock, no I/O, no async.
+//! Domain values and rules: std only, without clock, I/O or async.
 
 pub mod ids;
 pub mod time;

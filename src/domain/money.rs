@@ -1,21 +1,22 @@
-//! Money: whole nano-units of the one currency of a deployment. No floats, anywhere.
+//! Money: integer nano-units of the deployment's single currency, without floating point.
 
 use std::fmt;
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Neg, Sub, SubAssign};
 
-/// An amount in nano-units (1e-9) of the currency; ±9.2 billion units.
+/// An amount in nano-units (1e-9) of the currency; the range is ±9.2 billion units.
 ///
-/// Sums panic when they leave that range, in release builds too: wrong books are worse than none.
+/// Arithmetic panics on overflow, in release builds too, because a wrong balance is worse than a
+/// failed call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Nano(pub i64);
 
-/// Why a text is no amount.
+/// Why a text is not an amount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MalformedMoney {
-    /// Not plain decimal digits with at most one point; signs and exponents are refused.
+    /// Not decimal digits with at most one point. Signs and exponents are rejected.
     NotDecimal,
-    /// More than nine decimals: finer than the unit of account.
+    /// More than nine decimals: finer than a nano-unit.
     TooFine,
     /// More than 9,000,000,000.
     TooLarge,
@@ -25,15 +26,14 @@ const ONE: i64 = 1_000_000_000;
 const UNITS_MAX: i64 = 9_000_000_000;
 
 impl Nano {
-    /// Nothing.
     pub const ZERO: Self = Self(0);
 
-    /// Whole units of the currency.
+    /// Returns an amount of whole currency units.
     pub const fn units(units: i64) -> Self {
         Self(units * ONE)
     }
 
-    /// Reads an amount ≥ 0 such as `1000.00` or `0.000000375`.
+    /// Parses a non-negative amount such as `1000.00` or `0.000000375`.
     pub fn parse(text: &str) -> Result<Self, MalformedMoney> {
         let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
         let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
@@ -53,7 +53,7 @@ impl Nano {
     }
 }
 
-/// Exact decimal text with 2 to 9 decimals: `1000.00`, `0.000000375`, `-0.50`.
+/// Writes exact decimal text with 2 to 9 decimals: `1000.00`, `0.000000375`, `-0.50`.
 impl fmt::Display for Nano {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sign = if self.0 < 0 { "-" } else { "" };
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_amount_reads_what_it_writes() {
+    fn an_amount_parses_its_display_text() {
         for (nano, text) in [
             (0, "0.00"),
             (375, "0.000000375"),
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_exact_amount_is_refused() {
+    fn malformed_amounts_are_rejected() {
         use MalformedMoney::{NotDecimal, TooFine, TooLarge};
         for text in ["", ".", "1.", ".5", "-1", "+1", "1e3", " 1", "1,0", "1.0.0", "NaN"] {
             assert_eq!(Nano::parse(text), Err(NotDecimal), "{text}");
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn amounts_add_up_and_take_away() {
+    fn amounts_add_and_subtract() {
         let total: Nano = [Nano(5), Nano(7), -Nano(2)].into_iter().sum();
         assert_eq!((total, -total), (Nano(10), Nano(-10)));
         assert_eq!(Vec::<Nano>::new().into_iter().sum::<Nano>(), Nano::ZERO);

@@ -72,8 +72,8 @@ impl PriceTable {
     /// Returns the cost of `usage`: ⌈Σ units × price ÷ 10⁶⌉, rounded up once.
     ///
     /// A part with an explicit price is subtracted from its total before the total is charged.
-    /// Because parts may overlap, they are subtracted in the order of [`Unit::parts`], cached tokens
-    /// first, each at most as far as the total still reaches, so that no token is charged twice.
+    /// Because parts may overlap, they are subtracted in the order of [`Unit::parts`], cached
+    /// tokens first, each as far as the total still reaches, so that no token is charged twice.
     /// Cached tokens of a modality that are charged as cached are not charged as that modality.
     pub fn cost(&self, usage: &Usage) -> Nano {
         round_up_to_nano(self.cost_unrounded(usage))

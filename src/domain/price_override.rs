@@ -1,4 +1,4 @@
-//! The overlay: prices that the admin API lays over those of the file, until they end.
+//! Price overrides: prices set through the admin API that replace those of the configuration.
 
 use std::sync::Arc;
 
@@ -6,28 +6,29 @@ use crate::domain::service_tier::ServiceTier;
 use crate::domain::tariff::{PriceRow, PriceSchedule, Tariff};
 use crate::domain::time::UnixMs;
 
-/// What a model costs in one service tier, whatever the file says of it.
+/// The prices of a model in one service tier, replacing the configured ones while in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PriceOverride {
     /// The public name of the model.
     pub model: Arc<str>,
-    /// The one place where it costs that; `None`: every place without a price of its own.
+    /// The upstream that the override is limited to. `None` applies to every upstream that has no
+    /// override of its own.
     pub upstream: Option<Arc<str>>,
-    /// The tier of all its rows.
+    /// The service tier of all rows.
     pub tier: ServiceTier,
-    /// By the size of the input.
+    /// Prices by input size.
     pub rows: Vec<PriceRow>,
-    /// From then on.
+    /// Start, inclusive.
     pub from: UnixMs,
-    /// Until, and without, then; `None`: for good.
+    /// End, exclusive; `None` means no end.
     pub until: Option<UnixMs>,
 }
 
 impl PriceOverride {
-    /// Whether it is about that model at that place.
+    /// Returns whether the override applies to `model` at `upstream`.
     pub fn applies_to(&self, model: &str, upstream: &str) -> bool {
-        let here = self.upstream.as_deref().is_none_or(|known| known == upstream);
-        *self.model == *model && here
+        let is_upstream = self.upstream.as_deref().is_none_or(|only| only == upstream);
+        *self.model == *model && is_upstream
     }
 
     fn is_in_force(&self, at: UnixMs) -> bool {
@@ -35,9 +36,9 @@ impl PriceOverride {
     }
 }
 
-/// What a place costs by `base` and those prices, all of them about it. Each replaces the rows of
-/// its tier while it is in force; that of this place alone before that of every place. `version`
-/// names rows that stand in no file.
+/// Returns `base` with the overrides applied, all of which must apply to the same target. Each
+/// replaces the rows of its tier while it is in force; an override of one upstream wins over one
+/// of every upstream. `version` names price rows that differ from the configured ones.
 pub fn apply(
     base: &PriceSchedule,
     overrides: &[&PriceOverride],
@@ -46,17 +47,17 @@ pub fn apply(
     if overrides.is_empty() {
         return base.clone();
     }
-    let mut order = overrides.to_vec();
-    order.sort_by_key(|price| price.upstream.is_some());
-    let ends = overrides.iter().flat_map(|price| [Some(price.from), price.until]).flatten();
-    let turns = base.entries().iter().map(|(from, _)| *from).chain(ends);
-    let mut turns: Vec<UnixMs> = turns.chain([UnixMs(i64::MIN)]).collect();
-    turns.sort_unstable();
-    turns.dedup();
+    let mut by_precedence = overrides.to_vec();
+    by_precedence.sort_by_key(|price| price.upstream.is_some());
+    let changes = overrides.iter().flat_map(|price| [Some(price.from), price.until]).flatten();
+    let starts = base.entries().iter().map(|(from, _)| *from).chain(changes);
+    let mut starts: Vec<UnixMs> = starts.chain([UnixMs(i64::MIN)]).collect();
+    starts.sort_unstable();
+    starts.dedup();
     let tariff = |at: UnixMs| {
         let base = base.effective_at(at);
         let mut rows = base.rows().to_vec();
-        let mut in_force = order.iter().filter(|price| price.is_in_force(at)).peekable();
+        let mut in_force = by_precedence.iter().filter(|price| price.is_in_force(at)).peekable();
         if in_force.peek().is_none() {
             return (at, Arc::clone(base));
         }
@@ -67,7 +68,7 @@ pub fn apply(
         let version = version(&rows).into();
         (at, Tariff::from_rows(rows, version).map_or_else(|| Arc::clone(base), Arc::new))
     };
-    PriceSchedule::from_entries(turns.into_iter().map(tariff).collect())
+    PriceSchedule::from_entries(starts.into_iter().map(tariff).collect())
         .unwrap_or_else(|| base.clone())
 }
 
@@ -92,7 +93,7 @@ mod tests {
         PriceSchedule::from_entries(vec![(UnixMs(i64::MIN), old), (UnixMs(50), new)]).expect("two")
     }
 
-    fn laid(
+    fn price_override(
         upstream: Option<&str>,
         row: &PriceRow,
         from: i64,
@@ -113,14 +114,14 @@ mod tests {
         schedule.effective_at(UnixMs(at)).cost(&Usage::from_tokens(100, 0), tier).0 / 100
     }
 
-    fn under(laid: &[&PriceOverride]) -> PriceSchedule {
-        apply(&base(), laid, |_| "api".to_owned())
+    fn applied(overrides: &[&PriceOverride]) -> PriceSchedule {
+        apply(&base(), overrides, |_| "api".to_owned())
     }
 
     #[test]
-    fn a_price_replaces_its_tier_from_its_time_until_its_end() {
-        let price = laid(None, &row("", 0, 7), 20, Some(60));
-        let found = under(&[&price]);
+    fn an_override_replaces_its_tier_while_it_is_in_force() {
+        let price = price_override(None, &row("", 0, 7), 20, Some(60));
+        let found = applied(&[&price]);
         for (at, default, flex, version) in [
             (0, 2, 3, "old"),
             (19, 2, 3, "old"),
@@ -132,26 +133,32 @@ mod tests {
             assert_eq!((cost(&found, at, ""), cost(&found, at, "flex")), (default, flex), "{at}");
             assert_eq!(&**found.effective_at(UnixMs(at)).version(), version, "{at}");
         }
-        assert_eq!(under(&[]), base());
+        assert_eq!(applied(&[]), base());
     }
 
     #[test]
-    fn a_tier_that_the_file_does_not_know_is_added() {
-        let price = laid(None, &row("priority", 0, 9), 0, None);
-        let found = under(&[&price]);
+    fn an_override_adds_a_tier_that_is_not_configured() {
+        let price = price_override(None, &row("priority", 0, 9), 0, None);
+        let found = applied(&[&price]);
         assert_eq!((cost(&found, 0, ""), cost(&found, 0, "priority")), (2, 9));
         assert_eq!(cost(&found, -1, "priority"), 2, "not yet");
     }
 
     #[test]
-    fn a_price_of_one_place_comes_before_that_of_every_place() {
-        let (own, any) =
-            (laid(Some("a"), &row("", 0, 8), 10, None), laid(None, &row("", 0, 7), 20, None));
-        for both in [[&own, &any], [&any, &own]] {
-            let found = under(&both);
+    fn an_override_of_one_upstream_wins_over_one_of_every_upstream() {
+        let (specific, general) = (
+            price_override(Some("a"), &row("", 0, 8), 10, None),
+            price_override(None, &row("", 0, 7), 20, None),
+        );
+        for both in [[&specific, &general], [&general, &specific]] {
+            let found = applied(&both);
             assert_eq!((cost(&found, 10, ""), cost(&found, 30, "")), (8, 8));
         }
-        assert!(own.applies_to("m", "a") && !own.applies_to("m", "b") && !own.applies_to("n", "a"));
-        assert!(any.applies_to("m", "b"));
+        assert!(
+            specific.applies_to("m", "a")
+                && !specific.applies_to("m", "b")
+                && !specific.applies_to("n", "a")
+        );
+        assert!(general.applies_to("m", "b"));
     }
 }

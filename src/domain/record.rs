@@ -1,23 +1,22 @@
-//! Records: the lines of a wallet's ledger, and the rule that chains them.
+//! Ledger records: the lines of a wallet's ledger and their effect on the balance.
 
 use crate::domain::money::Nano;
 
-/// What a record does to a balance.
+/// The kind of a ledger record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordKind {
     /// Money paid in.
     Recharge,
-    /// A call settled.
+    /// The charge of a settled call.
     Consume,
-    /// Part or all of a Consume given back.
+    /// Part or all of a consume record returned.
     Refund,
 }
 
 impl RecordKind {
-    /// Every kind.
     pub const ALL: [Self; 3] = [Self::Recharge, Self::Consume, Self::Refund];
 
-    /// The word in the API and in SQL.
+    /// Returns the name used in the API and in SQL.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Recharge => "Recharge",
@@ -26,12 +25,12 @@ impl RecordKind {
         }
     }
 
-    /// Reads what `name` writes.
+    /// Parses the result of [`name`](Self::name).
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// The description when nobody gave one.
+    /// Returns the default description.
     pub const fn description(self) -> &'static str {
         match self {
             Self::Recharge => "User recharge",
@@ -40,7 +39,7 @@ impl RecordKind {
         }
     }
 
-    /// The balance after a record of `amount` on `previous`.
+    /// Returns the balance after a record of `amount` was applied to `previous`.
     pub fn apply(self, previous: Nano, amount: Nano) -> Nano {
         match self {
             Self::Recharge | Self::Refund => previous + amount,
@@ -54,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_paid_in_or_given_back_raises_a_balance_and_what_is_consumed_lowers_it() {
+    fn recharge_and_refund_raise_a_balance_and_consume_lowers_it() {
         for (kind, balance) in [
             (RecordKind::Recharge, Nano(103)),
             (RecordKind::Consume, Nano(97)),
@@ -65,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_reads_its_own_name_and_describes_itself() {
+    fn each_kind_parses_its_name_and_has_a_description() {
         for kind in RecordKind::ALL {
             assert_eq!(RecordKind::parse(kind.name()), Some(kind));
             assert!(kind.description().contains(' '), "{kind:?}");

@@ -1,18 +1,18 @@
-//! The tier of service: by which of a model's prices a call is charged.
+//! Service tiers: the provider's class of service that selects a model's prices.
 
-/// The tier of service that a provider names, in its own word; at most 16 bytes.
+/// A service tier by the provider's name for it, at most 16 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ServiceTier([u8; Self::BYTES_MAX]);
 
 impl ServiceTier {
-    /// The longest name.
+    /// The maximum length of a name.
     pub const BYTES_MAX: usize = 16;
 
-    /// None was named.
+    /// The tier of a call that names none.
     pub const DEFAULT: Self = Self([0; Self::BYTES_MAX]);
 
-    /// The tier of that name. `None` of one that is too long, or is no word of letters, digits,
-    /// `-` and `_`.
+    /// Returns the tier of that name. `None` if the name is too long or contains anything except
+    /// ASCII letters, digits, `-` and `_`.
     pub fn new(name: &str) -> Option<Self> {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
         let mut bytes = [0; Self::BYTES_MAX];
@@ -20,13 +20,14 @@ impl ServiceTier {
         name.bytes().all(is_plain).then_some(Self(bytes))
     }
 
-    /// Its name; empty where none was named.
+    /// Returns the name; empty for [`DEFAULT`](Self::DEFAULT).
     pub fn name(&self) -> &str {
         let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(Self::BYTES_MAX);
         std::str::from_utf8(&self.0[..end]).unwrap_or_default()
     }
 
-    /// The same in that place (`fast-us`); this one where the name would be too long.
+    /// Returns this tier in a region, such as `fast-us`. Returns the tier unchanged if the name
+    /// would be too long.
     #[must_use]
     pub fn in_region(self, region: Self) -> Self {
         if self.is_default() {
@@ -35,14 +36,14 @@ impl ServiceTier {
         Self::new(&format!("{}-{}", self.name(), region.name())).unwrap_or(self)
     }
 
-    /// The tiers whose prices may hold, the first first: itself, then what it is made of, which is
-    /// `fast` before `us`.
+    /// Returns the tiers to look up prices by, in order: the tier itself, then its components. For
+    /// `fast-us` these are `fast-us`, `fast`, `us`; missing ones are the default tier.
     pub fn fallback_order(self) -> [Self; 3] {
-        let (tier, place) = self.name().rsplit_once('-').unwrap_or_default();
-        [Some(self), Self::new(tier), Self::new(place)].map(Option::unwrap_or_default)
+        let (tier, region) = self.name().rsplit_once('-').unwrap_or_default();
+        [Some(self), Self::new(tier), Self::new(region)].map(Option::unwrap_or_default)
     }
 
-    /// Whether it is what a call is served by that asks for nothing, whatever it is called.
+    /// Returns whether this is the tier of a call that requests none, under any of its names.
     pub fn is_default(&self) -> bool {
         matches!(self.name(), "" | "default" | "standard" | "standard_only" | "auto" | "on_demand")
     }
@@ -59,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tier_keeps_the_word_of_its_provider() {
+    fn a_tier_preserves_the_name_that_the_provider_uses() {
         let named = |name| ServiceTier::new(name).map(|tier| tier.name().to_owned());
         assert_eq!(named("priority").as_deref(), Some("priority"));
         assert_eq!(named("ON_DEMAND_flex-1x").as_deref(), None, "17 bytes");
@@ -68,13 +69,13 @@ mod tests {
         assert_eq!(ServiceTier::new(""), Some(ServiceTier::DEFAULT));
         let default = |name| ServiceTier::new(name).is_some_and(|tier| tier.is_default());
         assert!(default("standard") && default("auto") && !default("flex"));
-        let made = |tier: &str, place| {
-            let [tier, place] = [tier, place].map(|name| ServiceTier::new(name).expect("short"));
-            tier.in_region(place).fallback_order().map(|tier| tier.name().to_owned())
+        let order = |tier: &str, region| {
+            let [tier, region] = [tier, region].map(|name| ServiceTier::new(name).expect("short"));
+            tier.in_region(region).fallback_order().map(|tier| tier.name().to_owned())
         };
-        assert_eq!(made("fast", "us"), ["fast-us", "fast", "us"]);
-        assert_eq!(made("standard", "us"), ["us", "", ""]);
-        assert_eq!(made("fifteen_letters", "us"), ["fifteen_letters", "", ""]);
+        assert_eq!(order("fast", "us"), ["fast-us", "fast", "us"]);
+        assert_eq!(order("standard", "us"), ["us", "", ""]);
+        assert_eq!(order("fifteen_letters", "us"), ["fifteen_letters", "", ""]);
         assert_eq!(
             ServiceTier::new("flex").map(|tier| format!("{tier:?}")),
             Some("\"flex\"".into())

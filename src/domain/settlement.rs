@@ -1,4 +1,4 @@
-//! Settlement: what a call is charged when it ends, however it ends.
+//! Settlement: the charge of a call when it ends.
 
 use crate::domain::call_pricing::{CallPricing, ModelUsageShare};
 use crate::domain::money::Nano;
@@ -6,35 +6,33 @@ use crate::domain::service_tier::ServiceTier;
 use crate::domain::unit_counts::UnitCounts;
 use crate::domain::usage::{Unit, Usage};
 
-/// The most that a call may use.
+/// The maximum number of tokens that a call may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Bound {
-    /// Input tokens.
     pub input_tokens: u64,
-    /// Output tokens, over all choices.
+    /// The sum over all choices.
     pub output_tokens: u64,
 }
 
 impl Bound {
-    /// Input and output.
+    /// Returns the sum of input and output tokens.
     pub const fn tokens(&self) -> u64 {
         self.input_tokens + self.output_tokens
     }
 }
 
-/// By which rule a call was settled.
+/// The rule by which a call was charged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SettledBy {
-    /// The usage that the provider reported.
+    /// By the usage that the provider reported.
     Usage,
-    /// What was counted of input and output.
+    /// By the gateway's own count of input and output.
     Estimate,
-    /// Nothing was charged.
     NotCharged,
 }
 
 impl SettledBy {
-    /// The word in records and logs.
+    /// Returns the name used in records and logs.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Usage => "usage",
@@ -44,52 +42,49 @@ impl SettledBy {
     }
 }
 
-/// What was learned of a call that an upstream answered.
+/// What the gateway measured of a call that an upstream answered.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MeasuredUsage {
-    /// The last usage that the provider reported.
+    /// The last usage reported by the provider.
     pub reported: Option<Usage>,
-    /// What other models had of it.
+    /// The parts of the usage that other models account for.
     pub shares: Vec<ModelUsageShare>,
-    /// Input tokens by our own count.
+    /// Input tokens as counted by the gateway.
     pub counted_input: u64,
-    /// Output tokens by our own count of what came.
+    /// Output tokens as counted by the gateway in the received part of the response.
     pub counted_output: u64,
-    /// What is priced by the piece, by our own count: it stands where no report says.
+    /// Non-token units as counted by the gateway; used if the provider reports none.
     pub unit_counts: UnitCounts,
-    /// The tier of service that the answer names.
+    /// The service tier named in the response.
     pub service_tier: ServiceTier,
-    /// The tier that was asked for.
+    /// The service tier named in the request.
     pub requested_tier: ServiceTier,
-    /// Whether the answer came to its end, and the report is a whole one.
+    /// Whether the response ended regularly, so that the last report is final.
     pub complete: bool,
 }
 
-/// What a call is charged.
+/// The charge of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Charge {
-    /// The usage charged.
     pub usage: Usage,
-    /// Its cost.
     pub cost: Nano,
-    /// By which rule.
     pub settled_by: SettledBy,
-    /// Whether it passed what was held: posted in full all the same.
+    /// Whether the charge exceeds the hold. It is posted in full even so.
     pub overage: bool,
 }
 
 impl Charge {
-    /// Nothing.
     pub fn not_charged() -> Self {
         let (usage, cost) = (Usage::default(), Nano::ZERO);
         Self { usage, cost, settled_by: SettledBy::NotCharged, overage: false }
     }
 
-    /// The charge for what was measured, against what was held.
+    /// Computes the charge of a call from its measured usage.
     ///
-    /// A complete answer with a report is charged by the report. Anything else is charged the input
-    /// that was reported, else counted, and the larger of the last report and our own count of the
-    /// output: leaving early is never cheaper than staying. What was counted stays within the bound.
+    /// A complete response with a usage report is charged by the report. Any other call is charged
+    /// the reported input, or the counted input if none was reported, and the larger of the last
+    /// reported and the counted output, so that an early disconnect is never cheaper. Counted
+    /// tokens are limited to `bound`.
     pub fn for_call(
         measured: &MeasuredUsage,
         bound: Bound,
@@ -101,48 +96,49 @@ impl Charge {
             reported => (estimate(reported, measured, bound), SettledBy::Estimate),
         };
         let cost = |tier| tariffs.cost(&usage, &measured.shares, tier);
-        let named = cost(measured.service_tier);
+        let reported_tier = cost(measured.service_tier);
         let cost = match settled_by {
-            // Who leaves before the answer names its tier does not pay less for that.
+            // A disconnect before the response names its tier must not lower the price.
             SettledBy::Estimate if measured.service_tier.is_default() => {
-                named.max(cost(measured.requested_tier))
+                reported_tier.max(cost(measured.requested_tier))
             }
-            _ => named,
+            _ => reported_tier,
         };
         let overage = held < cost || bound.tokens() < usage.tokens();
         Self { usage, cost, settled_by, overage }
     }
 
-    /// The charge for a call that was read on after its client had left, to learn its usage.
+    /// Computes the charge of a call whose response was drained after its client disconnected.
     ///
-    /// A complete answer costs what it costs whoever stays. Of any other nobody knows how much was
-    /// generated: it is charged all that was held, or what is known where that is more.
+    /// A complete response is charged like any other. The usage of an incomplete one is unknown, so
+    /// it is charged the whole hold, or the measured usage if that is more.
     pub fn for_disconnected(
         measured: &MeasuredUsage,
         bound: Bound,
         held: Nano,
         tariffs: &CallPricing,
     ) -> Self {
-        let known = Self::for_call(measured, bound, held, tariffs);
+        let charge = Self::for_call(measured, bound, held, tariffs);
         if measured.complete {
-            return known;
+            return charge;
         }
-        let input = known.usage.with(Unit::InputTokens, bound.input_tokens);
+        let input = charge.usage.with(Unit::InputTokens, bound.input_tokens);
         let whole = input.with(Unit::OutputTokens, bound.output_tokens);
-        let usage = if whole.tokens() < known.usage.tokens() { known.usage } else { whole };
-        Self { usage, cost: known.cost.max(held), ..known }
+        let usage = if whole.tokens() < charge.usage.tokens() { charge.usage } else { whole };
+        Self { usage, cost: charge.cost.max(held), ..charge }
     }
 }
 
-/// Some report a few tokens of input when an answer begins, and the true number when it ends.
+/// Some providers report a few input tokens at the start of a response and the real number at
+/// its end. Input counts up to this value are treated as such placeholders.
 const PLACEHOLDER_MAX: u64 = 8;
 
 fn estimate(reported: Option<Usage>, measured: &MeasuredUsage, bound: Bound) -> Usage {
     let reported = reported.unwrap_or_default();
     let counted = measured.counted_input.min(bound.input_tokens);
     let input = match reported.get(Unit::InputTokens) {
-        unsure @ ..=PLACEHOLDER_MAX => unsure.max(counted),
-        known => known,
+        placeholder @ ..=PLACEHOLDER_MAX => placeholder.max(counted),
+        reported => reported,
     };
     let output = measured.counted_output.min(bound.output_tokens);
     let output = reported.get(Unit::OutputTokens).max(output);
@@ -161,7 +157,7 @@ mod tests {
     use crate::domain::price::PriceTable;
     use crate::domain::tariff::{PriceRow, Tariff};
 
-    /// At these nano-units a token, of input and of output.
+    /// Pricing in nano-units per token of input and of output.
     fn priced(input: i64, output: i64) -> CallPricing {
         let prices = PriceTable::default()
             .with(Unit::InputTokens, input * 1_000_000)
@@ -180,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_complete_answer_is_charged_by_its_report() {
+    fn a_complete_response_is_charged_by_its_report() {
         let reported = Some(Usage::from_tokens(10, 20));
         let measured = MeasuredUsage {
             reported,
@@ -195,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_answer_is_charged_at_least_what_was_counted() {
+    fn an_incomplete_response_is_charged_no_less_than_the_counted_usage() {
         let mut measured =
             MeasuredUsage { counted_input: 30, counted_output: 7, ..MeasuredUsage::default() };
         let charged = charge(&measured);
@@ -204,7 +200,7 @@ mod tests {
         assert_eq!(
             charge(&measured).usage,
             Usage::from_tokens(12, 9),
-            "the provider knows its input"
+            "reported input wins over counted input"
         );
         measured.counted_output = 1_000;
         assert_eq!(charge(&measured).usage.get(Unit::OutputTokens), 50, "within the bound");
@@ -213,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn an_abandoned_answer_is_charged_its_report_or_all_that_was_held() {
+    fn a_disconnected_call_is_charged_its_report_or_the_whole_hold() {
         let held = Nano(777);
         let tariffs = priced(1, 0);
         let charge =
@@ -227,13 +223,13 @@ mod tests {
             overage: false,
         };
         assert_eq!(charge(&MeasuredUsage::default()), whole, "nothing is known");
-        assert_eq!(charge(&measured), whole, "a report is not the last before the end");
+        assert_eq!(charge(&measured), whole, "a report before the end is not final");
         let complete = MeasuredUsage { complete: true, ..measured.clone() };
         assert_eq!(charge(&complete), Charge::for_call(&complete, BOUND, held, &tariffs));
         assert_eq!(charge(&complete).settled_by, SettledBy::Usage);
         let reported = Some(Usage::from_tokens(1_000, 20));
         let beyond = charge(&MeasuredUsage { reported, ..measured.clone() });
-        assert_eq!((beyond.cost, beyond.overage), (Nano(1_000), true), "never less than is known");
+        assert_eq!((beyond.cost, beyond.overage), (Nano(1_000), true), "never less than measured");
         assert_eq!(beyond.usage, Usage::from_tokens(1_000, 20));
         let reported = Some(Usage::from_tokens(120, 30));
         assert_eq!(
@@ -244,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_that_no_report_tells_of_are_charged_as_counted() {
+    fn unreported_items_are_charged_as_counted() {
         let prices = PriceTable::default().with(Unit::WebSearches, 1_000).expect("in range");
         let tariffs = alone(Tariff::flat(prices, "v".into()));
         let counted = UnitCounts::of(Unit::WebSearches, 3);
@@ -264,11 +260,11 @@ mod tests {
         );
         let complete =
             MeasuredUsage { reported: Some(report(2)), complete: true, ..measured.clone() };
-        assert_eq!(cost(&complete), Nano(2_000), "a complete report stands");
+        assert_eq!(cost(&complete), Nano(2_000), "a complete report wins over the count");
     }
 
     #[test]
-    fn the_tier_that_the_answer_names_is_the_one_that_is_paid() {
+    fn the_tier_named_in_the_response_selects_the_price() {
         let row = |name, output| PriceRow {
             tier: ServiceTier::new(name).expect("short"),
             above_input_tokens: 0,
@@ -291,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_before_the_tier_is_named_pays_for_the_dearer_of_the_default_and_its_own() {
+    fn without_a_reported_tier_the_higher_of_default_and_requested_tier_is_charged() {
         let row = |name, output| PriceRow {
             tier: ServiceTier::new(name).expect("short"),
             above_input_tokens: 0,
@@ -299,24 +295,26 @@ mod tests {
         };
         let rows = vec![row("", 2_000_000), row("flex", 1_000_000), row("priority", 4_000_000)];
         let tariffs = alone(Tariff::from_rows(rows, "v".into()).expect("whole"));
-        let cost = |asked, named, complete| {
+        let cost = |requested, reported, complete| {
             let tier = |name| ServiceTier::new(name).expect("short");
-            let (asked_tier, service_tier) = (tier(asked), tier(named));
+            let (requested_tier, service_tier) = (tier(requested), tier(reported));
             let reported = Some(Usage::from_tokens(0, 5));
-            let left = MeasuredUsage {
+            let incomplete = MeasuredUsage {
                 reported,
                 service_tier,
-                requested_tier: asked_tier,
+                requested_tier,
                 ..MeasuredUsage::default()
             };
-            Charge::for_call(&MeasuredUsage { complete, ..left }, BOUND, Nano(100), &tariffs).cost.0
+            Charge::for_call(&MeasuredUsage { complete, ..incomplete }, BOUND, Nano(100), &tariffs)
+                .cost
+                .0
         };
         assert_eq!((cost("priority", "", false), cost("flex", "", false)), (20, 10));
         assert_eq!((cost("priority", "", true), cost("priority", "flex", false)), (10, 5));
     }
 
     #[test]
-    fn who_is_read_on_for_never_pays_less_than_who_stays() {
+    fn a_drained_call_never_costs_less_than_one_read_to_its_end() {
         let (tariffs, held) = (priced(1, 2), Nano(100 + 2 * 50));
         let counts = [0, 1, 30, 50, 100, 1_000];
         let reports = counts.iter().flat_map(|input| counts.map(|output| (*input, output)));
@@ -356,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_held_to_the_last_token_and_nano_unit_is_no_overage() {
+    fn usage_equal_to_the_hold_is_no_overage() {
         let tariffs = priced(0, 1);
         let measured = |input, output| MeasuredUsage {
             reported: Some(Usage::from_tokens(input, output)),
@@ -371,21 +369,25 @@ mod tests {
     }
 
     #[test]
-    fn what_another_model_had_is_charged_at_its_prices_whole_or_not() {
+    fn another_models_share_is_charged_at_its_prices_complete_or_not() {
         let mut tariffs = priced(1, 2);
         tariffs.add_model("dear".into(), Arc::clone(priced(10, 20).primary()));
         let share = ModelUsageShare { model: "dear".into(), usage: Usage::from_tokens(6, 3) };
         let reported = Some(Usage::from_tokens(10, 5));
-        let left = MeasuredUsage { reported, shares: vec![share], ..MeasuredUsage::default() };
+        let incomplete =
+            MeasuredUsage { reported, shares: vec![share], ..MeasuredUsage::default() };
         let cost =
             |measured: &MeasuredUsage| Charge::for_call(measured, BOUND, Nano(200), &tariffs).cost;
-        assert_eq!(cost(&MeasuredUsage { complete: true, ..left.clone() }), Nano(4 + 4 + 60 + 60));
-        let more = MeasuredUsage { counted_output: 7, ..left };
-        assert_eq!(cost(&more), Nano(4 + 8 + 60 + 60), "the rest was generated by its own");
+        assert_eq!(
+            cost(&MeasuredUsage { complete: true, ..incomplete.clone() }),
+            Nano(4 + 4 + 60 + 60)
+        );
+        let more = MeasuredUsage { counted_output: 7, ..incomplete };
+        assert_eq!(cost(&more), Nano(4 + 8 + 60 + 60), "the rest is the requested model's");
     }
 
     #[test]
-    fn each_rule_has_a_name_of_its_own() {
+    fn each_rule_has_a_unique_name() {
         let rules = [SettledBy::Usage, SettledBy::Estimate, SettledBy::NotCharged];
         assert_eq!(rules.map(SettledBy::name), ["usage", "estimate", "none"]);
     }

@@ -1,4 +1,4 @@
-//! Tariffs: what a model costs at one place, by service tier and by the size of the input.
+//! Tariffs: the prices of a model at one upstream, by service tier, input size and date.
 
 use std::sync::Arc;
 
@@ -9,14 +9,14 @@ use crate::domain::time::UnixMs;
 use crate::domain::unit_counts::UnitCounts;
 use crate::domain::usage::{Unit, UnitSet, Usage};
 
-/// The prices of one service tier, for calls with more input than so many tokens.
+/// The prices of one service tier for calls above an input size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PriceRow {
-    /// The tier.
     pub tier: ServiceTier,
-    /// More input than this, cached and cache-written tokens included; 0: any.
+    /// The row applies to calls with more input tokens than this, cached and cache-written tokens
+    /// included. 0 applies to every call.
     pub above_input_tokens: u64,
-    /// What each unit costs then: every token of the call, not only those above.
+    /// The prices of all tokens of the call, not only of those above the threshold.
     pub prices: PriceTable,
 }
 
@@ -26,147 +26,147 @@ impl PriceRow {
     }
 }
 
-/// What a model costs at one place.
+/// The prices of a model at one upstream, valid at one time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tariff {
     version: Arc<str>,
-    /// Tier by tier, the default one first; within a tier by the size of the input.
+    /// Sorted by tier, the default tier first, then by input size.
     rows: Vec<PriceRow>,
 }
 
 impl Tariff {
-    /// The same prices for every call. `version` names them in every record.
+    /// Returns a tariff with the same prices for every call. `version` names the prices in records.
     pub fn flat(prices: PriceTable, version: Arc<str>) -> Self {
         let row = PriceRow { tier: ServiceTier::DEFAULT, above_input_tokens: 0, prices };
         Self { version, rows: vec![row] }
     }
 
-    /// The prices of those rows.
+    /// Returns a tariff with those rows.
     ///
-    /// `None` unless the default tier is among them, every tier has a row for any input, and no two
-    /// rows are for the same calls.
+    /// `None` unless the default tier has a row, every tier has a row for any input size, and no
+    /// two rows have the same tier and size.
     pub fn from_rows(mut rows: Vec<PriceRow>, version: Arc<str>) -> Option<Self> {
         for row in rows.iter_mut().filter(|row| row.tier.is_default()) {
             row.tier = ServiceTier::DEFAULT;
         }
         rows.sort_by_key(|row| (row.tier, row.above_input_tokens));
-        let begins = rows.first().is_some_and(|row| row.tier.is_default());
-        let starts = |(at, row): (usize, &PriceRow)| {
-            let before = at.checked_sub(1).map(|before| rows[before]);
-            match before.filter(|before| before.tier == row.tier) {
-                Some(before) => before.above_input_tokens < row.above_input_tokens,
+        let has_default = rows.first().is_some_and(|row| row.tier.is_default());
+        let is_in_order = |(at, row): (usize, &PriceRow)| {
+            let previous = at.checked_sub(1).map(|previous| rows[previous]);
+            match previous.filter(|previous| previous.tier == row.tier) {
+                Some(previous) => previous.above_input_tokens < row.above_input_tokens,
                 None => row.above_input_tokens == 0,
             }
         };
-        (begins && rows.iter().enumerate().all(starts)).then_some(Self { version, rows })
+        (has_default && rows.iter().enumerate().all(is_in_order)).then_some(Self { version, rows })
     }
 
-    /// Names these prices.
+    /// Returns the name of these prices in records.
     pub const fn version(&self) -> &Arc<str> {
         &self.version
     }
 
-    /// Tier by tier, the default one first; within a tier by the size of the input.
+    /// Returns the rows, sorted by tier with the default tier first, then by input size.
     pub fn rows(&self) -> &[PriceRow] {
         &self.rows
     }
 
-    /// The prices of a call with so much input. A tier without prices of its own costs what the
-    /// first of its [parts](ServiceTier::parts) does that has some: in a place, what it costs
-    /// anywhere, else what the place does. One without any costs what the default one does.
+    /// Returns the prices of a call by its service tier and number of input tokens. A tier without
+    /// prices has those of the first tier of its [fallback order](ServiceTier::fallback_order) that
+    /// has some, else those of the default tier.
     pub fn prices(&self, tier: ServiceTier, input_tokens: u64) -> &PriceTable {
-        let of = |tier| {
-            let holds = |row: &&PriceRow| row.tier == tier && row.applies_to(input_tokens);
-            self.rows.iter().rfind(holds)
+        let row_of = |tier| {
+            let applies = |row: &&PriceRow| row.tier == tier && row.applies_to(input_tokens);
+            self.rows.iter().rfind(applies)
         };
-        let named = tier.fallback_order().into_iter().find_map(of);
-        &named.or_else(|| of(ServiceTier::DEFAULT)).unwrap_or(&self.rows[0]).prices
+        let found = tier.fallback_order().into_iter().find_map(row_of);
+        &found.or_else(|| row_of(ServiceTier::DEFAULT)).unwrap_or(&self.rows[0]).prices
     }
 
-    /// The cost of `usage`, answered by that tier. See [`Prices::cost`].
+    /// Returns the cost of `usage` at the prices of that tier. See [`PriceTable::cost`].
     pub fn cost(&self, usage: &Usage, tier: ServiceTier) -> Nano {
         self.prices(tier, usage.input_tokens()).cost(usage)
     }
 
-    /// Something of `pieces` that one of the rows has no price for.
+    /// Returns a unit of `counts` that at least one row has no price for.
     pub fn first_unpriced(&self, counts: &UnitCounts) -> Option<Unit> {
         let usage = counts.to_usage();
         self.rows.iter().find_map(|row| row.prices.first_unpriced(&usage))
     }
 
-    /// The prices that a call can come to that has at most so much input, and asked for those tiers:
-    /// the provider may serve it by the default one all the same, or by a part of it.
+    /// Returns the prices that can apply to a call with at most that much input and those requested
+    /// tiers. The default tier is included, because the provider may use it instead.
     fn reachable_prices(
         &self,
         requested: [ServiceTier; 3],
         input_tokens: u64,
     ) -> impl Iterator<Item = &PriceTable> {
-        let can = move |row: &&PriceRow| {
-            let is_asked = row.tier.is_default() || requested.contains(&row.tier);
-            is_asked && row.applies_to(input_tokens)
+        let is_reachable = move |row: &&PriceRow| {
+            let is_possible_tier = row.tier.is_default() || requested.contains(&row.tier);
+            is_possible_tier && row.applies_to(input_tokens)
         };
-        self.rows.iter().filter(can).map(|row| &row.prices)
+        self.rows.iter().filter(is_reachable).map(|row| &row.prices)
     }
 }
 
-/// The tariffs of one place, each from some time on.
+/// The tariffs of a model at one upstream, each with its start time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PriceSchedule(Vec<(UnixMs, Arc<Tariff>)>);
 
 impl PriceSchedule {
-    /// One tariff, at all times.
+    /// Returns a schedule with one tariff for all times.
     pub fn always(tariff: Tariff) -> Self {
         Self(vec![(UnixMs(i64::MIN), Arc::new(tariff))])
     }
 
-    /// Each from its time on; before the first, that. `None` of none.
+    /// Returns a schedule of tariffs by start time. The first one also applies before its start.
+    /// `None` if there are no tariffs.
     pub fn from_entries(mut tariffs: Vec<(UnixMs, Arc<Tariff>)>) -> Option<Self> {
         tariffs.sort_by_key(|(from, _)| *from);
         (!tariffs.is_empty()).then_some(Self(tariffs))
     }
 
-    /// The tariff in force.
+    /// Returns the tariff in force at `now`.
     pub fn effective_at(&self, now: UnixMs) -> &Arc<Tariff> {
-        let begun = self.0.iter().rfind(|(from, _)| *from <= now);
-        &begun.unwrap_or(&self.0[0]).1
+        let started = self.0.iter().rfind(|(from, _)| *from <= now);
+        &started.unwrap_or(&self.0[0]).1
     }
 
-    /// All of them, each with the time from which it holds, in order.
+    /// Returns all tariffs with their start times, in order.
     pub fn entries(&self) -> &[(UnixMs, Arc<Tariff>)] {
         &self.0
     }
 
-    /// All of them, by their time.
+    /// Returns all tariffs, in order of their start times.
     pub fn tariffs(&self) -> impl Iterator<Item = &Arc<Tariff>> {
         self.0.iter().map(|(_, tariff)| tariff)
     }
 }
 
-/// What a call may cost, wherever it is served: what its hold is priced by.
+/// The prices of a call's hold: the maximum over all upstreams that may serve the call.
 #[derive(Debug, Clone)]
 pub struct HoldPricing {
     tariffs: Vec<Arc<Tariff>>,
-    /// With what it is made of.
+    /// The requested tier and its components.
     requested_tiers: [ServiceTier; 3],
 }
 
 impl HoldPricing {
-    /// The tariffs of all places that could serve it, and the tier that it asks for.
+    /// Combines the tariffs of all upstreams that may serve the call and the requested tier.
     pub fn new(tariffs: Vec<Arc<Tariff>>, requested_tier: ServiceTier) -> Self {
         Self { tariffs, requested_tiers: requested_tier.fallback_order() }
     }
 
-    /// The tier that it asks for.
     pub const fn requested_tier(&self) -> ServiceTier {
         self.requested_tiers[0]
     }
 
-    /// The tariff of the first place.
+    /// Returns the tariff of the first upstream.
     pub fn first(&self) -> &Arc<Tariff> {
         &self.tariffs[0]
     }
 
-    /// The most that a token can cost that is one of `units`, with at most so much input.
+    /// Returns the maximum price of a token of `units`, for a call with at most that much input.
     pub fn max_rates(&self, input_tokens: u64, units: UnitSet) -> TokenRates {
         let is_any = units == UnitSet::ALL;
         self.max_over_reachable(input_tokens, |prices| {
@@ -174,12 +174,12 @@ impl HoldPricing {
         })
     }
 
-    /// What a token costs that is of no special kind, with as little input as can be.
+    /// Returns the price of plain text tokens, for a call with minimal input.
     pub fn text_rates(&self) -> TokenRates {
         self.max_over_reachable(1, PriceTable::text_rates)
     }
 
-    /// The most that `pieces` can cost, with at most so much input.
+    /// Returns the maximum cost of `counts`, for a call with at most that much input.
     pub fn max_cost_of_units(&self, input_tokens: u64, counts: &UnitCounts) -> Nano {
         if *counts == UnitCounts::default() {
             return Nano::ZERO;
@@ -233,19 +233,19 @@ mod tests {
     }
 
     #[test]
-    fn the_row_of_the_whole_input_is_the_price_of_every_token() {
+    fn the_row_selected_by_input_size_prices_every_token() {
         let cost =
             |input, output, name| stepped().cost(&Usage::from_tokens(input, output), tier(name)).0;
         assert_eq!(cost(100, 1, "default"), 100 + 10, "not above");
         assert_eq!(cost(101, 1, "standard"), 202 + 15);
         assert_eq!(cost(101, 1, "priority"), 4_040 + 300);
         assert_eq!(cost(101, 1, "flex"), 5, "one row for any input");
-        assert_eq!(cost(101, 1, "unheard-of"), 202 + 15, "as the default one");
+        assert_eq!(cost(101, 1, "unknown"), 202 + 15, "as the default tier");
         assert_eq!(cost(0, 0, ""), 0);
     }
 
     #[test]
-    fn a_tier_in_a_place_costs_what_either_does_where_nobody_prices_both() {
+    fn a_regional_tier_without_a_price_falls_back_to_its_components() {
         let rows = [row("", 0, 10, 0), row("us", 0, 11, 0), row("fast", 0, 20, 0)];
         let both = row("fast-us", 0, 22, 0);
         let of = |rows: &[PriceRow]| {
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tariff_has_a_row_for_every_call_and_no_two_for_one() {
+    fn a_tariff_has_exactly_one_row_for_every_call() {
         let of = |rows: &[PriceRow]| Tariff::from_rows(rows.to_vec(), "v".into()).is_some();
         assert!(of(&[row("", 0, 1, 1)]));
         assert!(!of(&[]));
@@ -282,14 +282,16 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_is_priced_at_the_dearest_row_that_the_call_can_come_to() {
-        let costs = |asked: &str| HoldPricing::new(vec![Arc::new(stepped())], tier(asked));
-        let most =
-            |asked: &str, input| costs(asked).max_rates(input, UnitSet::ALL).max_cost(input, 1).0;
-        assert_eq!(most("", 100), 110);
-        assert_eq!(most("", 101), 202 + 15);
-        assert_eq!(most("flex", 100), 110, "the provider may serve it by the default tier");
-        assert_eq!(most("priority", 101), 4_040 + 300);
+    fn a_hold_is_priced_at_the_highest_price_that_can_apply() {
+        let pricing =
+            |tier_name: &str| HoldPricing::new(vec![Arc::new(stepped())], tier(tier_name));
+        let hold = |tier_name: &str, input| {
+            pricing(tier_name).max_rates(input, UnitSet::ALL).max_cost(input, 1).0
+        };
+        assert_eq!(hold("", 100), 110);
+        assert_eq!(hold("", 101), 202 + 15);
+        assert_eq!(hold("flex", 100), 110, "the provider may serve it by the default tier");
+        assert_eq!(hold("priority", 101), 4_040 + 300);
         let elsewhere = Tariff::flat(prices(3, 1), "w".into());
         let both =
             HoldPricing::new(vec![Arc::new(stepped()), Arc::new(elsewhere)], ServiceTier::DEFAULT);
@@ -300,15 +302,15 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_held_at_the_dearest_of_their_prices() {
+    fn items_are_held_at_the_highest_price() {
         let with = |nano| prices(1, 1).with(Unit::WebSearches, nano).expect("in range");
         let tariff = |nano| Arc::new(Tariff::flat(with(nano), "v".into()));
         let costs = HoldPricing::new(vec![tariff(7), tariff(9)], ServiceTier::DEFAULT);
-        let pieces = UnitCounts::of(Unit::WebSearches, 3);
-        assert_eq!(costs.max_cost_of_units(1, &pieces), Nano(27));
+        let counts = UnitCounts::of(Unit::WebSearches, 3);
+        assert_eq!(costs.max_cost_of_units(1, &counts), Nano(27));
         assert_eq!(costs.max_cost_of_units(1, &UnitCounts::default()), Nano::ZERO);
-        assert_eq!(tariff(7).first_unpriced(&pieces), None);
-        let images = pieces.with(Unit::Images, 1);
+        assert_eq!(tariff(7).first_unpriced(&counts), None);
+        let images = counts.with(Unit::Images, 1);
         assert_eq!(tariff(7).first_unpriced(&images), Some(Unit::Images));
     }
 

@@ -1,4 +1,4 @@
-//! Counters: what a window counts, what stands in the way, and what is left.
+//! Window counters: what they count, which limits they exceed, and what is left.
 
 use crate::domain::counter::WindowCounters;
 use crate::domain::limit::{Amounts, Limit, Limits, Measure};
@@ -17,7 +17,7 @@ fn limits(limit: Limit, value: i64) -> Limits {
 }
 
 #[test]
-fn a_new_minute_begins_with_nothing_and_the_same_one_goes_on() {
+fn a_new_minute_begins_at_zero_and_the_current_one_continues() {
     let mut counters = counters();
     let windows = counters.advance_to(NOON);
     counters.hold(windows, &CALL);
@@ -35,12 +35,12 @@ fn a_new_minute_begins_with_nothing_and_the_same_one_goes_on() {
 }
 
 #[test]
-fn a_request_that_is_settled_never_comes_back_but_a_place_among_those_at_once_does() {
+fn counted_requests_are_never_released_but_concurrency_is() {
     let mut counters = counters();
     let windows = counters.advance_to(NOON);
     counters.hold(windows, &CALL);
     counters.hold(windows, &CALL);
-    for (limit, comes_back) in [
+    for (limit, is_released) in [
         (Limit::ConcurrentCalls, true),
         (Limit::DailyRequests, false),
         (Limit::RequestsPerMinute, false),
@@ -48,14 +48,14 @@ fn a_request_that_is_settled_never_comes_back_but_a_place_among_those_at_once_do
         (Limit::MonthlySpend, true),
     ] {
         let limits = limits(limit, CALL.get(limit.measure()));
-        let refused = counters.check(&limits, &CALL).expect_err("two are open");
-        assert_eq!((refused.limit, refused.transient()), (limit, comes_back), "{limit:?}");
+        let refused = counters.check(&limits, &CALL).expect_err("two calls are in flight");
+        assert_eq!((refused.limit, refused.transient()), (limit, is_released), "{limit:?}");
     }
     assert_eq!(counters.open_calls(), 2);
 }
 
 #[test]
-fn what_is_used_and_what_is_held_both_stand_in_the_way() {
+fn used_and_held_amounts_both_count_against_a_limit() {
     let mut counters = counters();
     let windows = counters.advance_to(NOON);
     counters.hold(windows, &CALL);
@@ -69,7 +69,7 @@ fn what_is_used_and_what_is_held_both_stand_in_the_way() {
 }
 
 #[test]
-fn the_tightest_limit_of_a_measure_is_the_one_with_the_least_room() {
+fn the_tightest_limit_of_a_measure_is_the_one_with_the_smallest_headroom() {
     let mut counters = counters();
     let windows = counters.advance_to(NOON);
     counters.hold(windows, &CALL);
@@ -89,7 +89,7 @@ fn the_tightest_limit_of_a_measure_is_the_one_with_the_least_room() {
 }
 
 #[test]
-fn a_window_begins_anew_when_the_next_one_of_its_kind_does() {
+fn a_limit_resets_when_the_next_window_begins() {
     let mut counters = counters();
     let now = UnixMs(NOON.0 + 90_000);
     counters.advance_to(now);
@@ -101,7 +101,7 @@ fn a_window_begins_anew_when_the_next_one_of_its_kind_does() {
 }
 
 #[test]
-fn counters_go_on_from_the_latest_window_known_though_the_clock_stands_before_it() {
+fn counters_continue_from_the_latest_recorded_window_if_the_clock_is_behind_it() {
     let later = Minute(NOON.minute().0 + 1_500);
     let days = [(later.start().day(), CALL)];
     let mut counters = WindowCounters::restore(ResetDay::FIRST, NOON, (later, CALL), days);
@@ -114,7 +114,7 @@ fn counters_go_on_from_the_latest_window_known_though_the_clock_stands_before_it
 }
 
 #[test]
-fn exactly_the_limit_fits_and_a_refusal_moves_nothing() {
+fn an_amount_equal_to_the_limit_fits_and_a_refusal_changes_nothing() {
     let mut counters = counters();
     let windows = counters.advance_to(NOON);
     let limits = limits(Limit::DailyTokens, 35);
@@ -126,15 +126,15 @@ fn exactly_the_limit_fits_and_a_refusal_moves_nothing() {
     assert_eq!((refused.used, refused.held, refused.requested), (0, 30, 10));
     assert!(refused.transient());
     counters.check_ignoring_holds(&limits, &CALL).expect("fits when what is held comes back");
-    let rest = counters.check_ignoring_holds(&limits, &Amounts { tokens: 36, ..CALL });
-    assert!(!rest.expect_err("36 of 35").transient());
+    let refused = counters.check_ignoring_holds(&limits, &Amounts { tokens: 36, ..CALL });
+    assert!(!refused.expect_err("36 of 35").transient());
     counters.settle(windows, &CALL, &Amounts { tokens: 5, ..CALL });
     counters.check(&limits, &CALL).expect("what came back fits again");
     assert_eq!(counters.used_and_held(Limit::DailyRequests), (1, 2));
 }
 
 #[test]
-fn the_first_failing_limit_in_the_order_of_checks_names_itself() {
+fn the_first_exceeded_limit_in_check_order_is_reported() {
     let limits = limits(Limit::RequestsPerMinute, 0)
         .with(Limit::MonthlyTokens, Some(0))
         .with(Limit::DailySpend, Some(0));
@@ -158,7 +158,7 @@ fn a_call_is_settled_in_the_windows_of_its_admission() {
 }
 
 #[test]
-fn a_clock_that_steps_back_opens_no_old_window() {
+fn a_clock_that_steps_back_does_not_reopen_an_old_window() {
     let mut counters = counters();
     let windows = counters.advance_to(NOON);
     counters.hold(windows, &CALL);
@@ -168,7 +168,7 @@ fn a_clock_that_steps_back_opens_no_old_window() {
 }
 
 #[test]
-fn toggling_the_reset_day_never_loses_usage() {
+fn changing_the_reset_day_never_loses_usage() {
     let day = NOON.day();
     let used = |tokens| Amounts { requests: 1, tokens, spend: Nano(1) };
     let days = [(Day(day.0 - 20), used(1)), (Day(day.0 - 3), used(2)), (day, used(4))];

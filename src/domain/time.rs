@@ -1,4 +1,4 @@
-//! Civil time in UTC: instants, minutes, days and the month of a reset day. Pure arithmetic.
+//! Civil time in UTC: instants, minutes, days, and months that begin on a reset day.
 
 use std::fmt;
 
@@ -18,12 +18,12 @@ pub struct Day(pub i64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ResetDay(u8);
 
-/// A project's month: the days from `first` up to, and without, `end`.
+/// A project's month: the days from `first` up to but excluding `end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Month {
-    /// The day on which it begins, at 00:00 UTC.
+    /// The first day; the month begins at 00:00 UTC.
     pub first: Day,
-    /// The day on which the next one begins.
+    /// The first day of the next month.
     pub end: Day,
 }
 
@@ -31,12 +31,12 @@ const MINUTE_MS: i64 = 60_000;
 const DAY_MS: i64 = 86_400_000;
 
 impl UnixMs {
-    /// The minute that holds this instant.
+    /// Returns the minute that contains this instant.
     pub const fn minute(self) -> Minute {
         Minute(self.0.div_euclid(MINUTE_MS))
     }
 
-    /// The date that holds this instant.
+    /// Returns the date that contains this instant.
     pub const fn day(self) -> Day {
         Day(self.0.div_euclid(DAY_MS))
     }
@@ -47,7 +47,7 @@ pub fn seconds_until(at: UnixMs, now: UnixMs) -> u64 {
     u64::try_from(at.0.saturating_sub(now.0)).unwrap_or(0).div_ceil(1_000)
 }
 
-/// As RFC 3339 with milliseconds: `2024-01-15T10:30:00.000Z`.
+/// Writes RFC 3339 with milliseconds: `2024-01-15T10:30:00.000Z`.
 impl fmt::Display for UnixMs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = self.0.rem_euclid(DAY_MS);
@@ -58,32 +58,31 @@ impl fmt::Display for UnixMs {
 }
 
 impl Minute {
-    /// The first instant of this minute.
+    /// Returns the first instant of this minute.
     pub const fn start(self) -> UnixMs {
         UnixMs(self.0 * MINUTE_MS)
     }
 
-    /// The first instant of the next minute.
+    /// Returns the first instant of the next minute.
     pub const fn end(self) -> UnixMs {
         UnixMs((self.0 + 1) * MINUTE_MS)
     }
 }
 
 impl Day {
-    /// 00:00 UTC of this date.
+    /// Returns 00:00 UTC of this date.
     pub const fn start(self) -> UnixMs {
         UnixMs(self.0 * DAY_MS)
     }
 
-    /// The next date.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
     }
 
-    /// The date of a proleptic Gregorian year, month (1..=12) and day of the month.
+    /// Returns the date of a proleptic Gregorian year, month (1..=12) and day of the month.
     pub const fn from_civil(year: i64, month: i64, day: i64) -> Self {
-        // Years begin in March here, so that the leap day is the last of its year.
+        // Years are counted from March, so that the leap day is the last day of its year.
         let year = if month <= 2 { year - 1 } else { year };
         let era = year.div_euclid(400);
         let year_of_era = year.rem_euclid(400);
@@ -92,7 +91,7 @@ impl Day {
         Self(era * 146_097 + day_of_era - 719_468)
     }
 
-    /// Year, month (1..=12) and day of the month.
+    /// Returns the year, month (1..=12) and day of the month.
     pub const fn civil(self) -> (i64, i64, i64) {
         let days = self.0 + 719_468;
         let era = days.div_euclid(146_097);
@@ -107,7 +106,7 @@ impl Day {
         (year, month, day)
     }
 
-    /// Reads `2024-01-15`; `None` for anything else, impossible dates included.
+    /// Parses `2024-01-15`. Returns `None` for any other text and for impossible dates.
     pub fn parse(text: &str) -> Option<Self> {
         let (year, rest) = text.split_once('-')?;
         let (month, day) = rest.split_once('-')?;
@@ -119,7 +118,7 @@ impl Day {
     }
 }
 
-/// As `2024-01-15`.
+/// Writes `2024-01-15`.
 impl fmt::Display for Day {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (year, month, day) = self.civil();
@@ -128,20 +127,19 @@ impl fmt::Display for Day {
 }
 
 impl ResetDay {
-    /// The first of the month.
     pub const FIRST: Self = Self(1);
 
-    /// `None` outside 1..=28.
+    /// Returns `None` outside 1..=28.
     pub const fn new(day: u8) -> Option<Self> {
         if 1 <= day && day <= 28 { Some(Self(day)) } else { None }
     }
 
-    /// 1..=28.
+    /// Returns the day of the month, 1..=28.
     pub const fn get(self) -> u8 {
         self.0
     }
 
-    /// The month, by this reset day, that holds `day`.
+    /// Returns the month of this reset day that contains `day`.
     pub const fn month_of(self, day: Day) -> Month {
         let (year, month, date) = day.civil();
         let begun = self.0 as i64 <= date;
@@ -149,14 +147,14 @@ impl ResetDay {
         Month { first: self.start_in(index), end: self.start_in(index + 1) }
     }
 
-    /// The reset in the civil month `index` = year × 12 + month − 1.
+    /// Returns the reset day in the civil month `index` = year × 12 + month − 1.
     const fn start_in(self, index: i64) -> Day {
         Day::from_civil(index.div_euclid(12), index.rem_euclid(12) + 1, self.0 as i64)
     }
 }
 
 impl Month {
-    /// Whether `day` lies in it.
+    /// Returns whether the month contains `day`.
     pub fn contains(self, day: Day) -> bool {
         self.first <= day && day < self.end
     }
@@ -167,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_and_days_are_the_same_thing_for_two_hundred_years() {
+    fn civil_dates_and_day_numbers_convert_both_ways_for_two_hundred_years() {
         let (mut year, mut month, mut date) = (1970, 1, 1);
         for day in 0..73_050 {
             assert_eq!(Day(day).civil(), (year, month, date));
@@ -204,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn instants_print_as_rfc_3339() {
+    fn instants_display_as_rfc_3339() {
         assert_eq!(UnixMs(1_705_314_600_000).to_string(), "2024-01-15T10:30:00.000Z");
         assert_eq!(UnixMs(-1).to_string(), "1969-12-31T23:59:59.999Z");
         assert_eq!(Day::parse("2024-02-30"), None);
@@ -231,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_month_holds_its_first_day_and_not_its_end() {
+    fn a_month_contains_its_first_day_and_not_its_end() {
         let fifth = ResetDay::new(5).expect("1..=28");
         assert_eq!((fifth.get(), ResetDay::FIRST.get()), (5, 1));
         let month = fifth.month_of(Day::parse("2024-01-15").expect("a date"));

@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn the_maximum_is_taken_unit_by_unit() {
+    fn the_maximum_is_per_unit() {
         let max = UnitCounts::of(Unit::WebSearches, 6)
             .with(Unit::Images, 5)
             .with(Unit::Characters, 4)

@@ -24,7 +24,6 @@ macro_rules! units {
         }
 
         impl Unit {
-            /// The number of units.
             pub const COUNT: usize = [$($name),*].len();
 
             /// Every unit, in order of the discriminants.
@@ -156,12 +155,10 @@ const fn media_units() -> ([Unit; Unit::COUNT], usize) {
     (units, count)
 }
 
-/// A set of units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct UnitSet(u32);
 
 impl UnitSet {
-    /// Every unit.
     pub const ALL: Self = Self(u32::MAX);
 
     /// Returns the set with `unit` added.
@@ -231,7 +228,6 @@ impl Usage {
         other.counts().fold(self, |sum, (unit, count)| sum.with(unit, sum.get(unit) + count))
     }
 
-    /// Returns all input tokens.
     pub const fn input_tokens(&self) -> u64 {
         self.get(Unit::InputTokens)
     }

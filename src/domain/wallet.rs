@@ -1,65 +1,65 @@
-//! The wallet in motion: what it has, and what of it is held. Its durable side is the ledger.
+//! The in-memory wallet: balance and held amount. The ledger is the durable record.
 
 use crate::domain::money::Nano;
 
-/// Why a wallet does not cover an amount.
+/// Why a wallet cannot cover an amount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WalletShortfall {
-    /// It is switched off.
+    /// The wallet is deactivated.
     Inactive,
-    /// It would, but for what open calls hold.
+    /// The balance covers the amount, but calls in flight hold too much of it.
     OnHold,
-    /// It would not, even if all holds came back.
+    /// The balance does not cover the amount, even with all holds released.
     Insufficient,
 }
 
-/// Prepaid money of one organization, as far as this node may spend it.
+/// The prepaid money of one organization that this node may spend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wallet {
     active: bool,
-    /// What is held is still in it. Below zero by overage only.
+    /// Includes the held amount. Negative only after an overage.
     balance: Nano,
     held: Nano,
 }
 
 impl Wallet {
-    /// A wallet with that balance and nothing held.
+    /// Returns a wallet with that balance and nothing held.
     pub const fn restore(balance: Nano, active: bool) -> Self {
         Self { active, balance, held: Nano::ZERO }
     }
 
-    /// Whether calls may hold money.
+    /// Returns whether calls may hold money.
     pub const fn is_active(&self) -> bool {
         self.active
     }
 
-    /// Switches it on or off; open holds are honoured.
+    /// Activates or deactivates the wallet. Existing holds remain valid.
     pub const fn set_active(&mut self, active: bool) {
         self.active = active;
     }
 
-    /// Adds a recharge or refund.
+    /// Adds the amount of a recharge or refund.
     pub fn credit(&mut self, amount: Nano) {
-        assert!(Nano::ZERO <= amount, "only settling takes money out");
+        assert!(Nano::ZERO <= amount, "only a settlement may lower a balance");
         self.balance += amount;
     }
 
-    /// Balance: held money is still in it.
+    /// Returns the balance, held money included.
     pub const fn balance(&self) -> Nano {
         self.balance
     }
 
-    /// What open calls hold.
+    /// Returns the amount held by calls in flight.
     pub const fn held(&self) -> Nano {
         self.held
     }
 
-    /// What is neither spent nor held. Below zero by overage only.
+    /// Returns the amount neither spent nor held. Negative only after an overage.
     pub fn available(&self) -> Nano {
         self.balance - self.held
     }
 
-    /// Whether `amount` is covered. A call that costs nothing needs an active wallet only.
+    /// Checks that the wallet covers `amount`. An amount of zero needs only an active wallet.
     pub fn check(&self, amount: Nano) -> Result<(), WalletShortfall> {
         if !self.active {
             return Err(WalletShortfall::Inactive);
@@ -74,15 +74,15 @@ impl Wallet {
         })
     }
 
-    /// Takes what `check` allowed.
+    /// Adds a hold that [`check`](Self::check) allowed.
     pub fn hold(&mut self, amount: Nano) {
         self.held += amount;
     }
 
-    /// Ends a hold; what it cost is spent, whatever was held.
+    /// Ends a hold: releases `held` and subtracts `cost`, which may differ from `held`.
     pub fn settle(&mut self, held: Nano, cost: Nano) {
         self.held -= held;
-        assert!(Nano::ZERO <= self.held, "a hold is given back once");
+        assert!(Nano::ZERO <= self.held, "a hold is released once");
         self.balance -= cost;
     }
 }
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn money_is_covered_to_the_last_nano_unit() {
+    fn a_wallet_covers_amounts_up_to_the_last_nano_unit() {
         let mut wallet = Wallet::restore(Nano(100), true);
         wallet.check(Nano(60)).expect("covered");
         wallet.hold(Nano(60));
@@ -102,7 +102,7 @@ mod tests {
         wallet.settle(Nano(60), Nano(50));
         assert_eq!((wallet.balance(), wallet.held()), (Nano(50), Nano(0)));
         wallet.credit(Nano(1));
-        wallet.check(Nano(51)).expect("a recharge counts at once");
+        wallet.check(Nano(51)).expect("a recharge is available immediately");
         assert!(wallet.is_active());
         wallet.set_active(false);
         assert!(!wallet.is_active());
@@ -110,12 +110,12 @@ mod tests {
     }
 
     #[test]
-    fn only_overage_takes_a_balance_below_zero() {
+    fn only_an_overage_makes_a_balance_negative() {
         let mut wallet = Wallet::restore(Nano(10), true);
         wallet.hold(Nano(10));
         wallet.settle(Nano(10), Nano(12));
         assert_eq!(wallet.balance(), Nano(-2));
         assert_eq!(wallet.check(Nano(1)), Err(WalletShortfall::Insufficient));
-        wallet.check(Nano(0)).expect("what costs nothing is not refused by an empty wallet");
+        wallet.check(Nano(0)).expect("an empty wallet does not refuse a free call");
     }
 }

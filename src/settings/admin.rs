@@ -1,25 +1,24 @@
-//! How the admin listener is reached, and who its first operator is.
+//! Settings of the admin listener and its first operator.
 
 use std::net::SocketAddr;
 
 use crate::settings::secret::Secret;
 
-/// The admin listener, as it was configured.
+/// Settings of the admin listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdminListenerSettings {
-    /// Where it listens.
     pub listen: SocketAddr,
-    /// How people reach it, for links; without a slash at its end.
+    /// The public base URL for links, without a trailing slash.
     pub public_url: Option<String>,
-    /// The operator to make at the first start; without one a set-up link is printed.
+    /// The operator account to create at the first start. If `None`, a set-up link is printed.
     pub operator: Option<Operator>,
 }
 
 /// The first operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operator {
-    /// How they sign in.
+    /// The sign-in name.
     pub email: String,
-    /// Their password, 10 to 128 characters.
+    /// 10 to 128 characters.
     pub password: Secret,
 }

@@ -1,17 +1,17 @@
-//! How calls are admitted near a limit.
+//! Settings of admission near a limit.
 
 use std::time::Duration;
 
-/// How calls are admitted when what they might use does not fit.
+/// Settings of admission for calls that do not fit under a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AdmissionSettings {
-    /// How long a call waits for tokens or money that open calls hold, counted anew whenever some
-    /// of it comes back.
+    /// How long a call waits for tokens or money held by calls in flight. Restarts whenever some of
+    /// it is released.
     pub hold_wait: Duration,
-    /// How many calls may wait for the limits of one project, or for one wallet.
+    /// The maximum number of calls that wait for one project's limits or one wallet.
     pub waiting_max: usize,
-    /// The least output, in tokens of one choice, that a call without a bound of its own is
-    /// admitted with.
+    /// The minimum output tokens of one choice that a call is admitted with if its request sets no
+    /// output limit.
     pub output_floor: u64,
 }
 

@@ -1,33 +1,29 @@
-//! What is logged, and in which form.
+//! Settings of the log.
 
-/// The log, as it was configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogSettings {
-    /// What is too small to be logged.
+    /// The minimum severity of logged events.
     pub level: LogLevel,
-    /// How a line looks.
     pub format: LogFormat,
-    /// Whether each call is a line.
+    /// Whether the call log is written.
     pub calls: bool,
 }
 
-/// The least that is logged.
+/// The minimum severity of logged events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogLevel {
-    /// What a person must look at.
+    /// Requires action.
     Error,
-    /// What a person should know of.
+    /// May require attention.
     Warn,
-    /// What happens.
+    /// Normal operation.
     Info,
-    /// What helps to find a fault.
+    /// Details for troubleshooting.
     Debug,
-    /// Everything.
     Trace,
 }
 
 impl LogLevel {
-    /// Every level by its name.
     pub const NAMES: &[(&str, Self)] = &[
         ("error", Self::Error),
         ("warn", Self::Warn),
@@ -36,7 +32,7 @@ impl LogLevel {
         ("trace", Self::Trace),
     ];
 
-    /// Its name, which is also a filter directive.
+    /// Returns the name, which is also a filter directive.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Error => "error",
@@ -48,16 +44,15 @@ impl LogLevel {
     }
 }
 
-/// How a log line looks.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// For a person at a terminal.
+    /// Human-readable text.
     Text,
 }
 
 impl LogFormat {
-    /// Every format by its name.
     pub const NAMES: &[(&str, Self)] = &[("json", Self::Json), ("text", Self::Text)];
 }

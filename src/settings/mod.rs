@@ -1,4 +1,4 @@
-//! Typed values that every part's own settings are made of: addresses, credentials and secrets.
+//! Typed settings shared by several modules.
 
 pub mod secret;
 pub mod upstream;

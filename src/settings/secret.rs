@@ -1,20 +1,18 @@
-//! Secrets: text that is wiped when dropped and never printed.
+//! Secrets: text that is zeroed on drop and never printed.
 
 use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// A secret in clear. Prints as `***`, whatever the format.
+/// A secret in plain text. `Debug` and `Display` print `***`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Takes over `clear`.
-    pub fn new(clear: String) -> Self {
-        Self(Zeroizing::new(clear))
+    pub fn new(plain_text: String) -> Self {
+        Self(Zeroizing::new(plain_text))
     }
 
-    /// The secret itself, for the one place that needs it.
     pub fn expose(&self) -> &str {
         &self.0
     }

@@ -1,4 +1,4 @@
-//! How a provider's endpoint is reached: address, credential, patience.
+//! Settings of an upstream: address, credential, timeouts and circuit breaker.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,53 +10,52 @@ use http::header::{HeaderName, HeaderValue};
 use crate::dialect::endpoint::Dialect;
 use crate::settings::secret::Secret;
 
-/// A provider's endpoint, as it was configured.
+/// Settings of a provider's endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamSettings {
-    /// Its name in logs, metrics and the API.
+    /// The name in logs, metrics and the API.
     pub name: Arc<str>,
-    /// Where it is.
     pub address: BaseUrl,
-    /// The wire formats that it speaks; at least one.
+    /// The supported API formats; at least one.
     pub dialects: Vec<Dialect>,
-    /// How the gateway proves who it is.
+    /// How the gateway authenticates to the upstream.
     pub auth: Auth,
-    /// Headers that every call carries besides.
+    /// Additional headers of every request.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// How long connecting may take, TLS included.
+    /// Timeout for connecting, TLS handshake included.
     pub connect_timeout: Duration,
-    /// How long it may take from the request to the head of the answer.
+    /// Timeout from sending the request to receiving the response head.
     pub first_byte_timeout: Duration,
-    /// How long an answer may be silent.
+    /// Timeout between two reads of a response body.
     pub idle_timeout: Duration,
-    /// How many idle connections each worker keeps.
+    /// The maximum number of idle connections per worker.
     pub idle_connections_max: usize,
-    /// Whether what it keeps belongs to this gateway's callers alone: calls may refer to it.
+    /// Whether the upstream account is used by this gateway only, so that calls may reference
+    /// objects stored there.
     pub dedicated: bool,
-    /// Whether it generates, and bills, to the end though its answer is not taken any more.
+    /// Whether the provider generates and bills the whole response after a disconnect.
     pub bills_after_disconnect: bool,
-    /// Whether callers are told of its own rate limits.
+    /// Whether the upstream's rate-limit headers are forwarded to callers.
     pub forward_limits: bool,
-    /// When it is asked after all others.
     pub circuit: CircuitSettings,
-    /// How long it is left alone at most, however long it asks for.
+    /// The maximum cooldown, whatever `Retry-After` requests.
     pub retry_after_max: Duration,
 }
 
-/// When the circuit of an upstream opens, and for how long.
+/// Settings of an upstream's circuit breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CircuitSettings {
-    /// It opens after so many failures in a row.
+    /// The circuit opens after this many consecutive failures.
     pub failures_in_a_row: u32,
-    /// Windows in which tries are counted; one follows the other.
+    /// The length of the consecutive windows in which attempts are counted.
     pub window: Duration,
-    /// How many tries a window must have had for their failures to mean anything.
+    /// The minimum number of attempts in a window before its failure rate is evaluated.
     pub window_tries_min: u32,
-    /// It opens when more of them have failed than this part, in percent.
+    /// The circuit opens if more than this percentage of the attempts in a window failed.
     pub window_failures_percent: u32,
-    /// How long it is open at first; after each probe that fails, twice as long as before.
+    /// How long the circuit is open at first. Doubles after each failed probe.
     pub open_min: Duration,
-    /// How long it is open at most.
+    /// The maximum time that the circuit is open.
     pub open_max: Duration,
 }
 
@@ -73,75 +72,68 @@ impl Default for CircuitSettings {
     }
 }
 
-/// What a call carries to prove who the gateway is.
+/// The credential of the gateway at an upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Auth {
-    /// Nothing: the endpoint asks for nothing.
     None,
-    /// A header; its value is marked as sensitive, so that no log prints it.
+    /// A header. Its value is marked as sensitive, so that logs do not print it.
     Header {
         /// `authorization`, `x-api-key`, `api-key`, …
         name: HeaderName,
         /// The whole value, `Bearer ` included.
         value: HeaderValue,
     },
-    /// A parameter of the query.
     Query {
-        /// The parameter.
         name: String,
-        /// Its value; letters, digits and `-._~` only, so that it needs no escaping.
+        /// Contains letters, digits and `-._~` only, so that no escaping is needed.
         secret: Secret,
     },
 }
 
-/// The address that the path of a call is appended to.
+/// The base URL to which the path of a call is appended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BaseUrl {
-    /// Whether it is reached by TLS.
     pub tls: bool,
-    /// Host name or address, without brackets.
+    /// Host name or IP address, without brackets.
     pub host: String,
-    /// TCP port.
     pub port: u16,
-    /// What the `host` header says: the port only where it is not the scheme's own.
+    /// The value of the `host` header, with the port only if it is not the scheme's default.
     pub authority: String,
-    /// Empty, or `/…` without a slash at its end.
+    /// Empty, or `/…` without a trailing slash.
     pub path_prefix: String,
 }
 
-/// Why a text is no base address.
+/// Why a text is not a base URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MalformedBaseUrl {
-    /// No `http://` or `https://`, or nothing behind it.
+    /// No `http://` or `https://` URL with a host.
     NotHttp,
-    /// `user:password@`: a secret where it would be logged.
+    /// Contains `user:password@`, which would be logged.
     HasCredentials,
-    /// `?…` or `#…`, which cannot come before the path of a call.
+    /// Contains `?…` or `#…`, which cannot precede the path of a call.
     HasQuery,
-    /// A path in `/v1` or `/v1beta`, which would stand twice.
+    /// The path ends in `/v1` or `/v1beta`, which the path of each call contains already.
     HasVersion,
 }
 
 impl MalformedBaseUrl {
-    /// What is wrong and what to do, to come after the name of the key.
+    /// Returns the error message, to be printed after the configuration key.
     pub const fn message(self) -> &'static str {
         match self {
             Self::NotHttp => {
-                "is no address; write it as https://api.openai.com or http://127.0.0.1:8000"
+                "expected a URL such as https://api.openai.com or http://127.0.0.1:8000"
             }
             Self::HasCredentials => {
-                "holds a user or a password; a credential has a place of its own, `auth`"
+                "must not contain a user or password; configure credentials under `auth`"
             }
-            Self::HasQuery => "has a query or a fragment; leave it out",
-            Self::HasVersion => {
-                "ends in the version; leave that out: it comes with the path of each call"
-            }
+            Self::HasQuery => "must not contain a query or fragment",
+            Self::HasVersion => "must not end in an API version; the path of each call contains it",
         }
     }
 }
 
 impl BaseUrl {
-    /// Reads an address such as `https://api.openai.com` or `http://localhost:11434/proxy`.
+    /// Parses a URL such as `https://api.openai.com` or `http://localhost:11434/proxy`.
     pub fn parse(text: &str) -> Result<Self, MalformedBaseUrl> {
         if text.contains(['?', '#']) {
             return Err(MalformedBaseUrl::HasQuery);
@@ -156,8 +148,11 @@ impl BaseUrl {
         if authority.as_str().contains('@') {
             return Err(MalformedBaseUrl::HasCredentials);
         }
-        let named = authority.as_str().rsplit_once(':').filter(|(_, port)| !port.contains(']'));
-        if authority.host().is_empty() || (named.is_some() && authority.port_u16().is_none()) {
+        let explicit_port =
+            authority.as_str().rsplit_once(':').filter(|(_, port)| !port.contains(']'));
+        if authority.host().is_empty()
+            || (explicit_port.is_some() && authority.port_u16().is_none())
+        {
             return Err(MalformedBaseUrl::NotHttp);
         }
         let default = if tls { 443 } else { 80 };
@@ -185,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_reads_what_it_writes() {
+    fn a_base_url_parses_its_display_text() {
         for (text, tls, host, port, prefix) in [
             ("https://api.openai.com", true, "api.openai.com", 443, ""),
             ("http://127.0.0.1:11434", false, "127.0.0.1", 11434, ""),
@@ -203,9 +198,9 @@ mod tests {
     }
 
     #[test]
-    fn what_a_call_could_not_be_sent_to_is_refused() {
+    fn unusable_base_urls_are_rejected() {
         use MalformedBaseUrl::{HasCredentials, HasQuery, HasVersion, NotHttp};
-        for (text, fault) in [
+        for (text, error) in [
             ("", NotHttp),
             ("api.openai.com", NotHttp),
             ("ftp://x", NotHttp),
@@ -219,7 +214,7 @@ mod tests {
             ("https://api.openai.com/v1/", HasVersion),
             ("https://x/v1beta", HasVersion),
         ] {
-            assert_eq!(BaseUrl::parse(text), Err(fault), "{text}");
+            assert_eq!(BaseUrl::parse(text), Err(error), "{text}");
         }
     }
 

@@ -1,7 +1,7 @@
-//! The call log: one JSON line a call on standard output, written a batch at a time.
+//! The call log: one JSON line per call on standard output, written in batches.
 //!
-//! A thread of its own writes, so that a reader who does not read holds up no ledger: batches
-//! that do not fit are dropped and counted. The database has the calls.
+//! A separate thread writes, so that a slow reader of standard output does not block the ledger.
+//! If its queue is full, batches are dropped and counted. The database still has the calls.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -12,13 +12,13 @@ use metrics::counter;
 
 use crate::telemetry::metric;
 
-/// How many batches may wait for the reader of standard output.
+/// The maximum number of batches in the queue of the writer thread.
 const BATCHES_MAX: usize = 256;
 
-/// How long the end of the process waits for that reader.
+/// How long [`CallLog::close`] waits for the writer thread.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Lines of one batch, gathered and then handed over at once.
+/// Collects the lines of a batch and passes them to the writer thread.
 #[derive(Debug, Default)]
 pub struct CallLog {
     lines: Vec<u8>,
@@ -34,24 +34,24 @@ struct Printer {
 }
 
 impl CallLog {
-    /// A log that writes to standard output. `CallLog::default()` is one that keeps silent.
+    /// Returns a log that writes to standard output. `CallLog::default()` writes nothing.
     pub fn stdout() -> io::Result<Self> {
-        let (batches, to_print) = sync_channel::<Vec<u8>>(BATCHES_MAX);
+        let (batches, queue) = sync_channel::<Vec<u8>>(BATCHES_MAX);
         let (ended, done) = sync_channel(1);
         let thread = thread::Builder::new().name("call-log".to_owned()).spawn(move || {
-            for batch in to_print {
-                if let Err(fault) = io::stdout().lock().write_all(&batch) {
-                    tracing::debug!(%fault, "the call log could not be written");
+            for batch in queue {
+                if let Err(error) = io::stdout().lock().write_all(&batch) {
+                    tracing::debug!(%error, "writing the call log failed");
                 }
             }
-            // Nobody waits for this end if the log was left in another way.
+            // Fails if the log was dropped without `close`.
             let _ = ended.try_send(());
         })?;
         let printer = Printer { batches, done, _thread: thread };
         Ok(Self { printer: Some(printer), ..Self::default() })
     }
 
-    /// Adds a line; `line` is asked for only if it will be written.
+    /// Adds a line. Calls `line` only if the log is written.
     pub fn add(&mut self, line: impl FnOnce(&mut Vec<u8>)) {
         if self.printer.is_some() {
             line(&mut self.lines);
@@ -60,7 +60,7 @@ impl CallLog {
         }
     }
 
-    /// Hands over the lines of the batch.
+    /// Passes the collected lines to the writer thread, or drops them if its queue is full.
     pub fn flush(&mut self) {
         let (lines, count) = (std::mem::take(&mut self.lines), std::mem::take(&mut self.count));
         if let Some(printer) = &self.printer
@@ -71,11 +71,11 @@ impl CallLog {
         }
     }
 
-    /// Waits, for a moment, until everything is written.
+    /// Waits until all batches are written, for at most one second.
     pub fn close(&mut self) {
         if let Some(Printer { batches, done, .. }) = self.printer.take() {
             drop(batches);
-            // Whether it is written or took too long, the process ends.
+            // The process exits in either case.
             let _ = done.recv_timeout(CLOSE_TIMEOUT);
         }
     }

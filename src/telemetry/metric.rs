@@ -1,10 +1,10 @@
-//! Metrics by name. docs/metrics.md lists the same names; a test holds the two together.
+//! Metric names and descriptions. A test compares them with docs/metrics.md.
 
 use metrics::Unit::{Bytes, Count, Seconds};
 use metrics::{describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
-/// Calls that came to an end, by `endpoint` and `outcome`.
+/// Finished calls, by `endpoint` and `outcome`.
 pub const CALLS: &str = "meteor_calls_total";
 /// Calls refused by the gateway, by `code`.
 pub const REFUSALS: &str = "meteor_refusals_total";
@@ -18,60 +18,61 @@ pub const SPEND_NANO: &str = "meteor_spend_nano_total";
 pub const SETTLED: &str = "meteor_settled_total";
 /// Calls that used more than their hold.
 pub const OVERAGES: &str = "meteor_overages_total";
-/// Calls that were settled though their hold was unknown.
+/// Settlements whose hold was unknown to the projector.
 pub const LATE_SETTLEMENTS: &str = "meteor_late_settlements_total";
-/// Calls that used what has no price.
+/// Calls that used a unit without a price.
 pub const UNPRICED: &str = "meteor_unpriced_total";
-/// Calls that hold money now.
+/// Calls in flight that hold money.
 pub const OPEN_HOLDS: &str = "meteor_open_holds";
-/// Calls that wait for what open calls hold.
+/// Calls that wait for tokens or money held by calls in flight.
 pub const WAITING_CALLS: &str = "meteor_waiting_calls";
-/// Money that open calls hold, in nano-units.
+/// Money held by calls in flight, in nano-units.
 pub const OPEN_HOLDS_NANO: &str = "meteor_open_holds_nano";
-/// Time spent in a `stage`: admit (arrival to forwarded), forward (to the first byte), relay.
+/// Time spent in a `stage`: admit (arrival to forwarding), forward (to the first byte), relay.
 pub const STAGE_SECONDS: &str = "meteor_stage_seconds";
-/// Tries of an `upstream`, by `result`.
+/// Attempts on an `upstream`, by `result`.
 pub const UPSTREAM_TRIES: &str = "meteor_upstream_tries_total";
-/// Whether the last try of an `upstream` was answered: 1 or 0.
+/// Whether the last attempt on an `upstream` got a response: 1 or 0.
 pub const UPSTREAM_UP: &str = "meteor_upstream_up";
 /// The circuit of an `upstream`: 0 closed, 1 half-open, 2 open.
 pub const UPSTREAM_CIRCUIT: &str = "meteor_upstream_circuit";
-/// How often the circuit of an `upstream` has opened, or stayed open after a probe.
+/// How often the circuit of an `upstream` opened, or stayed open after a failed probe.
 pub const UPSTREAM_CIRCUIT_OPENED: &str = "meteor_upstream_circuit_opened_total";
-/// Answers of an `upstream` that broke off after they had begun.
+/// Responses of an `upstream` that were cut off after their head.
 pub const UPSTREAM_CUT: &str = "meteor_upstream_cut_total";
-/// How often an `upstream` was passed over for another.
+/// How often an `upstream` was skipped in favor of another.
 pub const UPSTREAM_SKIPPED: &str = "meteor_upstream_skipped_total";
-/// Time from a request to the head of its answer, by `upstream`.
+/// Time from a request to the head of its response, by `upstream`.
 pub const UPSTREAM_FIRST_BYTE_SECONDS: &str = "meteor_upstream_first_byte_seconds";
-/// Client connections open now.
+/// Open client connections.
 pub const CONNECTIONS: &str = "meteor_connections";
-/// Whether calls can be written to the journal: 1 or 0.
+/// Whether the journal is writable: 1 or 0.
 pub const JOURNAL_WRITABLE: &str = "meteor_journal_writable";
-/// Journal bytes that are not projected yet.
+/// Journal bytes not projected yet.
 pub const JOURNAL_BACKLOG_BYTES: &str = "meteor_journal_backlog_bytes";
-/// Age of the oldest call in the batch that the projector committed last.
+/// Age of the oldest call in the projector's last batch.
 pub const PROJECTOR_LAG_SECONDS: &str = "meteor_projector_lag_seconds";
-/// Entries that the projector committed.
+/// Journal entries committed by the projector.
 pub const PROJECTED_ENTRIES: &str = "meteor_projected_entries_total";
-/// Calls whose log line was dropped, as nobody read the log.
+/// Calls whose log line was dropped because standard output was not read.
 pub const CALL_LOG_DROPPED: &str = "meteor_call_log_dropped_total";
-/// Rows of the books that were found to be wrong.
+/// Ledger rows that the consistency check found to be wrong.
 pub const LEDGER_VIOLATIONS: &str = "meteor_ledger_violations_total";
-/// Wallet records that the watch over the ledger has followed.
+/// Wallet records that the consistency check has verified.
 pub const LEDGER_RECORDS: &str = "meteor_ledger_checked_records_total";
-/// Time since all chains were last followed to their ends.
+/// Time since all chains were last verified to their ends.
 pub const LEDGER_CHECK_AGE_SECONDS: &str = "meteor_ledger_check_age_seconds";
-/// Always 1; the `version` that runs.
+/// Always 1, with the running `version` as label.
 pub const BUILD: &str = "meteor_build_info";
 
-/// Bounds of the buckets of every duration.
+/// Histogram buckets of all durations.
 const SECONDS_BUCKETS: [f64; 16] = [
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0,
     10.0, 60.0, 600.0,
 ];
 
-/// Makes the recorder of this process and describes every metric; the handle renders them.
+/// Installs the metrics recorder of this process and describes every metric. The returned handle
+/// renders them.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)?
@@ -120,7 +121,7 @@ fn describe() {
     describe_gauge!(LEDGER_CHECK_AGE_SECONDS, Seconds, "Time since the last complete check.");
     describe_gauge!(BUILD, Count, "The version that runs.");
     metrics::gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    // What has no labels is there from the start, at 0: an absence of trouble can be seen.
+    // Metrics without labels start at 0, so that an absence of errors is visible.
     for name in [
         UNAUTHENTICATED,
         SPEND_NANO,

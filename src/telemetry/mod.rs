@@ -1,4 +1,4 @@
-//! What the gateway says of itself: metrics, and a line a call.
+//! Telemetry: metrics and the call log.
 
 pub mod metric;
 pub mod call_log;
