@@ -277,7 +277,7 @@ mod tests {
             { above_input_tokens = 5, prices = { inputTokens = '1', outputTokens = '1' } }]\n\
             [[models]]\nid = =\n";
         PriceList::from_text(&reader, "prices.toml".to_owned(), text.to_owned());
-        let report = reader.finish(()).expect_err("faults").to_string();
+        let report = reader.finish(()).expect_err("errors").to_string();
         let paths: Vec<&str> =
             report.lines().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
         let model = "prices.toml p/m";

@@ -220,9 +220,13 @@ mod tests {
 
     const UPSTREAMS: &str = "[[upstreams]]\nname = 'a'\nbase_url = 'http://a'\nprovider = 'openai'\n\
         [[upstreams]]\nname = 'b'\nbase_url = 'http://b'\n";
-    const CEILING: &str = "[prices]\nunknown = 'ceiling'\nceiling = { inputTokens = 1, \
-        outputTokens = 2, webSearches = 3, images = 4, audioSeconds = 5, characters = 6, \
-        fileSearches = 7, codeSessions = 8 }\n";
+
+    /// A ceiling of 1, 2, 3, … for the top-level units.
+    fn ceiling() -> String {
+        let price = |(unit, price): (Unit, u32)| format!("{} = {price}", unit.name());
+        let prices: Vec<_> = Unit::top_level().zip(1..).map(price).collect();
+        format!("[prices]\nunknown = 'ceiling'\nceiling = {{ {} }}\n", prices.join(", "))
+    }
 
     fn settings(text: &str) -> Settings {
         let text = format!("{text}\n{UPSTREAMS}");
@@ -235,7 +239,7 @@ mod tests {
 
     fn report(text: &str) -> String {
         let text = format!("{text}\n{UPSTREAMS}");
-        read(&text, &Environment::default()).expect_err("faults").to_string()
+        read(&text, &Environment::default()).expect_err("errors").to_string()
     }
 
     fn tariff(settings: &Settings, target: usize) -> &Tariff {
@@ -314,16 +318,20 @@ mod tests {
     #[test]
     fn the_ceiling_prices_everything_that_has_no_price() {
         let unlisted = "models = [{ id = 'gpt-0', upstream = 'a', max_output_tokens = 1 }]";
-        let found = settings(&format!("{unlisted}\n{CEILING}"));
+        let found = settings(&format!("{unlisted}\n{}", ceiling()));
         assert_eq!(price(&found, 0, Unit::OutputTokens), Some(Nano::units(2)));
         let prices = "prices = { inputTokens = 0, outputTokens = 0 }";
         let row =
             format!("models = [{{ id = 'm', upstream = 'b', max_output_tokens = 1, {own} }}]");
-        let found = settings(&format!("{row}\n{CEILING}"));
+        let found = settings(&format!("{row}\n{}", ceiling()));
         assert_eq!(price(&found, 0, Unit::InputTokens), Some(Nano::ZERO), "an explicit zero");
         assert_eq!(price(&found, 0, Unit::WebSearches), Some(Nano::units(3)));
         let text = report("[prices]\nunknown = 'ceiling'\nceiling = { inputTokens = 1 }");
-        assert_eq!(text.matches("prices.ceiling.").count(), 7, "{text}");
+        assert_eq!(
+            text.matches("prices.ceiling.").count(),
+            Unit::top_level().count() - 1,
+            "{text}"
+        );
         let text = report("[prices]\nunknown = 'ceiling'");
         assert!(text.contains("prices.ceiling: "), "{text}");
     }
@@ -331,7 +339,7 @@ mod tests {
     #[test]
     fn an_upstream_must_name_a_listed_provider() {
         let text = read(&UPSTREAMS.replace("openai", "oponai"), &Environment::default());
-        let text = text.expect_err("faults").to_string();
+        let text = text.expect_err("errors").to_string();
         assert!(text.starts_with("upstreams.0.provider: ") && text.contains("openai,"), "{text}");
     }
 }

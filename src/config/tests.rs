@@ -36,7 +36,7 @@ fn prices_of(model: &Model) -> &PriceTable {
 }
 
 fn report(text: &str) -> String {
-    read(text, &with_key()).expect_err("faults").to_string()
+    read(text, &with_key()).expect_err("errors").to_string()
 }
 
 /// The settings of `config/gateway.toml`, with its examples if `examples` is set.
@@ -114,7 +114,7 @@ fn the_other_files_are_valid() {
 }
 
 /// Lines of a file, each with the path of its error; `""` if it has none.
-const FAULTS: &[(&str, &str)] = &[
+const LINES_AND_ERRORS: &[(&str, &str)] = &[
     ("colour = 'red'", "colour"),
     ("[proxy]", ""),
     ("listen = 'localhost'", "proxy.listen"),
@@ -164,12 +164,12 @@ const FAULTS: &[(&str, &str)] = &[
 
 #[test]
 fn all_errors_are_in_one_report() {
-    let text: Vec<&str> = FAULTS.iter().map(|(line, _)| *line).collect();
+    let text: Vec<&str> = LINES_AND_ERRORS.iter().map(|(line, _)| *line).collect();
     let report = report(&text.join("\n"));
     let mut reported: Vec<&str> =
         report.lines().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
     reported.sort_unstable();
-    let paths = FAULTS.iter().map(|(_, path)| *path);
+    let paths = LINES_AND_ERRORS.iter().map(|(_, path)| *path);
     let mut expected: Vec<&str> = paths.filter(|path| !path.is_empty()).collect();
     expected.sort_unstable();
     assert_eq!(reported, expected, "{report}");
@@ -186,7 +186,7 @@ fn the_environment_wins_over_the_file() {
         ("METEOR__MODELS__0__PRICES__OUTPUTTOKENS", "0.7"),
         ("OPENAI_API_KEY", "sk-secret"),
     ];
-    let found = read(PRODUCTION, &environment(&variables)).expect("no faults");
+    let found = read(PRODUCTION, &environment(&variables)).expect("no errors");
     assert_eq!((found.workers, found.log.calls), (3, false));
     assert_eq!(found.database.to_str(), Some("/srv/meteor/meteor.db"));
     let Auth::Header { name, value } = &found.upstreams[0].auth else { panic!("a header") };
@@ -197,7 +197,7 @@ fn the_environment_wins_over_the_file() {
     assert_eq!(prices_of(&found.models[0]).price_of(Unit::OutputTokens), Some(Nano(700_000_000)));
 
     let wrong = environment(&[("METEOR__PROXY__WORKERS", "many"), ("METEOR__PORXY__LISTEN", "x")]);
-    let report = read("", &wrong).expect_err("faults").to_string();
+    let report = read("", &wrong).expect_err("errors").to_string();
     assert!(report.contains("proxy.workers") && report.contains("METEOR__PROXY__WORKERS"));
     assert!(report.contains("porxy: unknown key"), "{report}");
 }

@@ -134,11 +134,11 @@ mod tests {
         Arc::new(Tariff::flat(prices.expect("in range"), version.into()))
     }
 
-    fn tariffs() -> CallPricing {
-        let mut tariffs = CallPricing::new("cheap".into(), tariff("c", 1_000_000, 2_000_000));
-        tariffs.add_model("dear".into(), tariff("d", 10_000_000, 20_000_000));
-        tariffs.add_model("middle".into(), tariff("m", 3_000_000, 4_000_000));
-        tariffs
+    fn pricing() -> CallPricing {
+        let mut pricing = CallPricing::new("cheap".into(), tariff("c", 1_000_000, 2_000_000));
+        pricing.add_model("dear".into(), tariff("d", 10_000_000, 20_000_000));
+        pricing.add_model("middle".into(), tariff("m", 3_000_000, 4_000_000));
+        pricing
     }
 
     fn share(model: &str, input: u64, output: u64) -> ModelUsageShare {
@@ -146,7 +146,7 @@ mod tests {
     }
 
     fn cost(shares: &[ModelUsageShare]) -> i64 {
-        tariffs().cost(&Usage::from_tokens(100, 10), shares, ServiceTier::DEFAULT).0
+        pricing().cost(&Usage::from_tokens(100, 10), shares, ServiceTier::DEFAULT).0
     }
 
     #[test]
@@ -171,11 +171,11 @@ mod tests {
         }
         // A later version is another model, in either order.
         for (primary, other) in [("x-5", "x-5-2"), ("x-5-2", "x-5")] {
-            let mut tariffs = CallPricing::new(primary.into(), tariff("o", 1_000_000, 0));
-            tariffs.add_model(other.into(), tariff("p", 2_000_000, 0));
+            let mut pricing = CallPricing::new(primary.into(), tariff("o", 1_000_000, 0));
+            pricing.add_model(other.into(), tariff("p", 2_000_000, 0));
             let cost = |model| {
                 let usage = Usage::from_tokens(10, 0);
-                tariffs.cost(&usage, &[share(model, 10, 0)], ServiceTier::DEFAULT).0
+                pricing.cost(&usage, &[share(model, 10, 0)], ServiceTier::DEFAULT).0
             };
             assert_eq!((cost(primary), cost(other), cost("x-5-3")), (10, 20, 20));
         }
@@ -192,10 +192,10 @@ mod tests {
 
     #[test]
     fn the_cost_of_several_models_is_rounded_up_one_time() {
-        let mut tariffs = CallPricing::new("a".into(), tariff("a", 400_000, 0));
-        tariffs.add_model("b".into(), tariff("b", 600_000, 0));
+        let mut pricing = CallPricing::new("a".into(), tariff("a", 400_000, 0));
+        pricing.add_model("b".into(), tariff("b", 600_000, 0));
         let cost = |share: ModelUsageShare| {
-            tariffs.cost(&Usage::from_tokens(2, 0), &[share], ServiceTier::DEFAULT).0
+            pricing.cost(&Usage::from_tokens(2, 0), &[share], ServiceTier::DEFAULT).0
         };
         assert_eq!(cost(share("b", 1, 0)), 1);
         assert_eq!(cost(share("b", 2, 0)), 2);
@@ -210,11 +210,11 @@ mod tests {
         };
         let rows = vec![row("", 0, 1_000_000), row("", 50, 9_000_000), row("fast", 0, 7_000_000)];
         let stepped = Arc::new(Tariff::from_rows(rows, "s".into()).expect("whole"));
-        let mut tariffs = CallPricing::new("a".into(), Arc::clone(&stepped));
-        tariffs.add_model("b".into(), stepped);
+        let mut pricing = CallPricing::new("a".into(), Arc::clone(&stepped));
+        pricing.add_model("b".into(), stepped);
         let usage = Usage::from_tokens(80, 0);
         let cost = |tier: &str, shares: &[ModelUsageShare]| {
-            tariffs.cost(&usage, shares, ServiceTier::new(tier).expect("short")).0
+            pricing.cost(&usage, shares, ServiceTier::new(tier).expect("short")).0
         };
         assert_eq!(cost("", &[]), 720);
         assert_eq!(cost("", &[share("b", 30, 0)]), 80);
@@ -224,27 +224,27 @@ mod tests {
 
     #[test]
     fn the_version_names_all_tariffs_that_were_used() {
-        let version = |shares: &[ModelUsageShare]| tariffs().version(shares).to_string();
+        let version = |shares: &[ModelUsageShare]| pricing().version(shares).to_string();
         assert_eq!(version(&[]), "c");
         assert_eq!(version(&[share("cheap", 1, 1)]), "c");
         assert_eq!(version(&[share("middle", 1, 1)]), "c+m");
         assert_eq!(version(&[share("middle", 1, 1), share("dear", 1, 1)]), "c+d+m");
         assert_eq!(version(&[share("unknown", 1, 1)]), "c+d+m");
         assert_eq!(
-            tariffs().tariffs().map(|tariff| &**tariff.version()).collect::<String>(),
+            pricing().tariffs().map(|tariff| &**tariff.version()).collect::<String>(),
             "cdm"
         );
-        assert_eq!(&**tariffs().primary().version(), "c");
+        assert_eq!(&**pricing().primary().version(), "c");
     }
 
     #[test]
     fn unpriced_units_are_found_in_every_share_and_in_the_rest() {
         let searched = Usage::default().with(Unit::WebSearches, 1);
         let priced = PriceTable::default().with(Unit::WebSearches, 1).expect("in range");
-        let mut tariffs = CallPricing::new("a".into(), Arc::new(Tariff::flat(priced, "a".into())));
-        tariffs.add_model("b".into(), tariff("b", 1, 1));
+        let mut pricing = CallPricing::new("a".into(), Arc::new(Tariff::flat(priced, "a".into())));
+        pricing.add_model("b".into(), tariff("b", 1, 1));
         let unpriced = |shares: &[ModelUsageShare]| {
-            tariffs.first_unpriced(&searched, shares, ServiceTier::DEFAULT)
+            pricing.first_unpriced(&searched, shares, ServiceTier::DEFAULT)
         };
         assert_eq!(unpriced(&[]), None);
         assert_eq!(

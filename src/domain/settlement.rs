@@ -89,13 +89,13 @@ impl Charge {
         measured: &MeasuredUsage,
         bound: Bound,
         held: Nano,
-        tariffs: &CallPricing,
+        pricing: &CallPricing,
     ) -> Self {
         let (usage, settled_by) = match measured.reported {
             Some(usage) if measured.complete => (usage, SettledBy::Usage),
             reported => (estimate(reported, measured, bound), SettledBy::Estimate),
         };
-        let cost = |tier| tariffs.cost(&usage, &measured.shares, tier);
+        let cost = |tier| pricing.cost(&usage, &measured.shares, tier);
         let reported_tier = cost(measured.service_tier);
         let cost = match settled_by {
             // A disconnect before the response names its tier must not lower the price.
@@ -116,9 +116,9 @@ impl Charge {
         measured: &MeasuredUsage,
         bound: Bound,
         held: Nano,
-        tariffs: &CallPricing,
+        pricing: &CallPricing,
     ) -> Self {
-        let charge = Self::for_call(measured, bound, held, tariffs);
+        let charge = Self::for_call(measured, bound, held, pricing);
         if measured.complete {
             return charge;
         }
@@ -211,9 +211,9 @@ mod tests {
     #[test]
     fn a_disconnected_call_is_charged_its_report_or_the_whole_hold() {
         let held = Nano(777);
-        let tariffs = priced(1, 0);
+        let pricing = priced(1, 0);
         let charge =
-            |measured: &MeasuredUsage| Charge::for_disconnected(measured, BOUND, held, &tariffs);
+            |measured: &MeasuredUsage| Charge::for_disconnected(measured, BOUND, held, &pricing);
         let reported = Some(Usage::from_tokens(10, 20));
         let measured = MeasuredUsage { reported, counted_input: 30, ..MeasuredUsage::default() };
         let whole = Charge {
@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(charge(&MeasuredUsage::default()), whole, "nothing is known");
         assert_eq!(charge(&measured), whole, "a report before the end is not final");
         let complete = MeasuredUsage { complete: true, ..measured.clone() };
-        assert_eq!(charge(&complete), Charge::for_call(&complete, BOUND, held, &tariffs));
+        assert_eq!(charge(&complete), Charge::for_call(&complete, BOUND, held, &pricing));
         assert_eq!(charge(&complete).settled_by, SettledBy::Usage);
         let reported = Some(Usage::from_tokens(1_000, 20));
         let beyond = charge(&MeasuredUsage { reported, ..measured.clone() });
@@ -242,10 +242,10 @@ mod tests {
     #[test]
     fn unreported_items_are_charged_as_counted() {
         let prices = PriceTable::default().with(Unit::WebSearches, 1_000).expect("in range");
-        let tariffs = alone(Tariff::flat(prices, "v".into()));
+        let pricing = alone(Tariff::flat(prices, "v".into()));
         let counted = UnitCounts::of(Unit::WebSearches, 3);
         let cost = |measured: &MeasuredUsage| {
-            Charge::for_call(measured, BOUND, Nano(9_000), &tariffs).cost
+            Charge::for_call(measured, BOUND, Nano(9_000), &pricing).cost
         };
         let measured = MeasuredUsage { unit_counts: counted, ..MeasuredUsage::default() };
         assert_eq!(cost(&measured), Nano(3_000));
@@ -271,7 +271,7 @@ mod tests {
             prices: PriceTable::default().with(Unit::OutputTokens, output).expect("in range"),
         };
         let rows = vec![row("default", 2_000_000), row("flex", 1_000_000)];
-        let tariffs = alone(Tariff::from_rows(rows, "v".into()).expect("whole"));
+        let pricing = alone(Tariff::from_rows(rows, "v".into()).expect("whole"));
         let cost = |name| {
             let service_tier = ServiceTier::new(name).expect("short");
             let reported = Some(Usage::from_tokens(0, 5));
@@ -281,7 +281,7 @@ mod tests {
                 complete: true,
                 ..MeasuredUsage::default()
             };
-            Charge::for_call(&measured, BOUND, Nano(100), &tariffs).cost
+            Charge::for_call(&measured, BOUND, Nano(100), &pricing).cost
         };
         assert_eq!((cost("flex"), cost("standard"), cost("")), (Nano(5), Nano(10), Nano(10)));
     }
@@ -294,7 +294,7 @@ mod tests {
             prices: PriceTable::default().with(Unit::OutputTokens, output).expect("in range"),
         };
         let rows = vec![row("", 2_000_000), row("flex", 1_000_000), row("priority", 4_000_000)];
-        let tariffs = alone(Tariff::from_rows(rows, "v".into()).expect("whole"));
+        let pricing = alone(Tariff::from_rows(rows, "v".into()).expect("whole"));
         let cost = |requested, reported, complete| {
             let tier = |name| ServiceTier::new(name).expect("short");
             let (requested_tier, service_tier) = (tier(requested), tier(reported));
@@ -305,7 +305,7 @@ mod tests {
                 requested_tier,
                 ..MeasuredUsage::default()
             };
-            Charge::for_call(&MeasuredUsage { complete, ..incomplete }, BOUND, Nano(100), &tariffs)
+            Charge::for_call(&MeasuredUsage { complete, ..incomplete }, BOUND, Nano(100), &pricing)
                 .cost
                 .0
         };
@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_drained_call_never_costs_less_than_one_read_to_its_end() {
-        let (tariffs, held) = (priced(1, 2), Nano(100 + 2 * 50));
+        let (pricing, held) = (priced(1, 2), Nano(100 + 2 * 50));
         let counts = [0, 1, 30, 50, 100, 1_000];
         let reports = counts.iter().flat_map(|input| counts.map(|output| (*input, output)));
         let reports: Vec<_> = reports
@@ -330,15 +330,15 @@ mod tests {
                     counted_output,
                     ..MeasuredUsage::default()
                 };
-                let stays = Charge::for_call(&measured, BOUND, held, &tariffs);
-                let leaves = Charge::for_disconnected(&measured, BOUND, held, &tariffs);
+                let stays = Charge::for_call(&measured, BOUND, held, &pricing);
+                let leaves = Charge::for_disconnected(&measured, BOUND, held, &pricing);
                 assert!(stays.cost <= leaves.cost && held <= leaves.cost, "{measured:?}");
                 assert!(stays.usage.tokens() <= leaves.usage.tokens(), "{measured:?}");
                 assert_eq!(stays.overage, leaves.overage, "{measured:?}");
                 let complete = MeasuredUsage { complete: true, ..measured };
                 assert_eq!(
-                    Charge::for_call(&complete, BOUND, held, &tariffs),
-                    Charge::for_disconnected(&complete, BOUND, held, &tariffs),
+                    Charge::for_call(&complete, BOUND, held, &pricing),
+                    Charge::for_disconnected(&complete, BOUND, held, &pricing),
                 );
             }
         }
@@ -355,14 +355,14 @@ mod tests {
 
     #[test]
     fn usage_equal_to_the_hold_is_no_overage() {
-        let tariffs = priced(0, 1);
+        let pricing = priced(0, 1);
         let measured = |input, output| MeasuredUsage {
             reported: Some(Usage::from_tokens(input, output)),
             complete: true,
             ..MeasuredUsage::default()
         };
         let overage =
-            |measured, held| Charge::for_call(&measured, BOUND, Nano(held), &tariffs).overage;
+            |measured, held| Charge::for_call(&measured, BOUND, Nano(held), &pricing).overage;
         assert!(!overage(measured(100, 50), 50));
         assert!(overage(measured(100, 50), 49), "money");
         assert!(overage(measured(101, 50), 50), "tokens");
@@ -370,14 +370,14 @@ mod tests {
 
     #[test]
     fn another_models_share_is_charged_at_its_prices_complete_or_not() {
-        let mut tariffs = priced(1, 2);
-        tariffs.add_model("dear".into(), Arc::clone(priced(10, 20).primary()));
+        let mut pricing = priced(1, 2);
+        pricing.add_model("dear".into(), Arc::clone(priced(10, 20).primary()));
         let share = ModelUsageShare { model: "dear".into(), usage: Usage::from_tokens(6, 3) };
         let reported = Some(Usage::from_tokens(10, 5));
         let incomplete =
             MeasuredUsage { reported, shares: vec![share], ..MeasuredUsage::default() };
         let cost =
-            |measured: &MeasuredUsage| Charge::for_call(measured, BOUND, Nano(200), &tariffs).cost;
+            |measured: &MeasuredUsage| Charge::for_call(measured, BOUND, Nano(200), &pricing).cost;
         assert_eq!(
             cost(&MeasuredUsage { complete: true, ..incomplete.clone() }),
             Nano(4 + 4 + 60 + 60)

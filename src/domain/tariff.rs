@@ -305,10 +305,10 @@ mod tests {
     fn items_are_held_at_the_highest_price() {
         let with = |nano| prices(1, 1).with(Unit::WebSearches, nano).expect("in range");
         let tariff = |nano| Arc::new(Tariff::flat(with(nano), "v".into()));
-        let costs = HoldPricing::new(vec![tariff(7), tariff(9)], ServiceTier::DEFAULT);
+        let pricing = HoldPricing::new(vec![tariff(7), tariff(9)], ServiceTier::DEFAULT);
         let counts = UnitCounts::of(Unit::WebSearches, 3);
-        assert_eq!(costs.max_cost_of_units(1, &counts), Nano(27));
-        assert_eq!(costs.max_cost_of_units(1, &UnitCounts::default()), Nano::ZERO);
+        assert_eq!(pricing.max_cost_of_units(1, &counts), Nano(27));
+        assert_eq!(pricing.max_cost_of_units(1, &UnitCounts::default()), Nano::ZERO);
         assert_eq!(tariff(7).first_unpriced(&counts), None);
         let images = counts.with(Unit::Images, 1);
         assert_eq!(tariff(7).first_unpriced(&images), Some(Unit::Images));

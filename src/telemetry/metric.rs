@@ -1,4 +1,4 @@
-//! Metric names and descriptions. A test compares them with docs/metrics.md.
+//! Metric names and descriptions. A test compares the names with docs/metrics.md.
 
 use metrics::Unit::{Bytes, Count, Seconds};
 use metrics::{describe_counter, describe_gauge, describe_histogram};
@@ -82,21 +82,21 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
 }
 
 fn describe() {
-    describe_counter!(CALLS, Count, "Calls that came to an end.");
+    describe_counter!(CALLS, Count, "Finished calls.");
     describe_counter!(REFUSALS, Count, "Calls refused by the gateway.");
     describe_counter!(UNAUTHENTICATED, Count, "Requests without a valid key.");
     describe_counter!(USAGE, Count, "Units charged.");
     describe_counter!(SPEND_NANO, Count, "Money charged, in nano-units of the currency.");
     describe_counter!(SETTLED, Count, "Calls charged, by the rule that charged them.");
     describe_counter!(OVERAGES, Count, "Calls that used more than their hold.");
-    describe_counter!(LATE_SETTLEMENTS, Count, "Calls settled though their hold was unknown.");
-    describe_counter!(UNPRICED, Count, "Calls that used what has no price.");
-    describe_gauge!(OPEN_HOLDS, Count, "Calls that hold money now.");
-    describe_gauge!(WAITING_CALLS, Count, "Calls that wait for what open calls hold.");
-    describe_gauge!(OPEN_HOLDS_NANO, Count, "Money that open calls hold, in nano-units.");
+    describe_counter!(LATE_SETTLEMENTS, Count, "Settlements whose hold was unknown.");
+    describe_counter!(UNPRICED, Count, "Calls that used a unit without a price.");
+    describe_gauge!(OPEN_HOLDS, Count, "Calls in flight that hold money.");
+    describe_gauge!(WAITING_CALLS, Count, "Calls that wait for held tokens or money.");
+    describe_gauge!(OPEN_HOLDS_NANO, Count, "Money held by calls in flight, in nano-units.");
     describe_histogram!(STAGE_SECONDS, Seconds, "Time spent in a stage of a call.");
-    describe_counter!(UPSTREAM_TRIES, Count, "Tries of an upstream.");
-    describe_gauge!(UPSTREAM_UP, Count, "Whether the last try of an upstream was answered.");
+    describe_counter!(UPSTREAM_TRIES, Count, "Attempts on an upstream.");
+    describe_gauge!(UPSTREAM_UP, Count, "Whether the last attempt got a response.");
     describe_gauge!(
         UPSTREAM_CIRCUIT,
         Count,
@@ -107,19 +107,19 @@ fn describe() {
         Count,
         "How often the circuit of an upstream opened."
     );
-    describe_counter!(UPSTREAM_CUT, Count, "Answers of an upstream that broke off.");
-    describe_counter!(UPSTREAM_SKIPPED, Count, "How often an upstream was passed over.");
-    describe_histogram!(UPSTREAM_FIRST_BYTE_SECONDS, Seconds, "Time to the head of an answer.");
-    describe_gauge!(CONNECTIONS, Count, "Client connections open now.");
-    describe_gauge!(JOURNAL_WRITABLE, Count, "Whether calls can be written to the journal.");
-    describe_gauge!(JOURNAL_BACKLOG_BYTES, Bytes, "Journal bytes that are not projected yet.");
-    describe_gauge!(PROJECTOR_LAG_SECONDS, Seconds, "Age of the oldest call projected last.");
-    describe_counter!(PROJECTED_ENTRIES, Count, "Journal entries that were projected.");
+    describe_counter!(UPSTREAM_CUT, Count, "Responses of an upstream that were cut off.");
+    describe_counter!(UPSTREAM_SKIPPED, Count, "How often an upstream was skipped.");
+    describe_histogram!(UPSTREAM_FIRST_BYTE_SECONDS, Seconds, "Time to the head of a response.");
+    describe_gauge!(CONNECTIONS, Count, "Open client connections.");
+    describe_gauge!(JOURNAL_WRITABLE, Count, "Whether the journal is writable.");
+    describe_gauge!(JOURNAL_BACKLOG_BYTES, Bytes, "Journal bytes not projected yet.");
+    describe_gauge!(PROJECTOR_LAG_SECONDS, Seconds, "Age of the oldest call in the last batch.");
+    describe_counter!(PROJECTED_ENTRIES, Count, "Journal entries projected.");
     describe_counter!(CALL_LOG_DROPPED, Count, "Calls whose log line was dropped.");
-    describe_counter!(LEDGER_VIOLATIONS, Count, "Rows of the books that are wrong.");
-    describe_counter!(LEDGER_RECORDS, Count, "Wallet records that were checked.");
+    describe_counter!(LEDGER_VIOLATIONS, Count, "Ledger rows found to be wrong.");
+    describe_counter!(LEDGER_RECORDS, Count, "Wallet records verified.");
     describe_gauge!(LEDGER_CHECK_AGE_SECONDS, Seconds, "Time since the last complete check.");
-    describe_gauge!(BUILD, Count, "The version that runs.");
+    describe_gauge!(BUILD, Count, "The running version.");
     metrics::gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     // Metrics without labels start at 0, so that an absence of errors is visible.
     for name in [
