@@ -1,4 +1,4 @@
-//! The `meteor` binary: what the command line says, and the exit code.
+//! The `meteor` binary: the command line and the exit codes.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,34 +27,35 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Try it: a fake provider, a funded organization and a key, in one process.
+    /// Run a demo: a fake provider, a funded organization and an API key, in one process.
     Demo(DemoOptions),
-    /// Serve; without a file, everything is at its default.
+    /// Run the gateway; without a configuration file, with default settings.
     Serve {
-        /// The configuration.
+        /// Configuration file.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Tell every fault of a configuration at once.
+    /// Check a configuration file and report all errors.
     Check {
-        /// The configuration.
+        /// Configuration file.
         file: PathBuf,
     },
-    /// List what the data plane serves: method, path, dialect, and what a call uses up.
+    /// List the endpoints of the data plane: method, path, dialect, and what a call consumes.
     Routes,
-    /// Prove the books of a gateway that runs, or that does not: 0 is sound, 1 is not, 2 unknown.
+    /// Verify the ledger, whether or not the gateway is running. Exit codes: 0 no violations, 1
+    /// violations, 2 not verified.
     VerifyLedger(VerifyOptions),
-    /// Ask a gateway on this machine whether it is ready; for containers and scripts.
+    /// Check whether a gateway on this host is ready; for containers and scripts.
     Health {
-        /// Its admin listener.
+        /// Address of the admin listener.
         #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
         admin: SocketAddr,
     },
 }
 
 fn main() -> ExitCode {
-    // An open stream owns buffers of which it uses little: huge pages would make it cost them whole.
-    // A system that has none refuses this, and nothing is lost.
+    // Huge pages would multiply the memory of open streams, which use small parts of their buffers.
+    // A failure is harmless: the system then has no huge pages.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let command = Cli::parse().command;
     let failure = match command {
@@ -67,7 +68,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// The exit code where the books could not be looked at.
+/// Exit code if the ledger could not be verified.
 const EXIT_UNKNOWN: u8 = 2;
 
 fn run(command: Command) -> Result<ExitCode> {
@@ -86,7 +87,7 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Check { file } => {
             check::load(Some(&file)).map_err(|report| anyhow::anyhow!("{report}"))?;
-            println!("{}: no faults", file.display());
+            println!("{}: no errors", file.display());
         }
         Command::VerifyLedger(options) => {
             if !block_on(verify_ledger(options))? {
@@ -99,13 +100,13 @@ fn run(command: Command) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The runtime of everything but the data plane, which has threads of its own.
+/// Runs `work` on the runtime of the admin side. The data plane has its own threads.
 fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("admin")
         .enable_all()
         .build()
-        .context("the admin side's threads")?;
+        .context("cannot start the admin threads")?;
     runtime.block_on(work)
 }

@@ -1,5 +1,5 @@
-//! The watch over the books of a running gateway: the ledger by its own rules, and what is in
-//! memory beside it. It repairs nothing: it tells.
+//! The consistency monitor: compares the live state of a running gateway with the database, and
+//! verifies new ledger records. It reports violations and repairs nothing.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -16,38 +16,38 @@ use crate::ledger::violation::Violation;
 use crate::organization::services::Services;
 use crate::store::database::DatabaseError;
 
-/// How long after a round the next one begins.
+/// The pause between two checks.
 const CHECK_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Looks at everything, round after round.
+/// Checks the live state and the ledger repeatedly.
 pub struct ConsistencyMonitor {
     platform: Arc<Services>,
     journal: Arc<Journal>,
-    /// What did not agree in the round before.
+    /// The differences found by the previous check.
     previous_differences: BTreeMap<OrganizationId, Difference>,
     reported: HashSet<(&'static str, OrganizationId)>,
 }
 
-/// A wallet that is not the same in memory and in the database, though nothing is on its way.
+/// A wallet whose balance differs between live state and database, although the journal is
+/// completely projected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Difference {
     live: Nano,
     stored: Nano,
-    /// Where the journal's chains ended then.
+    /// Where the journal's chains ended at that time.
     ends: Vec<u64>,
 }
 
 impl ConsistencyMonitor {
-    /// A watch over that gateway.
     pub fn new(platform: Arc<Services>, journal: Arc<Journal>) -> Self {
         Self { platform, journal, previous_differences: BTreeMap::new(), reported: HashSet::new() }
     }
 
-    /// Goes on until it is aborted.
+    /// Runs until the task is aborted.
     pub async fn run(mut self) {
         loop {
             if let Err(fault) = self.check().await {
-                tracing::warn!(%fault, "the books could not be looked at; it is tried again");
+                tracing::warn!(%fault, "consistency check failed; retrying");
             }
             tokio::time::sleep(CHECK_INTERVAL).await;
         }
@@ -59,54 +59,55 @@ impl ConsistencyMonitor {
         self.platform.chain_auditor.check_all(self.platform.database.reader()).await
     }
 
-    /// What a wallet holds is the sum of what its open calls hold, at every moment.
+    /// Checks that the held amount of each wallet is the sum of its open holds.
     fn compare_holds(&mut self) {
-        for book in self.platform.directory.live_state().all_organizations() {
-            let (held, sum) = book.held_amounts();
+        for organization in self.platform.directory.live_state().all_organizations() {
+            let (held, sum) = organization.held_amounts();
             if held != sum {
                 let expected = format!("{sum}, the sum of its open holds");
-                self.report_new("held", book.id, format!("{held} held"), expected);
+                self.report_new("held", organization.id, format!("{held} held"), expected);
             }
         }
     }
 
-    /// A wallet in memory has the balance that the database has, once all of the journal is there.
+    /// Checks that live wallets have the balance in the database, once the journal is completely
+    /// projected.
     ///
-    /// A call is settled in memory a moment before its entry is appended: what differs is told
-    /// only if it did so in the round before, with the same journal.
+    /// A call is settled in memory shortly before its entry is appended. A difference is therefore
+    /// reported only if the previous check found the same one at the same journal position.
     async fn compare_balances(&mut self) -> Result<(), DatabaseError> {
-        let before = std::mem::take(&mut self.previous_differences);
-        // No recharge is between its commit and its book.
+        let previous = std::mem::take(&mut self.previous_differences);
+        // While this lock is held, no recharge is between its commit and its effect on the live
+        // state.
         let platform = Arc::clone(&self.platform);
-        let _landing = platform.commit_order.lock().await;
+        let _commit_order = platform.commit_order.lock().await;
         let Some(ends) = self.projected_ends() else { return Ok(()) };
         let query = "SELECT organization_id, balance_nano FROM wallets";
         let mut differences = BTreeMap::new();
         for row in sqlx::query(query).fetch_all(platform.database.reader()).await? {
             let organization = OrganizationId(row.try_get::<Uuid, _>(0)?.as_u128());
             let stored = Nano(row.try_get(1)?);
-            let book = platform.directory.live_state().organization(organization);
-            let Some(book) = book.map(|book| book.lock().wallet.balance()) else { continue };
-            if book != stored {
-                differences
-                    .insert(organization, Difference { live: book, stored, ends: ends.clone() });
+            let live = platform.directory.live_state().organization(organization);
+            let Some(live) = live.map(|state| state.lock().wallet.balance()) else { continue };
+            if live != stored {
+                differences.insert(organization, Difference { live, stored, ends: ends.clone() });
             }
         }
         if self.projected_ends() != Some(ends) {
             return Ok(());
         }
         for (organization, difference) in &differences {
-            if before.get(organization) == Some(difference) {
-                let Difference { live: book, stored, .. } = difference;
+            if previous.get(organization) == Some(difference) {
+                let Difference { live, stored, .. } = difference;
                 let expected = format!("{stored}, as in the database");
-                self.report_new("balance", *organization, format!("balance {book}"), expected);
+                self.report_new("balance", *organization, format!("balance {live}"), expected);
             }
         }
         self.previous_differences = differences;
         Ok(())
     }
 
-    /// Where the journal's chains end, if all of it is in the database.
+    /// Returns where the journal's chains end, if everything is projected.
     fn projected_ends(&self) -> Option<Vec<u64>> {
         let end = |chain: &ChainState| {
             let end = chain.appended();
@@ -124,7 +125,7 @@ impl ConsistencyMonitor {
     ) {
         if self.reported.insert((row, organization)) {
             let (organization, row) = (Some(organization), row.to_owned());
-            report(&Violation { table: "books", organization, row, found, expected });
+            report(&Violation { table: "live_state", organization, row, found, expected });
         }
     }
 }

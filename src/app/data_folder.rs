@@ -1,34 +1,32 @@
-//! The data folder: where a node keeps everything, and the lock that keeps a second one out.
+//! The data folder of a node, and the lock that excludes a second process.
 
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-/// A data folder that this process owns until it ends.
+/// A data folder, locked until this value is dropped.
 #[derive(Debug)]
 pub struct DataFolder {
     path: PathBuf,
     _lock: File,
 }
 
-/// Why a folder cannot be used.
+/// Why a data folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataFolderError {
-    /// It cannot be made, read or written.
     #[error(
-        "the data folder {0} cannot be used: {1}; make it writable and make room there, or name \
-         another"
+        "cannot use the data folder {0}: {1}; check permissions and free disk space, or choose \
+         another folder"
     )]
     Io(PathBuf, io::Error),
-    /// Another process has it.
-    #[error("the data folder {0} is in use by another gateway; stop that one or name another")]
+    #[error("the data folder {0} is in use by another gateway; stop it or choose another folder")]
     InUse(PathBuf),
 }
 
 impl DataFolder {
-    /// Makes the folder if it is not there, and locks it. What is seen in it from now on is there
-    /// after a loss of power, too: a segment that was removed does not come back.
+    /// Creates the folder if it is missing, and locks it. Syncs the directories, so that a removed
+    /// segment does not reappear after a power loss.
     pub fn open(path: &Path) -> Result<Self, DataFolderError> {
         let fault = |fault| DataFolderError::Io(path.to_owned(), fault);
         let mut builder = DirBuilder::new();
@@ -47,12 +45,11 @@ impl DataFolder {
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
-    /// The folder itself.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The journal's segments.
+    /// Returns the folder of the journal's segments.
     pub fn journal(&self) -> PathBuf {
         self.path.join("journal")
     }

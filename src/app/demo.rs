@@ -1,4 +1,4 @@
-//! `meteor demo`: a node, a fake provider and an organization to call it with, in one process.
+//! `meteor demo`: runs a node, a fake provider and a seeded organization in one process.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -14,27 +14,28 @@ use crate::demo::seed::SeededDemo;
 use crate::demo::{catalog, provider, seed};
 use crate::tasks;
 
-/// What the command line says.
+/// Command line options of `meteor demo`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DemoOptions {
     /// Print one line of JSON with addresses and secrets, then serve.
     #[arg(long)]
     pub json: bool,
-    /// Keep everything in this folder, and go on from it at the next start [default: temporary].
+    /// Store all data in this folder and continue from it at the next start [default: a temporary
+    /// folder].
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Where callers reach the proxy [default: a free port].
+    /// Port of the proxy [default: a free port].
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     pub proxy_port: u16,
-    /// Where the admin API is reached [default: a free port].
+    /// Port of the admin API [default: a free port].
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     pub admin_port: u16,
-    /// Send all calls there instead of to the built-in provider.
+    /// Send all calls to this URL instead of the built-in provider.
     #[arg(long, value_name = "URL")]
     pub upstream: Option<String>,
 }
 
-/// What `--json` prints.
+/// The output of `--json`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct DemoInfo<'a> {
@@ -45,11 +46,11 @@ struct DemoInfo<'a> {
     data_dir: String,
 }
 
-/// Runs the demo until it is stopped.
+/// Runs the demo until a signal stops it.
 pub async fn demo(options: DemoOptions) -> Result<()> {
     let temporary = match options.data {
         Some(_) => None,
-        None => Some(seed::TemporaryFolder::new().context("a temporary folder")?),
+        None => Some(seed::TemporaryFolder::new().context("cannot create a temporary folder")?),
     };
     let data = match (&options.data, &temporary) {
         (Some(data), _) => data.clone(),
@@ -61,8 +62,8 @@ pub async fn demo(options: DemoOptions) -> Result<()> {
         None => DemoUpstream::BuiltIn(start_provider().await?),
     };
     let (proxy_port, admin_port) = (options.proxy_port, options.admin_port);
-    let stage = DemoConfig { data: data.clone(), proxy_port, admin_port, provider };
-    let settings = catalog::settings(stage, &Environment::from_process())
+    let setup = DemoConfig { data: data.clone(), proxy_port, admin_port, provider };
+    let settings = catalog::settings(setup, &Environment::from_process())
         .map_err(|report| anyhow::anyhow!("{report}"))?;
     let running = run::start(settings, None).await?;
     let seeded = seed::seed(&running.platform, &data).await?;
@@ -98,29 +99,29 @@ fn print_welcome(printed: &DemoInfo<'_>) {
   data     {data_dir}
   API key  {api_key}
 
-A first call, in the dialect of OpenAI:
+A first call, with the OpenAI API:
 
   curl {proxy_url}/v1/chat/completions \
     -H 'Authorization: Bearer {api_key}' -H 'Content-Type: application/json' \
     -d '{{"model":"gpt-4o-mini","messages":[{{"role":"user","content":"Hello"}}]}}'
 
-Of Anthropic:
+With the Anthropic API:
 
   curl {proxy_url}/v1/messages -H 'x-api-key: {api_key}' \
     -H 'anthropic-version: 2023-06-01' -H 'Content-Type: application/json' \
     -d '{{"model":"claude-haiku-4-5","max_tokens":200,"messages":[{{"role":"user","content":"Hello"}}]}}'
 
-Of Gemini:
+With the Gemini API:
 
   curl {proxy_url}/v1beta/models/gemini-2.5-flash:generateContent \
     -H 'x-goog-api-key: {api_key}' -H 'Content-Type: application/json' \
     -d '{{"contents":[{{"parts":[{{"text":"Hello"}}]}}]}}'
 
-What they cost, and what is left:
+The cost of each call and the balance:
 
   curl {admin_url}/api/organization/wallet/records -H 'Authorization: Bearer {admin_token}'
 
-Begin a message with /slow 200ms, /tokens 50, /error 500 or /cut to see other answers.
-Ctrl-C stops it."#
+Start a message with /slow 200ms, /tokens 50, /error 500 or /cut for other responses.
+Press Ctrl-C to stop."#
     );
 }

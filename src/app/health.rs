@@ -1,4 +1,4 @@
-//! Whether the process lives, whether it is ready, and what it measures.
+//! Health checks and metrics: `/livez`, `/healthz`, `/readyz`, `/metrics`, and `meteor health`.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -21,43 +21,37 @@ use crate::organization::services::Services;
 use crate::proxy::server::worker::SharedState;
 use crate::telemetry::metric;
 
-/// How long the answer to [`ask`] may take.
+/// How long [`probe`] waits for the connection and for each read.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Asks a gateway's admin listener whether it is ready, and prints what it says.
+/// Requests `/readyz` from a gateway's admin listener and prints the response. Fails if the gateway
+/// is not ready.
 pub fn probe(admin: SocketAddr) -> Result<()> {
     let mut stream = TcpStream::connect_timeout(&admin, PROBE_TIMEOUT)
-        .with_context(|| format!("nobody answers at {admin}"))?;
+        .with_context(|| format!("cannot connect to {admin}"))?;
     stream.set_read_timeout(Some(PROBE_TIMEOUT))?;
     stream.write_all(format!("GET /readyz HTTP/1.0\r\nhost: {admin}\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).context("the answer broke off")?;
+    stream.read_to_string(&mut answer).context("incomplete response")?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     print!("{body}");
     ensure!(head.split(' ').nth(1) == Some("200"), "{admin} is not ready");
     Ok(())
 }
 
-/// What health is read from.
+/// What the health routes read.
 #[derive(Clone)]
 pub struct Health {
-    /// What the use cases work on.
     pub platform: Arc<Services>,
-    /// The data plane.
     pub shared: Arc<SharedState>,
-    /// The books.
     pub directory: Arc<Directory>,
-    /// The journal.
     pub journal: Arc<Journal>,
-    /// How far the projector is.
     pub read_barrier: Arc<ReadBarrier>,
-    /// Whether the node has started.
     pub started: Arc<AtomicBool>,
-    /// Renders the metrics.
     pub metrics: PrometheusHandle,
 }
 
-/// `/livez`, `/healthz`, `/readyz` and `/metrics`.
+/// Returns the router of `/livez`, `/healthz`, `/readyz` and `/metrics`.
 pub fn routes(health: Health) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
@@ -85,7 +79,8 @@ async fn ready(State(health): State<Health>) -> (StatusCode, String) {
 
 #[expect(clippy::cast_precision_loss, reason = "Prometheus counts in floats")]
 async fn metrics(State(health): State<Health>) -> String {
-    // Calls are counted when they are projected: whoever saw an answer sees it counted.
+    // Calls are counted when they are projected. Waiting makes a call that has been answered appear
+    // in the metrics.
     health.read_barrier.wait_caught_up().await;
     let (open, held) = health.directory.live_state().open_holds();
     gauge!(metric::OPEN_HOLDS).set(open as f64);

@@ -1,10 +1,10 @@
-//! The log of the process: on standard error, as JSON or as text.
+//! Initializes the process log: standard error, as JSON or as text.
 
 use tracing_subscriber::EnvFilter;
 
 use crate::settings::log::{LogFormat, LogSettings};
 
-/// Begins the log. `RUST_LOG` wins over the settings, module by module.
+/// Initializes the log. `RUST_LOG` overrides the settings per module.
 pub fn init(settings: &LogSettings) {
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(settings.level.name()));
@@ -14,6 +14,6 @@ pub fn init(settings: &LogSettings) {
         LogFormat::Text => builder.try_init(),
     };
     if let Err(fault) = begun {
-        eprintln!("the log was begun already: {fault}");
+        eprintln!("the log is already initialized: {fault}");
     }
 }

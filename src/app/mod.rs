@@ -1,4 +1,4 @@
-//! Wiring: sees every part, is seen by none.
+//! The composition root: connects all parts. No other module depends on it.
 
 pub mod log;
 pub mod data_folder;

@@ -1,4 +1,5 @@
-//! A node: started in the order that makes its promises true, stopped in the reverse.
+//! A node: the data plane with its database, journal, workers and projector. It stops in the
+//! reverse order of its start.
 
 use std::io;
 use std::net::SocketAddr;
@@ -40,40 +41,30 @@ use crate::telemetry::call_log::CallLog;
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The data folder.
     #[error(transparent)]
     Folder(#[from] DataFolderError),
-    /// The database.
-    #[error("the database {0} cannot be used: {1}; make its folder writable and make room there")]
+    #[error("cannot use the database {0}: {1}; check permissions and free disk space")]
     Database(PathBuf, DatabaseError),
-    /// What the last run left.
-    #[error("the last run in {0} cannot be recovered: {1}")]
+    #[error("cannot recover the last run in {0}: {1}")]
     Recovery(PathBuf, RecoveryError),
-    /// The journal of the run that begins.
-    #[error("the journal in {0} cannot be begun: {1}; make it writable and make room there")]
+    #[error("cannot create the journal in {0}: {1}; check permissions and free disk space")]
     Journal(PathBuf, io::Error),
-    /// A socket or a thread.
+    /// A socket or a thread could not be created.
     #[error("{0}: {1}")]
     Io(&'static str, io::Error),
-    /// The set-up of TLS.
     #[error("tls: {0}")]
     Tls(#[from] rustls::Error),
 }
 
-/// How long a stop waits for the database to close: one that fails may never do so.
+/// How long a shutdown waits for the database to close. A failing database may never close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A node that takes calls.
+/// A running node.
 pub struct Node {
-    /// Where callers reach it.
     pub proxy_address: SocketAddr,
-    /// Its database.
     pub database: Database,
-    /// Its directory and books.
     pub directory: Arc<Directory>,
-    /// How its admin side reads freshly.
     pub read_barrier: Arc<ReadBarrier>,
-    /// Its own id.
     pub id: NodeId,
     shared: Arc<SharedState>,
     journal: Arc<Journal>,
@@ -88,7 +79,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Recovers the last run, opens the books, and only then takes calls.
+    /// Recovers the last run, loads the live state, and then accepts calls.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let io = |what| move |fault| StartError::Io(what, fault);
         let folder = DataFolder::open(&settings.data)?;
@@ -109,7 +100,7 @@ impl Node {
             .map_err(|fault| StartError::Journal(folder.journal(), fault))?;
 
         let call_log = if settings.log.calls {
-            CallLog::stdout().map_err(io("the call log's thread"))?
+            CallLog::stdout().map_err(io("call log thread"))?
         } else {
             CallLog::default()
         };
@@ -122,8 +113,7 @@ impl Node {
             call_log,
         );
         let (stop_projector, stopped) = watch::channel(false);
-        let projector =
-            start_projector(projector, stopped).map_err(io("the projector's thread"))?;
+        let projector = start_projector(projector, stopped).map_err(io("projector thread"))?;
 
         let shared = Arc::new(SharedState {
             directory: Arc::clone(&directory),
@@ -163,7 +153,7 @@ impl Node {
         })
     }
 
-    /// The routes that tell of its health.
+    /// Returns the health and metrics routes.
     pub fn health(&self, metrics: PrometheusHandle, platform: Arc<Services>) -> Router {
         health::routes(Health {
             platform,
@@ -176,18 +166,18 @@ impl Node {
         })
     }
 
-    /// Its catalog, and how it is read again from `file`.
+    /// Returns the catalog as a reloadable source. `file` is read again at a reload.
     pub fn reload(&self, file: Option<PathBuf>) -> Arc<dyn CatalogSource> {
         let loaded = Arc::new(ArcSwap::from_pointee(self.settings.clone()));
         Arc::new(FileCatalog { file, loaded, shared: Arc::clone(&self.shared) })
     }
 
-    /// The watch over its books.
+    /// Returns the monitor that compares live state, journal and database.
     pub fn consistency_monitor(&self, platform: Arc<Services>) -> ConsistencyMonitor {
         ConsistencyMonitor::new(platform, Arc::clone(&self.journal))
     }
 
-    /// Takes no more calls, lets open ones finish, and brings all of them into the database.
+    /// Stops accepting calls, waits for open calls, and commits all of them to the database.
     pub async fn stop(self) {
         self.shared.draining.store(true, Ordering::Release);
         tokio::time::sleep(self.settings.drain_delay).await;
@@ -195,12 +185,13 @@ impl Node {
         let workers = self.workers;
         let mut joined = tokio::task::spawn_blocking(move || {
             for worker in workers {
-                // A worker that panicked has told so; its calls are recovered at the next start.
+                // A panic was logged already; recovery settles the worker's calls at the next
+                // start.
                 let _ = worker.join();
             }
         });
         if tokio::time::timeout(self.settings.drain_timeout, &mut joined).await.is_err() {
-            tracing::warn!("calls that are still open are ended now");
+            tracing::warn!("drain timed out; ending open calls");
             self.abort.send_replace(true);
             let _ = joined.await;
         }
@@ -208,14 +199,14 @@ impl Node {
         let projector = self.projector;
         let _ = tokio::task::spawn_blocking(move || projector.join()).await;
         if tokio::time::timeout(CLOSE_TIMEOUT, self.database.close()).await.is_err() {
-            tracing::error!("the database does not close; the next start goes on from what it has");
+            tracing::error!("database close timed out; the next start recovers from the journal");
         }
         tracing::info!("stopped");
     }
 }
 
-/// The settings under the prices of the admin API. What records will name is kept, before the first
-/// call.
+/// Returns the settings with the price overrides of the admin API applied. Stores every price
+/// version before the first call, because records refer to it.
 async fn apply_stored_overrides(
     database: &Database,
     settings: &Settings,
@@ -230,7 +221,7 @@ async fn apply_stored_overrides(
     Ok(priced)
 }
 
-/// A journal with a chain for each worker, and the thread that keeps it.
+/// Opens a journal with one chain per worker, and starts its maintenance thread.
 fn start_journal(settings: &Settings, folder: &DataFolder, run: u32) -> io::Result<Arc<Journal>> {
     let journal_settings = JournalSettings {
         folder: folder.journal(),
@@ -244,8 +235,8 @@ fn start_journal(settings: &Settings, folder: &DataFolder, run: u32) -> io::Resu
     Ok(journal)
 }
 
-/// Starts a worker for each set-up. The first socket chooses a free port, if asked to; the others
-/// share it.
+/// Starts one worker per setup. If the port is 0, the first socket selects a free port and the
+/// others share it.
 fn start_workers(
     mut address: SocketAddr,
     setups: Vec<WorkerSetup>,
@@ -253,9 +244,9 @@ fn start_workers(
     let io = |what| move |fault| StartError::Io(what, fault);
     let mut workers = Vec::new();
     for setup in setups {
-        let socket = listener::bind(address).map_err(io("the proxy's address"))?;
-        address = socket.local_addr().map_err(io("the proxy's address"))?;
-        workers.push(start_worker(setup, socket).map_err(io("a worker's thread"))?);
+        let socket = listener::bind(address).map_err(io("proxy address"))?;
+        address = socket.local_addr().map_err(io("proxy address"))?;
+        workers.push(start_worker(setup, socket).map_err(io("worker thread"))?);
     }
     Ok((address, workers))
 }

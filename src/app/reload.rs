@@ -1,4 +1,4 @@
-//! Reload: models, prices and upstreams are read again while calls go on.
+//! Reload: replaces models, prices and upstreams while calls continue.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,17 +22,17 @@ use crate::proxy::upstream::provider_endpoint::Upstream;
 use crate::settings::upstream::UpstreamSettings;
 use crate::store::price_lists::version;
 
-/// The catalog of a configuration. An upstream that stays as it was keeps its connections.
+/// Builds the catalog of a configuration. An unchanged upstream keeps its connections.
 pub fn catalog(settings: &Settings, before: &Catalog) -> Catalog {
     let upstream = |settings: &UpstreamSettings| {
-        let same = before.upstreams().iter().find(|known| known.settings == *settings);
+        let same = before.upstreams().iter().find(|upstream| upstream.settings == *settings);
         same.map_or_else(|| Arc::new(Upstream::new(settings.clone())), Arc::clone)
     };
     let upstreams = settings.upstreams.iter().map(upstream).collect();
     Catalog::new(settings.models.iter().cloned(), settings.fallback.clone(), upstreams)
 }
 
-/// All prices of a configuration.
+/// Returns all tariffs of a configuration, sorted by version, without duplicates.
 pub fn tariffs(settings: &Settings) -> Vec<Arc<Tariff>> {
     let models = settings.models.iter().chain(&settings.fallback);
     let targets = models.flat_map(|model| &model.targets);
@@ -43,51 +43,52 @@ pub fn tariffs(settings: &Settings) -> Vec<Arc<Tariff>> {
     tariffs
 }
 
-/// A configuration under the prices that the admin API has laid over its own.
-pub fn apply_overrides(settings: &Settings, laid: &[PriceOverride]) -> Settings {
-    let mut under = settings.clone();
-    let mut laid = laid.to_vec();
+/// Returns the settings with the price overrides of the admin API applied.
+pub fn apply_overrides(settings: &Settings, overrides: &[PriceOverride]) -> Settings {
+    let mut effective = settings.clone();
+    let mut overrides = overrides.to_vec();
     if let Some(ceiling) = &settings.ceiling {
-        for row in laid.iter_mut().flat_map(|price| &mut price.rows) {
+        for row in overrides.iter_mut().flat_map(|price| &mut price.rows) {
             row.prices = fill_from_ceiling(&row.prices, ceiling);
         }
     }
-    for model in under.models.iter_mut().chain(&mut under.fallback) {
+    for model in effective.models.iter_mut().chain(&mut effective.fallback) {
         for target in &mut model.targets {
-            let place = &settings.upstreams[target.upstream].name;
-            let here: Vec<_> =
-                laid.iter().filter(|price| price.applies_to(&model.name, place)).collect();
+            let upstream = &settings.upstreams[target.upstream].name;
+            let applicable: Vec<_> =
+                overrides.iter().filter(|price| price.applies_to(&model.name, upstream)).collect();
             target.schedule =
-                price_override::apply(&target.schedule, &here, |rows| version("api", rows));
+                price_override::apply(&target.schedule, &applicable, |rows| version("api", rows));
         }
     }
-    under
+    effective
 }
 
-/// A file whose catalog can be put in force, at once and whole. A call goes on by the catalog that
-/// it was admitted under. All else that the file says takes effect at the next start.
+/// Builds the catalog from a configuration file and swaps it atomically. A call continues with the
+/// catalog that it was admitted under. All other settings take effect at the next start.
 #[derive(Debug)]
 pub struct FileCatalog {
-    /// Where it is, if it can be read again.
+    /// The configuration file, if the gateway was started with one.
     pub file: Option<PathBuf>,
-    /// What it said when it was last read without faults.
+    /// The settings of the last successful load.
     pub loaded: Arc<ArcSwap<Settings>>,
-    /// Where the catalog is in force.
+    /// The live catalog.
     pub shared: Arc<SharedState>,
 }
 
 impl FileCatalog {
-    fn prepare(&self, settings: Arc<Settings>, laid: &[PriceOverride]) -> StagedCatalog {
-        let under = apply_overrides(&settings, laid);
-        let tariffs = tariffs(&under);
-        let reloaded = Reloaded { models: under.models.len(), upstreams: under.upstreams.len() };
-        let (shared, said) = (Arc::clone(&self.shared), Arc::clone(&self.loaded));
-        let enforce = move || {
-            let next = catalog(&under, &shared.catalog.load());
+    fn prepare(&self, settings: Arc<Settings>, overrides: &[PriceOverride]) -> StagedCatalog {
+        let effective = apply_overrides(&settings, overrides);
+        let tariffs = tariffs(&effective);
+        let reloaded =
+            Reloaded { models: effective.models.len(), upstreams: effective.upstreams.len() };
+        let (shared, loaded) = (Arc::clone(&self.shared), Arc::clone(&self.loaded));
+        let activate = move || {
+            let next = catalog(&effective, &shared.catalog.load());
             shared.catalog.store(Arc::new(next));
-            said.store(settings);
+            loaded.store(settings);
         };
-        StagedCatalog { reloaded, tariffs, activate: CommitHook(Box::new(enforce)) }
+        StagedCatalog { reloaded, tariffs, activate: CommitHook(Box::new(activate)) }
     }
 }
 
@@ -107,25 +108,27 @@ impl CatalogSource for FileCatalog {
         catalog.upstreams().iter().map(|upstream| upstream_state(upstream)).collect()
     }
 
-    fn stage_file(&self, laid: &[PriceOverride]) -> Result<StagedCatalog, String> {
+    fn stage_file(&self, overrides: &[PriceOverride]) -> Result<StagedCatalog, String> {
         let file = self.file.as_deref();
-        let file = file.ok_or("there is no file to read again; start with --config")?.to_owned();
+        let file = file
+            .ok_or("no configuration file to reload; start the gateway with --config")?
+            .to_owned();
         let settings = check::load(Some(&file)).map_err(|report| report.to_string())?;
         if settings.currency != self.loaded.load().currency {
-            // Prices in one currency must not be taken from wallets in another.
-            return Err("another currency takes effect at a start only; restart".to_owned());
+            // Prices in one currency must not be charged to wallets in another.
+            return Err("the currency cannot change at a reload; restart the gateway".to_owned());
         }
-        let prepared = self.prepare(Arc::new(settings), laid);
-        let (reloaded, CommitHook(enforce)) = (prepared.reloaded, prepared.activate);
-        let enforce = move || {
-            enforce();
-            tracing::info!(?reloaded, file = %file.display(), "the catalog was read again");
+        let staged = self.prepare(Arc::new(settings), overrides);
+        let (reloaded, CommitHook(activate)) = (staged.reloaded, staged.activate);
+        let activate = move || {
+            activate();
+            tracing::info!(?reloaded, file = %file.display(), "catalog reloaded");
         };
-        Ok(StagedCatalog { activate: CommitHook(Box::new(enforce)), ..prepared })
+        Ok(StagedCatalog { activate: CommitHook(Box::new(activate)), ..staged })
     }
 
-    fn with_overrides(&self, laid: &[PriceOverride]) -> StagedCatalog {
-        self.prepare(self.loaded.load_full(), laid)
+    fn with_overrides(&self, overrides: &[PriceOverride]) -> StagedCatalog {
+        self.prepare(self.loaded.load_full(), overrides)
     }
 }
 

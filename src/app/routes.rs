@@ -1,9 +1,9 @@
-//! Routes: what the data plane serves, as a text. Whatever is not in it is 404.
+//! `meteor routes`: lists the endpoints of the data plane. All other paths return 404.
 
 use crate::dialect::endpoint::{Endpoint, MODEL_PATH_PREFIXES, Metering, PathPattern};
 
-/// A line for each method and path: `POST /v1/embeddings openai tokens`. The last word is what a
-/// call uses up: `tokens` (with a request and money), a `request`, or `nothing`.
+/// Returns a line per method and path, such as `POST /v1/embeddings openai tokens`. The last word
+/// is what a call consumes: `tokens` (as well as a request and money), `request`, or `nothing`.
 pub fn lines() -> Vec<String> {
     Endpoint::ALL.into_iter().flat_map(lines_of).collect()
 }
@@ -30,10 +30,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_line_leads_to_the_endpoint_that_it_tells_of() {
-        let told: Vec<String> = lines();
-        assert!(told.contains(&"POST /v1/models/{model}:countTokens gemini request".to_owned()));
-        for line in &told {
+    fn each_line_names_the_endpoint_that_serves_its_path() {
+        let all_lines: Vec<String> = lines();
+        assert!(
+            all_lines.contains(&"POST /v1/models/{model}:countTokens gemini request".to_owned())
+        );
+        for line in &all_lines {
             let [method, path, dialect, _] = line.split(' ').collect::<Vec<_>>()[..] else {
                 panic!("{line}: four words");
             };

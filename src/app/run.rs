@@ -1,4 +1,4 @@
-//! Running: a node and its admin listener, from the start to the signal that ends them.
+//! Runs a node and its admin listener, from the start until a signal stops them.
 
 use std::future::pending;
 use std::net::SocketAddr;
@@ -22,26 +22,23 @@ use crate::organization::services::{DeploymentSettings, Services};
 use crate::tasks;
 use crate::telemetry::metric;
 
-/// A node with its admin side, taking calls.
+/// A running node with its admin listener.
 pub struct Running {
-    /// Where the admin API is reached.
     pub admin_address: SocketAddr,
-    /// What the use cases work on.
     pub platform: Arc<Services>,
-    /// The node.
     pub node: Node,
-    /// Whether there is a file that a reload reads again.
+    /// Whether there is a configuration file to reload.
     has_file: bool,
     stop_admin: oneshot::Sender<()>,
     consistency_monitor: JoinHandle<()>,
 }
 
-/// Starts a node and its admin listener; `file` is what a reload reads again.
+/// Starts a node and its admin listener. `file` is read again at a reload.
 pub async fn start(settings: Settings, file: Option<PathBuf>) -> Result<Running> {
-    let metrics = metric::install().context("the metrics cannot be kept")?;
+    let metrics = metric::install().context("cannot install the metrics recorder")?;
     let listener = TcpListener::bind(settings.admin.listen)
         .await
-        .with_context(|| format!("the admin address {} is not free", settings.admin.listen))?;
+        .with_context(|| format!("cannot listen on the admin address {}", settings.admin.listen))?;
     let admin_address = listener.local_addr().context("the admin address")?;
     let admin_settings = AdminApiSettings {
         public_url: public_url(&settings, admin_address),
@@ -67,17 +64,17 @@ pub async fn start(settings: Settings, file: Option<PathBuf>) -> Result<Running>
 async fn serve_admin(listener: TcpListener, routes: Router, stopped: oneshot::Receiver<()>) {
     let service = routes.into_make_service_with_connect_info::<SocketAddr>();
     let served = axum::serve(listener, service).with_graceful_shutdown(async {
-        // A sender that is gone says the same as one that says stop.
+        // A dropped sender stops the listener as well.
         let _ = stopped.await;
     });
     if let Err(fault) = served.await {
-        tracing::error!(%fault, "the admin listener ended");
+        tracing::error!(%fault, "admin listener failed");
     }
 }
 
 impl Running {
-    /// Waits for SIGTERM or SIGINT, finishes what is open, and stops. SIGHUP reads the catalog
-    /// again where it has a file; else it does what it always does, as when a terminal closes.
+    /// Waits for SIGTERM or SIGINT, then finishes open calls and stops. SIGHUP reloads the catalog
+    /// if there is a configuration file; otherwise it has its default effect and ends the process.
     pub async fn run_until_signal(self) -> Result<()> {
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
@@ -90,19 +87,19 @@ impl Running {
                 () = received(hang_up.as_mut()) => {}
             }
             if let Err(fault) = catalog::reload_on_signal(&self.platform).await {
-                tracing::error!(?fault, "the catalog stays as it is");
+                tracing::error!(?fault, "catalog reload failed; the current catalog stays in use");
             }
         }
-        tracing::info!("stopping: open calls are finished first");
+        tracing::info!("shutting down; finishing open calls");
         self.consistency_monitor.abort();
         self.node.stop().await;
-        // The admin side goes last: it answers `/readyz` while calls finish.
+        // Stop the admin listener last, so that `/readyz` can be read while calls finish.
         let _ = self.stop_admin.send(());
         Ok(())
     }
 }
 
-/// Resolves when the signal comes: never where nobody listens for it.
+/// Waits for the signal, or forever without a signal handler.
 async fn received(signal: Option<&mut Signal>) {
     match signal {
         Some(signal) => drop(signal.recv().await),
@@ -110,7 +107,7 @@ async fn received(signal: Option<&mut Signal>) {
     }
 }
 
-/// `meteor serve`: the real thing, by the settings of that file.
+/// `meteor serve`: runs the gateway with these settings.
 pub async fn serve(settings: Settings, file: Option<PathBuf>) -> Result<()> {
     let operator = settings.admin.operator.as_ref().map(|operator| NewOperator {
         email: operator.email.clone(),
@@ -118,13 +115,14 @@ pub async fn serve(settings: Settings, file: Option<PathBuf>) -> Result<()> {
         password: Some(operator.password.clone()),
     });
     let data: PathBuf = settings.data.clone();
-    let given_url = settings.admin.public_url.clone();
+    let configured_url = settings.admin.public_url.clone();
     let running = start(settings, file).await?;
-    let url = given_url.unwrap_or_else(|| format!("http://{}", running.admin_address));
+    let url = configured_url.unwrap_or_else(|| format!("http://{}", running.admin_address));
     let first = bootstrap::first_start(&running.platform, operator)
         .await
-        .map_err(|denied| anyhow::anyhow!("the operator: {denied:?}"))?;
-    // Only now: whoever reads it may sign in as the operator that the configuration names.
+        .map_err(|denied| anyhow::anyhow!("cannot create the operator: {denied:?}"))?;
+    // Log this after the operator exists, because a script that waits for this line may sign in as
+    // the operator.
     tracing::info!(
         proxy = %running.node.proxy_address,
         admin = %running.admin_address,
@@ -132,8 +130,12 @@ pub async fn serve(settings: Settings, file: Option<PathBuf>) -> Result<()> {
         "taking calls"
     );
     if let FirstStart::Link(secret) = first {
-        // To the terminal, not to the log: whoever has it becomes the operator.
-        println!("Set up the operator within an hour: {}", bootstrap::setup_url(&url, &secret));
+        // Print the link to the terminal and not to the log, because anyone who has it can become
+        // the operator.
+        println!(
+            "Open this link within one hour to create the operator: {}",
+            bootstrap::setup_url(&url, &secret)
+        );
     }
     running.run_until_signal().await
 }

@@ -1,4 +1,4 @@
-//! The threads of a node: workers, each with a runtime of its own, and the projector.
+//! The threads of a node: the workers, each with its own runtime, and the projector.
 
 use std::io;
 use std::net::TcpListener;
@@ -27,31 +27,28 @@ use crate::proxy::upstream::pool::Pool;
 use crate::tasks;
 use crate::telemetry::metric;
 
-/// How often refusals that were gathered are written.
+/// How often collected refusals are written to the journal.
 const REFUSALS_FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a worker is started with.
+/// What a worker needs to start.
 #[derive(Clone)]
 pub struct WorkerSetup {
-    /// What it shares with the others.
     pub shared: Arc<SharedState>,
-    /// Its chain of the journal.
     pub chain: Arc<ChainState>,
-    /// How it reaches upstreams by TLS.
     pub tls: TlsConnector,
-    /// Says that it shall finish its calls and end.
+    /// Set to true to finish open calls and then end.
     pub drain: watch::Receiver<bool>,
-    /// Says that it shall end its calls now.
+    /// Set to true to end open calls at once.
     pub abort: watch::Receiver<bool>,
 }
 
-/// Starts a worker on a socket of its own.
+/// Starts a worker thread on its own socket.
 pub fn start_worker(setup: WorkerSetup, socket: TcpListener) -> io::Result<JoinHandle<()>> {
     let name = format!("worker-{}", setup.chain.name.worker);
     Builder::new().name(name).spawn(move || {
         if let Err(fault) = run_worker(setup, socket) {
-            tracing::error!(%fault, "a worker ended");
-            tasks::stop_process("a worker cannot go on");
+            tracing::error!(%fault, "worker failed");
+            tasks::stop_process("worker failed");
         }
     })
 }
@@ -59,17 +56,17 @@ pub fn start_worker(setup: WorkerSetup, socket: TcpListener) -> io::Result<JoinH
 fn run_worker(setup: WorkerSetup, socket: TcpListener) -> io::Result<()> {
     let WorkerSetup { shared, chain, tls, drain, mut abort } = setup;
     let writer = Writer::new(chain)
-        .ok_or_else(|| io::Error::other("the journal has no segment to begin with"))?;
+        .ok_or_else(|| io::Error::other("the first journal segment has not been created"))?;
     let settings = Rc::new(shared.settings.clone());
-    let books = shared.directory.live_state();
-    let (admission, inputs) = (books.admission(), Arc::clone(books.input_cache()));
+    let live_state = shared.directory.live_state();
+    let (admission, input_cache) = (live_state.admission(), Arc::clone(live_state.input_cache()));
     let worker = Rc::new(Worker {
         shared,
         admission: Rc::new(AdmissionContext {
             writer: Rc::clone(&writer),
             lender: LocalLender,
             settings: admission,
-            input_cache: inputs,
+            input_cache: input_cache,
         }),
         pool: Pool::new(tls),
         detached: DetachedCalls::new(settings.drain_after_leave),
@@ -82,23 +79,23 @@ fn run_worker(setup: WorkerSetup, socket: TcpListener) -> io::Result<()> {
     let served = runtime.block_on(async {
         let committer = Rc::clone(&writer);
         tasks::spawn_local(async move { committer.run_committer().await });
-        let flushed = Rc::clone(&worker);
+        let flusher = Rc::clone(&worker);
         tasks::spawn_local(async move {
             loop {
                 tokio::time::sleep(REFUSALS_FLUSH_INTERVAL).await;
-                flushed.refusal_log.flush();
-                let catalog = flushed.shared.catalog.load();
-                let is_kept =
-                    |lane| catalog.upstreams().iter().any(|known| known.pool_slot == lane);
-                flushed.pool.retain(is_kept);
+                flusher.refusal_log.flush();
+                let catalog = flusher.shared.catalog.load();
+                let in_catalog =
+                    |slot| catalog.upstreams().iter().any(|upstream| upstream.pool_slot == slot);
+                flusher.pool.retain(in_catalog);
             }
         });
-        let background = worker.detached.clone();
-        let called = Rc::clone(&worker);
-        let service = move |request, address| handle(Rc::clone(&called), request, address);
+        let detached = worker.detached.clone();
+        let service_worker = Rc::clone(&worker);
+        let service = move |request, address| handle(Rc::clone(&service_worker), request, address);
         let finished = async {
-            listener::serve(socket, settings, drain, background.disconnected(), service).await?;
-            background.drained().await;
+            listener::serve(socket, settings, drain, detached.disconnected(), service).await?;
+            detached.drained().await;
             Ok(())
         };
         tokio::select! {
@@ -106,23 +103,24 @@ fn run_worker(setup: WorkerSetup, socket: TcpListener) -> io::Result<()> {
             _ = abort.wait_for(|abort| *abort) => Ok(()),
         }
     });
-    // Calls that are still open end here: dropping a call settles it, which is then written.
+    // Dropping the runtime drops the open calls, which settles them. The writer then writes these
+    // entries.
     drop(runtime);
     worker.refusal_log.flush();
     writer.commit();
     served
 }
 
-/// Starts the projector; it ends, all projected, when `stop` says so.
+/// Starts the projector thread. It ends after `shutdown` is set and everything is projected.
 pub fn start_projector(
     projector: Projector,
-    mut stop: watch::Receiver<bool>,
+    mut shutdown: watch::Receiver<bool>,
 ) -> io::Result<JoinHandle<()>> {
     let runtime = RuntimeBuilder::new_current_thread().enable_all().build()?;
     Builder::new().name("projector".to_owned()).spawn(move || {
         runtime.block_on(projector.run(async move {
-            // A sender that is gone says the same as one that says stop.
-            let _ = stop.wait_for(|stop| *stop).await;
+            // A dropped sender stops the projector as well.
+            let _ = shutdown.wait_for(|shutdown| *shutdown).await;
         }));
     })
 }

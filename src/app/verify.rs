@@ -1,4 +1,4 @@
-//! `meteor verify-ledger`: looks at the books of a gateway that runs, or that does not.
+//! `meteor verify-ledger`: verifies the ledger, whether or not the gateway is running.
 
 use std::path::PathBuf;
 
@@ -10,24 +10,25 @@ use crate::ledger::verify::{Verified, verify};
 use crate::ledger::violation::{Violation, money};
 use crate::store::read_only::ReadOnlyDatabase;
 
-/// What the command line says.
+/// Command line options of `meteor verify-ledger`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct VerifyOptions {
-    /// The configuration of the gateway [default: all at its default].
+    /// Configuration file of the gateway [default: built-in defaults].
     #[arg(long, value_name = "FILE", conflicts_with = "data")]
     config: Option<PathBuf>,
-    /// The data folder, instead of what the configuration says.
+    /// Data folder, instead of the one in the configuration.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Print one JSON object a line.
+    /// Print one JSON object per line.
     #[arg(long)]
     json: bool,
 }
 
-/// How often a look is begun anew, because a gateway started or removed a segment meanwhile.
+/// How often verification is attempted if a gateway starts or removes a segment at the same time.
 const ATTEMPTS_MAX: usize = 5;
 
-/// Looks once, and prints what is wrong and what was seen; whether all is sound.
+/// Verifies the ledger and prints violations and a summary. Returns true if there are no
+/// violations.
 pub async fn verify_ledger(options: VerifyOptions) -> Result<bool> {
     let (data, database) = match options.data {
         Some(data) => {
@@ -40,21 +41,21 @@ pub async fn verify_ledger(options: VerifyOptions) -> Result<bool> {
             (settings.data, settings.database)
         }
     };
-    for look in 1..=ATTEMPTS_MAX {
-        let mut bystander = ReadOnlyDatabase::open(&database).await?;
-        let mut picture = bystander.begin_snapshot().await?;
-        let verified = verify(&mut picture, &data.join("journal")).await;
-        picture.rollback().await.context("database")?;
-        if !bystander.is_unchanged() {
+    for attempt in 1..=ATTEMPTS_MAX {
+        let mut database_file = ReadOnlyDatabase::open(&database).await?;
+        let mut snapshot = database_file.begin_snapshot().await?;
+        let verified = verify(&mut snapshot, &data.join("journal")).await;
+        snapshot.rollback().await.context("database")?;
+        if !database_file.is_unchanged() {
             continue;
         }
         let verified = verified?;
-        if !verified.is_stale || look == ATTEMPTS_MAX {
+        if !verified.is_stale || attempt == ATTEMPTS_MAX {
             print(&verified, options.json)?;
             return Ok(verified.findings.count == 0);
         }
     }
-    bail!("a gateway starts and stops on {} meanwhile; try again", data.display())
+    bail!("gateways keep starting or stopping on {}; try again", data.display())
 }
 
 #[derive(Serialize)]
@@ -89,9 +90,9 @@ fn print(verified: &Verified, json: bool) -> Result<()> {
             println!("{violation}");
         }
     }
-    let untold = findings.count - findings.violations.len() as u64;
-    if untold > 0 {
-        eprintln!("meteor: {untold} further violations are counted only");
+    let omitted = findings.count - findings.violations.len() as u64;
+    if omitted > 0 {
+        eprintln!("meteor: {omitted} more violations are not shown");
     }
     let (organizations, records) = (*organizations, *records);
     let (calls, open_holds, violations) = (*calls, *open_holds, findings.count);

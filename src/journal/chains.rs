@@ -1,7 +1,6 @@
-//! The keeper: makes segments before they are needed, syncs them where power loss must not matter,
-//! and removes them once they are projected and old.
+//! The journal of this run: its chains, and the thread that creates, syncs and removes segments.
 //!
-//! It runs on a thread of its own; workers and projector share one [`ChainState`] a chain with it.
+//! Workers, the projector and the maintenance thread share one [`ChainState`] per chain.
 
 use std::fs::File;
 use std::io;
@@ -17,43 +16,38 @@ use crate::clock;
 use crate::journal::segment::{self, ChainName};
 use crate::tasks;
 
-/// What an entry that was waited for survives.
+/// What an entry survives once its writer has waited for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// The end of this process, however it comes.
+    /// The end of this process, including a crash.
     Process,
-    /// The loss of power, too.
+    /// A power loss as well.
     Power,
 }
 
-/// How a journal is kept.
 #[derive(Debug, Clone)]
 pub struct JournalSettings {
-    /// Where the segments lie.
     pub folder: PathBuf,
-    /// What an entry survives.
     pub durability: Durability,
-    /// The size of a segment.
     pub segment_bytes: u64,
-    /// How long a segment stays after it was projected.
+    /// How long a segment is kept after it was projected.
     pub retention: Duration,
-    /// How far the projector may fall behind, a chain, before calls are refused.
+    /// How many bytes the projector may lag behind on one chain before calls are refused.
     pub backlog_bytes_max: u64,
 }
 
-/// How often the keeper looks for segments to make or to remove, besides being asked.
+/// How often segments are created or removed, even if no thread requests it.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What the threads that touch a chain tell each other.
+/// The state of one chain, shared by its writer, the projector and the maintenance thread.
 #[derive(Debug)]
 pub struct ChainState {
-    /// Which chain.
     pub name: ChainName,
     settings: JournalSettings,
     next_segment: Mutex<Option<(File, u64)>>,
     has_next_segment: AtomicBool,
     next_number: AtomicU32,
-    /// The segment that is written, for the keeper's syncs.
+    /// The segment being written; the maintenance thread syncs it.
     current_segment: Mutex<Option<Arc<File>>>,
     appended: AtomicU64,
     published: AtomicU64,
@@ -63,7 +57,7 @@ pub struct ChainState {
     wakeups: Arc<Wakeups>,
 }
 
-/// How sleepers are woken.
+/// How the projector and the maintenance thread are woken.
 #[derive(Debug, Default)]
 struct Wakeups {
     projector_sleeps: AtomicBool,
@@ -84,27 +78,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl ChainState {
-    /// What an entry survives.
     pub const fn durability(&self) -> Durability {
         self.settings.durability
     }
 
-    /// Whether the next segment is ready.
+    /// Returns true if the next segment has been created.
     pub fn has_next_segment(&self) -> bool {
         self.has_next_segment.load(Ordering::Relaxed)
     }
 
-    /// Whether the projector is near enough for a new call to be admitted.
+    /// Returns true if the projector's backlog is small enough to admit calls.
     pub fn projector_keeps_up(&self) -> bool {
         self.backlog_bytes() < self.settings.backlog_bytes_max
     }
 
-    /// How many bytes of entries are not projected yet.
+    /// Returns the size of the entries that are not projected yet.
     pub fn backlog_bytes(&self) -> u64 {
         self.published().saturating_sub(self.projected.load(Ordering::Acquire))
     }
 
-    /// The spare segment and its size; the keeper makes another.
+    /// Takes the next segment and its size, and wakes the maintenance thread to create another.
     pub fn take_next_segment(&self) -> Option<(File, u64)> {
         let (file, bytes) = lock(&self.next_segment).take()?;
         self.has_next_segment.store(false, Ordering::Relaxed);
@@ -115,19 +108,20 @@ impl ChainState {
         Some((file, bytes))
     }
 
-    /// The writer's word that everything before `position` waits to be written.
+    /// Records that entries up to `position` were appended; they are not written yet.
     pub fn report_appended(&self, position: u64) {
         self.appended.store(position, Ordering::Release);
     }
 
-    /// How many bytes of entries there are, written or not.
+    /// Returns the total size of the entries, written or not.
     pub fn appended(&self) -> u64 {
         self.appended.load(Ordering::Acquire)
     }
 
-    /// The writer's word that everything before `position` is written.
+    /// Records that everything before `position` is written, and wakes the projector.
     pub fn publish(&self, position: u64) {
-        // In one order with the sleeper's own store and load: a wake-up is never lost.
+        // Sequentially consistent with the store and load in `wait_for_entries`, so that no wake-up
+        // is lost.
         self.published.store(position, Ordering::SeqCst);
         if self.durability() == Durability::Power {
             self.wakeups.wake_maintenance();
@@ -139,12 +133,12 @@ impl ChainState {
         }
     }
 
-    /// How many bytes of entries are written.
+    /// Returns the size of the written entries.
     pub fn published(&self) -> u64 {
         self.published.load(Ordering::SeqCst)
     }
 
-    /// Whether everything before `position` is as durable as the journal promises.
+    /// Returns true if everything before `position` is as durable as the settings require.
     pub fn is_durable(&self, position: u64) -> bool {
         let reached = match self.durability() {
             Durability::Process => self.published(),
@@ -153,26 +147,26 @@ impl ChainState {
         position <= reached
     }
 
-    /// The writer's word that it cannot write any more. What it could not write is in memory only:
-    /// the process ends, and the next one recovers what was written.
+    /// Ends the process after a failed write. The unwritten entries exist in memory only; the next
+    /// run recovers what was written.
     pub fn report_write_failure(&self, fault: &io::Error) -> ! {
-        tracing::error!(chain = ?self.name, %fault, "the journal cannot be written");
-        tasks::stop_process("the journal cannot be written")
+        tracing::error!(chain = ?self.name, %fault, "journal write failed");
+        tasks::stop_process("journal write failed")
     }
 
-    /// The projector's word that everything before `position` is in the database, and which
-    /// segment it reads.
+    /// Records that everything before `position` is in the database, and which segment the
+    /// projector reads.
     pub fn report_projected(&self, position: u64, segment: u32) {
         self.projected.store(position, Ordering::Release);
         self.projected_segment.store(segment, Ordering::Release);
     }
 
-    /// How many bytes of entries are in the database.
+    /// Returns the size of the entries that are in the database.
     pub fn projected(&self) -> u64 {
         self.projected.load(Ordering::Acquire)
     }
 
-    /// Resolves when everything before `position` survives the loss of power.
+    /// Waits until everything before `position` survives a power loss.
     pub async fn synced(&self, position: u64) {
         let mut synced = self.synced.subscribe();
         // The sender lives as long as `self`.
@@ -189,17 +183,17 @@ impl ChainState {
         if self.durability() == Durability::Power {
             file.sync_all()?;
         }
-        // Its name is sure to stay, whatever becomes of what is in it: a segment that is missing
-        // was removed.
+        // Sync the directory entry as well, because a missing segment counts as removed.
         File::open(&self.settings.folder)?.sync_all()?;
-        // Only now: a number that was left out would be the chain's end for whoever reads it.
+        // Advance the number last: a gap in the numbers would end the chain for its readers.
         self.next_number.store(number + 1, Ordering::Relaxed);
         *lock(&self.next_segment) = Some((file, bytes));
         self.has_next_segment.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Syncs what is published. A failed sync ends the process: what it was about may be gone.
+    /// Syncs the published entries. A failed sync ends the process, because the kernel may have
+    /// dropped the unsynced data.
     fn sync(&self) {
         let target = self.published();
         if *self.synced.borrow() == target {
@@ -207,8 +201,8 @@ impl ChainState {
         }
         let current = lock(&self.current_segment).clone();
         if let Some(Err(fault)) = current.map(|file| file.sync_data()) {
-            tracing::error!(chain = ?self.name, %fault, "the journal cannot be synced");
-            tasks::stop_process("a sync of the journal failed");
+            tracing::error!(chain = ?self.name, %fault, "journal sync failed");
+            tasks::stop_process("journal sync failed");
         }
         self.synced.send_replace(target);
     }
@@ -224,7 +218,7 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Begins a chain for each of `workers`, each with its first segment ready.
+    /// Opens one chain per worker, each with its first segment created.
     pub fn open(settings: JournalSettings, run: u32, workers: u16) -> io::Result<Self> {
         let wakeups = Arc::new(Wakeups::default());
         let chain = |worker| {
@@ -249,32 +243,30 @@ impl Journal {
         Ok(Self { settings, run, chains, wakeups })
     }
 
-    /// The chains, one a worker.
+    /// Returns the chains, one per worker.
     pub fn chains(&self) -> &[Arc<ChainState>] {
         &self.chains
     }
 
-    /// Where the segments lie.
     pub fn folder(&self) -> &Path {
         &self.settings.folder
     }
 
-    /// What an entry survives.
     pub const fn durability(&self) -> Durability {
         self.settings.durability
     }
 
-    /// Whether every chain can be written.
+    /// Returns true if calls can be admitted on every chain.
     pub fn is_writable(&self) -> bool {
         self.chains.iter().all(|chain| chain.projector_keeps_up() && chain.has_next_segment())
     }
 
-    /// How many bytes of entries are not projected yet, over all chains.
+    /// Returns the size of the entries that are not projected yet, over all chains.
     pub fn backlog_bytes(&self) -> u64 {
         self.chains.iter().map(|chain| chain.backlog_bytes()).sum()
     }
 
-    /// Waits until some chain has more than is projected. The projector alone waits here.
+    /// Waits until some chain has unprojected entries. Only the projector may wait here.
     pub async fn wait_for_entries(&self) {
         let has_entries = || self.chains.iter().any(|chain| 0 < chain.backlog_bytes());
         while !has_entries() {
@@ -287,7 +279,7 @@ impl Journal {
         self.wakeups.projector_sleeps.store(false, Ordering::SeqCst);
     }
 
-    /// Starts the thread that makes, syncs and removes segments; it ends with the process.
+    /// Starts the maintenance thread. It runs until the process ends.
     pub fn start_maintenance(self: &Arc<Self>) -> io::Result<()> {
         let journal = Arc::clone(self);
         let thread = thread::Builder::new().name("journal".to_owned());
@@ -298,7 +290,7 @@ impl Journal {
         let mut removed_at = clock::monotonic_now();
         let mut failed_at = None;
         loop {
-            // Syncs ask for the keeper often; a disk that said no is asked again in a while.
+            // Syncs wake this thread often; after a failure, retry only after `CHECK_INTERVAL`.
             if failed_at.is_none_or(|at| CHECK_INTERVAL <= clock::elapsed_since(at)) {
                 failed_at = (!self.create_next_segments()).then(clock::monotonic_now);
             }
@@ -308,7 +300,7 @@ impl Journal {
             if CHECK_INTERVAL < clock::elapsed_since(removed_at) {
                 removed_at = clock::monotonic_now();
                 if let Err(fault) = self.remove_old() {
-                    tracing::warn!(%fault, "old journal segments could not be removed");
+                    tracing::warn!(%fault, "failed to remove old journal segments");
                 }
             }
             let mut requested = lock(&self.wakeups.maintenance_requested);
@@ -327,7 +319,7 @@ impl Journal {
         }
     }
 
-    /// Makes the segments that are missing; false when there is no room for one.
+    /// Creates the missing next segments. Returns false if one could not be created.
     pub fn create_next_segments(&self) -> bool {
         let mut all_created = true;
         for chain in &self.chains {
@@ -335,14 +327,14 @@ impl Journal {
                 all_created = false;
                 tracing::error!(
                     folder = %self.folder().display(), %fault,
-                    "no room for the next journal segment: make room; until then calls are refused"
+                    "no space for the next journal segment: free disk space; calls are refused until then"
                 );
             }
         }
         all_created
     }
 
-    /// Removes segments that are projected whole and have not been written for `keep`.
+    /// Removes segments that are completely projected and were not written for `retention`.
     pub fn remove_old(&self) -> io::Result<()> {
         for name in segment::list(self.folder())? {
             let projected = name.run != self.run

@@ -1,4 +1,4 @@
-//! What the journal says of calls.
+//! The entries of the journal: one per event in the life of a call.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -9,65 +9,62 @@ use crate::domain::money::Nano;
 use crate::domain::settlement::{Bound, Charge};
 use crate::domain::time::{Day, Minute, UnixMs};
 
-/// One entry. `T` is the text type: borrowed when written, owned when read.
+/// One journal entry. `T` is the text type: borrowed when written, owned when read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry<T> {
-    /// A call was admitted; it is not forwarded before this is written.
+    /// A call was admitted. It is forwarded only after this entry is written.
     Hold(Hold<T>),
-    /// What an open call has cost so far, were it to end now.
+    /// What an open call would be charged if it ended now.
     Progress(Progress),
-    /// A call ended and is charged; it does not end for the client before this is written.
+    /// A call ended and is charged. The client sees the end only after this entry is written.
     Settled(CallResult<T>),
-    /// A call ended and costs nothing.
+    /// A call ended and is not charged.
     Voided(CallResult<T>),
     /// Calls that were refused.
     Refused(Refused<T>),
 }
 
-/// Who called for what.
+/// Who made a call, and what it requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallHeader<T> {
-    /// The call.
     pub id: RequestLogId,
-    /// When it came.
+    /// When the request arrived.
     pub at: UnixMs,
-    /// Who pays.
+    /// The organization that pays.
     pub organization: OrganizationId,
-    /// What is metered.
+    /// The project whose usage and limits count the call.
     pub project: ProjectId,
-    /// The key.
     pub key: ApiKeyId,
     /// The path's name, such as `chat.completions`.
     pub endpoint: T,
     /// The wire format, such as `openai`.
     pub dialect: T,
-    /// The model asked for; empty when the call was refused before it was known.
+    /// The requested model; empty if the call was refused before the model was known.
     pub model: T,
-    /// Whether a stream was asked for.
+    /// Whether the request asked for a stream.
     pub stream: bool,
-    /// Where the call came from.
+    /// The address of the client.
     pub address: IpAddr,
 }
 
 /// A call that was admitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hold<T> {
-    /// Who and what.
     pub header: CallHeader<T>,
-    /// The windows in which it is counted.
+    /// The windows in which the call is counted.
     pub windows: Windows,
-    /// The most it may use.
+    /// The most tokens that the call may use.
     pub bound: Bound,
-    /// Money held.
+    /// The amount held in the wallet.
     pub amount: Nano,
-    /// The prices it will be settled by where its first choice serves it.
+    /// The price version used for settlement if the first target serves the call.
     pub price_version: T,
-    /// What it is known by, if it is to be done once.
+    /// The idempotency key of the call and the digest of its body, if it has one.
     pub idempotency_key: Option<IdempotencyKey>,
 }
 
 impl<T> Hold<T> {
-    /// Whose usage the call is.
+    /// Returns whose usage the call counts towards.
     pub const fn owner(&self) -> CallOwner {
         let CallHeader { organization, project, key, .. } = self.header;
         CallOwner { organization, project, key, windows: self.windows }
@@ -77,30 +74,29 @@ impl<T> Hold<T> {
 /// What an open call has cost so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// The call.
     pub id: RequestLogId,
-    /// What it would be charged.
+    /// What the call would be charged if it ended now.
     pub charge: Charge,
 }
 
-/// How a call came out, for the log.
+/// The outcome of a call, for the request log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// The answer reached its end.
+    /// The response was complete.
     Completed,
-    /// A limit, the wallet or a check said no.
+    /// A limit, the wallet or a check refused the call.
     Refused,
-    /// An upstream failed, or the answer broke off.
+    /// An upstream failed, or the response broke off.
     Failed,
-    /// The client left.
+    /// The client disconnected.
     Cancelled,
 }
 
 impl Outcome {
-    /// Every outcome, in the order of the journal's numbers.
+    /// All outcomes, in the order of their numbers in the journal.
     pub const ALL: [Self; 4] = [Self::Completed, Self::Refused, Self::Failed, Self::Cancelled];
 
-    /// The word in SQL and the API.
+    /// The name in SQL and in the API.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Completed => "Completed",
@@ -111,22 +107,20 @@ impl Outcome {
     }
 }
 
-/// Whose usage a call is, and when: what an end must say itself, so that it can be posted though
-/// its hold is unknown.
+/// Whose usage a call counts towards, and in which windows. A result carries its owner so that it
+/// can be posted even if its hold is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallOwner {
-    /// Who pays.
+    /// The organization that pays.
     pub organization: OrganizationId,
-    /// What is metered.
     pub project: ProjectId,
-    /// The key.
     pub key: ApiKeyId,
-    /// The windows in which it is counted.
+    /// The windows in which the call is counted.
     pub windows: Windows,
 }
 
 impl CallOwner {
-    /// Nobody's.
+    /// The owner in results of old format versions, which did not contain it.
     pub const UNKNOWN: Self = Self {
         organization: OrganizationId(0),
         project: ProjectId(0),
@@ -135,47 +129,43 @@ impl CallOwner {
     };
 }
 
-/// A call that ended.
+/// The result of a call that was admitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallResult<T> {
-    /// The call.
     pub id: RequestLogId,
-    /// Whose it is.
     pub owner: CallOwner,
-    /// What it is charged.
     pub charge: Charge,
-    /// The prices it is charged by; empty where those of its hold are.
+    /// The price version that was charged; empty if it is the version of the hold.
     pub price_version: T,
-    /// The tier of service that the answer names, or empty.
+    /// The service tier named by the response, or empty.
     pub service_tier: T,
-    /// Whether it counts as a request: it reached an upstream.
+    /// Whether the call counts as a request: it reached an upstream.
     pub counted: bool,
-    /// How it came out.
     pub outcome: Outcome,
-    /// The status that the client saw; 0 when it saw none.
+    /// The status sent to the client; 0 if none was sent.
     pub status: u16,
     /// The code of the gateway's own error, or empty.
     pub refusal: T,
-    /// The upstream that answered, or was tried last; empty when none was.
+    /// The upstream that answered or was tried last; empty if none was tried.
     pub upstream: T,
-    /// The model's name there.
+    /// The name of the model at the upstream.
     pub upstream_model: T,
-    /// Whether the gateway bounded the output more closely than the caller did.
+    /// Whether the gateway lowered the output limit of the request.
     pub output_clamped: bool,
     /// How many upstreams were tried.
     pub attempts: u16,
-    /// From arrival to being forwarded, in microseconds.
+    /// Microseconds from arrival until the call was forwarded.
     pub admitted_us: u32,
-    /// From arrival to the first byte of the answer, in microseconds; at most 71 minutes.
+    /// Microseconds from arrival to the first byte of the response; at most 71 minutes.
     pub first_byte_us: Option<u32>,
-    /// From arrival to the end, in microseconds; at most 71 minutes.
+    /// Microseconds from arrival to the end; at most 71 minutes.
     pub duration_us: u32,
-    /// The id of what the upstream keeps for the project, if the answer gave one.
+    /// The id of an object that the upstream stores for the project, if the response contained one.
     pub state_id: Option<T>,
 }
 
 impl CallResult<String> {
-    /// An end of which no more is known: it costs nothing and counts for nothing.
+    /// Creates a result that costs nothing and does not count as a request.
     pub fn minimal(id: RequestLogId, owner: CallOwner, outcome: Outcome) -> Self {
         Self {
             id,
@@ -198,12 +188,12 @@ impl CallResult<String> {
         }
     }
 
-    /// The hold of a call of which nothing is known but its end: it held nothing.
+    /// Creates a hold of zero for a call whose own hold is unknown.
     pub fn synthesize_hold(&self) -> Hold<String> {
         let CallOwner { organization, project, key, windows } = self.owner;
         let header = CallHeader {
             id: self.id,
-            // A UUIDv7 begins with its time.
+            // The first 48 bits of a UUIDv7 are its time in milliseconds.
             at: UnixMs(i64::try_from(self.id.0 >> 80).unwrap_or_default()),
             organization,
             project,
@@ -222,12 +212,12 @@ impl CallResult<String> {
 /// Calls that were refused for one reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused<T> {
-    /// Who and what; of several calls, the first.
+    /// The header of the first of these calls.
     pub header: CallHeader<T>,
-    /// The status answered.
+    /// The status sent to the client.
     pub status: u16,
-    /// The code answered.
+    /// The error code sent to the client.
     pub code: T,
-    /// How many calls this entry stands for.
+    /// How many calls this entry represents.
     pub count: u32,
 }

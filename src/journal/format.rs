@@ -1,4 +1,5 @@
-//! The bytes of an entry: length, CRC-32, then kind and fields, little-endian, texts by length.
+//! The binary format of journal entries: length, CRC-32, kind and fields, little-endian; texts are
+//! preceded by their length.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -13,13 +14,13 @@ use crate::journal::entry::{
     CallHeader, CallOwner, CallResult, Entry, Hold, Outcome, Progress, Refused,
 };
 
-/// Length and checksum before each entry.
+/// Length and checksum in front of each entry.
 pub const PREFIX_BYTES: usize = 8;
 
-/// The longest entry. Texts are cut to fit, so none is ever longer.
+/// The longest entry. No entry can exceed it, because texts are truncated.
 pub const ENTRY_BYTES_MAX: usize = 4096;
 
-/// The longest text in an entry; longer ones are cut.
+/// The longest text in an entry; longer texts are truncated.
 const TEXT_BYTES_MAX: usize = 512;
 
 /// Appends an entry to `buffer`.
@@ -35,7 +36,7 @@ pub fn write<T: AsRef<str>>(entry: &Entry<T>, buffer: &mut Vec<u8>) {
             put(buffer, &hold.bound.output_tokens.to_le_bytes());
             put(buffer, &hold.amount.0.to_le_bytes());
             put_text(buffer, hold.price_version.as_ref());
-            // Absent, it takes no byte: so wrote those who did not know it yet.
+            // An absent key takes no bytes, as in entries written before keys existed.
             if let Some(IdempotencyKey { key_digest, body_digest }) = &hold.idempotency_key {
                 put(buffer, key_digest);
                 put(buffer, body_digest);
@@ -144,14 +145,14 @@ fn put_result<T: AsRef<str>>(buffer: &mut Vec<u8>, result: &CallResult<T>) {
     put_text(buffer, result.refusal.as_ref());
     put_text(buffer, result.upstream.as_ref());
     put_text(buffer, result.upstream_model.as_ref());
-    // Absent, it takes no byte.
+    // An absent id takes no bytes.
     if let Some(id) = &result.state_id {
         put_text(buffer, id.as_ref());
     }
 }
 
-/// The entry at the start of `bytes`, and how many bytes it takes; `None` where nothing was
-/// written, or not completely: the end of what counts.
+/// Decodes the entry at the start of `bytes` and returns it with its length in bytes. Returns
+/// `None` if no entry, or only part of one, was written there.
 pub fn read(bytes: &[u8]) -> Option<(Entry<String>, usize)> {
     let (prefix, remaining) = bytes.split_at_checked(PREFIX_BYTES)?;
     let word =
@@ -167,13 +168,13 @@ pub fn read(bytes: &[u8]) -> Option<(Entry<String>, usize)> {
     Some(((Fields { remaining: body }).entry()?, PREFIX_BYTES + length))
 }
 
-/// Where the next entry begins in `bytes`, wherever that is: after a stretch that was damaged, or
-/// never reached the disk.
+/// Returns the offset of the next intact entry in `bytes`. Bytes before it were damaged or never
+/// reached the disk.
 pub fn find_entry(bytes: &[u8]) -> Option<usize> {
     (0..bytes.len()).find(|at| read(&bytes[*at..]).is_some())
 }
 
-/// FieldReader still to be read.
+/// Decodes the fields of one entry in order.
 struct Fields<'a> {
     remaining: &'a [u8],
 }
@@ -204,8 +205,8 @@ impl Fields<'_> {
                 code: self.text()?,
                 count: u32::from_le_bytes(self.array()?),
             }),
-            // So ends were written that did not say whose they are, nor by which prices they are
-            // charged: their hold does.
+            // Old format versions: results without owner (3, 4) or without price version (6, 7).
+            // Both are taken from the hold.
             3 => Entry::Settled(self.result(false, false)?),
             4 => Entry::Voided(self.result(false, false)?),
             6 => Entry::Settled(self.result(true, false)?),

@@ -1,5 +1,5 @@
-//! The journal: the hot path's only durability. One chain of segments per worker, written once a
-//! turn of its loop, read by the projector.
+//! The write-ahead journal of calls: one chain of segments per worker, written by its worker once
+//! per event-loop iteration and read by the projector.
 
 pub mod entry;
 pub mod format;

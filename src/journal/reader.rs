@@ -1,5 +1,4 @@
-//! The reading end of a chain: the projector follows it while it grows, recovery reads it to its
-//! end.
+//! Reads a chain: the projector follows it while it grows, recovery reads it to its end.
 
 use std::fs::File;
 use std::io;
@@ -10,7 +9,7 @@ use crate::journal::entry::Entry;
 use crate::journal::format;
 use crate::journal::segment::ChainName;
 
-/// Reads a chain's entries in order.
+/// Reads the entries of one chain in order.
 #[derive(Debug)]
 pub struct Reader {
     folder: PathBuf,
@@ -18,19 +17,19 @@ pub struct Reader {
     segment: u32,
     offset: u64,
     file: Option<File>,
-    /// Bytes of entries read since this reader began.
+    /// Size of the entries that this reader has read.
     bytes_read: u64,
     chunk: Vec<u8>,
 }
 
-/// How much is read at once. No entry is longer.
+/// How much is read at once. Every entry fits.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// What lies where nothing was written.
+/// The content of a segment where nothing was written.
 static ZEROS: [u8; CHUNK_BYTES] = [0; CHUNK_BYTES];
 
 impl Reader {
-    /// A reader that begins at that place.
+    /// Creates a reader that starts at `offset` in `segment`.
     pub fn new(folder: &Path, chain: ChainName, segment: u32, offset: u64) -> Self {
         Self {
             folder: folder.to_owned(),
@@ -43,22 +42,21 @@ impl Reader {
         }
     }
 
-    /// The chain it reads.
     pub const fn chain(&self) -> ChainName {
         self.chain
     }
 
-    /// The segment it reads, and how many bytes of it are read.
+    /// Returns the current segment and how many bytes of it have been read.
     pub const fn checkpoint(&self) -> (u32, u64) {
         (self.segment, self.offset)
     }
 
-    /// Bytes of entries read since this reader began.
+    /// Returns the size of the entries that this reader has read.
     pub const fn bytes_read(&self) -> u64 {
         self.bytes_read
     }
 
-    /// Reads entries up to `end` bytes of entries, about `most` of them.
+    /// Reads about `entries_max` entries, up to position `end`.
     pub fn read(
         &mut self,
         end: u64,
@@ -72,15 +70,15 @@ impl Reader {
                 on_entry(entry);
             })?;
             if read == 0 && !self.open_next_segment()? {
-                let what = format!("{:?}: entries are missing at its end", self.chain);
+                let what = format!("{:?}: published entries are missing", self.chain);
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
             }
         }
         Ok(())
     }
 
-    /// Reads a chain that nobody writes any more to its end. What a loss of power left damaged is
-    /// passed over, and told in the log.
+    /// Reads a chain that is no longer written to its end. Entries damaged by a power loss are
+    /// skipped and logged.
     pub fn read_to_end(&mut self, mut on_entry: impl FnMut(Entry<String>)) -> io::Result<()> {
         loop {
             if self.read_chunk(u64::MAX, &mut on_entry)? == 0
@@ -92,8 +90,8 @@ impl Reader {
         }
     }
 
-    /// Reads to the end of that segment, or of the chain where that comes before. The chain may
-    /// still be written.
+    /// Reads to the end of segment `last`, or to the end of the chain if that comes first. The
+    /// chain may still be written.
     pub fn read_through(
         &mut self,
         last: u32,
@@ -107,7 +105,7 @@ impl Reader {
         }
     }
 
-    /// Goes on to the next entry of this segment that is whole, if there is one.
+    /// Skips to the next intact entry of this segment. Returns false if there is none.
     fn skip_damaged(&mut self) -> io::Result<bool> {
         let Some(file) = &self.file else { return Ok(false) };
         let (start, overlap) = (self.offset, format::ENTRY_BYTES_MAX + format::PREFIX_BYTES);
@@ -120,7 +118,13 @@ impl Reader {
             if let Some(at) = if is_blank { None } else { format::find_entry(bytes) } {
                 self.offset = offset + at as u64;
                 let (chain, segment) = (self.chain, self.segment);
-                tracing::error!(?chain, segment, start, end = self.offset, "damaged: left out");
+                tracing::error!(
+                    ?chain,
+                    segment,
+                    start,
+                    end = self.offset,
+                    "skipped damaged journal entries"
+                );
                 return Ok(true);
             }
             if filled < CHUNK_BYTES {
@@ -130,12 +134,12 @@ impl Reader {
         }
     }
 
-    /// Whether an entry stands at its place, in this very segment.
+    /// Returns true if there is an entry at the current position of this segment.
     pub fn has_entry(mut self) -> io::Result<bool> {
         Ok(self.read_chunk(self.bytes_read + 1, &mut |_| {})? != 0)
     }
 
-    /// Takes the entries of one chunk; how many bytes they were.
+    /// Passes the entries of one chunk to `on_entry` and returns their size in bytes.
     fn read_chunk(
         &mut self,
         end: u64,
@@ -165,7 +169,7 @@ impl Reader {
         Ok(at)
     }
 
-    /// Goes on to the next segment, if there is one.
+    /// Opens the next segment. Returns false if there is none.
     fn open_next_segment(&mut self) -> io::Result<bool> {
         match self.chain.segment(self.segment + 1).open(&self.folder) {
             Ok(file) => {
@@ -221,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_over_many_segments_is_read_in_order() {
+    fn entries_of_many_segments_are_read_in_order() {
         let folder = tempfile::tempdir().expect("a folder");
         let journal = Arc::new(Journal::open(settings(folder.path()), 1, 1).expect("a journal"));
         journal.start_maintenance().expect("a thread");
@@ -246,13 +250,13 @@ mod tests {
         let expected: Vec<_> = (0..200).map(progress).collect();
         assert_eq!(read, expected);
 
-        let whole = || {
+        let read_all = || {
             let mut again = Reader::new(folder.path(), chain.name, 0, 0);
             let mut read = Vec::new();
             again.read_to_end(|entry| read.push(entry)).expect("entries");
             read
         };
-        assert_eq!(whole(), expected);
+        assert_eq!(read_all(), expected);
 
         let mut part = Reader::new(folder.path(), chain.name, 0, 0);
         let mut count = 0;
@@ -263,7 +267,7 @@ mod tests {
         let last = reader.checkpoint().0;
         assert!(has_entry(0).expect("a look") && !has_entry(last + 1).expect("a look"));
 
-        // A loss of power may leave a hole anywhere, and garble what it was writing.
+        // A power loss may leave zeros anywhere, and may garble the last write.
         let length = position.0 / 200;
         for (segment, at, bytes) in [(0, 0, length), (2, length, 2 * length), (3, 7, 1)] {
             let file = OpenOptions::new()
@@ -272,7 +276,8 @@ mod tests {
             let hole = vec![0; usize::try_from(bytes).expect("few")];
             file.expect("a segment").write_all_at(&hole, at).expect("written");
         }
-        let left: Vec<_> = expected.into_iter().filter(|entry| whole().contains(entry)).collect();
-        assert_eq!((whole(), left.len()), (left, 200 - 4));
+        let left: Vec<_> =
+            expected.into_iter().filter(|entry| read_all().contains(entry)).collect();
+        assert_eq!((read_all(), left.len()), (left, 200 - 4));
     }
 }

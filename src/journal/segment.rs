@@ -1,4 +1,5 @@
-//! Segments: the files of a chain. Preallocated, so that a full disk is met before a call is.
+//! Segment files of the journal. They are preallocated, so that a full disk is noticed before a
+//! call is admitted.
 
 use std::fs::{File, OpenOptions, read_dir};
 use std::io;
@@ -6,45 +7,41 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
-/// Which file: the chains of one run of the process share its number.
+/// The name of a segment file. All chains of one run share its run number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentName {
-    /// The start of the process, counted from 1.
+    /// The number of the run, counted from 1.
     pub run: u32,
-    /// The worker that writes it.
+    /// The worker that writes the segment.
     pub worker: u16,
-    /// Its place in the chain, from 0.
+    /// The position in the chain, from 0.
     pub number: u32,
 }
 
-/// A chain: one worker's segments of one run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChainName {
-    /// The start of the process.
     pub run: u32,
-    /// The worker.
     pub worker: u16,
 }
 
 impl ChainName {
-    /// As one number, for SQL.
+    /// Returns run and worker as one number, for SQL.
     pub const fn number(self) -> i64 {
         ((self.run as i64) << 16) | self.worker as i64
     }
 
-    /// The chain's segment of that number.
+    /// Returns the name of the chain's segment `number`.
     pub const fn segment(self, number: u32) -> SegmentName {
         SegmentName { run: self.run, worker: self.worker, number }
     }
 }
 
 impl SegmentName {
-    /// The chain it belongs to.
     pub const fn chain(self) -> ChainName {
         ChainName { run: self.run, worker: self.worker }
     }
 
-    /// Where it lies in `folder`.
+    /// Returns the path of the file in `folder`.
     pub fn path(self, folder: &Path) -> PathBuf {
         folder.join(format!("{:08}-{:03}-{:08}.journal", self.run, self.worker, self.number))
     }
@@ -59,27 +56,26 @@ impl SegmentName {
         parts.next().is_none().then_some(name)
     }
 
-    /// Makes the file with all its blocks; zeros mark where nothing is written yet. What an
-    /// attempt that failed has left is overwritten: no other run has this name.
+    /// Creates the file with all its blocks allocated and zeroed; zeros mark what is not written
+    /// yet. Truncates what an earlier failed attempt left, because no other run uses this name.
     pub fn create(self, folder: &Path, bytes: u64) -> io::Result<File> {
         let path = self.path(folder);
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(true).open(&path)?;
         if let Err(fault) = fallocate(&file, FallocateFlags::empty(), 0, bytes) {
-            // A disk on which nothing can be made may let nothing be removed either.
+            // Removal may fail as well if the disk is full or read-only.
             let _ = std::fs::remove_file(path);
             return Err(fault.into());
         }
         Ok(file)
     }
 
-    /// Opens it for reading.
     pub fn open(self, folder: &Path) -> io::Result<File> {
         File::open(self.path(folder))
     }
 }
 
-/// All segments in `folder`, in the order of runs, workers and numbers.
+/// Lists all segments in `folder`, ordered by run, worker and number.
 pub fn list(folder: &Path) -> io::Result<Vec<SegmentName>> {
     let mut names = Vec::new();
     for file in read_dir(folder)? {

@@ -1,4 +1,4 @@
-//! What is written is what is read, whatever was cut or damaged.
+//! Entries are read as they were written, and damaged entries are detected.
 
 use crate::domain::counter::Windows;
 use crate::domain::idempotency::IdempotencyKey;
@@ -13,7 +13,7 @@ use crate::journal::entry::{
 use crate::journal::format::{find_entry, read, write};
 
 fn samples() -> Vec<Entry<String>> {
-    let asked = CallHeader {
+    let header = CallHeader {
         id: RequestLogId(1),
         at: UnixMs(2),
         organization: OrganizationId(3),
@@ -27,15 +27,15 @@ fn samples() -> Vec<Entry<String>> {
     };
     let usage = Usage::from_tokens(7, 8).with(Unit::Characters, 9);
     let charge = Charge { usage, cost: Nano(-5), settled_by: SettledBy::Estimate, overage: true };
-    let whose = CallOwner {
-        organization: asked.organization,
-        project: asked.project,
-        key: asked.key,
+    let owner = CallOwner {
+        organization: header.organization,
+        project: header.project,
+        key: header.key,
         windows: Windows { minute: Minute(-1), day: Day(5) },
     };
-    let ended = CallResult {
+    let result = CallResult {
         id: RequestLogId(1),
-        owner: whose,
+        owner,
         charge,
         price_version: "w".to_owned(),
         service_tier: "flex".to_owned(),
@@ -53,44 +53,44 @@ fn samples() -> Vec<Entry<String>> {
         state_id: None,
     };
     let hold = Hold {
-        header: asked.clone(),
-        windows: whose.windows,
+        header: header.clone(),
+        windows: owner.windows,
         bound: Bound { input_tokens: 6, output_tokens: 7 },
         amount: Nano(8),
         price_version: "v".to_owned(),
         idempotency_key: None,
     };
-    let once = Some(IdempotencyKey { key_digest: [1; 16], body_digest: [2; 16] });
+    let idempotency_key = Some(IdempotencyKey { key_digest: [1; 16], body_digest: [2; 16] });
     vec![
-        Entry::Hold(Hold { idempotency_key: once, ..hold.clone() }),
+        Entry::Hold(Hold { idempotency_key, ..hold.clone() }),
         Entry::Hold(hold),
         Entry::Progress(Progress { id: RequestLogId(1), charge }),
         Entry::Settled(CallResult { state_id: Some("container_1".to_owned()), ..ended.clone() }),
         Entry::Voided(CallResult { first_byte_us: Some(3), ..ended }),
-        Entry::Refused(Refused { header: asked, status: 429, code: "x".to_owned(), count: 3 }),
+        Entry::Refused(Refused { header: header, status: 429, code: "x".to_owned(), count: 3 }),
     ]
 }
 
 #[test]
-fn entries_read_what_they_write() {
+fn entries_are_read_as_they_were_written() {
     let mut buffer = Vec::new();
     for entry in samples() {
         write(&entry, &mut buffer);
     }
-    let mut rest = buffer.as_slice();
+    let mut remaining = buffer.as_slice();
     for mut entry in samples() {
-        if let Entry::Settled(ended) | Entry::Voided(ended) = &mut entry {
-            ended.upstream_model = "é".repeat(256);
+        if let Entry::Settled(result) | Entry::Voided(result) = &mut entry {
+            result.upstream_model = "é".repeat(256);
         }
-        let (read, length) = read(rest).expect("an entry");
+        let (read, length) = read(remaining).expect("an entry");
         assert_eq!(read, entry);
-        rest = &rest[length..];
+        remaining = &remaining[length..];
     }
-    assert_eq!(read(rest), None);
+    assert_eq!(read(remaining), None);
 }
 
 #[test]
-fn a_torn_or_garbled_entry_is_the_end() {
+fn a_truncated_or_garbled_entry_is_not_read() {
     let mut buffer = Vec::new();
     write(&samples()[3], &mut buffer);
     for cut in 0..buffer.len() {
@@ -102,34 +102,35 @@ fn a_torn_or_garbled_entry_is_the_end() {
     assert_eq!(read(&[0; 64]), None);
 }
 
-/// An end as it was written before ends said whose they are.
-const OLD_END: &[u8] = b"\x34\0\0\0\x8e\x48\x1c\x4f\x03\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\
+/// A result in the first format version, without its owner.
+const OLD_RESULT: &[u8] = b"\x34\0\0\0\x8e\x48\x1c\x4f\x03\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\
     \0\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\0\0\0\0\0\xff\xff\xff\xff\0\0\0\0\0\0\0\0\0\0";
 
 #[test]
-fn an_end_that_does_not_say_whose_it_is_is_read_all_the_same() {
-    let Some((Entry::Settled(ended), 60)) = read(OLD_END) else { panic!("an end") };
-    assert_eq!((ended.id, ended.owner), (RequestLogId(1), CallOwner::UNKNOWN));
-    assert_eq!((ended.charge, ended.state_id), (Charge::not_charged(), None));
+fn results_without_an_owner_can_be_read() {
+    let Some((Entry::Settled(result), 60)) = read(OLD_RESULT) else { panic!("an end") };
+    assert_eq!((result.id, result.owner), (RequestLogId(1), CallOwner::UNKNOWN));
+    assert_eq!((result.charge, result.state_id), (Charge::not_charged(), None));
 }
 
 #[test]
-fn an_end_that_does_not_say_by_which_prices_is_read_all_the_same() {
-    let ended = CallResult::minimal(RequestLogId(1), CallOwner::UNKNOWN, Outcome::Completed);
+fn results_without_a_price_version_can_be_read() {
+    let result = CallResult::minimal(RequestLogId(1), CallOwner::UNKNOWN, Outcome::Completed);
     let mut buffer = Vec::new();
-    write(&Entry::Settled(ended.clone()), &mut buffer);
-    // So it was written before: another kind, and without two of its five texts, all empty here.
+    write(&Entry::Settled(result.clone()), &mut buffer);
+    // The format before price versions: kind 6, and without two of the five texts, which are empty
+    // here.
     let mut body = buffer.split_off(8);
     body[0] = 6;
     body.truncate(body.len() - 2 * 2);
     let mut old = u32::try_from(body.len()).expect("short").to_le_bytes().to_vec();
     old.extend(crc32fast::hash(&body).to_le_bytes());
     old.extend(body);
-    assert_eq!(read(&old), Some((Entry::Settled(ended), old.len())));
+    assert_eq!(read(&old), Some((Entry::Settled(result), old.len())));
 }
 
 #[test]
-fn the_next_entry_is_found_behind_whatever_is_damaged() {
+fn the_next_entry_is_found_after_damage() {
     let mut buffer = Vec::new();
     for entry in samples() {
         write(&entry, &mut buffer);

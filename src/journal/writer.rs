@@ -1,7 +1,7 @@
-//! The writing end of a chain. It lives on its worker's thread, and so needs no lock.
+//! Writes a chain. A writer belongs to its worker's thread and needs no lock.
 //!
-//! What one turn of the worker's loop appends is one write: the committer is woken by the first
-//! entry, and runs after the tasks that were ready before it.
+//! Entries appended during one iteration of the worker's event loop are written at once: the first
+//! entry wakes the committer, which runs after the tasks that were ready before it.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -16,7 +16,7 @@ use crate::journal::chains::{ChainState, Durability};
 use crate::journal::entry::Entry;
 use crate::journal::format;
 
-/// A place in the stream of a chain's entries: how many bytes of entries come before it.
+/// A position in a chain: the size of all entries before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Position(pub u64);
 
@@ -33,7 +33,7 @@ struct WriterState {
     /// Bytes of `segment` that are written.
     filled: u64,
     segment_bytes: u64,
-    /// Entries of this turn.
+    /// Entries appended since the last write.
     buffer: Vec<u8>,
     written: Position,
     committer: Option<Waker>,
@@ -41,9 +41,8 @@ struct WriterState {
 }
 
 impl Writer {
-    /// A writer that begins with the spare segment that the keeper has made.
-    ///
-    /// `None` when there is none.
+    /// Creates a writer on the next segment of `chain`. Returns `None` if that segment has not been
+    /// created.
     pub fn new(chain: Arc<ChainState>) -> Option<Rc<Self>> {
         let (segment, segment_bytes) = chain.take_next_segment()?;
         let state = WriterState {
@@ -58,20 +57,19 @@ impl Writer {
         Some(Rc::new(Self { chain, state: RefCell::new(state) }))
     }
 
-    /// The chain that it writes.
     pub const fn chain(&self) -> &Arc<ChainState> {
         &self.chain
     }
 
-    /// Whether a call may be admitted: its entries, and those of all open calls, are sure to find
-    /// room in the next segment, or else in what is left of this one.
+    /// Returns true if a call may be admitted: there is space for its entries and for those of all
+    /// open calls, in the next segment or in the rest of this one.
     pub fn has_space(&self) -> bool {
         let state = self.state.borrow();
         let half_is_left = state.filled < state.segment_bytes / 2;
         self.chain.projector_keeps_up() && (half_is_left || self.chain.has_next_segment())
     }
 
-    /// Appends an entry; the position is what to wait for.
+    /// Appends an entry and returns the position to wait for.
     pub fn append<T: AsRef<str>>(&self, entry: &Entry<T>) -> Position {
         let state = &mut *self.state.borrow_mut();
         format::write(entry, &mut state.buffer);
@@ -83,12 +81,12 @@ impl Writer {
         position
     }
 
-    /// Resolves when everything before `position` is written: it survives this process.
+    /// Waits until everything before `position` is written, so that it survives the process.
     pub fn wait_written(&self, position: Position) -> impl Future<Output = ()> + '_ {
         poll_fn(move |context| self.poll_written(position, context))
     }
 
-    /// The same, to be polled.
+    /// Polls [`wait_written`](Self::wait_written).
     pub fn poll_written(&self, position: Position, context: &mut Context<'_>) -> Poll<()> {
         let state = &mut *self.state.borrow_mut();
         if position <= state.written {
@@ -98,7 +96,7 @@ impl Writer {
         Poll::Pending
     }
 
-    /// Resolves when everything before `position` is as durable as the journal promises.
+    /// Waits until everything before `position` is as durable as the settings require.
     pub async fn wait_durable(&self, position: Position) {
         self.wait_written(position).await;
         if self.chain.durability() == Durability::Power {
@@ -106,12 +104,12 @@ impl Writer {
         }
     }
 
-    /// Whether entries survive this process only, and are so as soon as they are written.
+    /// Returns true if an entry counts as durable as soon as it is written.
     pub fn is_durable_when_written(&self) -> bool {
         matches!(self.chain.durability(), Durability::Process)
     }
 
-    /// Writes what each turn of the loop brought; the worker runs it beside its calls.
+    /// Writes the entries of each event-loop iteration. The worker runs this beside its calls.
     pub async fn run_committer(&self) {
         poll_fn(|context| {
             self.commit();
@@ -121,7 +119,7 @@ impl Writer {
         .await;
     }
 
-    /// Writes what was appended. An error is final, and ends the process.
+    /// Writes the appended entries. A failed write ends the process.
     pub fn commit(&self) {
         let state = &mut *self.state.borrow_mut();
         if state.buffer.is_empty() {
@@ -141,20 +139,21 @@ impl Writer {
 }
 
 impl WriterState {
-    /// Writes whole entries only into each segment; what does not fit goes to the next.
+    /// Writes whole entries to each segment; an entry that does not fit goes to the next segment.
     fn write(&mut self, chain: &ChainState) -> std::io::Result<()> {
         let mut done = 0;
         while done < self.buffer.len() {
             let space = usize::try_from(self.segment_bytes - self.filled).unwrap_or(usize::MAX);
             let fits = entries_within(&self.buffer[done..], space);
             if fits == 0 {
-                // First the sync, then the next segment: from then on the keeper syncs only that.
+                // Sync before switching: afterwards the maintenance thread syncs the new segment
+                // only.
                 if matches!(chain.durability(), Durability::Power) {
                     self.segment.sync_data()?;
                 }
-                let (next, bytes) = chain
-                    .take_next_segment()
-                    .ok_or_else(|| std::io::Error::other("there is no room for a segment"))?;
+                let (next, bytes) = chain.take_next_segment().ok_or_else(|| {
+                    std::io::Error::other("the next journal segment has not been created")
+                })?;
                 self.segment = next;
                 self.segment_bytes = bytes;
                 self.filled = 0;
@@ -169,7 +168,7 @@ impl WriterState {
     }
 }
 
-/// How many bytes of whole entries, from the start of `buffer`, fit into `room`.
+/// Returns the size of the whole entries at the start of `buffer` that fit into `space`.
 fn entries_within(buffer: &[u8], space: usize) -> usize {
     if buffer.len() <= space {
         return buffer.len();

@@ -1,4 +1,4 @@
-//! A batch: what a stretch of the journal says, gathered for one transaction.
+//! A batch: the journal entries that are committed to the database in one transaction.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -17,61 +17,57 @@ use crate::store::columns::Subject;
 /// A call that was admitted and has not ended.
 #[derive(Debug, Clone)]
 pub struct OpenCall {
-    /// As it was admitted.
     pub hold: Box<Hold<String>>,
-    /// What it cost at the last word.
+    /// The last progress entry.
     pub progress: Option<Progress>,
-    /// Whether the database knows it, in this very state.
+    /// Whether this state of the call is in the database.
     persisted: PersistState,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PersistState {
-    /// Not at all.
+    /// Not in the database.
     Absent,
-    /// Without its last progress.
+    /// In the database, without the last progress.
     Stale,
-    /// As it is.
+    /// In the database.
     Current,
 }
 
-/// What was used in a window, tokens apart.
+/// Usage on one day, with input and output tokens counted separately.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DayUsage {
     /// Calls that reached an upstream.
     pub requests: i64,
-    /// Input tokens.
     pub input_tokens: i64,
-    /// Output tokens.
     pub output_tokens: i64,
-    /// Money, in nano-units.
     pub spend_nano: i64,
 }
 
-/// The open calls of all chains, and what has come since the last commit.
+/// The open calls of all chains, and the changes since the last commit.
 #[derive(Debug, Default)]
 pub struct Batch {
     node: String,
     open: HashMap<RequestLogId, OpenCall, FastHash>,
-    /// Calls that are over, in the order of their ends.
+    /// Finished calls, in the order in which they ended.
     pub calls: Vec<FinishedCall>,
-    /// Usage by subject and day.
     pub days: HashMap<(Subject, Day), DayUsage, FastHash>,
-    /// Usage by subject in the latest minute that it was used in.
+    /// Usage of each subject in its latest minute.
     pub minutes: HashMap<Subject, (Minute, Amounts), FastHash>,
-    /// The minute that each key was last used in, as far as it is news.
+    /// Keys whose minute of last use has changed since the last commit.
     pub keys_used: BTreeMap<ApiKeyId, Minute>,
     last_key_minutes: HashMap<ApiKeyId, Minute, FastHash>,
-    /// Calls that ended and that the database still lists as open.
+    /// Calls that ended and are still listed as open in the database.
     pub closed: Vec<RequestLogId>,
-    /// Ends whose hold is unknown: were they posted before, they are not to be posted again.
+    /// Results whose hold is unknown, and whether they are charged. They may have been posted
+    /// before.
     late_results: Vec<(CallResult<String>, bool)>,
-    /// How many entries were taken.
+    /// How many entries were applied.
     pub entries: u64,
 }
 
 impl Batch {
-    /// A batch of that node, which begins with the calls that the database lists as open.
+    /// Creates a batch with the calls that the database lists as open.
     pub fn restore(
         node: &str,
         open: impl IntoIterator<Item = (Hold<String>, Option<Progress>)>,
@@ -84,7 +80,7 @@ impl Batch {
         Self { node: node.to_owned(), open, ..Self::default() }
     }
 
-    /// Takes one entry, in the order of its chain.
+    /// Applies one entry. Entries must come in the order of their chain.
     pub fn apply(&mut self, entry: Entry<String>) {
         self.entries += 1;
         match entry {
@@ -111,8 +107,8 @@ impl Batch {
                     };
                 }
             }
-            Entry::Settled(ended) => self.end_call(ended, true),
-            Entry::Voided(ended) => self.end_call(ended, false),
+            Entry::Settled(result) => self.end_call(result, true),
+            Entry::Voided(result) => self.end_call(result, false),
             Entry::Refused(refused) => {
                 let end = CallEnd::Refused(Box::new(refused));
                 self.calls.push(FinishedCall::new(end, &self.node));
@@ -120,41 +116,41 @@ impl Batch {
         }
     }
 
-    fn end_call(&mut self, ended: CallResult<String>, charged: bool) {
-        let Some(open) = self.open.remove(&ended.id) else {
-            return self.late_results.push((ended, charged));
+    fn end_call(&mut self, result: CallResult<String>, charged: bool) {
+        let Some(open) = self.open.remove(&result.id) else {
+            return self.late_results.push((result, charged));
         };
         if open.persisted != PersistState::Absent {
-            self.closed.push(ended.id);
+            self.closed.push(result.id);
         }
         self.add_call(AdmittedCall {
             hold: open.hold,
-            result: Box::new(ended),
+            result: Box::new(result),
             charged,
             late: false,
         });
     }
 
-    /// An end whose hold is unknown, and whether it is charged.
+    /// Returns a result whose hold is unknown, and whether it is charged.
     pub fn next_late(&self) -> Option<&(CallResult<String>, bool)> {
         self.late_results.last()
     }
 
-    /// Takes the end that `late` shows by what it says itself, or leaves it out.
+    /// Posts the result returned by [`next_late`](Self::next_late), or drops it if it is not new.
     pub fn resolve_late(&mut self, is_new: bool) {
-        if let Some((ended, charged)) = self.late_results.pop().filter(|_| is_new) {
-            let hold = Box::new(ended.synthesize_hold());
-            self.add_call(AdmittedCall { hold, result: Box::new(ended), charged, late: true });
+        if let Some((result, charged)) = self.late_results.pop().filter(|_| is_new) {
+            let hold = Box::new(result.synthesize_hold());
+            self.add_call(AdmittedCall { hold, result: Box::new(result), charged, late: true });
         }
     }
 
-    /// Whether a call has ended in this batch.
+    /// Returns true if the call has ended in this batch.
     pub fn has_ended(&self, id: RequestLogId) -> bool {
         self.calls.iter().any(|call| call.header().id == id)
     }
 
-    fn add_call(&mut self, ending: AdmittedCall) {
-        let AdmittedCall { hold, result, .. } = &ending;
+    fn add_call(&mut self, call: AdmittedCall) {
+        let AdmittedCall { hold, result, .. } = &call;
         let tokens = |unit| i64::try_from(result.charge.usage.get(unit)).unwrap_or(i64::MAX);
         let used = DayUsage {
             requests: i64::from(result.counted),
@@ -162,14 +158,14 @@ impl Batch {
             output_tokens: tokens(Unit::OutputTokens),
             spend_nano: result.charge.cost.0,
         };
-        let (asked, windows) = (&hold.header, hold.windows);
-        for subject in [asked.project.0, asked.key.0, asked.organization.0] {
+        let (header, windows) = (&hold.header, hold.windows);
+        for subject in [header.project.0, header.key.0, header.organization.0] {
             self.add_usage(subject, windows, &used);
         }
-        self.calls.push(FinishedCall::new(CallEnd::Admitted(ending), &self.node));
+        self.calls.push(FinishedCall::new(CallEnd::Admitted(call), &self.node));
     }
 
-    /// Adds to the windows of one of those whose usage the call is.
+    /// Adds usage to the day and the minute of one subject.
     fn add_usage(&mut self, subject: Subject, windows: Windows, used: &DayUsage) {
         let day = self.days.entry((subject, windows.day)).or_default();
         day.requests = day.requests.saturating_add(used.requests);
@@ -189,24 +185,24 @@ impl Batch {
         }
     }
 
-    /// Open calls that the database does not know as they are.
+    /// Returns the open calls whose current state is not in the database.
     pub fn unpersisted(&self) -> impl Iterator<Item = &OpenCall> {
         self.open.values().filter(|open| open.persisted != PersistState::Current)
     }
 
-    /// All open calls, oldest first.
+    /// Returns all open calls, oldest first.
     pub fn open_calls(&self) -> Vec<OpenCall> {
         let mut open: Vec<OpenCall> = self.open.values().cloned().collect();
         open.sort_by_key(|open| open.hold.header.id);
         open
     }
 
-    /// Whether there is nothing to commit.
+    /// Returns true if there is nothing to commit.
     pub const fn is_empty(&self) -> bool {
         self.entries == 0
     }
 
-    /// Begins anew after a commit, with the same open calls.
+    /// Clears the batch after a commit. The open calls stay.
     pub fn reset(&mut self) {
         for open in self.open.values_mut() {
             open.persisted = PersistState::Current;
@@ -227,18 +223,18 @@ mod tests {
     use crate::ledger::tests::recovery::{CallFixture, progress};
 
     #[test]
-    fn the_use_of_a_key_is_news_once_a_minute_whatever_is_committed_meanwhile() {
+    fn the_use_of_a_key_is_recorded_once_per_minute() {
         let mut batch = Batch::default();
-        for (minute, news) in [(3, &[3][..]), (3, &[]), (4, &[4]), (4, &[])] {
+        for (minute, recorded) in [(3, &[3][..]), (3, &[]), (4, &[4]), (4, &[])] {
             batch.apply(CallFixture { minute: Minute(minute), ..CALL }.hold(1));
             let used: Vec<i64> = batch.keys_used.values().map(|minute| minute.0).collect();
-            assert_eq!(used, news);
+            assert_eq!(used, recorded);
             batch.reset();
         }
     }
 
     #[test]
-    fn an_end_closes_what_the_database_lists_and_only_that() {
+    fn a_result_closes_only_calls_listed_in_the_database() {
         for (committed_after, unsaved, closed) in [
             (3, [1, 1, 0], &[][..]),
             (0, [0, 1, 0], &[RequestLogId(1)]),

@@ -1,7 +1,8 @@
-//! The chain: each record continues the one before, and the wallet ends where the last one does.
+//! Verifies one organization's chain of wallet records: each record continues the previous one, and
+//! the wallet has the balance of the last.
 //!
-//! Followed from its first record, it also proves the sums: what came in less what went out is the
-//! balance, and what each project and key consumed is what their usage says.
+//! Read from its first record, the chain also proves the sums: recharges and refunds less consumes
+//! are the balance, and the consumes of each project and key are its usage.
 
 use std::collections::HashMap;
 
@@ -15,12 +16,12 @@ use crate::domain::record::RecordKind;
 use crate::ledger::violation::{Findings, Violation, money};
 use crate::store::columns::Subject;
 
-/// A record as far as the chain and the sums need it.
+/// The columns of a wallet record that the checks need.
 #[derive(Debug, Clone)]
 pub struct ChainRecord {
     organization: OrganizationId,
     seq: i64,
-    /// Or the word that is no kind.
+    /// The kind, or the text in the column if it is no kind.
     kind: Result<RecordKind, String>,
     amount: i64,
     previous: i64,
@@ -28,7 +29,7 @@ pub struct ChainRecord {
     call: Option<u128>,
     project: Option<Subject>,
     key: Option<Subject>,
-    /// What was charged beyond the hold: the only thing that takes a balance below zero.
+    /// The amount charged beyond the hold. Only such amounts may make a balance negative.
     overage: i64,
 }
 
@@ -50,15 +51,15 @@ macro_rules! links {
     };
 }
 
-/// The links of all chains, one chain after the other.
+/// The records of all organizations, chain by chain.
 pub const ALL_RECORDS: &str = links!("ORDER BY r.organization_id, r.seq");
 
-/// The links of one chain (`$1`) after a seq (`$2`), so many (`$3`).
+/// At most `$3` records of organization `$1` after seq `$2`.
 pub const RECORDS_AFTER: &str =
     links!("WHERE r.organization_id = $1 AND $2 < r.seq ORDER BY r.seq LIMIT $3");
 
 impl ChainRecord {
-    /// A row of either query.
+    /// Reads a row of either query.
     pub fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
         let id = |column| row.try_get::<Option<Uuid>, _>(column);
         let kind: &str = row.try_get(2)?;
@@ -76,30 +77,29 @@ impl ChainRecord {
         })
     }
 
-    /// Whose it is.
     pub const fn organization(&self) -> OrganizationId {
         self.organization
     }
 
-    /// The call that a Refund gives back, if it is one.
+    /// Returns the call that a Refund refers to.
     pub fn refunded_call(&self) -> Option<u128> {
         self.call.filter(|_| self.kind == Ok(RecordKind::Refund))
     }
 
-    /// Those whose usage it is.
+    /// Returns the subjects whose usage includes the record.
     pub fn subjects(&self) -> impl Iterator<Item = Subject> {
         let own = (self.kind == Ok(RecordKind::Consume)).then_some(self.organization.0);
         own.into_iter().flat_map(|own| [Some(own), self.project, self.key]).flatten()
     }
 
-    /// What it does to the balance.
+    /// Returns the change of the balance.
     fn delta(&self) -> i128 {
         let amount = i128::from(self.amount);
         if self.kind == Ok(RecordKind::Consume) { -amount } else { amount }
     }
 }
 
-/// One chain, as far as it was followed.
+/// The state of one chain after the records verified so far.
 #[derive(Debug, Clone)]
 pub struct Chain {
     organization: OrganizationId,
@@ -107,7 +107,7 @@ pub struct Chain {
     balance: i64,
     /// Recharges and refunds less consumes.
     sum: i128,
-    /// All that was charged beyond holds.
+    /// Everything charged beyond holds.
     overage_total: i128,
     consumed: HashMap<Subject, (ConsumerKind, i128), FastHash>,
 }
@@ -120,28 +120,28 @@ enum ConsumerKind {
 }
 
 impl Chain {
-    /// A chain before its first record.
+    /// Creates a chain without records.
     pub fn new(organization: OrganizationId) -> Self {
         let consumed = HashMap::default();
         Self { organization, seq: 0, balance: 0, sum: 0, overage_total: 0, consumed }
     }
 
-    /// Whose it is.
     pub const fn organization(&self) -> OrganizationId {
         self.organization
     }
 
-    /// The last record that was followed; 0 before the first.
+    /// Returns the seq of the last verified record; 0 before the first.
     pub const fn seq(&self) -> i64 {
         self.seq
     }
 
-    /// Whether it ends where that wallet does.
+    /// Returns true if a wallet with these values is the end of the chain.
     pub const fn ends_at(&self, last_seq: i64, balance: i64) -> bool {
         self.seq == last_seq && self.balance == balance
     }
 
-    /// Goes on by one record. What is wrong is told once: the next is compared with what is there.
+    /// Verifies the next record. Each violation is reported once, because the following record is
+    /// compared with the stored values.
     pub fn verify_next(&mut self, record: &ChainRecord, findings: &mut Findings) {
         let mut report = |found: String, expected: String| {
             findings.add(Violation {
@@ -156,26 +156,29 @@ impl Chain {
         if !is_next {
             report(format!("follows seq {}", self.seq), "the next seq, without a gap".into());
         } else if record.previous != self.balance {
-            let expected = format!("{}, where the record before ends", money(self.balance.into()));
+            let expected =
+                format!("{}, the balance after the previous record", money(self.balance.into()));
             report(format!("previous balance {}", money(record.previous.into())), expected);
         }
         if let Err(kind) = &record.kind {
             report(format!("kind {kind:?}"), "Recharge, Consume or Refund".into());
         }
         if record.amount < 0 {
-            report(format!("amount {}", money(record.amount.into())), "0 or more".into());
+            report(format!("amount {}", money(record.amount.into())), "at least 0".into());
         }
         let continues = |from: i64| i128::from(from) + record.delta() == record.current.into();
         let is_right = continues(record.previous) || (is_next && continues(self.balance));
         if !is_right {
             let expected = i128::from(record.previous) + record.delta();
-            let expected = format!("{}, by its amount", money(expected));
+            let expected = format!("{}, according to its amount", money(expected));
             report(format!("current balance {}", money(record.current.into())), expected);
         }
         self.overage_total += i128::from(record.overage);
         if i128::from(record.current) < -self.overage_total {
-            let expected =
-                format!("{} or more, by all overages so far", money(-self.overage_total));
+            let expected = format!(
+                "at least {}, according to all overages so far",
+                money(-self.overage_total)
+            );
             report(format!("balance {}", money(record.current.into())), expected);
         }
         if record.kind == Ok(RecordKind::Consume) {
@@ -187,16 +190,16 @@ impl Chain {
 
     fn add_consumed(&mut self, record: &ChainRecord) {
         let own = (ConsumerKind::Organization, Some(self.organization.0));
-        for (whose, subject) in
+        for (kind, subject) in
             [own, (ConsumerKind::Project, record.project), (ConsumerKind::Key, record.key)]
         {
             if let Some(subject) = subject {
-                self.consumed.entry(subject).or_insert((whose, 0)).1 += i128::from(record.amount);
+                self.consumed.entry(subject).or_insert((kind, 0)).1 += i128::from(record.amount);
             }
         }
     }
 
-    /// Compares its end with its wallet: the last seq and the balance.
+    /// Compares the end of the chain with its wallet.
     pub fn compare_wallet(&self, last_seq: i64, balance: i64, findings: &mut Findings) {
         let mut report = |found: String, expected: String| {
             findings.add(Violation {
@@ -208,28 +211,29 @@ impl Chain {
             });
         };
         if last_seq != self.seq {
-            let expected = format!("{}, the last record's", self.seq);
+            let expected = format!("{}, the seq of the last record", self.seq);
             report(format!("last seq {last_seq}"), expected);
         }
         if balance != self.balance || i128::from(balance) != self.sum {
             let (last, sum) = (money(self.balance.into()), money(self.sum));
-            let expected = format!("{last} by the last record, {sum} by the sum of all");
+            let expected =
+                format!("{last} according to the last record, {sum} according to the sum of all");
             report(format!("balance {}", money(balance.into())), expected);
         }
     }
 
-    /// Those who consumed anything.
+    /// Returns the subjects that consumed anything.
     pub fn subjects(&self) -> impl Iterator<Item = Subject> {
         self.consumed.keys().copied()
     }
 
-    /// Compares what a subject consumed with the sum of its usage.
+    /// Compares the consumes of a subject with the sum of its usage.
     pub fn compare_usage(&self, subject: Subject, spend: i64, findings: &mut Findings) {
-        let Some((whose, consumed)) = self.consumed.get(&subject) else { return };
+        let Some((kind, consumed)) = self.consumed.get(&subject) else { return };
         if i128::from(spend) == *consumed {
             return;
         }
-        let row = match whose {
+        let row = match kind {
             ConsumerKind::Organization => "organization".to_owned(),
             ConsumerKind::Project => ProjectId(subject).to_string(),
             ConsumerKind::Key => ApiKeyId(subject).to_string(),
@@ -278,7 +282,7 @@ mod tests {
         ]
     }
 
-    /// What a change to a sound chain of 80 makes of it, line by line.
+    /// The violations found after a change to a sound chain that ends at 80.
     fn violations_after(change: impl FnOnce(&mut Vec<ChainRecord>)) -> Vec<String> {
         let mut links = sound();
         change(&mut links);
@@ -291,7 +295,11 @@ mod tests {
             chain.compare_usage(subject, 30, &mut findings);
         }
         let own = format!(" {ORGANIZATION}");
-        findings.violations.iter().map(|told| told.to_string().replacen(&own, "", 1)).collect()
+        findings
+            .violations
+            .iter()
+            .map(|violation| violation.to_string().replacen(&own, "", 1))
+            .collect()
     }
 
     #[test]
@@ -300,28 +308,28 @@ mod tests {
     }
 
     #[test]
-    fn each_break_is_told_with_its_row_once() {
+    fn each_violation_is_reported_once_with_its_row() {
         let gap = violations_after(|links| links[3].seq = 5);
         assert_eq!(
             gap[0],
-            "wallet_records seq 5: follows seq 3; should be the next seq, without a gap"
+            "wallet_records seq 5: follows seq 3; expected the next seq, without a gap"
         );
         let previous = violations_after(|links| links[2].previous += 1);
         assert_eq!(previous.len(), 1, "{previous:?}");
-        assert!(previous[0].contains("seq 3: previous balance 0.000000071; should be 0.00000007,"));
+        assert!(previous[0].contains("seq 3: previous balance 0.000000071; expected 0.00000007,"));
         let amount = violations_after(|links| links[1].amount += 1);
-        assert!(amount[0].contains("seq 2: current balance 0.00000007; should be 0.000000069"));
-        assert!(amount[1].starts_with("wallets wallet: balance 0.00000008; should be"));
+        assert!(amount[0].contains("seq 2: current balance 0.00000007; expected 0.000000069"));
+        assert!(amount[1].starts_with("wallets wallet: balance 0.00000008; expected"));
         assert_eq!(amount.len(), 2 + 3, "the usage of three: {amount:?}");
         let kind = violations_after(|links| links[3].kind = Err("Gift".into()));
         assert_eq!(
             kind,
-            ["wallet_records seq 4: kind \"Gift\"; should be Recharge, Consume or Refund"]
+            ["wallet_records seq 4: kind \"Gift\"; expected Recharge, Consume or Refund"]
         );
     }
 
     #[test]
-    fn a_balance_below_zero_is_covered_by_overages_to_the_last_nano_unit() {
+    fn a_negative_balance_must_be_covered_by_overages() {
         let mut debit = record(2, RecordKind::Consume, 150, 100);
         let debts = |debit: &ChainRecord| {
             let (mut chain, mut findings) = (Chain::new(ORGANIZATION), Findings::default());
@@ -337,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_consume_is_usage_of_three_and_a_refund_is_of_its_call() {
+    fn a_consume_counts_for_three_subjects_and_a_refund_refers_to_a_call() {
         for (kind, call, subjects) in [
             (RecordKind::Recharge, None, &[][..]),
             (RecordKind::Consume, None, &[1, 2, 3]),
@@ -352,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_ends_where_its_last_record_stands_and_where_its_balance_is() {
+    fn a_chain_ends_at_its_last_record_and_balance() {
         let (mut chain, mut findings) = (Chain::new(ORGANIZATION), Findings::default());
         chain.verify_next(&sound()[0], &mut findings);
         assert!(chain.ends_at(1, 100));

@@ -1,5 +1,5 @@
-//! The watch over the chains of a running gateway: each record is followed once, soon after it was
-//! written, and at the start all that were there before.
+//! Verifies the record chains of a running gateway: all records at startup, and new records soon
+//! after they were written.
 
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
@@ -21,41 +21,40 @@ use crate::store::columns::{Subject, uuid};
 use crate::store::database::DatabaseError;
 use crate::telemetry::metric;
 
-/// How far a chain was followed, and whether it holds.
+/// The result of verifying a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChainStatus {
-    /// When.
     pub checked_at: UnixMs,
-    /// Up to which record.
+    /// The last record that was verified.
     pub last_seq: i64,
-    /// Whether it is unbroken as far as that.
+    /// Whether the chain is unbroken up to that record.
     pub ok: bool,
 }
 
-/// What is known of each chain since the start of this process.
+/// The verification state of all chains since the process started.
 #[derive(Debug)]
 pub struct ChainAuditor {
     chains: DashMap<OrganizationId, Arc<Mutex<ChainProgress>>>,
-    /// When all chains were last followed to their ends.
+    /// When all chains were last verified to their ends.
     completed: std::sync::Mutex<Instant>,
 }
 
-/// A chain that is followed while it grows.
+/// The verification state of one chain.
 #[derive(Debug)]
 struct ChainProgress {
     chain: Chain,
     is_unbroken: bool,
-    /// Those whose usage has grown since it was last compared.
+    /// Subjects whose usage has changed since it was last compared.
     unchecked_subjects: HashSet<Subject>,
-    /// What was told already: a row is told once a process.
+    /// Rows that were reported; each row is reported once per process.
     reported: HashSet<(&'static str, String)>,
 }
 
-/// How many records one look follows; a long chain takes several.
+/// The most records that one step verifies; a long chain takes several steps.
 const STEP_RECORDS_MAX: usize = 10_000;
 
-/// How long a round pauses after each look, in terms of what the look took: it takes a tenth of
-/// one processor at most.
+/// The pause after each step, as a multiple of the step's duration: verification uses at most a
+/// tenth of one processor.
 const PAUSE_FACTOR: u32 = 9;
 
 impl Default for ChainAuditor {
@@ -65,20 +64,20 @@ impl Default for ChainAuditor {
 }
 
 impl ChainAuditor {
-    /// Follows that chain on from where the last look ended.
+    /// Verifies the records of a chain that were added since the last check.
     pub async fn check(
         &self,
         pool: &SqlitePool,
         organization: OrganizationId,
         now: UnixMs,
     ) -> Result<ChainStatus, DatabaseError> {
-        let (followed, _) = self.advance(pool, organization).await?;
-        let followed = followed.lock().await;
-        let (last_seq, ok) = (followed.chain.seq(), followed.is_unbroken);
+        let (progress, _) = self.advance(pool, organization).await?;
+        let progress = progress.lock().await;
+        let (last_seq, ok) = (progress.chain.seq(), progress.is_unbroken);
         Ok(ChainStatus { checked_at: now, last_seq, ok })
     }
 
-    /// Follows every chain that has grown to its end, in small steps.
+    /// Verifies every chain that has grown to its end, in small steps.
     pub async fn check_all(&self, pool: &SqlitePool) -> Result<(), DatabaseError> {
         let query = "SELECT organization_id, last_seq, balance_nano FROM wallets";
         for row in sqlx::query(query).fetch_all(pool).await? {
@@ -88,16 +87,17 @@ impl ChainAuditor {
             }
             let mut more = true;
             while more {
-                let begun = clock::monotonic_now();
+                let started = clock::monotonic_now();
                 (_, more) = self.advance(pool, organization).await?;
-                tokio::time::sleep(clock::elapsed_since(begun) * PAUSE_FACTOR).await;
+                tokio::time::sleep(clock::elapsed_since(started) * PAUSE_FACTOR).await;
             }
         }
         *self.completed.lock().unwrap_or_else(PoisonError::into_inner) = clock::monotonic_now();
         Ok(())
     }
 
-    /// How long ago all chains were last followed to their ends; at first, since the start.
+    /// Returns how long ago all chains were last verified to their ends; before the first time, the
+    /// time since startup.
     pub fn age(&self) -> Duration {
         clock::elapsed_since(*self.completed.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -118,37 +118,36 @@ impl ChainAuditor {
         self.progress_of(organization).lock().await.chain.ends_at(last_seq, balance)
     }
 
-    /// Goes on by one step; whether the chain may go on behind it.
+    /// Verifies one step. Returns true if the chain may have more records.
     async fn advance(
         &self,
         pool: &SqlitePool,
         organization: OrganizationId,
     ) -> Result<(Arc<Mutex<ChainProgress>>, bool), DatabaseError> {
-        let shared = self.progress_of(organization);
-        let mut followed = shared.lock().await;
-        let ChainProgress { chain, is_unbroken, unchecked_subjects: uncompared, reported: told } =
-            &mut *followed;
-        // A step that fails midway has followed nothing.
+        let entry = self.progress_of(organization);
+        let mut progress = entry.lock().await;
+        let ChainProgress { chain, is_unbroken, unchecked_subjects, reported } = &mut *progress;
+        // Work on a copy, so that a step that fails midway leaves no trace.
         let (mut ahead, mut findings) = (chain.clone(), Findings::default());
         let mut tx = pool.begin().await?;
-        let records = step(&mut tx, &mut ahead, uncompared, &mut findings).await?;
+        let records = step(&mut tx, &mut ahead, unchecked_subjects, &mut findings).await?;
         tx.commit().await?;
         counter!(metric::LEDGER_RECORDS).increment(records as u64);
         *chain = ahead;
         // Usage is not part of the chain.
         *is_unbroken &= findings.violations.iter().all(|found| found.table == "usage_days");
-        findings.violations.retain(|found| told.insert((found.table, found.row.clone())));
+        findings.violations.retain(|found| reported.insert((found.table, found.row.clone())));
         findings.violations.iter().for_each(report);
-        drop(followed);
-        Ok((shared, records == STEP_RECORDS_MAX))
+        drop(progress);
+        Ok((entry, records == STEP_RECORDS_MAX))
     }
 }
 
-/// Follows a chain by one step, within one picture; how many records that were.
+/// Verifies one step of a chain within one snapshot. Returns the number of records read.
 async fn step(
     connection: &mut SqliteConnection,
     chain: &mut Chain,
-    uncompared: &mut HashSet<Subject>,
+    unchecked_subjects: &mut HashSet<Subject>,
     findings: &mut Findings,
 ) -> Result<usize, DatabaseError> {
     let organization = chain.organization();
@@ -160,10 +159,10 @@ async fn step(
         .await?;
     let mut calls = HashSet::new();
     for row in &rows {
-        let link = ChainRecord::from_row(row)?;
-        chain.verify_next(&link, findings);
-        calls.extend(link.refunded_call());
-        uncompared.extend(link.subjects());
+        let record = ChainRecord::from_row(row)?;
+        chain.verify_next(&record, findings);
+        calls.extend(record.refunded_call());
+        unchecked_subjects.extend(record.subjects());
     }
     for call in calls {
         cross_checks::compare_refunds(connection, organization, call, findings).await?;
@@ -177,20 +176,20 @@ async fn step(
             .fetch_one(&mut *connection)
             .await?;
     chain.compare_wallet(wallet.try_get(0)?, wallet.try_get(1)?, findings);
-    for subject in uncompared.iter().copied() {
+    for subject in unchecked_subjects.iter().copied() {
         let query = "SELECT coalesce(sum(spend_nano), 0) FROM usage_days WHERE subject_id = $1";
         let query = sqlx::query_scalar(query).bind(uuid(subject));
         chain.compare_usage(subject, query.fetch_one(&mut *connection).await?, findings);
     }
-    uncompared.clear();
+    unchecked_subjects.clear();
     Ok(rows.len())
 }
 
-/// Tells and counts what is wrong.
+/// Logs and counts a violation.
 pub fn report(violation: &Violation) {
     let Violation { table, row, found, expected, .. } = violation;
     let organization = violation.organization.map(|id| id.to_string()).unwrap_or_default();
-    tracing::error!(table, organization, row, found, expected, "the ledger is not sound");
+    tracing::error!(table, organization, row, found, expected, "ledger violation found");
     counter!(metric::LEDGER_VIOLATIONS).increment(1);
 }
 
@@ -204,7 +203,7 @@ mod tests {
         let (found, expected) = ("1".to_owned(), "2".to_owned());
         let (organization, row) = (None, "wallet".to_owned());
         let violation = Violation { table: "wallets", organization, row, found, expected };
-        let told = metrics_of(|| report(&violation));
-        assert!(told.lines().any(|line| line == "meteor_ledger_violations_total 1"), "{told}");
+        let metrics = metrics_of(|| report(&violation));
+        assert!(metrics.lines().any(|line| line == "meteor_ledger_violations_total 1"), "{told}");
     }
 }

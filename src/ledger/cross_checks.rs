@@ -1,6 +1,6 @@
-//! Pairs: what is written of a call in two places says the same in both.
+//! Cross-checks between tables: facts stored in two places must agree.
 //!
-//! The database looks for what does not match; only that is read.
+//! The queries return mismatches only.
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
@@ -12,14 +12,14 @@ use crate::store::columns::uuid;
 use crate::store::row_stream::for_each_row;
 
 macro_rules! refunds {
-    ($which:literal) => {
+    ($condition:literal) => {
         concat!(
             "SELECT r.organization_id, max(r.seq), r.request_log_id, sum(r.amount_nano) AS refunded,
                 (SELECT max(c.amount_nano) FROM wallet_records c
                  WHERE c.kind = 'Consume' AND c.request_log_id = r.request_log_id
                     AND c.organization_id = r.organization_id) AS consumed
              FROM wallet_records r WHERE r.kind = 'Refund' ",
-            $which,
+            $condition,
             " GROUP BY r.organization_id, r.request_log_id
              HAVING consumed IS NULL OR consumed < refunded"
         )
@@ -48,7 +48,7 @@ const LOGS_WITHOUT_CONSUME: &str = "SELECT l.organization_id, l.id, l.cost_nano
         AND r.organization_id = l.organization_id
     WHERE l.cost_nano <> 0 AND r.seq IS NULL";
 
-/// What an organization used in a day, less what its projects did.
+/// The usage of an organization on a day minus the usage of its projects.
 const MISMATCHED_DAYS: &str = "SELECT organization_id, day, sum(requests), sum(input_tokens),
         sum(output_tokens), sum(spend_nano)
     FROM (
@@ -62,10 +62,10 @@ const MISMATCHED_DAYS: &str = "SELECT organization_id, day, sum(requests), sum(i
     HAVING sum(requests) <> 0 OR sum(input_tokens) <> 0 OR sum(output_tokens) <> 0
         OR sum(spend_nano) <> 0";
 
-/// What a row of an answer says.
+/// Turns a row of a query into a violation.
 type ToViolation = fn(&SqliteRow) -> Result<Violation, sqlx::Error>;
 
-/// Compares all Consumes, Refunds, request logs and usage with each other.
+/// Compares all Consumes, Refunds, request logs and daily usage with each other.
 pub async fn compare_all(
     connection: &mut SqliteConnection,
     findings: &mut Findings,
@@ -123,14 +123,14 @@ fn record(row: &SqliteRow, found: String, expected: String) -> Result<Violation,
 
 fn duplicate_consume(row: &SqliteRow) -> Result<Violation, sqlx::Error> {
     let times = row.try_get::<i64, _>(3)?;
-    record(row, format!("{times} Consumes of one call"), "one at most".into())
+    record(row, format!("{times} Consumes of one call"), "at most one".into())
 }
 
 fn excess_refund(row: &SqliteRow) -> Result<Violation, sqlx::Error> {
     let found = format!("refunds of {}", nano(row, 3)?);
     let expected = match row.try_get::<Option<i64>, _>(4)? {
-        Some(consumed) => format!("{} at most, its Consume", money(consumed.into())),
-        None => "none: the organization has no Consume of that call".into(),
+        Some(consumed) => format!("at most {}, the amount of its Consume", money(consumed.into())),
+        None => "none, because the organization has no Consume of this call".into(),
     };
     record(row, found, expected)
 }
@@ -138,10 +138,10 @@ fn excess_refund(row: &SqliteRow) -> Result<Violation, sqlx::Error> {
 fn mismatched_consume(row: &SqliteRow) -> Result<Violation, sqlx::Error> {
     let consumed = nano(row, 3)?;
     match row.try_get::<Option<i64>, _>(4)? {
-        None => record(row, "a Consume without a request log".into(), "with one".into()),
+        None => record(row, "a Consume without a request log".into(), "a request log".into()),
         Some(_) if !row.try_get::<bool, _>(5)? => {
-            let expected = "those of its request log".into();
-            record(row, "organization or key of its own".into(), expected)
+            let expected = "those of the request log".into();
+            record(row, "organization or key differs from the request log".into(), expected)
         }
         Some(cost) => {
             let expected = format!("{}, the cost in its request log", money(cost.into()));
@@ -156,7 +156,7 @@ fn log_without_consume(row: &SqliteRow) -> Result<Violation, sqlx::Error> {
         organization: organization(row)?,
         row: call(row, 1)?,
         found: format!("cost {} without a Consume", nano(row, 2)?),
-        expected: "with one of that amount".into(),
+        expected: "a Consume of that amount".into(),
     })
 }
 
@@ -167,12 +167,12 @@ fn mismatched_day(row: &SqliteRow) -> Result<Violation, sqlx::Error> {
         organization: organization(row)?,
         row: format!("day {}", number(1)?),
         found: format!(
-            "more than its projects' by {} requests, {} input tokens, {} output tokens, spend {}",
+            "exceeds its projects by {} requests, {} input tokens, {} output tokens, spend {}",
             number(2)?,
             number(3)?,
             number(4)?,
             nano(row, 5)?
         ),
-        expected: "their sum".into(),
+        expected: "the sum of its projects".into(),
     })
 }

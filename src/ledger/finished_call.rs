@@ -1,4 +1,4 @@
-//! A finished call as the database, the call log and the metrics see it.
+//! A finished call, as written to the database, the call log and the metrics.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -9,39 +9,34 @@ use crate::domain::money::Nano;
 use crate::domain::settlement::{Bound, SettledBy};
 use crate::journal::entry::{CallHeader, CallResult, Hold, Outcome, Refused};
 
-/// A call that is over.
 #[derive(Debug)]
 pub struct FinishedCall {
-    /// How it came to its end.
     pub end: CallEnd,
-    /// The fields that nothing filters by, as one JSON object.
+    /// Fields that no query filters by, as one JSON object.
     pub detail: String,
 }
 
-/// A call's end: it was admitted and ended, or it was refused.
+/// How a call ended: admitted and then finished, or refused.
 #[derive(Debug)]
 pub enum CallEnd {
-    /// Admitted and ended.
     Admitted(AdmittedCall),
-    /// Refused, once or more often.
+    /// One or more refused calls.
     Refused(Box<Refused<String>>),
 }
 
-/// The end of a call that was admitted.
+/// A call that was admitted and has ended.
 #[derive(Debug)]
 pub struct AdmittedCall {
-    /// As it was admitted.
     pub hold: Box<Hold<String>>,
-    /// As it ended.
     pub result: Box<CallResult<String>>,
-    /// Whether it is charged: a void one has no record.
+    /// Whether the call is charged. A voided call has no wallet record.
     pub charged: bool,
-    /// Whether its hold was unknown when it ended.
+    /// Whether the hold was unknown when the call ended.
     pub late: bool,
 }
 
 impl AdmittedCall {
-    /// Names the prices it is charged by.
+    /// Returns the version of the prices that the call is charged by.
     pub fn price_version(&self) -> &str {
         let version = &*self.result.price_version;
         if version.is_empty() { &self.hold.price_version } else { version }
@@ -49,13 +44,12 @@ impl AdmittedCall {
 }
 
 impl FinishedCall {
-    /// The call, as `node` saw it end.
+    /// Creates a finished call with its details; `node` is the node that wrote it.
     pub fn new(end: CallEnd, node: &str) -> Self {
         let detail = detail(&end, node);
         Self { end, detail }
     }
 
-    /// Who asked for what.
     pub const fn header(&self) -> &CallHeader<String> {
         match &self.end {
             CallEnd::Admitted(AdmittedCall { hold, .. }) => &hold.header,
@@ -63,7 +57,6 @@ impl FinishedCall {
         }
     }
 
-    /// How it came out.
     pub fn outcome(&self) -> Outcome {
         match &self.end {
             CallEnd::Admitted(AdmittedCall { result, .. }) => result.outcome,
@@ -71,7 +64,7 @@ impl FinishedCall {
         }
     }
 
-    /// The status that the client saw.
+    /// Returns the status sent to the client.
     pub fn status(&self) -> u16 {
         match &self.end {
             CallEnd::Admitted(AdmittedCall { result, .. }) => result.status,
@@ -79,7 +72,7 @@ impl FinishedCall {
         }
     }
 
-    /// The code of the gateway's own error.
+    /// Returns the code of the gateway's own error, if any.
     pub fn refusal(&self) -> Option<&str> {
         let code = match &self.end {
             CallEnd::Admitted(AdmittedCall { result, .. }) => &result.refusal,
@@ -88,7 +81,7 @@ impl FinishedCall {
         (!code.is_empty()).then_some(code.as_str())
     }
 
-    /// The upstream that was tried last.
+    /// Returns the upstream that was tried last.
     pub fn upstream(&self) -> Option<&str> {
         match &self.end {
             CallEnd::Admitted(AdmittedCall { result, .. }) if !result.upstream.is_empty() => {
@@ -98,7 +91,6 @@ impl FinishedCall {
         }
     }
 
-    /// What it is charged.
     pub fn cost(&self) -> Nano {
         match &self.end {
             CallEnd::Admitted(AdmittedCall { result, .. }) => result.charge.cost,
@@ -106,14 +98,15 @@ impl FinishedCall {
         }
     }
 
-    /// One line of the call log: its fields, and then those of the detail, in one object.
+    /// Appends one line of the call log: the fixed fields followed by those of `detail`, in one
+    /// JSON object.
     pub fn write_line(&self, line: &mut Vec<u8>) {
         let header = self.header();
         let bound = match &self.end {
             CallEnd::Admitted(AdmittedCall { hold, .. }) => hold.bound,
             CallEnd::Refused(_) => Bound::default(),
         };
-        // Ids, times and words of our own need no escaping.
+        // Ids, times and constants need no escaping.
         let escaped = |text: Option<&str>| serde_json::to_string(&text).unwrap_or_default();
         let model = escaped(Some(&header.model));
         let written = write!(
@@ -166,7 +159,7 @@ fn detail(end: &CallEnd, node: &str) -> String {
     }
 }
 
-/// What is absent is at its default: null, false, or a count of 1.
+/// Fields at their default (null, false, or a count of 1) are left out.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct LogDetail<'a> {
@@ -251,7 +244,7 @@ mod tests {
         serde_json::from_slice(&line).expect("JSON")
     }
 
-    /// A call that held 9 for 10 tokens and cost 7, ended by `upstream` for `model`.
+    /// A call that held 9 for 10 tokens and cost 7.
     fn admitted(upstream: &str, model: &str) -> CallEnd {
         let windows = Windows { minute: Minute(0), day: Day(0) };
         let (bound, price_version) = (Bound { input_tokens: 4, output_tokens: 6 }, "p".to_owned());

@@ -1,7 +1,8 @@
-//! What the journal says beyond the database: its open holds, and how they went on since.
+//! The part of the journal that is not in the database yet: calls opened or ended since the last
+//! checkpoint.
 //!
-//! The database is read first: its open holds and its checkpoints are of one moment, and a chain
-//! only grows. Whatever is read of the journal later continues them.
+//! The database is read first. Its open holds and checkpoints are from one snapshot and chains only
+//! grow, so the journal continues that snapshot.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,70 +19,74 @@ use crate::journal::segment::{self, ChainName, SegmentName};
 use crate::ledger::violation::{Findings, Violation};
 use crate::store::columns::uuid;
 
-/// A call that holds money, as far as it matters here.
+/// An open hold, as far as the checks need it.
 #[derive(Debug, Clone, Copy)]
 struct OpenHoldRef {
     organization: OrganizationId,
     project: ProjectId,
     amount: i64,
-    /// Whether the database has it, or only the journal.
+    /// Whether the hold is in the database, or only in the journal.
     is_stored: bool,
 }
 
 impl OpenHoldRef {
     fn of(hold: &Hold<String>, is_stored: bool) -> Self {
-        let asked = &hold.header;
-        let (organization, project) = (asked.organization, asked.project);
+        let header = &hold.header;
+        let (organization, project) = (header.organization, header.project);
         Self { organization, project, amount: hold.amount.0, is_stored }
     }
 }
 
-/// The calls that are open, and those that ended since the database was written.
+/// Open calls, and calls that ended after the checkpoints.
 #[derive(Debug, Default)]
 pub struct JournalTail {
     checkpoints: HashMap<i64, (u32, u64)>,
     open: HashMap<RequestLogId, OpenHoldRef>,
     ended: HashMap<RequestLogId, OpenHoldRef>,
-    /// Entries that the database does not have yet.
+    /// Journal entries that are not in the database yet.
     pub entries: u64,
 }
 
 impl JournalTail {
-    /// What the database says: its open holds, and how far each chain is projected.
+    /// Loads the open holds and the checkpoints from the database.
     pub async fn restore(
         connection: &mut SqliteConnection,
         findings: &mut Findings,
     ) -> Result<Self, sqlx::Error> {
-        let mut own = Self::default();
+        let mut tail = Self::default();
         let query = "SELECT chain, segment, position FROM journal_checkpoints";
         for row in sqlx::query(query).fetch_all(&mut *connection).await? {
             let position = row.try_get::<i64, _>(2)?.unsigned_abs();
-            own.checkpoints.insert(row.try_get(0)?, (row.try_get(1)?, position));
+            tail.checkpoints.insert(row.try_get(0)?, (row.try_get(1)?, position));
         }
         let query = "SELECT request_log_id, entry FROM open_holds";
         for row in sqlx::query(query).fetch_all(connection).await? {
             let id = RequestLogId(row.try_get::<Uuid, _>(0)?.as_u128());
             match format::read(row.try_get(1)?) {
                 Some((Entry::Hold(hold), _)) if hold.header.id == id => {
-                    own.open.insert(id, OpenHoldRef::of(&hold, true));
+                    tail.open.insert(id, OpenHoldRef::of(&hold, true));
                 }
-                _ => {
-                    findings.add(violation("open_holds", None, id, "no journal entry", "its Hold"))
-                }
+                _ => findings.add(violation(
+                    "open_holds",
+                    None,
+                    id,
+                    "not a journal entry",
+                    "the Hold of this call",
+                )),
             }
         }
-        Ok(own)
+        Ok(tail)
     }
 
-    /// Calls that are open now, and what they hold.
+    /// Returns the number of open calls and the sum of their holds in nano-units.
     pub fn open_holds(&self) -> (usize, i128) {
         (self.open.len(), self.open.values().map(|held| i128::from(held.amount)).sum())
     }
 
-    /// Reads the journal from the checkpoints on. It may be written meanwhile.
+    /// Reads the journal from the checkpoints on. The journal may be written at the same time.
     ///
-    /// Segments that should be there and are not are returned: the gateway removes them once they
-    /// are projected, so that a newer picture of the database does not miss them.
+    /// Returns the missing segments. The gateway removes segments after they are projected, so a
+    /// newer snapshot of the database would not need them.
     pub fn read(&mut self, folder: &Path, findings: &mut Findings) -> io::Result<Vec<SegmentName>> {
         let mut missing = Vec::new();
         let segments = segment::list(folder)?;
@@ -91,8 +96,8 @@ impl JournalTail {
                 self.checkpoints.get(&name.number()).copied().unwrap_or_default();
             let numbers: Vec<u32> = chain.iter().map(|segment| segment.number).collect();
             let last = last_written_segment(folder, name, &numbers, first)?;
-            // The last one may have been a spare that nobody wrote to: it holds nothing that could
-            // be missed.
+            // The last segment may be prepared but unwritten; it is not needed, so its absence is
+            // no gap.
             let gone = || {
                 let names = (first..last).map(|number| name.segment(number));
                 names.filter(|segment| !segment.path(folder).exists()).collect::<Vec<_>>()
@@ -101,7 +106,7 @@ impl JournalTail {
                 let mut reader = Reader::new(folder, name, first, position);
                 reader.read_through(last, |entry| self.apply(entry, findings))?;
             }
-            // What is there after it was read was there while it was read.
+            // A segment that exists after the read existed during the read.
             missing.extend(gone());
         }
         Ok(missing)
@@ -112,34 +117,40 @@ impl JournalTail {
         match entry {
             Entry::Hold(hold) => {
                 let id = hold.header.id;
-                let is_known = self.open.insert(id, OpenHoldRef::of(&hold, false)).is_some();
-                if is_known || self.ended.contains_key(&id) {
+                let is_duplicate = self.open.insert(id, OpenHoldRef::of(&hold, false)).is_some();
+                if is_duplicate || self.ended.contains_key(&id) {
                     let owner = Some(hold.header.organization);
-                    findings.add(violation("journal", owner, id, "a second Hold", "one"));
+                    findings.add(violation("journal", owner, id, "a second Hold", "exactly one"));
                 }
             }
-            Entry::Settled(ended) | Entry::Voided(ended) => match self.open.remove(&ended.id) {
+            Entry::Settled(result) | Entry::Voided(result) => match self.open.remove(&result.id) {
                 Some(held) => {
-                    self.ended.insert(ended.id, held);
+                    self.ended.insert(result.id, held);
                 }
                 None => {
-                    let before = self.ended.get(&ended.id);
-                    let found = before.map_or("an end without a Hold", |_| "a second end");
-                    let owner = before.map(|held| held.organization);
-                    findings.add(violation("journal", owner, ended.id, found, "the end of a Hold"));
+                    let earlier = self.ended.get(&result.id);
+                    let found = earlier.map_or("a result without a Hold", |_| "a second result");
+                    let owner = earlier.map(|held| held.organization);
+                    findings.add(violation(
+                        "journal",
+                        owner,
+                        result.id,
+                        found,
+                        "one result per Hold",
+                    ));
                 }
             },
             Entry::Progress(_) | Entry::Refused(_) => {}
         }
     }
 
-    /// Compares every call with what the database has of it: none of them has ended there.
+    /// Checks that none of the calls has already ended in the database.
     pub async fn compare(
         &self,
         connection: &mut SqliteConnection,
         findings: &mut Findings,
     ) -> Result<(), sqlx::Error> {
-        let ended = "an end of a call that has ended already";
+        let ended = "a result of a call that already has one";
         let open = self.open.iter().map(|(id, held)| (*id, held, "an open hold"));
         for (id, held, what) in open.chain(self.ended.iter().map(|(id, held)| (*id, held, ended))) {
             let row = sqlx::query(
@@ -157,21 +168,21 @@ impl JournalTail {
             let owner = Some(held.organization);
             let (has_consume, has_log): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
             if has_consume || has_log {
-                let expected = "no Consume and no request log of that call";
+                let expected = "no Consume and no request log of this call";
                 findings.add(violation(table, owner, id, what, expected));
             }
-            // A project may be younger than the picture, but not than the picture's own holds.
+            // A project may be newer than the snapshot, unless the hold is part of the snapshot.
             if held.is_stored && !row.try_get::<bool, _>(2)? {
-                let expected = "one of a project of that organization";
-                findings.add(violation(table, owner, id, "a hold of no known project", expected));
+                let expected = "a project of this organization";
+                findings.add(violation(table, owner, id, "a hold of an unknown project", expected));
             }
         }
         Ok(())
     }
 }
 
-/// The last segment that was begun. All before it are complete: nothing is added to them any more.
-/// This is asked before they are read, so that no entry is met without those before it.
+/// Returns the last segment that contains entries. All segments before it are complete. Must be
+/// called before the segments are read, so that no entry is read without its predecessors.
 fn last_written_segment(
     folder: &Path,
     chain: ChainName,

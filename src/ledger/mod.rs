@@ -1,4 +1,5 @@
-//! The durable side of money: records, wallets, and the projection of the journal into them.
+//! The ledger: wallets and their records, the projection of the journal into the database, and the
+//! checks that prove both.
 
 pub mod read_barrier;
 pub mod records;

@@ -1,4 +1,4 @@
-//! The projection: a batch of the journal as rows, in one transaction with its checkpoint.
+//! Writes a batch to the database, in one transaction with its journal checkpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -65,7 +65,7 @@ static PROVIDER_STATES: LazyLock<BulkInsert> = LazyLock::new(|| {
 static IDEMPOTENCY_KEYS: LazyLock<BulkInsert> = LazyLock::new(|| {
     let head = "INSERT INTO once_keys
         (key_hash, body_hash, request_log_id, status, usage, cost_nano, created_at)";
-    // A key that stands there still is older than a day.
+    // A key that still exists has expired: it is more than a day old.
     let tail = "ON CONFLICT (key_hash) DO UPDATE SET
         body_hash = excluded.body_hash, request_log_id = excluded.request_log_id,
         status = excluded.status, usage = excluded.usage, cost_nano = excluded.cost_nano,
@@ -85,18 +85,18 @@ static CHECKPOINTS: LazyLock<BulkInsert> = LazyLock::new(|| {
     BulkInsert::new(head, 3, tail)
 });
 
-/// How far a chain is projected.
+/// How far a journal chain is projected.
 #[derive(Debug, Clone, Copy)]
 pub struct Checkpoint {
-    /// The chain's number.
+    /// The number of the chain.
     pub chain: i64,
-    /// The segment that is being read.
+    /// The segment being read.
     pub segment: u32,
-    /// How many bytes of it are read.
+    /// Bytes of that segment that have been projected.
     pub position: u64,
 }
 
-/// Whether the database has these checkpoints, and so what was written with them.
+/// Returns true if the database has these checkpoints, and therefore the batch committed with them.
 pub async fn already_committed(
     connection: &mut SqliteConnection,
     checkpoints: &[Checkpoint],
@@ -118,7 +118,7 @@ pub async fn already_committed(
     Ok(true)
 }
 
-/// Writes everything that the batch holds.
+/// Writes all changes of the batch.
 pub async fn write_batch(
     connection: &mut SqliteConnection,
     batch: &Batch,
@@ -169,7 +169,7 @@ pub async fn write_batch(
         .await
 }
 
-/// A Consume as it stands in the chain.
+/// A Consume with its position in the chain.
 struct Consume<'a> {
     call: &'a FinishedCall,
     seq: i64,
@@ -177,15 +177,16 @@ struct Consume<'a> {
     current: Nano,
 }
 
-/// Chains a Consume for every call that is charged, organization by organization.
+/// Appends a Consume for every charged call to the chain of its organization.
 async fn insert_records(
     connection: &mut SqliteConnection,
     calls: &[FinishedCall],
     now: UnixMs,
 ) -> Result<(), sqlx::Error> {
     let mut charged: BTreeMap<OrganizationId, Vec<&FinishedCall>> = BTreeMap::new();
-    for call in
-        calls.iter().filter(|call| matches!(&call.end, CallEnd::Admitted(ending) if ending.charged))
+    for call in calls
+        .iter()
+        .filter(|call| matches!(&call.end, CallEnd::Admitted(admitted) if admitted.charged))
     {
         charged.entry(call.header().organization).or_default().push(call);
     }
@@ -217,28 +218,29 @@ async fn insert_records(
     }
     RECORDS
         .run(connection, &records, |query, record| {
-            let asked = record.call.header();
-            let ending = match &record.call.end {
-                CallEnd::Admitted(ending) => Some(ending),
+            let header = record.call.header();
+            let admitted = match &record.call.end {
+                CallEnd::Admitted(admitted) => Some(admitted),
                 CallEnd::Refused(_) => None,
             };
-            let charge = ending.map_or_else(Charge::not_charged, |ending| ending.result.charge);
+            let charge =
+                admitted.map_or_else(Charge::not_charged, |admitted| admitted.result.charge);
             query
-                .bind(Uuid::from_u128(asked.organization.0))
+                .bind(Uuid::from_u128(header.organization.0))
                 .bind(record.seq)
                 .bind(Uuid::now_v7())
                 .bind(RecordKind::Consume.name())
                 .bind(record.call.cost().0)
                 .bind(record.previous.0)
                 .bind(record.current.0)
-                .bind(Uuid::from_u128(asked.id.0))
-                .bind(Uuid::from_u128(asked.project.0))
-                .bind(Uuid::from_u128(asked.key.0))
-                .bind(asked.model.as_str())
+                .bind(Uuid::from_u128(header.id.0))
+                .bind(Uuid::from_u128(header.project.0))
+                .bind(Uuid::from_u128(header.key.0))
+                .bind(header.model.as_str())
                 .bind(charge.settled_by.name())
                 .bind(charge.overage)
-                .bind(ending.is_some_and(|ending| ending.late))
-                .bind(ending.map(AdmittedCall::price_version))
+                .bind(admitted.is_some_and(|admitted| admitted.late))
+                .bind(admitted.map(AdmittedCall::price_version))
                 .bind(now.0)
         })
         .await
@@ -250,40 +252,40 @@ async fn insert_calls(
 ) -> Result<(), sqlx::Error> {
     CALLS
         .run(connection, calls, |query, call| {
-            let asked = call.header();
+            let header = call.header();
             query
-                .bind(Uuid::from_u128(asked.project.0))
-                .bind(Uuid::from_u128(asked.id.0))
-                .bind(Uuid::from_u128(asked.organization.0))
-                .bind(Uuid::from_u128(asked.key.0))
-                .bind(asked.at.0)
+                .bind(Uuid::from_u128(header.project.0))
+                .bind(Uuid::from_u128(header.id.0))
+                .bind(Uuid::from_u128(header.organization.0))
+                .bind(Uuid::from_u128(header.key.0))
+                .bind(header.at.0)
                 .bind(call.outcome().name())
                 .bind(i64::from(call.status()))
                 .bind(call.refusal())
-                .bind(Some(asked.model.as_str()).filter(|model| !model.is_empty()))
+                .bind(Some(header.model.as_str()).filter(|model| !model.is_empty()))
                 .bind(call.upstream())
-                .bind(asked.stream)
+                .bind(header.stream)
                 .bind(call.cost().0)
                 .bind(call.detail.as_str())
         })
         .await
 }
 
-/// Notes what upstreams keep for projects, and forgets what those were given too long ago.
+/// Stores the ids of objects that upstreams keep for projects, and deletes expired ones.
 async fn insert_states(
     connection: &mut SqliteConnection,
     calls: &[FinishedCall],
     now: UnixMs,
 ) -> Result<(), sqlx::Error> {
-    let kept = calls.iter().filter_map(|call| match &call.end {
+    let states = calls.iter().filter_map(|call| match &call.end {
         CallEnd::Admitted(AdmittedCall { hold, result, .. }) => {
             let id = state_key(result.state_id.as_deref()?);
             Some((Uuid::from_u128(hold.header.project.0), id, &*result.upstream, hold.header.at))
         }
         CallEnd::Refused(_) => None,
     });
-    let kept: Vec<_> = kept.collect();
-    let projects: BTreeSet<Uuid> = kept.iter().map(|(project, ..)| *project).collect();
+    let states: Vec<_> = states.collect();
+    let projects: BTreeSet<Uuid> = states.iter().map(|(project, ..)| *project).collect();
     for project in projects {
         sqlx::query("DELETE FROM provider_states WHERE project_id = $1 AND created_at < $2")
             .bind(project)
@@ -292,34 +294,35 @@ async fn insert_states(
             .await?;
     }
     PROVIDER_STATES
-        .run(connection, &kept, |query, (project, id, upstream, at)| {
+        .run(connection, &states, |query, (project, id, upstream, at)| {
             query.bind(*project).bind(&id[..]).bind(*upstream).bind(at.0)
         })
         .await
 }
 
-/// Notes the calls that are not to be done again, and forgets some of a day ago: more than came.
+/// Stores the idempotency keys of charged calls, and deletes twice as many expired keys, so that
+/// the table cannot grow without bound.
 async fn insert_idempotency_keys(
     connection: &mut SqliteConnection,
     calls: &[FinishedCall],
     now: UnixMs,
 ) -> Result<(), sqlx::Error> {
-    let done = calls.iter().filter_map(|call| match &call.end {
+    let completed = calls.iter().filter_map(|call| match &call.end {
         CallEnd::Admitted(AdmittedCall { hold, result, charged: true, .. }) => {
-            hold.idempotency_key.map(|once| (once, hold, result))
+            hold.idempotency_key.map(|idempotency_key| (idempotency_key, hold, result))
         }
         _ => None,
     });
-    let done: Vec<_> = done.collect();
-    if done.is_empty() {
+    let completed: Vec<_> = completed.collect();
+    if completed.is_empty() {
         return Ok(());
     }
-    call_idempotency::delete_expired(connection, now, 2 * done.len()).await?;
+    call_idempotency::delete_expired(connection, now, 2 * completed.len()).await?;
     IDEMPOTENCY_KEYS
-        .run(connection, &done, |query, (once, hold, result)| {
+        .run(connection, &completed, |query, (idempotency_key, hold, result)| {
             query
-                .bind(&once.key_digest[..])
-                .bind(&once.body_digest[..])
+                .bind(&idempotency_key.key_digest[..])
+                .bind(&idempotency_key.body_digest[..])
                 .bind(Uuid::from_u128(result.id.0))
                 .bind(i64::from(result.status))
                 .bind(call_idempotency::usage_json(&result.charge.usage))

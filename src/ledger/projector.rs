@@ -1,4 +1,4 @@
-//! The projector: follows the journal of this run and commits it to the database, batch by batch.
+//! The projector: reads the journal of this run and commits it to the database, batch by batch.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,27 +22,28 @@ use crate::tasks;
 use crate::telemetry::call_log::CallLog;
 use crate::telemetry::metric;
 
-/// How long entries gather before they are committed, unless a read waits for them.
+/// How long entries are collected before they are committed, unless a read waits for them.
 const BATCH_DELAY: Duration = Duration::from_millis(25);
 
-/// How many entries one transaction takes at most.
+/// The most entries of one chain in one transaction.
 const BATCH_ENTRIES_MAX: usize = 8_192;
 
-/// How long a stop waits for the database. What it lacks then is in the journal.
+/// How long a shutdown waits for the database. Entries that are not committed by then stay in the
+/// journal.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long to wait after the database failed.
+/// How long to wait after a database error.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// Which attempt to commit a batch it is. One that was told to have failed may have succeeded:
-/// what a sync was about can be on the disk though the sync failed.
+/// Whether a batch is committed for the first time. A commit that failed may nevertheless have
+/// reached the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Attempt {
     First,
     Retry,
 }
 
-/// Follows every chain of a journal.
+/// Projects all chains of a journal.
 #[derive(Debug)]
 pub struct Projector {
     journal: Arc<Journal>,
@@ -54,7 +55,7 @@ pub struct Projector {
 }
 
 impl Projector {
-    /// A projector of a journal that has just begun.
+    /// Creates a projector that starts at the beginning of the journal.
     pub fn new(
         journal: Arc<Journal>,
         read_barrier: Arc<ReadBarrier>,
@@ -71,18 +72,18 @@ impl Projector {
         Self { journal, read_barrier, database, readers, batch, call_log }
     }
 
-    /// Projects until `stop` resolves, and then all that is written by then, for 5 s at most.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) {
+    /// Projects until `shutdown` resolves, then projects what is written by then, for at most 5 s.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
         let stopping = watch::Sender::new(false);
-        let patience = async {
-            stop.await;
+        let timeout = async {
+            shutdown.await;
             stopping.send_replace(true);
             tokio::time::sleep(SHUTDOWN_TIMEOUT).await;
         };
         tokio::select! {
             () = self.project_until(stopping.subscribe()) => {}
-            () = patience => {
-                tracing::error!("the database lacks the last calls; the next start brings them in");
+            () = timeout => {
+                tracing::error!("projector timed out; the next start recovers the remaining calls");
             }
         }
         self.call_log.close();
@@ -91,14 +92,14 @@ impl Projector {
     async fn project_until(&mut self, mut stopping: watch::Receiver<bool>) {
         let journal = Arc::clone(&self.journal);
         let freshness = Arc::clone(&self.read_barrier);
-        let mut stop = std::pin::pin!(stopping.wait_for(|stopping| *stopping));
+        let mut shutdown = std::pin::pin!(stopping.wait_for(|stopping| *stopping));
         loop {
             tokio::select! {
-                _ = &mut stop => break,
+                _ = &mut shutdown => break,
                 () = journal.wait_for_entries() => {}
             }
             tokio::select! {
-                _ = &mut stop => break,
+                _ = &mut shutdown => break,
                 () = freshness.wait_for_waiters() => {}
                 () = tokio::time::sleep(BATCH_DELAY) => {}
             }
@@ -109,34 +110,34 @@ impl Projector {
         }
     }
 
-    /// Takes what the workers have written into the batch.
-    fn read(&mut self, most: usize) {
+    /// Reads what the workers have written into the batch.
+    fn read(&mut self, entries_max: usize) {
         for (reader, chain) in self.readers.iter_mut().zip(self.journal.chains()) {
             let batch = &mut self.batch;
-            let read = reader.read(chain.published(), most, |entry| batch.apply(entry));
+            let read = reader.read(chain.published(), entries_max, |entry| batch.apply(entry));
             if let Err(fault) = read {
-                tracing::error!(%fault, chain = ?chain.name, "the journal cannot be read");
-                tasks::stop_process("what was written to the journal is not there");
+                tracing::error!(%fault, chain = ?chain.name, "journal read failed");
+                tasks::stop_process("journal entries are missing");
             }
         }
     }
 
-    /// Commits one batch, of about `most` entries a chain; tries again for as long as the database
+    /// Commits one batch of about `entries_max` entries per chain. Retries as long as the database
     /// fails.
-    pub async fn project(&mut self, most: usize) {
-        self.read(most);
+    pub async fn project(&mut self, entries_max: usize) {
+        self.read(entries_max);
         if self.batch.is_empty() {
             return;
         }
         while let Err(fault) = late_results::resolve(self.database.reader(), &mut self.batch).await
         {
-            tracing::error!(%fault, "the database cannot be asked; it is tried again");
+            tracing::error!(%fault, "database read failed; retrying");
             tokio::time::sleep(RETRY_DELAY).await;
         }
         let mut attempt = Attempt::First;
         while let Err(fault) = self.commit(attempt).await {
             attempt = Attempt::Retry;
-            tracing::error!(%fault, "the projection could not be committed; it is tried again");
+            tracing::error!(%fault, "database commit failed; retrying");
             tokio::time::sleep(RETRY_DELAY).await;
         }
         self.publish();
@@ -167,7 +168,7 @@ impl Projector {
         Ok(())
     }
 
-    /// Writes the call log and counts what was committed.
+    /// Writes the call log and the metrics of the committed batch.
     fn publish(&mut self) {
         for call in &self.batch.calls {
             self.call_log.add(|line| call.write_line(line));
@@ -182,15 +183,16 @@ impl Projector {
     }
 }
 
-/// Adds calls to the metrics, each distinct set of labels once.
+/// Adds the calls to the metrics, one update per distinct set of labels.
 fn record_metrics(calls: &[FinishedCall]) {
     let mut outcomes: HashMap<(&str, &str), u64> = HashMap::new();
     let mut refusals: HashMap<&str, u64> = HashMap::new();
     let mut rules: HashMap<&str, u64> = HashMap::new();
     let mut usage: HashMap<&str, u64> = HashMap::new();
-    let (mut spend, mut overages, mut lates) = (0, 0, 0);
-    let stage = |name| histogram!(metric::STAGE_SECONDS, "stage" => name);
-    let (admit, forward, relay) = (stage("admit"), stage("forward"), stage("relay"));
+    let (mut spend, mut overage_count, mut late_count) = (0, 0, 0);
+    let histogram_of = |name| histogram!(metric::STAGE_SECONDS, "stage" => name);
+    let (admit, forward, relay) =
+        (histogram_of("admit"), histogram_of("forward"), histogram_of("relay"));
     for call in calls {
         let times =
             if let CallEnd::Refused(refused) = &call.end { u64::from(refused.count) } else { 1 };
@@ -204,8 +206,8 @@ fn record_metrics(calls: &[FinishedCall]) {
             *usage.entry(unit.name()).or_default() += count;
         }
         spend += u64::try_from(result.charge.cost.0).unwrap_or_default();
-        overages += u64::from(result.charge.overage);
-        lates += u64::from(*late);
+        overage_count += u64::from(result.charge.overage);
+        late_count += u64::from(*late);
         admit.record(seconds(i64::from(result.admitted_us)));
         if let Some(first_byte) = result.first_byte_us {
             forward.record(seconds(i64::from(first_byte.saturating_sub(result.admitted_us))));
@@ -226,11 +228,11 @@ fn record_metrics(calls: &[FinishedCall]) {
         counter!(metric::USAGE, "unit" => unit.to_owned()).increment(count);
     }
     counter!(metric::SPEND_NANO).increment(spend);
-    counter!(metric::OVERAGES).increment(overages);
-    counter!(metric::LATE_SETTLEMENTS).increment(lates);
+    counter!(metric::OVERAGES).increment(overage_count);
+    counter!(metric::LATE_SETTLEMENTS).increment(late_count);
 }
 
-/// Microseconds as the seconds that Prometheus wants.
+/// Converts microseconds to seconds, the unit of Prometheus.
 #[expect(clippy::float_arithmetic, clippy::cast_precision_loss, reason = "metrics are floats")]
 fn seconds(microseconds: i64) -> f64 {
     microseconds.max(0) as f64 / 1e6
@@ -250,7 +252,8 @@ mod tests {
     use crate::ledger::tests::persist::{CALL, metrics_of};
     use crate::ledger::tests::recovery::with_organizations;
 
-    /// What the database has of them: records, balance and last place, requests and spend of a day.
+    /// What is in the database: number of records, balance, last seq, requests and spend of the
+    /// day.
     async fn projected(database: &Database) -> [i64; 5] {
         let row = sqlx::query(
             "SELECT (SELECT COUNT(*) FROM wallet_records), w.balance_nano, w.last_seq,
@@ -263,8 +266,8 @@ mod tests {
         [0, 1, 2, 3, 4].map(|column| row.get(column))
     }
 
-    /// A projector of a journal of one chain, what writes to that, and the database.
-    async fn begun(folder: &Path) -> (Projector, Rc<Writer>, Database) {
+    /// A projector of a journal with one chain, the writer of that chain, and the database.
+    async fn started_projector(folder: &Path) -> (Projector, Rc<Writer>, Database) {
         let database = with_organizations(&folder.join("db")).await;
         let settings = JournalSettings {
             folder: folder.to_owned(),
@@ -280,7 +283,7 @@ mod tests {
         (Projector::new(journal, freshness, copy, "node_1", log), writer, database)
     }
 
-    /// Writes that a call was admitted and result.
+    /// Writes a call that was admitted and ended.
     fn write(writer: &Writer, id: u128) {
         writer.append(&CALL.hold(id));
         writer.append(&CALL.end(id));
@@ -288,16 +291,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_commit_that_succeeded_and_was_told_to_have_failed_is_not_done_twice() {
+    async fn a_commit_that_was_reported_as_failed_is_not_repeated_if_it_succeeded() {
         let folder = tempfile::tempdir().expect("a folder");
-        let (mut projector, writer, database) = begun(folder.path()).await;
+        let (mut projector, writer, database) = started_projector(folder.path()).await;
         write(&writer, 1);
         projector.read(BATCH_ENTRIES_MAX);
         projector.commit(Attempt::First).await.expect("committed");
         projector.commit(Attempt::Retry).await.expect("seen to be committed");
         projector.batch.reset();
         assert_eq!(projected(&database).await, [1, -5, 1, 1, 5]);
-        // One that did fail is done.
+        // A commit that did fail is repeated.
         write(&writer, 2);
         projector.read(BATCH_ENTRIES_MAX);
         projector.commit(Attempt::Retry).await.expect("committed");
@@ -305,31 +308,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stop_waits_until_all_that_was_written_is_in_the_database() {
+    async fn shutdown_waits_until_everything_written_is_committed() {
         let folder = tempfile::tempdir().expect("a folder");
-        let (projector, writer, database) = begun(folder.path()).await;
+        let (projector, writer, database) = started_projector(folder.path()).await;
         write(&writer, 1);
         projector.run(async {}).await;
         assert_eq!(projected(&database).await, [1, -5, 1, 1, 5]);
     }
 
     #[tokio::test]
-    async fn what_was_committed_is_counted_and_as_old_as_its_oldest_call() {
+    async fn committed_entries_are_counted_and_lag_is_that_of_the_oldest_call() {
         let folder = tempfile::tempdir().expect("a folder");
-        let (mut projector, writer, _) = begun(folder.path()).await;
+        let (mut projector, writer, _) = started_projector(folder.path()).await;
         write(&writer, 1);
         projector.read(BATCH_ENTRIES_MAX);
         let age = || (clock::wall_now().0 - CALL.minute.start().0) / 1_000;
-        let least = age();
-        let told = metrics_of(|| projector.publish());
-        assert!(told.lines().any(|line| line == "meteor_projected_entries_total 2"), "{told}");
-        let lag = told.lines().find_map(|line| line.strip_prefix("meteor_projector_lag_seconds "));
+        let lag_min = age();
+        let rendered = metrics_of(|| projector.publish());
+        assert!(rendered.lines().any(|line| line == "meteor_projected_entries_total 2"), "{told}");
+        let lag =
+            rendered.lines().find_map(|line| line.strip_prefix("meteor_projector_lag_seconds "));
         let whole = lag.and_then(|lag| lag.split('.').next()).and_then(|lag| lag.parse().ok());
-        assert!((least..=age()).contains(&whole.expect("a lag")), "{told}");
+        assert!((lag_min..=age()).contains(&whole.expect("a lag")), "{told}");
     }
 
     #[test]
-    fn calls_are_counted_by_what_became_of_them() {
+    fn calls_are_counted_by_outcome() {
         let mut batch = Batch::restore("node_1", []);
         let mut over = CALL.end(2);
         if let Entry::Settled(result) = &mut over {
@@ -346,7 +350,7 @@ mod tests {
             code: "x".to_owned(),
             count: 3,
         }));
-        let told = metrics_of(|| record_metrics(&batch.calls));
+        let rendered = metrics_of(|| record_metrics(&batch.calls));
         for line in [
             r#"meteor_calls_total{endpoint="",outcome="Completed"} 3"#,
             r#"meteor_calls_total{endpoint="",outcome="Refused"} 3"#,
@@ -358,7 +362,7 @@ mod tests {
             "meteor_overages_total 1",
             "meteor_late_settlements_total 1",
         ] {
-            assert!(told.lines().any(|there| there == line), "{line}: {told}");
+            assert!(rendered.lines().any(|rendered_line| rendered_line == line), "{line}: {told}");
         }
     }
 }

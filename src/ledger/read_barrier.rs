@@ -1,4 +1,5 @@
-//! Fresh reads: whoever saw the last byte of a call sees its record.
+//! Lets reads wait for the projector, so that a client that has seen the end of a call also sees
+//! its record.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,40 +10,39 @@ use crate::clock;
 use crate::domain::time::UnixMs;
 use crate::journal::chains::Journal;
 
-/// How long a read waits for the projector before it answers with what there is.
+/// How long a read waits for the projector before it returns what is in the database.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where the journal ends and how far it is projected.
+/// Tracks how far the journal is projected.
 #[derive(Debug)]
 pub struct ReadBarrier {
     journal: Arc<Journal>,
-    /// Tells of each of the projector's batches.
+    /// Notified after each batch of the projector.
     batches: watch::Sender<()>,
-    /// Counts the reads that wait: the projector does not linger while there are any.
+    /// The number of waiting reads. While it is not zero, the projector commits without delay.
     waiting: watch::Sender<u64>,
 }
 
 impl ReadBarrier {
-    /// Watches all chains of that journal.
     pub fn new(journal: Arc<Journal>) -> Self {
         Self { journal, batches: watch::Sender::new(()), waiting: watch::Sender::new(0) }
     }
 
-    /// The projector's word that it has committed a batch.
+    /// Wakes waiting reads after a batch was committed.
     pub fn notify_committed(&self) {
         self.batches.send_replace(());
     }
 
-    /// Resolves when some read waits for the projector.
+    /// Waits until a read waits for the projector.
     pub async fn wait_for_waiters(&self) {
         let mut waiting = self.waiting.subscribe();
         // The sender lives as long as `self`.
         let _ = waiting.wait_for(|count| 0 < *count).await;
     }
 
-    /// Waits until all that is in the journal now is in the database, a second at most.
+    /// Waits until everything in the journal now is in the database, for at most one second.
     ///
-    /// `None` when it is; else the moment of the answer, for the field `asOf`.
+    /// Returns `None` if it is; otherwise the current time, for the field `asOf`.
     pub async fn wait_caught_up(&self) -> Option<UnixMs> {
         let ends: Vec<u64> = self.journal.chains().iter().map(|chain| chain.published()).collect();
         let reached = || {
@@ -72,7 +72,7 @@ mod tests {
     use crate::journal::entry::{Entry, Progress};
     use crate::journal::writer::Writer;
 
-    /// A journal of one chain with one entry; how far that reaches.
+    /// A journal of one chain with one entry, and the position after that entry.
     fn written(folder: &std::path::Path) -> (ReadBarrier, u64) {
         let settings = JournalSettings {
             folder: folder.to_owned(),
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_read_waits_for_the_projector_and_no_longer_than_it_must() {
+    async fn a_read_waits_only_until_the_projector_has_caught_up() {
         let folder = tempfile::tempdir().expect("a folder");
         let (freshness, end) = written(folder.path());
         let projector = async {
@@ -106,12 +106,13 @@ mod tests {
         assert_eq!(tokio::time::timeout(CATCH_UP_TIMEOUT * 5, both).await, Ok(None));
         assert!(started.elapsed() < CATCH_UP_TIMEOUT, "the projector is told that somebody waits");
         assert_eq!(freshness.wait_caught_up().await, None, "all of it is there already");
-        let nobody = tokio::time::timeout(Duration::from_millis(1), freshness.wait_for_waiters());
-        assert!(nobody.await.is_err(), "whoever waited has gone");
+        let no_waiter =
+            tokio::time::timeout(Duration::from_millis(1), freshness.wait_for_waiters());
+        assert!(no_waiter.await.is_err(), "whoever waited has gone");
     }
 
     #[tokio::test]
-    async fn a_read_that_waits_in_vain_says_of_when_its_answer_is() {
+    async fn a_read_that_times_out_returns_the_current_time() {
         let folder = tempfile::tempdir().expect("a folder");
         let (freshness, _) = written(folder.path());
         let started = clock::wall_now();

@@ -1,4 +1,4 @@
-//! Records: the lines of a wallet's ledger, as they are read.
+//! Queries for wallet records.
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection, SqliteExecutor};
@@ -10,74 +10,62 @@ use crate::domain::time::UnixMs;
 use crate::store::columns::{at, id, id_or_null, uuid};
 use crate::store::database::DatabaseError;
 
-/// A line of the ledger.
+/// A wallet record.
 #[derive(Debug, Clone)]
 pub struct Record {
-    /// Which.
     pub id: RecordId,
-    /// Its place in the chain, from 1.
+    /// The position in the chain, from 1.
     pub seq: i64,
-    /// What it does to the balance.
     pub kind: RecordKind,
-    /// Never negative: the direction is in the kind.
+    /// Never negative; the kind determines the sign.
     pub amount: Nano,
     /// The balance before.
     pub previous: Nano,
     /// The balance after.
     pub current: Nano,
-    /// The call it is about.
     pub call: Option<RequestLogId>,
-    /// The project of that call.
     pub project: Option<ProjectId>,
-    /// The key of that call.
     pub key: Option<ApiKeyId>,
-    /// The model of that call.
     pub model: Option<String>,
-    /// What was written beside it; `None`: the default of its kind.
+    /// The description given by the caller; `None`: the default of the kind.
     pub description: Option<String>,
-    /// A payment's own number.
+    /// An external reference, such as the number of a payment.
     pub reference: Option<String>,
-    /// Who made it, as a JSON object; `None`: a call.
+    /// Who created the record, as a JSON object; `None` for a call.
     pub actor: Option<String>,
-    /// By which rule the call was settled.
+    /// The rule by which the call was settled.
     pub settled_by: Option<String>,
-    /// Whether the call used more than it held.
+    /// Whether the call used more than its hold.
     pub overage: bool,
-    /// Whether it was settled after its hold had ended.
+    /// Whether the call was settled without its hold.
     pub late: bool,
-    /// By which prices.
+    /// The version of the prices that were charged.
     pub price_version: Option<String>,
-    /// How much of a Consume was given back.
+    /// For a Consume: the sum of its Refunds.
     pub refunded: Option<Nano>,
-    /// When it was written.
     pub created_at: UnixMs,
 }
 
-/// Which records are shown.
+/// Filters a list of records.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RecordFilter {
-    /// Of that kind.
     pub kind: Option<RecordKind>,
-    /// From that instant on.
+    /// Inclusive.
     pub from: Option<UnixMs>,
-    /// Before that instant.
+    /// Exclusive.
     pub to: Option<UnixMs>,
-    /// Of that project.
     pub project: Option<ProjectId>,
-    /// Of that key.
     pub key: Option<ApiKeyId>,
-    /// Of that call.
     pub call: Option<RequestLogId>,
 }
 
-/// Which stretch of the list: newest first, below `before`.
+/// A range of a list, newest first.
 #[derive(Debug, Clone, Copy)]
 pub struct RecordRange {
-    /// Older than this place in the chain.
+    /// Only records with a smaller seq.
     pub before: Option<i64>,
-    /// Skipped, newest first.
+    /// How many records to skip.
     pub offset: i64,
-    /// The most records.
     pub limit: i64,
 }
 
@@ -105,7 +93,7 @@ macro_rules! bound {
     };
 }
 
-/// A stretch of an organization's records, newest first.
+/// Lists records of an organization, newest first.
 pub async fn list(
     connection: &mut SqliteConnection,
     organization: OrganizationId,
@@ -125,14 +113,14 @@ pub async fn list(
     Ok(rows.iter().map(record).collect::<Result<_, _>>()?)
 }
 
-/// How many of an organization's records there are, counted up to `most`.
+/// Counts the records of an organization, up to `count_max`.
 ///
-/// Without a filter the chain itself knows: its last place is its length.
+/// Without a filter the count is the last seq, so no rows are read.
 pub async fn count(
     connection: &mut SqliteConnection,
     organization: OrganizationId,
     filter: &RecordFilter,
-    most: i64,
+    count_max: i64,
 ) -> Result<i64, DatabaseError> {
     if *filter == RecordFilter::default() {
         let query = "SELECT last_seq FROM wallets WHERE organization_id = $1";
@@ -143,13 +131,13 @@ pub async fn count(
         "SELECT count(*) FROM (SELECT 1 FROM wallet_records r WHERE {FILTER_SQL} LIMIT $8)"
     );
     Ok(bound!(query, organization, filter)
-        .bind(most)
+        .bind(count_max)
         .fetch_one(&mut *connection)
         .await?
         .try_get(0)?)
 }
 
-/// The record at that place in the chain.
+/// Returns the record with that seq.
 pub async fn at_seq(
     executor: impl SqliteExecutor<'_>,
     organization: OrganizationId,
@@ -164,7 +152,7 @@ pub async fn at_seq(
     Ok(row.as_ref().map(record).transpose()?)
 }
 
-/// The Consume of that call, if that organization paid it.
+/// Returns the Consume of a call, if the organization paid for the call.
 pub async fn consume(
     connection: &mut SqliteConnection,
     organization: OrganizationId,
@@ -183,7 +171,7 @@ pub async fn consume(
 
 fn record(row: &SqliteRow) -> Result<Record, sqlx::Error> {
     let kind = RecordKind::parse(row.try_get("kind")?)
-        .ok_or_else(|| sqlx::Error::Decode("an unknown kind of record".into()))?;
+        .ok_or_else(|| sqlx::Error::Decode("unknown record kind".into()))?;
     Ok(Record {
         id: RecordId(id(row, "id")?),
         seq: row.try_get("seq")?,

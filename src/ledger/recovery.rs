@@ -1,4 +1,4 @@
-//! Recovery: what the last run left behind is brought into the database before calls are taken.
+//! Recovery: commits what the last run left in the journal, before the gateway accepts calls.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,33 +23,34 @@ use crate::store::node_metadata;
 #[derive(Debug, thiserror::Error)]
 pub enum RecoveryError {
     /// The journal cannot be read.
-    #[error("journal: {0}; make it writable and make room there")]
+    #[error("journal: {0}; check permissions and free disk space")]
     Journal(#[from] std::io::Error),
-    /// Entries were removed before they were projected.
+    /// A segment is missing that was not projected.
     #[error(
-        "the database is older than the journal: {} is gone, and was not projected. Restore it, or \
-         a newer database; to go on without what it held, move the journal's folder away",
+        "the database is older than the journal: segment {} is missing and was not projected. Restore \
+         it or a newer database; to continue without its calls, move the journal folder away",
         .0.path(Path::new("")).display()
     )]
     Gap(SegmentName),
     /// The database cannot be read or written.
-    #[error("{0}; make it writable and make room there")]
+    #[error("{0}; check permissions and free disk space")]
     Database(#[from] DatabaseError),
 }
 
-/// What was found.
+/// What recovery found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Recovered {
-    /// The number for the run that begins now.
+    /// The number of the run that starts now.
     pub next_run: u32,
-    /// Entries that were not projected yet.
+    /// Entries that had not been projected.
     pub entries: u64,
     /// Calls that were open when the last run ended.
     pub orphans: usize,
 }
 
-/// Projects the rest of every chain in `folder`, then ends the calls that were left open: each by
-/// its last progress, or for nothing. It reached an upstream, so it counts as a request.
+/// Projects the rest of every chain in `folder`, then ends the calls that are still open: each is
+/// charged by its last progress, or voided. An open call reached an upstream, so it counts as a
+/// request.
 pub async fn recover(
     database: &Database,
     folder: &Path,
@@ -106,27 +107,27 @@ pub async fn commit(
 }
 
 fn orphan_result(orphan: &OpenCall, now: UnixMs) -> Entry<String> {
-    let asked = &orphan.hold.header;
-    let lived_us = now.0.saturating_sub(asked.at.0).saturating_mul(1_000);
-    let ended = CallResult {
+    let header = &orphan.hold.header;
+    let duration_us = now.0.saturating_sub(header.at.0).saturating_mul(1_000);
+    let result = CallResult {
         charge: orphan.progress.map_or_else(Charge::not_charged, |progress| progress.charge),
         counted: true,
         refusal: "gateway_restarted".to_owned(),
         attempts: 1,
-        duration_us: u32::try_from(lived_us).unwrap_or(u32::MAX),
-        ..CallResult::minimal(asked.id, orphan.hold.owner(), Outcome::Failed)
+        duration_us: u32::try_from(duration_us).unwrap_or(u32::MAX),
+        ..CallResult::minimal(header.id, orphan.hold.owner(), Outcome::Failed)
     };
-    if orphan.progress.is_some() { Entry::Settled(ended) } else { Entry::Voided(ended) }
+    if orphan.progress.is_some() { Entry::Settled(result) } else { Entry::Voided(result) }
 }
 
-/// The first number from `start` on that is missing among `numbers`, which ascend. One that was
-/// read to its end may be gone with all that came after it: nothing did.
+/// Returns the first number from `start` on that is missing from `numbers`, which must be
+/// ascending. A chain that was read to its end may have been removed completely; that is no gap.
 pub fn first_gap(start: u32, numbers: impl Iterator<Item = u32>) -> Option<u32> {
     let later = numbers.filter(|number| start <= *number);
     (start..).zip(later).find(|(expected, number)| expected != number).map(|(gap, _)| gap)
 }
 
-/// Forgets the checkpoints of chains whose segments are gone: nobody will ask for them again.
+/// Deletes the checkpoints of chains whose segments have been removed.
 async fn delete_removed_checkpoints(
     database: &Database,
     positions: &BTreeMap<i64, (u32, u64)>,
@@ -134,7 +135,7 @@ async fn delete_removed_checkpoints(
 ) -> Result<(), DatabaseError> {
     let mut tx = database.begin().await?;
     for chain in positions.keys() {
-        if !chains.iter().any(|there| there.number() == *chain) {
+        if !chains.iter().any(|other| other.number() == *chain) {
             sqlx::query("DELETE FROM journal_checkpoints WHERE chain = $1")
                 .bind(chain)
                 .execute(&mut *tx)
@@ -149,10 +150,10 @@ async fn load_checkpoints(database: &Database) -> Result<BTreeMap<i64, (u32, u64
     let rows = sqlx::query("SELECT chain, segment, position FROM journal_checkpoints")
         .fetch_all(database.reader())
         .await?;
-    let place = |row: &sqlx::sqlite::SqliteRow| -> Result<_, sqlx::Error> {
+    let checkpoint = |row: &sqlx::sqlite::SqliteRow| -> Result<_, sqlx::Error> {
         Ok((row.try_get(0)?, (row.try_get(1)?, row.try_get::<i64, _>(2)?.unsigned_abs())))
     };
-    Ok(rows.iter().map(place).collect::<Result<_, _>>()?)
+    Ok(rows.iter().map(checkpoint).collect::<Result<_, _>>()?)
 }
 
 async fn load_open_holds(
@@ -169,5 +170,7 @@ async fn load_open_holds(
         Some((hold, progress))
     };
     let read: Option<Vec<_>> = rows.iter().map(open).collect();
-    Ok(read.ok_or_else(|| sqlx::Error::Decode("open_holds holds no journal entries".into()))?)
+    Ok(read.ok_or_else(|| {
+        sqlx::Error::Decode("open_holds contains an invalid journal entry".into())
+    })?)
 }

@@ -1,4 +1,4 @@
-//! The whole ledger in one look: every chain, every sum, every pair, every hold.
+//! Verifies the whole ledger: every chain, every sum, every cross-check, every hold.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::store::columns::Subject;
 use crate::store::database::DatabaseError;
 use crate::store::row_stream::for_each_row;
 
-/// Why the books could not be looked at.
+/// Why the ledger could not be verified.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// The database cannot be read.
@@ -32,39 +32,38 @@ impl From<sqlx::Error> for VerifyError {
     }
 }
 
-/// What a look has seen.
+/// The result of a verification.
 #[derive(Debug, Default)]
 pub struct Verified {
-    /// Wallets.
+    /// The number of wallets.
     pub organizations: usize,
-    /// Wallet records.
+    /// The number of wallet records.
     pub records: u64,
-    /// Calls in the request log that were admitted.
+    /// The number of calls in the request log that were admitted.
     pub calls: u64,
-    /// Calls that hold money, by database and journal.
+    /// The number of open holds, from database and journal.
     pub open_holds: usize,
-    /// What they hold, in nano-units.
+    /// The sum of the open holds in nano-units.
     pub frozen: i128,
-    /// Journal entries that the database does not have yet; `None` without a journal.
+    /// Journal entries that are not in the database yet; `None` without a journal.
     pub unprojected: Option<u64>,
-    /// What is wrong.
     pub findings: Findings,
-    /// Whether the picture of the database was older than the journal's oldest segment: only then
-    /// does a second look help.
+    /// Whether the journal lacks segments that this snapshot of the database needs. Verifying a
+    /// newer snapshot can only help in this case.
     pub is_stale: bool,
 }
 
-/// Looks at everything that `connection` sees. It must see one picture: a transaction.
+/// Verifies everything that `connection` reads. It must read from one snapshot (a transaction).
 pub async fn verify(
     connection: &mut SqliteConnection,
     journal: &Path,
 ) -> Result<Verified, VerifyError> {
     let mut verified = Verified::default();
     let findings = &mut verified.findings;
-    let mut unprojected = JournalTail::restore(connection, findings).await?;
-    // At once: segments are removed some time after they were projected.
+    let mut tail = JournalTail::restore(connection, findings).await?;
+    // Read the journal first, because segments are removed some time after they were projected.
     if journal.is_dir() {
-        let missing = unprojected.read(journal, findings)?;
+        let missing = tail.read(journal, findings)?;
         verified.is_stale = !missing.is_empty();
         for segment in missing {
             findings.add(Violation {
@@ -72,17 +71,17 @@ pub async fn verify(
                 organization: None,
                 row: segment.path(Path::new("")).display().to_string(),
                 found: "no such file".into(),
-                expected: "there until it is projected".into(),
+                expected: "present until it is projected".into(),
             });
         }
-        verified.unprojected = Some(unprojected.entries);
+        verified.unprojected = Some(tail.entries);
     }
-    (verified.open_holds, verified.frozen) = unprojected.open_holds();
+    (verified.open_holds, verified.frozen) = tail.open_holds();
     let mut wallets = load_wallets(connection).await?;
     verified.organizations = wallets.len();
     verified.records = verify_chains(connection, &mut wallets, findings).await?;
     cross_checks::compare_all(connection, findings).await?;
-    unprojected.compare(connection, findings).await?;
+    tail.compare(connection, findings).await?;
     let calls = "SELECT count(*) FROM request_logs WHERE outcome <> 'Refused'";
     let calls: i64 = sqlx::query_scalar(calls).fetch_one(connection).await?;
     verified.calls = calls.unsigned_abs();
@@ -91,7 +90,7 @@ pub async fn verify(
 
 type Wallets = BTreeMap<OrganizationId, (i64, i64)>;
 
-/// The last seq and the balance of every wallet.
+/// Returns the last seq and the balance of every wallet.
 async fn load_wallets(connection: &mut SqliteConnection) -> Result<Wallets, sqlx::Error> {
     let mut wallets = Wallets::new();
     for_each_row(
@@ -107,7 +106,8 @@ async fn load_wallets(connection: &mut SqliteConnection) -> Result<Wallets, sqlx
     Ok(wallets)
 }
 
-/// Follows every chain to its end and compares that with wallet and usage; how many records.
+/// Verifies every chain and compares it with its wallet and its usage. Returns the number of
+/// records.
 async fn verify_chains(
     connection: &mut SqliteConnection,
     wallets: &mut Wallets,
@@ -120,21 +120,21 @@ async fn verify_chains(
         Ok(())
     })
     .await?;
-    let (mut records, mut followed) = (0, None::<Chain>);
+    let (mut records, mut current) = (0, None::<Chain>);
     for_each_row(connection, ALL_RECORDS, |row| {
-        let link = ChainRecord::from_row(row)?;
+        let record = ChainRecord::from_row(row)?;
         records += 1;
-        if followed.as_ref().is_none_or(|chain| chain.organization() != link.organization()) {
-            let done = followed.replace(Chain::new(link.organization()));
-            done.inspect(|chain| finish_chain(chain, wallets, &mut usage, findings));
+        if current.as_ref().is_none_or(|chain| chain.organization() != record.organization()) {
+            let finished = current.replace(Chain::new(record.organization()));
+            finished.inspect(|chain| finish_chain(chain, wallets, &mut usage, findings));
         }
-        if let Some(chain) = &mut followed {
-            chain.verify_next(&link, findings);
+        if let Some(chain) = &mut current {
+            chain.verify_next(&record, findings);
         }
         Ok(())
     })
     .await?;
-    followed.inspect(|chain| finish_chain(chain, wallets, &mut usage, findings));
+    current.inspect(|chain| finish_chain(chain, wallets, &mut usage, findings));
     for (organization, (last_seq, balance)) in std::mem::take(wallets) {
         Chain::new(organization).compare_wallet(last_seq, balance, findings);
     }
@@ -144,13 +144,13 @@ async fn verify_chains(
             organization: None,
             row: format!("subject {}", Uuid::from_u128(subject)),
             found: format!("spend {} over all days", money(spend.into())),
-            expected: "0.00, as it has no Consumes".into(),
+            expected: "0.00, because it has no Consumes".into(),
         });
     }
     Ok(records)
 }
 
-/// Compares a chain that was followed with its wallet and with what its subjects used.
+/// Compares a verified chain with its wallet and with the usage of its subjects.
 fn finish_chain(
     chain: &Chain,
     wallets: &mut Wallets,
@@ -164,7 +164,7 @@ fn finish_chain(
             table: "wallets",
             organization: Some(organization),
             row: "wallet".into(),
-            found: "none, though there are records".into(),
+            found: "missing, although there are records".into(),
             expected: "one".into(),
         }),
     }

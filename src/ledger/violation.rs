@@ -1,4 +1,4 @@
-//! Violations: rows of the books that are not what they should be.
+//! Violations: rows of the ledger that are not what they should be.
 
 use std::fmt;
 
@@ -8,15 +8,13 @@ use crate::domain::money::Nano;
 /// A row that is not what it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Where it stands: a table, or `journal`, or `books` for what is in memory only.
+    /// The table, or `journal`, or `live_state` for what is only in memory.
     pub table: &'static str,
-    /// Whose it is, where that is known.
+    /// The organization that the row belongs to, if known.
     pub organization: Option<OrganizationId>,
-    /// Which row: its seq, or its id.
+    /// The row: its seq or its id.
     pub row: String,
-    /// What is there.
     pub found: String,
-    /// What should be there.
     pub expected: String,
 }
 
@@ -28,24 +26,23 @@ impl fmt::Display for Violation {
         if let Some(organization) = organization {
             write!(f, " {organization}")?;
         }
-        write!(f, " {row}: {found}; should be {expected}")
+        write!(f, " {row}: {found}; expected {expected}")
     }
 }
 
-/// The most violations that are kept word for word; all are counted.
+/// The most violations that are stored; all are counted.
 const VIOLATIONS_MAX: usize = 10_000;
 
-/// What a look has found.
+/// The violations found by a check.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// The first of them, in the order in which they were found.
+    /// The first violations, in the order in which they were found.
     pub violations: Vec<Violation>,
-    /// How many there are.
+    /// How many violations were found.
     pub count: u64,
 }
 
 impl Findings {
-    /// Adds one.
     pub fn add(&mut self, violation: Violation) {
         self.count += 1;
         if self.violations.len() < VIOLATIONS_MAX {
@@ -54,7 +51,7 @@ impl Findings {
     }
 }
 
-/// A sum of money as text. It may be out of the range of an amount, where the books are wrong.
+/// Formats an amount. In a corrupt ledger it may be out of the range of `Nano`.
 pub fn money(sum: i128) -> String {
     i64::try_from(sum).map_or_else(|_| format!("{sum} nano-units"), |sum| Nano(sum).to_string())
 }
@@ -64,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_violations_are_counted_and_the_first_ten_thousand_are_kept() {
+    fn all_violations_are_counted_and_the_first_ten_thousand_stored() {
         let violation = Violation {
             table: "wallets",
             organization: None,

@@ -1,4 +1,4 @@
-//! Wallets: the balance at the end of a chain of records, and how money comes in.
+//! Wallets: the balance after the last record, and the records that add money.
 
 use sqlx::{Row, SqliteConnection, SqliteExecutor};
 
@@ -10,45 +10,41 @@ use crate::ledger::records::Record;
 use crate::store::columns::{at, new_id, uuid};
 use crate::store::database::DatabaseError;
 
-/// A wallet as the ledger has it.
+/// A row of the table `wallets`.
 #[derive(Debug, Clone, Copy)]
 pub struct StoredWallet {
-    /// Always the last record's balance.
+    /// Always the balance of the last record.
     pub balance: Nano,
-    /// The last record's place in the chain.
+    /// The seq of the last record.
     pub last_seq: i64,
     /// Whether new calls may hold money.
     pub is_active: bool,
-    /// Whether the operator switched it off: only the operator switches it on again.
+    /// Whether an operator deactivated the wallet. Then only an operator can activate it.
     pub disabled_by_operator: bool,
-    /// When it last changed.
     pub updated_at: UnixMs,
 }
 
-/// Money that comes in.
+/// A record that adds money.
 #[derive(Debug)]
 pub struct NewRecord<'a> {
-    /// Recharge or Refund; a Consume comes by the journal only.
+    /// Recharge or Refund. Consumes are written by the projector only.
     pub kind: RecordKind,
-    /// How much.
     pub amount: Nano,
-    /// The Consume that a Refund gives back.
+    /// The Consume that a Refund refers to.
     pub consume: Option<&'a Record>,
-    /// What stands beside it.
     pub description: Option<&'a str>,
-    /// A payment's own number.
+    /// An external reference, such as the number of a payment.
     pub reference: Option<&'a str>,
-    /// Who makes it, as a JSON object.
+    /// Who creates the record, as a JSON object.
     pub actor: &'a str,
 }
 
-/// Why money cannot come in.
+/// Why money cannot be added.
 #[derive(Debug, thiserror::Error)]
 pub enum PostError {
-    /// The balance would pass what a wallet can hold.
-    #[error("the balance would pass {BALANCE_MAX}")]
+    /// The balance would exceed the maximum.
+    #[error("the balance would exceed {BALANCE_MAX}")]
     BalanceTooLarge,
-    /// The database said no.
     #[error(transparent)]
     Database(#[from] DatabaseError),
 }
@@ -59,10 +55,10 @@ impl From<sqlx::Error> for PostError {
     }
 }
 
-/// The most that a wallet holds: the largest amount that the API can say.
+/// The maximum balance: the largest amount that the API can represent.
 pub const BALANCE_MAX: Nano = Nano::units(9_000_000_000);
 
-/// The wallet of that organization.
+/// Returns the wallet of an organization.
 pub async fn read(
     executor: impl SqliteExecutor<'_>,
     organization: OrganizationId,
@@ -80,9 +76,10 @@ pub async fn read(
     })
 }
 
-/// Writes the next record and the balance that follows; the record's place in the chain.
+/// Appends a record and updates the balance. Returns the seq of the record.
 ///
-/// The caller's transaction is the only writer while it is open, so nothing comes between.
+/// The caller's transaction is the only writer while it is open, so no other record can come
+/// between.
 pub async fn post(
     connection: &mut SqliteConnection,
     organization: OrganizationId,
@@ -133,7 +130,7 @@ pub async fn post(
     Ok(seq)
 }
 
-/// Switches it on or off for new calls.
+/// Activates or deactivates a wallet.
 pub async fn set_active(
     connection: &mut SqliteConnection,
     organization: OrganizationId,
@@ -168,7 +165,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_comes_in_is_the_next_line_of_the_chain_and_the_balance_follows_it() {
+    async fn a_posted_record_extends_the_chain_and_updates_the_balance() {
         let folder = tempfile::tempdir().expect("a folder");
         let database = with_organizations(&folder.path().join("gateway.db")).await;
         let mut tx = database.begin().await.expect("a transaction");
@@ -205,12 +202,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wallet_takes_as_much_as_the_api_can_say_and_no_nano_unit_more() {
+    async fn a_balance_cannot_exceed_the_maximum() {
         let folder = tempfile::tempdir().expect("a folder");
         let database = with_organizations(&folder.path().join("gateway.db")).await;
         let mut tx = database.begin().await.expect("a transaction");
-        let rest = BALANCE_MAX - Nano(5);
-        for (amount, fits) in [(Nano(5), true), (rest + Nano(1), false), (rest, true)] {
+        let remaining = BALANCE_MAX - Nano(5);
+        for (amount, fits) in [(Nano(5), true), (remaining + Nano(1), false), (remaining, true)] {
             let recharge = posting(RecordKind::Recharge, amount);
             let posted = post(&mut tx, PAYER, &recharge, UnixMs(9)).await;
             assert_eq!(posted.is_ok(), fits, "{amount}");
@@ -219,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_what_the_operator_switched_off_is_marked_as_its_own() {
+    async fn only_deactivation_by_an_operator_is_marked() {
         let folder = tempfile::tempdir().expect("a folder");
         let database = with_organizations(&folder.path().join("gateway.db")).await;
         let mut tx = database.begin().await.expect("a transaction");

@@ -1,25 +1,25 @@
-//! Answers kept for `Idempotency-Key`: the same request again gets the same answer again.
+//! Responses of the admin API stored by `Idempotency-Key`: a repeated request gets the stored
+//! response.
 
 use sqlx::{Row, SqliteConnection};
 
 use crate::domain::time::UnixMs;
 use crate::store::database::DatabaseError;
 
-/// An answer that was kept.
+/// A stored response.
 #[derive(Debug)]
 pub struct StoredResponse {
     /// SHA-256 of the request's query and body.
     pub fingerprint: Vec<u8>,
-    /// The status.
     pub status: i64,
-    /// The body, secrets left out.
+    /// The body, without secrets.
     pub body: String,
 }
 
-/// How long answers are kept: a day.
+/// How long responses are stored: one day.
 const RETENTION_MS: i64 = 86_400_000;
 
-/// The answer kept for that scope.
+/// Returns the response stored for a scope.
 pub async fn find(
     connection: &mut SqliteConnection,
     scope: &[u8; 32],
@@ -33,21 +33,21 @@ pub async fn find(
     .bind(now.0 - RETENTION_MS)
     .fetch_optional(connection)
     .await?;
-    let kept = |row: sqlx::sqlite::SqliteRow| -> Result<StoredResponse, sqlx::Error> {
+    let response = |row: sqlx::sqlite::SqliteRow| -> Result<StoredResponse, sqlx::Error> {
         Ok(StoredResponse {
             fingerprint: row.try_get("fingerprint")?,
             status: row.try_get("status")?,
             body: row.try_get("answer")?,
         })
     };
-    Ok(row.map(kept).transpose()?)
+    Ok(row.map(response).transpose()?)
 }
 
-/// Keeps an answer, and forgets those that were kept for long enough.
+/// Stores a response and deletes expired ones.
 pub async fn insert(
     connection: &mut SqliteConnection,
     scope: &[u8; 32],
-    kept: &StoredResponse,
+    response: &StoredResponse,
     now: UnixMs,
 ) -> Result<(), DatabaseError> {
     sqlx::query("DELETE FROM idempotency_keys WHERE created_at <= $1")
@@ -59,9 +59,9 @@ pub async fn insert(
          VALUES ($1, $2, $3, $4, $5)",
     )
     .bind(&scope[..])
-    .bind(&kept.fingerprint)
-    .bind(kept.status)
-    .bind(&kept.body)
+    .bind(&response.fingerprint)
+    .bind(response.status)
+    .bind(&response.body)
     .bind(now.0)
     .execute(connection)
     .await?;

@@ -1,4 +1,4 @@
-//! Calls that were done under an `Idempotency-Key`. The projector writes them.
+//! Completed calls by their `Idempotency-Key`. The projector writes them.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,8 @@ use crate::domain::usage::{Unit, Usage};
 use crate::store::columns::id;
 use crate::store::database::DatabaseError;
 
-/// The call that was done under that key within a day, and what it asked for.
+/// Returns the digest of the body and the result of the call completed with this key in the last
+/// day.
 pub async fn find(
     executor: impl SqliteExecutor<'_>,
     key: Digest,
@@ -36,24 +37,24 @@ pub async fn find(
     Ok(row.map(done).transpose()?)
 }
 
-/// Forgets keys that are older than a day, at most so many.
+/// Deletes at most `count_max` expired keys.
 pub async fn delete_expired(
     connection: &mut SqliteConnection,
     now: UnixMs,
-    most: usize,
+    count_max: usize,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "DELETE FROM once_keys WHERE key_hash IN
             (SELECT key_hash FROM once_keys WHERE created_at <= $1 ORDER BY created_at LIMIT $2)",
     )
     .bind(now.0 - RETENTION_MS)
-    .bind(i64::try_from(most).unwrap_or(i64::MAX))
+    .bind(i64::try_from(count_max).unwrap_or(i64::MAX))
     .execute(connection)
     .await?;
     Ok(())
 }
 
-/// Usage as the JSON object of a column.
+/// Encodes usage as a JSON object.
 pub fn usage_json(usage: &Usage) -> String {
     let counts: BTreeMap<_, _> = usage.counts().map(|(unit, count)| (unit.name(), count)).collect();
     serde_json::to_string(&counts).unwrap_or_else(|_| "{}".to_owned())
@@ -75,7 +76,7 @@ mod tests {
     use crate::store::database::Database;
 
     #[tokio::test]
-    async fn a_key_stands_for_its_call_for_a_day_and_is_then_forgotten_step_by_step() {
+    async fn a_key_expires_after_a_day_and_is_deleted_in_steps() {
         let folder = tempfile::tempdir().expect("a folder");
         let database = Database::open(&folder.path().join("gateway.db")).await.expect("a database");
         let mut tx = database.begin().await.expect("a transaction");
@@ -99,8 +100,10 @@ mod tests {
         assert_eq!(found(2, RETENTION_MS + 2).await, None, "a day is over");
         assert_eq!(found(4, 0).await, None, "another key");
 
-        for (now, most, left) in [(3, 2, 3), (RETENTION_MS + 3, 2, 1), (RETENTION_MS + 3, 2, 0)] {
-            delete_expired(&mut tx, UnixMs(now), most).await.expect("it can be written");
+        for (now, count_max, left) in
+            [(3, 2, 3), (RETENTION_MS + 3, 2, 1), (RETENTION_MS + 3, 2, 0)]
+        {
+            delete_expired(&mut tx, UnixMs(now), count_max).await.expect("it can be written");
             let count = sqlx::query_scalar("SELECT count(*) FROM once_keys");
             let count: i64 = count.fetch_one(&mut *tx).await.expect("a count");
             assert_eq!(count, left);

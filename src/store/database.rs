@@ -1,4 +1,4 @@
-//! The database: where it is, how it is opened, and how a unit of work runs on it.
+//! Opens the SQLite database and runs transactions on it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,26 +7,26 @@ use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection, Sqlite, SqlitePool, Transaction};
 
-/// A SQLite database: one writer, several readers, in WAL mode.
+/// A SQLite database in WAL mode: one writer connection, several reader connections.
 #[derive(Debug, Clone)]
 pub struct Database {
     writer: SqlitePool,
     reader: SqlitePool,
 }
 
-/// Why the database could not be opened or asked.
+/// An error of the database.
 #[derive(Debug, thiserror::Error)]
 #[error("database: {0}")]
 pub struct DatabaseError(#[from] pub sqlx::Error);
 
-/// The steps that lead to the schema of this program.
+/// The migrations up to the schema of this version.
 pub static SCHEMA: Migrator = sqlx::migrate!("migrations/sqlite");
 
 const READERS: u32 = 4;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Database {
-    /// Opens or creates the file and brings its schema up to date.
+    /// Opens or creates the file and applies missing migrations.
     pub async fn open(file: &Path) -> Result<Self, DatabaseError> {
         let options = SqliteConnectOptions::new()
             .filename(file)
@@ -40,8 +40,8 @@ impl Database {
             .max_connections(1)
             .after_release(|connection, _| {
                 Box::pin(async move {
-                    // A commit that fails ends the transaction, and the connection does not know:
-                    // it would begin no other. One that is made anew does.
+                    // A failed commit ends the transaction in SQLite, but sqlx counts it as open
+                    // and would not begin another. Replace such a connection.
                     connection.ping().await?;
                     Ok(!connection.is_in_transaction())
                 })
@@ -56,22 +56,22 @@ impl Database {
         Ok(Self { writer, reader })
     }
 
-    /// Where reads go. They see what was committed before they began.
+    /// Returns the pool for reads. A read sees what was committed before it began.
     pub const fn reader(&self) -> &SqlitePool {
         &self.reader
     }
 
-    /// Begins a stretch of reads that see one picture, however much is written meanwhile.
+    /// Begins a read transaction: all its reads see the same snapshot.
     pub async fn begin_snapshot(&self) -> Result<Transaction<'static, Sqlite>, DatabaseError> {
         Ok(self.reader.begin().await?)
     }
 
-    /// Begins a unit of work that writes. There is one at a time.
+    /// Begins a write transaction. There is one at a time.
     pub async fn begin(&self) -> Result<Transaction<'static, Sqlite>, DatabaseError> {
         Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
     }
 
-    /// Waits for open work to end and closes the files.
+    /// Waits for open transactions and closes the connections.
     pub async fn close(&self) {
         self.reader.close().await;
         self.writer.close().await;
@@ -85,7 +85,7 @@ mod tests {
 
     use super::*;
 
-    /// What the first schema held: one organization with two projects and a key that called.
+    /// Rows in the first schema: one organization with two projects and a key that made calls.
     const BEFORE: &[&str] = &[
         "INSERT INTO organizations VALUES
             (x'0000000000000000000000000000000A', 'O', NULL, 'Active', 1, 'cancel', NULL, 0, 0, 1)",
@@ -115,7 +115,7 @@ mod tests {
     ];
 
     #[tokio::test]
-    async fn a_folder_of_the_first_schema_keeps_its_usage_and_its_quotas() {
+    async fn migrations_keep_usage_and_quotas_of_the_first_schema() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("gateway.db");
         let options = SqliteConnectOptions::new().filename(&file).create_if_missing(true);
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_commit_that_failed_leaves_the_next_one_free() {
+    async fn a_transaction_can_begin_after_a_failed_commit() {
         let folder = tempfile::tempdir().expect("a folder");
         let database = Database::open(&folder.path().join("gateway.db")).await.expect("opened");
         let add = "INSERT INTO facts (name, value) VALUES ('a', 'b')";

@@ -1,5 +1,4 @@
-//! Reads what the directory is made of: organizations, projects and keys, each with its limits and
-//! its usage.
+//! Reads the rows of the directory: organizations, projects and keys, with limits and usage.
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
@@ -18,7 +17,6 @@ use crate::store::usage::{self, StoredUsage, Subjects, UsageBySubject};
 /// Which part of the directory to read.
 #[derive(Debug, Clone, Copy)]
 pub enum Scope {
-    /// All of it.
     Everything,
     /// One organization and all its projects.
     Organization(OrganizationId),
@@ -26,96 +24,89 @@ pub enum Scope {
     Project(ProjectId),
 }
 
-/// What was read.
+/// The rows of a scope.
 #[derive(Debug, Default)]
 pub struct DirectoryRows {
-    /// Organizations with wallet, quota and usage.
     pub organizations: Vec<OrganizationRow>,
-    /// Projects with quota and usage.
     pub projects: Vec<ProjectRow>,
-    /// Keys with limits and usage; one whose rotation's grace runs appears twice, once a secret.
+    /// During the grace period of a rotation a key appears twice, once per secret.
     pub keys: Vec<KeyRow>,
 }
 
-/// An organization as admission needs it.
+/// An organization with its wallet, quota and usage.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own column")]
 pub struct OrganizationRow {
-    /// Its id.
     pub id: OrganizationId,
-    /// Whether its calls are admitted.
+    /// Whether calls are admitted.
     pub active: bool,
-    /// Globs of the models it may use; `None` is all.
+    /// Globs of the allowed models; `None` allows all.
     pub allowed_models: Option<Vec<String>>,
-    /// The ledger balance.
+    /// The balance in the ledger.
     pub balance: Nano,
-    /// Whether its wallet is switched on.
+    /// Whether the wallet is active.
     pub wallet_active: bool,
-    /// Whether a call whose client leaves is read to its end.
+    /// Whether a response is read to its end after the client disconnected.
     pub on_disconnect_drain: bool,
-    /// Whether the output of its calls is cut to what limits and wallet leave.
+    /// Whether the gateway may lower the output limit of a call to fit limits and wallet.
     pub output_clamp: bool,
-    /// The limits of all its projects together.
+    /// Limits of all projects together.
     pub quota: Quota,
-    /// What was used in the latest minute known.
+    /// Usage in the latest minute.
     pub minute: (Minute, Amounts),
-    /// What was used a day, the last two months.
+    /// Usage per day, for the last two months.
     pub days: Vec<(Day, Amounts)>,
 }
 
-/// A project as admission needs it.
+/// A project with its quota and usage.
 #[derive(Debug)]
 pub struct ProjectRow {
-    /// Its id.
     pub id: ProjectId,
-    /// Who pays.
+    /// The organization that pays.
     pub organization: OrganizationId,
-    /// Whether it is not archived.
+    /// False if archived.
     pub active: bool,
-    /// Globs of the models it may use; `None` is all.
+    /// Globs of the allowed models; `None` allows all.
     pub allowed_models: Option<Vec<String>>,
-    /// Its limits.
     pub quota: Quota,
-    /// What was used in the latest minute known.
+    /// Usage in the latest minute.
     pub minute: (Minute, Amounts),
-    /// What was used a day, the last two months.
+    /// Usage per day, for the last two months.
     pub days: Vec<(Day, Amounts)>,
 }
 
-/// A secret and the key it belongs to.
+/// A secret and its key.
 #[derive(Debug)]
 pub struct KeyRow {
-    /// The key.
     pub id: ApiKeyId,
-    /// The project it opens.
     pub project: ProjectId,
     /// SHA-256 of the secret.
     pub secret_hash: [u8; 32],
-    /// Whether it is switched on and not revoked.
+    /// Whether the key is enabled and not revoked.
     pub enabled: bool,
-    /// When it (or, for a rotated secret, its grace) ends.
+    /// When the secret expires; for a rotated secret, the end of its grace period.
     pub expires_at: Option<UnixMs>,
-    /// Globs of the models it may use; `None` is all.
+    /// Globs of the allowed models; `None` allows all.
     pub allowed_models: Option<Vec<String>>,
-    /// Where it may be used from; `None` is anywhere.
+    /// The addresses from which the key may be used; `None` allows all.
     pub allowed_cidrs: Option<Vec<Cidr>>,
-    /// Its own limits; its month begins on the first.
+    /// The key's own limits. Its month begins on the first.
     pub limits: Limits,
-    /// What was used in the latest minute known.
+    /// Usage in the latest minute.
     pub minute: (Minute, Amounts),
-    /// What was used a day, the last two months.
+    /// Usage per day, for the last two months.
     pub days: Vec<(Day, Amounts)>,
 }
 
-/// How far back daily sums are read: two months, the longest that a month can need.
+/// How many days of usage are read: two months, because a quota month may begin on any day.
 const USAGE_DAYS_READ: i64 = 62;
 
-/// A scope as what stands after FROM, for each kind of subject.
+/// The tables and conditions of a scope, as written after FROM.
 struct ScopeSql {
     organizations: String,
     projects: String,
     keys: String,
-    /// What their $1 is.
+    /// The value of `$1` in these conditions.
     id: Option<Uuid>,
 }
 
@@ -125,8 +116,9 @@ impl ScopeSql {
             Scope::Everything => ("$1 IS NULL", "$1 IS NULL", None),
             Scope::Organization(id) => ("o.id = $1", "p.organization_id = $1", Some(id.0)),
             Scope::Project(id) => {
-                let own = "o.id = (SELECT organization_id FROM projects WHERE id = $1)";
-                (own, "p.id = $1", Some(id.0))
+                let organization_of_project =
+                    "o.id = (SELECT organization_id FROM projects WHERE id = $1)";
+                (organization_of_project, "p.id = $1", Some(id.0))
             }
         };
         Self {
@@ -146,24 +138,26 @@ impl ScopeSql {
     }
 }
 
-/// Reads that part as one consistent picture; after an edit, without the usage of those whose books
-/// are `open`: what these hold is newer, and they are nearly all.
+/// Reads the rows of a scope from one snapshot. After an edit the usage of the `live` subjects is
+/// left out, because their live state is newer; these are nearly all.
 pub async fn read(
     database: &Database,
     scope: Scope,
     now: UnixMs,
-    open: Option<&Subjects>,
+    live: Option<&Subjects>,
 ) -> Result<DirectoryRows, DatabaseError> {
-    let part = ScopeSql::of(scope);
+    let scope_sql = ScopeSql::of(scope);
     let mut tx = database.begin_snapshot().await?;
     let subjects = format!(
         "SELECT o.id FROM {} UNION ALL SELECT p.id FROM {} UNION ALL SELECT k.id FROM {}",
-        part.organizations, part.projects, part.keys
+        scope_sql.organizations, scope_sql.projects, scope_sql.keys
     );
     let since = Day(now.day().0 - USAGE_DAYS_READ);
-    let used = match open {
-        Some(open) => usage::windows_excluding(&mut tx, (subjects, part.id), since, open).await?,
-        None => usage::windows(&mut tx, &subjects, part.id, since).await?,
+    let used = match live {
+        Some(live) => {
+            usage::windows_excluding(&mut tx, (subjects, scope_sql.id), since, live).await?
+        }
+        None => usage::windows(&mut tx, &subjects, scope_sql.id, since).await?,
     };
     let organizations = format!(
         "SELECT o.id, o.status, o.allowed_models, w.balance_nano, w.is_active, o.on_disconnect,
@@ -171,17 +165,17 @@ pub async fn read(
          FROM (SELECT * FROM {}) o
          JOIN wallets w ON w.organization_id = o.id
          LEFT JOIN quotas q ON q.subject_id = o.id",
-        part.organizations
+        scope_sql.organizations
     );
-    let organizations = part.rows(&mut tx, organizations).await?;
+    let organizations = scope_sql.rows(&mut tx, organizations).await?;
     let projects = format!(
         "SELECT p.id, p.organization_id, p.status, p.allowed_models,
             q.limits, q.enforce_quota, q.custom_reset_day
          FROM (SELECT * FROM {}) p LEFT JOIN quotas q ON q.subject_id = p.id",
-        part.projects
+        scope_sql.projects
     );
-    let projects = part.rows(&mut tx, projects).await?;
-    let keys = part.rows(&mut tx, format!("SELECT k.* FROM {}", part.keys)).await?;
+    let projects = scope_sql.rows(&mut tx, projects).await?;
+    let keys = scope_sql.rows(&mut tx, format!("SELECT k.* FROM {}", scope_sql.keys)).await?;
     tx.commit().await?;
 
     let mut read = DirectoryRows::default();
@@ -256,7 +250,7 @@ fn key_rows(
             enabled: row.try_get::<bool, _>("enabled")? && revoked.is_none(),
             expires_at: ends.map(UnixMs),
             allowed_models: list(row, "allowed_models")?,
-            // A block that cannot be read matches nothing: a key is never opened by a fault.
+            // An invalid block matches no address, so that corrupt data cannot open a key.
             allowed_cidrs: cidrs
                 .as_ref()
                 .map(|blocks| blocks.iter().filter_map(|block| Cidr::parse(block)).collect()),
@@ -276,7 +270,7 @@ fn key_rows(
     Ok(())
 }
 
-/// A JSON array of texts in a column, `None` where it is NULL.
+/// Parses a JSON array of strings; `None` if the column is NULL.
 fn list<I: sqlx::ColumnIndex<SqliteRow>>(
     row: &SqliteRow,
     column: I,
@@ -291,8 +285,8 @@ mod tests {
 
     const NOW: UnixMs = UnixMs(100 * 86_400_000);
 
-    /// Two organizations (1, 2); projects 11 and 12 of the first, 21 of the second; a key each,
-    /// that of project 11 rotated. All of them used something, long ago too.
+    /// Two organizations (1, 2) with the projects 11, 12 and 21 and one key each. The key of
+    /// project 11 is rotated. All of them have recent and old usage.
     async fn with_callers(file: &std::path::Path) -> Database {
         let database = Database::open(file).await.expect("a database");
         let mut tx = database.begin().await.expect("a transaction");
@@ -349,7 +343,7 @@ mod tests {
         database
     }
 
-    /// What was read of everyone's usage.
+    /// The usage of every row.
     fn windows(rows: &DirectoryRows) -> Vec<(u128, StoredUsage)> {
         let organizations = rows.organizations.iter().map(|row| (row.id.0, row.minute, &row.days));
         let projects = rows.projects.iter().map(|row| (row.id.0, row.minute, &row.days));
@@ -359,7 +353,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_part_comes_with_the_limits_and_windows_of_all_that_stands_in_it() {
+    async fn a_scope_is_read_with_all_its_limits_and_usage() {
         let folder = tempfile::tempdir().expect("a folder");
         let database = with_callers(&folder.path().join("gateway.db")).await;
         let minute = (Minute(7), Amounts { requests: 1, tokens: 2, spend: Nano(3) });
@@ -373,10 +367,10 @@ mod tests {
             (Scope::Project(ProjectId(11)), &[1], &[11], &[111, 111]),
             (Scope::Project(ProjectId(21)), &[2], &[21], &[211]),
         ] {
-            let open = Subjects::from_iter([2, 12, 111]);
-            let again = read(&database, scope, NOW, Some(&open)).await.expect("rows");
+            let live = Subjects::from_iter([2, 12, 111]);
+            let again = read(&database, scope, NOW, Some(&live)).await.expect("rows");
             for (id, used) in windows(&again) {
-                assert_eq!(used == StoredUsage::default(), open.contains(&id), "{id} of {scope:?}");
+                assert_eq!(used == StoredUsage::default(), live.contains(&id), "{id} of {scope:?}");
             }
             let rows = read(&database, scope, NOW, None).await.expect("rows");
             let read: Vec<u128> = rows.organizations.iter().map(|row| row.id.0).collect();

@@ -1,4 +1,5 @@
-//! The SQL of everything that is not money in motion: people, organizations, projects, keys.
+//! SQL for users, organizations, projects, keys, prices and request logs. Wallets and records are
+//! in `ledger`.
 
 pub mod database;
 pub mod read_only;

@@ -1,38 +1,38 @@
-//! Facts of this node, by name.
+//! Metadata of this node: its id and the number of its run.
 
 use uuid::Uuid;
 
 use crate::domain::ids::NodeId;
 use crate::store::database::{Database, DatabaseError};
 
-/// The node's id, made when it is first asked for.
+/// Returns the id of the node. The first call creates it.
 pub async fn node_id(database: &Database) -> Result<NodeId, DatabaseError> {
-    let fresh = NodeId(Uuid::now_v7().as_u128()).to_string();
+    let new_id = NodeId(Uuid::now_v7().as_u128()).to_string();
     let mut tx = database.begin().await?;
     let id: String = sqlx::query_scalar(
         "INSERT INTO facts (name, value) VALUES ('node_id', $1)
          ON CONFLICT (name) DO UPDATE SET value = facts.value RETURNING value",
     )
-    .bind(fresh)
+    .bind(new_id)
     .fetch_one(&mut *tx)
     .await?;
     tx.commit().await?;
     NodeId::parse(&id)
-        .map_err(|_| sqlx::Error::Decode("the fact node_id is no node id".into()).into())
+        .map_err(|_| sqlx::Error::Decode("node_id is not a valid node id".into()).into())
 }
 
-/// The number of the run that begins now: higher than any before, and than `latest`. It names the
-/// journal's chains, so that a checkpoint is never taken for that of another chain.
+/// Returns the number of the run that starts now. It is higher than all earlier numbers and than
+/// `latest`, so that a checkpoint can never be mistaken for that of another chain.
 pub async fn next_run(database: &Database, latest: u32) -> Result<u32, DatabaseError> {
     let mut tx = database.begin().await?;
-    let known: Option<String> = sqlx::query_scalar("SELECT value FROM facts WHERE name = 'run'")
+    let stored: Option<String> = sqlx::query_scalar("SELECT value FROM facts WHERE name = 'run'")
         .fetch_optional(&mut *tx)
         .await?;
-    let known = known
+    let stored = stored
         .map(|run| run.parse::<u32>())
         .transpose()
-        .map_err(|_| sqlx::Error::Decode("the fact run is no number".into()))?;
-    let next = 1 + latest.max(known.unwrap_or_default());
+        .map_err(|_| sqlx::Error::Decode("run is not a number".into()))?;
+    let next = 1 + latest.max(stored.unwrap_or_default());
     sqlx::query(
         "INSERT INTO facts (name, value) VALUES ('run', $1)
          ON CONFLICT (name) DO UPDATE SET value = excluded.value",
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn no_two_runs_have_one_number_though_their_segments_are_gone() {
+    async fn run_numbers_are_unique_even_after_segments_are_removed() {
         let folder = tempfile::tempdir().expect("a folder");
         let database = Database::open(&folder.path().join("db")).await.expect("a database");
         assert_eq!(next_run(&database, 0).await.expect("a number"), 1);

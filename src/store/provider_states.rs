@@ -1,4 +1,4 @@
-//! What providers keep for projects: which upstream gave which id to which project.
+//! Ids of objects that providers store for projects, and which upstream created each.
 
 use sha2::{Digest as _, Sha256};
 use sqlx::Row;
@@ -8,43 +8,40 @@ use crate::domain::ids::ProjectId;
 use crate::domain::time::UnixMs;
 use crate::store::database::{Database, DatabaseError};
 
-/// What an id is known by: the first half of its SHA-256.
+/// The first half of the SHA-256 of an id.
 pub type StateKey = [u8; 16];
 
-/// How long an id is known: as long as providers keep what it names.
+/// How long an id is kept: as long as providers keep the object.
 pub const STATE_RETENTION_MS: i64 = 30 * 86_400_000;
 
-/// How many ids of a project are known at most, the newest.
+/// The most ids that are loaded per project; older ones are ignored.
 pub const STATES_PER_PROJECT_MAX: usize = 100_000;
 
-/// The key of an id.
 pub fn state_key(id: &str) -> StateKey {
     let mut key = StateKey::default();
     key.copy_from_slice(&Sha256::digest(id.as_bytes())[..16]);
     key
 }
 
-/// An id that a project was given.
+/// An object that a provider stores for a project.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ProviderState {
-    /// Who was given it.
     pub project: ProjectId,
-    /// The id.
     pub key: StateKey,
-    /// Who gave it, and keeps what it names.
+    /// The upstream that stores the object.
     pub upstream: String,
-    /// When the call came that was given it.
+    /// When the call that created the object arrived.
     pub at: UnixMs,
 }
 
-/// What is known at `now`, of each project oldest first; of several that are as old as the last
-/// one that `most` allows, all.
+/// Returns the ids that have not expired at `now`, ordered by project and age, oldest first.
+/// Returns up to `per_project_max` per project, plus those of the same age as the oldest of them.
 pub async fn read(
     database: &Database,
     now: UnixMs,
-    most: usize,
+    per_project_max: usize,
 ) -> Result<Vec<ProviderState>, DatabaseError> {
-    // CROSS: each project is looked up among the states, by age.
+    // CROSS JOIN makes SQLite scan the projects and search the index by age.
     let rows = sqlx::query(
         "SELECT s.project_id, s.id_hash, s.upstream, s.created_at
          FROM projects p CROSS JOIN provider_states s
@@ -54,7 +51,7 @@ pub async fn read(
          ORDER BY p.id, s.created_at",
     )
     .bind(now.0 - STATE_RETENTION_MS)
-    .bind(i64::try_from(most).unwrap_or(i64::MAX) - 1)
+    .bind(i64::try_from(per_project_max).unwrap_or(i64::MAX) - 1)
     .fetch_all(database.reader())
     .await?;
     let state = |row: &sqlx::sqlite::SqliteRow| -> Result<ProviderState, sqlx::Error> {
@@ -114,10 +111,10 @@ mod tests {
         };
         let all =
             [state(1, "a", 10), state(1, "b", 20), state(1, "c", 30), state(2, "a", 5)].map(Some);
-        for (now, most, skipped) in
+        for (now, per_project_max, skipped) in
             [(0, 4, &[][..]), (0, 2, &[0]), (STATE_RETENTION_MS + 11, 4, &[0, 3])]
         {
-            let read = read(&database, UnixMs(now), most).await.expect("states");
+            let read = read(&database, UnixMs(now), per_project_max).await.expect("states");
             let expected = all.iter().enumerate().filter(|(at, _)| !skipped.contains(at));
             assert!(read.iter().eq(expected.filter_map(|(_, state)| state.as_ref())), "{read:?}");
         }

@@ -1,4 +1,4 @@
-//! A bystander: reads a database that may belong to another process, and leaves no trace there.
+//! Read-only access to a database that another process may be using. It leaves no trace.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -9,28 +9,21 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection};
 
 use crate::store::database::{DatabaseError, SCHEMA};
 
-/// Why a database cannot be read beside its owner.
+/// Why a database cannot be opened for reading.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadOnlyError {
-    /// There is no such file.
-    #[error("{0} is not there; name the gateway's own data folder or configuration")]
+    #[error("{0} does not exist; pass the data folder or the configuration of the gateway")]
     NotFound(PathBuf),
-    /// It is something else.
-    #[error("{0} is no database of a gateway: {1}; name the gateway's own data folder")]
+    #[error("{0} is not a gateway database: {1}; pass the data folder of the gateway")]
     NotADatabase(PathBuf, String),
-    /// Another version of the gateway wrote it.
-    #[error("{file} has schema {found}, this program reads {supported}; {advice}")]
+    #[error("{file} has schema version {found}, this program supports {supported}; {advice}")]
     Schema {
-        /// Which file.
         file: PathBuf,
-        /// Its version.
         found: i64,
-        /// That of this program.
+        /// The schema version of this program.
         supported: i64,
-        /// What to do.
         advice: &'static str,
     },
-    /// It cannot be read.
     #[error(transparent)]
     Database(#[from] DatabaseError),
 }
@@ -41,7 +34,7 @@ impl From<sqlx::Error> for ReadOnlyError {
     }
 }
 
-/// A connection that only reads.
+/// A read-only connection.
 #[derive(Debug)]
 pub struct ReadOnlyDatabase {
     file: PathBuf,
@@ -51,15 +44,15 @@ pub struct ReadOnlyDatabase {
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Rows that are fetched ahead.
+/// How many rows are fetched ahead.
 const ROW_BUFFER_SIZE: usize = 1_024;
 
 impl ReadOnlyDatabase {
-    /// Opens the file as it is: nothing is made, migrated or locked.
+    /// Opens the file without creating, migrating or locking anything.
     ///
-    /// A file without a write-ahead log was closed well, and is read as if nobody could write to
-    /// it: SQLite would otherwise make files beside it. Whether that held is told by
-    /// [`was_undisturbed`](Self::was_undisturbed).
+    /// A file without a write-ahead log was closed cleanly. It is opened as immutable, because
+    /// SQLite would otherwise create files next to it. [`is_unchanged`](Self::is_unchanged) returns
+    /// whether that assumption held.
     pub async fn open(file: &Path) -> Result<Self, ReadOnlyError> {
         if !file.is_file() {
             return Err(ReadOnlyError::NotFound(file.to_owned()));
@@ -76,21 +69,22 @@ impl ReadOnlyDatabase {
         Ok(Self { file: file.to_owned(), connection, is_in_use })
     }
 
-    /// Begins a stretch of reads that see one picture, however much is written meanwhile.
+    /// Begins a read transaction: all its reads see the same snapshot.
     pub async fn begin_snapshot(
         &mut self,
     ) -> Result<sqlx::Transaction<'_, sqlx::Sqlite>, DatabaseError> {
         Ok(self.connection.begin().await?)
     }
 
-    /// Whether nobody began to write to a file that was read as if nobody could: if somebody did,
-    /// what was read is void.
+    /// Returns false if another process started to write to a file that was opened as immutable.
+    /// Then everything that was read is invalid.
     pub fn is_unchanged(&self) -> bool {
         self.is_in_use || !wal_path(&self.file).exists()
     }
 }
 
-/// SQLite's write-ahead log: there for as long as the database is in use, and after a crash.
+/// Returns the path of SQLite's write-ahead log. It exists while the database is in use, and after
+/// a crash.
 fn wal_path(file: &Path) -> PathBuf {
     let mut name = OsString::from(file);
     name.push("-wal");
@@ -107,13 +101,13 @@ async fn check_schema(file: &Path, connection: &mut SqliteConnection) -> Result<
         }
         read => read?,
     };
-    let own = SCHEMA.iter().map(|step| step.version).max().unwrap_or_default();
+    let supported = SCHEMA.iter().map(|step| step.version).max().unwrap_or_default();
     let found = found.unwrap_or_default();
     let file = file.to_owned();
-    let advice = match found.cmp(&own) {
+    let advice = match found.cmp(&supported) {
         std::cmp::Ordering::Equal => return Ok(()),
-        std::cmp::Ordering::Less => "start the gateway on it once, which brings it up to date",
-        std::cmp::Ordering::Greater => "use the gateway's own version of this program",
+        std::cmp::Ordering::Less => "start this version of the gateway with it to migrate it",
+        std::cmp::Ordering::Greater => "use the version of this program that created it",
     };
-    Err(ReadOnlyError::Schema { file, found, supported: own, advice })
+    Err(ReadOnlyError::Schema { file, found, supported: supported, advice })
 }

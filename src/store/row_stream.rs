@@ -1,11 +1,11 @@
-//! Row after row of a long answer, of which only a few are in memory at a time.
+//! Reads the rows of a large result one at a time, with only a few in memory.
 
 use std::future::poll_fn;
 
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 
-/// Hands each row of that query to `take`.
+/// Passes each row of `query` to `on_row`.
 pub async fn for_each_row(
     connection: &mut SqliteConnection,
     query: &'static str,

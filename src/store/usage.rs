@@ -1,5 +1,4 @@
-//! Durable usage: what a project, a key or an organization used on each UTC day, and in the latest
-//! minute.
+//! Stored usage of projects, keys and organizations: per UTC day, and in the latest minute.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,43 +13,43 @@ use crate::domain::time::{Day, Minute};
 use crate::store::columns::{Subject, uuid};
 use crate::store::database::DatabaseError;
 
-/// What one of them used.
+/// The usage of one subject.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StoredUsage {
-    /// In the latest minute known.
+    /// In the latest minute.
     pub minute: (Minute, Amounts),
-    /// A day.
+    /// Per day.
     pub days: Vec<(Day, Amounts)>,
 }
 
-/// Several of them.
+/// A set of subjects.
 pub type Subjects = HashSet<Subject, FastHash>;
 
-/// What several of them used.
+/// The usage of several subjects.
 #[derive(Debug, Default)]
 pub struct UsageBySubject(HashMap<Subject, StoredUsage, FastHash>);
 
 impl UsageBySubject {
-    /// What that one used.
+    /// Returns the usage of a subject; zero if there is none.
     pub fn of(&self, subject: Subject) -> StoredUsage {
         self.0.get(&subject).cloned().unwrap_or_default()
     }
 
-    /// What others used besides.
+    /// Adds the usage of other subjects.
     pub fn add(&mut self, others: Self) {
         self.0.extend(others.0);
     }
 }
 
-/// What those that `subjects`, a query with `id` as its $1, names used: the latest minute, and the
-/// days from `since` on.
+/// Returns usage in the latest minute and on the days from `since` on. `subjects` is a query for
+/// subject ids, with `id` as `$1`.
 pub async fn windows(
     connection: &mut SqliteConnection,
     subjects: &str,
     id: Option<Uuid>,
     since: Day,
 ) -> Result<UsageBySubject, DatabaseError> {
-    // CROSS: each subject is looked up in the usage, not each usage among the subjects.
+    // CROSS JOIN makes SQLite search the usage of each subject instead of scanning all usage.
     let minutes = format!(
         "SELECT u.subject_id, u.requests, u.tokens, u.spend_nano, u.minute
          FROM ({subjects}) s CROSS JOIN usage_minutes u ON u.subject_id = s.id"
@@ -73,23 +72,24 @@ pub async fn windows(
     Ok(windows)
 }
 
-/// The same without those that are `open`: for when these are nearly all, each is looked up alone.
+/// Like [`windows`], without the `live` subjects. Searches the others one by one, because they are
+/// few.
 pub async fn windows_excluding(
     connection: &mut SqliteConnection,
     (subjects, id): (String, Option<Uuid>),
     since: Day,
-    open: &Subjects,
+    live: &Subjects,
 ) -> Result<UsageBySubject, DatabaseError> {
     let ids = sqlx::query_scalar::<_, Uuid>(sqlx::AssertSqlSafe(subjects)).bind(id);
     let ids = ids.fetch_all(&mut *connection).await?;
     let mut all = UsageBySubject::default();
-    for id in ids.into_iter().filter(|id| !open.contains(&id.as_u128())) {
+    for id in ids.into_iter().filter(|id| !live.contains(&id.as_u128())) {
         all.0.extend(windows(connection, "SELECT $1 AS id", Some(id), since).await?.0);
     }
     Ok(all)
 }
 
-/// The sum of the days from `first` up to, and without, `end`.
+/// Returns the sum of the days from `first` up to, but not including, `end`.
 pub async fn sum(
     executor: impl SqliteExecutor<'_>,
     subject: Subject,
@@ -109,7 +109,7 @@ pub async fn sum(
     Ok(amounts(&row, 0)?)
 }
 
-/// The amounts in three columns.
+/// Reads amounts from three columns.
 fn amounts(row: &SqliteRow, first: usize) -> Result<Amounts, sqlx::Error> {
     Ok(Amounts {
         requests: row.try_get(first)?,

@@ -227,7 +227,7 @@ async fn a_full_disk_refuses_calls_until_space_returns() {
     let usage = scene.tenant.usage().await.at("dailyUsage");
     assert_eq!(usage.at("requestCount").count(), scene.upstream.request_count() as u64, "{usage}");
     // No silence about it, and no flood.
-    let told = scene.server.log().matches("no room for the next journal segment").count();
+    let told = scene.server.log().matches("no space for the next journal segment").count();
     assert!((1..=60).contains(&told), "{told} times");
 }
 
@@ -276,7 +276,7 @@ async fn shutdown_does_not_wait_forever_for_a_failing_database() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_write_or_sync_failure_exits_without_losing_debits() {
-    const WRITE: &str = "the journal cannot be written";
+    const WRITE: &str = "journal write failed";
     const SYNC: &str = "a sync of the journal failed";
     for (durability, fault, why) in [
         ("process", ("write", ".journal", EIO), WRITE),
@@ -322,7 +322,7 @@ async fn a_read_only_file_system_exits_and_blocks_restart() {
     let load = Load::start(&scene.tenant);
     load.wait_completed(50).await;
     scene.shim.inject(&READ_ONLY);
-    scene.assert_exits(70, "the journal cannot be written").await;
+    scene.assert_exits(70, "journal write failed").await;
     let seen = load.stop().await;
     let (status, told) = scene.server.try_restart().await;
     assert_eq!(status.code(), Some(1), "{told}");
@@ -341,13 +341,13 @@ async fn a_full_disk_at_startup_is_reported_with_advice() {
     let load = Load::start(&scene.tenant);
     load.wait_completed(50).await;
     scene.shim.inject(&[("allocate", "*", ENOSPC), ("write", "*", ENOSPC)]);
-    scene.assert_exits(70, "the journal cannot be written").await;
+    scene.assert_exits(70, "journal write failed").await;
     let seen = load.stop().await;
     let (status, told) = scene.server.try_restart().await;
     assert_eq!(status.code(), Some(1), "{told}");
     let folder = scene.server.path("data");
     assert!(told.contains(folder.to_str().expect("text")), "it names the folder: {told}");
-    assert!(told.contains("make room"), "it says what to do: {told}");
+    assert!(told.contains("free disk space"), "it says what to do: {told}");
     scene.shim.clear();
     let scene = scene.restart().await;
     scene.assert_reconciled(&seen).await;

@@ -178,7 +178,7 @@ async fn a_killed_ledger_verifies_and_tampered_records_are_reported() {
     let told = output_lines(&output);
     assert_eq!((output.status.code(), told.len()), (Some(1), 3), "{told:?}");
     let row = format!("wallet_records {} seq 4: previous balance ", tenant.organization);
-    assert!(told[0].starts_with(&row) && told[0].contains("; should be "), "{told:?}");
+    assert!(told[0].starts_with(&row) && told[0].contains("; expected "), "{told:?}");
     assert!(told[1].contains(" seq 5: previous balance "), "{told:?}");
     assert!(told[2].ends_with(", 2 violations"), "{told:?}");
     let told: Vec<Json> =
@@ -202,8 +202,8 @@ fn output_lines(output: &Output) -> Vec<String> {
 fn a_missing_or_foreign_database_cannot_be_verified() {
     let folder = crate::harness::demo::temp_folder();
     for (text, expected) in [
-        (None, "is not there"),
-        (Some("no database, but long enough for a look"), "is no database of a gateway"),
+        (None, "does not exist"),
+        (Some("no database, but long enough for a look"), "is not a gateway database"),
     ] {
         if let Some(text) = text {
             std::fs::write(folder.path().join("meteor.db"), text).expect("written");
@@ -235,7 +235,7 @@ async fn a_running_gateway_reports_a_tampered_wallet() {
     })
     .await;
     let log = gateway.log();
-    let told: Vec<_> = log.lines().filter(|line| line.contains("ledger is not sound")).collect();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("ledger violation found")).collect();
     assert_eq!(told.len(), 2, "{told:?}");
     assert!(told.iter().all(|line| line.contains(&tenant.organization)), "{told:?}");
     assert!(!tenant.wallet().await.at("ledgerCheck.ok").is_true());

@@ -1,4 +1,4 @@
-//! Each way in which a store can be unsound is planted into a sound one, and found.
+//! Each kind of corruption is applied to a sound database and must be found.
 
 use std::fs;
 use std::path::Path;
@@ -18,9 +18,9 @@ use crate::store::database::Database;
 use crate::store::read_only::{ReadOnlyDatabase, ReadOnlyError};
 
 async fn verify_folder(folder: &Path) -> Verified {
-    let mut bystander = ReadOnlyDatabase::open(&folder.join("meteor.db")).await.expect("a store");
-    let mut picture = bystander.begin_snapshot().await.expect("a picture");
-    verify(&mut picture, &folder.join("journal")).await.expect("a look")
+    let mut database = ReadOnlyDatabase::open(&folder.join("meteor.db")).await.expect("a store");
+    let mut snapshot = database.begin_snapshot().await.expect("a picture");
+    verify(&mut snapshot, &folder.join("journal")).await.expect("a look")
 }
 
 fn lines(verified: &Verified) -> Vec<String> {
@@ -28,7 +28,7 @@ fn lines(verified: &Verified) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_sound_store_is_sound_and_looking_leaves_no_trace() {
+async fn a_sound_database_has_no_violations_and_is_not_modified() {
     let folder = sound().await;
     let files = || {
         let mut names: Vec<_> = fs::read_dir(folder.path())
@@ -39,61 +39,66 @@ async fn a_sound_store_is_sound_and_looking_leaves_no_trace() {
         (names, fs::read(folder.path().join("meteor.db")).expect("a file"))
     };
     let before = files();
-    let seen = verify_folder(folder.path()).await;
-    assert_eq!(lines(&seen), [""; 0]);
-    assert_eq!((seen.organizations, seen.records, seen.calls), (2, 6, 4));
-    assert_eq!((seen.open_holds, seen.frozen, seen.unprojected), (2, 67, Some(3)));
-    assert!(!seen.is_stale);
+    let verified = verify_folder(folder.path()).await;
+    assert_eq!(lines(&verified), [""; 0]);
+    assert_eq!((verified.organizations, verified.records, verified.calls), (2, 6, 4));
+    assert_eq!((verified.open_holds, verified.frozen, verified.unprojected), (2, 67, Some(3)));
+    assert!(!verified.is_stale);
     assert!(before == files(), "nothing is made or written");
 }
 
-/// What is planted, how many rows are then wrong, and what the first line of each says.
+/// SQL that corrupts the database, and a part of each violation that must be found.
 const CORRUPTIONS: &[(&str, &[&str])] = &[
     (
         "UPDATE wallet_records SET seq = 5 WHERE organization_id = #1 AND seq = 4;
          UPDATE wallets SET last_seq = 5 WHERE organization_id = #1",
-        &["wallet_records org_00000000000000000000000000000001 seq 5: follows seq 3; should be"],
+        &["wallet_records org_00000000000000000000000000000001 seq 5: follows seq 3; expected"],
     ),
     (
         "UPDATE wallet_records SET previous_balance_nano = 1001 WHERE seq = 2 AND kind = 'Consume'
             AND organization_id = #1",
-        &["seq 2: previous balance 0.000001001; should be 0.000001, where the record before ends"],
+        &[
+            "seq 2: previous balance 0.000001001; expected 0.000001, the balance after the previous record",
+        ],
     ),
     (
         "UPDATE wallet_records SET amount_nano = 31 WHERE request_log_id = #a AND kind = 'Consume'",
         &[
-            "seq 2: current balance 0.00000097; should be 0.000000969, by its amount",
-            "balance -0.00000012; should be -0.00000012 by the last record, -0.000000121 by the sum",
+            "seq 2: current balance 0.00000097; expected 0.000000969, according to its amount",
+            "balance -0.00000012; expected -0.00000012 according to the last record, -0.000000121 according",
             "org_00000000000000000000000000000001 organization: spend 0.00000113 over all days;",
-            "proj_00000000000000000000000000000002: spend 0.00000113 over all days; should be 0.000001131",
+            "proj_00000000000000000000000000000002: spend 0.00000113 over all days; expected 0.000001131",
             "key_00000000000000000000000000000003: spend 0.00000113 over all days;",
-            "seq 2, call 00000000-0000-0000-0000-00000000000a: amount 0.000000031; should be 0.00000003",
+            "seq 2, call 00000000-0000-0000-0000-00000000000a: amount 0.000000031; expected 0.00000003",
         ],
     ),
     (
         "UPDATE wallet_records SET amount_nano = -10, previous_balance_nano = -110
             WHERE kind = 'Refund'",
         &[
-            "seq 4: previous balance -0.00000011; should be",
-            "seq 4: amount -0.00000001; should be 0 or more",
+            "seq 4: previous balance -0.00000011; expected",
+            "seq 4: amount -0.00000001; expected at least 0",
             "wallets org_00000000000000000000000000000001 wallet: balance",
         ],
     ),
     (
         "UPDATE wallet_records SET kind = 'Gift' WHERE seq = 1 AND organization_id = #5",
-        &["seq 1: kind \"Gift\"; should be Recharge, Consume or Refund"],
+        &["seq 1: kind \"Gift\"; expected Recharge, Consume or Refund"],
     ),
     (
         "UPDATE wallets SET balance_nano = balance_nano + 1 WHERE organization_id = #5",
         &[
-            "wallet: balance 0.0000005; should be 0.000000499 by the last record, 0.000000499 by the",
+            "wallet: balance 0.0000005; expected 0.000000499 according to the last record, 0.000000499 according",
         ],
     ),
     (
         "UPDATE wallets SET last_seq = 3 WHERE organization_id = #5",
-        &["wallets org_00000000000000000000000000000005 wallet: last seq 3; should be 2"],
+        &["wallets org_00000000000000000000000000000005 wallet: last seq 3; expected 2"],
     ),
-    ("DELETE FROM wallets WHERE organization_id = #5", &["wallet: none, though there are records"]),
+    (
+        "DELETE FROM wallets WHERE organization_id = #5",
+        &["wallet: missing, although there are records"],
+    ),
     (
         "DROP INDEX one_consume_per_call;
          INSERT INTO wallet_records SELECT organization_id, 3, id, kind, 0, 499, 499,
@@ -102,8 +107,8 @@ const CORRUPTIONS: &[(&str, &[&str])] = &[
             WHERE request_log_id = #14;
          UPDATE wallets SET last_seq = 3 WHERE organization_id = #5",
         &[
-            "seq 3, call 00000000-0000-0000-0000-000000000014: 2 Consumes of one call; should be one",
-            "seq 3, call 00000000-0000-0000-0000-000000000014: amount 0.00; should be 0.000000001",
+            "seq 3, call 00000000-0000-0000-0000-000000000014: 2 Consumes of one call; expected at most one",
+            "seq 3, call 00000000-0000-0000-0000-000000000014: amount 0.00; expected 0.000000001",
         ],
     ),
     (
@@ -111,16 +116,18 @@ const CORRUPTIONS: &[(&str, &[&str])] = &[
             WHERE kind = 'Refund';
          UPDATE wallets SET balance_nano = -99 WHERE organization_id = #1",
         &[
-            "seq 4, call 00000000-0000-0000-0000-00000000000a: refunds of 0.000000031; should be 0.00000003",
+            "seq 4, call 00000000-0000-0000-0000-00000000000a: refunds of 0.000000031; expected at most 0.00000003",
         ],
     ),
     (
         "UPDATE wallet_records SET request_log_id = #14 WHERE kind = 'Refund'",
-        &["refunds of 0.00000001; should be none: the organization has no Consume of that call"],
+        &[
+            "refunds of 0.00000001; expected none, because the organization has no Consume of this call",
+        ],
     ),
     (
         "UPDATE wallet_records SET overage = 0 WHERE request_log_id = #b",
-        &["seq 3: balance -0.00000013; should be 0.00 or more", "seq 4: balance -0.00000012;"],
+        &["seq 3: balance -0.00000013; expected at least 0.00", "seq 4: balance -0.00000012;"],
     ),
     (
         "UPDATE usage_days SET spend_nano = spend_nano - 1 WHERE subject_id = #3",
@@ -131,13 +138,13 @@ const CORRUPTIONS: &[(&str, &[&str])] = &[
     (
         "UPDATE usage_days SET requests = requests + 1 WHERE subject_id = #1",
         &[
-            "usage_days org_00000000000000000000000000000001 day 0: more than its projects' by 1 requests",
+            "usage_days org_00000000000000000000000000000001 day 0: exceeds its projects by 1 requests",
         ],
     ),
     (
         "INSERT INTO usage_days VALUES (#99, 4, 1, 1, 1, 8)",
         &[
-            "subject 00000000-0000-0000-0000-000000000099: spend 0.000000008 over all days; should be 0",
+            "subject 00000000-0000-0000-0000-000000000099: spend 0.000000008 over all days; expected 0",
         ],
     ),
     (
@@ -146,7 +153,9 @@ const CORRUPTIONS: &[(&str, &[&str])] = &[
     ),
     (
         "UPDATE request_logs SET api_key_id = #7 WHERE id = #a",
-        &["seq 2, call 00000000-0000-0000-0000-00000000000a: organization or key of its own"],
+        &[
+            "seq 2, call 00000000-0000-0000-0000-00000000000a: organization or key differs from the request log",
+        ],
     ),
     (
         "UPDATE wallet_records SET request_log_id = NULL WHERE request_log_id = #14",
@@ -163,31 +172,31 @@ const CORRUPTIONS: &[(&str, &[&str])] = &[
             outcome, status, refusal, model, upstream, stream, 0, detail FROM request_logs
             WHERE id = #a",
         &[
-            "open_holds org_00000000000000000000000000000001 call 00000000-0000-0000-0000-00000000000f: an open hold; should be no Consume",
+            "open_holds org_00000000000000000000000000000001 call 00000000-0000-0000-0000-00000000000f: an open hold; expected no Consume",
         ],
     ),
     (
         "INSERT INTO request_logs SELECT project_id, #c, organization_id, api_key_id, created_at,
             outcome, status, refusal, model, upstream, stream, 0, detail FROM request_logs
             WHERE id = #a",
-        &["call 00000000-0000-0000-0000-00000000000c: an end of a call that has ended already"],
+        &["call 00000000-0000-0000-0000-00000000000c: a result of a call that already has one"],
     ),
     (
         "UPDATE open_holds SET entry = x'00' WHERE request_log_id = #f",
-        &["open_holds call 00000000-0000-0000-0000-00000000000f: no journal entry"],
+        &["open_holds call 00000000-0000-0000-0000-00000000000f: not a journal entry"],
     ),
     (
         "UPDATE open_holds SET entry = (SELECT entry FROM open_holds WHERE request_log_id = #c)
             WHERE request_log_id = #f",
-        &["open_holds call 00000000-0000-0000-0000-00000000000f: no journal entry"],
+        &["open_holds call 00000000-0000-0000-0000-00000000000f: not a journal entry"],
     ),
     (
         "DELETE FROM open_holds WHERE request_log_id = #c",
-        &["journal call 00000000-0000-0000-0000-00000000000c: an end without a Hold"],
+        &["journal call 00000000-0000-0000-0000-00000000000c: a result without a Hold"],
     ),
 ];
 
-/// `#1f` stands for an id.
+/// Replaces `#1f` by the id 0x1f.
 fn with_ids(sql: &str) -> String {
     let mut parts = sql.split('#');
     let mut whole = parts.next().unwrap_or_default().to_owned();
@@ -210,22 +219,25 @@ async fn each_corruption_is_found_and_nothing_else() {
             fs::copy(sound.path().join(file), folder.path().join(file)).expect("copied");
         }
         corrupt(folder.path(), &with_ids(sql)).await;
-        let told = lines(&verify_folder(folder.path()).await);
-        assert_eq!(told.len(), expected.len(), "{sql}: {told:#?}");
+        let found = lines(&verify_folder(folder.path()).await);
+        assert_eq!(found.len(), expected.len(), "{sql}: {told:#?}");
         for part in *expected {
-            let found = told.iter().any(|line| line.contains(part));
+            let found = found.iter().any(|line| line.contains(part));
             assert!(found, "{sql}: {part} is not in {told:#?}");
         }
     }
 }
 
 #[tokio::test]
-async fn ends_in_the_journal_are_those_of_holds_and_come_once() {
+async fn journal_results_need_a_hold_and_come_once() {
     for (entry, expected) in [
-        (settle(99, 1), "journal call 00000000-0000-0000-0000-000000000063: an end without a Hold"),
+        (
+            settle(99, 1),
+            "journal call 00000000-0000-0000-0000-000000000063: a result without a Hold",
+        ),
         (
             settle(12, 1),
-            "journal org_00000000000000000000000000000001 call 00000000-0000-0000-0000-00000000000c: a second end",
+            "journal org_00000000000000000000000000000001 call 00000000-0000-0000-0000-00000000000c: a second result",
         ),
         (
             hold(15, CALLERS[0], 1),
@@ -235,38 +247,42 @@ async fn ends_in_the_journal_are_those_of_holds_and_come_once() {
     ] {
         let folder = sound().await;
         append(folder.path(), 0, &[entry]);
-        let told = lines(&verify_folder(folder.path()).await);
-        assert!(told.len() == 1 && told[0].contains(expected), "{expected}: {told:#?}");
+        let found = lines(&verify_folder(folder.path()).await);
+        assert!(found.len() == 1 && found[0].contains(expected), "{expected}: {told:#?}");
     }
 }
 
 #[tokio::test]
-async fn a_segment_that_is_written_while_it_is_read_hides_no_hold_of_a_later_end() {
+async fn no_hold_is_missed_while_the_journal_is_written() {
     let folder = sound().await;
-    // The next segment lies ready, as it does in life; it is not begun.
+    // The next segment is prepared, as in production, and not written yet.
     fs::write(CHAIN.segment(1).path(&folder.path().join("journal")), [0; 64]).expect("a spare");
     assert_eq!(lines(&verify_folder(folder.path()).await), [""; 0]);
     append(folder.path(), 0, &[hold(16, CALLERS[1], 1)]);
     fs::remove_file(CHAIN.segment(1).path(&folder.path().join("journal"))).expect("removed");
     append(folder.path(), 1, &[settle(16, 1)]);
-    let seen = verify_folder(folder.path()).await;
-    assert_eq!((lines(&seen), seen.unprojected), (vec![], Some(5)));
+    let verified = verify_folder(folder.path()).await;
+    assert_eq!((lines(&verified), verified.unprojected), (vec![], Some(5)));
     fs::remove_file(CHAIN.segment(0).path(&folder.path().join("journal"))).expect("removed");
-    let seen = verify_folder(folder.path()).await;
-    assert!(seen.is_stale, "a newer picture may not need it");
-    assert!(lines(&seen)[0].contains("00000001-000-00000000.journal: no such file"));
+    let verified = verify_folder(folder.path()).await;
+    assert!(verified.is_stale, "a newer picture may not need it");
+    assert!(lines(&verified)[0].contains("00000001-000-00000000.journal: no such file"));
 }
 
 #[tokio::test]
-async fn what_is_no_store_of_this_version_is_told_by_what_it_is() {
+async fn foreign_and_incompatible_databases_are_distinguished() {
     let folder = sound().await;
     let file = folder.path().join("meteor.db");
     let open = async || ReadOnlyDatabase::open(&file).await.map(drop).expect_err("not to be read");
     corrupt(folder.path(), "UPDATE _sqlx_migrations SET version = 9000 WHERE version = 1").await;
     assert!(matches!(open().await, ReadOnlyError::Schema { found: 9000, .. }));
     corrupt(folder.path(), "DELETE FROM _sqlx_migrations WHERE version <> 2").await;
-    let told = open().await.to_string();
-    assert!(told.contains("has schema 2, this program reads") && told.contains("once"), "{told}");
+    let found = open().await.to_string();
+    assert!(
+        found.contains("has schema version 2, this program supports")
+            && found.contains("to migrate it"),
+        "{told}"
+    );
     fs::write(&file, "something else entirely, and long enough to be looked at").expect("written");
     assert!(matches!(open().await, ReadOnlyError::NotADatabase(..)));
     fs::write(&file, "").expect("written");
@@ -277,58 +293,58 @@ async fn what_is_no_store_of_this_version_is_told_by_what_it_is() {
 }
 
 #[tokio::test]
-async fn the_watch_follows_what_grows_and_tells_a_wrong_row_once() {
+async fn the_auditor_verifies_new_records_and_remembers_violations() {
     let folder = sound().await;
     let database = Database::open(&folder.path().join("meteor.db")).await.expect("a database");
-    let (watch, first) = (ChainAuditor::default(), OrganizationId(1));
-    let look = async || {
-        watch.check_all(database.reader()).await.expect("a round");
-        watch.check(database.reader(), first, UnixMs(9)).await.expect("a look")
+    let (auditor, first) = (ChainAuditor::default(), OrganizationId(1));
+    let check = async || {
+        auditor.check_all(database.reader()).await.expect("a round");
+        auditor.check(database.reader(), first, UnixMs(9)).await.expect("a look")
     };
-    let check = look().await;
+    let check = check().await;
     assert_eq!((check.last_seq, check.ok, check.checked_at), (4, true, UnixMs(9)));
     let mut tx = database.begin().await.expect("a transaction");
     wallets::post(&mut tx, first, &NewRecord { amount: Nano(9), ..RECHARGE }, UnixMs(0))
         .await
         .expect("in");
     tx.commit().await.expect("committed");
-    assert_eq!((look().await.last_seq, look().await.ok), (5, true));
+    assert_eq!((check().await.last_seq, check().await.ok), (5, true));
     corrupt(folder.path(), "UPDATE wallets SET balance_nano = balance_nano + 1").await;
-    let check = look().await;
+    let check = check().await;
     assert_eq!((check.last_seq, check.ok), (5, false));
     corrupt(folder.path(), "UPDATE wallets SET balance_nano = balance_nano - 1").await;
-    assert!(!look().await.ok, "what was wrong once is not trusted again");
+    assert!(!check().await.ok, "what was wrong once is not trusted again");
 }
 
 #[tokio::test]
-async fn a_chain_is_read_as_far_as_its_last_segment_goes() {
+async fn a_journal_chain_is_read_to_its_last_segment() {
     let folder = sound().await;
     append(folder.path(), 1, &[hold(16, CALLERS[1], 1)]);
     append(folder.path(), 2, &[settle(16, 1)]);
-    let seen = verify_folder(folder.path()).await;
-    assert_eq!((lines(&seen), seen.unprojected), (vec![], Some(5)));
+    let verified = verify_folder(folder.path()).await;
+    assert_eq!((lines(&verified), verified.unprojected), (vec![], Some(5)));
 }
 
 #[tokio::test]
-async fn a_round_sees_every_chain_and_a_look_sees_refunds_beyond_their_consume() {
+async fn check_all_covers_every_chain_and_check_finds_excess_refunds() {
     let folder = sound().await;
     let database = Database::open(&folder.path().join("meteor.db")).await.expect("a database");
-    let look = async |watch: &ChainAuditor| {
-        watch.check(database.reader(), OrganizationId(1), UnixMs(9)).await.expect("a look").ok
+    let check = async |auditor: &ChainAuditor| {
+        auditor.check(database.reader(), OrganizationId(1), UnixMs(9)).await.expect("a look").ok
     };
-    let watch = ChainAuditor::default();
+    let auditor = ChainAuditor::default();
     tokio::time::sleep(Duration::from_millis(2)).await;
-    assert!(Duration::from_millis(2) <= watch.age());
+    assert!(Duration::from_millis(2) <= auditor.age());
     let begun = clock::monotonic_now();
     corrupt(folder.path(), "UPDATE wallets SET balance_nano = balance_nano + 1").await;
-    watch.check_all(database.reader()).await.expect("a round");
-    assert!(watch.age() <= clock::elapsed_since(begun));
+    auditor.check_all(database.reader()).await.expect("a round");
+    assert!(auditor.age() <= clock::elapsed_since(begun));
     corrupt(folder.path(), "UPDATE wallets SET balance_nano = balance_nano - 1").await;
-    assert!(!look(&watch).await, "the round has seen what was wrong");
-    assert!(look(&ChainAuditor::default()).await);
+    assert!(!check(&auditor).await, "the round has seen what was wrong");
+    assert!(check(&ChainAuditor::default()).await);
     let refund = "UPDATE wallet_records SET amount_nano = 31, current_balance_nano = -99
             WHERE kind = 'Refund';
          UPDATE wallets SET balance_nano = -99 WHERE organization_id = #1";
     corrupt(folder.path(), &with_ids(refund)).await;
-    assert!(!look(&ChainAuditor::default()).await);
+    assert!(!check(&ChainAuditor::default()).await);
 }

@@ -1,5 +1,5 @@
-//! The ledger on a real database: recovery, projection, and the proof of it all, tried on a store
-//! that is sound and on those that are not.
+//! Tests of the ledger on a real database: recovery, projection, and verification of sound and
+//! corrupted databases.
 
 pub mod recovery;
 pub mod persist;

@@ -1,4 +1,4 @@
-//! What a batch leaves in the database and in the metrics.
+//! What a committed batch leaves in the database and in the metrics.
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 
@@ -18,7 +18,7 @@ pub const CALL: CallFixture = CallFixture {
     used: Amounts { requests: 1, tokens: 7, spend: Nano(5) },
 };
 
-/// The metrics of what is done there, as they are scraped.
+/// Returns the metrics recorded by `work`, in the Prometheus text format.
 pub fn metrics_of(work: impl FnOnce()) -> String {
     let recorder = PrometheusBuilder::new().build_recorder();
     metrics::with_local_recorder(&recorder, work);
@@ -26,7 +26,7 @@ pub fn metrics_of(work: impl FnOnce()) -> String {
 }
 
 #[tokio::test]
-async fn a_call_that_names_no_model_has_none() {
+async fn a_call_without_a_model_has_null_in_the_log() {
     let folder = tempfile::tempdir().expect("a folder");
     let database = with_organizations(&folder.path().join("gateway.db")).await;
     let mut batch = Batch::restore("node_1", []);
@@ -45,26 +45,26 @@ async fn a_call_that_names_no_model_has_none() {
 }
 
 #[tokio::test]
-async fn each_call_that_is_done_once_makes_two_of_yesterday_be_forgotten() {
+async fn each_stored_idempotency_key_deletes_two_expired_keys() {
     let folder = tempfile::tempdir().expect("a folder");
     let database = with_organizations(&folder.path().join("gateway.db")).await;
     let mut batch = Batch::restore("node_1", []);
     let yesterday = CALL;
     let today = CallFixture { minute: Minute(2 * 1_440), ..CALL };
-    for (told, ids, kept) in [(yesterday, 0..7, 7), (today, 10..13, 7 - 2 * 3 + 3)] {
+    for (call, ids, expected) in [(yesterday, 0..7, 7), (today, 10..13, 7 - 2 * 3 + 3)] {
         for id in ids {
-            let mut hold = told.hold(id);
+            let mut hold = call.hold(id);
             if let Entry::Hold(hold) = &mut hold {
                 hold.idempotency_key =
                     Some(IdempotencyKey { key_digest: id.to_be_bytes(), body_digest: [0; 16] });
             }
             batch.apply(hold);
-            batch.apply(told.end(id));
+            batch.apply(call.end(id));
         }
-        let now = told.minute.start();
+        let now = call.minute.start();
         commit(&database, &mut batch, &[], now).await.expect("committed");
         let keys = sqlx::query_scalar("SELECT count(*) FROM once_keys");
         let keys: i64 = keys.fetch_one(database.reader()).await.expect("a count");
-        assert_eq!(keys, kept);
+        assert_eq!(keys, expected);
     }
 }

@@ -27,7 +27,7 @@ use crate::store::usage;
 
 const MINUTES_A_DAY: i64 = 1_440;
 
-/// A call of (organization, project, key) in that minute, and what it used.
+/// A call of (organization, project, key) in a minute, and its usage.
 #[derive(Clone, Copy)]
 pub struct CallFixture {
     pub caller: (u128, u128, u128),
@@ -49,13 +49,13 @@ impl CallFixture {
     }
 
     fn minimal(&self, id: u128) -> CallResult<String> {
-        let whose = CallOwner {
+        let owner = CallOwner {
             organization: OrganizationId(self.caller.0),
             project: ProjectId(self.caller.1),
             key: ApiKeyId(self.caller.2),
             windows: self.windows(),
         };
-        CallResult::minimal(RequestLogId(id), whose, Outcome::Completed)
+        CallResult::minimal(RequestLogId(id), owner, Outcome::Completed)
     }
 
     pub fn hold(&self, id: u128) -> Entry<String> {
@@ -108,18 +108,18 @@ async fn minute_of(database: &Database, subject: u128) -> (i64, Amounts) {
 }
 
 #[tokio::test]
-async fn an_id_of_state_stands_beside_its_project_for_30_days() {
+async fn a_state_id_is_stored_with_its_project_for_30_days() {
     let folder = tempfile::tempdir().expect("a folder");
     let database = with_organizations(&folder.path().join("gateway.db")).await;
     let mut batch = Batch::restore("node_1", []);
-    let mut project = async |call: u128, who, at: Minute, ids: &[Option<&str>], now| {
+    let mut project = async |call: u128, caller, at: Minute, ids: &[Option<&str>], now| {
         let used = Amounts { tokens: 2, ..Amounts::default() };
-        let told = CallFixture { caller: who, minute: at, used };
-        for (id, kept) in (call..).zip(ids) {
-            batch.apply(told.hold(id));
-            let mut end = told.end(id);
+        let call = CallFixture { caller, minute: at, used };
+        for (id, state_id) in (call..).zip(ids) {
+            batch.apply(call.hold(id));
+            let mut end = call.end(id);
             if let Entry::Settled(ended) = &mut end {
-                ended.state_id = kept.map(str::to_owned);
+                ended.state_id = state_id.map(str::to_owned);
                 ended.upstream = "u".to_owned();
             }
             batch.apply(end);
@@ -150,16 +150,16 @@ async fn an_id_of_state_stands_beside_its_project_for_30_days() {
 }
 
 #[tokio::test]
-async fn an_end_without_its_hold_is_posted_once_and_flagged() {
+async fn a_result_without_its_hold_is_posted_once_as_late() {
     let folder = tempfile::tempdir().expect("a folder");
     let database = with_organizations(&folder.path().join("gateway.db")).await;
     let used = Amounts { requests: 1, tokens: 30, spend: Nano(7) };
-    let told = CallFixture { caller: (1, 11, 111), minute: Minute(3 * MINUTES_A_DAY), used };
-    let nobody = CallFixture { caller: (9, 11, 111), ..told };
+    let call = CallFixture { caller: (1, 11, 111), minute: Minute(3 * MINUTES_A_DAY), used };
+    let nobody = CallFixture { caller: (9, 11, 111), ..call };
     let mut batch = Batch::restore("node_1", []);
     for round in 0..2 {
-        // In the second round all of it is known already.
-        for end in [told.end(5), told.end(5), nobody.end(6)] {
+        // The second round repeats results that are already posted.
+        for end in [call.end(5), call.end(5), nobody.end(6)] {
             batch.apply(end);
         }
         commit(&database, &mut batch, &[], UnixMs(0)).await.expect("committed");
@@ -167,13 +167,13 @@ async fn an_end_without_its_hold_is_posted_once_and_flagged() {
         let records = records.fetch_all(database.reader()).await.expect("records");
         let row = |row: &sqlx::sqlite::SqliteRow| (row.get::<i64, _>(0), row.get::<bool, _>(1));
         assert_eq!(records.iter().map(row).collect::<Vec<_>>(), [(7, true)], "{round}");
-        let day = usage::sum(database.reader(), 11, told.day(), told.day().next()).await;
+        let day = usage::sum(database.reader(), 11, call.day(), call.day().next()).await;
         assert_eq!(day.expect("a sum"), used, "{round}");
     }
 }
 
 #[test]
-fn a_segment_that_is_missing_before_another_is_a_gap() {
+fn a_missing_segment_before_another_is_a_gap() {
     let gap = |start, numbers: &[u32]| first_gap(start, numbers.iter().copied());
     assert_eq!(gap(0, &[0, 1, 2]), None);
     assert_eq!(gap(2, &[1, 2, 3]), None, "what was projected may be gone, or not");
@@ -182,16 +182,16 @@ fn a_segment_that_is_missing_before_another_is_a_gap() {
 }
 
 #[tokio::test]
-async fn a_call_is_the_usage_of_its_project_its_key_and_its_organization() {
+async fn a_call_counts_for_its_project_key_and_organization() {
     let folder = tempfile::tempdir().expect("a folder");
     let database = with_organizations(&folder.path().join("gateway.db")).await;
     let midnight = 20_000 * MINUTES_A_DAY;
-    let whose = [(1, 11, 111), (1, 11, 112), (1, 12, 121), (2, 21, 211)];
+    let owner = [(1, 11, 111), (1, 11, 112), (1, 12, 121), (2, 21, 211)];
     let calls: Vec<CallFixture> = (0..40)
-        .zip(whose.into_iter().cycle())
-        .map(|(n, who)| CallFixture {
-            caller: who,
-            // From the last minutes of a day into the next one; now and then a late one.
+        .zip(owner.into_iter().cycle())
+        .map(|(n, caller)| CallFixture {
+            caller,
+            // From the last minutes of a day into the next; some calls are late by a minute.
             minute: Minute(midnight - 2 + n / 8 - n % 5 / 4),
             used: Amounts { requests: i64::from(n % 7 != 0), tokens: 10 + n, spend: Nano(1 << n) },
         })
@@ -213,10 +213,10 @@ async fn a_call_is_the_usage_of_its_project_its_key_and_its_organization() {
             sum
         };
         for day in [Day(19_999), Day(20_000)] {
-            let kept = usage::sum(database.reader(), subject, day, day.next()).await;
+            let state_id = usage::sum(database.reader(), subject, day, day.next()).await;
             let expected = sum(&|call| call.day() == day);
             assert_ne!(expected, Amounts::default(), "{subject} on {day}");
-            assert_eq!(kept.expect("a sum"), expected, "{subject} on {day}");
+            assert_eq!(state_id.expect("a sum"), expected, "{subject} on {day}");
         }
         let own = calls.iter().filter(|call| call.is_of(subject));
         let latest = own.map(|call| call.minute).max().expect("a call");
@@ -225,7 +225,7 @@ async fn a_call_is_the_usage_of_its_project_its_key_and_its_organization() {
     }
 }
 
-/// What a call has cost so far: 6 nano-units for 5 tokens.
+/// The progress of a call: 6 nano-units for 5 tokens.
 pub fn progress(id: u128) -> Entry<String> {
     let charge = Charge {
         usage: Usage::from_tokens(3, 2),
@@ -236,7 +236,7 @@ pub fn progress(id: u128) -> Entry<String> {
     Entry::Progress(Progress { id: RequestLogId(id), charge })
 }
 
-/// Writes these entries to the journal of a run, and ends it.
+/// Writes entries to the journal of a run and closes it.
 fn write_run(folder: &Path, run: u32, entries: &[Entry<String>]) {
     let settings = JournalSettings {
         folder: folder.to_owned(),
@@ -259,17 +259,17 @@ async fn counted(database: &Database, query: &'static str) -> i64 {
 }
 
 #[tokio::test]
-async fn what_a_run_left_is_projected_once_and_the_calls_it_left_open_are_ended() {
+async fn recovery_projects_the_last_run_once_and_ends_its_open_calls() {
     let folder = tempfile::tempdir().expect("a folder");
     let database = with_organizations(&folder.path().join("gateway.db")).await;
     let used = Amounts { requests: 1, tokens: 30, spend: Nano(7) };
-    let told = CallFixture { caller: (1, 11, 111), minute: Minute(3 * MINUTES_A_DAY), used };
-    let entries = [told.hold(1), told.end(1), told.hold(2), progress(2), told.hold(3)];
+    let call = CallFixture { caller: (1, 11, 111), minute: Minute(3 * MINUTES_A_DAY), used };
+    let entries = [call.hold(1), call.end(1), call.hold(2), progress(2), call.hold(3)];
     write_run(folder.path(), 1, &entries);
-    let now = UnixMs(told.minute.start().0 + 5);
+    let now = UnixMs(call.minute.start().0 + 5);
     let again = async || {
         let recovered = recover(&database, folder.path(), "node_1", now).await.expect("recovered");
-        let day = usage::sum(database.reader(), 11, told.day(), told.day().next()).await;
+        let day = usage::sum(database.reader(), 11, call.day(), call.day().next()).await;
         let expected = Amounts { requests: 3, tokens: 30 + 5, spend: Nano(7 + 6) };
         assert_eq!(day.expect("a sum"), expected, "one by its end, one by its progress, one void");
         assert_eq!(counted(&database, "SELECT count(*) FROM open_holds").await, 0);
@@ -289,14 +289,14 @@ async fn what_a_run_left_is_projected_once_and_the_calls_it_left_open_are_ended(
 }
 
 #[tokio::test]
-async fn an_open_call_is_known_to_the_next_run_as_the_database_saw_it_last() {
+async fn open_calls_are_restored_from_the_database() {
     let used = Amounts { requests: 1, tokens: 30, spend: Nano(7) };
-    let told = CallFixture { caller: (1, 11, 111), minute: Minute(3 * MINUTES_A_DAY), used };
+    let call = CallFixture { caller: (1, 11, 111), minute: Minute(3 * MINUTES_A_DAY), used };
     for (seen, spend, orphans) in [
-        (vec![vec![told.hold(1)]], 0, 1),
-        (vec![vec![told.hold(1), progress(1)]], 6, 1),
-        (vec![vec![told.hold(1)], vec![progress(1)]], 6, 1),
-        (vec![vec![told.hold(1)], vec![told.end(1)]], 7, 0),
+        (vec![vec![call.hold(1)]], 0, 1),
+        (vec![vec![call.hold(1), progress(1)]], 6, 1),
+        (vec![vec![call.hold(1)], vec![progress(1)]], 6, 1),
+        (vec![vec![call.hold(1)], vec![call.end(1)]], 7, 0),
     ] {
         let folder = tempfile::tempdir().expect("a folder");
         let database = with_organizations(&folder.path().join("gateway.db")).await;
@@ -311,7 +311,7 @@ async fn an_open_call_is_known_to_the_next_run_as_the_database_saw_it_last() {
         }
         let recovered = recover(&database, folder.path(), "node_2", UnixMs(9)).await;
         assert_eq!(recovered.expect("recovered").orphans, orphans, "{spend}");
-        let day = usage::sum(database.reader(), 11, told.day(), told.day().next()).await;
+        let day = usage::sum(database.reader(), 11, call.day(), call.day().next()).await;
         let day = day.expect("a sum");
         assert_eq!((day.requests, day.spend), (1, Nano(spend)));
         assert_eq!(counted(&database, "SELECT count(*) FROM open_holds").await, 0, "{spend}");
@@ -325,20 +325,20 @@ async fn an_open_call_is_known_to_the_next_run_as_the_database_saw_it_last() {
 }
 
 #[tokio::test]
-async fn each_chain_is_followed_from_its_own_place_and_forgotten_with_its_own_segments() {
+async fn each_chain_has_its_own_checkpoint_which_is_deleted_with_its_segments() {
     let folder = tempfile::tempdir().expect("a folder");
     let database = with_organizations(&folder.path().join("gateway.db")).await;
     let used = Amounts { requests: 1, tokens: 30, spend: Nano(7) };
-    let told = CallFixture { caller: (1, 11, 111), minute: Minute(3 * MINUTES_A_DAY), used };
-    write_run(folder.path(), 1, &[told.hold(1), told.end(1)]);
-    write_run(folder.path(), 2, &[told.hold(2), told.end(2)]);
-    // The later one is in its fourth segment already, and those before it are gone.
+    let call = CallFixture { caller: (1, 11, 111), minute: Minute(3 * MINUTES_A_DAY), used };
+    write_run(folder.path(), 1, &[call.hold(1), call.end(1)]);
+    write_run(folder.path(), 2, &[call.hold(2), call.end(2)]);
+    // The later chain is already in its fourth segment, and the earlier segments are gone.
     let later = ChainName { run: 2, worker: 0 };
     let [first, fourth] = [0, 3].map(|number| later.segment(number).path(folder.path()));
     std::fs::rename(first, fourth).expect("renamed");
-    let place = Checkpoint { chain: later.number(), segment: 3, position: 0 };
+    let checkpoint = Checkpoint { chain: later.number(), segment: 3, position: 0 };
     let mut batch = Batch::restore("node_1", []);
-    commit(&database, &mut batch, &[place], UnixMs(0)).await.expect("committed");
+    commit(&database, &mut batch, &[checkpoint], UnixMs(0)).await.expect("committed");
     let again = async || {
         let recovered = recover(&database, folder.path(), "node_1", UnixMs(9)).await;
         let chains = counted(&database, "SELECT count(*) FROM journal_checkpoints").await;

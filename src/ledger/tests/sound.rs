@@ -1,4 +1,4 @@
-//! A sound store, for tests: everything that one can hold.
+//! A sound database and journal with every kind of row, for the verification tests.
 
 use std::fs;
 use std::path::Path;
@@ -23,25 +23,25 @@ use crate::ledger::records;
 use crate::ledger::wallets::{self, NewRecord};
 use crate::store::database::Database;
 
-/// The one chain of its journal.
+/// The only chain of the journal.
 pub const CHAIN: ChainName = ChainName { run: 1, worker: 0 };
 
 /// Two organizations, each with a project and a key.
 pub const CALLERS: [(u128, u128, u128); 2] = [(1, 2, 3), (5, 6, 7)];
 
-/// That a call was admitted.
-pub fn hold(id: u128, who: (u128, u128, u128), amount: i64) -> Entry<String> {
-    let whose = CallOwner {
-        organization: OrganizationId(who.0),
-        project: ProjectId(who.1),
-        key: ApiKeyId(who.2),
+/// The entry of an admitted call.
+pub fn hold(id: u128, caller: (u128, u128, u128), amount: i64) -> Entry<String> {
+    let owner = CallOwner {
+        organization: OrganizationId(caller.0),
+        project: ProjectId(caller.1),
+        key: ApiKeyId(caller.2),
         ..CallOwner::UNKNOWN
     };
-    let bare = CallResult::minimal(RequestLogId(id), whose, Outcome::Completed);
+    let bare = CallResult::minimal(RequestLogId(id), owner, Outcome::Completed);
     Entry::Hold(Hold { amount: Nano(amount), ..bare.synthesize_hold() })
 }
 
-fn ended(id: u128, cost: i64, overage: bool) -> CallResult<String> {
+fn result(id: u128, cost: i64, overage: bool) -> CallResult<String> {
     let usage = Usage::from_tokens(3, 4);
     CallResult {
         charge: Charge { usage, cost: Nano(cost), overage, ..Charge::not_charged() },
@@ -52,12 +52,12 @@ fn ended(id: u128, cost: i64, overage: bool) -> CallResult<String> {
     }
 }
 
-/// That it ended and is charged.
+/// The entry of a charged call.
 pub fn settle(id: u128, cost: i64) -> Entry<String> {
-    Entry::Settled(ended(id, cost, false))
+    Entry::Settled(result(id, cost, false))
 }
 
-/// Adds entries to a segment; how many bytes it then has.
+/// Appends entries to a segment and returns the size of the segment.
 pub fn append(folder: &Path, number: u32, entries: &[Entry<String>]) -> u64 {
     let path = CHAIN.segment(number).path(&folder.join("journal"));
     let mut bytes = fs::read(&path).unwrap_or_default();
@@ -68,8 +68,8 @@ pub fn append(folder: &Path, number: u32, entries: &[Entry<String>]) -> u64 {
     bytes.len() as u64
 }
 
-/// Everything that a sound_store store can hold. Balances: -120 (an overage of 200) and 499; open in
-/// the database are calls 12 and 15, of which the journal ends the first and adds 14.
+/// Creates a sound data folder. The balances are -120 (an overage of 200) and 499. The calls 12 and
+/// 15 are open in the database; the journal ends call 12 and opens call 14.
 pub async fn sound() -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     fs::create_dir(folder.path().join("journal")).expect("a folder");
@@ -86,16 +86,18 @@ pub async fn sound() -> TempDir {
             id(project)
         );
         sqlx::raw_sql(sqlx::AssertSqlSafe(query)).execute(&mut *tx).await.expect("rows");
-        let paid =
+        let recharge =
             NewRecord { amount: Nano(if organization == 1 { 1_000 } else { 500 }), ..RECHARGE };
-        wallets::post(&mut tx, OrganizationId(organization), &paid, UnixMs(0)).await.expect("in");
+        wallets::post(&mut tx, OrganizationId(organization), &recharge, UnixMs(0))
+            .await
+            .expect("in");
     }
     let entries = [
         hold(10, CALLERS[0], 40),
         settle(10, 30),
         hold(11, CALLERS[0], 900),
         hold(12, CALLERS[0], 50),
-        Entry::Settled(ended(11, 1_100, true)),
+        Entry::Settled(result(11, 1_100, true)),
         hold(13, CALLERS[0], 0),
         Entry::Voided(CallResult { charge: Charge::not_charged(), ..ended(13, 0, false) }),
         hold(15, CALLERS[0], 60),
@@ -112,22 +114,22 @@ pub async fn sound() -> TempDir {
     let first = OrganizationId(1);
     let consume = records::consume(&mut tx, first, RequestLogId(10)).await.expect("a look");
     let consume = consume.expect("a Consume");
-    let back = NewRecord {
+    let refund = NewRecord {
         kind: RecordKind::Refund,
         amount: Nano(10),
         consume: Some(&consume),
         ..RECHARGE
     };
-    wallets::post(&mut tx, first, &back, UnixMs(0)).await.expect("back");
+    wallets::post(&mut tx, first, &refund, UnixMs(0)).await.expect("back");
     tx.commit().await.expect("committed");
     database.close().await;
     let progress = Progress { id: RequestLogId(14), charge: Charge::not_charged() };
-    let rest = [hold(14, CALLERS[0], 7), Entry::Progress(progress), settle(12, 5)];
-    append(folder.path(), 0, &rest);
+    let tail = [hold(14, CALLERS[0], 7), Entry::Progress(progress), settle(12, 5)];
+    append(folder.path(), 0, &tail);
     folder
 }
 
-/// A recharge of nothing yet.
+/// A recharge of zero, to be overridden.
 pub const RECHARGE: NewRecord<'_> = NewRecord {
     kind: RecordKind::Recharge,
     amount: Nano::ZERO,
@@ -137,12 +139,12 @@ pub const RECHARGE: NewRecord<'_> = NewRecord {
     actor: "{}",
 };
 
-/// An id as SQL spells it.
+/// Formats an id as an SQL literal.
 pub fn id(id: u128) -> String {
     format!("x'{id:032x}'")
 }
 
-/// Writes what the gateway never would.
+/// Executes SQL that the gateway would never execute.
 pub async fn corrupt(folder: &Path, sql: &str) {
     let options = SqliteConnectOptions::new().filename(folder.join("meteor.db"));
     let mut connection = options.foreign_keys(false).connect().await.expect("a database");
