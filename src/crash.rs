@@ -23,7 +23,7 @@ pub const POINTS: [&str; 22] = [
     "progress-written",
     "void-appended",
     "settle-appended",
-    "turn-written",
+    "buffer-written",
     "segment-rolled",
     "settle-written",
     "end-given",

@@ -1,7 +1,7 @@
 -- Ids are 16-byte UUIDs, instants are milliseconds since 1970, money is nano-units, days are
 -- counted from 1970-01-01. Every table is STRICT.
 
--- Who.
+-- Users, organizations and their members.
 
 CREATE TABLE users (
     id BLOB PRIMARY KEY,
@@ -66,7 +66,7 @@ CREATE TABLE admin_tokens (
     revoked_at INTEGER
 ) STRICT;
 
--- What.
+-- Projects and API keys.
 
 CREATE TABLE projects (
     id BLOB PRIMARY KEY,
@@ -132,11 +132,11 @@ CREATE TABLE api_keys (
 
 CREATE INDEX api_keys_by_project ON api_keys (project_id, id);
 
--- Money. A record is written once and never changed.
+-- Wallets and their records. A record is never changed.
 
 CREATE TABLE wallets (
     organization_id BLOB PRIMARY KEY REFERENCES organizations (id),
-    balance_nano INTEGER NOT NULL, -- always the last record's current_balance_nano
+    balance_nano INTEGER NOT NULL, -- current_balance_nano of the last record
     last_seq INTEGER NOT NULL,
     is_active INTEGER NOT NULL CHECK (is_active IN (0, 1)),
     deactivated_by_operator INTEGER NOT NULL CHECK (deactivated_by_operator IN (0, 1)),
@@ -155,7 +155,7 @@ CREATE TABLE wallet_records (
     project_id BLOB,
     api_key_id BLOB,
     model TEXT,
-    description TEXT, -- NULL: the default of its kind
+    description TEXT, -- NULL: default text of the kind
     reference TEXT,
     actor TEXT, -- JSON object; NULL for a Consume
     settled_by TEXT,
@@ -179,11 +179,11 @@ BEGIN SELECT RAISE(ABORT, 'a wallet record is never changed'); END;
 CREATE TRIGGER wallet_records_are_never_deleted BEFORE DELETE ON wallet_records
 BEGIN SELECT RAISE(ABORT, 'a wallet record is never deleted'); END;
 
--- Calls, projected from the journal.
+-- Finished calls and their usage, projected from the journal.
 
 CREATE TABLE request_logs (
     project_id BLOB NOT NULL,
-    id BLOB NOT NULL, -- a UUIDv7: its order is the order of time
+    id BLOB NOT NULL, -- UUIDv7, ordered by time
     organization_id BLOB NOT NULL,
     api_key_id BLOB NOT NULL,
     created_at INTEGER NOT NULL,
@@ -194,7 +194,7 @@ CREATE TABLE request_logs (
     upstream TEXT,
     stream INTEGER NOT NULL CHECK (stream IN (0, 1)),
     cost_nano INTEGER NOT NULL,
-    detail TEXT NOT NULL, -- JSON object: the fields that nothing filters by
+    detail TEXT NOT NULL, -- JSON object: fields that no query filters by
     PRIMARY KEY (project_id, id)
 ) STRICT, WITHOUT ROWID;
 
@@ -208,7 +208,7 @@ CREATE TABLE usage_days (
     PRIMARY KEY (project_id, day)
 ) STRICT, WITHOUT ROWID;
 
--- The latest minute only: what a restart within a minute must remember.
+-- The latest minute of each project only, so that a restart does not reset rate limits.
 CREATE TABLE usage_minutes (
     project_id BLOB PRIMARY KEY,
     minute INTEGER NOT NULL,
@@ -217,31 +217,32 @@ CREATE TABLE usage_minutes (
     spend_nano INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- How far each journal chain is projected, and the calls that were open there.
+-- How far each journal chain is projected, and the calls that were open at that position.
 
 CREATE TABLE journal_checkpoints (
     chain INTEGER PRIMARY KEY,
     segment INTEGER NOT NULL,
-    position INTEGER NOT NULL -- bytes into that segment
+    position INTEGER NOT NULL -- bytes of that segment that are projected
 ) STRICT;
 
 CREATE TABLE open_holds (
     request_log_id BLOB PRIMARY KEY,
-    entry BLOB NOT NULL -- the Hold and the last Progress, as the journal writes them
+    entry BLOB NOT NULL -- the Hold and the last Progress, in the journal's format
 ) STRICT, WITHOUT ROWID;
 
--- Operation.
+-- Operation of the gateway.
 
-CREATE TABLE facts (
-    name TEXT PRIMARY KEY, -- 'node_id', 'incarnation', …
+CREATE TABLE node_metadata (
+    name TEXT PRIMARY KEY, -- 'node_id' or 'run'
     value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
-CREATE TABLE idempotency_keys (
+-- Responses of the admin API by Idempotency-Key.
+CREATE TABLE admin_idempotency_keys (
     scope BLOB NOT NULL, -- SHA-256 of organization, actor, method, path and key
     fingerprint BLOB NOT NULL, -- SHA-256 of the body
-    status INTEGER, -- NULL while the first call runs
-    answer TEXT,
+    status INTEGER, -- NULL while the first request runs
+    response_body TEXT,
     created_at INTEGER NOT NULL,
     PRIMARY KEY (scope)
 ) STRICT, WITHOUT ROWID;

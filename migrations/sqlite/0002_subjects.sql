@@ -1,10 +1,10 @@
--- What is metered is a subject: a project, a key or an organization. Their ids are UUIDs, so that
--- one column holds any of them.
+-- Limits and usage belong to a subject: a project, an API key or an organization. All ids are UUIDs,
+-- so one column can hold any of them.
 
 ALTER TABLE organizations ADD COLUMN output_clamp INTEGER NOT NULL DEFAULT 1
-    CHECK (output_clamp IN (0, 1)); -- whether a call's output is cut to what its limits leave
+    CHECK (output_clamp IN (0, 1)); -- whether output limits may be lowered
 
--- The quota of a project, or of an organization: all its projects together.
+-- The quota of a project, or of all projects of an organization together.
 CREATE TABLE quotas (
     subject_id BLOB PRIMARY KEY,
     limits TEXT NOT NULL, -- JSON object by field name; spend limits in nano-units
@@ -24,15 +24,15 @@ DROP TABLE project_quotas;
 
 ALTER TABLE usage_days RENAME COLUMN project_id TO subject_id;
 
--- An organization used what its projects used.
+-- The usage of an organization is the sum of the usage of its projects.
 INSERT INTO usage_days (subject_id, day, requests, input_tokens, output_tokens, spend_nano)
 SELECT p.organization_id, u.day, sum(u.requests), sum(u.input_tokens), sum(u.output_tokens),
     sum(u.spend_nano)
 FROM usage_days u JOIN projects p ON p.id = u.subject_id
 GROUP BY p.organization_id, u.day;
 
--- A key used what the log says of its calls: on the day on which they came, and counted where an
--- upstream was tried. Its money is exact.
+-- The usage of a key is computed from its request logs: by the day of arrival, and counted as a
+-- request if an upstream was tried. The spend is exact.
 INSERT INTO usage_days (subject_id, day, requests, input_tokens, output_tokens, spend_nano)
 SELECT api_key_id, created_at / 86400000,
     sum(coalesce(json_extract(detail, '$.attempts'), 0) > 0),
@@ -45,8 +45,8 @@ GROUP BY api_key_id, created_at / 86400000;
 
 ALTER TABLE usage_minutes RENAME COLUMN project_id TO subject_id;
 
--- An organization used what its projects used in the latest minute of any. Of keys no minute is
--- known; theirs begin with the next call.
+-- The minute of an organization is the latest minute of its projects. The minutes of keys are not
+-- known; they start with the next call.
 WITH latest AS (
     SELECT p.organization_id, max(m.minute) AS minute
     FROM usage_minutes m JOIN projects p ON p.id = m.subject_id

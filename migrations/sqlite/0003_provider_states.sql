@@ -1,5 +1,5 @@
--- What providers keep for projects, by the ids that their answers gave. A call may refer to an id
--- only where its project stands beside it, and goes to the upstream that gave it.
+-- Objects that providers store for projects, by the ids in their responses. A call may refer to an id
+-- only if the row of its project exists, and is routed to the upstream that created the object.
 CREATE TABLE provider_states (
     project_id BLOB NOT NULL,
     id_hash BLOB NOT NULL, -- the first 16 bytes of its SHA-256

@@ -1,8 +1,8 @@
--- The prices behind each version that a record names, so that its cost can be computed again.
+-- The prices of each version that a record refers to, so that its cost can be recomputed.
 
 CREATE TABLE price_lists (
     version TEXT PRIMARY KEY,
-    prices TEXT NOT NULL CHECK (json_valid(prices)), -- JSON list: one object a service tier and size
+    prices TEXT NOT NULL CHECK (json_valid(prices)), -- JSON list: one object per tier and input size
     created_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 

@@ -314,7 +314,7 @@ mod tests {
         // As if its day were over.
         let claim = fixture.claim(KEY, 2).await.expect("the database has none");
         let mut tx = fixture.database.begin().await.expect("a transaction");
-        sqlx::query("INSERT INTO once_keys VALUES ($1, $2, $3, 200, $4, 3, 1)")
+        sqlx::query("INSERT INTO call_idempotency_keys VALUES ($1, $2, $3, 200, $4, 3, 1)")
             .bind(&KEY.key_digest[..])
             .bind(&KEY.body_digest[..])
             .bind(uuid::Uuid::from_u128(7))

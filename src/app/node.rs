@@ -104,10 +104,10 @@ impl Node {
         } else {
             CallLog::default()
         };
-        let freshness = Arc::new(ReadBarrier::new(Arc::clone(&journal)));
+        let read_barrier = Arc::new(ReadBarrier::new(Arc::clone(&journal)));
         let projector = Projector::new(
             Arc::clone(&journal),
-            Arc::clone(&freshness),
+            Arc::clone(&read_barrier),
             database.clone(),
             &id.to_string(),
             call_log,
@@ -138,7 +138,7 @@ impl Node {
             proxy_address,
             database,
             directory,
-            read_barrier: freshness,
+            read_barrier: read_barrier,
             id,
             shared,
             journal,

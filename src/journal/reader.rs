@@ -114,8 +114,8 @@ impl Reader {
             self.chunk.resize(CHUNK_BYTES, 0);
             let filled = read_at(file, &mut self.chunk, offset)?;
             let bytes = &self.chunk[..filled];
-            let is_blank = *bytes == ZEROS[..filled];
-            if let Some(at) = if is_blank { None } else { format::find_entry(bytes) } {
+            let is_zero = *bytes == ZEROS[..filled];
+            if let Some(at) = if is_zero { None } else { format::find_entry(bytes) } {
                 self.offset = offset + at as u64;
                 let (chain, segment) = (self.chain, self.segment);
                 tracing::error!(
@@ -230,7 +230,7 @@ mod tests {
         let journal = Arc::new(Journal::open(settings(folder.path()), 1, 1).expect("a journal"));
         journal.start_maintenance().expect("a thread");
         let chain = Arc::clone(&journal.chains()[0]);
-        let writer = Writer::new(Arc::clone(&chain)).expect("a spare");
+        let writer = Writer::new(Arc::clone(&chain)).expect("a segment");
         let mut reader = Reader::new(folder.path(), chain.name, 0, 0);
         let mut read = Vec::new();
         let mut position = writer.append(&progress(0));
@@ -261,11 +261,11 @@ mod tests {
         let mut part = Reader::new(folder.path(), chain.name, 0, 0);
         let mut count = 0;
         part.read_through(2, |_| count += 1).expect("entries");
-        assert_eq!(part.checkpoint().0, 2, "no further, though there is more");
+        assert_eq!(part.checkpoint().0, 2, "stops at segment 2, although there are more");
         assert!(0 < count && count < 200, "{count}");
         let has_entry = |number| Reader::new(folder.path(), chain.name, number, 0).has_entry();
         let last = reader.checkpoint().0;
-        assert!(has_entry(0).expect("a look") && !has_entry(last + 1).expect("a look"));
+        assert!(has_entry(0).expect("read") && !has_entry(last + 1).expect("read"));
 
         // A power loss may leave zeros anywhere, and may garble the last write.
         let length = position.0 / 200;

@@ -65,8 +65,8 @@ fn samples() -> Vec<Entry<String>> {
         Entry::Hold(Hold { idempotency_key, ..hold.clone() }),
         Entry::Hold(hold),
         Entry::Progress(Progress { id: RequestLogId(1), charge }),
-        Entry::Settled(CallResult { state_id: Some("container_1".to_owned()), ..ended.clone() }),
-        Entry::Voided(CallResult { first_byte_us: Some(3), ..ended }),
+        Entry::Settled(CallResult { state_id: Some("container_1".to_owned()), ..result.clone() }),
+        Entry::Voided(CallResult { first_byte_us: Some(3), ..result }),
         Entry::Refused(Refused { header: header, status: 429, code: "x".to_owned(), count: 3 }),
     ]
 }

@@ -128,7 +128,7 @@ impl Writer {
         if let Err(fault) = state.write(&self.chain) {
             self.chain.report_write_failure(&fault);
         }
-        crash_point!("turn-written");
+        crash_point!("buffer-written");
         state.written.0 += state.buffer.len() as u64;
         self.chain.publish(state.written.0);
         state.buffer.clear();

@@ -33,8 +33,8 @@ pub struct ChainRecord {
     overage: i64,
 }
 
-macro_rules! links {
-    ($which:literal) => {
+macro_rules! chain_records {
+    ($condition:literal) => {
         concat!(
             "SELECT r.organization_id, r.seq, r.kind, r.amount_nano, r.previous_balance_nano,
                 r.current_balance_nano, r.request_log_id, r.project_id, r.api_key_id,
@@ -46,17 +46,17 @@ macro_rules! links {
                             AND json_valid(l.detail)), 0))
                     ELSE 0 END
              FROM wallet_records r ",
-            $which
+            $condition
         )
     };
 }
 
 /// The records of all organizations, chain by chain.
-pub const ALL_RECORDS: &str = links!("ORDER BY r.organization_id, r.seq");
+pub const ALL_RECORDS: &str = chain_records!("ORDER BY r.organization_id, r.seq");
 
 /// At most `$3` records of organization `$1` after seq `$2`.
 pub const RECORDS_AFTER: &str =
-    links!("WHERE r.organization_id = $1 AND $2 < r.seq ORDER BY r.seq LIMIT $3");
+    chain_records!("WHERE r.organization_id = $1 AND $2 < r.seq ORDER BY r.seq LIMIT $3");
 
 impl ChainRecord {
     /// Reads a row of either query.
@@ -167,8 +167,8 @@ impl Chain {
             report(format!("amount {}", money(record.amount.into())), "at least 0".into());
         }
         let continues = |from: i64| i128::from(from) + record.delta() == record.current.into();
-        let is_right = continues(record.previous) || (is_next && continues(self.balance));
-        if !is_right {
+        let is_consistent = continues(record.previous) || (is_next && continues(self.balance));
+        if !is_consistent {
             let expected = i128::from(record.previous) + record.delta();
             let expected = format!("{}, according to its amount", money(expected));
             report(format!("current balance {}", money(record.current.into())), expected);

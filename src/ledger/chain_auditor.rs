@@ -204,6 +204,9 @@ mod tests {
         let (organization, row) = (None, "wallet".to_owned());
         let violation = Violation { table: "wallets", organization, row, found, expected };
         let metrics = metrics_of(|| report(&violation));
-        assert!(metrics.lines().any(|line| line == "meteor_ledger_violations_total 1"), "{told}");
+        assert!(
+            metrics.lines().any(|line| line == "meteor_ledger_violations_total 1"),
+            "{metrics}"
+        );
     }
 }

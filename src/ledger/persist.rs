@@ -63,7 +63,7 @@ static PROVIDER_STATES: LazyLock<BulkInsert> = LazyLock::new(|| {
 });
 
 static IDEMPOTENCY_KEYS: LazyLock<BulkInsert> = LazyLock::new(|| {
-    let head = "INSERT INTO once_keys
+    let head = "INSERT INTO call_idempotency_keys
         (key_hash, body_hash, request_log_id, status, usage, cost_nano, created_at)";
     // A key that still exists has expired: it is more than a day old.
     let tail = "ON CONFLICT (key_hash) DO UPDATE SET

@@ -91,7 +91,7 @@ impl Projector {
 
     async fn project_until(&mut self, mut stopping: watch::Receiver<bool>) {
         let journal = Arc::clone(&self.journal);
-        let freshness = Arc::clone(&self.read_barrier);
+        let read_barrier = Arc::clone(&self.read_barrier);
         let mut shutdown = std::pin::pin!(stopping.wait_for(|stopping| *stopping));
         loop {
             tokio::select! {
@@ -100,7 +100,7 @@ impl Projector {
             }
             tokio::select! {
                 _ = &mut shutdown => break,
-                () = freshness.wait_for_waiters() => {}
+                () = read_barrier.wait_for_waiters() => {}
                 () = tokio::time::sleep(BATCH_DELAY) => {}
             }
             self.project(BATCH_ENTRIES_MAX).await;
@@ -278,9 +278,9 @@ mod tests {
         };
         let journal = Arc::new(Journal::open(settings, 1, 1).expect("a journal"));
         let writer = Writer::new(Arc::clone(&journal.chains()[0])).expect("a segment");
-        let freshness = Arc::new(ReadBarrier::new(Arc::clone(&journal)));
+        let read_barrier = Arc::new(ReadBarrier::new(Arc::clone(&journal)));
         let (log, copy) = (CallLog::default(), database.clone());
-        (Projector::new(journal, freshness, copy, "node_1", log), writer, database)
+        (Projector::new(journal, read_barrier, copy, "node_1", log), writer, database)
     }
 
     /// Writes a call that was admitted and ended.
@@ -297,7 +297,7 @@ mod tests {
         write(&writer, 1);
         projector.read(BATCH_ENTRIES_MAX);
         projector.commit(Attempt::First).await.expect("committed");
-        projector.commit(Attempt::Retry).await.expect("seen to be committed");
+        projector.commit(Attempt::Retry).await.expect("already committed");
         projector.batch.reset();
         assert_eq!(projected(&database).await, [1, -5, 1, 1, 5]);
         // A commit that did fail is repeated.
@@ -325,11 +325,14 @@ mod tests {
         let age = || (clock::wall_now().0 - CALL.minute.start().0) / 1_000;
         let lag_min = age();
         let rendered = metrics_of(|| projector.publish());
-        assert!(rendered.lines().any(|line| line == "meteor_projected_entries_total 2"), "{told}");
+        assert!(
+            rendered.lines().any(|line| line == "meteor_projected_entries_total 2"),
+            "{rendered}"
+        );
         let lag =
             rendered.lines().find_map(|line| line.strip_prefix("meteor_projector_lag_seconds "));
         let whole = lag.and_then(|lag| lag.split('.').next()).and_then(|lag| lag.parse().ok());
-        assert!((lag_min..=age()).contains(&whole.expect("a lag")), "{told}");
+        assert!((lag_min..=age()).contains(&whole.expect("a lag")), "{rendered}");
     }
 
     #[test]
@@ -362,7 +365,10 @@ mod tests {
             "meteor_overages_total 1",
             "meteor_late_settlements_total 1",
         ] {
-            assert!(rendered.lines().any(|rendered_line| rendered_line == line), "{line}: {told}");
+            assert!(
+                rendered.lines().any(|rendered_line| rendered_line == line),
+                "{line}: {rendered}"
+            );
         }
     }
 }

@@ -83,7 +83,7 @@ mod tests {
         };
         let journal = Arc::new(Journal::open(settings, 1, 1).expect("a journal"));
         journal.start_maintenance().expect("a thread");
-        let writer = Writer::new(Arc::clone(&journal.chains()[0])).expect("a spare");
+        let writer = Writer::new(Arc::clone(&journal.chains()[0])).expect("a segment");
         let entry = Progress { id: RequestLogId(1), charge: Charge::not_charged() };
         let position = writer.append(&Entry::<String>::Progress(entry));
         writer.commit();
@@ -93,30 +93,30 @@ mod tests {
     #[tokio::test]
     async fn a_read_waits_only_until_the_projector_has_caught_up() {
         let folder = tempfile::tempdir().expect("a folder");
-        let (freshness, end) = written(folder.path());
+        let (read_barrier, end) = written(folder.path());
         let projector = async {
-            freshness.wait_for_waiters().await;
-            freshness.notify_committed();
+            read_barrier.wait_for_waiters().await;
+            read_barrier.notify_committed();
             tokio::task::yield_now().await;
-            freshness.journal.chains()[0].report_projected(end, 0);
-            freshness.notify_committed();
+            read_barrier.journal.chains()[0].report_projected(end, 0);
+            read_barrier.notify_committed();
         };
         let started = clock::monotonic_now();
-        let both = async { tokio::join!(freshness.wait_caught_up(), projector).0 };
+        let both = async { tokio::join!(read_barrier.wait_caught_up(), projector).0 };
         assert_eq!(tokio::time::timeout(CATCH_UP_TIMEOUT * 5, both).await, Ok(None));
-        assert!(started.elapsed() < CATCH_UP_TIMEOUT, "the projector is told that somebody waits");
-        assert_eq!(freshness.wait_caught_up().await, None, "all of it is there already");
+        assert!(started.elapsed() < CATCH_UP_TIMEOUT, "the projector is woken by the waiting read");
+        assert_eq!(read_barrier.wait_caught_up().await, None, "everything is projected already");
         let no_waiter =
-            tokio::time::timeout(Duration::from_millis(1), freshness.wait_for_waiters());
-        assert!(no_waiter.await.is_err(), "whoever waited has gone");
+            tokio::time::timeout(Duration::from_millis(1), read_barrier.wait_for_waiters());
+        assert!(no_waiter.await.is_err(), "no read waits");
     }
 
     #[tokio::test]
     async fn a_read_that_times_out_returns_the_current_time() {
         let folder = tempfile::tempdir().expect("a folder");
-        let (freshness, _) = written(folder.path());
+        let (read_barrier, _) = written(folder.path());
         let started = clock::wall_now();
-        let as_of = freshness.wait_caught_up().await.expect("not all is there");
-        assert!(started.0 + 900 < as_of.0, "it waited");
+        let as_of = read_barrier.wait_caught_up().await.expect("not everything is projected");
+        assert!(started.0 + 900 < as_of.0, "the read waited");
     }
 }

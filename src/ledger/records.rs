@@ -80,7 +80,7 @@ const FILTER_SQL: &str = "r.organization_id = $1
     AND ($5 IS NULL OR r.project_id = $5) AND ($6 IS NULL OR r.api_key_id = $6)
     AND ($7 IS NULL OR r.request_log_id = $7)";
 
-macro_rules! bound {
+macro_rules! bind_filter {
     ($query:expr, $organization:expr, $filter:expr) => {
         sqlx::query(sqlx::AssertSqlSafe($query))
             .bind(uuid($organization.0))
@@ -104,7 +104,7 @@ pub async fn list(
         "{COLUMNS} WHERE {FILTER_SQL} AND ($8 IS NULL OR r.seq < $8)
          ORDER BY r.seq DESC LIMIT $9 OFFSET $10"
     );
-    let rows = bound!(query, organization, filter)
+    let rows = bind_filter!(query, organization, filter)
         .bind(stretch.before)
         .bind(stretch.limit)
         .bind(stretch.offset)
@@ -130,7 +130,7 @@ pub async fn count(
     let query = format!(
         "SELECT count(*) FROM (SELECT 1 FROM wallet_records r WHERE {FILTER_SQL} LIMIT $8)"
     );
-    Ok(bound!(query, organization, filter)
+    Ok(bind_filter!(query, organization, filter)
         .bind(count_max)
         .fetch_one(&mut *connection)
         .await?

@@ -26,7 +26,7 @@ pub async fn find(
     now: UnixMs,
 ) -> Result<Option<StoredResponse>, DatabaseError> {
     let row = sqlx::query(
-        "SELECT fingerprint, status, answer FROM idempotency_keys
+        "SELECT fingerprint, status, response_body FROM admin_idempotency_keys
          WHERE scope = $1 AND $2 < created_at AND status IS NOT NULL",
     )
     .bind(&scope[..])
@@ -37,7 +37,7 @@ pub async fn find(
         Ok(StoredResponse {
             fingerprint: row.try_get("fingerprint")?,
             status: row.try_get("status")?,
-            body: row.try_get("answer")?,
+            body: row.try_get("response_body")?,
         })
     };
     Ok(row.map(response).transpose()?)
@@ -50,12 +50,12 @@ pub async fn insert(
     response: &StoredResponse,
     now: UnixMs,
 ) -> Result<(), DatabaseError> {
-    sqlx::query("DELETE FROM idempotency_keys WHERE created_at <= $1")
+    sqlx::query("DELETE FROM admin_idempotency_keys WHERE created_at <= $1")
         .bind(now.0 - RETENTION_MS)
         .execute(&mut *connection)
         .await?;
     sqlx::query(
-        "INSERT INTO idempotency_keys (scope, fingerprint, status, answer, created_at)
+        "INSERT INTO admin_idempotency_keys (scope, fingerprint, status, response_body, created_at)
          VALUES ($1, $2, $3, $4, $5)",
     )
     .bind(&scope[..])

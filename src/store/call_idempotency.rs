@@ -19,11 +19,12 @@ pub async fn find(
     key: Digest,
     now: UnixMs,
 ) -> Result<Option<(Digest, CompletedCall)>, DatabaseError> {
-    let row = sqlx::query("SELECT * FROM once_keys WHERE key_hash = $1 AND $2 < created_at")
-        .bind(&key[..])
-        .bind(now.0 - RETENTION_MS)
-        .fetch_optional(executor)
-        .await?;
+    let row =
+        sqlx::query("SELECT * FROM call_idempotency_keys WHERE key_hash = $1 AND $2 < created_at")
+            .bind(&key[..])
+            .bind(now.0 - RETENTION_MS)
+            .fetch_optional(executor)
+            .await?;
     let done = |row: sqlx::sqlite::SqliteRow| -> Result<_, sqlx::Error> {
         let body = row.try_get::<&[u8], _>("body_hash")?.try_into().unwrap_or_default();
         let done = CompletedCall {
@@ -44,8 +45,8 @@ pub async fn delete_expired(
     count_max: usize,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "DELETE FROM once_keys WHERE key_hash IN
-            (SELECT key_hash FROM once_keys WHERE created_at <= $1 ORDER BY created_at LIMIT $2)",
+        "DELETE FROM call_idempotency_keys WHERE key_hash IN
+            (SELECT key_hash FROM call_idempotency_keys WHERE created_at <= $1 ORDER BY created_at LIMIT $2)",
     )
     .bind(now.0 - RETENTION_MS)
     .bind(i64::try_from(count_max).unwrap_or(i64::MAX))
@@ -82,7 +83,7 @@ mod tests {
         let mut tx = database.begin().await.expect("a transaction");
         let used = Usage::from_tokens(7, 8).with(Unit::WebSearches, 2);
         for at in 1..=3_u8 {
-            sqlx::query("INSERT INTO once_keys VALUES ($1, $2, $3, 200, $4, 5, $5)")
+            sqlx::query("INSERT INTO call_idempotency_keys VALUES ($1, $2, $3, 200, $4, 5, $5)")
                 .bind(&[at; 16][..])
                 .bind(&[9; 16][..])
                 .bind(uuid::Uuid::from_u128(u128::from(at)))
@@ -92,19 +93,18 @@ mod tests {
                 .await
                 .expect("a row");
         }
-        let mut found = async |key: u8, now| {
-            find(&mut *tx, [key; 16], UnixMs(now)).await.expect("it can be read")
-        };
+        let mut found =
+            async |key: u8, now| find(&mut *tx, [key; 16], UnixMs(now)).await.expect("read");
         let done = CompletedCall { id: RequestLogId(2), status: 200, usage: used, cost: Nano(5) };
         assert_eq!(found(2, RETENTION_MS + 1).await, Some(([9; 16], done)));
-        assert_eq!(found(2, RETENTION_MS + 2).await, None, "a day is over");
+        assert_eq!(found(2, RETENTION_MS + 2).await, None, "expired");
         assert_eq!(found(4, 0).await, None, "another key");
 
         for (now, count_max, left) in
             [(3, 2, 3), (RETENTION_MS + 3, 2, 1), (RETENTION_MS + 3, 2, 0)]
         {
-            delete_expired(&mut tx, UnixMs(now), count_max).await.expect("it can be written");
-            let count = sqlx::query_scalar("SELECT count(*) FROM once_keys");
+            delete_expired(&mut tx, UnixMs(now), count_max).await.expect("deleted");
+            let count = sqlx::query_scalar("SELECT count(*) FROM call_idempotency_keys");
             let count: i64 = count.fetch_one(&mut *tx).await.expect("a count");
             assert_eq!(count, left);
         }

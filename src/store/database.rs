@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(days, expected);
         let minutes = rows("SELECT * FROM usage_minutes ORDER BY subject_id").await;
         let minutes: Vec<_> = minutes.iter().map(numbers).collect();
-        assert_eq!(minutes[0], [2_891, 3, 33, 300], "the organization's latest only");
+        assert_eq!(minutes[0], [2_891, 3, 33, 300], "only the latest minute of the organization");
         assert_eq!(minutes[1..], [[2_890, 1, 11, 100], [2_891, 3, 33, 300]]);
         let quota = rows(
             "SELECT limits, enforce_quota, custom_reset_day, created_at, updated_at, version
@@ -160,21 +160,21 @@ mod tests {
         assert_eq!(quota[0].get::<String, _>(0), r#"{"dailyRequestLimit":7}"#);
         assert_eq!(numbers(&quota[0]), [0, 28, 3, 4, 5]);
         let clamp = &rows("SELECT output_clamp FROM organizations").await[0];
-        assert!(clamp.get::<bool, _>(0), "as a new one");
+        assert!(clamp.get::<bool, _>(0), "the default of new organizations");
     }
 
     #[tokio::test]
     async fn a_transaction_can_begin_after_a_failed_commit() {
         let folder = tempfile::tempdir().expect("a folder");
         let database = Database::open(&folder.path().join("gateway.db")).await.expect("opened");
-        let add = "INSERT INTO facts (name, value) VALUES ('a', 'b')";
+        let add = "INSERT INTO node_metadata (name, value) VALUES ('a', 'b')";
         let mut tx = database.begin().await.expect("a transaction");
         tx.lock_handle().await.expect("the connection").set_commit_hook(|| false);
         sqlx::query(add).execute(&mut *tx).await.expect("a row");
-        tx.commit().await.expect_err("SQLite rolls back by itself, as when the disk is full");
+        tx.commit().await.expect_err("SQLite rolls back on its own, as with a full disk");
         let mut tx = database.begin().await.expect("another");
         tx.lock_handle().await.expect("the connection").remove_commit_hook();
-        sqlx::query(add).execute(&mut *tx).await.expect("a row: the first was not kept");
+        sqlx::query(add).execute(&mut *tx).await.expect("a row: the first was rolled back");
         tx.commit().await.expect("committed");
     }
 }

@@ -155,7 +155,7 @@ pub async fn read(
     let since = Day(now.day().0 - USAGE_DAYS_READ);
     let used = match live {
         Some(live) => {
-            usage::windows_excluding(&mut tx, (subjects, scope_sql.id), since, live).await?
+            usage::windows_excluding(&mut tx, subjects, scope_sql.id, since, live).await?
         }
         None => usage::windows(&mut tx, &subjects, scope_sql.id, since).await?,
     };

@@ -10,8 +10,8 @@ pub async fn node_id(database: &Database) -> Result<NodeId, DatabaseError> {
     let new_id = NodeId(Uuid::now_v7().as_u128()).to_string();
     let mut tx = database.begin().await?;
     let id: String = sqlx::query_scalar(
-        "INSERT INTO facts (name, value) VALUES ('node_id', $1)
-         ON CONFLICT (name) DO UPDATE SET value = facts.value RETURNING value",
+        "INSERT INTO node_metadata (name, value) VALUES ('node_id', $1)
+         ON CONFLICT (name) DO UPDATE SET value = node_metadata.value RETURNING value",
     )
     .bind(new_id)
     .fetch_one(&mut *tx)
@@ -25,16 +25,17 @@ pub async fn node_id(database: &Database) -> Result<NodeId, DatabaseError> {
 /// `latest`, so that a checkpoint can never be mistaken for that of another chain.
 pub async fn next_run(database: &Database, latest: u32) -> Result<u32, DatabaseError> {
     let mut tx = database.begin().await?;
-    let stored: Option<String> = sqlx::query_scalar("SELECT value FROM facts WHERE name = 'run'")
-        .fetch_optional(&mut *tx)
-        .await?;
+    let stored: Option<String> =
+        sqlx::query_scalar("SELECT value FROM node_metadata WHERE name = 'run'")
+            .fetch_optional(&mut *tx)
+            .await?;
     let stored = stored
         .map(|run| run.parse::<u32>())
         .transpose()
         .map_err(|_| sqlx::Error::Decode("run is not a number".into()))?;
     let next = 1 + latest.max(stored.unwrap_or_default());
     sqlx::query(
-        "INSERT INTO facts (name, value) VALUES ('run', $1)
+        "INSERT INTO node_metadata (name, value) VALUES ('run', $1)
          ON CONFLICT (name) DO UPDATE SET value = excluded.value",
     )
     .bind(next.to_string())

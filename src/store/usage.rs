@@ -76,7 +76,8 @@ pub async fn windows(
 /// few.
 pub async fn windows_excluding(
     connection: &mut SqliteConnection,
-    (subjects, id): (String, Option<Uuid>),
+    subjects: String,
+    id: Option<Uuid>,
     since: Day,
     live: &Subjects,
 ) -> Result<UsageBySubject, DatabaseError> {

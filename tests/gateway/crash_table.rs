@@ -142,7 +142,12 @@ pub const CRASH_CASES: [CrashCase; 22] = [
         CallPlan::Stream,
         BEGUN,
     ),
-    call_case("turn-written", "a hold is written, and nobody told of it", CallPlan::Stream, UNSENT),
+    call_case(
+        "buffer-written",
+        "a hold is written, and nobody told of it",
+        CallPlan::Stream,
+        UNSENT,
+    ),
     CrashCase {
         point: "segment-rolled",
         when: "the next segment is begun, and empty",

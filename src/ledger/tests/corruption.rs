@@ -19,8 +19,8 @@ use crate::store::read_only::{ReadOnlyDatabase, ReadOnlyError};
 
 async fn verify_folder(folder: &Path) -> Verified {
     let mut database = ReadOnlyDatabase::open(&folder.join("meteor.db")).await.expect("a store");
-    let mut snapshot = database.begin_snapshot().await.expect("a picture");
-    verify(&mut snapshot, &folder.join("journal")).await.expect("a look")
+    let mut snapshot = database.begin_snapshot().await.expect("a snapshot");
+    verify(&mut snapshot, &folder.join("journal")).await.expect("verified")
 }
 
 fn lines(verified: &Verified) -> Vec<String> {
@@ -44,7 +44,7 @@ async fn a_sound_database_has_no_violations_and_is_not_modified() {
     assert_eq!((verified.organizations, verified.records, verified.calls), (2, 6, 4));
     assert_eq!((verified.open_holds, verified.frozen, verified.unprojected), (2, 67, Some(3)));
     assert!(!verified.is_stale);
-    assert!(before == files(), "nothing is made or written");
+    assert!(before == files(), "nothing is created or written");
 }
 
 /// SQL that corrupts the database, and a part of each violation that must be found.
@@ -220,10 +220,10 @@ async fn each_corruption_is_found_and_nothing_else() {
         }
         corrupt(folder.path(), &with_ids(sql)).await;
         let found = lines(&verify_folder(folder.path()).await);
-        assert_eq!(found.len(), expected.len(), "{sql}: {told:#?}");
+        assert_eq!(found.len(), expected.len(), "{sql}: {found:#?}");
         for part in *expected {
-            let found = found.iter().any(|line| line.contains(part));
-            assert!(found, "{sql}: {part} is not in {told:#?}");
+            let is_found = found.iter().any(|line| line.contains(part));
+            assert!(is_found, "{sql}: {part} is not in {found:#?}");
         }
     }
 }
@@ -248,7 +248,7 @@ async fn journal_results_need_a_hold_and_come_once() {
         let folder = sound().await;
         append(folder.path(), 0, &[entry]);
         let found = lines(&verify_folder(folder.path()).await);
-        assert!(found.len() == 1 && found[0].contains(expected), "{expected}: {told:#?}");
+        assert!(found.len() == 1 && found[0].contains(expected), "{expected}: {found:#?}");
     }
 }
 
@@ -256,7 +256,7 @@ async fn journal_results_need_a_hold_and_come_once() {
 async fn no_hold_is_missed_while_the_journal_is_written() {
     let folder = sound().await;
     // The next segment is prepared, as in production, and not written yet.
-    fs::write(CHAIN.segment(1).path(&folder.path().join("journal")), [0; 64]).expect("a spare");
+    fs::write(CHAIN.segment(1).path(&folder.path().join("journal")), [0; 64]).expect("written");
     assert_eq!(lines(&verify_folder(folder.path()).await), [""; 0]);
     append(folder.path(), 0, &[hold(16, CALLERS[1], 1)]);
     fs::remove_file(CHAIN.segment(1).path(&folder.path().join("journal"))).expect("removed");
@@ -265,7 +265,7 @@ async fn no_hold_is_missed_while_the_journal_is_written() {
     assert_eq!((lines(&verified), verified.unprojected), (vec![], Some(5)));
     fs::remove_file(CHAIN.segment(0).path(&folder.path().join("journal"))).expect("removed");
     let verified = verify_folder(folder.path()).await;
-    assert!(verified.is_stale, "a newer picture may not need it");
+    assert!(verified.is_stale, "a newer snapshot may not need it");
     assert!(lines(&verified)[0].contains("00000001-000-00000000.journal: no such file"));
 }
 
@@ -273,7 +273,7 @@ async fn no_hold_is_missed_while_the_journal_is_written() {
 async fn foreign_and_incompatible_databases_are_distinguished() {
     let folder = sound().await;
     let file = folder.path().join("meteor.db");
-    let open = async || ReadOnlyDatabase::open(&file).await.map(drop).expect_err("not to be read");
+    let open = async || ReadOnlyDatabase::open(&file).await.map(drop).expect_err("refused");
     corrupt(folder.path(), "UPDATE _sqlx_migrations SET version = 9000 WHERE version = 1").await;
     assert!(matches!(open().await, ReadOnlyError::Schema { found: 9000, .. }));
     corrupt(folder.path(), "DELETE FROM _sqlx_migrations WHERE version <> 2").await;
@@ -281,15 +281,15 @@ async fn foreign_and_incompatible_databases_are_distinguished() {
     assert!(
         found.contains("has schema version 2, this program supports")
             && found.contains("to migrate it"),
-        "{told}"
+        "{found}"
     );
-    fs::write(&file, "something else entirely, and long enough to be looked at").expect("written");
+    fs::write(&file, "not a database, and longer than a database header").expect("written");
     assert!(matches!(open().await, ReadOnlyError::NotADatabase(..)));
     fs::write(&file, "").expect("written");
     assert!(matches!(open().await, ReadOnlyError::NotADatabase(..)));
     fs::remove_file(&file).expect("removed");
     assert!(matches!(open().await, ReadOnlyError::NotFound(_)));
-    assert!(!file.exists(), "nothing is made");
+    assert!(!file.exists(), "nothing is created");
 }
 
 #[tokio::test]
@@ -298,22 +298,22 @@ async fn the_auditor_verifies_new_records_and_remembers_violations() {
     let database = Database::open(&folder.path().join("meteor.db")).await.expect("a database");
     let (auditor, first) = (ChainAuditor::default(), OrganizationId(1));
     let check = async || {
-        auditor.check_all(database.reader()).await.expect("a round");
-        auditor.check(database.reader(), first, UnixMs(9)).await.expect("a look")
+        auditor.check_all(database.reader()).await.expect("checked");
+        auditor.check(database.reader(), first, UnixMs(9)).await.expect("verified")
     };
-    let check = check().await;
-    assert_eq!((check.last_seq, check.ok, check.checked_at), (4, true, UnixMs(9)));
+    let status = check().await;
+    assert_eq!((status.last_seq, status.ok, status.checked_at), (4, true, UnixMs(9)));
     let mut tx = database.begin().await.expect("a transaction");
     wallets::post(&mut tx, first, &NewRecord { amount: Nano(9), ..RECHARGE }, UnixMs(0))
         .await
-        .expect("in");
+        .expect("posted");
     tx.commit().await.expect("committed");
     assert_eq!((check().await.last_seq, check().await.ok), (5, true));
     corrupt(folder.path(), "UPDATE wallets SET balance_nano = balance_nano + 1").await;
-    let check = check().await;
-    assert_eq!((check.last_seq, check.ok), (5, false));
+    let status = check().await;
+    assert_eq!((status.last_seq, status.ok), (5, false));
     corrupt(folder.path(), "UPDATE wallets SET balance_nano = balance_nano - 1").await;
-    assert!(!check().await.ok, "what was wrong once is not trusted again");
+    assert!(!check().await.ok, "a violation is remembered");
 }
 
 #[tokio::test]
@@ -330,17 +330,17 @@ async fn check_all_covers_every_chain_and_check_finds_excess_refunds() {
     let folder = sound().await;
     let database = Database::open(&folder.path().join("meteor.db")).await.expect("a database");
     let check = async |auditor: &ChainAuditor| {
-        auditor.check(database.reader(), OrganizationId(1), UnixMs(9)).await.expect("a look").ok
+        auditor.check(database.reader(), OrganizationId(1), UnixMs(9)).await.expect("verified").ok
     };
     let auditor = ChainAuditor::default();
     tokio::time::sleep(Duration::from_millis(2)).await;
     assert!(Duration::from_millis(2) <= auditor.age());
-    let begun = clock::monotonic_now();
+    let started = clock::monotonic_now();
     corrupt(folder.path(), "UPDATE wallets SET balance_nano = balance_nano + 1").await;
-    auditor.check_all(database.reader()).await.expect("a round");
-    assert!(auditor.age() <= clock::elapsed_since(begun));
+    auditor.check_all(database.reader()).await.expect("checked");
+    assert!(auditor.age() <= clock::elapsed_since(started));
     corrupt(folder.path(), "UPDATE wallets SET balance_nano = balance_nano - 1").await;
-    assert!(!check(&auditor).await, "the round has seen what was wrong");
+    assert!(!check(&auditor).await, "check_all has found the violation");
     assert!(check(&ChainAuditor::default()).await);
     let refund = "UPDATE wallet_records SET amount_nano = 31, current_balance_nano = -99
             WHERE kind = 'Refund';

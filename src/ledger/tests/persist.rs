@@ -63,7 +63,7 @@ async fn each_stored_idempotency_key_deletes_two_expired_keys() {
         }
         let now = call.minute.start();
         commit(&database, &mut batch, &[], now).await.expect("committed");
-        let keys = sqlx::query_scalar("SELECT count(*) FROM once_keys");
+        let keys = sqlx::query_scalar("SELECT count(*) FROM call_idempotency_keys");
         let keys: i64 = keys.fetch_one(database.reader()).await.expect("a count");
         assert_eq!(keys, expected);
     }

@@ -112,15 +112,15 @@ async fn a_state_id_is_stored_with_its_project_for_30_days() {
     let folder = tempfile::tempdir().expect("a folder");
     let database = with_organizations(&folder.path().join("gateway.db")).await;
     let mut batch = Batch::restore("node_1", []);
-    let mut project = async |call: u128, caller, at: Minute, ids: &[Option<&str>], now| {
+    let mut project = async |first_id: u128, caller, at: Minute, ids: &[Option<&str>], now| {
         let used = Amounts { tokens: 2, ..Amounts::default() };
         let call = CallFixture { caller, minute: at, used };
-        for (id, state_id) in (call..).zip(ids) {
+        for (id, state_id) in (first_id..).zip(ids) {
             batch.apply(call.hold(id));
             let mut end = call.end(id);
-            if let Entry::Settled(ended) = &mut end {
-                ended.state_id = state_id.map(str::to_owned);
-                ended.upstream = "u".to_owned();
+            if let Entry::Settled(result) = &mut end {
+                result.state_id = state_id.map(str::to_owned);
+                result.upstream = "u".to_owned();
             }
             batch.apply(end);
         }
@@ -138,15 +138,19 @@ async fn a_state_id_is_stored_with_its_project_for_30_days() {
     let (first, other) = ((1, 11, 111), (2, 21, 211));
     let (day, later) = (Minute(MINUTES_A_DAY), Minute(32 * MINUTES_A_DAY));
     let rows = project(1, first, day, &[Some("a"), None, Some("a")], UnixMs(0)).await;
-    assert_eq!(rows, [row(11, "a", day)], "once");
+    assert_eq!(rows, [row(11, "a", day)], "stored once");
     let rows = project(4, other, later, &[Some("a")], later.start()).await;
-    assert_eq!(rows, [row(11, "a", day), row(21, "a", later)], "each for itself");
+    assert_eq!(
+        rows,
+        [row(11, "a", day), row(21, "a", later)],
+        "ids of different projects are separate"
+    );
     let rows = project(5, first, later, &[Some("a")], later.start()).await;
     let mut both = vec![row(11, "a", later), row(21, "a", later)];
-    assert_eq!(rows, both, "the old one is forgotten");
+    assert_eq!(rows, both, "the expired row is deleted");
     let next = Minute(later.0 + 1);
     both.push(row(11, "b", next));
-    assert_eq!(project(6, first, next, &[Some("b")], next.start()).await, both, "no other is");
+    assert_eq!(project(6, first, next, &[Some("b")], next.start()).await, both, "other rows stay");
 }
 
 #[tokio::test]
@@ -176,7 +180,7 @@ async fn a_result_without_its_hold_is_posted_once_as_late() {
 fn a_missing_segment_before_another_is_a_gap() {
     let gap = |start, numbers: &[u32]| first_gap(start, numbers.iter().copied());
     assert_eq!(gap(0, &[0, 1, 2]), None);
-    assert_eq!(gap(2, &[1, 2, 3]), None, "what was projected may be gone, or not");
+    assert_eq!(gap(2, &[1, 2, 3]), None, "projected segments may be missing");
     assert_eq!(gap(0, &[]), None);
     assert_eq!((gap(0, &[1]), gap(1, &[0, 2]), gap(1, &[1, 3])), (Some(0), Some(1), Some(2)));
 }
@@ -271,7 +275,7 @@ async fn recovery_projects_the_last_run_once_and_ends_its_open_calls() {
         let recovered = recover(&database, folder.path(), "node_1", now).await.expect("recovered");
         let day = usage::sum(database.reader(), 11, call.day(), call.day().next()).await;
         let expected = Amounts { requests: 3, tokens: 30 + 5, spend: Nano(7 + 6) };
-        assert_eq!(day.expect("a sum"), expected, "one by its end, one by its progress, one void");
+        assert_eq!(day.expect("a sum"), expected, "one result, one progress, one voided");
         assert_eq!(counted(&database, "SELECT count(*) FROM open_holds").await, 0);
         let restarted = "SELECT count(*) FROM request_logs
             WHERE outcome = 'Failed' AND refusal = 'gateway_restarted'
@@ -281,11 +285,11 @@ async fn recovery_projects_the_last_run_once_and_ends_its_open_calls() {
         (recovered.next_run, recovered.entries, recovered.orphans, chains)
     };
     assert_eq!(again().await, (2, 5, 2, 1));
-    assert_eq!(again().await, (3, 0, 0, 1), "nothing is new");
+    assert_eq!(again().await, (3, 0, 0, 1), "nothing new");
     for name in segment::list(folder.path()).expect("segments") {
         std::fs::remove_file(name.path(folder.path())).expect("removed");
     }
-    assert_eq!(again().await, (4, 0, 0, 0), "nor is the place in what is gone kept");
+    assert_eq!(again().await, (4, 0, 0, 0), "the checkpoint of the removed chain is deleted");
 }
 
 #[tokio::test]

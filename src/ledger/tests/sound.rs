@@ -90,7 +90,7 @@ pub async fn sound() -> TempDir {
             NewRecord { amount: Nano(if organization == 1 { 1_000 } else { 500 }), ..RECHARGE };
         wallets::post(&mut tx, OrganizationId(organization), &recharge, UnixMs(0))
             .await
-            .expect("in");
+            .expect("posted");
     }
     let entries = [
         hold(10, CALLERS[0], 40),
@@ -99,7 +99,7 @@ pub async fn sound() -> TempDir {
         hold(12, CALLERS[0], 50),
         Entry::Settled(result(11, 1_100, true)),
         hold(13, CALLERS[0], 0),
-        Entry::Voided(CallResult { charge: Charge::not_charged(), ..ended(13, 0, false) }),
+        Entry::Voided(CallResult { charge: Charge::not_charged(), ..result(13, 0, false) }),
         hold(15, CALLERS[0], 60),
         hold(20, CALLERS[1], 1),
         settle(20, 1),
@@ -112,7 +112,7 @@ pub async fn sound() -> TempDir {
     let checkpoint = Checkpoint { chain: CHAIN.number(), segment: 0, position };
     persist::write_batch(&mut tx, &batch, &[checkpoint], UnixMs(0)).await.expect("projected");
     let first = OrganizationId(1);
-    let consume = records::consume(&mut tx, first, RequestLogId(10)).await.expect("a look");
+    let consume = records::consume(&mut tx, first, RequestLogId(10)).await.expect("read");
     let consume = consume.expect("a Consume");
     let refund = NewRecord {
         kind: RecordKind::Refund,
@@ -120,7 +120,7 @@ pub async fn sound() -> TempDir {
         consume: Some(&consume),
         ..RECHARGE
     };
-    wallets::post(&mut tx, first, &refund, UnixMs(0)).await.expect("back");
+    wallets::post(&mut tx, first, &refund, UnixMs(0)).await.expect("posted");
     tx.commit().await.expect("committed");
     database.close().await;
     let progress = Progress { id: RequestLogId(14), charge: Charge::not_charged() };
