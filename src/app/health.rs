@@ -31,9 +31,9 @@ pub fn probe(admin: SocketAddr) -> Result<()> {
         .with_context(|| format!("cannot connect to {admin}"))?;
     stream.set_read_timeout(Some(PROBE_TIMEOUT))?;
     stream.write_all(format!("GET /readyz HTTP/1.0\r\nhost: {admin}\r\n\r\n").as_bytes())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).context("incomplete response")?;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let mut response = String::new();
+    stream.read_to_string(&mut response).context("incomplete response")?;
+    let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
     print!("{body}");
     ensure!(head.split(' ').nth(1) == Some("200"), "{admin} is not ready");
     Ok(())
@@ -68,8 +68,8 @@ async fn ready(State(health): State<Health>) -> (StatusCode, String) {
         ("journal", health.journal.is_writable()),
     ];
     let line =
-        |(name, good): &(&str, bool)| format!("{}: {name}\n", if *good { "ok" } else { "no" });
-    let status = if checks.iter().all(|(_, good)| *good) {
+        |(name, passed): &(&str, bool)| format!("{}: {name}\n", if *passed { "ok" } else { "no" });
+    let status = if checks.iter().all(|(_, passed)| *passed) {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
@@ -77,7 +77,7 @@ async fn ready(State(health): State<Health>) -> (StatusCode, String) {
     (status, checks.iter().map(line).collect())
 }
 
-#[expect(clippy::cast_precision_loss, reason = "Prometheus counts in floats")]
+#[expect(clippy::cast_precision_loss, reason = "Prometheus values are floats")]
 async fn metrics(State(health): State<Health>) -> String {
     // Calls are counted when they are projected. Waiting makes a call that has been answered appear
     // in the metrics.

@@ -52,7 +52,7 @@ pub enum StartError {
     /// A socket or a thread could not be created.
     #[error("{0}: {1}")]
     Io(&'static str, io::Error),
-    #[error("tls: {0}")]
+    #[error("cannot set up TLS: {0}")]
     Tls(#[from] rustls::Error),
 }
 
@@ -100,7 +100,7 @@ impl Node {
             .map_err(|fault| StartError::Journal(folder.journal(), fault))?;
 
         let call_log = if settings.log.calls {
-            CallLog::stdout().map_err(io("call log thread"))?
+            CallLog::stdout().map_err(io("cannot start the call log thread"))?
         } else {
             CallLog::default()
         };
@@ -113,7 +113,8 @@ impl Node {
             call_log,
         );
         let (stop_projector, stopped) = watch::channel(false);
-        let projector = start_projector(projector, stopped).map_err(io("projector thread"))?;
+        let projector =
+            start_projector(projector, stopped).map_err(io("cannot start the projector thread"))?;
 
         let shared = Arc::new(SharedState {
             directory: Arc::clone(&directory),
@@ -244,9 +245,9 @@ fn start_workers(
     let io = |what| move |fault| StartError::Io(what, fault);
     let mut workers = Vec::new();
     for setup in setups {
-        let socket = listener::bind(address).map_err(io("proxy address"))?;
-        address = socket.local_addr().map_err(io("proxy address"))?;
-        workers.push(start_worker(setup, socket).map_err(io("worker thread"))?);
+        let socket = listener::bind(address).map_err(io("cannot listen on the proxy address"))?;
+        address = socket.local_addr().map_err(io("cannot listen on the proxy address"))?;
+        workers.push(start_worker(setup, socket).map_err(io("cannot start a worker thread"))?);
     }
     Ok((address, workers))
 }

@@ -39,7 +39,7 @@ pub async fn start(settings: Settings, file: Option<PathBuf>) -> Result<Running>
     let listener = TcpListener::bind(settings.admin.listen)
         .await
         .with_context(|| format!("cannot listen on the admin address {}", settings.admin.listen))?;
-    let admin_address = listener.local_addr().context("the admin address")?;
+    let admin_address = listener.local_addr().context("cannot read the admin address")?;
     let admin_settings = AdminApiSettings {
         public_url: public_url(&settings, admin_address),
         trusted_proxies: Vec::new(),
@@ -54,11 +54,12 @@ pub async fn start(settings: Settings, file: Option<PathBuf>) -> Result<Running>
         node.reload(file),
     );
     let state = AdminState::new(Arc::clone(&platform), admin_settings);
-    let watch = tasks::spawn("watch", node.consistency_monitor(Arc::clone(&platform)).run());
+    let consistency_monitor =
+        tasks::spawn("consistency monitor", node.consistency_monitor(Arc::clone(&platform)).run());
     let routes = node.health(metrics, Arc::clone(&platform)).merge(router(state));
     let (stop_admin, stopped) = oneshot::channel::<()>();
     tasks::spawn("admin", serve_admin(listener, routes, stopped));
-    Ok(Running { admin_address, platform, node, has_file, stop_admin, consistency_monitor: watch })
+    Ok(Running { admin_address, platform, node, has_file, stop_admin, consistency_monitor })
 }
 
 async fn serve_admin(listener: TcpListener, routes: Router, stopped: oneshot::Receiver<()>) {
@@ -76,10 +77,10 @@ impl Running {
     /// Waits for SIGTERM or SIGINT, then finishes open calls and stops. SIGHUP reloads the catalog
     /// if there is a configuration file; otherwise it has its default effect and ends the process.
     pub async fn run_until_signal(self) -> Result<()> {
-        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+        let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
         let hang_up = self.has_file.then(|| signal(SignalKind::hangup())).transpose();
-        let mut hang_up = hang_up.context("SIGHUP")?;
+        let mut hang_up = hang_up.context("cannot handle SIGHUP")?;
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
@@ -120,14 +121,14 @@ pub async fn serve(settings: Settings, file: Option<PathBuf>) -> Result<()> {
     let url = configured_url.unwrap_or_else(|| format!("http://{}", running.admin_address));
     let first = bootstrap::first_start(&running.platform, operator)
         .await
-        .map_err(|denied| anyhow::anyhow!("cannot create the operator: {denied:?}"))?;
+        .map_err(|error| anyhow::anyhow!("cannot create the operator: {error:?}"))?;
     // Log this after the operator exists, because a script that waits for this line may sign in as
     // the operator.
     tracing::info!(
         proxy = %running.node.proxy_address,
         admin = %running.admin_address,
         data = %data.display(),
-        "taking calls"
+        "accepting calls"
     );
     if let FirstStart::Link(secret) = first {
         // Print the link to the terminal and not to the log, because anyone who has it can become

@@ -88,8 +88,8 @@ impl ChainRecord {
 
     /// Returns the subjects whose usage includes the record.
     pub fn subjects(&self) -> impl Iterator<Item = Subject> {
-        let own = (self.kind == Ok(RecordKind::Consume)).then_some(self.organization.0);
-        own.into_iter().flat_map(|own| [Some(own), self.project, self.key]).flatten()
+        let organization = (self.kind == Ok(RecordKind::Consume)).then_some(self.organization.0);
+        organization.into_iter().flat_map(|id| [Some(id), self.project, self.key]).flatten()
     }
 
     /// Returns the change of the balance.
@@ -189,9 +189,9 @@ impl Chain {
     }
 
     fn add_consumed(&mut self, record: &ChainRecord) {
-        let own = (ConsumerKind::Organization, Some(self.organization.0));
+        let organization = (ConsumerKind::Organization, Some(self.organization.0));
         for (kind, subject) in
-            [own, (ConsumerKind::Project, record.project), (ConsumerKind::Key, record.key)]
+            [organization, (ConsumerKind::Project, record.project), (ConsumerKind::Key, record.key)]
         {
             if let Some(subject) = subject {
                 self.consumed.entry(subject).or_insert((kind, 0)).1 += i128::from(record.amount);

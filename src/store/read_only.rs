@@ -109,5 +109,5 @@ async fn check_schema(file: &Path, connection: &mut SqliteConnection) -> Result<
         std::cmp::Ordering::Less => "start this version of the gateway with it to migrate it",
         std::cmp::Ordering::Greater => "use the version of this program that created it",
     };
-    Err(ReadOnlyError::Schema { file, found, supported: supported, advice })
+    Err(ReadOnlyError::Schema { file, found, supported, advice })
 }

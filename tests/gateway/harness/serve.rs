@@ -113,7 +113,7 @@ impl Served {
             let log = process.log();
             let mut lines = log.split_inclusive('\n');
             // A line without its end is still being written.
-            let line = lines.find(|line| line.contains("taking calls") && line.ends_with('\n'));
+            let line = lines.find(|line| line.contains("accepting calls") && line.ends_with('\n'));
             assert!(line.is_some() || alive, "it ended: {log}");
             line.map(Json::new)
         })
