@@ -39,7 +39,7 @@ fn work(socket: TcpListener, address: SocketAddr) -> Result<()> {
         header_bytes_max: 64 << 10,
         header_read_timeout: Duration::from_secs(10),
         client_idle: Duration::from_mins(1),
-        drain_after_leave: Duration::from_secs(10),
+        drain_after_disconnect: Duration::from_secs(10),
         connections_max: 10_000,
     });
     let pool = Pool::new(tls(Roots::Bundled)?);

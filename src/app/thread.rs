@@ -69,7 +69,7 @@ fn run_worker(setup: WorkerSetup, socket: TcpListener) -> io::Result<()> {
             input_cache: input_cache,
         }),
         pool: Pool::new(tls),
-        detached: DetachedCalls::new(settings.drain_after_leave),
+        detached: DetachedCalls::new(settings.drain_after_disconnect),
         request_ids: RequestIds::new().map_err(io::Error::other)?,
         refusal_log: RefusalLog::new(Rc::clone(&writer)),
         unauthenticated: counter!(metric::UNAUTHENTICATED),

@@ -153,7 +153,7 @@ fn proxy(root: &mut Section<'_>) -> Proxy {
         header_bytes_max: part.size("header_bytes_max", 65_536, 8_192..=1 << 20),
         header_read_timeout: part.duration_ms("header_read_timeout_ms", 10_000, 1),
         client_idle: part.duration_ms("client_idle_ms", 60_000, 1),
-        drain_after_leave: drain_after_disconnect(&mut part),
+        drain_after_disconnect: drain_after_disconnect(&mut part),
         connections_max: part.size("connections_max", 10_000, 1..=1_000_000),
     };
     let drain_timeout = part.duration_ms("drain_timeout_ms", 600_000, 0);
@@ -167,7 +167,7 @@ fn proxy(root: &mut Section<'_>) -> Proxy {
 
 /// At most one minute, because the call keeps its hold and its share of the concurrency limit.
 fn drain_after_disconnect(part: &mut Section<'_>) -> Duration {
-    let time = part.integer("drain_after_leave_ms", 1..=60_000).unwrap_or(10_000);
+    let time = part.integer("drain_after_disconnect_ms", 1..=60_000).unwrap_or(10_000);
     Duration::from_millis(time)
 }
 

@@ -267,7 +267,7 @@ mod tests {
     fn configured_fields_win_over_the_list_field_by_field() {
         let prices = "prices = { inputTokens = 7, outputTokens = 8 }";
         let found =
-            with(&format!("id = 'gpt-5-mini', upstream = 'a', max_output_tokens = 9, {own}"));
+            with(&format!("id = 'gpt-5-mini', upstream = 'a', max_output_tokens = 9, {prices}"));
         let model = &found.models[0];
         assert_eq!((model.max_output_tokens, model.max_input_tokens), (9, Some(272_000)));
         assert_eq!(price(&found, 0, Unit::InputTokens), Some(Nano::units(7)));
@@ -322,7 +322,7 @@ mod tests {
         assert_eq!(price(&found, 0, Unit::OutputTokens), Some(Nano::units(2)));
         let prices = "prices = { inputTokens = 0, outputTokens = 0 }";
         let row =
-            format!("models = [{{ id = 'm', upstream = 'b', max_output_tokens = 1, {own} }}]");
+            format!("models = [{{ id = 'm', upstream = 'b', max_output_tokens = 1, {prices} }}]");
         let found = settings(&format!("{row}\n{}", ceiling()));
         assert_eq!(price(&found, 0, Unit::InputTokens), Some(Nano::ZERO), "an explicit zero");
         assert_eq!(price(&found, 0, Unit::WebSearches), Some(Nano::units(3)));

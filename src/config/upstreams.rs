@@ -50,7 +50,7 @@ fn read_upstream(row: &mut Section<'_>, name: &str) -> Option<UpstreamSettings> 
     let idle_timeout = row.duration_ms("idle_timeout_ms", 300_000, 1);
     let idle_connections_max = row.size("connections_idle_max", 256, 0..=65_536);
     let dedicated = row.flag("dedicated", false);
-    let bills_on = row.flag("bills_on", false);
+    let bills_after_disconnect = row.flag("bills_after_disconnect", false);
     let forward_limits = row.flag("forward_limits", false);
     let retry_after_max = row.duration_ms("retry_after_max_ms", 60_000, 0);
     let circuit = circuit(row);
@@ -65,7 +65,7 @@ fn read_upstream(row: &mut Section<'_>, name: &str) -> Option<UpstreamSettings> 
         idle_timeout,
         idle_connections_max,
         dedicated,
-        bills_after_disconnect: bills_on,
+        bills_after_disconnect,
         forward_limits,
         circuit,
         retry_after_max,
@@ -81,7 +81,7 @@ fn circuit(row: &mut Section<'_>) -> CircuitSettings {
     let circuit = CircuitSettings {
         failures_in_a_row: count(&mut part, "failures", 1_000_000, default.failures_in_a_row),
         window: part.duration_ms("window_ms", 10_000, 1),
-        window_tries_min: count(&mut part, "tries_min", 60_000, default.window_tries_min),
+        window_tries_min: count(&mut part, "attempts_min", 60_000, default.window_tries_min),
         window_failures_percent: count(&mut part, "percent", 100, default.window_failures_percent),
         open_min: part.duration_ms("open_ms", 1_000, 1),
         open_max: part.duration_ms("open_max_ms", 60_000, 1),

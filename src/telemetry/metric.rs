@@ -31,7 +31,7 @@ pub const OPEN_HOLDS_NANO: &str = "meteor_open_holds_nano";
 /// Time spent in a `stage`: admit (arrival to forwarding), forward (to the first byte), relay.
 pub const STAGE_SECONDS: &str = "meteor_stage_seconds";
 /// Attempts on an `upstream`, by `result`.
-pub const UPSTREAM_TRIES: &str = "meteor_upstream_tries_total";
+pub const UPSTREAM_ATTEMPTS: &str = "meteor_upstream_attempts_total";
 /// Whether the last attempt on an `upstream` got a response: 1 or 0.
 pub const UPSTREAM_UP: &str = "meteor_upstream_up";
 /// The circuit of an `upstream`: 0 closed, 1 half-open, 2 open.
@@ -39,7 +39,7 @@ pub const UPSTREAM_CIRCUIT: &str = "meteor_upstream_circuit";
 /// How often the circuit of an `upstream` opened, or stayed open after a failed probe.
 pub const UPSTREAM_CIRCUIT_OPENED: &str = "meteor_upstream_circuit_opened_total";
 /// Responses of an `upstream` that were cut off after their head.
-pub const UPSTREAM_CUT: &str = "meteor_upstream_cut_total";
+pub const UPSTREAM_INTERRUPTED: &str = "meteor_upstream_interrupted_total";
 /// How often an `upstream` was skipped in favor of another.
 pub const UPSTREAM_SKIPPED: &str = "meteor_upstream_skipped_total";
 /// Time from a request to the head of its response, by `upstream`.
@@ -95,7 +95,7 @@ fn describe() {
     describe_gauge!(WAITING_CALLS, Count, "Calls that wait for held tokens or money.");
     describe_gauge!(OPEN_HOLDS_NANO, Count, "Money held by calls in flight, in nano-units.");
     describe_histogram!(STAGE_SECONDS, Seconds, "Time spent in a stage of a call.");
-    describe_counter!(UPSTREAM_TRIES, Count, "Attempts on an upstream.");
+    describe_counter!(UPSTREAM_ATTEMPTS, Count, "Attempts on an upstream.");
     describe_gauge!(UPSTREAM_UP, Count, "Whether the last attempt got a response.");
     describe_gauge!(
         UPSTREAM_CIRCUIT,
@@ -107,7 +107,7 @@ fn describe() {
         Count,
         "How often the circuit of an upstream opened."
     );
-    describe_counter!(UPSTREAM_CUT, Count, "Responses of an upstream that were cut off.");
+    describe_counter!(UPSTREAM_INTERRUPTED, Count, "Responses of an upstream that were cut off.");
     describe_counter!(UPSTREAM_SKIPPED, Count, "How often an upstream was skipped.");
     describe_histogram!(UPSTREAM_FIRST_BYTE_SECONDS, Seconds, "Time to the head of a response.");
     describe_gauge!(CONNECTIONS, Count, "Open client connections.");

@@ -140,7 +140,7 @@ impl DisconnectFixture {
             + speaks
             + &upstream("billing", &provider.url)
             + speaks
-            + "bills_on = true\n"
+            + "bills_after_disconnect = true\n"
             + &model("plain", "upstream = \"all\"")
             + &model("thinking", "upstream = \"all\"\nhidden_output = true")
             + &model("billing", "upstream = \"billing\"")

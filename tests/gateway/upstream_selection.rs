@@ -219,13 +219,13 @@ async fn cut_responses_open_the_circuit() {
         reply(seen, USAGE, Duration::ZERO).insert_step(2, crate::harness::upstream::Step::Cut)
     });
     let first = StatusProvider { provider: cutting.await, status: Arc::default() };
-    let circuit = "circuit = { tries_min = 4, open_ms = 86400000 }\n";
+    let circuit = "circuit = { attempts_min = 4, open_ms = 86400000 }\n";
     let pair = UpstreamPair::new(first, circuit).await;
     for broken in 1..=4 {
         let request = Request::chat(&pair.tenant.key, chat("both", 9, true));
         let mut answer = request.send(&pair.tenant.proxy).await;
         assert!(!answer.read_to_end().await.1, "it breaks off");
-        assert_eq!(pair.metric("meteor_upstream_cut_total").await, broken);
+        assert_eq!(pair.metric("meteor_upstream_interrupted_total").await, broken);
     }
     assert_eq!(pair.call("both").await, (0, 1, 200));
 }

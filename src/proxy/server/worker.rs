@@ -29,7 +29,7 @@ pub struct ProxySettings {
     /// How long a client may take no byte before it counts as gone.
     pub client_idle: Duration,
     /// How long an answer is read on for its usage after its client has left.
-    pub drain_after_leave: Duration,
+    pub drain_after_disconnect: Duration,
     /// How many connections each worker serves at once, with the calls that go on without theirs.
     pub connections_max: usize,
 }

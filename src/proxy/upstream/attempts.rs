@@ -67,13 +67,13 @@ impl AttemptMetrics {
     /// Counters for the upstream of that name.
     pub fn new(upstream: &str) -> Self {
         let name = || upstream.to_owned();
-        let result = |result: &'static str| counter!(metric::UPSTREAM_TRIES, "upstream" => name(), "result" => result);
+        let result = |result: &'static str| counter!(metric::UPSTREAM_ATTEMPTS, "upstream" => name(), "result" => result);
         let metrics = Self {
             results: RESULTS.map(result),
             answered_at: AtomicI64::new(0),
             last_failure: AtomicUsize::new(0),
             up: gauge!(metric::UPSTREAM_UP, "upstream" => name()),
-            interrupted: counter!(metric::UPSTREAM_CUT, "upstream" => name()),
+            interrupted: counter!(metric::UPSTREAM_INTERRUPTED, "upstream" => name()),
             skipped: counter!(metric::UPSTREAM_SKIPPED, "upstream" => name()),
             first_byte: histogram!(metric::UPSTREAM_FIRST_BYTE_SECONDS, "upstream" => name()),
         };
