@@ -1,8 +1,8 @@
-//! Admission: all limits and the wallet, all or nothing, in the specified order.
+//! Admission: reserves amounts under all limits and the wallet, all or nothing, in the specified order.
 //!
-//! Far from a limit it is one look under two locks. Near one, what is known of the call is asked
-//! for. A call that does not fit is given a smaller output (clamp), is counted more closely
-//! (tighten), and waits for what open calls hold (wait), before it is refused.
+//! Far from a limit, admission is one check under two locks. Near one, the input token cache is
+//! queried. Before a call is refused, its prices are restricted to the units it can use, its output
+//! bound is lowered, its input is tokenized, and it waits for amounts that open calls hold.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,40 +25,35 @@ use crate::domain::counter::Exceeded;
 use crate::domain::limit::Level;
 use crate::domain::money::Nano;
 use crate::domain::settlement::MeasuredUsage;
-use crate::domain::wallet::WalletShortfall as ShortOfMoney;
+use crate::domain::wallet::WalletShortfall;
 use crate::journal::entry::{CallHeader, Entry, Hold};
 use crate::journal::writer::Position;
 use crate::lender::{LendRequest, LendResponse, Lender};
 use crate::tasks;
 
-/// Why a call is not admitted. Nothing was moved for it.
+/// Why a call is not admitted. Nothing is reserved for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdmissionError {
-    /// A limit leaves no room.
     Limit {
-        /// Whose limit.
         level: Level,
-        /// Which, and by how much.
         exceeded: Exceeded,
     },
-    /// The wallet does not cover what it may cost.
+    /// The wallet does not cover the maximum cost.
     Wallet {
-        /// Why.
-        shortfall: ShortOfMoney,
-        /// What was to be held.
+        shortfall: WalletShortfall,
+        /// The amount to be held.
         required: Nano,
     },
-    /// The journal has no room for its entries.
     JournalFull,
-    /// Too many calls wait already.
+    /// Too many calls are waiting.
     QueueFull,
-    /// While it waited, its key ceased to open its project.
+    /// The API key became invalid while the call waited.
     Revoked,
 }
 
-/// Holds limits and money for a call, or says what is in the way.
+/// Reserves limits and money for a call and returns its permit.
 ///
-/// A call may have to wait; then `still` says who calls, as things are then.
+/// After each wait, `recheck_caller` authenticates the caller again; `None` revokes the call.
 pub async fn admit(
     context: &Rc<AdmissionContext>,
     caller: &Arc<Caller>,
@@ -68,8 +63,13 @@ pub async fn admit(
     let mut caller = Arc::clone(caller);
     let may_clamp = request.output_unbounded && caller.output_clamp;
     let floor = may_clamp.then_some(context.settings.output_floor);
-    let bounds = (request.bound, request.item_units_max);
-    let mut estimate = Estimate::new(bounds, &request.pricing, request.choices, floor);
+    let mut estimate = Estimate::new(
+        request.bound,
+        request.item_units_max,
+        &request.pricing,
+        request.choices,
+        floor,
+    );
     let mut fingerprint = None;
     let mut slot: Option<WaitSlot> = None;
     let reservation = loop {
@@ -123,7 +123,7 @@ pub async fn admit(
             estimate.set_input_tokens(&request.pricing, tokens);
         }
     };
-    Ok(issue_permit(context, caller, request, (reservation, fingerprint)))
+    Ok(issue_permit(context, caller, request, reservation, fingerprint))
 }
 
 /// What the provider said of the very same body before. Returns what the body is known by, so that
@@ -185,7 +185,8 @@ fn issue_permit(
     context: &Rc<AdmissionContext>,
     caller: Arc<Caller>,
     mut request: AdmissionRequest,
-    (reservation, fingerprint): (Reservation, Option<Fingerprint>),
+    reservation: Reservation,
+    fingerprint: Option<Fingerprint>,
 ) -> Permit {
     let may_drain = (caller.on_disconnect_drain || request.usage_is_hidden)
         && request.endpoint.metering() == Metering::Full;

@@ -1,4 +1,4 @@
-//! The directory: which key opens which project. One immutable snapshot, read once a call.
+//! The directory of API keys: an immutable snapshot that maps each key to its project and organization.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -28,59 +28,56 @@ use crate::store::directory_rows::{DirectoryRows, Scope};
 use crate::store::provider_states;
 use crate::store::usage::Subjects;
 
-/// What every key begins with.
+/// The prefix of every API key.
 pub const KEY_PREFIX: &str = "sk-mtr-";
 
-/// How long every key is: prefix, 43 digits of randomness, 6 of checksum.
+/// The length of every API key: prefix, 43 random digits, 6 checksum digits.
 pub const KEY_BYTES: usize = KEY_PREFIX.len() + 49;
 
-/// SHA-256 of a key's secret: what is stored, and what is looked up.
+/// SHA-256 of an API key. Only the hash is stored.
 pub type SecretHash = [u8; 32];
 
-/// Everything that a call needs to know of who calls.
+/// The API key of a call, with its project, its organization and their settings.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "five switches of three owners, each by itself")]
 pub struct Caller {
-    /// The key.
     pub key: ApiKeyId,
-    /// Where its own limits stand among those of its project.
+    /// Index of the limits of the key within its project.
     pub slot: KeySlot,
-    /// The project it opens.
     pub project: Arc<ProjectHandle>,
-    /// Who pays.
+    /// Pays for the calls.
     pub organization: Arc<OrganizationHandle>,
-    /// Whether the key is switched on and not revoked.
+    /// False if the key is disabled or revoked.
     pub enabled: bool,
-    /// When it ends.
     pub expires_at: Option<UnixMs>,
-    /// Whether its project is active.
+    /// False if the project is archived.
     pub project_active: bool,
-    /// Whether its organization is active.
     pub organization_active: bool,
-    /// Whether the output of a call that names no bound may be bounded near a limit.
+    /// Whether `max_tokens` of a call that sets none may be lowered near a limit.
     pub output_clamp: bool,
-    /// Whether a call whose client leaves is read to its end.
+    /// Whether a response is read to its end after its client disconnects.
     pub on_disconnect_drain: bool,
-    /// Globs, one list each of key, project and organization; a model must match one of each.
+    /// One list of globs each for key, project and organization. A model must match one glob of every
+    /// list.
     pub allowed_models: Vec<Vec<String>>,
-    /// Where it may be used from; `None` is anywhere.
+    /// `None` allows every client address.
     pub allowed_cidrs: Option<Vec<Cidr>>,
 }
 
 impl Caller {
-    /// Whether the key, its project and its organization all allow this model.
+    /// True if key, project and organization all allow this model.
     pub fn may_use_model(&self, model: &str) -> bool {
         self.allowed_models.iter().all(|globs| globs.iter().any(|glob| glob_matches(glob, model)))
     }
 
-    /// The tightest limits on requests and on tokens at `now`, of all that apply.
+    /// Returns the tightest of all applicable limits at `now`.
     pub fn tightest_limits(&self, now: UnixMs) -> TightestLimits {
         let (mut project, mut organization) = (self.project.lock(), self.organization.lock());
         self.advance_windows(&mut project, &mut organization, now);
         self.tightest_of(&mut project, &organization)
     }
 
-    /// Every limit that applies, and where it stands at `now`.
+    /// Returns the status of every applicable limit at `now`.
     pub fn limit_statuses(&self, now: UnixMs) -> Vec<LimitStatus> {
         let (mut project, mut organization) = (self.project.lock(), self.organization.lock());
         self.advance_windows(&mut project, &mut organization, now);
@@ -90,8 +87,8 @@ impl Caller {
         statuses
     }
 
-    /// Rolls all windows to one moment, the latest that any of them has seen: a call is counted in
-    /// the same ones everywhere.
+    /// Advances all windows to one instant, the latest that any of them has seen, so that a call is
+    /// counted in the same windows at every level.
     pub fn advance_windows(
         &self,
         project: &mut ProjectState,
@@ -107,7 +104,7 @@ impl Caller {
         project.limits.counters.advance_to(at)
     }
 
-    /// The tightest limits on requests and on tokens, as the counters stand.
+    /// Returns the tightest of all applicable limits. The windows must have been advanced.
     pub fn tightest_of(
         &self,
         project: &mut ProjectState,
@@ -121,35 +118,33 @@ impl Caller {
         })
     }
 
-    /// Whether the key may be used from there.
     pub fn may_call_from(&self, address: IpAddr) -> bool {
         let blocks = self.allowed_cidrs.as_ref();
         blocks.is_none_or(|blocks| blocks.iter().any(|block| block.contains(address)))
     }
 }
 
-/// The keys of one moment.
+/// All API keys. Replaced as a whole when one changes.
 #[derive(Debug, Default, Clone)]
 pub struct KeySnapshot(HashMap<SecretHash, Arc<Caller>, FastHash>);
 
 impl KeySnapshot {
-    /// Who calls with that secret.
     pub fn find(&self, secret: &SecretHash) -> Option<&Arc<Caller>> {
         self.0.get(secret)
     }
 }
 
-/// The directory and the books that it opens.
+/// The key snapshot and the live state of the projects and organizations in it.
 #[derive(Debug)]
 pub struct Directory {
     keys: ArcSwap<KeySnapshot>,
-    /// Held while a snapshot is built, so that none is lost between two edits.
+    /// Held while a snapshot is replaced, so that concurrent refreshes do not overwrite each other.
     rebuild_lock: Mutex<()>,
     live_state: LiveState,
 }
 
 impl Directory {
-    /// Opens every book and reads every key, and what providers keep for whom.
+    /// Loads all keys, projects, organizations and provider state from the database.
     pub async fn load(
         database: &Database,
         admission: AdmissionSettings,
@@ -159,7 +154,7 @@ impl Directory {
         let directory = Self { keys: ArcSwap::default(), rebuild_lock: Mutex::new(()), live_state };
         let rows = directory_rows::read(database, Scope::Everything, now, None).await?;
         directory.keys.store(Arc::new(KeySnapshot(directory.build_callers(&rows, now))));
-        // A book that is opened later is that of a new project, for which nothing is kept yet.
+        // A project that is opened later is new and has no provider state yet.
         for state in
             provider_states::read(database, now, provider_states::STATES_PER_PROJECT_MAX).await?
         {
@@ -170,17 +165,16 @@ impl Directory {
         Ok(directory)
     }
 
-    /// The keys as they are now.
+    /// Returns the current key snapshot.
     pub fn keys(&self) -> arc_swap::Guard<Arc<KeySnapshot>> {
         self.keys.load()
     }
 
-    /// The books in motion.
     pub const fn live_state(&self) -> &LiveState {
         &self.live_state
     }
 
-    /// Reads one project again, after an edit of it, its quota or its keys was committed.
+    /// Reloads one project after a change to it, its quota or its keys was committed.
     pub async fn refresh_project(
         &self,
         database: &Database,
@@ -196,7 +190,7 @@ impl Directory {
         Ok(())
     }
 
-    /// Reads one organization and all its projects again, after an edit was committed.
+    /// Reloads one organization and all its projects after a change was committed.
     pub async fn refresh_organization(
         &self,
         database: &Database,
@@ -211,8 +205,8 @@ impl Directory {
         Ok(())
     }
 
-    /// Whose usage need not be read for these callers. Books never close, so they are open still
-    /// when the rows have come.
+    /// Returns the subjects whose usage is already in memory and need not be read again. Live state is
+    /// never removed, so they are still open when the rows arrive.
     fn open_subjects(&self, of: impl Fn(&Caller) -> bool) -> Subjects {
         let keys = self.keys.load();
         let callers = keys.0.values().filter(|caller| of(caller));
@@ -221,7 +215,7 @@ impl Directory {
         callers.flat_map(subjects).collect()
     }
 
-    /// Swaps the callers that `replaced` names for those of `rows`.
+    /// Replaces the callers that `is_replaced` selects with those of `rows`.
     fn replace(&self, rows: &DirectoryRows, now: UnixMs, is_replaced: impl Fn(&Caller) -> bool) {
         let fresh = self.build_callers(rows, now);
         let _guard = self.rebuild_lock.lock().unwrap_or_else(PoisonError::into_inner);
@@ -229,7 +223,7 @@ impl Directory {
         keys.0.retain(|_, caller| !is_replaced(caller));
         keys.0.extend(fresh);
         self.keys.store(Arc::new(keys));
-        // Who waits may have lost its key, or have more room now.
+        // A waiting call may have lost its key, or may fit under a raised limit.
         for project in rows.projects.iter().filter_map(|row| self.live_state.project(row.id)) {
             project.wake_all();
         }
@@ -240,7 +234,7 @@ impl Directory {
         }
     }
 
-    /// Opens the books that `rows` name, puts their limits in force, and joins keys to them.
+    /// Opens the projects and organizations in `rows`, applies their limits and builds their callers.
     fn build_callers(
         &self,
         rows: &DirectoryRows,
@@ -250,8 +244,7 @@ impl Directory {
         let mut organizations = HashMap::new();
         for row in &rows.organizations {
             let open = || {
-                let limits =
-                    restore_limit_state(row.quota, now, (row.minute, &row.days), hold_wait);
+                let limits = restore_limit_state(row.quota, now, row.minute, &row.days, hold_wait);
                 (limits, Wallet::restore(row.balance, row.wallet_active))
             };
             let handle = self.live_state.open_organization(row.id, open);
@@ -261,7 +254,7 @@ impl Directory {
         }
         let mut projects = HashMap::new();
         for row in &rows.projects {
-            let open = || restore_limit_state(row.quota, now, (row.minute, &row.days), hold_wait);
+            let open = || restore_limit_state(row.quota, now, row.minute, &row.days, hold_wait);
             let handle = self.live_state.open_project(row.id, open);
             handle.set_quota(row.quota);
             projects.insert(row.id, (row, handle));
@@ -274,7 +267,7 @@ impl Directory {
             else {
                 continue;
             };
-            let open = |quota| restore_limit_state(quota, now, (key.minute, &key.days), hold_wait);
+            let open = |quota| restore_limit_state(quota, now, key.minute, &key.days, hold_wait);
             let slot = project_handle.set_key(key.id, key.limits, open);
             let lists =
                 [&key.allowed_models, &project.allowed_models, &organization.allowed_models];
@@ -298,11 +291,12 @@ impl Directory {
     }
 }
 
-/// An account that continues from durable sums.
+/// Restores the counters from durable usage.
 fn restore_limit_state(
     quota: Quota,
     now: UnixMs,
-    (minute, days): ((Minute, Amounts), &[(Day, Amounts)]),
+    minute: (Minute, Amounts),
+    days: &[(Day, Amounts)],
     hold_wait: Duration,
 ) -> LimitState {
     let counters = WindowCounters::restore(quota.reset_day, now, minute, days.iter().copied());

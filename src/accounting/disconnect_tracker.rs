@@ -1,11 +1,11 @@
-//! Presence: whether the client is still there, of a call that is read on when it has left.
+//! Tracks whether the client of a call has disconnected, for calls that are drained afterwards.
 
 use std::cell::Cell;
 use std::time::Instant;
 
 use crate::clock;
 
-/// Whether a client is still there. Only calls that are read on without theirs have one.
+/// Shared by the task of a call and its response body. Only calls that may be drained have one.
 #[derive(Debug)]
 pub struct DisconnectTracker {
     drain_always: bool,
@@ -15,8 +15,7 @@ pub struct DisconnectTracker {
 }
 
 impl DisconnectTracker {
-    /// A client that is there. `drains` says that the answer is read to its end, even where its
-    /// usage is known before.
+    /// With `drain_always` the response is read to its end even if its usage is already complete.
     pub const fn new(drain_always: bool) -> Self {
         Self {
             drain_always,
@@ -26,34 +25,30 @@ impl DisconnectTracker {
         }
     }
 
-    /// Whether the answer is read to its end, even where its usage is known before.
     pub const fn drain_always(&self) -> bool {
         self.drain_always
     }
 
-    /// Whether the request was given to an upstream.
     pub const fn is_forwarded(&self) -> bool {
         self.is_forwarded.get()
     }
 
-    /// Notes whether the request was given to an upstream.
     pub fn set_forwarded(&self, forwarded: bool) {
         self.is_forwarded.set(forwarded);
     }
 
-    /// When the client left, if it has.
     pub const fn disconnected_at(&self) -> Option<Instant> {
         self.disconnected_at.get()
     }
 
-    /// Notes that the client has left; gives when it was found to have.
+    /// Records the disconnect. Returns the instant of the first record.
     pub fn mark_disconnected(&self) -> Instant {
         let at = self.disconnected_at.get().unwrap_or_else(clock::monotonic_now);
         self.disconnected_at.set(Some(at));
         at
     }
 
-    /// Whether the client has left and nobody asked since.
+    /// Returns true one time after the client has disconnected.
     pub fn take_unreported(&self) -> bool {
         self.disconnected_at.get().is_some() && !self.is_reported.replace(true)
     }

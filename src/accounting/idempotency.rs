@@ -1,7 +1,7 @@
-//! Once: a call that carries an `Idempotency-Key` is done once, however often it is sent.
+//! Executes a call with an `Idempotency-Key` at most one time.
 //!
-//! In memory are the keys of calls that are open, and of those that ended and are not projected
-//! yet; the others are in the database. Calls without such a key never come here.
+//! Keys of open calls, and of ended calls that are not projected yet, are in memory; all others are
+//! in the database. Calls without an idempotency key never use this module.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,26 +17,25 @@ use crate::journal::writer::Position;
 use crate::store::call_idempotency;
 use crate::store::database::Database;
 
-/// How long the database may take to say whether a call was done.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How many keys may be in memory before it is looked for some that need not be.
+/// Table size from which projected keys are removed.
 const SWEEP_THRESHOLD_MIN: usize = 1_024;
 
-/// Why a call may not run under its key.
+/// Why a call may not run with its idempotency key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyConflict {
-    /// That call has it, and is still open.
+    /// The call with this id owns the key and is still open.
     InFlight(RequestLogId),
-    /// This one was done under it.
+    /// A call with this key has completed and was charged.
     Completed(Box<CompletedCall>),
-    /// That call has or had it, and asked for something else.
+    /// The call with this id used the key for a different request.
     BodyMismatch(RequestLogId),
-    /// Nobody can say at the moment.
+    /// The database lookup failed or timed out.
     Unavailable,
 }
 
-/// The keys of this node's calls.
+/// The idempotency keys of the calls of this node.
 #[derive(Debug)]
 pub struct IdempotencyKeys {
     database: Database,
@@ -49,7 +48,7 @@ struct KeyTable {
     sweep_threshold: usize,
 }
 
-/// A call that has a key.
+/// A call that owns a key.
 #[derive(Debug)]
 struct KeyEntry {
     id: RequestLogId,
@@ -65,15 +64,15 @@ struct KeyCompletion {
 }
 
 impl KeyEntry {
-    /// Whether the database has it.
+    /// True if the database contains the completed call.
     fn is_projected(&self) -> bool {
         self.completion
             .as_ref()
             .is_some_and(|completion| completion.position.0 <= completion.chain.projected())
     }
 
-    /// How it came out, once that cannot be lost any more. Until then the call is open: another
-    /// client must not be told of an end that a restart may undo.
+    /// Returns the completed call once its settlement is durable. Until then the call counts as open,
+    /// because a restart may still undo the settlement.
     fn completed(&self) -> Option<Box<CompletedCall>> {
         let completion = self
             .completion
@@ -84,7 +83,7 @@ impl KeyEntry {
 }
 
 impl KeyTable {
-    /// Drops those that the database has, whenever there are twice as many as were left last time.
+    /// Removes projected entries when the table has doubled since the last sweep.
     fn sweep(&mut self) {
         if self.sweep_threshold <= self.entries.len() {
             self.entries.retain(|_, entry| !entry.is_projected());
@@ -93,7 +92,7 @@ impl KeyTable {
     }
 }
 
-/// The call that has a key which another wants.
+/// The call that owns a key which another call requested.
 struct KeyOwner {
     id: RequestLogId,
     body: Digest,
@@ -101,7 +100,7 @@ struct KeyOwner {
 }
 
 impl KeyOwner {
-    /// What one is told that asks for `body` under the same key.
+    /// Returns the conflict for a call with the same key and this body.
     fn conflict_for(self, body: Digest) -> KeyConflict {
         match self.completed {
             _ if body != self.body => KeyConflict::BodyMismatch(self.id),
@@ -111,7 +110,7 @@ impl KeyOwner {
     }
 }
 
-/// A call's own right to its key. Dropped, it frees the key: the call was refused, or cost nothing.
+/// Ownership of an idempotency key. Dropping it frees the key: the call was refused or not charged.
 #[derive(Debug)]
 pub struct IdempotencyClaim {
     keys: Arc<IdempotencyKeys>,
@@ -120,16 +119,16 @@ pub struct IdempotencyClaim {
 }
 
 impl IdempotencyKeys {
-    /// The keys of a node that has just begun: all that were used are in its database.
+    /// Returns an empty table for a node that has just started: all used keys are in its database.
     pub fn new(database: Database) -> Arc<Self> {
         let table = KeyTable { entries: HashMap::default(), sweep_threshold: SWEEP_THRESHOLD_MIN };
         Arc::new(Self { database, table: Mutex::new(table) })
     }
 
-    /// Takes a key for a call. Of many that want it at once, one gets it.
+    /// Claims a key for a call. One of several concurrent calls gets it.
     ///
-    /// First it is taken in memory, then the database is asked. A call that was done is in one or
-    /// the other at any time, so none is missed; and while one asks, no other can run.
+    /// The key is inserted in memory before the database is queried. A completed call is in at least
+    /// one of them at any time, so none is missed, and no other call can run during the query.
     pub async fn claim(
         self: &Arc<Self>,
         key: IdempotencyKey,
@@ -140,7 +139,8 @@ impl IdempotencyKeys {
         if let Err(owner @ KeyOwner { completed: Some(_), .. }) = attempt {
             return Err(owner.conflict_for(key.body_digest));
         }
-        // Also where the key is taken: by one, perhaps, that is about to be told of a third.
+        // Query the database even if another call owns the key in memory: that call may itself lose to
+        // an older completed call.
         let lookup = call_idempotency::find(self.database.reader(), key.key_digest, now);
         let owner = match tokio::time::timeout(LOOKUP_TIMEOUT, lookup).await {
             Ok(Ok(Some((body, call)))) => {
@@ -151,11 +151,11 @@ impl IdempotencyKeys {
                 Err(owner) => owner,
             },
             Ok(Err(fault)) => {
-                tracing::warn!(%fault, "whether a call was done cannot be read");
+                tracing::warn!(%fault, "idempotency lookup failed");
                 return Err(KeyConflict::Unavailable);
             }
             Err(_) => {
-                tracing::warn!("whether a call was done could not be read in time");
+                tracing::warn!("idempotency lookup timed out");
                 return Err(KeyConflict::Unavailable);
             }
         };
@@ -185,12 +185,11 @@ impl IdempotencyKeys {
 }
 
 impl IdempotencyClaim {
-    /// What the call is known by.
     pub const fn key(&self) -> IdempotencyKey {
         self.key
     }
 
-    /// The call ended and is charged, by an entry before `position` of that chain: it is done.
+    /// Records that the call was charged by the entry that ends at `position` of `chain`.
     pub fn complete(mut self, call: CompletedCall, chain: Arc<ChainState>, position: Position) {
         self.is_open = false;
         if let Some(entry) = self.keys.lock().entries.get_mut(&self.key.key_digest) {
@@ -256,7 +255,7 @@ mod tests {
             self.claim(key, 99).await.expect_err("the key is taken")
         }
 
-        /// The key of that number, which is free.
+        /// Claims the free key with this number.
         fn claim_free(&self, call: u64) -> IdempotencyClaim {
             let mut key = Digest::default();
             key[..8].copy_from_slice(&call.to_le_bytes());
@@ -327,7 +326,7 @@ mod tests {
         assert_eq!(
             same,
             KeyConflict::Completed(Box::new(completed_call(7))),
-            "not of the one that asks"
+            "not the call that asks"
         );
         assert_eq!(other, KeyConflict::BodyMismatch(RequestLogId(7)));
         drop(claim);
@@ -337,7 +336,7 @@ mod tests {
         );
         fixture.database.close().await;
         assert_eq!(fixture.conflict(KEY).await, KeyConflict::Unavailable);
-        assert_eq!(fixture.keys.lock().entries.len(), 0, "nor is it taken then");
+        assert_eq!(fixture.keys.lock().entries.len(), 0, "the key is free again");
     }
 
     #[tokio::test(flavor = "multi_thread")]

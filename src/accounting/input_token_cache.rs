@@ -1,5 +1,5 @@
-//! Input: how many tokens a body really has. Asked only near a limit, where the loose bound of a
-//! token a byte would refuse what fits.
+//! Exact input token counts of request bodies. Needed only near a limit, where the bound of one token
+//! per byte would refuse calls that fit.
 
 use std::hash::{BuildHasher, Hash};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,19 +12,19 @@ use crate::dialect::{prompt, tokenizer};
 use crate::domain::catalog::{Model, Target};
 use crate::tasks;
 
-/// How many bodies are remembered: the provider's own count of the very same body is better than
-/// any of ours.
+/// Number of cached bodies. The provider's count of an identical body is more exact than the
+/// gateway's tokenizer.
 const ENTRIES_MAX: usize = 4_096;
 
-/// What is known of bodies that were counted.
+/// Input tokens that providers reported, by request body.
 #[derive(Debug)]
 pub struct InputTokenCache {
     hasher: RandomState,
-    /// By fingerprint, the latest at each place.
+    /// Indexed by fingerprint; a newer entry replaces the one in its slot.
     entries: Mutex<Vec<Option<(Fingerprint, u64)>>>,
 }
 
-/// Names a model and a body.
+/// A hash of endpoint, model and body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint(u64);
 
@@ -35,18 +35,19 @@ impl Default for InputTokenCache {
 }
 
 impl InputTokenCache {
-    /// Names a body that is meant for a model. Each endpoint reads it in its own way.
+    /// Returns the fingerprint of a body. It includes the endpoint, because endpoints interpret the same
+    /// body differently.
     pub fn fingerprint(&self, endpoint: Endpoint, model: impl Hash, body: &[u8]) -> Fingerprint {
         Fingerprint(self.hasher.hash_one((endpoint, model, body)))
     }
 
-    /// Remembers how many input tokens a provider reported for a body.
+    /// Stores the input tokens that a provider reported for a body.
     pub fn insert(&self, body: Fingerprint, tokens: u64) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries[slot(body)] = Some((body, tokens));
     }
 
-    /// What a provider reported for this body before.
+    /// Returns the input tokens that a provider reported for this body before.
     pub fn get(&self, body: Fingerprint) -> Option<u64> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries[slot(body)].filter(|(fingerprint, _)| *fingerprint == body).map(|(_, count)| count)
@@ -57,8 +58,8 @@ fn slot(body: Fingerprint) -> usize {
     usize::try_from(body.0 % ENTRIES_MAX as u64).unwrap_or_default()
 }
 
-/// Counts the tokens of a body by the vocabularies of its model, wherever that is served, off the
-/// worker's thread. `None` where its text does not bound them, or is too long to be counted.
+/// Tokenizes a body on a blocking thread with the vocabularies of all targets of its model and returns
+/// the largest count. `None` if the text does not bound the tokens or is too long to tokenize.
 pub async fn count_tokens(endpoint: Endpoint, model: &Model, body: Bytes) -> Option<u64> {
     let name = |target: &Target| target.upstream_model.clone().unwrap_or(Arc::clone(&model.name));
     let mut names: Vec<Arc<str>> = model.targets.iter().map(name).collect();
@@ -95,7 +96,7 @@ mod tests {
         let named = |n: u8| cache.fingerprint(Endpoint::Messages, "a", &[n]);
         let bodies = || (0..8).map(|n| (named(n), u64::from(n)));
         bodies().for_each(|(body, tokens)| cache.insert(body, tokens));
-        // Two of them may share a place by chance, hardly all.
+        // Some may share a slot by chance, hardly all.
         assert!(1 < bodies().filter(|(body, tokens)| cache.get(*body) == Some(*tokens)).count());
     }
 }

@@ -1,4 +1,4 @@
-//! An account: the limits of one subject (a project, a key, an organization), and where they stand.
+//! The limits of one subject (a project, key or organization) and their usage.
 
 use crate::accounting::wait_queue::WaitQueue;
 use crate::clock;
@@ -7,43 +7,39 @@ use crate::domain::limit::{Amounts, Level, Limit, Measure};
 use crate::domain::quota::Quota;
 use crate::domain::time::UnixMs;
 
-/// The limits of one subject, and where they stand.
+/// The limits of one subject and their usage.
 #[derive(Debug)]
 pub struct LimitState {
-    /// The limits in force.
     pub quota: Quota,
-    /// Where their windows stand. Everything is counted, whether it is limited or not.
+    /// Usage per window. Everything is counted, whether it is limited or not.
     pub counters: WindowCounters,
-    /// Who waits for tokens or money under these limits.
+    /// Calls that wait for tokens or money under these limits.
     pub queue: WaitQueue,
 }
 
-/// One limit, and where it stands.
+/// One limit and its usage.
 #[derive(Debug, Clone, Copy)]
 pub struct LimitStatus {
-    /// Whose.
     pub level: Level,
-    /// Which.
     pub limit: Limit,
-    /// Its value.
     pub value: i64,
-    /// What is settled in its window.
+    /// Settled usage of the window.
     pub used: i64,
-    /// What open calls hold in its window.
+    /// Amount held by open calls in the window.
     pub held: i64,
-    /// When its window begins anew.
+    /// End of the window.
     pub reset_at: UnixMs,
-    /// Whether it refuses, or only counts.
+    /// If false, the limit counts but never refuses.
     pub enforced: bool,
 }
 
 impl LimitState {
-    /// Whether `need` fits under every limit, or which is in the way. Call after a roll.
+    /// Checks `amounts` against every limit. The windows must have been advanced to now.
     pub fn check(&self, amounts: &Amounts) -> Result<(), Exceeded> {
         if self.quota.enforce { self.counters.check(&self.quota.limits, amounts) } else { Ok(()) }
     }
 
-    /// The same once everything that is held has come back.
+    /// As `check`, but as if all holds had been returned.
     pub fn check_ignoring_holds(&self, amounts: &Amounts) -> Result<(), Exceeded> {
         if !self.quota.enforce {
             return Ok(());
@@ -51,23 +47,23 @@ impl LimitState {
         self.counters.check_ignoring_holds(&self.quota.limits, amounts)
     }
 
-    /// How much is left under the tightest limit of that measure, if it refuses at all.
+    /// Returns what is left under the tightest enforced limit of `measure`.
     pub fn remaining(&self, measure: Measure) -> Option<i64> {
         self.headroom(measure).map(|headroom| headroom.remaining)
     }
 
-    /// The tightest limit of that measure, if it refuses at all.
+    /// Returns the tightest enforced limit of `measure`.
     pub fn headroom(&self, measure: Measure) -> Option<Headroom> {
         let limits = self.quota.enforce.then_some(&self.quota.limits)?;
         self.counters.tightest(limits, measure)
     }
 
-    /// Takes what `check` allowed.
+    /// Reserves amounts that `check` allowed.
     pub fn hold(&mut self, windows: Windows, amounts: &Amounts) {
         self.counters.hold(windows, amounts);
     }
 
-    /// Exchanges what was held for what was used, and lets whoever waits look.
+    /// Replaces a hold with the usage and wakes waiting calls.
     pub fn settle(&mut self, windows: Windows, held: &Amounts, used: &Amounts) {
         self.counters.settle(windows, held, used);
         if !self.queue.is_empty() {
@@ -75,13 +71,13 @@ impl LimitState {
         }
     }
 
-    /// Puts other limits in force; open holds are honoured, usage is kept.
+    /// Replaces the limits. Usage and open holds are kept.
     pub fn set_quota(&mut self, quota: Quota) {
         self.quota = quota;
         self.counters.set_reset_day(quota.reset_day);
     }
 
-    /// Every limit that is set.
+    /// Returns the status of every configured limit.
     pub fn statuses(&self, level: Level) -> impl Iterator<Item = LimitStatus> + '_ {
         self.quota.limits.configured().map(move |(limit, value)| {
             let (used, held) = self.counters.used_and_held(limit);

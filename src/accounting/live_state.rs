@@ -1,6 +1,8 @@
-//! The books: counters and wallets in motion, one lock a project and one an organization.
+//! Live state: counters, holds and wallets in memory, with one lock per project and one per
+//! organization.
 //!
-//! Whoever takes both takes the project's first. Nothing waits while holding either.
+//! A thread that needs both locks takes that of the project first. No thread awaits while it holds
+//! one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
@@ -23,7 +25,7 @@ use crate::domain::wallet::Wallet;
 use crate::settings::admission::AdmissionSettings;
 use crate::store::provider_states::state_key;
 
-/// All books of this node. Books are opened once and live as long as the process.
+/// The live state of all projects and organizations of this node. Entries are never removed.
 #[derive(Debug)]
 pub struct LiveState {
     projects: DashMap<ProjectId, Arc<ProjectHandle>>,
@@ -33,33 +35,28 @@ pub struct LiveState {
 }
 
 impl LiveState {
-    /// No books yet.
     pub fn new(admission: AdmissionSettings) -> Self {
         let (projects, organizations) = (DashMap::new(), DashMap::new());
         Self { projects, organizations, admission, input_cache: Arc::default() }
     }
 
-    /// What is known of bodies that were counted.
     pub const fn input_cache(&self) -> &Arc<InputTokenCache> {
         &self.input_cache
     }
 
-    /// How calls are admitted near a limit.
     pub const fn admission(&self) -> AdmissionSettings {
         self.admission
     }
 
-    /// The book of a project that was opened.
     pub fn project(&self, id: ProjectId) -> Option<Arc<ProjectHandle>> {
         self.projects.get(&id).map(|handle| Arc::clone(&handle))
     }
 
-    /// The book of an organization that was opened.
     pub fn organization(&self, id: OrganizationId) -> Option<Arc<OrganizationHandle>> {
         self.organizations.get(&id).map(|handle| Arc::clone(&handle))
     }
 
-    /// Opens a project's book, or returns the one that is open.
+    /// Returns the handle of a project; `open` creates its state on the first call.
     pub fn open_project(
         &self,
         id: ProjectId,
@@ -74,7 +71,7 @@ impl LiveState {
         Arc::clone(&entry)
     }
 
-    /// Opens an organization's book, or returns the one that is open.
+    /// Returns the handle of an organization; `open` creates its state on the first call.
     pub fn open_organization(
         &self,
         id: OrganizationId,
@@ -88,12 +85,11 @@ impl LiveState {
         Arc::clone(&entry)
     }
 
-    /// The books of all organizations that were opened.
     pub fn all_organizations(&self) -> Vec<Arc<OrganizationHandle>> {
         self.organizations.iter().map(|handle| Arc::clone(&handle)).collect()
     }
 
-    /// Every organization's open holds: how many, and their sum.
+    /// Returns the number of open holds and the sum of their amounts.
     pub fn open_holds(&self) -> (usize, Nano) {
         self.organizations.iter().fold((0, Nano::ZERO), |(count, sum), handle| {
             let state = handle.lock();
@@ -101,7 +97,7 @@ impl LiveState {
         })
     }
 
-    /// How many calls wait for tokens or money that others hold.
+    /// Returns how many calls wait for tokens or money.
     pub fn waiting(&self) -> usize {
         let waiting_in = |state: &ProjectState| {
             let of_keys = state.keys.states.iter().map(|key| key.queue.len());
@@ -114,30 +110,29 @@ impl LiveState {
     }
 }
 
-/// A project's account, and those of its keys.
+/// A project and its state.
 #[derive(Debug)]
 pub struct ProjectHandle {
-    /// Whose it is.
     pub id: ProjectId,
     state: Mutex<ProjectState>,
 }
 
-/// What lies under a project's lock.
+/// The state behind the lock of a project.
 #[derive(Debug)]
 pub struct ProjectState {
-    /// The project's own limits.
+    /// The limits of the project itself.
     pub limits: LimitState,
-    /// Those of its keys.
+    /// The limits of its API keys.
     pub keys: KeyLimits,
-    /// What providers keep for it.
+    /// Objects that providers store for the project.
     pub provider_states: ProviderStateIndex,
 }
 
-/// Where a key's account stands among those of its project. It never changes.
+/// Index of an API key in `KeyLimits`. It never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeySlot(usize);
 
-/// The accounts of a project's keys.
+/// The limits of a project's API keys.
 #[derive(Debug, Default)]
 pub struct KeyLimits {
     slots: HashMap<ApiKeyId, KeySlot, FastHash>,
@@ -145,29 +140,23 @@ pub struct KeyLimits {
 }
 
 impl KeyLimits {
-    /// The account in that slot.
     pub fn limit_state(&mut self, slot: KeySlot) -> &mut LimitState {
         &mut self.states[slot.0]
     }
 }
 
-/// The tightest limit on requests, and the tightest on tokens.
+/// The tightest limit on requests and the tightest on tokens.
 pub type TightestLimits = [Option<Headroom>; 2];
 
-/// Where a project stands, all windows at one moment.
+/// Usage of all windows of a project or an organization at one instant.
 #[derive(Debug, Clone, Copy)]
 pub struct UsageSnapshot {
-    /// The limits in force.
     pub quota: Quota,
-    /// The running minute.
     pub minute: WindowUsage,
-    /// Today.
     pub day: WindowUsage,
-    /// The running month, today included.
+    /// The current month, including today.
     pub month: WindowUsage,
-    /// Which month that is.
     pub month_window: Month,
-    /// Calls open now.
     pub open_calls: i64,
 }
 
@@ -187,12 +176,12 @@ impl UsageSnapshot {
 }
 
 impl ProjectHandle {
-    /// Its lock, for the few lines of an admission or a settlement.
+    /// Locks the state. Hold the lock only for an admission or a settlement.
     pub fn lock(&self) -> MutexGuard<'_, ProjectState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts other limits in force; open holds are honoured, usage is kept.
+    /// Replaces the limits. Usage and open holds are kept.
     pub fn set_quota(&self, quota: Quota) {
         let state = &mut *self.lock();
         state.limits.set_quota(quota);
@@ -201,15 +190,15 @@ impl ProjectHandle {
         }
     }
 
-    /// Lets everyone who waits look again, after an edit.
+    /// Wakes all waiting calls after a change of configuration.
     pub fn wake_all(&self) {
         let state = self.lock();
         state.limits.queue.wake_all();
         state.keys.states.iter().for_each(|key| key.queue.wake_all());
     }
 
-    /// Opens a key's account, or puts other limits into the one that is open. Its month, and
-    /// whether its limits are enforced, are the project's.
+    /// Sets the limits of an API key; `open` creates its state on the first call. Reset day and
+    /// enforcement are those of the project.
     pub fn set_key(
         &self,
         key: ApiKeyId,
@@ -228,88 +217,83 @@ impl ProjectHandle {
         slot
     }
 
-    /// Where every window stands at `now`.
+    /// Returns the usage of every window at `now`.
     pub fn usage_snapshot(&self, now: UnixMs) -> UsageSnapshot {
         UsageSnapshot::of(&mut self.lock().limits, now)
     }
 
-    /// The upstream that gave the project this id of state, and keeps what it names.
+    /// Returns the upstream that stores the object with this id.
     pub fn state_upstream(&self, id: &str, now: UnixMs) -> Option<Arc<str>> {
         let key = state_key(id);
         self.lock().provider_states.upstream(&key, now)
     }
 }
 
-/// An organization's account and wallet, and the calls that hold a part of it.
+/// An organization and its state.
 #[derive(Debug)]
 pub struct OrganizationHandle {
-    /// Whose it is.
     pub id: OrganizationId,
     state: Mutex<OrganizationState>,
 }
 
-/// What lies under an organization's lock.
+/// The state behind the lock of an organization.
 #[derive(Debug)]
 pub struct OrganizationState {
-    /// The limits over all projects, and who waits for them or for money of the wallet.
+    /// The limits over all projects. Its queue also holds the calls that wait for money.
     pub limits: LimitState,
-    /// The money in motion.
     pub wallet: Wallet,
-    /// Who holds it: the sum of their amounts is what the wallet holds.
+    /// The open calls. The sum of their amounts equals the amount held by the wallet.
     pub open_holds: HashMap<RequestLogId, OpenHold, FastHash>,
 }
 
-/// Money and tokens set aside for one open call.
+/// Money and tokens reserved for one open call.
 #[derive(Debug, Clone)]
 pub struct OpenHold {
-    /// The project that is metered.
     pub project: ProjectId,
-    /// The key that called.
     pub key: ApiKeyId,
-    /// The public name of the model.
+    /// Public name of the model.
     pub model: Arc<str>,
-    /// Money held.
     pub amount: Nano,
-    /// Tokens held, input and output.
+    /// Input and output tokens.
     pub tokens: i64,
-    /// When it was admitted.
+    /// Time of the admission.
     pub since: UnixMs,
 }
 
 impl OrganizationHandle {
-    /// Its lock, for the few lines of an admission or a settlement.
+    /// Locks the state. Hold the lock only for an admission or a settlement.
     pub fn lock(&self) -> MutexGuard<'_, OrganizationState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a recharge or refund that is durable.
+    /// Adds a recharge or refund that is already durable, and wakes waiting calls.
     pub fn credit(&self, amount: Nano) {
         let state = &mut *self.lock();
         state.wallet.credit(amount);
         state.limits.queue.on_release(clock::monotonic_now());
     }
 
-    /// Switches the wallet on or off for new calls.
+    /// Enables or disables the wallet for new calls.
     pub fn set_active(&self, active: bool) {
         self.lock().wallet.set_active(active);
     }
 
-    /// Puts other limits in force; open holds are honoured, usage is kept.
+    /// Replaces the limits. Usage and open holds are kept.
     pub fn set_quota(&self, quota: Quota) {
         self.lock().limits.set_quota(quota);
     }
 
-    /// Lets everyone who waits look again, after an edit.
+    /// Wakes all waiting calls after a change of configuration.
     pub fn wake_all(&self) {
         self.lock().limits.queue.wake_all();
     }
 
-    /// Where every window stands at `now`.
+    /// Returns the usage of every window at `now`.
     pub fn usage_snapshot(&self, now: UnixMs) -> UsageSnapshot {
         UsageSnapshot::of(&mut self.lock().limits, now)
     }
 
-    /// What open calls hold, in the order of their ids (which is that of time).
+    /// Returns the open holds, oldest first: the ids are ordered by time.
     pub fn holds(&self) -> Vec<(RequestLogId, OpenHold)> {
         let mut holds: Vec<_> =
             self.lock().open_holds.iter().map(|(id, hold)| (*id, hold.clone())).collect();
@@ -317,12 +301,12 @@ impl OrganizationHandle {
         holds
     }
 
-    /// The sum of what open calls hold.
+    /// Returns the amount that the wallet holds for open calls.
     pub fn held(&self) -> Nano {
         self.lock().wallet.held()
     }
 
-    /// What the wallet holds, and the sum of what open calls hold: the same, always.
+    /// Returns the amount held by the wallet and the sum of the open holds, which must be equal.
     pub fn held_amounts(&self) -> (Nano, Nano) {
         let state = self.lock();
         (state.wallet.held(), state.open_holds.values().map(|hold| hold.amount).sum())

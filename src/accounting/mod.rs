@@ -1,4 +1,4 @@
-//! Quota and money in motion: who may call, what a call takes, and what it gives back.
+//! Live quota and money: API keys, limits, wallets, admission of calls and their settlement.
 
 pub mod mutex;
 pub mod wait_queue;

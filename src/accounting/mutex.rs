@@ -1,17 +1,13 @@
-//! The lock of the books: that of `std`, or one under a scheduler that tries interleavings.
+//! The mutex of the live state: that of `std`, or that of `shuttle` in interleaving tests.
 
-/// Guards a page of a book.
 #[cfg(not(feature = "interleave"))]
 pub type Mutex<T> = std::sync::Mutex<T>;
 
-/// Guards a page of a book.
 #[cfg(feature = "interleave")]
 pub type Mutex<T> = shuttle::sync::Mutex<T>;
 
-/// Whoever has it is alone on that page.
 #[cfg(not(feature = "interleave"))]
 pub type MutexGuard<'a, T> = std::sync::MutexGuard<'a, T>;
 
-/// Whoever has it is alone on that page.
 #[cfg(feature = "interleave")]
 pub type MutexGuard<'a, T> = shuttle::sync::MutexGuard<'a, T>;

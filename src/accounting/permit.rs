@@ -1,4 +1,4 @@
-//! The permit: what admission gives and settlement ends. Every hold has one, and ends with it.
+//! The permit of an admitted call: owns its hold and ends with the settlement or release of it.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,48 +34,44 @@ use crate::settings::admission::AdmissionSettings;
 use crate::store::provider_states::state_key;
 use crate::telemetry::metric;
 
-/// Where a worker's calls are admitted and settled: its journal and its lender.
+/// What a worker needs to admit and settle calls.
 #[derive(Debug)]
 pub struct AdmissionContext {
-    /// The worker's chain.
     pub writer: Rc<Writer>,
-    /// Who lends what the books do not cover.
+    /// Lends amounts that the live state does not cover.
     pub lender: LocalLender,
-    /// How calls are admitted near a limit.
     pub settings: AdmissionSettings,
-    /// What is known of bodies that were counted.
     pub input_cache: Arc<InputTokenCache>,
 }
 
-/// What happened to a call on its way, for its record.
+/// What happened to a call, for its log entry.
 #[derive(Debug, Clone, Default)]
 pub struct CallTrace {
-    /// Whether its request was given to an upstream.
+    /// Whether the request was sent to an upstream.
     pub forwarded: bool,
-    /// Whether it ends without a charge: its answer is an error, or only counts.
+    /// Whether the call ends without a charge: its response is an error or only counts tokens.
     pub is_free: bool,
-    /// How many upstreams were tried.
     pub attempts: u16,
-    /// The one that was tried last.
+    /// The upstream of the last attempt.
     pub upstream: Option<Arc<str>>,
-    /// The model's name there.
+    /// The name of the model at that upstream.
     pub upstream_model: Option<Arc<str>>,
-    /// The status that the client sees; 0 while it sees none.
+    /// The status sent to the client; 0 if none was sent.
     pub status: u16,
-    /// The code of the gateway's own error.
+    /// The error code, if the gateway itself returned an error.
     pub refusal: &'static str,
-    /// From arrival to being forwarded.
+    /// From arrival until the request was sent.
     pub admitted_us: u32,
-    /// From arrival to the first byte of the answer.
+    /// From arrival until the response head.
     pub first_byte_us: Option<u32>,
-    /// The id of what the upstream keeps for the project.
+    /// The id of an object that the upstream stores for the project.
     pub state_id: Option<Box<str>>,
 }
 
-/// An admitted call's hold on limits and wallet.
+/// An admitted call and its hold on limits and wallet.
 ///
-/// Ends by [`settle`](Self::settle) or [`release`](Self::release); dropped, it is settled by what
-/// was counted, as when the client leaves or the call panics.
+/// Ends with [`settle`](Self::settle) or [`release`](Self::release). Dropping a permit, because the
+/// client disconnected or the call panicked, settles the usage measured so far.
 #[derive(Debug)]
 #[must_use = "a permit ends by being settled or released"]
 pub struct Permit {
@@ -94,119 +90,110 @@ pub struct Permit {
     pub(crate) tightest_limits: TightestLimits,
     pub(crate) output_clamp: Option<u64>,
     pub(crate) fingerprint: Option<Fingerprint>,
-    /// Its key, if it is to be done once; free again where the call ends without a charge.
+    /// Freed if the call ends without a charge.
     pub(crate) claim: Option<IdempotencyClaim>,
     pub(crate) is_open: bool,
     pub(crate) disconnect_tracker: Option<Rc<DisconnectTracker>>,
-    /// What is known of its usage; kept up to date while the answer passes.
+    /// Usage measured so far, updated while the response is forwarded.
     pub measured: MeasuredUsage,
-    /// What happened to it.
     pub trace: CallTrace,
 }
 
-/// What a call asks admission for.
+/// The parameters of an admission.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the call")]
 pub struct AdmissionRequest {
-    /// The call.
     pub id: RequestLogId,
-    /// When it came, by the wall clock.
+    /// Arrival by the wall clock.
     pub received_at: UnixMs,
-    /// When it came, by the monotonic clock.
+    /// Arrival by the monotonic clock.
     pub started_at: Instant,
-    /// What time it is now that it is understood: its windows are those of this moment.
+    /// The time after the request was parsed. Determines the windows of the call.
     pub now: UnixMs,
-    /// What it asks for.
     pub endpoint: Endpoint,
-    /// The model.
     pub model: Arc<Model>,
-    /// The most it may use of tokens.
+    /// Maximum tokens.
     pub bound: Bound,
-    /// The most it may use of what is priced by the piece.
+    /// Maximum of units that are priced per item.
     pub item_units_max: UnitCounts,
-    /// What that may cost.
+    /// All prices that can apply to the call.
     pub pricing: HoldPricing,
-    /// How many answers it asks for at once.
+    /// Number of responses requested in one call.
     pub choices: u64,
-    /// Whether it has an output of which it names no bound.
+    /// Whether the call produces output and sets no bound for it.
     pub output_unbounded: bool,
-    /// Its body.
     pub body: Bytes,
-    /// Whether its body refers to content that does not stand in it.
+    /// Whether the body refers to content outside of itself.
     pub has_external_content: bool,
-    /// Whether its usage cannot be told from what comes of its answer.
+    /// Whether the usage cannot be derived from a partial response.
     pub usage_is_hidden: bool,
-    /// Input tokens by our own count.
+    /// Input tokens by the gateway's own count.
     pub counted_input: u64,
-    /// Whether a stream was asked for.
+    /// Whether the client requested a stream.
     pub stream: bool,
-    /// Where it came from.
+    /// Client address.
     pub address: std::net::IpAddr,
-    /// Its key, if it is to be done once.
     pub claim: Option<IdempotencyClaim>,
 }
 
 impl Permit {
-    /// The call.
     pub const fn id(&self) -> RequestLogId {
         self.id
     }
 
-    /// When it was admitted, by the wall clock.
+    /// Admission by the wall clock.
     pub const fn admitted_at(&self) -> UnixMs {
         self.admitted_at
     }
 
-    /// The journal position of its hold: not to be forwarded before it is written.
+    /// The journal position of the hold. The call must not be forwarded before it is written.
     pub const fn hold_position(&self) -> Position {
         self.hold_position
     }
 
-    /// The tightest limits on requests and on tokens, this call's own hold included.
+    /// The tightest limits, including the hold of this call.
     pub const fn tightest_limits(&self) -> &TightestLimits {
         &self.tightest_limits
     }
 
-    /// The most output tokens of a choice that it was admitted with, where that is less than it
-    /// asked for: the upstream must be told.
+    /// Maximum output tokens per choice, if admission lowered it. The request must be changed
+    /// accordingly.
     pub const fn output_clamp(&self) -> Option<u64> {
         self.output_clamp
     }
 
-    /// The worker's chain.
     pub fn writer(&self) -> &Rc<Writer> {
         &self.context.writer
     }
 
-    /// Microseconds since the call came; at most 71 minutes.
+    /// Microseconds since arrival, saturating after 71 minutes.
     pub fn elapsed_us(&self) -> u32 {
         u32::try_from(clock::elapsed_since(self.started_at).as_micros()).unwrap_or(u32::MAX)
     }
 
-    /// Whether its client is there, of a call that is read on when that has left.
+    /// `None` for calls that are not drained after a disconnect.
     pub const fn disconnect_tracker(&self) -> Option<&Rc<DisconnectTracker>> {
         self.disconnect_tracker.as_ref()
     }
 
-    /// Whether its client has left, and it is read on.
+    /// True if the client has disconnected and the call continues.
     pub fn client_disconnected(&self) -> bool {
         self.disconnect_tracker.as_ref().is_some_and(|tracker| tracker.disconnected_at().is_some())
     }
 
-    /// Whether it is read on if its client leaves now: it costs something that is not known yet, or
-    /// is to be read to its end in any case.
+    /// True if the call must continue when its client disconnects now: its usage is incomplete, or it
+    /// is drained in any case.
     pub fn drains_on_disconnect(&self) -> bool {
         let is_unknown =
             |tracker: &Rc<DisconnectTracker>| tracker.drain_always() || !self.measured.complete;
         !self.trace.is_free && self.disconnect_tracker.as_ref().is_some_and(is_unknown)
     }
 
-    /// Notes what it costs where its request goes now.
+    /// Sets the prices of the target that is called next.
     pub fn set_pricing(&mut self, pricing: &CallPricing) {
         self.pricing.clone_from(pricing);
     }
 
-    /// Notes whether its request was given to an upstream.
     pub fn set_forwarded(&mut self, forwarded: bool) {
         self.trace.forwarded = forwarded;
         if let Some(tracker) = &self.disconnect_tracker {
@@ -214,14 +201,14 @@ impl Permit {
         }
     }
 
-    /// Once its client has left, writes down what it is charged if this process dies now.
+    /// After a disconnect, writes one progress entry, so that the call is charged if the process dies.
     pub fn record_disconnect(&self) {
         if self.disconnect_tracker.as_ref().is_some_and(|tracker| tracker.take_unreported()) {
             self.record_progress();
         }
     }
 
-    /// Notes what the answer says of its usage so far.
+    /// Records the usage read from the response so far.
     pub fn record_usage(&mut self, reading: &UsageReading) {
         let (endpoint, requested) = (self.endpoint, self.item_units_max.get(Unit::WebSearches));
         let billed = |reported| endpoint.billed_searches(reported, requested);
@@ -237,29 +224,29 @@ impl Permit {
         measured.unit_counts = measured.unit_counts.max(counted);
     }
 
-    /// Notes the id of what the upstream keeps for the project: once the call is settled, the
-    /// project may refer to it there.
+    /// Records the id of an object that the upstream stores. After settlement the project may refer to
+    /// it, and such calls are routed to this upstream.
     pub fn record_state_id(&mut self, id: &str) {
         if self.trace.state_id.as_deref() != Some(id) {
             self.trace.state_id = Some(id.into());
         }
     }
 
-    /// Ends the call with a charge for what was measured, unless it is free. Not to be told to the
-    /// client before the position is durable.
+    /// Ends the call and charges the measured usage, unless the call is free. The end of the response
+    /// must not be sent before the returned position is durable.
     pub fn settle(mut self, outcome: Outcome) -> Position {
         self.end_now(outcome)
     }
 
-    /// Ends the call without a charge, and waits until that is written: whoever is told of it then
-    /// finds it in the log. It counts as a request if it was forwarded.
+    /// Ends the call without a charge and waits until the entry is written, so that the client finds
+    /// the call in the log. The call counts as a request if it was forwarded.
     pub async fn release(mut self, outcome: Outcome) {
         let position = self.release_now(outcome);
         self.context.writer.wait_written(position).await;
     }
 
-    /// Writes down what the call has cost so far, for the case that this process dies; where, if
-    /// there is room for it.
+    /// Writes a progress entry with the charge so far, in case the process dies. Returns its position,
+    /// or `None` if the journal is full.
     pub fn record_progress(&self) -> Option<Position> {
         if !self.context.writer.has_space() {
             return None;
@@ -308,13 +295,13 @@ impl Permit {
         position
     }
 
-    /// Says so where something was used that has no price: it was free, and should not be.
+    /// Logs usage that has no price and is therefore not charged.
     fn warn_unpriced(&self, usage: &Usage) {
         let MeasuredUsage { shares, service_tier, .. } = &self.measured;
         if let Some(unit) = self.pricing.first_unpriced(usage, shares, *service_tier) {
             let (unit, prices) = (unit.name(), self.pricing.version(shares));
             counter!(metric::UNPRICED).increment(1);
-            tracing::warn!(call = %self.id, unit, %prices, "used what has no price; add one");
+            tracing::warn!(call = %self.id, unit, %prices, "usage without a price was not charged; add a price");
         }
     }
 
@@ -330,7 +317,7 @@ impl Permit {
 
     /// Exchanges the hold for what was used, in the windows of the admission.
     fn return_hold(&mut self, used: &Amounts) {
-        assert!(self.is_open, "a permit ends once");
+        assert!(self.is_open, "a permit ends one time");
         self.is_open = false;
         let caller = &self.caller;
         let state = self.trace.state_id.as_deref().map(state_key).zip(self.trace.upstream.as_ref());

@@ -1,4 +1,4 @@
-//! States: what providers keep for a project, known by the ids that it was given.
+//! An index of the objects that providers store for a project: which upstream issued which id.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -8,14 +8,13 @@ use foldhash::fast::RandomState as FastHash;
 use crate::domain::time::UnixMs;
 use crate::store::provider_states::{STATE_RETENTION_MS, STATES_PER_PROJECT_MAX, StateKey};
 
-/// The newest ids of a project, at most 100,000 and none older than 30 days.
+/// The newest ids of a project: at most `KEPT_MAX`, none older than `KEPT_MS`.
 #[derive(Debug, Default)]
 pub struct ProviderStateIndex {
     entries: HashMap<StateKey, StateEntry, FastHash>,
     by_age: VecDeque<StateKey>,
 }
 
-/// What an id names is kept there, since then.
 #[derive(Debug)]
 struct StateEntry {
     upstream: Arc<str>,
@@ -29,8 +28,7 @@ impl StateEntry {
 }
 
 impl ProviderStateIndex {
-    /// Notes that the project was given an id at `now`. One that comes again is as old as it was,
-    /// and stays where it was made.
+    /// Records that `upstream` issued an id at `now`. An id that exists keeps its age and upstream.
     pub fn insert(&mut self, key: StateKey, upstream: Arc<str>, now: UnixMs) {
         while self.oldest().is_some_and(|oldest| oldest.is_expired(now)) {
             self.evict_oldest();
@@ -45,7 +43,7 @@ impl ProviderStateIndex {
         self.by_age.push_back(key);
     }
 
-    /// The upstream that gave the project this id.
+    /// Returns the upstream that issued this id.
     pub fn upstream(&self, key: &StateKey, now: UnixMs) -> Option<Arc<str>> {
         let entry = self.entries.get(key).filter(|entry| !entry.is_expired(now))?;
         Some(Arc::clone(&entry.upstream))
@@ -80,7 +78,7 @@ mod tests {
         assert_eq!(at(&states, STATE_RETENTION_MS + 6), None);
         assert_eq!(states.upstream(&key(2), UnixMs(9)), None);
         states.insert(key(1), "second".into(), UnixMs(STATE_RETENTION_MS + 6));
-        assert_eq!(at(&states, STATE_RETENTION_MS + 6).as_deref(), Some("second"), "given anew");
+        assert_eq!(at(&states, STATE_RETENTION_MS + 6).as_deref(), Some("second"), "issued again");
         assert_eq!((states.entries.len(), states.by_age.len()), (1, 1));
     }
 

@@ -1,4 +1,4 @@
-//! One look at all limits and the wallet: takes everything that a call needs, or nothing.
+//! Checks all limits and the wallet under both locks and reserves everything a call needs, or nothing.
 
 use std::sync::Arc;
 
@@ -17,43 +17,41 @@ use crate::domain::settlement::Bound;
 use crate::domain::wallet;
 use crate::lender::LendRequest;
 
-/// How a look came out.
+/// The result of `try_reserve`.
 pub enum ReserveOutcome {
-    /// Everything was taken.
+    /// Everything was reserved.
     Reserved(Reservation),
-    /// All fits, but not many times more: what the call needs should be known better. Nothing was
-    /// taken.
+    /// The call fits, but is near a limit: its estimate should be refined first. Nothing was reserved.
     NeedsEstimate,
-    /// Something is in the way. Nothing was taken.
+    /// Nothing was reserved.
     Blocked(Blocked),
 }
 
-/// What is in the way.
+/// Why a call could not reserve its amounts.
 pub struct Blocked {
-    /// What is missing; `None` when only others are ahead.
+    /// What is missing; `None` if only other waiting calls are ahead.
     pub lend_request: Option<LendRequest>,
-    /// Whether waiting would not help: it would be missing even if open calls gave back all.
+    /// True if the call would not fit even if all holds were returned.
     pub is_final: bool,
 }
 
-/// What was taken.
 pub struct Reservation {
-    /// The windows it is counted in.
+    /// The windows in which the call is counted.
     pub windows: Windows,
-    /// The most the call may use.
+    /// The maximum usage of the call.
     pub bound: Bound,
-    /// What that is of every measure.
+    /// The reserved amounts.
     pub held: Amounts,
-    /// The most output tokens of a choice, where that is less than the call asked for.
+    /// Maximum output tokens per choice, if lowered.
     pub output_clamp: Option<u64>,
-    /// What is left.
+    /// The tightest limits after the reservation.
     pub tightest_limits: TightestLimits,
 }
 
-/// How many times its need must be left for a call to be far from a limit.
+/// A call is near a limit if less than this many times its amounts is left.
 const NEAR_LIMIT_FACTOR: i64 = 1_000;
 
-/// Both pages, under their locks.
+/// The state of project and organization, both locked.
 struct LockedState<'a> {
     caller: &'a Caller,
     project: &'a mut ProjectState,
@@ -61,8 +59,8 @@ struct LockedState<'a> {
     windows: Windows,
 }
 
-/// Looks under the project's lock and then the organization's. A call that may wait takes its
-/// place in the queue of whatever is in the way first, under the same locks.
+/// Checks and reserves under the locks of the project and then the organization. A call that may wait
+/// enters the queue of the first level in its way, under the same locks.
 pub fn try_reserve(
     context: &AdmissionContext,
     caller: &Caller,
@@ -82,17 +80,14 @@ pub fn try_reserve(
         if !estimate.is_cache_checked() && state.is_near(&all) {
             return ReserveOutcome::NeedsEstimate;
         }
-        return ReserveOutcome::Reserved(state.commit(
-            request,
-            estimate,
-            (estimate.bound(), None),
-            slot,
-        ));
+        let grant = Grant { bound: estimate.bound(), output_clamp: None };
+        return ReserveOutcome::Reserved(state.commit(request, estimate, grant, slot));
     }
     let (mut level, mut lend_request) = match checked {
         Ok(()) => (blocked_by.unwrap_or(Level::Project), None),
         Err((level, lend_request)) => {
-            // Whether anything could help is known before the input is counted, if nothing can.
+            // Refuse now if the call could not fit even with every hold returned: tokenizing its input
+            // would be wasted work.
             let (minimum, reported) = if estimate.is_tokenized() {
                 (estimate.amounts(estimate.minimum()), estimate.amounts(estimate.minimum()))
             } else {
@@ -118,13 +113,9 @@ pub fn try_reserve(
         match (state.check(&estimate.amounts(estimate.minimum())), blocked_by) {
             (Ok(()), None) => {
                 let bound = state.fair_share(estimate, slot.as_ref());
-                let clamped = Some(estimate.output_per_choice(bound));
-                return ReserveOutcome::Reserved(state.commit(
-                    request,
-                    estimate,
-                    (bound, clamped),
-                    slot,
-                ));
+                let output_clamp = Some(estimate.output_per_choice(bound));
+                let grant = Grant { bound, output_clamp };
+                return ReserveOutcome::Reserved(state.commit(request, estimate, grant, slot));
             }
             (Ok(()), Some(queue_level)) => (level, lend_request) = (queue_level, None),
             (Err((first_level, missing)), _) => {
@@ -144,7 +135,14 @@ pub fn try_reserve(
     ReserveOutcome::Blocked(Blocked { lend_request, is_final: false })
 }
 
-/// The same question about other amounts.
+/// What a call may use.
+struct Grant {
+    bound: Bound,
+    /// Maximum output tokens per choice, if lowered.
+    output_clamp: Option<u64>,
+}
+
+/// The same request for other amounts.
 fn with_amounts(request: LendRequest, amounts: &Amounts) -> LendRequest {
     match request {
         LendRequest::Limit { level, project, exceeded } => {
@@ -233,10 +231,9 @@ impl LockedState<'_> {
             return None;
         }
         let (ticket, now) = (slot.map(WaitSlot::ticket), clock::monotonic_now());
-        let blocks = |(level, queue): (Level, &mut WaitQueue)| {
-            (!queue.may_proceed(ticket, now)).then_some(level)
-        };
-        queues.into_iter().find_map(blocks)
+        queues
+            .into_iter()
+            .find_map(|(level, queue)| (!queue.may_proceed(ticket, now)).then_some(level))
     }
 
     /// A fair share of what is left, for this call and each one that waits.
@@ -271,9 +268,10 @@ impl LockedState<'_> {
         &mut self,
         request: &AdmissionRequest,
         estimate: &Estimate,
-        (bound, output_clamp): (Bound, Option<u64>),
+        grant: Grant,
         slot: &mut Option<WaitSlot>,
     ) -> Reservation {
+        let Grant { bound, output_clamp } = grant;
         let (windows, held) = (self.windows, estimate.amounts(bound));
         self.organization.wallet.hold(held.spend);
         let hold = OpenHold {

@@ -1,4 +1,4 @@
-//! What a call needs: all that it might use, and the least that it could do with.
+//! Estimates the usage of a call: the maximum it may use and the minimum it can work with.
 
 use crate::domain::limit::Amounts;
 use crate::domain::money::Nano;
@@ -8,7 +8,7 @@ use crate::domain::tariff::HoldPricing;
 use crate::domain::unit_counts::UnitCounts;
 use crate::domain::usage::UnitSet;
 
-/// What a call needs of tokens and money.
+/// Tokens and money that a call may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Estimate {
     bound: Bound,
@@ -26,24 +26,25 @@ pub struct Estimate {
     precision: Precision,
 }
 
-/// How closely a call was looked at. Each step is dearer than the one before.
+/// The precision of an estimate. Each level is more expensive to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Precision {
-    /// Not at all: a token for every byte, at the dearest rates.
+    /// One token per byte, at the highest rates.
     Bytes,
-    /// Whether its body is known was asked.
+    /// The input token cache was queried.
     CacheChecked,
-    /// Its rates are those of what can be in it.
+    /// Rates cover only the units that the body can use.
     Priced,
-    /// Its input is known or counted.
+    /// Input tokens are counted or taken from the cache.
     Tokenized,
 }
 
 impl Estimate {
-    /// A call that may use up to `bound` over `choices`, and `pieces`. `floor` is the least output
-    /// of a choice that it could do with, where the gateway may bound it.
+    /// Estimates a call that may use up to `bound`. `floor` is the minimum output per choice, if
+    /// the gateway may lower the output.
     pub fn new(
-        (bound, item_units_max): (Bound, UnitCounts),
+        bound: Bound,
+        item_units_max: UnitCounts,
         pricing: &HoldPricing,
         choices: u64,
         floor: Option<u64>,
@@ -72,28 +73,23 @@ impl Estimate {
         Self { rates, item_cost: pricing.max_cost_of_units(input, &self.item_units_max), ..self }
     }
 
-    /// Whether it was asked what is known of its body.
     pub fn is_cache_checked(&self) -> bool {
         Precision::CacheChecked <= self.precision
     }
 
-    /// Whether its rates are those of what can be in it.
     pub fn is_priced(&self) -> bool {
         Precision::Priced <= self.precision
     }
 
-    /// Whether its input was counted, so that nothing is gained by counting it again.
     pub fn is_tokenized(&self) -> bool {
         self.precision == Precision::Tokenized
     }
 
-    /// Notes that it was asked what is known of its body.
     pub fn mark_cache_checked(&mut self) {
         self.precision = self.precision.max(Precision::CacheChecked);
     }
 
-    /// Puts the prices of what can be in it, `units`, in the place of the dearest; `takes_bound`
-    /// says whether its output can be bounded at all.
+    /// Restricts the rates to `possible_units`. `can_clamp` is false if the output cannot be lowered.
     pub fn restrict_units(
         &mut self,
         pricing: &HoldPricing,
@@ -107,30 +103,30 @@ impl Estimate {
         *self = Self { possible_units, ..*self }.with_prices(pricing);
     }
 
-    /// The provider's own count of this very input: neither fewer nor more.
+    /// Sets the input to the count that the provider reported for an identical body.
     pub fn set_input_tokens(&mut self, pricing: &HoldPricing, input_tokens: u64) {
         self.bound.input_tokens = input_tokens;
         *self = self.with_prices(pricing);
     }
 
-    /// Lowers the input to what was counted.
+    /// Lowers the input bound to the counted tokens.
     pub fn cap_input_tokens(&mut self, pricing: &HoldPricing, input_tokens: u64) {
         self.precision = Precision::Tokenized;
         self.set_input_tokens(pricing, self.bound.input_tokens.min(input_tokens));
     }
 
-    /// All that the call might use.
+    /// The maximum usage.
     pub const fn bound(&self) -> Bound {
         self.bound
     }
 
-    /// The least that the call could do with.
+    /// The minimum usage: the input and the lowest possible output bound.
     pub const fn minimum(&self) -> Bound {
         Bound { output_tokens: self.output_min, ..self.bound }
     }
 
-    /// Less than the call could ever do with, whatever its input turns out to be: where this does
-    /// not fit, the input need not be counted.
+    /// Returns amounts that the call exceeds whatever its input tokens are. If these do not fit, the
+    /// input need not be tokenized.
     pub fn lower_bound(&self, pricing: &HoldPricing) -> Amounts {
         let input_tokens = self.bound.input_tokens.min(1);
         let bound = Bound { input_tokens, output_tokens: self.output_min };
@@ -139,7 +135,8 @@ impl Estimate {
         Self { rates, item_cost, ..*self }.amounts(bound)
     }
 
-    /// The most that fits into these shares, at least the least, and as much for each choice.
+    /// Returns the largest bound within these shares, but at least the minimum; the output is divisible
+    /// by the number of choices.
     pub fn fit_within(&self, tokens: Option<i64>, spend: Nano) -> Bound {
         let input = self.bound.input_tokens;
         let by_tokens = tokens.map_or(u64::MAX, |tokens| {
@@ -155,14 +152,13 @@ impl Estimate {
         Bound { output_tokens: per_choice.max(self.output_min), ..self.bound }
     }
 
-    /// What the call takes of every measure if it uses up to `bound`.
+    /// Returns the amounts of every measure for `bound`.
     pub fn amounts(&self, bound: Bound) -> Amounts {
         let tokens = i64::try_from(bound.tokens()).unwrap_or(i64::MAX / 4);
         let spend = self.rates.max_cost(bound.input_tokens, bound.output_tokens);
         Amounts { requests: 1, tokens, spend: Nano(spend.0 + self.item_cost.0) }
     }
 
-    /// Output tokens of one choice.
     pub fn output_per_choice(&self, bound: Bound) -> u64 {
         bound.output_tokens / self.choices.max(1)
     }
@@ -194,7 +190,7 @@ mod tests {
     }
 
     fn new_estimate(bound: Bound, choices: u64, floor: Option<u64>) -> Estimate {
-        Estimate::new((bound, UnitCounts::default()), &default_pricing(), choices, floor)
+        Estimate::new(bound, UnitCounts::default(), &default_pricing(), choices, floor)
     }
 
     #[test]
@@ -267,7 +263,7 @@ mod tests {
     #[test]
     fn item_costs_are_held_in_addition_to_token_costs() {
         let item_units_max = UnitCounts::of(Unit::WebSearches, 2);
-        let estimate = Estimate::new((BOUND, item_units_max), &default_pricing(), 1, Some(256));
+        let estimate = Estimate::new(BOUND, item_units_max, &default_pricing(), 1, Some(256));
         assert_eq!(estimate.amounts(estimate.bound()).spend, Nano(100 + 4_000 + 2_000));
         assert_eq!(estimate.lower_bound(&default_pricing()).spend, Nano(1 + 512 + 2_000));
         assert_eq!(estimate.fit_within(None, Nano(100 + 1_000 + 2_000)).output_tokens, 500);
@@ -285,7 +281,7 @@ mod tests {
             Tariff::from_rows(vec![row(0, 1_000), row(50, 9_000)], "v".into()).expect("whole");
         let pricing = HoldPricing::new(vec![Arc::new(tariff)], ServiceTier::DEFAULT);
         let item_units_max = UnitCounts::of(Unit::WebSearches, 2);
-        let estimate = Estimate::new((BOUND, item_units_max), &pricing, 1, None);
+        let estimate = Estimate::new(BOUND, item_units_max, &pricing, 1, None);
         assert_eq!(estimate.amounts(estimate.bound()).spend, Nano(18_000));
         assert_eq!(estimate.lower_bound(&pricing).spend, Nano(2_000));
     }
@@ -303,7 +299,7 @@ mod tests {
         let rows = vec![row(0, 1_000_000), row(50, 5_000_000)];
         let tariff = Tariff::from_rows(rows, "v".into()).expect("whole");
         let pricing = HoldPricing::new(vec![Arc::new(tariff)], ServiceTier::DEFAULT);
-        let mut estimate = Estimate::new((BOUND, UnitCounts::default()), &pricing, 1, None);
+        let mut estimate = Estimate::new(BOUND, UnitCounts::default(), &pricing, 1, None);
         let spend = |estimate: &Estimate| estimate.amounts(estimate.bound()).spend.0;
         assert_eq!(spend(&estimate), 100 * 10);
         estimate.set_input_tokens(&pricing, 50);

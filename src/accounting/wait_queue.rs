@@ -1,7 +1,7 @@
-//! A queue: calls that wait, holding nothing, until what others hold comes back.
+//! The queue of calls that wait for tokens or money held by other calls. Waiting calls hold nothing.
 //!
-//! Whoever waits longest goes first, and nobody who comes later may pass, until patience ends:
-//! then a call that needs much no longer stands in the way of those that need little.
+//! The oldest call goes first. Later calls may not overtake it until it has waited for
+//! `overtake_after`; from then on a large call no longer blocks smaller ones.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,27 +10,26 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-/// A place in a queue. Those of calls that began to wait earlier come first.
+/// The position of a call in a queue, ordered by the start of its wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket {
-    /// When the call began to wait.
     pub since: Instant,
     number: u64,
 }
 
 impl Ticket {
-    /// A ticket that no other equals.
+    /// Returns a unique ticket.
     pub fn new(since: Instant) -> Self {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
         Self { since, number: NUMBERS.fetch_add(1, Ordering::Relaxed) }
     }
 }
 
-/// How many waiting calls one release looks at: each that fits wakes the next itself, and each
-/// that was passed over looks again when its own patience ends.
+/// How many waiting calls one release wakes at most. A call that fits wakes the next one itself, and
+/// an overtaken call checks again after `overtake_after`.
 const WOKEN_MAX: usize = 4;
 
-/// The calls that wait for one subject's tokens and money.
+/// The calls that wait for tokens or money of one subject.
 #[derive(Debug)]
 pub struct WaitQueue {
     waiting: BTreeMap<Ticket, Arc<Notify>>,
@@ -39,47 +38,45 @@ pub struct WaitQueue {
 }
 
 impl WaitQueue {
-    /// An empty queue. `patience` is how long a call waits without anything coming back, and how
-    /// long it stands in the way of those behind it.
+    /// `overtake_after` is how long a call waits without a release, and how long it blocks the calls
+    /// behind it.
     pub const fn new(overtake_after: Duration) -> Self {
         Self { waiting: BTreeMap::new(), released_at: None, overtake_after }
     }
 
-    /// How many wait.
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Whether nobody waits: then nothing of this module is asked.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Takes a place; `signal` says when to look again.
+    /// Adds a call; `signal` is notified when it should check again.
     pub fn join(&mut self, ticket: Ticket, signal: Arc<Notify>) {
         self.waiting.insert(ticket, signal);
     }
 
-    /// Gives a place up, and lets the next ones look: they may have been waiting for this one.
+    /// Removes a call and wakes the next ones, which may have been waiting behind it.
     pub fn leave(&mut self, ticket: Ticket, now: Instant) {
         if self.waiting.remove(&ticket).is_some() {
             self.wake(now);
         }
     }
 
-    /// Notes that something came back.
+    /// Records that amounts were returned, and wakes the next calls.
     pub fn on_release(&mut self, now: Instant) {
         self.released_at = Some(now);
         self.wake(now);
     }
 
-    /// Lets all look: who calls, or what they may, has changed.
+    /// Wakes all calls, because keys or limits have changed.
     pub fn wake_all(&self) {
         self.waiting.values().for_each(|signal| signal.notify_one());
     }
 
-    /// Whether a call may take what is there: nobody before it is still owed the first choice.
-    /// One without a ticket comes last.
+    /// True if no call ahead of this one is still protected from being overtaken. A call without a
+    /// ticket comes last.
     pub fn may_proceed(&self, ticket: Option<Ticket>, now: Instant) -> bool {
         let before = match ticket {
             Some(ticket) => self.waiting.range(..ticket).next_back(),
@@ -88,13 +85,13 @@ impl WaitQueue {
         before.is_none_or(|(before, _)| self.overtake_after <= now.duration_since(before.since))
     }
 
-    /// When a call of that ticket has waited long enough: its patience after it came, or after
-    /// something came back last.
+    /// Returns when a call stops waiting: `overtake_after` after it began to wait or after the last
+    /// release, whichever is later.
     pub fn gives_up_at(&self, ticket: Ticket) -> Instant {
         self.released_at.map_or(ticket.since, |at| at.max(ticket.since)) + self.overtake_after
     }
 
-    /// Lets the first look, and those behind whoever was passed over already.
+    /// Wakes the first call, and the calls behind those that may be overtaken.
     fn wake(&self, now: Instant) {
         for (ticket, signal) in self.waiting.iter().take(WOKEN_MAX) {
             signal.notify_one();
@@ -136,8 +133,8 @@ mod tests {
         assert!(pass(0, later) && !pass(1, later) && !pass(2, later));
         assert!(!queue.may_proceed(None, later));
         let overdue = start + OVERTAKE_AFTER;
-        assert!(pass(1, overdue) && pass(2, overdue), "the first two are passed");
-        assert!(!queue.may_proceed(None, overdue), "the third is not");
+        assert!(pass(1, overdue) && pass(2, overdue), "the first two may be overtaken");
+        assert!(!queue.may_proceed(None, overdue), "the third may not");
     }
 
     #[test]
@@ -149,7 +146,7 @@ mod tests {
         queue.leave(tickets[0].0, start);
         assert!(is_woken(&tickets[1].1) && !is_woken(&tickets[2].1));
         queue.leave(tickets[0].0, start);
-        assert!(!is_woken(&tickets[1].1), "a place is given up once");
+        assert!(!is_woken(&tickets[1].1), "leaving again changes nothing");
         assert_eq!(queue.len(), 2);
         assert!(!queue.is_empty() && WaitQueue::new(OVERTAKE_AFTER).is_empty());
     }
@@ -171,7 +168,7 @@ mod tests {
             queue(&[start, start, start + OVERTAKE_AFTER, start + OVERTAKE_AFTER]);
         let woken = || tickets.iter().map(|(_, signal)| is_woken(signal)).collect::<Vec<_>>();
         queue.on_release(start + OVERTAKE_AFTER);
-        assert_eq!(woken(), [true, true, true, false], "up to the first that is owed its turn");
+        assert_eq!(woken(), [true, true, true, false], "up to the first that may not be overtaken");
         queue.wake_all();
         assert_eq!(woken(), [true; 4]);
         assert_eq!(woken(), [false; 4]);

@@ -1,4 +1,4 @@
-//! A turn: a call's place in a queue while it waits, given up whatever becomes of the call.
+//! The wait slot of a call: its position in at most one wait queue, given up on drop.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,10 +14,9 @@ use crate::clock;
 use crate::domain::limit::Level;
 use crate::settings::admission::AdmissionSettings;
 
-/// How many times its patience a call waits at most, though others keep being served.
+/// A call waits at most this many times `hold_wait`, even if amounts keep being returned.
 const WAIT_FACTOR_MAX: u32 = 15;
 
-/// A call's place in a queue.
 #[derive(Debug)]
 pub struct WaitSlot {
     project: Arc<ProjectHandle>,
@@ -30,7 +29,7 @@ pub struct WaitSlot {
 }
 
 impl WaitSlot {
-    /// A turn that begins now, in no queue yet.
+    /// Starts the wait, in no queue yet.
     pub fn new(caller: &Caller, settings: &AdmissionSettings) -> Self {
         let now = clock::monotonic_now();
         Self {
@@ -44,18 +43,16 @@ impl WaitSlot {
         }
     }
 
-    /// Its place in either queue.
     pub const fn ticket(&self) -> Ticket {
         self.ticket
     }
 
-    /// Whose queue it waits in.
+    /// The level whose queue contains the call.
     pub const fn queue_level(&self) -> Option<Level> {
         self.queue_level
     }
 
-    /// Waits in that queue, and in no other; both locks are held by the caller. False when the
-    /// queue is full.
+    /// Moves the call to the queue of `level`. False if that queue is full. The caller holds both locks.
     pub fn enqueue(
         &mut self,
         level: Level,
@@ -89,14 +86,14 @@ impl WaitSlot {
         }
     }
 
-    /// Waits no longer; both locks are held by the caller.
+    /// Leaves the queue. The caller holds both locks.
     pub fn leave(&mut self, project: &mut ProjectState, organization: &mut OrganizationState) {
         if let Some(level) = self.queue_level.take() {
             self.queue(level, project, organization).leave(self.ticket, clock::monotonic_now());
         }
     }
 
-    /// Whether the call has waited long enough: nothing came back for as long as its patience.
+    /// True if nothing was returned for `hold_wait`, or the maximum wait is over.
     pub fn timed_out(&self, settings: &AdmissionSettings) -> bool {
         let Some(level) = self.queue_level else { return false };
         let now = clock::monotonic_now();
@@ -106,18 +103,17 @@ impl WaitSlot {
         deadline.min(self.ticket.since + settings.hold_wait * WAIT_FACTOR_MAX) <= now
     }
 
-    /// Sleeps until something came back that this call may be able to use, and at least once in
-    /// `hold_wait`.
+    /// Waits for a wake-up, at most `hold_wait`.
     pub async fn wait(&mut self, settings: &AdmissionSettings) {
         let signal = self.signal.notified();
-        // The time being up is as good a reason to look as being told to.
+        // On timeout the call checks again as after a wake-up.
         if tokio::time::timeout_at(self.next_check_at.into(), signal).await.is_err() {
             self.next_check_at = clock::monotonic_now() + settings.hold_wait;
         }
     }
 }
 
-/// A call that ends while it waits gives its place up: those behind it must not wait for it.
+/// A call that ends while it waits leaves its queue, so that it does not block the calls behind it.
 impl Drop for WaitSlot {
     fn drop(&mut self) {
         if self.queue_level.is_some() {
