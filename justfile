@@ -22,7 +22,7 @@ simulation seeds="10000":
 
 # Has many workers ask a million times at each of many limits.
 admits asks="1000000":
-    METEOR_ADMITS={{ asks }} cargo test --lib accounting::tests::throng -- --nocapture
+    METEOR_ADMITS={{ asks }} cargo test --lib accounting::tests::concurrent_workers -- --nocapture
 
 # Tries thousands of schedules of threads at the locks of the books.
 interleavings:

@@ -1,4 +1,4 @@
-//! The catalog in use: models by name, and the upstreams that serve them.
+//! A snapshot of the catalog: models by name, and the upstreams that serve them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,18 +9,18 @@ use crate::dialect::endpoint::Dialect;
 use crate::domain::catalog::{Model, Target};
 use crate::proxy::upstream::provider_endpoint::Upstream;
 
-/// Models and upstreams of one moment.
+/// Models and upstreams. Replaced as a whole when the configuration changes.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    /// By name and by alias.
+    /// Keyed by name and by alias.
     models: HashMap<Arc<str>, Arc<Model>, FastHash>,
-    /// Serves what is not listed, where unknown names are welcome (the demo with `--upstream`).
+    /// Serves unlisted names, if the deployment accepts them (`meteor demo --upstream`).
     fallback: Option<Arc<Model>>,
     upstreams: Vec<Arc<Upstream>>,
 }
 
 impl Catalog {
-    /// A catalog of those models; their targets are places in `upstreams`.
+    /// Targets of the models are indexes into `upstreams`.
     pub fn new(
         models: impl IntoIterator<Item = Model>,
         fallback: Option<Model>,
@@ -35,12 +35,11 @@ impl Catalog {
         Self { models: by_name, fallback: fallback.map(Arc::new), upstreams }
     }
 
-    /// Its upstreams.
     pub fn upstreams(&self) -> &[Arc<Upstream>] {
         &self.upstreams
     }
 
-    /// The model of that name or alias.
+    /// Returns the model with this name or alias.
     pub fn model(&self, name: &str) -> Option<Arc<Model>> {
         self.models.get(name).cloned().or_else(|| {
             let fallback = self.fallback.as_ref()?;
@@ -48,7 +47,7 @@ impl Catalog {
         })
     }
 
-    /// All listed models, in the order of their names.
+    /// Returns all listed models, sorted by name.
     pub fn listed_models(&self) -> Vec<Arc<Model>> {
         let primary = self.models.iter().filter(|(name, model)| **name == model.name);
         let mut models: Vec<_> = primary.map(|(_, model)| Arc::clone(model)).collect();
@@ -56,7 +55,7 @@ impl Catalog {
         models
     }
 
-    /// All listed models that can be called in that dialect, in the order of their names.
+    /// Returns the listed models that are served in `dialect`, sorted by name.
     pub fn models_for(&self, dialect: Dialect) -> Vec<&Model> {
         let has_target = |model: &&Model| self.targets(model, dialect).next().is_some();
         let primary = self.models.iter().filter(|(name, model)| **name == model.name);
@@ -66,7 +65,7 @@ impl Catalog {
         models
     }
 
-    /// Where a model is served in that dialect, first choice first.
+    /// Returns the targets that serve `model` in `dialect`, in order of preference.
     pub fn targets<'a>(
         &'a self,
         model: &'a Model,

@@ -1,4 +1,4 @@
-//! Which headers pass, which stay, and which become others.
+//! Request and response headers: which are forwarded, stripped, renamed or added.
 
 use std::fmt::Write;
 
@@ -11,21 +11,21 @@ use crate::accounting::live_state::TightestLimits;
 use crate::dialect::endpoint::Dialect;
 use crate::domain::counter::Headroom;
 use crate::domain::ids::RequestLogId;
-use crate::domain::time::UnixMs;
+use crate::domain::time::{UnixMs, seconds_until};
 
-/// The upstream's own id of the call, beside ours.
+/// The request id that the upstream assigned.
 pub const UPSTREAM_REQUEST_ID: HeaderName = HeaderName::from_static("x-upstream-request-id");
-/// Our id of the call.
+/// The request id that the gateway assigned.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// The same where callers in the Anthropic dialect look for it.
+/// The same id, under the name that Anthropic clients read.
 const ANTHROPIC_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
-/// Whose fault an error is: `gateway` or `upstream`.
+/// Where an error comes from: `gateway` or `upstream`.
 pub const ERROR_SOURCE: HeaderName = HeaderName::from_static("x-meteor-error-source");
 
-/// The most output tokens of a choice, where the gateway bounded them.
+/// The maximum output tokens per choice, if the gateway lowered it.
 pub const OUTPUT_CLAMPED: HeaderName = HeaderName::from_static("x-meteor-output-clamped");
 
-/// How many headers of its own the gateway adds to an answer, at most.
+/// The maximum number of headers that the gateway adds to a response.
 pub const fn gateway_headers_max(dialect: Dialect) -> usize {
     match dialect {
         Dialect::Anthropic => 18,
@@ -33,7 +33,6 @@ pub const fn gateway_headers_max(dialect: Dialect) -> usize {
     }
 }
 
-/// Whether a header is about one connection, not about the call.
 fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name,
@@ -49,10 +48,10 @@ fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
-/// Whether a request header is not for the upstream: hop by hop, a credential, something that
-/// moves the bill or cuts usage out of the answer, something that turns the call into another,
-/// something about the client's way here, or something the gateway sets itself.
-/// All others pass, those of tomorrow too.
+/// True for request headers that the upstream must not receive: hop-by-hop headers, credentials,
+/// headers that change who is billed or remove usage from the response, method overrides, headers
+/// about the client's route to the gateway, and headers that the gateway sets itself. All others are
+/// forwarded, including ones that do not exist yet.
 fn is_stripped_from_request(name: &str) -> bool {
     let is_listed = matches!(
         name,
@@ -80,8 +79,8 @@ fn is_stripped_from_request(name: &str) -> bool {
     is_listed || is_hop_by_hop(name) || name.starts_with("x-forwarded-")
 }
 
-/// Whether a response header is not for the client: hop by hop, about the shared credential, or
-/// leading to the upstream itself, by an address that may hold it.
+/// True for response headers that the client must not receive: hop-by-hop headers, headers about the
+/// shared credential, and addresses of the upstream, which may contain the credential.
 fn is_stripped_from_response(name: &str) -> bool {
     let is_listed = matches!(
         name,
@@ -98,26 +97,27 @@ fn is_stripped_from_response(name: &str) -> bool {
     is_listed || is_hop_by_hop(name)
 }
 
-/// Whether a response header tells of an upstream's own rate limits.
+/// True for headers that report the upstream's own rate limits.
 fn is_rate_limit_header(name: &str) -> bool {
     name.starts_with("x-ratelimit-")
         || name.starts_with("anthropic-ratelimit-")
         || matches!(name, "ratelimit" | "ratelimit-policy")
 }
 
-/// Whether a key stands in a header that is not for one: some clients put it into several.
+/// True if the value contains a gateway API key. Some clients send the key in several headers.
 fn may_contain_key(value: &HeaderValue) -> bool {
     KEY_BYTES <= value.len() && memmem::find(value.as_bytes(), KEY_PREFIX.as_bytes()).is_some()
 }
 
-/// Turns a client's headers into those for the upstream.
+/// Turns the client's request headers into those for the upstream.
 pub fn for_upstream(headers: &mut HeaderMap) {
     remove(headers, |name, value| is_stripped_from_request(name) || may_contain_key(value));
     headers.insert(http::header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
 }
 
-/// Turns an upstream's headers into those for the client. Its rate limits are those of a
-/// credential that all callers share: they pass only where the operator says so.
+/// Turns the upstream's response headers into those for the client. The upstream's rate limits are
+/// those of a credential that all callers share, so they are forwarded only if `forward_limits` is
+/// set.
 pub fn for_client(headers: &mut HeaderMap, forward_limits: bool) {
     remove(headers, |name, _| {
         is_stripped_from_response(name) || (!forward_limits && is_rate_limit_header(name))
@@ -129,7 +129,7 @@ pub fn for_client(headers: &mut HeaderMap, forward_limits: bool) {
     }
 }
 
-/// Removes what `stays` names, and what the `connection` header itself names.
+/// Removes the headers that `is_stripped` selects and those that the `connection` header lists.
 fn remove(headers: &mut HeaderMap, is_stripped: impl Fn(&str, &HeaderValue) -> bool) {
     let lines = headers.get_all(http::header::CONNECTION).iter();
     let mut removed: Vec<HeaderName> = lines
@@ -144,7 +144,7 @@ fn remove(headers: &mut HeaderMap, is_stripped: impl Fn(&str, &HeaderValue) -> b
     }
 }
 
-/// Tells our id of the call.
+/// Adds the request id of the gateway.
 pub fn add_id(fields: &mut HeaderMap, id: RequestLogId, dialect: Dialect) {
     let id = HeaderValue::from_bytes(&id.hyphenated()).unwrap_or(HeaderValue::from_static(""));
     if dialect == Dialect::Anthropic {
@@ -153,12 +153,12 @@ pub fn add_id(fields: &mut HeaderMap, id: RequestLogId, dialect: Dialect) {
     fields.insert(REQUEST_ID, id);
 }
 
-/// A header value of digits.
-pub fn number(value: i64) -> HeaderValue {
+/// Returns a number as a header value.
+pub fn number(value: u64) -> HeaderValue {
     HeaderValue::from(value)
 }
 
-/// Tells what is left of the tightest limits.
+/// Adds the headers that report the remaining headroom of the tightest limits.
 pub fn add_rate_limits(
     fields: &mut HeaderMap,
     limits: &TightestLimits,
@@ -179,7 +179,7 @@ pub fn add_rate_limits(
         fields.insert(&names.openai[0], limit);
         fields.insert(&names.openai[1], remaining);
         // Seconds as OpenAI writes them: `34s`.
-        let reset = writer.number(seconds_until(headroom.reset_at, now)).text("s").value();
+        let reset = writer.unsigned(seconds_until(headroom.reset_at, now)).text("s").value();
         fields.insert(&names.openai[2], reset);
     }
     let tightest = [requests, tokens]
@@ -190,13 +190,13 @@ pub fn add_rate_limits(
         let seconds = seconds_until(headroom.reset_at, now);
         let name = headroom.limit.field();
         writer.text("\"").text(name).text("\";r=").number(headroom.remaining);
-        fields.insert(&RATE_LIMIT, writer.text(";t=").number(seconds).value());
+        fields.insert(&RATE_LIMIT, writer.text(";t=").unsigned(seconds).value());
         writer.text("\"").text(name).text("\";q=").number(headroom.value);
         fields.insert(&RATE_LIMIT_POLICY, writer.value());
     }
 }
 
-/// Writes header values, all into one buffer: every answer carries a few.
+/// Writes header values into one shared buffer, so that a response needs one allocation for all.
 struct HeaderWriter(BytesMut);
 
 impl Default for HeaderWriter {
@@ -212,8 +212,15 @@ impl HeaderWriter {
     }
 
     fn number(&mut self, number: i64) -> &mut Self {
+        if number < 0 {
+            self.text("-");
+        }
+        self.unsigned(number.unsigned_abs())
+    }
+
+    fn unsigned(&mut self, number: u64) -> &mut Self {
         let mut digits = [0; 20];
-        let mut rest = number.unsigned_abs();
+        let mut rest = number;
         let mut at = digits.len();
         loop {
             at -= 1;
@@ -223,45 +230,37 @@ impl HeaderWriter {
                 break;
             }
         }
-        if number < 0 {
-            self.text("-");
-        }
         self.0.extend_from_slice(&digits[at..]);
         self
     }
 
-    /// An instant as RFC 3339.
+    /// Writes an instant as RFC 3339.
     fn instant(&mut self, at: UnixMs) -> &mut Self {
         // Writing to memory does not fail.
         let _ = write!(self.0, "{at}");
         self
     }
 
-    /// The value written since the last one.
+    /// Returns the text written since the previous call.
     fn value(&mut self) -> HeaderValue {
         let bytes = self.0.split().freeze();
         HeaderValue::from_maybe_shared(bytes).unwrap_or(HeaderValue::from_static(""))
     }
 }
 
-/// How much of a limit is left, in millionths.
+/// The unused part of a limit, in millionths.
 fn remaining_millionths(headroom: &Headroom) -> i128 {
     i128::from(headroom.remaining) * 1_000_000 / i128::from(headroom.value.max(1))
-}
-
-/// Whole seconds until then, begun ones counted.
-fn seconds_until(reset_at: UnixMs, now: UnixMs) -> i64 {
-    ((reset_at.0 - now.0).max(0) + 999) / 1_000
 }
 
 static RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 static RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// What the limit, the rest and the reset of one measure are called in each dialect.
+/// Names of the headers for limit, remaining and reset of one measure.
 struct LimitHeaders {
-    /// Those that every caller is told by.
+    /// Sent in every dialect.
     openai: [HeaderName; 3],
-    /// Those that callers in the Anthropic dialect are told by besides.
+    /// Sent in addition in the Anthropic dialect.
     anthropic: [HeaderName; 3],
 }
 
@@ -311,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_written_as_they_are() {
+    fn numbers_are_written_in_decimal() {
         let mut writer = HeaderWriter::default();
         for number in [0, 7, 10, -3, i64::MAX, i64::MIN] {
             assert_eq!(writer.number(number).value(), number.to_string());

@@ -1,4 +1,4 @@
-//! Inform: what the gateway answers by itself, without an upstream and without being counted.
+//! Endpoints that the gateway serves itself: model lists, limits and health. They are not metered.
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -7,18 +7,15 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::accounting::directory::Caller;
-use crate::accounting::limit_state::LimitStatus;
 use crate::dialect::endpoint::{Dialect, Endpoint};
 use crate::domain::catalog::Model;
-use crate::domain::limit::{Limit, Measure};
-use crate::domain::money::Nano;
-use crate::domain::time::UnixMs;
 use crate::proxy::catalog::Catalog;
+use crate::proxy::limit_json::status_json;
 use crate::proxy::request_context::RequestContext;
 use crate::proxy::{headers, query};
 
-/// The dialect of whoever asks: the endpoint's own, or where callers of all dialects share a path,
-/// that of the headers they send.
+/// Returns the dialect to answer in: that of the endpoint or, for the path that all dialects share,
+/// the one that the credential headers indicate.
 pub fn caller_dialect(endpoint: Endpoint, parts: &Parts) -> Dialect {
     if endpoint != Endpoint::Models {
         return endpoint.dialect();
@@ -35,7 +32,7 @@ pub fn caller_dialect(endpoint: Endpoint, parts: &Parts) -> Dialect {
     }
 }
 
-/// The models that this key may use in that dialect, told in it.
+/// Lists the models that the caller may use in `dialect`, in the format of that dialect.
 pub fn models(
     catalog: &Catalog,
     caller: &Caller,
@@ -94,27 +91,14 @@ fn gemini_models(models: &[&Model]) -> Value {
     json!({ "models": models.iter().map(model).collect::<Vec<_>>() })
 }
 
-/// All limits that apply to this key, and where each stands.
+/// Lists all limits that apply to the caller, with their usage.
 pub fn limits(caller: &Caller, ctx: &RequestContext) -> Response<Bytes> {
-    let limit = |status: LimitStatus| {
-        let LimitStatus { level, limit, value, used, held, reset_at, enforced } = status;
-        json!({
-            "name": limit.field(),
-            "level": level.name(),
-            "limit": amount(limit, value),
-            "used": amount(limit, used),
-            "held": amount(limit, held),
-            "remaining": amount(limit, (value - used - held).max(0)),
-            "resetAt": reset_at_json(reset_at, limit),
-            "enforced": enforced,
-        })
-    };
-    let limits: Vec<Value> =
-        caller.limit_statuses(ctx.received_at).into_iter().map(limit).collect();
+    let statuses = caller.limit_statuses(ctx.received_at);
+    let limits: Vec<Value> = statuses.iter().map(status_json).collect();
     json_response(&json!({ "object": "list", "data": limits }), Dialect::OpenAi, ctx)
 }
 
-/// Whether calls are taken here.
+/// Reports whether the gateway accepts calls.
 pub fn health(is_draining: bool) -> Response<Bytes> {
     let (status, text) = if is_draining {
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
@@ -124,18 +108,6 @@ pub fn health(is_draining: bool) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from_static(text.as_bytes()));
     *response.status_mut() = status;
     response
-}
-
-/// A count, or money as exact text.
-fn amount(limit: Limit, value: i64) -> Value {
-    match limit.measure() {
-        Measure::Spend => Value::from(Nano(value).to_string()),
-        Measure::Requests | Measure::Tokens => Value::from(value),
-    }
-}
-
-fn reset_at_json(at: UnixMs, limit: Limit) -> Option<String> {
-    (limit != Limit::ConcurrentCalls).then(|| at.to_string())
 }
 
 fn json_response(body: &Value, dialect: Dialect, ctx: &RequestContext) -> Response<Bytes> {

@@ -5,6 +5,7 @@ pub mod query;
 pub mod request_context;
 pub mod upstream;
 pub mod catalog;
+pub mod limit_json;
 pub mod refusal;
 pub mod response;
 pub mod server;

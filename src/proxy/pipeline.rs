@@ -1,7 +1,7 @@
-//! Exchange: the path of a call, top to bottom. READ THIS FIRST.
+//! The path of a call from top to bottom. Read this file first.
 //!
-//! One line a stage, one file a stage. A stage takes what it needs and returns a small new value;
-//! it never calls the next one. What a stage refuses is told in one place, `refuse`.
+//! Each stage has a file of its own in `stages`. A stage takes what it needs, returns a new value and
+//! never calls the next stage. `refusal` turns what a stage refuses into an error response.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -18,19 +18,20 @@ use crate::proxy::refusal::error_response::error_response;
 use crate::proxy::refusal::reason::Refusal;
 use crate::proxy::refusal::refusal_log::RefusedCall;
 use crate::proxy::request_context::RequestContext;
+use crate::proxy::response::decoded_meter::StreamOptions;
 use crate::proxy::response_body::ResponseBody;
 use crate::proxy::server::worker::Worker;
-use crate::proxy::stages::admit::admit;
+use crate::proxy::stages::admit::{RoutedCall, admit};
 use crate::proxy::stages::authenticate::{Authenticated, authenticate, reauthenticate};
-use crate::proxy::stages::failover::order_by_weight;
 use crate::proxy::stages::forward::forward;
 use crate::proxy::stages::idempotency::claim_idempotency_key;
 use crate::proxy::stages::receive::{ReceivedCall, drain_request_body, receive};
 use crate::proxy::stages::relay::relay;
 use crate::proxy::stages::route::{Route, route};
+use crate::proxy::upstream::failover::order_by_weight;
 use crate::proxy::{headers, local_endpoints};
 
-/// Answers one request.
+/// Handles one request.
 pub async fn handle(
     worker: Rc<Worker>,
     request: Request<Incoming>,
@@ -67,17 +68,19 @@ pub async fn handle(
             local_response(local_endpoints::models(&shared.catalog.load(), caller, dialect, &ctx))
         }
         Endpoint::Limits => local_response(local_endpoints::limits(caller, &ctx)),
-        _ => match receive((endpoint, model.as_deref()), parts, body, &shared.settings).await {
+        _ => match receive(endpoint, model.as_deref(), parts, body, &shared.settings).await {
             Ok(call) => return proxy_call(&worker, &ctx, &authenticated, call).await,
             Err(refusal) => {
-                refuse_and_log(&worker, &ctx, caller, (endpoint, "", false), &refusal).await
+                let (context, model, stream) = (&ctx, "", false);
+                let call = RefusedCall { context, caller, endpoint, model, stream };
+                refuse_and_log(&worker, &call, &refusal).await
             }
         },
     };
     add_rate_limit_headers(response, caller, dialect, &ctx)
 }
 
-/// Takes a call that was understood through its other stages.
+/// Runs the stages after `receive`.
 async fn proxy_call(
     worker: &Rc<Worker>,
     ctx: &RequestContext,
@@ -89,14 +92,15 @@ async fn proxy_call(
     let (route, permit) = match admit_call(worker, ctx, authenticated, &call).await {
         Ok(admitted) => admitted,
         Err(refusal) => {
-            let logged = (endpoint, call.facts.model.as_str(), call.facts.stream);
-            let response = refuse_and_log(worker, ctx, caller, logged, &refusal).await;
+            let (model, stream) = (call.facts.model.as_str(), call.facts.stream);
+            let refused = RefusedCall { context: ctx, caller, endpoint, model, stream };
+            let response = refuse_and_log(worker, &refused, &refusal).await;
             return add_rate_limit_headers(response, caller, dialect, ctx);
         }
     };
     let result = match permit.disconnect_tracker().map(Rc::clone) {
         None => forward_and_relay(worker, call, &route, permit).await,
-        // Only such a call pays for a task of its own.
+        // Only calls that may be drained run in a task of their own.
         Some(tracker) => {
             let task_worker = Rc::clone(worker);
             let work = async move { forward_and_relay(&task_worker, call, &route, permit).await };
@@ -114,7 +118,7 @@ async fn proxy_call(
     })
 }
 
-/// Forward and relay: what can go on without a client.
+/// Runs the stages that may continue after the client has disconnected.
 async fn forward_and_relay(
     worker: &Worker,
     call: ReceivedCall,
@@ -122,14 +126,17 @@ async fn forward_and_relay(
     permit: Permit,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let endpoint = call.endpoint;
-    let stream_flags = (call.facts.stream, call.facts.include_usage.is_some());
+    let stream = StreamOptions {
+        requested: call.facts.stream,
+        strip_usage: call.facts.include_usage.is_some(),
+    };
     let upstream_response = forward(&worker.pool, call, route, permit).await?;
-    let response = relay(upstream_response, endpoint, stream_flags).await?;
+    let response = relay(upstream_response, endpoint, stream).await?;
     Ok(response.map(|relay| ResponseBody::from_relay(relay, &worker.detached)))
 }
 
-/// Claim, route and admit, as things are now that the body is here. From here on the call has a
-/// permit, which writes its own record.
+/// Claims the idempotency key, routes and admits, all at the time after the body was read. Afterwards
+/// the permit writes the log entry of the call.
 async fn admit_call(
     worker: &Worker,
     ctx: &RequestContext,
@@ -143,35 +150,31 @@ async fn admit_call(
     let now = clock::wall_now();
     let authenticated = reauthenticate(&worker.shared.directory, authenticated, now, ctx.address)?;
     let mut route = route(&worker.shared.catalog.load(), &authenticated.caller, call, now)?;
-    order_by_weight(&mut route.targets, |stop| stop.rank, || worker.request_ids.next_random());
-    let permit = admit(worker, (ctx, now), &authenticated, (call, claim), &route).await?;
+    order_by_weight(&mut route.targets, |target| target.rank, || worker.request_ids.next_random());
+    let routed = RoutedCall { ctx, now, authenticated: &authenticated, call, route: &route, claim };
+    let permit = admit(worker, routed).await?;
     Ok((route, permit))
 }
 
-/// Tells a caller no, and notes it in the log: whoever saw the answer finds it there.
+/// Logs a refused call and returns its error response once the log entry is written.
 async fn refuse_and_log(
     worker: &Worker,
-    ctx: &RequestContext,
-    caller: &Caller,
-    (endpoint, model, stream): (Endpoint, &str, bool),
+    call: &RefusedCall<'_>,
     refusal: &Refusal,
 ) -> Response<ResponseBody> {
-    let dialect = endpoint.dialect();
+    let (ctx, dialect) = (call.context, call.endpoint.dialect());
     let spec = refusal.spec(ctx.received_at);
-    let (status, code) = (spec.status_for(dialect), spec.code);
-    let call = RefusedCall { context: ctx, caller, endpoint, model, stream, status, code };
-    if let Some(position) = worker.refusal_log.log(&call) {
+    if let Some(position) = worker.refusal_log.log(call, spec.status_for(dialect), spec.code) {
         worker.admission.writer.wait_written(position).await;
     }
     local_response(error_response(refusal, dialect, ctx))
 }
 
-/// The gateway's own words.
 fn local_response(response: Response<Bytes>) -> Response<ResponseBody> {
     response.map(ResponseBody::from)
 }
 
-/// Tells a caller where the tightest limits stand, beside whatever else it is told.
+/// Adds the rate limit headers of the caller to a response of the gateway itself.
 fn add_rate_limit_headers(
     mut response: Response<ResponseBody>,
     caller: &Caller,

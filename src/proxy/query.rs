@@ -1,21 +1,21 @@
-//! Query: what the target of a request says behind its `?`, and how names are escaped in it.
+//! Query strings: splitting parameters, percent-encoding, and parameters that are not forwarded.
 
 use std::borrow::Cow;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-/// The parameter that may hold the caller's key.
+/// The query parameter that may hold the caller's API key.
 pub const KEY: &str = "key";
 
-/// What stands in a path as it is.
+/// Every byte but the unreserved characters of RFC 3986.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// The parts of a query, in order; empty ones are left out.
+/// Returns the parameters of a query in order, without empty ones.
 pub fn params(query: &str) -> impl Iterator<Item = &str> {
     query.split('&').filter(|param| !param.is_empty())
 }
 
-/// The value of `part`, escapes included, if its name is `name`, however that is written.
+/// Returns the value of `param`, still percent-encoded, if its decoded name is `name`.
 pub fn value_of<'a>(param: &'a str, name: &str) -> Option<&'a str> {
     let (param_name, value) = param.split_once('=').unwrap_or((param, ""));
     let matches = param_name == name
@@ -23,9 +23,9 @@ pub fn value_of<'a>(param: &'a str, name: &str) -> Option<&'a str> {
     matches.then_some(value)
 }
 
-/// Whether a part of a Gemini call's query is not for the upstream: a credential, what moves the
-/// bill or cuts usage out of the answer, or what turns the call into another. The answer without
-/// it is whole, so whoever sent it understands it.
+/// True for query parameters of a Gemini call that the upstream must not receive: credentials,
+/// parameters that change who is billed or remove usage from the response, and method overrides.
+/// Without them the response is complete, so the client can still read it.
 pub fn is_stripped_param(param: &str) -> bool {
     matches!(
         &*google_param(param).0,
@@ -42,8 +42,8 @@ pub fn is_stripped_param(param: &str) -> bool {
     )
 }
 
-/// What in the query of a Gemini call asks for an answer that no meter reads: a format that is
-/// neither JSON nor a stream of it, or a script around it.
+/// Returns the query parameter of a Gemini call that selects a response no meter can read: a format
+/// other than JSON or server-sent events, or JSONP.
 pub fn unmeterable_param(query: &str) -> Option<&'static str> {
     params(query).find_map(|param| {
         let (name, value) = google_param(param);
@@ -59,19 +59,19 @@ pub fn unmeterable_param(query: &str) -> Option<&'static str> {
     })
 }
 
-/// The name of a part as Google's servers take it, with or without a `$`, and its value.
+/// Returns name and value of a parameter. Google's servers ignore case and a leading `$`.
 fn google_param(param: &str) -> (String, &str) {
     let (name, value) = param.split_once('=').unwrap_or((param, ""));
     let name = decoded(name).unwrap_or_default();
     (name.strip_prefix('$').unwrap_or(&name).to_ascii_lowercase(), value)
 }
 
-/// A text without its escapes; `None` if it is no text then.
+/// Percent-decodes a text; `None` if the result is not UTF-8.
 pub fn decoded(text: &str) -> Option<Cow<'_, str>> {
     percent_decode_str(text).decode_utf8().ok()
 }
 
-/// A text as one segment of a path.
+/// Percent-encodes a text as one path segment.
 pub fn escaped(text: &str) -> Cow<'_, str> {
     utf8_percent_encode(text, ESCAPED).into()
 }
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_found_however_it_is_written() {
+    fn a_parameter_is_found_in_every_spelling() {
         assert_eq!(value_of("key=a%20b", KEY), Some("a%20b"));
         assert_eq!(value_of("%6Bey=a=b", KEY), Some("a=b"));
         assert_eq!(value_of("key", KEY), Some(""));
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_becomes_one_segment_and_comes_back() {
+    fn a_name_is_encoded_as_one_segment_and_decoded_again() {
         for (name, segment) in [("a-1.5_b~", "a-1.5_b~"), ("ü/b:c", "%C3%BC%2Fb%3Ac")] {
             assert_eq!(escaped(name), segment);
             assert_eq!(decoded(segment).as_deref(), Some(name));

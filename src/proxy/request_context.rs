@@ -1,4 +1,4 @@
-//! The arrival of a call: its id and its times.
+//! The identity of a request: its id, arrival times and client address.
 
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -8,32 +8,31 @@ use crate::clock;
 use crate::domain::ids::RequestLogId;
 use crate::domain::time::UnixMs;
 
-/// What is known of a call before a byte of it was looked at.
+/// What is known about a request before it is parsed.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestContext {
-    /// Its id.
     pub id: RequestLogId,
-    /// When, by the wall clock.
+    /// Arrival by the wall clock.
     pub received_at: UnixMs,
-    /// When, by the monotonic clock.
+    /// Arrival by the monotonic clock.
     pub started_at: Instant,
-    /// Where it came from.
+    /// The IP address of the client.
     pub address: IpAddr,
 }
 
-/// Makes ids of calls: `UUIDv7`s whose random part is a sequence that no other worker follows.
+/// Generates request ids: `UUIDv7`s whose random bits come from a sequence of this worker.
 #[derive(Debug)]
 pub struct RequestIds {
     state: Cell<u64>,
 }
 
 impl RequestIds {
-    /// A sequence of its own, from the system's randomness.
+    /// Seeds the sequence from the operating system.
     pub fn new() -> Result<Self, getrandom::Error> {
         Ok(Self { state: Cell::new(getrandom::u64()?) })
     }
 
-    /// Notes that a call has come.
+    /// Returns the context of a request that arrives now.
     pub fn new_request(&self, address: IpAddr) -> RequestContext {
         let received_at = clock::wall_now();
         RequestContext {
@@ -52,7 +51,7 @@ impl RequestIds {
         RequestLogId(ms << 80 | version_and_12_bits << 64 | variant_and_62_bits)
     }
 
-    /// The next number of the sequence, by the `SplitMix64` generator.
+    /// Returns the next number of the sequence (`SplitMix64`).
     pub fn next_random(&self) -> u64 {
         let state = self.state.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
         self.state.set(state);

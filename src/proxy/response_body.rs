@@ -1,4 +1,4 @@
-//! Answer: the response body for a client.
+//! The response body for a client.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -10,21 +10,20 @@ use http_body::{Body, Frame, SizeHint};
 use crate::proxy::server::detached::DetachedCalls;
 use crate::proxy::stages::relay::{Relay, RelayError};
 
-/// A response body for a client.
 #[derive(Debug)]
 pub enum ResponseBody {
-    /// The gateway's own words.
+    /// A complete body: a response of the gateway itself, or one that arrived in one piece.
     Local(Option<Bytes>),
-    /// An upstream's, as they come.
+    /// Forwards a response of an upstream.
     Streaming(Box<Relay>),
-    /// The same, of a call that is read on when its client leaves.
+    /// As `Streaming`, for a call that is drained after its client disconnects.
     DrainOnDrop(DrainOnDrop),
 }
 
-/// An upstream's answer that is read on when nobody takes it any more.
+/// Drains the response in the background if dropped before its end.
 #[derive(Debug)]
 pub struct DrainOnDrop {
-    /// Until it is dropped.
+    /// `None` after drop.
     relay: Option<Box<Relay>>,
     detached: DetachedCalls,
 }
@@ -36,7 +35,7 @@ impl From<Bytes> for ResponseBody {
 }
 
 impl ResponseBody {
-    /// An upstream's; `background` is where it is read on, if that must be.
+    /// Wraps a relay; `detached` runs the drain if one is needed.
     pub fn from_relay(relay: Relay, detached: &DetachedCalls) -> Self {
         match relay.into_complete() {
             Ok(bytes) => Self::Local(Some(bytes)),

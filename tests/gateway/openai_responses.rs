@@ -167,7 +167,7 @@ async fn only_the_project_that_received_a_response_may_continue_it() {
     assert_eq!(status, 200, "{text}");
     let (status, text, _) = call(&other, path, &next).await;
     assert_eq!(status, 400, "{text}");
-    assert!(text.contains("`previous_response_id` refers to state kept"), "{text}");
+    assert!(text.contains("`previous_response_id` refers to state at the provider"), "{text}");
     tenant.assert_settled().await;
     other.assert_settled().await;
 }

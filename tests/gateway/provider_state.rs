@@ -75,7 +75,7 @@ async fn expect_served(tenant: &Tenant, body: &str) {
 async fn expect_refused(tenant: &Tenant, body: &str, field: &str) {
     let (status, text) = call(tenant, body).await;
     assert_eq!(status, 400, "{body}: {text}");
-    assert!(text.contains(&format!("`{field}` refers to state kept at the provider")), "{text}");
+    assert!(text.contains(&format!("`{field}` refers to state at the provider")), "{text}");
 }
 
 const FIRST_IDS: [&str; 2] = ["container_first_whole", "container_first_streamed"];

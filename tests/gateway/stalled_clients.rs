@@ -236,7 +236,7 @@ async fn a_client_stalled_beyond_the_timeout_counts_as_disconnected() {
     let told = with_deadline("an answer", send_on(stream, b"")).await.expect("an answer");
     assert_eq!(told.status, 400);
     let told = told.json().await;
-    assert!(told.at("error.message").text().contains("did not come in time"), "{told}");
+    assert!(told.at("error.message").text().contains("did not arrive in time"), "{told}");
     scene.tenant.assert_settled().await;
 
     let mut stalled = scene.flooded_client().await;

@@ -1,4 +1,4 @@
-//! Shape: a refusal as an answer, in the words of each dialect.
+//! Turns a refusal into an error response in the format of each dialect.
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
@@ -11,10 +11,10 @@ use crate::proxy::headers;
 use crate::proxy::refusal::reason::{ErrorSpec, Refusal};
 use crate::proxy::request_context::RequestContext;
 
-/// Whether an SDK is to retry by itself.
+/// Controls whether the OpenAI and Anthropic SDKs retry on their own.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
-/// The answer that tells a refusal, in the dialect of the caller.
+/// Returns the error response for `refusal` in the dialect of the caller.
 pub fn error_response(
     refusal: &Refusal,
     dialect: Dialect,
@@ -98,7 +98,7 @@ fn merge(mut object: Value, details: Map<String, Value>) -> Value {
     object
 }
 
-/// The `type` that goes with a status.
+/// The Anthropic error type of an HTTP status.
 const fn anthropic_type(status: u16) -> &'static str {
     match status {
         401 => "authentication_error",
@@ -113,7 +113,7 @@ const fn anthropic_type(status: u16) -> &'static str {
     }
 }
 
-/// The `status` that goes with a status.
+/// The Google RPC status name of an HTTP status.
 const fn gemini_status(status: u16) -> &'static str {
     match status {
         401 => "UNAUTHENTICATED",
@@ -142,6 +142,7 @@ mod tests {
     use crate::domain::time::UnixMs;
     use crate::domain::usage::Usage;
     use crate::domain::wallet::WalletShortfall;
+    use crate::proxy::refusal::reason::{ForbiddenReason, InvalidRequest};
 
     const NOW: UnixMs = UnixMs(1_705_314_600_000);
 
@@ -161,14 +162,14 @@ mod tests {
         Refusal::IdempotencyConflict(KeyConflict::Completed(Box::new(call)))
     }
 
-    /// Every refusal there is.
+    /// One of each kind of refusal.
     fn all_refusals() -> Vec<Refusal> {
         let mut all = vec![
             Refusal::Unauthenticated,
-            Refusal::Forbidden("no"),
+            Refusal::Forbidden(ForbiddenReason::Model),
             Refusal::UnknownPath,
             Refusal::UnknownModel("m".to_owned()),
-            Refusal::Malformed { param: None, message: String::new() },
+            Refusal::Invalid(InvalidRequest::NotJson),
             Refusal::TooLarge(1),
             Refusal::UnsupportedEncoding,
             Refusal::IdempotencyConflict(KeyConflict::InFlight(RequestLogId(5))),
@@ -197,59 +198,59 @@ mod tests {
         all
     }
 
-    /// When it is said. A new refusal is a new line here, and one in `refusals`.
+    /// When the gateway sends the refusal. A new refusal needs a line here and in `all_refusals`.
     fn description(refusal: &Refusal) -> String {
         match refusal {
-            Refusal::Unauthenticated => "no key, an unknown, expired or revoked one, or two",
+            Refusal::Unauthenticated => "API key missing, unknown, disabled, expired or revoked, or two keys that differ",
             Refusal::Forbidden(_) => {
-                "the key may not use this model or address; project archived, organization inactive"
+                "model or client address not allowed for the key; project archived; organization not active"
             }
-            Refusal::UnknownPath => "no such method and path",
-            Refusal::UnknownModel(_) => "no such model in this dialect",
-            Refusal::Malformed { .. } => {
-                "body or `Idempotency-Key` malformed, a policy field twice, a reference to state \
-                 that tenants share"
+            Refusal::UnknownPath => "unknown method or path",
+            Refusal::UnknownModel(_) => "unknown model, or not served in this dialect",
+            Refusal::Invalid(_) => {
+                "malformed body, header or query; duplicate policy field; reference to provider \
+                 state of a shared credential"
             }
-            Refusal::TooLarge(_) => "body too large",
-            Refusal::UnsupportedEncoding => "body compressed in a way that is not known here",
+            Refusal::TooLarge(_) => "request body too large",
+            Refusal::UnsupportedEncoding => "unsupported `Content-Encoding`",
             Refusal::IdempotencyConflict(KeyConflict::InFlight(_)) => {
-                "its `Idempotency-Key` is that of an open call"
+                "a call with this `Idempotency-Key` is in flight"
             }
             Refusal::IdempotencyConflict(KeyConflict::Completed(_)) => {
-                "its `Idempotency-Key` is that of a call that is paid"
+                "a call with this `Idempotency-Key` was completed and charged"
             }
             Refusal::IdempotencyConflict(KeyConflict::BodyMismatch(_)) => {
-                "its `Idempotency-Key` came with another body"
+                "this `Idempotency-Key` was used with a different request"
             }
             Refusal::IdempotencyConflict(KeyConflict::Unavailable) => {
-                "the database cannot say if an `Idempotency-Key` is free"
+                "the lookup of an `Idempotency-Key` failed"
             }
             Refusal::NotAdmitted(AdmissionError::Limit { exceeded, .. }) => {
                 let name = exceeded.limit.field();
                 return if 0 < exceeded.held {
-                    format!("`{name}`, which calls in flight hold")
+                    format!("`{name}` exceeded, partly held by calls in flight")
                 } else {
-                    format!("`{name}`, used up")
+                    format!("`{name}` exceeded")
                 };
             }
             Refusal::NotAdmitted(AdmissionError::Wallet { shortfall, .. }) => match shortfall {
                 WalletShortfall::OnHold => {
-                    "the wallet would cover it but for holds of calls in flight"
+                    "wallet balance held by calls in flight"
                 }
-                WalletShortfall::Insufficient => "the wallet does not cover it",
-                WalletShortfall::Inactive => "the wallet is switched off",
+                WalletShortfall::Insufficient => "wallet balance too low",
+                WalletShortfall::Inactive => "wallet disabled",
             },
             Refusal::NotAdmitted(AdmissionError::QueueFull) => {
-                "too many calls wait for what others hold"
+                "too many calls are waiting for quota or balance"
             }
             Refusal::NotAdmitted(AdmissionError::Revoked) => {
-                "the key was revoked while its call waited"
+                "the API key was revoked while its call waited"
             }
-            Refusal::NotAdmitted(AdmissionError::JournalFull) => "the journal's backlog is full",
-            Refusal::Draining => "the gateway is about to stop",
-            Refusal::UpstreamFailed => "no upstream could be reached",
-            Refusal::CredentialRefused => "the upstream refuses the gateway's own credential",
-            Refusal::UpstreamTimedOut => "the upstream took too long",
+            Refusal::NotAdmitted(AdmissionError::JournalFull) => "the journal is full",
+            Refusal::Draining => "the gateway is shutting down",
+            Refusal::UpstreamFailed => "no upstream could be reached, or its response could not be forwarded",
+            Refusal::CredentialRefused => "the upstream rejected the gateway's own credential",
+            Refusal::UpstreamTimedOut => "the upstream did not respond in time",
         }
         .to_owned()
     }
@@ -258,11 +259,11 @@ mod tests {
         let spec = refusal.spec(NOW);
         let status = match (spec.status, spec.status_for(Dialect::Anthropic)) {
             (status, same) if status == same => status.to_string(),
-            (status, other) => format!("{status}; {other} in Anthropic's"),
+            (status, other) => format!("{status} ({other} in the Anthropic dialect)"),
         };
         let retry_after = match spec.retry_after_s {
             None => "–".to_owned(),
-            Some(35) => "to the reset".to_owned(),
+            Some(34) => "until the reset".to_owned(),
             Some(seconds) => seconds.to_string(),
         };
         let should_retry = spec.should_retry.map_or("–".to_owned(), |retry| retry.to_string());
@@ -277,18 +278,22 @@ mod tests {
     }
 
     const TABLE_HEAD: &str = "\
-# Refusals
+# Error responses
 
-Every no of the gateway itself, in the three dialects. Written by a test from the code that says no; \
-what an upstream says passes as it is, with `x-meteor-error-source: upstream`.
+All errors that the gateway itself returns, in the three dialects. A test generates this page from \
+the code. Errors of an upstream are forwarded unchanged, with `x-meteor-error-source: upstream`.
 
-The code stands in `error.code` (OpenAI, Anthropic) or, in capitals, as `reason` of the `ErrorInfo` \
-in `error.details` (Gemini). `Retry-After` is in whole seconds, and stands in a `RetryInfo` too \
-(Gemini). In all dialects the error object of a limit carries `limit`: its `name`, `level`, `limit`, \
-`used`, `held`, `requested`, `resetAt`, and whether it is `transient`: whether the call would fit if \
-those in flight gave back what they hold. That of the wallet carries `required` and `transient`, \
-never the balance. That of an `Idempotency-Key` carries the `requestLogId` of the call that has it, \
-and, if that is paid, `call`: its `status`, `usage` and `cost`.
+The code is in `error.code` (OpenAI, Anthropic) or, in upper case, in `reason` of the `ErrorInfo` in \
+`error.details` (Gemini). `Retry-After` is in whole seconds; Gemini responses repeat it as `RetryInfo`.
+
+In every dialect the error object carries further fields:
+
+- for a limit, `limit` with `name`, `level`, `limit`, `used`, `held`, `requested`, `resetAt` (`null` \
+for `concurrentCallsLimit`) and `transient`. `transient` is true if the call would fit once the calls \
+in flight return what they hold;
+- for the wallet, `required` and `transient`, never the balance;
+- for an `Idempotency-Key`, the `requestLogId` of the call that owns the key and, if that call was \
+charged, `call` with its `status`, `usage` and `cost`.
 
 | when | status | code | OpenAI `type` | Anthropic `type` | Gemini `status` | `Retry-After` | `x-should-retry` |
 |---|---|---|---|---|---|---|---|
@@ -301,11 +306,11 @@ and, if that is paid, `call`: its `status`, `usage` and `cost`.
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/refusals.md");
         if std::fs::read_to_string(path).unwrap_or_default() != table {
             std::fs::write(path, &table).expect("docs is writable");
-            panic!("docs/refusals.md was out of date and is written anew: look at it, commit it");
+            panic!("docs/refusals.md was out of date and was regenerated: review and commit it");
         }
     }
 
-    /// The body and the headers of a refusal.
+    /// The JSON body and the response of a refusal.
     fn respond(refusal: &Refusal, dialect: Dialect) -> (Value, Response<Bytes>) {
         let address = "127.0.0.1".parse().expect("an address");
         let ctx = RequestContext {
@@ -363,8 +368,8 @@ and, if that is paid, `call`: its `status`, `usage` and `cost`.
         let (body, response) = respond(&exceeded(Limit::DailyRequests, 0), Dialect::Gemini);
         let details = &body["error"]["details"];
         assert_eq!(details[0]["reason"], "DAILY_REQUESTS_EXCEEDED");
-        assert_eq!(details[1]["retryDelay"], "35s");
-        assert_eq!(response.headers()["retry-after"], "35");
+        assert_eq!(details[1]["retryDelay"], "34s");
+        assert_eq!(response.headers()["retry-after"], "34");
         assert_eq!(response.headers()["x-should-retry"], "false");
         let (body, _) = respond(&wallet_refusal(WalletShortfall::Insufficient), Dialect::Gemini);
         assert_eq!(body["error"]["details"].as_array().map(Vec::len), Some(1));

@@ -1,5 +1,5 @@
-//! Refused calls in the log: singly up to a number a key and second, then as one entry with a
-//! count.
+//! Logs refused calls: one entry per call up to a limit per key, code and second, then one entry with
+//! a count.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,55 +13,46 @@ use crate::journal::entry::{CallHeader, Entry, Refused};
 use crate::journal::writer::{Position, Writer};
 use crate::proxy::request_context::RequestContext;
 
-/// How many refusals of one key and code a worker logs singly in a second.
+/// Individual log entries per key, code and second that a worker writes.
 const SINGLE_MAX: u32 = 10;
 
-/// What was refused this second.
+/// The refusals of the current second, by key and code.
 #[derive(Debug)]
 pub struct RefusalLog {
     writer: Rc<Writer>,
     buckets: RefCell<HashMap<(ApiKeyId, &'static str), SecondBucket>>,
 }
 
-/// One key's refusals for one reason.
+/// Refusals of one key with one code.
 #[derive(Debug)]
 struct SecondBucket {
     second: i64,
     logged: u32,
-    /// Those that are not logged singly, as one.
+    /// One entry for all refusals beyond `SINGLE_MAX`.
     pending: Option<Refused<String>>,
 }
 
-/// A call that was refused.
 #[derive(Debug)]
 pub struct RefusedCall<'a> {
-    /// Its id and time.
     pub context: &'a RequestContext,
-    /// Who called.
     pub caller: &'a Caller,
-    /// What for.
     pub endpoint: Endpoint,
-    /// The model, if it was read.
+    /// Empty if the body was not read.
     pub model: &'a str,
-    /// Whether a stream was asked for.
+    /// Whether the client requested a stream.
     pub stream: bool,
-    /// The status answered.
-    pub status: u16,
-    /// The code answered.
-    pub code: &'static str,
 }
 
 impl RefusalLog {
-    /// Refusals go to that chain.
     pub fn new(writer: Rc<Writer>) -> Self {
         Self { writer, buckets: RefCell::default() }
     }
 
-    /// Notes a refused call; where its own entry stands, if it has one.
-    pub fn log(&self, call: &RefusedCall<'_>) -> Option<Position> {
+    /// Logs a refused call. Returns the position of its entry if it has one of its own.
+    pub fn log(&self, call: &RefusedCall<'_>, status: u16, code: &'static str) -> Option<Position> {
         let second = call.context.received_at.0.div_euclid(1_000);
         let mut buckets = self.buckets.borrow_mut();
-        let bucket = buckets.entry((call.caller.key, call.code)).or_insert(SecondBucket {
+        let bucket = buckets.entry((call.caller.key, code)).or_insert(SecondBucket {
             second,
             logged: 0,
             pending: None,
@@ -72,16 +63,16 @@ impl RefusalLog {
         }
         if bucket.logged < SINGLE_MAX && self.writer.has_space() {
             bucket.logged += 1;
-            return Some(self.writer.append(&Entry::Refused(entry(call))));
+            return Some(self.writer.append(&Entry::Refused(entry(call, status, code))));
         }
         match &mut bucket.pending {
             Some(pending) => pending.count = pending.count.saturating_add(1),
-            None => bucket.pending = Some(owned(&entry(call))),
+            None => bucket.pending = Some(owned(&entry(call, status, code))),
         }
         None
     }
 
-    /// Writes what is pending and forgets keys that are quiet; the worker does so every second.
+    /// Writes pending entries and drops all buckets. The worker calls this every second.
     pub fn flush(&self) {
         for (_, bucket) in self.buckets.borrow_mut().drain() {
             self.write(bucket.pending);
@@ -89,7 +80,7 @@ impl RefusalLog {
     }
 
     fn write(&self, pending: Option<Refused<String>>) {
-        // What room there is belongs to the calls that are open.
+        // Remaining journal space is reserved for open calls.
         if let Some(refused) = pending
             && self.writer.has_space()
         {
@@ -98,7 +89,7 @@ impl RefusalLog {
     }
 }
 
-fn entry<'a>(call: &RefusedCall<'a>) -> Refused<&'a str> {
+fn entry<'a>(call: &RefusedCall<'a>, status: u16, code: &'static str) -> Refused<&'a str> {
     let address: IpAddr = call.context.address;
     Refused {
         header: CallHeader {
@@ -113,8 +104,8 @@ fn entry<'a>(call: &RefusedCall<'a>) -> Refused<&'a str> {
             stream: call.stream,
             address,
         },
-        status: call.status,
-        code: call.code,
+        status,
+        code,
         count: 1,
     }
 }

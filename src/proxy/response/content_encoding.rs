@@ -1,4 +1,4 @@
-//! Coding: bodies that come compressed, read piece by piece in constant memory.
+//! Content encodings: decodes compressed bodies piece by piece in constant memory.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -9,34 +9,28 @@ use flate2::write::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use http::header::{CONTENT_ENCODING, HeaderMap, HeaderValue};
 use zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer};
 
-/// The most text that one step makes, in bytes; a few times this where a window is let go.
+/// Decoded bytes per step; some decoders exceed it a few times when they flush a window.
 const STEP_BYTES: usize = 32 << 10;
-/// The largest window of zstd, as a power of two: what RFC 9659 allows on the web. The others have
-/// smaller ones: 32 KiB, and 16 MiB for brotli.
+/// The largest zstd window as a power of two, the maximum of RFC 9659. The other encodings bound
+/// their windows: 32 KiB, and 16 MiB for brotli.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
-/// How a body is coded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContentEncoding {
-    /// `gzip`, of any number of members.
+    /// With any number of members.
     Gzip,
-    /// `deflate`, with the head of zlib or, as some send it, without.
+    /// With a zlib header or, as some clients send it, without.
     Deflate,
-    /// `br`.
     Brotli,
-    /// `zstd`.
     Zstd,
 }
 
-/// A coding that nobody here understands, or several of them.
+/// An unknown encoding, or more than one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnsupportedEncoding;
 
 impl ContentEncoding {
-    /// How these headers say that the body is coded; `None` for not at all.
-    ///
-    /// # Errors
-    /// `Unknown` for another coding, and for one within another.
+    /// Returns the encoding of a body with these headers; `None` if it is not encoded.
     pub fn from_headers(headers: &HeaderMap) -> Result<Option<Self>, UnsupportedEncoding> {
         let lines = headers.get_all(CONTENT_ENCODING).iter().map(HeaderValue::as_bytes);
         let names = lines.flat_map(|line| line.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
@@ -46,6 +40,15 @@ impl ContentEncoding {
             (None, _) => Ok(None),
             (Some(name), None) => Self::from_name(name).map(Some).ok_or(UnsupportedEncoding),
             (Some(_), Some(_)) => Err(UnsupportedEncoding),
+        }
+    }
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Deflate => "deflate",
+            Self::Brotli => "br",
+            Self::Zstd => "zstd",
         }
     }
 
@@ -64,7 +67,7 @@ impl ContentEncoding {
     }
 }
 
-/// A body that is not what its coding says, or breaks off.
+/// A body is not valid in its encoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecodeError;
 
@@ -74,16 +77,16 @@ impl From<io::Error> for DecodeError {
     }
 }
 
-/// Reads a coded body.
+/// Decodes one body.
 pub struct Decoder {
     state: DecoderState,
-    /// Whether the last step made as much as it may.
+    /// Whether the last step filled its output.
     is_full: bool,
 }
 
 enum DecoderState {
     Gzip(MultiGzDecoder<Vec<u8>>),
-    /// `deflate` before its first byte says which it is.
+    /// `deflate` before the first byte, which decides between `Zlib` and `Raw`.
     Deflate,
     Zlib(ZlibDecoder<Vec<u8>>),
     Raw(DeflateDecoder<Vec<u8>>),
@@ -105,7 +108,6 @@ impl fmt::Debug for Decoder {
 }
 
 impl Decoder {
-    /// At the beginning of a body.
     pub fn new(encoding: ContentEncoding) -> Self {
         let alloc = StandardAlloc::default;
         let state = match encoding {
@@ -125,16 +127,17 @@ impl Decoder {
         Self { state, is_full: false }
     }
 
-    /// Whether there may be more text without more bytes.
+    /// True if another step may produce output without further input.
     pub const fn has_more(&self) -> bool {
         self.is_full
     }
 
-    /// One step: how many of these bytes were read, and the text that they make. Bytes behind the
-    /// end of the body are read and make nothing.
+    /// Decodes one step. Returns how many bytes were consumed and the decoded text. Bytes after the
+    /// end of the body are consumed and ignored.
     pub fn step(&mut self, encoded: &[u8]) -> Result<(usize, Bytes), DecodeError> {
         if let (DecoderState::Deflate, Some(first)) = (&self.state, encoded.first()) {
-            // A raw stream cannot begin so: the method is 8, the window at most 32 KiB.
+            // A zlib header has method 8 and a window of at most 32 KiB; a raw stream never starts
+            // with such a byte.
             let is_zlib = first & 0x0f == 8 && first >> 4 <= 7;
             self.state = if is_zlib {
                 DecoderState::Zlib(ZlibDecoder::new(Vec::new()))
@@ -150,7 +153,7 @@ impl Decoder {
             DecoderState::Brotli(state, ended) => decode_brotli(state, ended, encoded),
             DecoderState::Zstd(context, ended) => decode_zstd(context, ended, encoded),
         };
-        // What is inflated is all out, as its windows are no larger than a step.
+        // Inflate decoders keep no output back: their window is not larger than a step.
         let buffers_output =
             matches!(self.state, DecoderState::Brotli(..) | DecoderState::Zstd(..));
         self.is_full =
@@ -158,7 +161,7 @@ impl Decoder {
         step
     }
 
-    /// Whether the body is whole: nothing is missing at its end.
+    /// True if the body is complete.
     pub fn is_at_end(&mut self) -> bool {
         match &mut self.state {
             DecoderState::Gzip(decoder) => decoder.try_finish().is_ok(),
@@ -222,7 +225,7 @@ fn decode_zstd(
     let mut text = vec![0; STEP_BYTES];
     let mut input = InBuffer::around(encoded);
     let mut output = OutBuffer::around(&mut text[..]);
-    // What is left of this frame: nothing at its end, where another one may begin.
+    // 0 at the end of a frame, after which another frame may follow.
     let remaining = context.decompress_stream(&mut output, &mut input).map_err(|_| DecodeError)?;
     let (read, written) = (input.pos(), output.pos());
     if 0 < read + written {
@@ -271,7 +274,7 @@ mod tests {
         ]
     }
 
-    /// The text of a body that comes in these pieces, and the longest step.
+    /// Returns the decoded text, the length of the longest step, and whether the body is complete.
     fn decode_pieces(
         encoding: ContentEncoding,
         pieces: &[&[u8]],

@@ -1,4 +1,4 @@
-//! Plain: an answer as text, read for its usage as it passes.
+//! Meters a response that is not encoded, or was decoded.
 
 use bytes::Bytes;
 
@@ -9,38 +9,45 @@ use crate::dialect::sse;
 use crate::dialect::stream_meter::{Metered, StreamMeter, UsageReading};
 use crate::domain::usage::Usage;
 
-/// What reads the text of an answer.
+/// Reads usage from the text of a response as it is forwarded.
 #[derive(Debug)]
 pub enum DecodedMeter {
-    /// One of the next two: the first bytes will say.
+    /// No byte was read. The first ones decide between `Stream` and `Document`.
     Undetermined(MeterConfig),
-    /// A stream of events.
+    /// Server-sent events.
     Stream(Box<StreamMeter>),
-    /// One document, and its last byte so far, which may be the last of all.
+    /// One JSON document. The last byte received is held, because it may be the end.
     Document(Box<JsonBodyMeter>, Bytes),
-    /// Images or audio, either way.
+    /// Images or audio, as events or a document.
     Media(Box<MediaMeter>),
-    /// The answer is free.
+    /// The response is not metered.
     Off,
 }
 
-/// What is expected of an answer.
+/// What the request determines about the metering of its response.
+#[derive(Debug, Clone, Copy)]
+pub struct StreamOptions {
+    /// Whether the client requested a stream.
+    pub requested: bool,
+    /// Whether to remove usage that only the gateway requested.
+    pub strip_usage: bool,
+}
+
+/// Parameters of a meter.
 #[derive(Debug, Clone, Copy)]
 pub struct MeterConfig {
-    /// What was called.
     pub endpoint: Endpoint,
-    /// All that it can use, where it has images or audio.
+    /// Maximum usage of a call for images or audio.
     pub usage_max: Option<Usage>,
-    /// Whether it says that it is a stream of events.
+    /// Whether the response declares `text/event-stream`.
     pub is_stream: bool,
-    /// Whether a stream was asked for.
+    /// Whether the client requested a stream.
     pub stream_requested: bool,
-    /// Whether usage is taken out that only the gateway asked for.
+    /// Whether to remove usage that only the gateway requested.
     pub strip_usage: bool,
 }
 
 impl DecodedMeter {
-    /// What was learned so far.
     pub fn reading(&self) -> UsageReading {
         match self {
             Self::Stream(meter) => meter.reading().clone(),
@@ -50,7 +57,7 @@ impl DecodedMeter {
         }
     }
 
-    /// The id of what the provider keeps for the caller, at most 256 bytes.
+    /// Returns the id of an object that the provider stores, at most 256 bytes.
     pub fn state_id(&self) -> Option<&str> {
         match self {
             Self::Stream(meter) => meter.state_id(),
@@ -59,7 +66,6 @@ impl DecodedMeter {
         }
     }
 
-    /// Whether it is one document.
     pub fn is_document(&self) -> bool {
         match self {
             Self::Document(..) => true,
@@ -68,7 +74,7 @@ impl DecodedMeter {
         }
     }
 
-    /// The answer is complete: what was held back of it.
+    /// Ends the response and returns the bytes that were held.
     pub fn finish(&mut self) -> Bytes {
         match self {
             Self::Stream(meter) => meter.finish(),
@@ -78,7 +84,7 @@ impl DecodedMeter {
         }
     }
 
-    /// Reads what one read brought, of which it is known whether it is the last.
+    /// Meters the next bytes. `is_last` is true if no more bytes follow.
     pub fn read(&mut self, data: Bytes, is_last: bool) -> Metered {
         if let (Self::Undetermined(config), Some(first)) = (&*self, data.trim_ascii_start().first())
         {
@@ -111,7 +117,7 @@ impl DecodedMeter {
     }
 }
 
-/// Lets all pass but the last byte, which waits to see whether it is the last of all.
+/// Forwards everything but the last byte, which is held in case it is the end.
 fn hold_last_byte(last: &mut Bytes, mut data: Bytes, is_last: bool) -> Metered {
     let mut metered = Metered::default();
     if data.is_empty() {

@@ -1,4 +1,4 @@
-//! Clear: an answer of an upstream without the secret that stood in the target it was asked by.
+//! Removes the query-string secret of an upstream from its responses.
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
@@ -10,17 +10,16 @@ use memchr::memmem;
 use crate::proxy::refusal::reason::Refusal;
 use crate::proxy::upstream::provider_endpoint::Upstream;
 
-/// The longest error that is searched, in bytes. A longer one does not reach the client.
+/// Maximum size of an error body that is searched. A larger body is not forwarded.
 const ERROR_BYTES_MAX: usize = 64 << 10;
-/// What stands in the place of the secret.
 const REDACTED: &[u8] = b"***";
 
-/// Takes the secret out of an answer's head, and out of the body of an error, which may echo the
-/// target: that body is read whole and returned. All of this is for upstreams whose secret stands
-/// in the target; the answers of others are `None` and not touched.
+/// Removes the secret from the headers and, because an error body may echo the request target, from
+/// the body of an error, which is read completely and returned. Does nothing and returns `None` for
+/// upstreams whose secret is not in the query string.
 ///
 /// # Errors
-/// `UpstreamFailed` if the error cannot be read, or cannot be searched.
+/// `UpstreamFailed` if an error body cannot be read or searched.
 pub async fn redact_secret(
     upstream: &Upstream,
     parts: &mut Parts,
@@ -43,7 +42,7 @@ pub async fn redact_secret(
             tracing::warn!(
                 upstream = %upstream.name(),
                 status = parts.status.as_u16(),
-                "an error that may echo the secret is too long, encoded or broken, and stays here"
+                "error response not forwarded: it may echo the secret and cannot be searched"
             );
             Err(Refusal::UpstreamFailed)
         }

@@ -1,4 +1,4 @@
-//! Meter: what reads the usage out of an answer as it passes, whether or not it is coded.
+//! Meters a response as it is forwarded, whether or not it is encoded.
 
 use std::collections::VecDeque;
 
@@ -10,9 +10,9 @@ use crate::dialect::estimate;
 use crate::dialect::stream_meter::{Metered, UsageReading};
 use crate::domain::usage::Usage;
 use crate::proxy::response::content_encoding::{ContentEncoding, DecodeError, Decoder};
-use crate::proxy::response::decoded_meter::{DecodedMeter, MeterConfig};
+use crate::proxy::response::decoded_meter::{DecodedMeter, MeterConfig, StreamOptions};
 
-/// What reads the usage out of an answer as it passes.
+/// Reads usage from a response as it is forwarded.
 #[derive(Debug)]
 pub struct ResponseMeter {
     decoded: DecodedMeter,
@@ -20,24 +20,25 @@ pub struct ResponseMeter {
 }
 
 impl ResponseMeter {
-    /// Reads nothing: the answer is free.
+    /// Meters nothing.
     pub const OFF: Self = Self { decoded: DecodedMeter::Off, encoded: None };
 
-    /// Reads an answer with these headers; they lose what will not be true of what is sent. `most` is
-    /// all that images or audio can use; `asked` and `strips` say that a stream was asked for, and
-    /// usage by the gateway only.
+    /// Meters a response with these headers, and removes headers that will not match the forwarded
+    /// body. `usage_max` is the maximum usage of a call for images or audio.
     pub fn for_response(
         fields: &mut HeaderMap,
-        (endpoint, usage_max): (Endpoint, Option<Usage>),
-        (stream_requested, strip_usage): (bool, bool),
+        endpoint: Endpoint,
+        usage_max: Option<Usage>,
+        stream: StreamOptions,
     ) -> Self {
         let has_content_type = |name: &[u8]| {
             let value = fields.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
             value.get(..name.len()).is_some_and(|value| value.eq_ignore_ascii_case(name))
         };
         let is_stream = has_content_type(b"text/event-stream");
-        // What is said to be a document comes as it is.
-        let strip_usage = strip_usage && !has_content_type(b"application/json");
+        // A declared JSON document is forwarded unchanged.
+        let stream_requested = stream.requested;
+        let strip_usage = stream.strip_usage && !has_content_type(b"application/json");
         let config = MeterConfig { endpoint, usage_max, is_stream, stream_requested, strip_usage };
         let encoding = ContentEncoding::from_headers(fields);
         if strip_usage && encoding.is_ok() {
@@ -50,14 +51,13 @@ impl ResponseMeter {
         }
     }
 
-    /// Reads an answer that is not coded.
     const fn new(config: MeterConfig) -> Self {
         Self { decoded: DecodedMeter::Undetermined(config), encoded: None }
     }
 
-    /// Reads a copy of an answer that is coded, in some way that is known or not.
+    /// Meters a decoded copy of an encoded response. `encoding` is `None` if it is unknown.
     ///
-    /// The client gets what came; but where something is taken out, it gets the text.
+    /// The client receives the encoded bytes, or the decoded ones if usage is stripped.
     fn for_encoded(config: MeterConfig, encoding: Option<ContentEncoding>) -> Self {
         let encoded = EncodedBody {
             decoder: encoding.map(Decoder::new),
@@ -67,7 +67,7 @@ impl ResponseMeter {
         Self { decoded: DecodedMeter::Undetermined(config), encoded: Some(Box::new(encoded)) }
     }
 
-    /// What was learned so far.
+    /// Returns the usage read so far.
     pub fn reading(&self) -> UsageReading {
         let mut reading = self.decoded.reading();
         reading.counted_output +=
@@ -75,15 +75,15 @@ impl ResponseMeter {
         reading
     }
 
-    /// The id of what the provider keeps for the caller, at most 256 bytes.
+    /// Returns the id of an object that the provider stores, at most 256 bytes.
     pub fn state_id(&self) -> Option<&str> {
         self.decoded.state_id()
     }
 
-    /// Reads what one read brought, of which it is known whether it is the last.
+    /// Meters the next bytes. `is_last` is true if no more bytes follow.
     ///
     /// # Errors
-    /// `Corrupt` where the client is given the text of what cannot be decoded.
+    /// If decoded text must be sent and the bytes cannot be decoded.
     pub fn read(&mut self, data: Bytes, is_last: bool) -> Result<Metered, DecodeError> {
         match &mut self.encoded {
             None => Ok(self.decoded.read(data, is_last)),
@@ -94,18 +94,18 @@ impl ResponseMeter {
         }
     }
 
-    /// Whether some of what was read last is still to be decoded.
+    /// True if bytes of the last read are not decoded yet.
     pub fn has_pending(&self) -> bool {
         self.encoded.as_ref().is_some_and(|encoded| encoded.has_pending())
     }
 
-    /// Decodes some more of it.
+    /// Decodes the next step.
     pub fn resume(&mut self) -> Result<Metered, DecodeError> {
         let step = self.encoded.as_mut().map(|encoded| encoded.step(&mut self.decoded));
         step.unwrap_or_else(|| Ok(Metered::default()))
     }
 
-    /// What is left when the upstream ends.
+    /// Ends the response and returns the bytes that were held.
     pub fn finish(&mut self) -> Result<Vec<Bytes>, DecodeError> {
         let rest = self.decoded.finish();
         match &mut self.encoded {
@@ -117,7 +117,7 @@ impl ResponseMeter {
         }
     }
 
-    /// Whether the end of the answer is the end of a document that was understood.
+    /// True if the response is one complete document.
     pub fn is_complete_document(&mut self) -> bool {
         self.decoded.is_document()
             && self.encoded.as_mut().is_none_or(|encoded| encoded.is_complete())

@@ -1,4 +1,4 @@
-//! Gate: what the end of an answer waits for.
+//! Holds the end of a response until its settlement is in the journal.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -6,13 +6,13 @@ use std::task::{Context, Poll, ready};
 
 use crate::journal::writer::{Position, Writer};
 
-/// What the end of an answer waits for: the settlement.
+/// What the end of a response waits for.
 pub enum SettlementGate {
-    /// Nothing, or no more.
+    /// Nothing.
     Open,
-    /// That it is written.
+    /// The journal is written up to this position.
     Written(Position),
-    /// That it is durable.
+    /// The settlement is durable.
     Durable(Pin<Box<dyn Future<Output = ()>>>),
 }
 
@@ -27,7 +27,7 @@ impl std::fmt::Debug for SettlementGate {
 }
 
 impl SettlementGate {
-    /// Opens when the journal is written up to `position`, or, if money was charged, durable.
+    /// Returns a gate that opens when `position` is written or, if money was charged, durable.
     pub fn until(position: Position, is_charged: bool, writer: &Rc<Writer>) -> Self {
         if !is_charged || writer.is_durable_when_written() {
             return Self::Written(position);
@@ -36,7 +36,7 @@ impl SettlementGate {
         Self::Durable(Box::pin(async move { writer.wait_durable(position).await }))
     }
 
-    /// Resolves when it is open.
+    /// Resolves when the gate is open.
     pub fn poll(&mut self, writer: &Writer, context: &mut Context<'_>) -> Poll<()> {
         ready!(match self {
             Self::Open => return Poll::Ready(()),

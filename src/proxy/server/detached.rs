@@ -1,4 +1,4 @@
-//! Background: calls that go on without their clients, on their worker's own thread.
+//! Calls that continue after their client has disconnected, on the thread of their worker.
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -12,18 +12,17 @@ use crate::accounting::disconnect_tracker::DisconnectTracker;
 use crate::proxy::server::in_flight::InFlight;
 use crate::tasks;
 
-/// A worker's calls that go on without their clients.
+/// Calls of one worker that may outlive their client connection.
 #[derive(Debug, Clone)]
 pub struct DetachedCalls {
-    /// For how long they do.
+    /// How long a call continues after the disconnect.
     drain_timeout: Duration,
     running: InFlight,
-    /// Those of them whose clients have left.
+    /// The part of `running` whose clients have disconnected.
     disconnected: InFlight,
 }
 
 impl DetachedCalls {
-    /// None yet; each goes on for `time` after its client has left.
     pub fn new(drain_timeout: Duration) -> Self {
         Self {
             drain_timeout,
@@ -32,18 +31,20 @@ impl DetachedCalls {
         }
     }
 
-    /// Those whose clients have left: each is a connection less, and yet costs what it did.
+    /// Calls without a client. They count towards `connections_max`, because each still uses the
+    /// resources of a connection.
     pub const fn disconnected(&self) -> &InFlight {
         &self.disconnected
     }
 
-    /// Resolves when all of them have ended.
+    /// Resolves when all calls have ended.
     pub async fn drained(&self) {
         self.running.drained().await;
     }
 
-    /// What comes of `work`. If the caller vanishes meanwhile, its client has left: the work goes
-    /// on for its time if the call was forwarded, and is dropped if not. `None` if it panics.
+    /// Runs `work` in a task of its own and returns its result; `None` if it panics. Dropping the
+    /// returned future means that the client has disconnected: `work` then continues for
+    /// `drain_timeout` if the call was forwarded, and is dropped otherwise.
     pub async fn run_detached<T: 'static>(
         &self,
         tracker: Rc<DisconnectTracker>,
@@ -65,18 +66,19 @@ impl DetachedCalls {
                     return;
                 }
             };
-            // What nobody takes is dropped, as if it had been taken and dropped.
+            // If the receiver is gone, the result is dropped here; dropping a permit settles it.
             drop(sender.send(done));
         });
         receiver.await.ok()
     }
 
-    /// Goes on with `work` now that the client has left, for what is left of the time.
+    /// Runs `work` after a disconnect, until `drain_timeout` after the client disconnected.
     pub fn drain(&self, tracker: Rc<DisconnectTracker>, work: impl Future<Output = ()> + 'static) {
         let (drain_timeout, disconnected) = (self.drain_timeout, self.disconnected.clone());
         self.spawn(async move {
             let _guard = disconnected.enter();
-            // A worker that is ended now drops this before it runs: no client has left it then.
+            // Marked inside the task: if the worker ends before the task runs, the client did not
+            // disconnect.
             let deadline = tracker.mark_disconnected() + drain_timeout;
             drop(timeout_at(deadline.into(), work).await);
         });

@@ -1,4 +1,4 @@
-//! Open: how many of something a worker has open, and when one of them ends.
+//! Counts the connections or calls that a worker has in flight and signals when one ends.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -6,7 +6,6 @@ use std::rc::Rc;
 use metrics::Gauge;
 use tokio::sync::Notify;
 
-/// Counts what a worker has open.
 #[derive(Debug, Clone)]
 pub struct InFlight {
     count: Rc<Cell<usize>>,
@@ -14,34 +13,33 @@ pub struct InFlight {
     gauge: Gauge,
 }
 
-/// One of them; it is open until this is dropped.
+/// Keeps the count incremented until dropped.
 #[derive(Debug)]
 pub struct InFlightGuard(InFlight);
 
 impl InFlight {
-    /// None yet. `gauge` shows those of all workers.
+    /// `gauge` sums over all workers.
     pub fn new(gauge: Gauge) -> Self {
         Self { count: Rc::default(), changed: Rc::default(), gauge }
     }
 
-    /// How many there are.
     pub fn count(&self) -> usize {
         self.count.get()
     }
 
-    /// One more.
+    /// Increments the count until the guard is dropped.
     pub fn enter(&self) -> InFlightGuard {
         self.count.set(self.count.get() + 1);
         self.gauge.increment(1.0);
         InFlightGuard(self.clone())
     }
 
-    /// Resolves when one of them has ended.
+    /// Resolves when the count has decreased.
     pub async fn decreased(&self) {
         self.changed.notified().await;
     }
 
-    /// Resolves when all of them have ended.
+    /// Resolves when the count is 0.
     pub async fn drained(&self) {
         while 0 < self.count() {
             self.decreased().await;

@@ -1,4 +1,4 @@
-//! The listener: a worker's own socket on the shared port, and its connections until they end.
+//! A worker's listening socket on the shared port, and the connections accepted from it.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -28,10 +28,11 @@ use crate::tasks;
 use crate::telemetry::metric;
 
 const BACKLOG: i32 = 4_096;
-/// How long to wait after the system refused a connection, as when it has no file left.
+/// Pause after a failed `accept`, for example if no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Opens one worker's socket. Several share an address: the system spreads connections over them.
+/// Opens the socket of one worker. All workers listen on the same address with `SO_REUSEPORT`, and the
+/// kernel distributes connections among them.
 pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
@@ -43,10 +44,10 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Accepts until `drain` says so, then lets open connections finish.
+/// Accepts connections until `drain` is set, then waits until open connections have finished.
 ///
-/// Each connection ends after the call that it is in; one that is in none ends at once. Calls that
-/// go on though their clients have `left` count like connections.
+/// While draining, a connection ends after its current call, an idle one immediately. `detached` calls
+/// count as connections.
 pub async fn serve<S, F, B>(
     listener: std::net::TcpListener,
     settings: Rc<ProxySettings>,
@@ -74,24 +75,30 @@ where
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(fault) => {
-                tracing::warn!(%fault, "a connection could not be accepted");
+                tracing::warn!(%fault, "accept failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let client = (connections.enter(), peer);
+        let client = Client { stream, peer, _guard: connections.enter() };
         let (settings, drain) = (Rc::clone(&settings), drain.clone());
-        tasks::spawn_local(serve_connection(stream, client, settings, drain, service.clone()));
+        tasks::spawn_local(serve_connection(client, settings, drain, service.clone()));
     }
     drop(listener);
     connections.drained().await;
     Ok(())
 }
 
-/// One connection to its end; the guest is counted as long.
-async fn serve_connection<S, F, B>(
+/// An accepted connection.
+struct Client {
     stream: TcpStream,
-    (_guard, peer): (InFlightGuard, SocketAddr),
+    peer: SocketAddr,
+    _guard: InFlightGuard,
+}
+
+/// Serves one connection to its end.
+async fn serve_connection<S, F, B>(
+    client: Client,
     settings: Rc<ProxySettings>,
     mut drain: watch::Receiver<bool>,
     service: S,
@@ -101,14 +108,16 @@ async fn serve_connection<S, F, B>(
     B: Body<Data = Bytes> + 'static,
     B::Error: std::error::Error + Send + Sync + 'static,
 {
+    let Client { stream, peer, _guard } = client;
     if let Err(fault) = stream.set_nodelay(true) {
-        tracing::debug!(%fault, "a connection was gone before it was served");
+        tracing::debug!(%fault, "client connection closed before it was served");
         return;
     }
     let address = peer.ip().to_canonical();
     let stream = ClientStream { stream, idle_timeout: settings.client_idle, stall_timer: None };
     let service = service_fn(move |request| {
-        // Boxed, so that it goes when it has answered: its place is the connection's to the end.
+        // Boxed, so that its memory is freed with the response: an inline future would occupy the
+        // connection task until the connection ends.
         let response = Box::pin(service(request, address));
         async move { Ok::<_, std::convert::Infallible>(response.await) }
     });
@@ -121,8 +130,8 @@ async fn serve_connection<S, F, B>(
     let flag = drain.clone();
     let mut drained = pin!(drain.wait_for(|drain| *drain));
     let (mut polled, mut closing) = (false, false);
-    // The drain is asked once, which leaves our waker with it, and then only when it is on: a
-    // connection is polled too often to ask each time.
+    // Poll the drain signal one time to register the waker, and again only after it is set, because a
+    // connection is polled too often to poll the signal each time.
     let ended = poll_fn(|context| {
         let poll_drain = !closing && (!polled || *flag.borrow());
         polled = true;
@@ -134,12 +143,12 @@ async fn serve_connection<S, F, B>(
     })
     .await;
     if let Err(fault) = ended {
-        tracing::debug!(%peer, %fault, "a client connection broke off");
+        tracing::debug!(%peer, %fault, "client connection failed");
     }
 }
 
-/// A client's bytes. A client that takes none for too long counts as gone: otherwise it would
-/// hold money for as long as it likes.
+/// A client connection with a write timeout. Without one, a client that stops reading would keep its
+/// hold on the wallet open for any time.
 #[derive(Debug)]
 struct ClientStream {
     stream: TcpStream,

@@ -1,8 +1,8 @@
-//! Admit: from a call and its route to a permit.
+//! Admits a routed call: reserves its maximum usage and returns the permit.
 
 use std::sync::Arc;
 
-use crate::accounting::admit::{AdmissionError, admit as hold};
+use crate::accounting::admit::{self, AdmissionError};
 use crate::accounting::idempotency::IdempotencyClaim;
 use crate::accounting::permit::{AdmissionRequest, Permit};
 use crate::clock;
@@ -15,15 +15,22 @@ use crate::proxy::stages::authenticate::{Authenticated, reauthenticate};
 use crate::proxy::stages::receive::ReceivedCall;
 use crate::proxy::stages::route::Route;
 
-/// Holds what the call may use, and waits until the hold is written. A key that is revoked while
-/// its call waits opens nothing any more.
-pub async fn admit(
-    worker: &Worker,
-    (ctx, now): (&RequestContext, UnixMs),
-    authenticated: &Authenticated,
-    (call, claim): (&ReceivedCall, Option<IdempotencyClaim>),
-    route: &Route,
-) -> Result<Permit, Refusal> {
+/// A routed call that is ready for admission.
+#[derive(Debug)]
+pub struct RoutedCall<'a> {
+    pub ctx: &'a RequestContext,
+    /// The time after the request was parsed.
+    pub now: UnixMs,
+    pub authenticated: &'a Authenticated,
+    pub call: &'a ReceivedCall,
+    pub route: &'a Route,
+    pub claim: Option<IdempotencyClaim>,
+}
+
+/// Reserves the maximum usage of the call and waits until the hold is written to the journal. The API
+/// key is checked again after every wait.
+pub async fn admit(worker: &Worker, routed: RoutedCall<'_>) -> Result<Permit, Refusal> {
+    let RoutedCall { ctx, now, authenticated, call, route, claim } = routed;
     let request = AdmissionRequest {
         id: ctx.id,
         received_at: ctx.received_at,
@@ -39,7 +46,7 @@ pub async fn admit(
         body: call.body.clone(),
         has_external_content: call.facts.external_refs.has_external_content,
         usage_is_hidden: route.usage_is_hidden(),
-        // Bytes of images and sound say nothing.
+        // The bytes of images and audio do not bound their tokens.
         counted_input: match call.endpoint.media() {
             None => estimate::tokens_of_bytes(&call.body),
             Some(_) => 0,
@@ -52,13 +59,14 @@ pub async fn admit(
         || reauthenticate(&worker.shared.directory, authenticated, clock::wall_now(), ctx.address);
     let recheck_caller = || recheck().ok().map(|authenticated| authenticated.caller);
     let mut permit =
-        match hold(&worker.admission, &authenticated.caller, request, recheck_caller).await {
+        match admit::admit(&worker.admission, &authenticated.caller, request, recheck_caller).await
+        {
             Err(AdmissionError::Revoked) => {
                 return Err(recheck().err().unwrap_or(Refusal::Unauthenticated));
             }
             result => result.map_err(Refusal::NotAdmitted)?,
         };
-    permit.measured.reported = route.max_usage(call, permit.bound);
+    permit.measured.reported = route.max_media_usage(call, permit.bound);
     permit.writer().wait_written(permit.hold_position()).await;
     Ok(permit)
 }

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::accounting::directory::{Caller, Directory, KEY_BYTES, KEY_PREFIX, SecretHash};
 use crate::domain::time::UnixMs;
 use crate::proxy::query;
-use crate::proxy::refusal::reason::Refusal;
+use crate::proxy::refusal::reason::{ForbiddenReason, Refusal};
 use crate::proxy::request_context::RequestContext;
 
 /// Somebody who is known, and the key that says so.
@@ -64,13 +64,13 @@ fn check_key(caller: &Caller, now: UnixMs, address: IpAddr) -> Result<(), Refusa
         return Err(Refusal::Unauthenticated);
     }
     if !caller.organization_active {
-        return Err(Refusal::Forbidden("the organization is not active"));
+        return Err(Refusal::Forbidden(ForbiddenReason::OrganizationInactive));
     }
     if !caller.project_active {
-        return Err(Refusal::Forbidden("the project is archived"));
+        return Err(Refusal::Forbidden(ForbiddenReason::ProjectArchived));
     }
     if !caller.may_call_from(address) {
-        return Err(Refusal::Forbidden("this key may not be used from this address"));
+        return Err(Refusal::Forbidden(ForbiddenReason::Address));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Forward: to the first upstream of the route that answers, on the same hold.
+//! Forwards a call to the targets of its route until one responds, all on the same hold.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -17,35 +17,33 @@ use crate::dialect::parse::output_clamp_edit;
 use crate::journal::entry::Outcome;
 use crate::proxy::headers;
 use crate::proxy::refusal::reason::Refusal;
-use crate::proxy::stages::failover::Candidates;
 use crate::proxy::stages::receive::ReceivedCall;
-use crate::proxy::stages::route::{Route, RouteTarget};
+use crate::proxy::stages::route::Route;
 use crate::proxy::upstream::attempts::AttemptResult;
 use crate::proxy::upstream::breaker::BreakerPass;
 use crate::proxy::upstream::connect::ConnectError;
 use crate::proxy::upstream::cooldown;
+use crate::proxy::upstream::failover::Candidates;
 use crate::proxy::upstream::pool::{CallError, Lease, Pool};
 use crate::proxy::upstream::provider_endpoint::Upstream;
+use crate::proxy::upstream::route_target::RouteTarget;
 use crate::proxy::upstream::upstream_body::UpstreamBody;
 use crate::tasks;
 
-/// The head of an upstream's answer, and the connection that its body comes on.
+/// The response of an upstream before its body is read.
 #[derive(Debug)]
 pub struct UpstreamResponse {
-    /// Head and body.
     pub response: Response<Incoming>,
-    /// The connection.
     pub lease: Lease,
-    /// The call's hold.
     pub permit: Permit,
-    /// Who answers.
     pub upstream: Arc<Upstream>,
 }
 
-/// Sends the call along its route until somebody answers it.
+/// Sends the call to one target after another until a response is final.
 ///
-/// The next stop is tried while no byte was answered: after a failed connection, a time-out, 429,
-/// 5xx, or a refusal of the gateway's own credential. The last answer stands.
+/// The next target is tried after a failed connection, a timeout, status 429 or 5xx, or if the upstream
+/// rejects the gateway's credential. The response of the last target is final, unless it is about
+/// the credential.
 pub async fn forward(
     pool: &Pool,
     mut call: ReceivedCall,
@@ -59,7 +57,7 @@ pub async fn forward(
         None => None,
     };
     let mut refusal = Refusal::UpstreamFailed;
-    let mut candidates = Candidates::of(route);
+    let mut candidates = Candidates::new(&route.model.name, &route.targets);
     while let Some((target, pass)) = candidates.next(clock::monotonic_now()) {
         if 0 < permit.trace.attempts && permit.client_disconnected() {
             // Nobody is left who could use another answer.
@@ -101,7 +99,7 @@ pub async fn forward(
     Err(release_refused(permit, refusal, call.endpoint.dialect()).await)
 }
 
-/// Gives a call back that no upstream will answer, and notes what its client is told.
+/// Releases a call that ends with `refusal`, and records the error sent to the client.
 pub async fn release_refused(mut permit: Permit, refusal: Refusal, dialect: Dialect) -> Refusal {
     let spec = refusal.spec(clock::wall_now());
     if !permit.client_disconnected() {
@@ -126,7 +124,7 @@ fn record_response(
         tracing::error!(
             upstream = %upstream.name(),
             status = status.as_u16(),
-            "the upstream refuses the gateway's own credential"
+            "upstream rejected the gateway credential"
         );
     }
     if matches!(result, AttemptResult::RateLimited | AttemptResult::Failed)
@@ -139,7 +137,7 @@ fn record_response(
 
 /// Notes a try that was not answered; what the client is told if it was the last.
 fn record_failure(target: &RouteTarget, pass: BreakerPass, fault: &CallError) -> Refusal {
-    tracing::warn!(upstream = %target.upstream.name(), %fault, "no answer");
+    tracing::warn!(upstream = %target.upstream.name(), %fault, "attempt failed");
     let timed_out =
         matches!(fault, CallError::TimedOut | CallError::Connect(ConnectError::TimedOut));
     let (result, refusal) = if timed_out {

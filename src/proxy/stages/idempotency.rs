@@ -8,7 +8,7 @@ use crate::accounting::idempotency::IdempotencyClaim;
 use crate::domain::idempotency::{Digest, IdempotencyKey};
 use crate::domain::ids::ApiKeyId;
 use crate::proxy::query;
-use crate::proxy::refusal::reason::Refusal;
+use crate::proxy::refusal::reason::{InvalidRequest, Refusal};
 use crate::proxy::request_context::RequestContext;
 use crate::proxy::server::worker::Worker;
 use crate::proxy::stages::receive::ReceivedCall;
@@ -31,12 +31,7 @@ pub async fn claim_idempotency_key(
     let key = key.as_bytes();
     let is_valid = (1..=KEY_BYTES_MAX).contains(&key.len()) && key.iter().all(u8::is_ascii_graphic);
     if !is_valid || values.next().is_some() {
-        return Err(Refusal::Malformed {
-            param: Some("Idempotency-Key"),
-            message: "the header `Idempotency-Key` must be 1 to 255 visible ASCII characters, and \
-                      be sent once"
-                .to_owned(),
-        });
+        return Err(Refusal::Invalid(InvalidRequest::IdempotencyKey));
     }
     let idempotency_key = key_for(caller.key, call, key).await;
     let claim =

@@ -5,6 +5,5 @@ pub mod receive;
 pub mod idempotency;
 pub mod route;
 pub mod admit;
-pub mod failover;
 pub mod forward;
 pub mod relay;

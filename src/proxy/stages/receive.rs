@@ -1,5 +1,5 @@
-//! Receive: from bytes to a call. The body is read whole, once, and never copied if it came whole
-//! and plain.
+//! Reads the request body completely and parses what the gateway needs. A body that arrives
+//! uncompressed and in one piece is not copied.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -15,30 +15,29 @@ use crate::dialect::call_facts::CallFacts;
 use crate::dialect::endpoint::{Dialect, Endpoint};
 use crate::dialect::{multipart, parse};
 use crate::proxy::query;
-use crate::proxy::refusal::reason::Refusal;
+use crate::proxy::refusal::reason::{InvalidRequest, Refusal};
 use crate::proxy::response::content_encoding::{
     ContentEncoding, DecodeError, Decoder, UnsupportedEncoding,
 };
 use crate::proxy::server::worker::ProxySettings;
 use crate::tasks;
 
-/// A request understood.
+/// A request whose body was read and parsed.
 #[derive(Debug)]
 pub struct ReceivedCall {
-    /// What it asks for.
     pub endpoint: Endpoint,
-    /// Its head.
+    /// Request line and headers.
     pub parts: Parts,
-    /// Its body, as it came; as text if it came coded.
+    /// The body as received, or decoded if it was compressed.
     pub body: Bytes,
-    /// What the gateway must know of it.
+    /// Policy-relevant facts of the body.
     pub facts: CallFacts,
 }
 
-/// Reads the body and its policy fields; `model` is the one that the path names, as it stands
-/// there.
+/// Reads and parses the body. `model` is the percent-encoded model name in the path, if there is one.
 pub async fn receive(
-    (endpoint, model): (Endpoint, Option<&str>),
+    endpoint: Endpoint,
+    model: Option<&str>,
     mut parts: Parts,
     mut body: Incoming,
     settings: &ProxySettings,
@@ -68,18 +67,16 @@ pub async fn receive(
     let model = model.map(decode_model_name).transpose()?;
     let (bytes, path_model) = (body.clone(), model.map(Cow::into_owned));
     let content_type = content_type_of(&parts);
-    let boundary = if is_form(content_type) {
-        Some(multipart::boundary(content_type).map_err(malformed)?.to_owned())
-    } else {
-        None
-    };
+    let boundary =
+        if is_form(content_type) { Some(form_boundary(content_type)?.to_owned()) } else { None };
     let read = move || match boundary {
         Some(boundary) => parse::parse_form(endpoint, &boundary, &bytes),
         None => parse::parse_json(endpoint, path_model.as_deref(), &bytes),
     };
     let facts = tasks::run_offloaded(body.len(), read)
         .await
-        .map_err(|fault| Refusal::Malformed { param: fault.param, message: fault.message })?;
+        .map_err(|fault| InvalidRequest::Body { param: fault.param, message: fault.message })
+        .map_err(Refusal::Invalid)?;
     Ok(ReceivedCall { endpoint, parts, body, facts })
 }
 
@@ -90,14 +87,12 @@ fn decode_model_name(model: &str) -> Result<Cow<'_, str>, Refusal> {
         let is_forbidden = |letter: char| letter.is_control() || matches!(letter, '?' | '#' | '\\');
         !name.contains("..") && !name.contains(is_forbidden)
     };
-    query::decoded(model).filter(is_valid).ok_or_else(|| Refusal::Malformed {
-        param: Some("model"),
-        message: "what stands in the path for a model is no name of one; correct it".to_owned(),
-    })
+    query::decoded(model).filter(is_valid).ok_or(Refusal::Invalid(InvalidRequest::ModelName))
 }
 
-fn malformed(message: &str) -> Refusal {
-    Refusal::Malformed { param: None, message: message.to_owned() }
+fn form_boundary(content_type: &str) -> Result<&str, Refusal> {
+    multipart::boundary(content_type)
+        .map_err(|problem| Refusal::Invalid(InvalidRequest::FormBoundary(problem)))
 }
 
 /// The value of a header; empty where it is no text.
@@ -124,11 +119,11 @@ fn is_type(content_type: &str, expected: &str) -> bool {
 fn check_headers(endpoint: Endpoint, parts: &Parts, bytes_max: usize) -> Result<(), Refusal> {
     let content_type = content_type_of(parts);
     if is_form(content_type) && endpoint.accepts_forms() {
-        multipart::boundary(content_type).map_err(malformed)?;
+        form_boundary(content_type)?;
     } else if endpoint.accepts_only_forms() {
-        return Err(malformed("the header `content-type` must be multipart/form-data"));
+        return Err(Refusal::Invalid(InvalidRequest::NotForm));
     } else if !is_type(content_type, "application/json") {
-        return Err(malformed("the header `content-type` must be application/json"));
+        return Err(Refusal::Invalid(InvalidRequest::NotJson));
     }
     let declared = header(parts, &CONTENT_LENGTH).and_then(|value| value.parse::<usize>().ok());
     if declared.is_some_and(|length| bytes_max < length) {
@@ -141,13 +136,8 @@ fn check_query(endpoint: Endpoint, parts: &Parts) -> Result<(), Refusal> {
     if endpoint.dialect() != Dialect::Gemini {
         return Ok(());
     }
-    query::unmeterable_param(parts.uri.query().unwrap_or_default()).map_or(Ok(()), |name| {
-        let message = format!(
-            "`{name}` asks for an answer that cannot be metered; leave it out, or ask for \
-             `alt=sse` or `alt=json`"
-        );
-        Err(Refusal::Malformed { param: Some(name), message })
-    })
+    query::unmeterable_param(parts.uri.query().unwrap_or_default())
+        .map_or(Ok(()), |name| Err(Refusal::Invalid(InvalidRequest::UnmeterableQuery(name))))
 }
 
 /// How long a client is listened to that is about to be refused, and how long it may be silent.
@@ -155,9 +145,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 const DRAIN_IDLE_TIMEOUT: Duration = Duration::from_millis(250);
 const DRAIN_BYTES_MAX: usize = 256 << 20;
 
-/// Lets a client finish what it sends before it is refused: one that is still sending when its
-/// connection closes sees a broken connection, not the refusal. One that waits to be asked for its
-/// body has sent nothing.
+/// Reads and discards the body before a refusal. A client that is still sending when its connection
+/// closes would see a broken connection instead of the refusal. A client that sent `Expect` has sent
+/// nothing yet.
 pub async fn drain_request_body(parts: &Parts, mut body: Incoming) {
     if parts.headers.contains_key(EXPECT) || body.is_end_stream() {
         return;
@@ -186,11 +176,7 @@ async fn decode_body(
     encoding: ContentEncoding,
     bytes_max: usize,
 ) -> Result<Bytes, Refusal> {
-    let undecodable = || Refusal::Malformed {
-        param: None,
-        message: "the body is not coded as its content-encoding says; send it without one"
-            .to_owned(),
-    };
+    let undecodable = || Refusal::Invalid(InvalidRequest::Undecodable(encoding.name()));
     let mut decoder = Decoder::new(encoding);
     let (mut text, mut at, mut yielded_at, mut steps) = (BytesMut::new(), 0, 0, 0);
     while at < encoded.len() || decoder.has_more() {
@@ -215,10 +201,10 @@ async fn read_body(body: &mut Incoming, settings: &ProxySettings) -> Result<Byte
     let mut rest = BytesMut::new();
     loop {
         let next = tokio::time::timeout(settings.client_idle, body.frame()).await;
-        let Some(frame) = next.map_err(|_| malformed("the body did not come in time"))? else {
+        let Some(frame) = next.map_err(|_| Refusal::Invalid(InvalidRequest::BodyTimedOut))? else {
             break;
         };
-        let frame = frame.map_err(|_| malformed("the body ended before all of it came"))?;
+        let frame = frame.map_err(|_| Refusal::Invalid(InvalidRequest::BodyIncomplete))?;
         let Ok(data) = frame.into_data() else { continue };
         let received = if rest.is_empty() { &first[..] } else { &rest[..] };
         if bytes_max < received.len() + data.len() {

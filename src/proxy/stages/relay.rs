@@ -1,4 +1,4 @@
-//! Relay: an upstream's answer as it comes, metered on the way, its end held until it is settled.
+//! Forwards the response of an upstream, meters it, and holds its end until the call is settled.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -26,6 +26,7 @@ use crate::journal::writer::Writer;
 use crate::proxy::headers;
 use crate::proxy::refusal::reason::Refusal;
 use crate::proxy::response::content_encoding::DecodeError;
+use crate::proxy::response::decoded_meter::StreamOptions;
 use crate::proxy::response::redact::redact_secret;
 use crate::proxy::response::response_meter::ResponseMeter;
 use crate::proxy::response::settlement_gate::SettlementGate;
@@ -33,17 +34,16 @@ use crate::proxy::stages::forward::{UpstreamResponse, release_refused};
 use crate::proxy::upstream::pool::Lease;
 use crate::proxy::upstream::provider_endpoint::Upstream;
 
-/// An answer that cannot go on: the client's connection is cut, so that it takes no part for all.
+/// Why a response cannot continue. The client connection is aborted, so that the client does not take
+/// a partial response for a complete one.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
-    /// The upstream broke off.
-    #[error("the upstream broke off: {0}")]
+    #[error("upstream connection failed: {0}")]
     Upstream(hyper::Error),
-    /// The upstream was silent for too long.
-    #[error("the upstream was silent for too long")]
+    #[error("upstream sent no data in time")]
     IdleTimeout,
-    /// What the upstream coded, and the client was to be given as text, cannot be read.
-    #[error("the upstream's answer is not coded as it says")]
+    /// The response must be sent decoded, and cannot be decoded.
+    #[error("upstream response does not match its Content-Encoding")]
     Undecodable,
 }
 
@@ -51,7 +51,7 @@ pub enum RelayError {
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 const PROGRESS_TOKENS: u64 = 1_000;
 
-/// A body on its way from an upstream to a client.
+/// The body of a response between upstream and client.
 #[derive(Debug)]
 pub struct Relay {
     upstream_body: Incoming,
@@ -80,15 +80,14 @@ pub struct Relay {
     progress_tokens: u64,
 }
 
-/// Turns an upstream's answer into the client's.
+/// Turns the response of an upstream into the response for the client.
 ///
-/// An error of the upstream is free and passes byte for byte, but for the secret where it may echo
-/// that; so does what it only counted; anything else is metered. `asked` and `strips` say that a
-/// stream was asked for, and usage by the gateway only.
+/// Errors of the upstream and token counts are free and forwarded unchanged, except that the secret of
+/// the upstream is redacted. All other responses are metered.
 pub async fn relay(
     upstream_response: UpstreamResponse,
     endpoint: Endpoint,
-    (stream_requested, strip_usage): (bool, bool),
+    stream: StreamOptions,
 ) -> Result<Response<Relay>, Refusal> {
     let UpstreamResponse { response, lease, mut permit, upstream } = upstream_response;
     let (settings, dialect) = (&upstream.settings, endpoint.dialect());
@@ -127,11 +126,7 @@ pub async fn relay(
         ResponseMeter::OFF
     } else {
         let usage_max = permit.measured.reported;
-        ResponseMeter::for_response(
-            &mut parts.headers,
-            (endpoint, usage_max),
-            (stream_requested, strip_usage),
-        )
+        ResponseMeter::for_response(&mut parts.headers, endpoint, usage_max, stream)
     };
     let mut relay = Relay {
         upstream_body: body,
@@ -158,7 +153,7 @@ pub async fn relay(
 }
 
 impl Relay {
-    /// The answer, if all of it is here in one piece; else itself.
+    /// Returns the body if it is complete and in one piece.
     pub fn into_complete(mut self) -> Result<Bytes, Box<Self>> {
         let is_complete = self.upstream_done && self.gate_open() && self.error.is_none();
         match self.outbox.len() {
@@ -168,23 +163,22 @@ impl Relay {
         }
     }
 
-    /// Whether everything was sent.
+    /// True if everything was sent.
     pub fn is_complete(&self) -> bool {
         self.upstream_done && self.outbox.is_empty() && self.gate_open() && self.error.is_none()
     }
 
-    /// Whether its client is there, of a call that may have to be read on when that has left.
+    /// `None` for calls that are not drained after a disconnect.
     pub fn disconnect_tracker(&self) -> Option<&Rc<DisconnectTracker>> {
         self.permit.as_ref().and_then(Permit::disconnect_tracker)
     }
 
-    /// Whether it is read on if its client leaves now.
     pub fn drains_on_disconnect(&self) -> bool {
         self.permit.as_ref().is_some_and(Permit::drains_on_disconnect)
     }
 
-    /// Reads on without a client, for what the end says of the usage. Dropped before that, it
-    /// settles as it is.
+    /// Reads the rest of the response without a client, to complete its usage. Dropping the future
+    /// settles what was measured.
     pub async fn drain(mut self) {
         poll_fn(|context| {
             if let Some(permit) = &self.permit {
@@ -222,7 +216,7 @@ impl Relay {
         }
     }
 
-    /// The next bytes for the client.
+    /// Returns the next bytes for the client.
     pub fn poll_next(
         &mut self,
         context: &mut Context<'_>,

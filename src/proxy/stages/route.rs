@@ -1,4 +1,4 @@
-//! Route: from a model's name to where it is served, and the most that the call can use there.
+//! Resolves the model of a call to the targets that serve it, and bounds the usage of the call.
 
 use std::sync::Arc;
 
@@ -6,40 +6,40 @@ use crate::accounting::directory::Caller;
 use crate::dialect::endpoint::{Dialect, Media, Metering};
 use crate::dialect::media::usage::max_usage;
 use crate::domain::call_pricing::CallPricing;
-use crate::domain::catalog::{Model, Target, TargetRank};
+use crate::domain::catalog::{Model, Target};
 use crate::domain::money::Nano;
 use crate::domain::settlement::Bound;
 use crate::domain::tariff::HoldPricing;
 use crate::domain::time::UnixMs;
 use crate::domain::usage::{Unit, Usage};
 use crate::proxy::catalog::Catalog;
-use crate::proxy::refusal::reason::Refusal;
+use crate::proxy::refusal::reason::{ForbiddenReason, InvalidRequest, Refusal};
 use crate::proxy::stages::receive::ReceivedCall;
 use crate::proxy::upstream::provider_endpoint::Upstream;
+use crate::proxy::upstream::route_target::RouteTarget;
 
-/// Where a call goes.
+/// The targets of a call and the maximum it can use.
 #[derive(Debug)]
 pub struct Route {
-    /// The model.
     pub model: Arc<Model>,
-    /// Where it is served, first choice first.
+    /// In order of preference; never empty.
     pub targets: Vec<RouteTarget>,
-    /// The most the call can use, wherever it is served.
+    /// Maximum usage at any target.
     pub bound: Bound,
-    /// Whether part of what it generates does not show in its answer.
+    /// Whether the response omits a part of the generated output.
     hides_output: bool,
 }
 
 impl Route {
-    /// What the call may cost, wherever it is served.
+    /// Returns the prices of all targets, for the hold.
     pub fn hold_pricing(&self, call: &ReceivedCall) -> HoldPricing {
         let tariffs = self.targets.iter().flat_map(|target| target.pricing.tariffs());
         HoldPricing::new(tariffs.cloned().collect(), call.facts.service_tier)
     }
 
-    /// What images or audio are charged where their answer does not tell what they used: all that
-    /// they are bound by, and the pieces that have a price.
-    pub fn max_usage(&self, call: &ReceivedCall, bound: Bound) -> Option<Usage> {
+    /// Returns what a call for images or audio is charged if its response reports no usage: its token
+    /// bound, and the units that have a price per item.
+    pub fn max_media_usage(&self, call: &ReceivedCall, bound: Bound) -> Option<Usage> {
         let media = call.endpoint.media()?;
         let is_chargeable = |unit| Unit::MEDIA.contains(&unit) && is_priced(&self.targets, unit);
         let item_units = call.facts.item_units_max.filter(is_chargeable);
@@ -47,42 +47,23 @@ impl Route {
         Some(max_usage(media, bound, call.facts.external_refs.media_tokens.is_some(), item_units))
     }
 
-    /// Whether what a call uses here cannot be told from what comes of its answer: part is hidden,
-    /// or an upstream goes on when nobody listens any more.
+    /// True if the usage cannot be derived from a partial response, because output is hidden or an
+    /// upstream bills the whole response after a disconnect.
     pub fn usage_is_hidden(&self) -> bool {
         let bills_on = |target: &RouteTarget| target.upstream.settings.bills_after_disconnect;
         self.hides_output || self.targets.iter().any(bills_on)
     }
 }
 
-/// One place where a model is served.
-#[derive(Debug)]
-pub struct RouteTarget {
-    /// The upstream.
-    pub upstream: Arc<Upstream>,
-    /// The model's name there, if it is another.
-    pub upstream_model: Option<Arc<str>>,
-    /// When it is chosen.
-    pub rank: TargetRank,
-    /// What it costs there.
-    pub pricing: CallPricing,
-}
-
-impl RouteTarget {
-    /// What the model is called there, which is `public` unless it has another name.
-    pub fn model_name<'a>(&'a self, public_name: &'a str) -> &'a str {
-        self.upstream_model.as_deref().unwrap_or(public_name)
-    }
-}
-
-/// What a context window is taken to be where the catalog does not say.
+/// Assumed context window of models without `max_input_tokens`.
 const CONTEXT_WINDOW_TOKENS_DEFAULT: u64 = 1_000_000;
 
-/// Finds the model, if this caller may use it and some upstream serves it in the call's dialect.
+/// Finds the model and its targets, if the caller may use it and an upstream serves it in the dialect
+/// of the call.
 ///
-/// A call that refers to state kept at a provider goes to the upstream that gave the project its
-/// id. If none did, it goes to dedicated upstreams only: elsewhere the state may be another
-/// tenant's.
+/// A call that refers to state at a provider goes to the upstream that issued the id to the project. If
+/// none did, only dedicated upstreams are allowed, because elsewhere the state may belong to another
+/// tenant.
 pub fn route(
     catalog: &Catalog,
     caller: &Caller,
@@ -93,7 +74,7 @@ pub fn route(
     let model = catalog.model(name).ok_or_else(|| unknown_model(name))?;
     // Nobody but us knows an alias.
     let canonical_name = (**name != *model.name).then(|| Arc::clone(&model.name));
-    let to_route_target = |(target, upstream): (&Target, &Arc<Upstream>)| {
+    let to_route_target = |target: &Target, upstream: &Arc<Upstream>| {
         let renamed = target.upstream_model.clone().or_else(|| canonical_name.clone());
         let upstream_model = Arc::clone(renamed.as_ref().unwrap_or(&model.name));
         RouteTarget {
@@ -107,17 +88,20 @@ pub fn route(
         }
     };
     let dialect = call.endpoint.dialect();
-    let mut targets: Vec<RouteTarget> =
-        catalog.targets(&model, dialect).map(to_route_target).collect();
+    let mut targets: Vec<RouteTarget> = catalog
+        .targets(&model, dialect)
+        .map(|(target, upstream)| to_route_target(target, upstream))
+        .collect();
     if targets.is_empty() {
         return Err(unknown_model(name));
     }
     if !may_use(caller, &model, name) {
-        return Err(Refusal::Forbidden("this key may not use this model"));
+        return Err(Refusal::Forbidden(ForbiddenReason::Model));
     }
     let mut hides_output = model.hidden_output || call.facts.hides_output;
+    let secondary = SecondaryModels { catalog, caller, dialect, now };
     for other in &call.facts.external_refs.other_models {
-        hides_output |= add_secondary_model(catalog, caller, &mut targets, (dialect, now), other)?;
+        hides_output |= secondary.add(&mut targets, other)?;
     }
     if let Some(state) = &call.facts.external_refs.state {
         let state_upstream =
@@ -127,7 +111,7 @@ pub fn route(
             None => target.upstream.settings.dedicated,
         });
         if targets.is_empty() {
-            return Err(foreign_state(state.field));
+            return Err(Refusal::Invalid(InvalidRequest::ForeignState(state.field)));
         }
     }
     require_prices(&mut targets, call)?;
@@ -144,30 +128,34 @@ fn unknown_model(name: &str) -> Refusal {
     Refusal::UnknownModel(name.chars().take(128).collect())
 }
 
-/// Another model may work on the call: it must be served by the same upstreams under this very name,
-/// and allowed as well. What it does is priced by its own tariff, and held at the dearer of both.
-/// Says whether the other one hides what it generates.
-fn add_secondary_model(
-    catalog: &Catalog,
-    caller: &Caller,
-    targets: &mut [RouteTarget],
-    (dialect, now): (Dialect, UnixMs),
-    name: &str,
-) -> Result<bool, Refusal> {
-    let other = catalog.model(name).ok_or_else(|| unknown_model(name))?;
-    if !may_use(caller, &other, name) {
-        return Err(Refusal::Forbidden("this key may not use a model that the call names"));
+/// Adds the other models that a call may use besides its own.
+struct SecondaryModels<'a> {
+    catalog: &'a Catalog,
+    caller: &'a Caller,
+    dialect: Dialect,
+    now: UnixMs,
+}
+
+impl SecondaryModels<'_> {
+    /// Adds the prices of a secondary model to every target. The model must be allowed, and served
+    /// under this very name by the upstream of each target. Its usage is charged by its own prices
+    /// and held at the higher of both. Returns whether the model hides output.
+    fn add(&self, targets: &mut [RouteTarget], name: &str) -> Result<bool, Refusal> {
+        let other = self.catalog.model(name).ok_or_else(|| unknown_model(name))?;
+        if !may_use(self.caller, &other, name) {
+            return Err(Refusal::Forbidden(ForbiddenReason::SecondaryModel));
+        }
+        for route_target in targets {
+            let found = self.catalog.targets(&other, self.dialect).find(|(target, upstream)| {
+                let upstream_model = target.upstream_model.as_deref().unwrap_or(&other.name);
+                Arc::ptr_eq(upstream, &route_target.upstream) && upstream_model == name
+            });
+            let (target, _) = found.ok_or_else(|| unknown_model(name))?;
+            let prices = Arc::clone(target.schedule.effective_at(self.now));
+            route_target.pricing.add_model(name.into(), prices);
+        }
+        Ok(other.hidden_output)
     }
-    for route_target in targets {
-        let has_name = |(target, upstream): &(&Target, &Arc<Upstream>)| {
-            let upstream_model = target.upstream_model.as_deref().unwrap_or(&other.name);
-            Arc::ptr_eq(upstream, &route_target.upstream) && upstream_model == name
-        };
-        let found = catalog.targets(&other, dialect).find(has_name);
-        let (target, _) = found.ok_or_else(|| unknown_model(name))?;
-        route_target.pricing.add_model(name.into(), Arc::clone(target.schedule.effective_at(now)));
-    }
-    Ok(other.hidden_output)
 }
 
 /// Leaves out the places that have no price for what the call asks for: nothing is free unseen.
@@ -189,23 +177,8 @@ fn require_prices(targets: &mut Vec<RouteTarget>, call: &ReceivedCall) -> Result
     targets.retain(|target| first_unpriced_at(target).is_none());
     match unpriced.filter(|_| targets.is_empty()) {
         None => Ok(()),
-        Some(unit) => Err(Refusal::Malformed {
-            param: Some("model"),
-            message: format!(
-                "this model has no price for {}, which the call asks for; leave that out, or name \
-                 another model",
-                unit.name()
-            ),
-        }),
+        Some(unit) => Err(Refusal::Invalid(InvalidRequest::Unpriced(unit))),
     }
-}
-
-fn foreign_state(field: &'static str) -> Refusal {
-    let message = format!(
-        "`{field}` refers to state kept at the provider, under a credential that others share; \
-         send the content itself"
-    );
-    Refusal::Malformed { param: Some(field), message }
 }
 
 /// Input: no more tokens than bytes, for text in the body, and what these do not show. Output: the

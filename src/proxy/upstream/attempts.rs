@@ -1,4 +1,4 @@
-//! Tries: how what was sent to an upstream comes out, for its metrics.
+//! Counts the results of the attempts at an upstream.
 
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
 
@@ -9,48 +9,46 @@ use crate::clock;
 use crate::domain::time::UnixMs;
 use crate::telemetry::metric;
 
-/// Counts how the tries of an upstream come out.
+/// Metrics of one upstream.
 #[derive(Debug)]
 pub struct AttemptMetrics {
-    /// In the order of `RESULTS`.
+    /// One counter per entry of `RESULTS`.
     results: [Counter; RESULTS.len()],
     up: Gauge,
-    /// When it last answered, in milliseconds since 1970; 0 where it never has.
+    /// When the upstream last responded, in milliseconds since 1970; 0 if it never has.
     answered_at: AtomicI64,
-    /// How the last try came out that was not answered, as its place in `RESULTS`; 0 for none.
+    /// The last result other than `Answered`, as an index into `RESULTS`; 0 if there is none.
     last_failure: AtomicUsize,
-    /// Answers that broke off after they had begun.
+    /// Responses that broke off after they had started.
     pub interrupted: Counter,
-    /// How often it was passed over for another.
+    /// How often another target was chosen although this one came first.
     pub skipped: Counter,
-    /// Seconds from the request to the head of the answer, whatever that says.
+    /// Seconds from the request to the response head, for any status.
     pub first_byte: Histogram,
 }
 
-/// How a try came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttemptResult {
-    /// With an answer that stands.
+    /// The response is final, whether success or client error.
     Answered,
-    /// With 429.
+    /// Status 429.
     RateLimited,
-    /// With 5xx.
+    /// Status 5xx.
     Failed,
-    /// With a refusal of the gateway's own credential.
+    /// The upstream rejected the gateway's credential.
     Credential,
-    /// Without a connection, or with a broken one.
+    /// No connection, or one that broke.
     Unreachable,
-    /// Not in time.
     TimedOut,
 }
 
-/// What tries are counted by, in the order of [`Try`].
+/// Values of the metric label `result`, in the order of [`AttemptResult`].
 const RESULTS: [&str; 6] =
     ["answered", "rate_limited", "failed", "credential", "unreachable", "timed_out"];
 
 impl AttemptResult {
-    /// How a try came out that was answered so. An answer about the gateway's credential is the
-    /// gateway's fault, and may echo the secret.
+    /// Classifies a response. A response about the gateway's credential is never forwarded: it is no
+    /// fault of the client and may echo the secret.
     pub fn from_status(status: StatusCode) -> Self {
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::PAYMENT_REQUIRED | StatusCode::FORBIDDEN => {
@@ -64,7 +62,6 @@ impl AttemptResult {
 }
 
 impl AttemptMetrics {
-    /// Counters for the upstream of that name.
     pub fn new(upstream: &str) -> Self {
         let name = || upstream.to_owned();
         let result = |result: &'static str| counter!(metric::UPSTREAM_ATTEMPTS, "upstream" => name(), "result" => result);
@@ -77,13 +74,12 @@ impl AttemptMetrics {
             skipped: counter!(metric::UPSTREAM_SKIPPED, "upstream" => name()),
             first_byte: histogram!(metric::UPSTREAM_FIRST_BYTE_SECONDS, "upstream" => name()),
         };
-        // An absence of trouble can be seen.
+        // Export zeros, so that the absence of errors is visible.
         metrics.interrupted.absolute(0);
         metrics.skipped.absolute(0);
         metrics
     }
 
-    /// Counts a try.
     pub fn record(&self, result: AttemptResult) {
         let index = result as usize;
         self.results[index].increment(1);
@@ -99,12 +95,11 @@ impl AttemptMetrics {
         self.up.set(if is_up { 1.0 } else { 0.0 });
     }
 
-    /// When it last answered.
     pub fn answered_at(&self) -> Option<UnixMs> {
         Some(UnixMs(self.answered_at.load(Relaxed))).filter(|at| UnixMs(0) < *at)
     }
 
-    /// How the last try came out that was not answered.
+    /// Returns the label of the last result other than `Answered`.
     pub fn last_failure(&self) -> Option<&'static str> {
         Some(self.last_failure.load(Relaxed)).filter(|index| 0 < *index).map(|place| RESULTS[place])
     }

@@ -1,7 +1,7 @@
-//! Breaker: the circuit of an upstream, which says whether it is asked before others or after them.
+//! The circuit breaker of an upstream. An upstream with an open circuit is tried after the others.
 //!
-//! All workers share it. It is made of atomics alone: where two threads meet, one outcome more or
-//! less is counted, and nobody waits.
+//! All workers share a breaker. It consists of atomics only: when two threads race, one result more
+//! or less may be counted, but no thread waits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -13,40 +13,36 @@ use crate::clock;
 use crate::settings::upstream::CircuitSettings;
 use crate::telemetry::metric;
 
-/// The circuit of an upstream.
+/// The circuit breaker of one upstream.
 #[derive(Debug)]
 pub struct Breaker {
     upstream: Arc<str>,
     settings: CircuitSettings,
-    /// All times in here are milliseconds since then.
+    /// All times in a breaker are milliseconds since this instant.
     created_at: Instant,
-    /// Odd while it is open; grows whenever it opens or closes.
+    /// Incremented whenever the circuit opens or closes; odd while the circuit is open.
     generation: AtomicU32,
-    /// How many times in a row it was opened.
+    /// How many times the circuit has opened since it was last closed.
     consecutive_opens: AtomicU32,
-    /// While it is open: when it lets the next probe through.
+    /// When the next probe is allowed, while the circuit is open.
     probe_at: AtomicU64,
-    /// Whether a probe is under way.
     probe_in_flight: AtomicBool,
     failures_in_a_row: AtomicU32,
-    /// The number of the window, its tries and its failures: 32, 16 and 16 bits.
+    /// Packed: window number (32 bits), attempts (16) and failures (16).
     window: AtomicU64,
     opened: Counter,
     state: Gauge,
 }
 
-/// Where a circuit stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CircuitState {
-    /// It is asked as usual.
     Closed,
-    /// A probe is under way, or may go.
+    /// A probe is in flight or allowed.
     HalfOpen,
-    /// It is asked after others.
     Open,
 }
 
-/// Leave to ask an upstream, to be shown again with what came of it.
+/// Permission to call an upstream. The result of the call is recorded with the same pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BreakerPass {
     generation: u32,
@@ -54,7 +50,7 @@ pub struct BreakerPass {
 }
 
 impl CircuitState {
-    /// As metrics tell it.
+    /// The value of the metric.
     const fn value(self) -> f64 {
         match self {
             Self::Closed => 0.0,
@@ -65,7 +61,7 @@ impl CircuitState {
 }
 
 impl Breaker {
-    /// A closed one, for the upstream of that name.
+    /// Returns a closed breaker.
     pub fn new(upstream: &Arc<str>, settings: CircuitSettings) -> Self {
         let state = gauge!(metric::UPSTREAM_CIRCUIT, "upstream" => upstream.to_string());
         state.set(CircuitState::Closed.value());
@@ -86,18 +82,18 @@ impl Breaker {
         }
     }
 
-    /// Leave to ask now: to everybody while it is closed, to one probe whenever its time has come.
+    /// Grants a pass: always while the circuit is closed, and to one probe per open period.
     ///
     /// # Errors
-    /// When the next probe may go.
+    /// The instant at which the next probe is allowed.
     pub fn try_acquire(&self, now: Instant) -> Result<BreakerPass, Instant> {
         let generation = self.generation.load(Relaxed);
         if !is_open(generation) {
             return Ok(BreakerPass { generation, is_probe: false });
         }
         let (now, due) = (self.ms_since_creation(now), self.probe_at.load(Relaxed));
-        // Whoever moves the time has the probe. One that never comes back holds up the next no
-        // longer than this.
+        // The thread that advances `probe_at` gets the probe. If that probe is never answered, the
+        // next one is allowed at `next`.
         let next = now.saturating_add(self.open_ms());
         if due <= now && self.probe_at.compare_exchange(due, next, Relaxed, Relaxed).is_ok() {
             self.probe_in_flight.store(true, Relaxed);
@@ -107,12 +103,12 @@ impl Breaker {
         Err(self.created_at + Duration::from_millis(self.probe_at.load(Relaxed)))
     }
 
-    /// Leave for a call that has no other upstream left.
+    /// Grants a pass to a call that has no other upstream left.
     pub fn force_acquire(&self) -> BreakerPass {
         BreakerPass { generation: self.generation.load(Relaxed), is_probe: false }
     }
 
-    /// It answered: that closes the circuit, unless the call was sent before it opened.
+    /// Records a response. Closes an open circuit unless the call was sent before it opened.
     pub fn record_success(&self, pass: BreakerPass, now: Instant) {
         if !is_open(pass.generation) {
             self.failures_in_a_row.store(0, Relaxed);
@@ -120,11 +116,12 @@ impl Breaker {
         } else if self.advance_generation(pass.generation) {
             self.consecutive_opens.store(0, Relaxed);
             self.state.set(CircuitState::Closed.value());
-            tracing::info!(upstream = %self.upstream, "it answers again: its circuit is closed");
+            tracing::info!(upstream = %self.upstream, "circuit closed");
         }
     }
 
-    /// It failed. The circuit opens after too many in a row, or too large a part of a window.
+    /// Records a failure. Opens the circuit after too many consecutive failures, or if the failure
+    /// rate of the window is too high.
     pub fn record_failure(&self, pass: BreakerPass, now: Instant) {
         if is_open(pass.generation) {
             return self.failed_while_open(pass, now);
@@ -138,7 +135,7 @@ impl Breaker {
         }
     }
 
-    /// It will fail whoever asks, as it refuses the gateway's own credential.
+    /// Opens the circuit: the upstream rejected the gateway's credential, so every call would fail.
     pub fn record_credential_refusal(&self, pass: BreakerPass, now: Instant) {
         if is_open(pass.generation) {
             return self.failed_while_open(pass, now);
@@ -147,7 +144,7 @@ impl Breaker {
         self.open(pass, now);
     }
 
-    /// An answer that had begun broke off: a try that was counted has failed after all.
+    /// Turns an attempt that was counted as a success into a failure: its response broke off.
     pub fn record_interruption(&self, now: Instant) {
         let pass = self.force_acquire();
         let (tries, failures) = self.count(now, 0, 1);
@@ -156,7 +153,7 @@ impl Breaker {
         }
     }
 
-    /// Where it stands, and the tries and failures of the window until now.
+    /// Returns the state, and the attempts and failures of the current window.
     pub fn snapshot(&self, now: Instant) -> (CircuitState, (u32, u32)) {
         let is_due = || self.probe_at.load(Relaxed) <= self.ms_since_creation(now);
         let circuit = if !is_open(self.generation.load(Relaxed)) {
@@ -178,11 +175,11 @@ impl Breaker {
         if self.advance_generation(pass.generation) {
             self.consecutive_opens.store(1, Relaxed);
             self.start_open_period(now);
-            tracing::warn!(upstream = %self.upstream, "it fails: its circuit is open");
+            tracing::warn!(upstream = %self.upstream, "circuit opened");
         }
     }
 
-    /// A probe that failed makes the next one wait longer; other calls say nothing new.
+    /// Extends the open period if a probe failed. Failures of other calls change nothing.
     fn failed_while_open(&self, pass: BreakerPass, now: Instant) {
         if pass.is_probe && self.generation.load(Relaxed) == pass.generation {
             self.consecutive_opens.fetch_add(1, Relaxed);
@@ -199,21 +196,21 @@ impl Breaker {
         self.opened.increment(1);
     }
 
-    /// Opens or closes, once an era.
+    /// Moves to the next generation; false if another thread already did.
     fn advance_generation(&self, generation: u32) -> bool {
         self.generation
             .compare_exchange(generation, generation.wrapping_add(1), Relaxed, Relaxed)
             .is_ok()
     }
 
-    /// How long it stays open: twice as long each time, up to the maximum.
+    /// How long the circuit stays open: doubled with each consecutive opening, up to the maximum.
     fn open_ms(&self) -> u64 {
         let doublings = self.consecutive_opens.load(Relaxed).saturating_sub(1).min(31);
         let min_ms = millis(self.settings.open_min);
         min_ms.saturating_mul(1 << doublings).min(millis(self.settings.open_max))
     }
 
-    /// Counts in the window of `now`; its tries and failures with these.
+    /// Counts in the window of `now`. Returns the totals of that window.
     fn count(&self, now: Instant, tries: u64, failures: u64) -> (u32, u32) {
         let number = self.window_number(now);
         let updated = |window| Some(add_to_window(window, number, tries, failures));
@@ -221,7 +218,7 @@ impl Breaker {
         counts(add_to_window(before, number, tries, failures))
     }
 
-    /// The number of the window in which `now` is; never 0.
+    /// The number of the window that contains `now`; never 0.
     fn window_number(&self, now: Instant) -> u64 {
         let number = self.ms_since_creation(now) / millis(self.settings.window).max(1) + 1;
         number & u64::from(u32::MAX)
@@ -232,17 +229,17 @@ impl Breaker {
     }
 }
 
-/// The most tries that are told apart in one window.
+/// Counts of one window saturate at this value.
 const COUNT_MAX: u64 = 0xFFFF;
 
-/// The window of that number, which may be another one than `window` is, with more in it.
+/// Adds to the packed `window`, or to an empty one if `window` has another number.
 fn add_to_window(window: u64, number: u64, tries: u64, failures: u64) -> u64 {
     let (current, t, f) = (window >> 32, window >> 16 & COUNT_MAX, window & COUNT_MAX);
     let (t, f) = if current == number { (t, f) } else { (0, 0) };
     number << 32 | (t + tries).min(COUNT_MAX) << 16 | (f + failures).min(COUNT_MAX)
 }
 
-/// Its tries and its failures.
+/// Attempts and failures of a packed window.
 fn counts(window: u64) -> (u32, u32) {
     let part = |bits: u64| u32::try_from(bits & COUNT_MAX).unwrap_or_default();
     (part(window >> 16), part(window))
@@ -275,12 +272,12 @@ mod tests {
     }
 
     fn fail(breaker: &Breaker, now: Instant) {
-        let pass = breaker.try_acquire(now).expect("leave");
+        let pass = breaker.try_acquire(now).expect("a pass");
         breaker.record_failure(pass, now);
     }
 
     fn succeed(breaker: &Breaker, now: Instant) {
-        let pass = breaker.try_acquire(now).expect("leave");
+        let pass = breaker.try_acquire(now).expect("a pass");
         breaker.record_success(pass, now);
     }
 
@@ -334,12 +331,12 @@ mod tests {
     #[test]
     fn results_from_before_it_opened_do_not_change_an_open_circuit() {
         let (breaker, at) = breaker();
-        let early = breaker.try_acquire(at(0)).expect("leave");
+        let early = breaker.try_acquire(at(0)).expect("a pass");
         (0..3).for_each(|_| fail(&breaker, at(0)));
         breaker.record_success(early, at(1));
         breaker.record_failure(early, at(1));
         assert_eq!(breaker.try_acquire(at(2)), Err(at(100)));
-        // Who had to ask all the same, and was answered, has proven it.
+        // A forced call that is answered proves that the upstream works.
         let forced = breaker.force_acquire();
         breaker.record_failure(forced, at(3));
         assert_eq!(breaker.try_acquire(at(3)), Err(at(100)));
@@ -389,7 +386,7 @@ mod tests {
     #[test]
     fn a_refused_credential_opens_it_immediately() {
         let (breaker, at) = breaker();
-        let pass = breaker.try_acquire(at(0)).expect("leave");
+        let pass = breaker.try_acquire(at(0)).expect("a pass");
         breaker.record_credential_refusal(pass, at(0));
         assert_eq!(breaker.try_acquire(at(1)), Err(at(100)));
     }

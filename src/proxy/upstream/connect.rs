@@ -1,4 +1,4 @@
-//! Connecting to an upstream: TCP, TLS, HTTP/1.1.
+//! Opens connections to upstreams: TCP, TLS, HTTP/1.1.
 
 use std::io;
 use std::pin::Pin;
@@ -19,30 +19,27 @@ use crate::proxy::upstream::provider_endpoint::Upstream;
 use crate::proxy::upstream::upstream_body::UpstreamBody;
 use crate::tasks;
 
-/// Which certificates are believed.
+/// Which root certificates are trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Roots {
-    /// Those of the operating system.
+    /// The certificates of the operating system.
     Platform,
-    /// Those that came with this build.
+    /// The certificates compiled into this binary.
     Bundled,
 }
 
-/// Why an upstream could not be connected to.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Name, TCP or TLS.
-    #[error("connecting failed: {0}")]
+    /// Name resolution, TCP or TLS failed.
+    #[error("connection failed: {0}")]
     Io(#[from] io::Error),
-    /// HTTP.
-    #[error("the connection was not accepted: {0}")]
+    #[error("HTTP handshake failed: {0}")]
     Http(#[from] hyper::Error),
-    /// It took too long.
-    #[error("connecting took too long")]
+    #[error("connection timed out")]
     TimedOut,
 }
 
-/// A TLS set-up that all workers share; sessions are resumed.
+/// Returns a TLS configuration. All workers share one, so that sessions are resumed.
 pub fn tls(roots: Roots) -> Result<TlsConnector, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -51,8 +48,11 @@ pub fn tls(roots: Roots) -> Result<TlsConnector, rustls::Error> {
         Roots::Platform => {
             use rustls_platform_verifier::BuilderVerifierExt;
             let verified = builder.clone().with_platform_verifier().unwrap_or_else(|fault| {
-                // A machine without certificates can serve upstreams by http; by https, none.
-                tracing::warn!(%fault, "no upstream by https is believed; see tls.roots");
+                // Without certificates only plain HTTP upstreams work.
+                tracing::warn!(
+                    %fault,
+                    "no TLS root certificates loaded: HTTPS upstreams will fail; see tls.roots"
+                );
                 builder.with_root_certificates(RootCertStore::empty())
             });
             verified.with_no_client_auth()
@@ -65,7 +65,7 @@ pub fn tls(roots: Roots) -> Result<TlsConnector, rustls::Error> {
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-/// Opens a connection and runs it on this worker's thread.
+/// Opens a connection and drives it on the thread of this worker.
 pub async fn connect(
     upstream: &Upstream,
     tls: &TlsConnector,
@@ -76,9 +76,9 @@ pub async fn connect(
     let (sender, mut connection) = http1::handshake(TokioIo::new(stream)).await?;
     let name = Arc::clone(upstream.name());
     tasks::spawn_local(async move {
-        // Where it is, not moved: it would have a second place in the task.
+        // Awaited by reference: moving it would store it a second time in the task.
         if let Err(fault) = (&mut connection).await {
-            tracing::debug!(upstream = %name, %fault, "an upstream connection ended");
+            tracing::debug!(upstream = %name, %fault, "upstream connection failed");
         }
     });
     Ok(sender)
@@ -95,7 +95,6 @@ async fn open_stream(upstream: &Upstream, tls: &TlsConnector) -> io::Result<Upst
     Ok(UpstreamStream::Tls(Box::new(tls.connect(name, tcp).await?)))
 }
 
-/// A connection's bytes, in clear or by TLS.
 #[derive(Debug)]
 enum UpstreamStream {
     Plain(TcpStream),

@@ -1,4 +1,4 @@
-//! Rest: the models that an upstream asked not to be called for, by `Retry-After`, and until when.
+//! Cooldowns: models for which an upstream requested a pause with `Retry-After`.
 
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -10,14 +10,16 @@ use http::HeaderMap;
 use crate::clock;
 use crate::domain::time::{Day, UnixMs};
 
-/// How many models of one upstream can rest at a time. Two that share a place forget each other.
+/// How many models of an upstream can cool down at a time. Two models in the same slot replace each
+/// other.
 const SLOTS: usize = 64;
 
-/// Which models of an upstream rest. Shared by all workers, without a lock.
+/// The models of an upstream that cool down. Shared by all workers without a lock.
 #[derive(Debug)]
 pub struct Cooldowns {
     created_at: Instant,
-    /// A mark of the model, and until when in tenths of a second since `made`: 32 bits each.
+    /// Packed: a hash of the model, and the end in tenths of a second since `created_at`, 32 bits
+    /// each.
     slots: [AtomicU64; SLOTS],
 }
 
@@ -28,7 +30,7 @@ impl Default for Cooldowns {
 }
 
 impl Cooldowns {
-    /// Lets `model` rest until `time` from `now` has passed.
+    /// Starts a cooldown of `model`.
     pub fn start(&self, model: &str, now: Instant, duration: Duration) {
         let (slot, tag) = slot_and_tag(model);
         let until =
@@ -37,7 +39,7 @@ impl Cooldowns {
         self.slots[slot].store(tag << 32 | u64::from(until), Relaxed);
     }
 
-    /// Until when `model` rests, if it does at `now`.
+    /// Returns the end of the cooldown of `model`, if one is active at `now`.
     pub fn active_until(&self, model: &str, now: Instant) -> Option<Instant> {
         let (slot, tag) = slot_and_tag(model);
         let entry = self.slots[slot].load(Relaxed);
@@ -51,8 +53,8 @@ fn slot_and_tag(model: &str) -> (usize, u64) {
     (usize::try_from(hash % SLOTS as u64).unwrap_or_default(), hash >> 32)
 }
 
-/// How long an answer asks to be left alone: `retry-after-ms`, else `Retry-After` in seconds or as a
-/// date, as seen at `now`.
+/// Returns the pause that a response requests: `retry-after-ms`, else `Retry-After` in seconds or as a
+/// date relative to `now`.
 pub fn retry_after(headers: &HeaderMap, now: UnixMs) -> Option<Duration> {
     let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
     let integer = |text: &str| text.split_once('.').map_or(text, |(whole, _)| whole).parse().ok();
@@ -69,7 +71,7 @@ pub fn retry_after(headers: &HeaderMap, now: UnixMs) -> Option<Duration> {
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// A date as HTTP writes it: `Sun, 06 Nov 1994 08:49:37 GMT`.
+/// Parses an HTTP date such as `Sun, 06 Nov 1994 08:49:37 GMT`.
 fn parse_http_date(text: &str) -> Option<UnixMs> {
     let (_, text) = text.split_once(", ")?;
     let parts: Vec<&str> = text.strip_suffix(" GMT")?.split([' ', ':']).collect();
@@ -95,7 +97,7 @@ mod tests {
         assert!(cooldowns.active_until("gpt-4o", at(2_999)).is_some());
         assert_eq!(cooldowns.active_until("gpt-4o", at(3_000)), None);
         assert_eq!(cooldowns.active_until("gpt-4o-mini", at(1_000)), None);
-        assert_eq!(cooldowns.active_until("", at(0)), None, "none rests at first");
+        assert_eq!(cooldowns.active_until("", at(0)), None, "initially empty");
     }
 
     #[test]

@@ -1,13 +1,13 @@
-//! Choose: which stop of its route a call goes to next.
+//! Chooses the target of a route for each attempt: by priority and weight, then by health.
 
 use std::time::Instant;
 
 use crate::domain::catalog::TargetRank;
-use crate::proxy::stages::route::{Route, RouteTarget};
 use crate::proxy::upstream::breaker::BreakerPass;
+use crate::proxy::upstream::route_target::RouteTarget;
 
-/// Puts stops into the order of one call: by priority, as they came; of one priority first the one
-/// that is drawn by weight, then the others as they came.
+/// Orders `targets` for one call. Within each priority, one target drawn by weight moves to the front;
+/// the others keep their order.
 pub fn order_by_weight<T>(
     targets: &mut [T],
     rank: impl Fn(&T) -> TargetRank,
@@ -31,7 +31,7 @@ pub fn order_by_weight<T>(
     }
 }
 
-/// The stops that a call has not been to.
+/// The targets of a route that a call has not tried.
 #[derive(Debug)]
 pub struct Candidates<'a> {
     model_name: &'a str,
@@ -39,13 +39,14 @@ pub struct Candidates<'a> {
 }
 
 impl<'a> Candidates<'a> {
-    /// All of a route, in its order.
-    pub fn of(route: &'a Route) -> Self {
-        Self { model_name: &route.model.name, remaining: route.targets.iter().collect() }
+    /// `model_name` is the public name of the model.
+    pub fn new(model_name: &'a str, targets: &'a [RouteTarget]) -> Self {
+        Self { model_name, remaining: targets.iter().collect() }
     }
 
-    /// The next stop: the first that may be asked now. Where none may, the one that may soonest: to
-    /// be skipped is to come last, so no call is refused while there is somebody to ask.
+    /// Returns the first target whose cooldown and breaker allow a call now, else the one that will
+    /// allow it first. A skipped target is tried last instead of never, so that no call is refused
+    /// while a target is left.
     pub fn next(&mut self, now: Instant) -> Option<(&'a RouteTarget, BreakerPass)> {
         let mut first_retry: Option<(usize, Instant)> = None;
         for (index, target) in self.remaining.iter().enumerate() {
@@ -66,7 +67,6 @@ impl<'a> Candidates<'a> {
         Some((target, target.upstream.breaker.force_acquire()))
     }
 
-    /// Whether there is none left.
     pub const fn is_exhausted(&self) -> bool {
         self.remaining.is_empty()
     }
@@ -96,13 +96,13 @@ mod tests {
         {
             assert_eq!(order(&unlike, || point), expected, "{point}");
         }
-        assert_eq!(order(&[(0, 0), (0, 0)], || 1), "01", "without weights, as they came");
+        assert_eq!(order(&[(0, 0), (0, 0)], || 1), "01", "without weights, the order is kept");
         assert_eq!(order(&[], || 1), "");
     }
 
     #[test]
     fn each_target_is_drawn_in_proportion_to_its_weight() {
-        // Numbers that are spread evenly: each weight must be met to within rounding.
+        // Evenly distributed numbers, so that shares match the weights within rounding.
         let (mut number, mut first) = (0_u64, [0; 3]);
         for _ in 0..10_000 {
             number = number.wrapping_add(0x9E37_79B9_7F4A_7C15);

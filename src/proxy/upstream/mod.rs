@@ -1,4 +1,4 @@
-//! Upstreams: connections, circuit breakers, cooldowns and attempts.
+//! Upstreams: connections, circuit breakers, cooldowns, metrics and the choice between targets.
 
 pub mod breaker;
 pub mod cooldown;
@@ -7,3 +7,5 @@ pub mod provider_endpoint;
 pub mod upstream_body;
 pub mod connect;
 pub mod pool;
+pub mod route_target;
+pub mod failover;

@@ -1,4 +1,4 @@
-//! A worker's own connections to upstreams: no lock, last in first out, one lane an upstream.
+//! The idle upstream connections of a worker: no lock, last in, first out, one slot per upstream.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -13,34 +13,32 @@ use crate::proxy::upstream::connect::{ConnectError, connect};
 use crate::proxy::upstream::provider_endpoint::Upstream;
 use crate::proxy::upstream::upstream_body::UpstreamBody;
 
-/// Why an upstream gave no answer.
+/// Why an attempt brought no response.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// No connection.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// The connection broke after the request was begun: the upstream may have acted on it.
-    #[error("no answer came: {0}")]
+    /// The connection broke after a part of the request was sent; the upstream may have acted on it.
+    #[error("connection broke before a response: {0}")]
     Broken(hyper::Error),
-    /// The connection was closed before a byte of the request was sent: here it is again.
-    #[error("the connection was stale")]
+    /// The connection was closed before a byte of the request was sent. Returns the request.
+    #[error("stale connection")]
     Stale(Box<Request<UpstreamBody>>),
-    /// The same of a connection that was new: another one would fare no better.
-    #[error("a new connection was closed before anything was sent")]
+    /// A new connection was closed before anything was sent, so another one would fail too.
+    #[error("new connection closed before the request was sent")]
     Closed,
-    /// Nobody is left who could use an answer, and nothing was sent.
-    #[error("the client left before it was sent")]
+    /// Nothing was sent, because no client is left to read a response.
+    #[error("client disconnected before the request was sent")]
     ClientDisconnected,
-    /// The head of the answer took too long.
-    #[error("the first byte took too long")]
+    /// The response head did not arrive in time.
+    #[error("first byte timed out")]
     TimedOut,
 }
 
-/// How long a connection whose last answer was read may take to be ready again. One that is not
-/// has something left to write, and is left alone.
+/// How long an idle connection may take to become ready. A connection that does not still has data
+/// to write and is dropped.
 const READY_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// The idle connections of one worker.
 #[derive(Clone)]
 pub struct Pool {
     slots: Rc<RefCell<Vec<IdleConnections>>>,
@@ -55,7 +53,7 @@ impl std::fmt::Debug for Pool {
     }
 }
 
-/// A connection in use. Given back when its answer was read to the end; else it closes.
+/// A connection in use. Closed on drop, unless it was returned to the pool.
 #[derive(Debug)]
 pub struct Lease {
     sender: SendRequest<UpstreamBody>,
@@ -66,12 +64,12 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Whether no call has been sent on it.
+    /// True if no call has been sent on this connection.
     pub const fn is_new(&self) -> bool {
         self.is_new
     }
 
-    /// Sends a request. It goes out once: whoever wants it sent again decides so.
+    /// Sends a request one time. The caller decides whether to send it again.
     pub async fn send(
         mut self,
         request: Request<UpstreamBody>,
@@ -85,7 +83,7 @@ impl Lease {
         }
     }
 
-    /// Makes the connection ready for another call.
+    /// Makes the connection available to other calls. Its response must be read to the end.
     pub fn return_to_pool(self) {
         let slots = &mut *self.pool.slots.borrow_mut();
         if let Some(idle) = slots.get_mut(self.slot)
@@ -98,12 +96,11 @@ impl Lease {
 }
 
 impl Pool {
-    /// A pool without connections.
     pub fn new(tls: TlsConnector) -> Self {
         Self { slots: Rc::default(), tls }
     }
 
-    /// Closes what is idle and leads to no upstream of those lanes.
+    /// Closes the idle connections of slots that are no longer in use.
     pub fn retain(&self, is_used: impl Fn(usize) -> bool) {
         for (slot, idle) in self.slots.borrow_mut().iter_mut().enumerate() {
             if !is_used(slot) {
@@ -112,7 +109,7 @@ impl Pool {
         }
     }
 
-    /// A connection to the upstream: the one that was used last, or a new one.
+    /// Returns the connection to `upstream` that was used last, or a new one.
     pub async fn lease(&self, upstream: &Upstream) -> Result<Lease, ConnectError> {
         let slot = upstream.pool_slot;
         let idle_max = upstream.settings.idle_connections_max;

@@ -1,4 +1,4 @@
-//! An upstream: a provider's endpoint, ready to be called.
+//! An upstream: a provider's endpoint with its settings, breaker, cooldowns and metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,25 +19,19 @@ use crate::settings::upstream::{Auth, UpstreamSettings};
 
 static NEXT_POOL_SLOT: AtomicUsize = AtomicUsize::new(0);
 
-/// A provider's endpoint. Built when the catalog is, so that a call builds nothing.
+/// Built with the catalog, so that a call builds nothing.
 #[derive(Debug)]
 pub struct Upstream {
-    /// How it is reached.
     pub settings: UpstreamSettings,
-    /// Its lane in a worker's pool: that of no other upstream, nor of an earlier form of it.
+    /// Index of the connection pool slot. Unique per upstream and per version of its settings.
     pub pool_slot: usize,
-    /// What the `host` header says.
     pub host_header: HeaderValue,
-    /// How its tries come out.
     pub attempts: AttemptMetrics,
-    /// Whether it is asked before others.
     pub breaker: Breaker,
-    /// For which models it asked not to be called, and until when.
     pub cooldowns: Cooldowns,
 }
 
 impl Upstream {
-    /// An upstream that is reached so.
     pub fn new(settings: UpstreamSettings) -> Self {
         let host_header = HeaderValue::try_from(&settings.address.authority)
             .unwrap_or(HeaderValue::from_static(""));
@@ -52,20 +46,20 @@ impl Upstream {
         }
     }
 
-    /// Its name in logs, metrics and the API.
+    /// The name in logs, metrics and the API.
     pub const fn name(&self) -> &Arc<str> {
         &self.settings.name
     }
 
-    /// Leave to ask it for `model` now.
+    /// Grants a pass for a call to `model`, if neither a cooldown nor the breaker forbids it.
     ///
     /// # Errors
-    /// When it is to be asked again.
+    /// The instant at which to try again.
     pub fn try_acquire(&self, model: &str, now: Instant) -> Result<BreakerPass, Instant> {
         self.cooldowns.active_until(model, now).map_or_else(|| self.breaker.try_acquire(now), Err)
     }
 
-    /// Notes how a try came out.
+    /// Records the result of an attempt in the metrics and the breaker.
     pub fn record_attempt(&self, pass: BreakerPass, result: AttemptResult) {
         self.attempts.record(result);
         let now = clock::monotonic_now();
@@ -80,24 +74,24 @@ impl Upstream {
         }
     }
 
-    /// Notes that an answer of which a part was passed on broke off.
+    /// Records that a response broke off after a part was forwarded.
     pub fn record_interruption(&self) {
         self.attempts.interrupted.increment(1);
         self.breaker.record_interruption(clock::monotonic_now());
     }
 
-    /// Does as it asked: does not call it for `model` for a time, which settings bound.
+    /// Starts the cooldown that the upstream requested, at most `retry_after_max`.
     pub fn cool_down(&self, model: &str, duration: Duration) {
         let duration = duration.min(self.settings.retry_after_max);
         self.cooldowns.start(model, clock::monotonic_now(), duration);
     }
 
-    /// Whether calls of that dialect can be forwarded to it.
+    /// True if the upstream accepts calls in `dialect`.
     pub fn supports(&self, dialect: Dialect) -> bool {
         self.settings.dialects.contains(&dialect)
     }
 
-    /// The secret, if it stands in the target of every call: then an answer may echo it.
+    /// Returns the secret if it is sent in the query string. Responses may then echo it.
     pub fn query_secret(&self) -> Option<&str> {
         match &self.settings.auth {
             Auth::Query { secret, .. } => Some(secret.expose()),
@@ -105,10 +99,9 @@ impl Upstream {
         }
     }
 
-    /// The target of a call that came for `asked`; `model` is the name to put into its path, where
-    /// the path names one and it is called otherwise here. The caller's `?key=` is left out, and of a
-    /// Gemini call what would hide its usage; the gateway's own credential is added where it
-    /// belongs there.
+    /// Builds the request target from the URI that the client requested. `model` replaces the model
+    /// name in the path. Strips the caller's `?key=` and, for Gemini, parameters that would hide
+    /// usage; adds the gateway's credential if it belongs in the query.
     pub fn uri(&self, requested: &Uri, model: Option<&str>) -> Result<Uri, InvalidUri> {
         let prefix = &self.settings.address.path_prefix;
         let auth_param = match &self.settings.auth {
@@ -125,7 +118,7 @@ impl Upstream {
             Some(format!("{before}{}{after}", query::escaped(model)))
         });
         let path = renamed.as_deref().unwrap_or(requested.path());
-        // Of those that are forwarded, only Gemini's paths name a model.
+        // Among forwarded endpoints, only Gemini paths contain a model name.
         let is_gemini = endpoint::split_model_path(requested.path()).is_some();
         let is_stripped = |param: &&str| {
             let named = |name: &str| query::value_of(param, name).is_some();
@@ -142,7 +135,7 @@ impl Upstream {
         Uri::try_from(format!("{prefix}{path}{separator}{query}"))
     }
 
-    /// Puts the gateway's own headers into a request, the credential among them.
+    /// Adds the host, the configured headers and the gateway's credential.
     pub fn apply_auth(&self, fields: &mut HeaderMap) {
         fields.insert(HOST, self.host_header.clone());
         for (name, value) in &self.settings.headers {

@@ -1,4 +1,4 @@
-//! Outgoing: the request body for an upstream.
+//! The request body for an upstream: the client's bytes with edits spliced in.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -10,14 +10,14 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::dialect::call_facts::Edit;
 
-/// A request body for an upstream: the client's own bytes, with edits between them.
+/// Slices of the client's body and the edits between them. Cloning copies no bytes.
 #[derive(Debug, Clone, Default)]
 pub struct UpstreamBody {
     parts: VecDeque<Bytes>,
 }
 
 impl UpstreamBody {
-    /// The client's body with `edits`, which are in order and do not overlap.
+    /// Applies `edits`, which must be in order and must not overlap.
     pub fn new(body: &Bytes, edits: &[Edit]) -> Self {
         let mut parts = VecDeque::with_capacity(1 + 2 * edits.len());
         let mut at = 0;
