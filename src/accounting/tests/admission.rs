@@ -1,4 +1,4 @@
-//! What a call takes, and what it gives back.
+//! What an admitted call holds, and what its end returns and charges.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,15 +26,14 @@ use crate::journal::entry::{Entry, Outcome};
 
 #[tokio::test]
 async fn text_calls_are_not_held_at_audio_prices() {
-    let scene = TestWorker::new(5_000);
+    let worker = TestWorker::new(5_000);
     let prices = [(Unit::InputTokens, 1), (Unit::OutputTokens, 2), (Unit::OutputAudioTokens, 80)];
     let call = request(1, &model(&prices), BODY, 1_000);
     let priority = ServiceTier::new("priority").expect("short");
-    let costs = HoldPricing::new(vec![Arc::clone(call.pricing.first())], priority);
-    let held =
-        scene.admit(AdmissionRequest { pricing: costs, ..call }).await.expect("2,057 of 5,000");
+    let pricing = HoldPricing::new(vec![Arc::clone(call.pricing.first())], priority);
+    let held = worker.admit(AdmissionRequest { pricing, ..call }).await.expect("2,057 of 5,000");
     assert_eq!((held.held.spend, held.measured.requested_tier), (Nano(2_057), priority));
-    assert!(held.fingerprint.is_some(), "what the provider counts is to be learned");
+    assert!(held.fingerprint.is_some(), "the provider's count will be cached");
 }
 
 #[tokio::test]
@@ -42,80 +41,91 @@ async fn cached_token_counts_are_kept_per_endpoint() {
     let model = unit_price_model();
     let words = "word ".repeat(2_000);
     let body = format!(r#"{{"model":"m","system":"{words}","messages":[]}}"#);
-    let scene = TestWorker::new(6_000);
-    let mut first = scene.admit(request(1, &model, &body, 10)).await.expect("fits once counted");
+    let worker = TestWorker::new(6_000);
+    let mut first = worker.admit(request(1, &model, &body, 10)).await.expect("fits once counted");
     (first.trace.forwarded, first.measured.complete) = (true, true);
     first.measured.reported = Some(Usage::from_tokens(8, 1));
     first.settle(Outcome::Completed);
     let messages =
         AdmissionRequest { endpoint: Endpoint::Messages, ..request(2, &model, &body, 10) };
-    let second = scene.admit(messages).await.expect("fits once counted");
+    let second = worker.admit(messages).await.expect("fits once counted");
     assert!(2_000 <= second.bound.input_tokens, "{:?}", second.bound);
     drop(second);
-    let again = scene.admit(request(3, &model, &body, 10)).await.expect("known");
-    assert_eq!(again.bound.input_tokens, 8, "the provider's own count of the same call");
+    let again = worker.admit(request(3, &model, &body, 10)).await.expect("cached");
+    assert_eq!(
+        again.bound.input_tokens, 8,
+        "the count that the provider reported for the same call"
+    );
     drop(again);
-    let _other = scene.admit(request(4, &model, BODY, 5_000)).await.expect("most of it");
-    let fits = scene.admit(request(5, &model, &body, 10)).await;
-    assert_eq!(fits.map(|held| held.bound.input_tokens), Ok(8), "our own count would not fit");
+    let _other =
+        worker.admit(request(4, &model, BODY, 5_000)).await.expect("a large part of the balance");
+    let fits = worker.admit(request(5, &model, &body, 10)).await;
+    assert_eq!(
+        fits.map(|held| held.bound.input_tokens),
+        Ok(8),
+        "the count of the gateway would not fit"
+    );
 }
 
 #[tokio::test]
 async fn usage_of_secondary_models_is_charged_at_the_prices_of_the_answering_target() {
-    let scene = TestWorker::new(1_000_000);
+    let worker = TestWorker::new(1_000_000);
     let tariff = |nano| {
         Arc::clone(model(&[(Unit::InputTokens, nano)]).targets[0].schedule.effective_at(UnixMs(0)))
     };
-    let mut there = CallPricing::new("m".into(), tariff(3));
-    there.add_model("other".into(), tariff(7));
-    let mut permit = scene.admit(request(1, &unit_price_model(), BODY, 43)).await.expect("fits");
-    permit.set_pricing(&there);
+    let mut pricing = CallPricing::new("m".into(), tariff(3));
+    pricing.add_model("other".into(), tariff(7));
+    let mut permit = worker.admit(request(1, &unit_price_model(), BODY, 43)).await.expect("fits");
+    permit.set_pricing(&pricing);
     permit.set_forwarded(true);
     let shares = vec![ModelUsageShare { model: "other".into(), usage: Usage::from_tokens(4, 0) }];
     let reported = Some(Usage::from_tokens(10, 0));
     permit.record_usage(&UsageReading { reported, shares, ..UsageReading::default() });
     permit.measured.complete = true;
     permit.settle(Outcome::Completed);
-    let Some(Entry::Settled(ended)) = scene.entries().pop() else { panic!("it was settled") };
+    let Some(Entry::Settled(ended)) = worker.entries().pop() else { panic!("it was settled") };
     assert_eq!((ended.charge.cost, &*ended.price_version), (Nano(6 * 3 + 4 * 7), "v+v"));
 }
 
 #[tokio::test]
 async fn a_hold_is_visible_while_the_call_is_open_and_replaced_by_its_usage() {
-    let scene = TestWorker::new(1_000_000);
-    let came =
+    let worker = TestWorker::new(1_000_000);
+    let started_at =
         clock::monotonic_now().checked_sub(Duration::from_millis(7)).expect("the machine is up");
-    let demand = AdmissionRequest { started_at: came, ..request(7, &unit_price_model(), BODY, 43) };
-    let mut permit = scene.admit(demand).await.expect("fits");
+    let admission = AdmissionRequest { started_at, ..request(7, &unit_price_model(), BODY, 43) };
+    let mut permit = worker.admit(admission).await.expect("fits");
     assert_eq!(
         (permit.id(), permit.held.tokens, permit.held.spend),
         (RequestLogId(7), 100, Nano(100))
     );
-    assert_eq!(scene.live_state.open_holds(), (1, Nano(100)));
-    assert_eq!(scene.caller.organization.held(), Nano(100));
-    assert_eq!(scene.caller.organization.held_amounts(), (Nano(100), Nano(100)));
-    let organizations = scene.live_state.all_organizations();
+    assert_eq!(worker.live_state.open_holds(), (1, Nano(100)));
+    assert_eq!(worker.caller.organization.held(), Nano(100));
+    assert_eq!(worker.caller.organization.held_amounts(), (Nano(100), Nano(100)));
+    let organizations = worker.live_state.all_organizations();
     assert_eq!(organizations.len(), 1);
     assert_eq!(organizations[0].held(), Nano(100));
-    let holds = scene.caller.organization.holds();
+    let holds = worker.caller.organization.holds();
     assert_eq!((holds.len(), holds[0].0, holds[0].1.tokens), (1, RequestLogId(7), 100));
-    let standing = scene.caller.project.usage_snapshot(clock::wall_now());
-    assert_eq!((standing.day.held.tokens, standing.open_calls), (100, 1));
+    let usage = worker.caller.project.usage_snapshot(clock::wall_now());
+    assert_eq!((usage.day.held.tokens, usage.open_calls), (100, 1));
     assert!(7_000 <= permit.elapsed_us());
-    assert_eq!(permit.measured.counted_input, 1, "what it is charged if nothing is reported");
+    assert_eq!(permit.measured.counted_input, 1, "the charge if nothing is reported");
 
     permit.record_state_id("kept");
     permit.trace.upstream = Some("u".into());
     permit.record_progress();
     mark_answered(&mut permit, 8, 2);
     permit.settle(Outcome::Completed);
-    assert_eq!((scene.settled(), scene.live_state.open_holds()), ((1, 10, 999_990), (0, Nano(0))));
-    assert_eq!(scene.caller.organization.held(), Nano(0));
-    assert!(scene.caller.organization.holds().is_empty());
-    let keeper = |id| scene.caller.project.state_upstream(id, clock::wall_now());
-    assert_eq!((keeper("kept").as_deref(), keeper("other")), (Some("u"), None));
+    assert_eq!(
+        (worker.settled(), worker.live_state.open_holds()),
+        ((1, 10, 999_990), (0, Nano(0)))
+    );
+    assert_eq!(worker.caller.organization.held(), Nano(0));
+    assert!(worker.caller.organization.holds().is_empty());
+    let state_upstream = |id| worker.caller.project.state_upstream(id, clock::wall_now());
+    assert_eq!((state_upstream("kept").as_deref(), state_upstream("other")), (Some("u"), None));
 
-    let entries = scene.entries();
+    let entries = worker.entries();
     let [Entry::Hold(hold), Entry::Progress(progress), Entry::Settled(ended)] = &*entries else {
         panic!("{entries:?}")
     };
@@ -131,71 +141,71 @@ async fn a_hold_is_visible_while_the_call_is_open_and_replaced_by_its_usage() {
 
 #[tokio::test]
 async fn searches_are_billed_as_each_endpoint_reports_them() {
-    let scene = TestWorker::new(1_000_000);
-    let told = |searches| Some(Usage::from_tokens(1, 1).with(Unit::WebSearches, searches));
-    for (endpoint, asked, told, charged) in [
-        (Endpoint::ChatCompletions, 1, told(0), 1),
-        (Endpoint::ChatCompletions, 0, told(0), 0),
-        (Endpoint::GenerateContent, 10, told(3), 3),
-        (Endpoint::StreamGenerateContent, 0, told(3), 0),
-        (Endpoint::Messages, 0, told(3), 3),
+    let worker = TestWorker::new(1_000_000);
+    let reported = |searches| Some(Usage::from_tokens(1, 1).with(Unit::WebSearches, searches));
+    for (endpoint, requested, reported, charged) in [
+        (Endpoint::ChatCompletions, 1, reported(0), 1),
+        (Endpoint::ChatCompletions, 0, reported(0), 0),
+        (Endpoint::GenerateContent, 10, reported(3), 3),
+        (Endpoint::StreamGenerateContent, 0, reported(3), 0),
+        (Endpoint::Messages, 0, reported(3), 3),
     ] {
-        let pieces = UnitCounts::of(Unit::WebSearches, asked);
-        let demand = AdmissionRequest {
+        let item_units_max = UnitCounts::of(Unit::WebSearches, requested);
+        let admission = AdmissionRequest {
             endpoint,
-            item_units_max: pieces,
+            item_units_max,
             ..request(1, &unit_price_model(), BODY, 43)
         };
-        let mut permit = scene.admit(demand).await.expect("fits");
-        let counted = told.map_or(0, |usage| usage.get(Unit::WebSearches));
-        let counted_pieces = UnitCounts::of(Unit::WebSearches, counted);
+        let mut permit = worker.admit(admission).await.expect("fits");
+        let counted = reported.map_or(0, |usage| usage.get(Unit::WebSearches));
+        let counted_item_units = UnitCounts::of(Unit::WebSearches, counted);
         permit.record_usage(&UsageReading {
-            reported: told,
-            counted_item_units: counted_pieces,
+            reported,
+            counted_item_units,
             ..UsageReading::default()
         });
         let estimated = permit.measured.unit_counts.get(Unit::WebSearches);
-        assert_eq!(estimated, charged, "{endpoint:?} {asked}, where no report is whole");
+        assert_eq!(estimated, charged, "{endpoint:?} {requested}, without a complete report");
         let searches = permit.measured.reported.map(|usage| usage.get(Unit::WebSearches));
-        assert_eq!(searches, Some(charged), "{endpoint:?} {asked}");
+        assert_eq!(searches, Some(charged), "{endpoint:?} {requested}");
     }
 }
 
 #[tokio::test]
 async fn a_call_that_is_not_charged_counts_as_a_request_only_if_it_was_forwarded() {
-    let scene = TestWorker::new(1_000);
+    let worker = TestWorker::new(1_000);
     let admitted =
-        async |id| scene.admit(request(id, &unit_price_model(), BODY, 43)).await.expect("fits");
+        async |id| worker.admit(request(id, &unit_price_model(), BODY, 43)).await.expect("fits");
     let released = async |permit: Permit| {
-        tokio::join!(permit.release(Outcome::Failed), async { scene.context.writer.commit() });
+        tokio::join!(permit.release(Outcome::Failed), async { worker.context.writer.commit() });
     };
     released(admitted(1).await).await;
-    assert_eq!(scene.settled(), (0, 0, 1_000));
+    assert_eq!(worker.settled(), (0, 0, 1_000));
     drop(admitted(2).await);
-    assert_eq!(scene.settled(), (0, 0, 1_000), "the client left before");
+    assert_eq!(worker.settled(), (0, 0, 1_000), "the client disconnected before");
     let mut failed = admitted(3).await;
     failed.set_forwarded(true);
     released(failed).await;
-    assert_eq!(scene.settled(), (1, 0, 1_000));
+    assert_eq!(worker.settled(), (1, 0, 1_000));
     let mut free = admitted(4).await;
     mark_answered(&mut free, 8, 0);
     free.trace.is_free = true;
     free.settle(Outcome::Completed);
-    assert_eq!(scene.settled(), (2, 0, 1_000));
-    let mut left = admitted(5).await;
-    left.set_forwarded(true);
-    (left.measured.counted_input, left.measured.counted_output) = (9, 4);
-    drop(left);
-    assert_eq!(scene.settled(), (3, 13, 987), "what was counted is charged");
-    let last = scene.entries().pop();
+    assert_eq!(worker.settled(), (2, 0, 1_000));
+    let mut disconnected = admitted(5).await;
+    disconnected.set_forwarded(true);
+    (disconnected.measured.counted_input, disconnected.measured.counted_output) = (9, 4);
+    drop(disconnected);
+    assert_eq!(worker.settled(), (3, 13, 987), "counted usage is charged");
+    let last = worker.entries().pop();
     assert!(matches!(last, Some(Entry::Settled(ended)) if ended.outcome == Outcome::Cancelled));
 }
 
 #[tokio::test]
 async fn the_exceeded_limit_is_named_and_nothing_is_reserved() {
     for level in [Level::Project, Level::Key, Level::Organization] {
-        let scene = TestWorker::new(1_000);
-        let Caller { project, organization, .. } = &*scene.caller;
+        let worker = TestWorker::new(1_000);
+        let Caller { project, organization, .. } = &*worker.caller;
         let limits = Limits::default().with(Limit::DailyTokens, Some(20));
         let quota = Quota { limits, ..Quota::default() };
         match level {
@@ -203,21 +213,30 @@ async fn the_exceeded_limit_is_named_and_nothing_is_reserved() {
             Level::Key => drop(project.set_key(ApiKeyId(3), limits, limit_state)),
             Level::Organization => organization.set_quota(quota),
         }
-        let denied =
-            scene.admit(request(1, &unit_price_model(), BODY, 43)).await.expect_err("20 at most");
-        let AdmissionError::Limit { level: named, exceeded } = denied else { panic!("{denied:?}") };
-        assert_eq!((named, exceeded.limit, exceeded.value), (level, Limit::DailyTokens, 20));
-        assert_eq!(exceeded.requested, 57 + 43, "all that it might use, though less is too much");
-        let standings: Vec<_> = scene.caller.limit_statuses(clock::wall_now());
-        assert_eq!((standings.len(), standings[0].level, standings[0].held), (1, level, 0));
-        let [requests, tokens] = scene.caller.tightest_limits(clock::wall_now());
-        assert_eq!((requests, tokens.map(|room| room.remaining)), (None, Some(20)));
+        let error =
+            worker.admit(request(1, &unit_price_model(), BODY, 43)).await.expect_err("20 at most");
+        let AdmissionError::Limit { level: exceeded_level, exceeded } = error else {
+            panic!("{error:?}")
+        };
+        assert_eq!(
+            (exceeded_level, exceeded.limit, exceeded.value),
+            (level, Limit::DailyTokens, 20)
+        );
+        assert_eq!(
+            exceeded.requested,
+            57 + 43,
+            "the maximum is reported, although less would not fit either"
+        );
+        let statuses: Vec<_> = worker.caller.limit_statuses(clock::wall_now());
+        assert_eq!((statuses.len(), statuses[0].level, statuses[0].held), (1, level, 0));
+        let [requests, tokens] = worker.caller.tightest_limits(clock::wall_now());
+        assert_eq!((requests, tokens.map(|headroom| headroom.remaining)), (None, Some(20)));
     }
-    let scene = TestWorker::new(20);
-    let denied =
-        scene.admit(request(1, &unit_price_model(), BODY, 43)).await.expect_err("20 nano-units");
-    assert!(matches!(denied, AdmissionError::Wallet { required: Nano(44..), .. }), "{denied:?}");
-    assert_eq!(scene.live_state.open_holds(), (0, Nano(0)));
+    let worker = TestWorker::new(20);
+    let error =
+        worker.admit(request(1, &unit_price_model(), BODY, 43)).await.expect_err("20 nano-units");
+    assert!(matches!(error, AdmissionError::Wallet { required: Nano(44..), .. }), "{error:?}");
+    assert_eq!(worker.live_state.open_holds(), (0, Nano(0)));
 }
 
 #[tokio::test]
@@ -228,10 +247,10 @@ async fn a_call_is_checked_closely_below_a_thousand_times_its_amounts() {
         (1_000_000, Some(100_000), false),
         (1_000_000, Some(99_999), true),
     ] {
-        let scene = TestWorker::new(balance);
+        let worker = TestWorker::new(balance);
         let limits = Limits::default().with(Limit::DailyTokens, limit);
-        scene.caller.project.set_quota(Quota { limits, ..Quota::default() });
-        let held = scene.admit(request(1, &unit_price_model(), BODY, 43)).await.expect("fits");
+        worker.caller.project.set_quota(Quota { limits, ..Quota::default() });
+        let held = worker.admit(request(1, &unit_price_model(), BODY, 43)).await.expect("fits");
         assert_eq!(held.fingerprint.is_some(), is_near, "{balance} {limit:?}");
     }
 }

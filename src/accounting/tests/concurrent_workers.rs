@@ -1,9 +1,12 @@
-//! Many workers at one limit: exactly what fits is admitted, at every instant and in the end.
+//! Many workers at one limit: exactly the calls that fit are admitted, at every instant and in total.
 //!
-//! `METEOR_ADMITS=1000000` asks so many times at each limit; otherwise it is some 50,000 over the
-//! limits of each measure.
+//! `METEOR_ADMITS` sets the number of attempts per limit; the default is about 50,000 over the limits
+//! of each measure.
 
-#![expect(clippy::disallowed_methods, reason = "how long a test takes is its environment's word")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the duration of this test is set by the environment"
+)]
 
 use std::future::Future;
 use std::pin::pin;
@@ -27,7 +30,7 @@ use crate::journal::entry::Outcome;
 
 const WORKERS: u16 = 4;
 
-/// How many calls a worker has open at once.
+/// Open calls per worker.
 const OPEN_MAX: usize = 8;
 
 const LIMITS: [i64; 6] = [1, 2, 7, 60, 1_000, 100_000];
@@ -35,19 +38,19 @@ const LIMITS: [i64; 6] = [1, 2, 7, 60, 1_000, 100_000];
 /// How calls end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcomes {
-    /// Each uses all that it held.
+    /// Each call uses its full hold.
     AllUsed,
-    /// Some are void, and some use less than they held.
+    /// Some calls are void, and some use less than their hold.
     SomeUsed,
 }
 
-/// One limit that everybody runs into, and our own count of what is taken of it.
+/// One limit that all workers reach, and an independent count of what is reserved.
 struct LimitRun {
     node: Arc<TestNode>,
     limit: i64,
     measure: Measure,
     outcomes: Outcomes,
-    /// Taken for certain: counted after it was admitted, and given back before it is settled.
+    /// Incremented after each admission and decremented before each settlement.
     reserved: AtomicI64,
     used: AtomicI64,
     admitted: AtomicI64,
@@ -62,15 +65,15 @@ fn attempts_per_limit() -> u64 {
 
 fn node_config(limit: i64, measure: Measure) -> TestNodeConfig {
     let only = |which| Limits::default().with(which, Some(limit));
-    let house = TestNodeConfig {
+    let config = TestNodeConfig {
         hold_wait: Duration::ZERO,
         workers: WORKERS + 1,
         ..TestNodeConfig::default()
     };
     match measure {
-        Measure::Requests => TestNodeConfig { project: only(Limit::MonthlyRequests), ..house },
-        Measure::Tokens => TestNodeConfig { organization: only(Limit::MonthlyTokens), ..house },
-        Measure::Spend => TestNodeConfig { balance: limit, ..house },
+        Measure::Requests => TestNodeConfig { project: only(Limit::MonthlyRequests), ..config },
+        Measure::Tokens => TestNodeConfig { organization: only(Limit::MonthlyTokens), ..config },
+        Measure::Spend => TestNodeConfig { balance: limit, ..config },
     }
 }
 
@@ -82,7 +85,7 @@ impl LimitRun {
         Self { node, limit, measure, outcomes, reserved, used, admitted, next_id, attempts }
     }
 
-    /// What a call takes, in the measure that is short: one, or where less is used two as well.
+    /// Amount held by a call in the limited measure: 1, or 2 for some calls that use less.
     fn tokens_held(&self, id: u64) -> u64 {
         if self.outcomes == Outcomes::SomeUsed && self.measure != Measure::Requests {
             1 + id % 2
@@ -96,16 +99,16 @@ impl LimitRun {
         if is_counted { 1 } else { i64::try_from(tokens).expect("a few") }
     }
 
-    /// Asks until nobody has anything left to ask.
+    /// Runs calls until all attempts are used.
     fn work(&self, worker: u16, model: &Arc<Model>) {
-        let scene = self.node.worker(worker.into());
+        let test_worker = self.node.worker(worker.into());
         let mut open = Vec::new();
         loop {
             let id = self.next_id.fetch_add(1, Ordering::Relaxed);
             if self.attempts <= id {
                 break;
             }
-            if let Some(permit) = self.try_admit(&scene, model, id) {
+            if let Some(permit) = self.try_admit(&test_worker, model, id) {
                 open.push((id, permit));
             }
             if OPEN_MAX <= open.len() || id.is_multiple_of(3) && !open.is_empty() {
@@ -114,32 +117,32 @@ impl LimitRun {
                 self.end(id, permit);
             }
             if id.is_multiple_of(16) {
-                scene.context.writer.commit();
+                test_worker.context.writer.commit();
             }
         }
         for (id, permit) in open {
             self.end(id, permit);
         }
-        scene.context.writer.commit();
+        test_worker.context.writer.commit();
     }
 
-    fn try_admit(&self, scene: &TestWorker, model: &Arc<Model>, id: u64) -> Option<Permit> {
+    fn try_admit(&self, test_worker: &TestWorker, model: &Arc<Model>, id: u64) -> Option<Permit> {
         let tokens = self.tokens_held(id);
         loop {
-            match poll_ready(scene.admit(call(id.into(), model, tokens))) {
+            match poll_ready(test_worker.admit(call(id.into(), model, tokens))) {
                 Ok(permit) => {
-                    let taken = self.reserved.fetch_add(self.amount(tokens), Ordering::SeqCst);
-                    let taken = taken + self.amount(tokens);
-                    assert!(taken <= self.limit, "{taken} of {} are taken", self.limit);
+                    let reserved = self.reserved.fetch_add(self.amount(tokens), Ordering::SeqCst);
+                    let reserved = reserved + self.amount(tokens);
+                    assert!(reserved <= self.limit, "{reserved} of {} are reserved", self.limit);
                     self.admitted.fetch_add(1, Ordering::Relaxed);
                     return Some(permit);
                 }
                 Err(AdmissionError::JournalFull) => {
-                    scene.context.writer.commit();
+                    test_worker.context.writer.commit();
                     self.node.make_segments();
                 }
                 Err(AdmissionError::Limit { .. } | AdmissionError::Wallet { .. }) => return None,
-                Err(denial) => panic!("{denial:?}"),
+                Err(error) => panic!("{error:?}"),
             }
         }
     }
@@ -160,18 +163,16 @@ impl LimitRun {
         permit.settle(Outcome::Completed);
     }
 
-    /// Nothing is held, and what is used is what calls used.
+    /// Fails unless nothing is held and the usage is the sum of all calls.
     fn assert_settled(&self) {
         let used = self.used.load(Ordering::Relaxed);
-        assert_eq!(self.reserved.load(Ordering::Relaxed), used, "only what was used is taken");
+        assert_eq!(self.reserved.load(Ordering::Relaxed), used, "only what was used is reserved");
         assert_eq!(self.node.live_state.open_holds(), (0, Nano(0)));
         let caller = &self.node.caller;
         let now = crate::clock::wall_now();
-        for standing in
-            [caller.project.usage_snapshot(now), caller.organization.usage_snapshot(now)]
-        {
-            assert_eq!((standing.open_calls, standing.month.held), (0, Amounts::default()));
-            let amount = standing.month.used.get(self.measure);
+        for usage in [caller.project.usage_snapshot(now), caller.organization.usage_snapshot(now)] {
+            assert_eq!((usage.open_calls, usage.month.held), (0, Amounts::default()));
+            let amount = usage.month.used.get(self.measure);
             assert_eq!(amount, used, "{:?} at {}", self.measure, self.limit);
         }
         if self.measure == Measure::Spend {
@@ -186,60 +187,60 @@ fn call(id: u128, model: &Arc<Model>, tokens: u64) -> AdmissionRequest {
     AdmissionRequest { bound, has_external_content: true, ..request(id, model, "{}", 0) }
 }
 
-/// The answer of who waits for nothing.
+/// Returns the result of a future that must not wait.
 fn poll_ready<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(answer) => answer,
-        Poll::Pending => panic!("nobody has patience here"),
+        Poll::Pending => panic!("no call may wait"),
     }
 }
 
-fn at_every_limit(ends: Outcomes, check: impl Fn(&LimitRun, &Arc<Model>)) {
+fn at_every_limit(outcomes: Outcomes, check: impl Fn(&LimitRun, &Arc<Model>)) {
     let model = unit_price_model();
     for measure in [Measure::Requests, Measure::Tokens, Measure::Spend] {
         for limit in LIMITS {
-            let throng = LimitRun::new(limit, measure, ends);
+            let run = LimitRun::new(limit, measure, outcomes);
             thread::scope(|scope| {
                 for worker in 0..WORKERS {
                     scope.spawn({
-                        let (throng, model) = (&throng, &model);
-                        move || throng.work(worker, model)
+                        let (run, model) = (&run, &model);
+                        move || run.work(worker, model)
                     });
                 }
             });
-            throng.assert_settled();
-            check(&throng, &model);
+            run.assert_settled();
+            check(&run, &model);
         }
     }
 }
 
 #[test]
 fn exactly_the_calls_that_fit_are_admitted() {
-    at_every_limit(Outcomes::AllUsed, |throng, _| {
-        let demand = i64::try_from(throng.attempts).expect("a number");
-        let admitted = throng.admitted.load(Ordering::Relaxed);
-        assert_eq!(admitted, demand.min(throng.limit), "{:?}", throng.measure);
+    at_every_limit(Outcomes::AllUsed, |run, _| {
+        let attempts = i64::try_from(run.attempts).expect("a number");
+        let admitted = run.admitted.load(Ordering::Relaxed);
+        assert_eq!(admitted, attempts.min(run.limit), "{:?}", run.measure);
     });
 }
 
 #[test]
 fn returned_amounts_are_admitted_again_up_to_the_limit() {
-    at_every_limit(Outcomes::SomeUsed, |throng, model| {
-        let left = throng.limit - throng.used.load(Ordering::Relaxed);
-        assert!(0 <= left, "{left} of {} are left", throng.limit);
-        // Whoever was refused while others held what they did not use may ask again now.
-        let scene = throng.node.worker(WORKERS.into());
-        let by_count = throng.measure == Measure::Requests;
+    at_every_limit(Outcomes::SomeUsed, |run, model| {
+        let left = run.limit - run.used.load(Ordering::Relaxed);
+        assert!(0 <= left, "{left} of {} are left", run.limit);
+        // Calls that were refused while others held more than they used fit now.
+        let test_worker = run.node.worker(WORKERS.into());
+        let by_count = run.measure == Measure::Requests;
         let calls = if by_count { left.min(1_000) } else { left.min(1) };
         let tokens = if by_count { 1 } else { left.unsigned_abs() };
         let last: Vec<Permit> = (0..u128::from(calls.unsigned_abs()))
-            .map(|id| poll_ready(scene.admit(call(u128::MAX - id, model, tokens))))
+            .map(|id| poll_ready(test_worker.admit(call(u128::MAX - id, model, tokens))))
             .collect::<Result<_, _>>()
             .expect("it fits");
         if i64::try_from(last.len()) == Ok(left) || !by_count {
-            let more = poll_ready(scene.admit(call(0, model, 1)));
-            assert!(more.is_err(), "one too many at {}", throng.limit);
+            let more = poll_ready(test_worker.admit(call(0, model, 1)));
+            assert!(more.is_err(), "one too many at {}", run.limit);
         }
     });
 }

@@ -1,4 +1,4 @@
-//! The directory: what it opens of a database, and reads again after an edit.
+//! The directory: loading from the database and refreshing after changes.
 
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
@@ -48,12 +48,12 @@ async fn load_directory(folder: &tempfile::TempDir) -> (Database, Directory) {
     (database, loaded.expect("it loads"))
 }
 
-/// What is asked of the one whose ids are all this.
-fn with_caller<T>(directory: &Directory, id: u128, ask: impl FnOnce(&Caller) -> T) -> T {
+/// Calls `read` with the caller whose ids are all `id`.
+fn with_caller<T>(directory: &Directory, id: u128, read: impl FnOnce(&Caller) -> T) -> T {
     let mut secret = [0; 32];
     secret[..16].copy_from_slice(&id.to_be_bytes());
     secret[16..].copy_from_slice(&id.to_be_bytes());
-    ask(directory.keys().find(&secret).expect("it opens"))
+    read(directory.keys().find(&secret).expect("the key exists"))
 }
 
 #[tokio::test]

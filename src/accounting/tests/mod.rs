@@ -1,4 +1,4 @@
-//! Admission as a whole, without a wire.
+//! Tests of admission without sockets.
 
 mod test_node;
 mod admission;

@@ -1,4 +1,4 @@
-//! Admission in a process of its own: real books, a real journal, no sockets.
+//! A node without sockets for admission tests: real live state and a real journal.
 
 use std::ops::Deref;
 use std::path::Path;
@@ -41,7 +41,7 @@ use crate::settings::admission::AdmissionSettings;
 pub const BODY: &str = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
 pub const HOLD_WAIT: Duration = Duration::from_millis(500);
 
-/// What a scene is made of: a wallet with this balance, these limits, and so many workers.
+/// Wallet balance, limits and workers of a test node.
 #[derive(Debug, Clone, Copy)]
 pub struct TestNodeConfig {
     pub balance: i64,
@@ -64,7 +64,7 @@ impl Default for TestNodeConfig {
     }
 }
 
-/// One key, its project and its organization, and the chains of all workers.
+/// One API key with its project and organization, and the journal of all workers.
 #[derive(Debug)]
 pub struct TestNode {
     pub caller: Arc<Caller>,
@@ -73,7 +73,7 @@ pub struct TestNode {
     _folder: TempDir,
 }
 
-/// What one worker sees of it.
+/// One worker of a test node.
 pub struct TestWorker {
     pub context: Rc<AdmissionContext>,
     pub node: Arc<TestNode>,
@@ -81,7 +81,7 @@ pub struct TestWorker {
 
 impl TestNodeConfig {
     pub fn start(self) -> Arc<TestNode> {
-        // In memory, where there is such a place: thousands of journals begin here.
+        // In memory if possible, because tests create thousands of journals.
         let memory = Path::new("/dev/shm");
         let folder =
             if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
@@ -131,22 +131,18 @@ impl Deref for TestWorker {
 }
 
 impl TestNode {
-    /// The place of one worker. Whoever writes much has `keep` called.
+    /// Returns a worker. Tests that write much must call `make_segments`.
     pub fn worker(self: &Arc<Self>, worker: usize) -> TestWorker {
         let writer = Writer::new(Arc::clone(&self.journal.chains()[worker])).expect("a segment");
         self.journal.create_next_segments();
-        let (admission, inputs) =
-            (self.live_state.admission(), Arc::clone(self.live_state.input_cache()));
-        let context = Rc::new(AdmissionContext {
-            writer,
-            lender: LocalLender,
-            settings: admission,
-            input_cache: inputs,
-        });
+        let settings = self.live_state.admission();
+        let input_cache = Arc::clone(self.live_state.input_cache());
+        let context =
+            Rc::new(AdmissionContext { writer, lender: LocalLender, settings, input_cache });
         TestWorker { context, node: Arc::clone(self) }
     }
 
-    /// Makes the segments that are missing.
+    /// Creates the next journal segments.
     pub fn make_segments(&self) {
         self.journal.create_next_segments();
     }
@@ -164,18 +160,18 @@ impl TestWorker {
     }
 
     pub async fn wait_until_waiting(&self, count: usize) {
-        let until = clock::monotonic_now() + HOLD_WAIT * 10;
+        let deadline = clock::monotonic_now() + HOLD_WAIT * 10;
         while self.live_state.waiting() != count {
             assert!(
-                clock::monotonic_now() < until,
-                "{} wait, not {count}",
+                clock::monotonic_now() < deadline,
+                "{} calls wait instead of {count}",
                 self.live_state.waiting()
             );
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
-    /// What the journal says.
+    /// Returns all entries of the journal of this worker.
     pub fn entries(&self) -> Vec<Entry<String>> {
         self.context.writer.commit();
         let mut entries = Vec::new();
@@ -184,7 +180,7 @@ impl TestWorker {
         entries
     }
 
-    /// Requests and tokens of the day that are settled, and the balance.
+    /// Returns settled requests and tokens of the day, and the wallet balance.
     pub fn settled(&self) -> (i64, i64, i64) {
         let used = self.caller.project.usage_snapshot(clock::wall_now()).day.used;
         (used.requests, used.tokens, self.caller.organization.lock().wallet.balance().0)
@@ -206,7 +202,7 @@ fn limit_state_with(quota: Quota, hold_wait: Duration) -> LimitState {
     LimitState { quota, counters, queue: WaitQueue::new(hold_wait) }
 }
 
-/// A model at these prices, in nano-units per token.
+/// Returns a model with these prices in nano-units per token.
 pub fn model(list: &[(Unit, i64)]) -> Arc<Model> {
     let price = |prices: PriceTable, (unit, nano): &(Unit, i64)| {
         prices.with(*unit, nano * 1_000_000).expect("in range")
@@ -253,12 +249,12 @@ pub fn request(id: u128, model: &Arc<Model>, body: &str, output_tokens: u64) -> 
     }
 }
 
-/// A token costs a nano-unit, of whatever kind it is.
+/// Returns a model at which input and output tokens cost one nano-unit each.
 pub fn unit_price_model() -> Arc<Model> {
     model(&[(Unit::InputTokens, 1), (Unit::OutputTokens, 1)])
 }
 
-/// Answered by an upstream that reported that much.
+/// Marks the call as answered by an upstream that reported this usage.
 pub fn mark_answered(permit: &mut Permit, input: u64, output: u64) {
     permit.set_forwarded(true);
     permit.measured.complete = true;

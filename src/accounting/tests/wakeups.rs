@@ -1,4 +1,4 @@
-//! What comes back wakes whoever waits for it, at once: no time passes in these tests.
+//! Returned amounts wake waiting calls immediately: no time passes in these tests.
 
 use std::future::Future;
 use std::pin::pin;
@@ -16,7 +16,7 @@ use crate::domain::settlement::Bound;
 use crate::domain::usage::Usage;
 use crate::journal::entry::Outcome;
 
-/// Counts how often it was woken.
+/// Counts wake-ups.
 #[derive(Default)]
 struct WakeCounter(AtomicUsize);
 
@@ -28,7 +28,7 @@ impl Wake for WakeCounter {
 
 fn call(id: u128, model: &Arc<Model>, tokens: u64) -> AdmissionRequest {
     let bound = Bound { input_tokens: 10, output_tokens: tokens - 10 };
-    // Content that stands elsewhere is not counted more closely.
+    // A call with external content is not tokenized.
     AdmissionRequest { bound, has_external_content: true, ..request(id, model, "{}", 0) }
 }
 
@@ -39,70 +39,64 @@ fn finish(mut permit: Permit, tokens: u64) {
     permit.settle(Outcome::Completed);
 }
 
-/// A hundred of it are there, and a call takes 60 of them. One that needs a token too many waits.
+/// 100 tokens or nano-units are available, of which the first call takes 60.
 fn node_configs() -> [TestNodeConfig; 5] {
-    let house = TestNodeConfig::default();
+    let config = TestNodeConfig::default();
     let limits = |limit| Limits::default().with(limit, Some(100));
     [
-        TestNodeConfig { project: limits(Limit::DailyTokens), ..house },
-        TestNodeConfig { project: limits(Limit::MonthlySpend), ..house },
-        TestNodeConfig { key: limits(Limit::MonthlyTokens), ..house },
-        TestNodeConfig { organization: limits(Limit::TokensPerMinute), ..house },
-        TestNodeConfig { balance: 100, ..house },
+        TestNodeConfig { project: limits(Limit::DailyTokens), ..config },
+        TestNodeConfig { project: limits(Limit::MonthlySpend), ..config },
+        TestNodeConfig { key: limits(Limit::MonthlyTokens), ..config },
+        TestNodeConfig { organization: limits(Limit::TokensPerMinute), ..config },
+        TestNodeConfig { balance: 100, ..config },
     ]
 }
 
 #[tokio::test]
 async fn the_returned_part_of_a_hold_admits_the_next_call_immediately() {
     let model = unit_price_model();
-    for house in node_configs() {
-        let opened = house.start();
-        let scene = opened.worker(0);
-        let first = scene.admit(call(1, &model, 60)).await.expect("60 of 100");
-        let bell = Arc::new(WakeCounter::default());
-        let waker = Waker::from(Arc::clone(&bell));
+    for config in node_configs() {
+        let node = config.start();
+        let worker = node.worker(0);
+        let first = worker.admit(call(1, &model, 60)).await.expect("60 of 100");
+        let counter = Arc::new(WakeCounter::default());
+        let waker = Waker::from(Arc::clone(&counter));
         let context = &mut Context::from_waker(&waker);
-        let mut next = pin!(scene.admit(call(2, &model, 41)));
+        let mut next = pin!(worker.admit(call(2, &model, 41)));
         assert!(next.as_mut().poll(context).is_pending(), "101 of 100");
-        assert_eq!((opened.live_state.waiting(), bell.0.load(Ordering::Relaxed)), (1, 0));
+        assert_eq!((node.live_state.waiting(), counter.0.load(Ordering::Relaxed)), (1, 0));
         finish(first, 59);
-        assert_eq!(bell.0.load(Ordering::Relaxed), 1, "the settlement itself rings");
+        assert_eq!(counter.0.load(Ordering::Relaxed), 1, "the settlement wakes the call");
         let Poll::Ready(Ok(next)) = next.as_mut().poll(context) else {
-            panic!("it was not admitted by the one token that came back");
+            panic!("the returned token did not admit the call");
         };
-        assert_eq!(opened.live_state.open_holds(), (1, Nano(41)));
+        assert_eq!(node.live_state.open_holds(), (1, Nano(41)));
         finish(next, 41);
-        assert_eq!(
-            (opened.live_state.open_holds(), opened.live_state.waiting()),
-            ((0, Nano(0)), 0)
-        );
+        assert_eq!((node.live_state.open_holds(), node.live_state.waiting()), ((0, Nano(0)), 0));
     }
 }
 
 #[tokio::test]
 async fn the_next_call_is_refused_immediately_if_nothing_is_returned() {
     let model = unit_price_model();
-    for house in node_configs() {
-        let opened = house.start();
-        let scene = opened.worker(0);
-        let first = scene.admit(call(1, &model, 60)).await.expect("60 of 100");
-        let bell = Arc::new(WakeCounter::default());
-        let waker = Waker::from(Arc::clone(&bell));
+    for config in node_configs() {
+        let node = config.start();
+        let worker = node.worker(0);
+        let first = worker.admit(call(1, &model, 60)).await.expect("60 of 100");
+        let counter = Arc::new(WakeCounter::default());
+        let waker = Waker::from(Arc::clone(&counter));
         let context = &mut Context::from_waker(&waker);
-        let mut next = pin!(scene.admit(call(2, &model, 41)));
+        let mut next = pin!(worker.admit(call(2, &model, 41)));
         assert!(next.as_mut().poll(context).is_pending());
         finish(first, 60);
-        assert_eq!(bell.0.load(Ordering::Relaxed), 1);
-        let Poll::Ready(Err(denial)) = next.as_mut().poll(context) else {
-            panic!("it goes on waiting for what cannot come");
+        assert_eq!(counter.0.load(Ordering::Relaxed), 1);
+        let Poll::Ready(Err(error)) = next.as_mut().poll(context) else {
+            panic!("the call waits for amounts that cannot be returned");
         };
         assert!(
-            matches!(denial, AdmissionError::Limit { .. } | AdmissionError::Wallet { .. }),
-            "{denial:?}"
+            matches!(error, AdmissionError::Limit { .. } | AdmissionError::Wallet { .. }),
+            "{error:?}"
         );
-        assert_eq!(
-            (opened.live_state.open_holds(), opened.live_state.waiting()),
-            ((0, Nano(0)), 0)
-        );
+        assert_eq!((node.live_state.open_holds(), node.live_state.waiting()), ((0, Nano(0)), 0));
     }
 }
