@@ -1,48 +1,54 @@
 //! `meteor routes`: lists the endpoints of the data plane. All other paths return 404.
 
-use crate::dialect::endpoint::{Endpoint, MODEL_PATH_PREFIXES, Metering, PathPattern};
+use crate::dialect::endpoint::{Endpoint, Metering, PathPattern};
+use crate::dialect::paths::{LocalEndpoint, MODEL_PATH_PREFIXES};
 
-/// Returns a line per method and path, such as `POST /v1/embeddings openai tokens`. The last word
-/// is what a call consumes: `tokens` (as well as a request and money), `request`, or `nothing`.
+/// Returns a line for each method and path: `POST /v1/embeddings openai tokens`. The last word is
+/// what a call consumes: `tokens` (with a request and money), a `request`, or `nothing`.
 pub fn lines() -> Vec<String> {
-    Endpoint::ALL.into_iter().flat_map(lines_of).collect()
+    let proxied = Endpoint::ALL.into_iter().flat_map(proxied_lines);
+    proxied.chain(LocalEndpoint::ALL.into_iter().map(local_line)).collect()
 }
 
-fn lines_of(endpoint: Endpoint) -> Vec<String> {
+fn proxied_lines(endpoint: Endpoint) -> Vec<String> {
     let dialect = endpoint.dialect().name();
     let uses = match endpoint.metering() {
         Metering::Full => "tokens",
         Metering::Request => "request",
-        Metering::Nothing => "nothing",
     };
-    let line = |method: &str, path: &str| format!("{method} {path} {dialect} {uses}");
-    match endpoint.path_pattern() {
-        PathPattern::Path(method, path) => vec![line(method, path)],
-        PathPattern::Verb(verb) => {
-            let path = |folder: &&str| line("POST", &format!("{folder}{{model}}:{verb}"));
+    let line = |path: &str| format!("POST {path} {dialect} {uses}");
+    match endpoint.spec().path {
+        PathPattern::Exact(path) => vec![line(path)],
+        PathPattern::ModelVerb(verb) => {
+            let path = |prefix: &&str| line(&format!("{prefix}{{model}}:{verb}"));
             MODEL_PATH_PREFIXES.iter().map(path).collect()
         }
     }
 }
 
+fn local_line(endpoint: LocalEndpoint) -> String {
+    format!("GET {} {} nothing", endpoint.path(), endpoint.dialect().name())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::paths::{PathMatch, match_path};
 
     #[test]
-    fn each_line_names_the_endpoint_that_serves_its_path() {
-        let all_lines: Vec<String> = lines();
-        assert!(
-            all_lines.contains(&"POST /v1/models/{model}:countTokens gemini request".to_owned())
-        );
-        for line in &all_lines {
-            let [method, path, dialect, _] = line.split(' ').collect::<Vec<_>>()[..] else {
+    fn each_line_leads_to_its_endpoint() {
+        let lines = lines();
+        assert!(lines.contains(&"POST /v1/models/{model}:countTokens gemini request".to_owned()));
+        for line in &lines {
+            let [method, path, ..] = line.split(' ').collect::<Vec<_>>()[..] else {
                 panic!("{line}: four words");
             };
-            let (endpoint, _) = Endpoint::match_path(method, path).expect(line);
-            assert_eq!(endpoint.dialect().name(), dialect, "{line}");
-            assert!(lines_of(endpoint).contains(line), "{line}");
+            let (matched, _) = match_path(method, path).expect(line);
+            let of_endpoint = match matched {
+                PathMatch::Proxied(endpoint) => proxied_lines(endpoint),
+                PathMatch::Local(endpoint) => vec![local_line(endpoint)],
+            };
+            assert!(of_endpoint.contains(line), "{line}");
         }
-        assert!(Endpoint::ALL.iter().all(|endpoint| !lines_of(*endpoint).is_empty()));
     }
 }

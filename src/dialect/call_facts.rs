@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::dialect::external_refs::ExternalRefs;
-use crate::dialect::multipart::Part;
+use crate::dialect::json::{DEPTH_MAX, JsonError};
 use crate::dialect::{json, multipart};
 use crate::domain::service_tier::ServiceTier;
 use crate::domain::unit_counts::UnitCounts;
@@ -109,186 +109,34 @@ pub struct ParseError {
 }
 
 impl ParseError {
-    /// That field is wrong in that way.
+    /// Returns an error whose message begins with the name of the field.
     pub fn for_field(param: &'static str, what: &str) -> Self {
         Self { param: Some(param), message: format!("`{param}` {what}") }
     }
-}
 
-/// The policy fields of an object or a form.
-#[derive(Debug)]
-pub struct PolicyFields<'a, const N: usize> {
-    body: &'a [u8],
-    names: [&'static str; N],
-    spans: [Option<Range<usize>>; N],
-    is_form: bool,
-}
-
-impl<'a, const N: usize> PolicyFields<'a, N> {
-    /// Finds the fields of those names, and checks that the body is one JSON object.
-    ///
-    /// A policy field that stands twice is refused: the gateway would price one and the upstream
-    /// might run the other. So is one whose letters are large where they should be small: some
-    /// upstreams make no difference.
-    pub fn from_json(body: &'a [u8], names: [&'static str; N]) -> Result<Self, ParseError> {
-        let mut fields = Self { body, names, spans: [const { None }; N], is_form: false };
-        let mut wrong = None;
-        json::fields(body, |key, value| wrong = wrong.take().or(fields.record(&key, value).err()))
-            .map_err(invalid_json)?;
-        wrong.map_or(Ok(fields), Err)
+    /// Returns the error about a field that selects a model other than the one in `model`.
+    pub fn model_override(param: &'static str) -> Self {
+        Self::for_field(
+            param,
+            "selects another model, which is not supported; remove it and set only `model`",
+        )
     }
+}
 
-    /// The same of a form; `other` gets every part that is no policy field. A policy field is no
-    /// file, and no list.
-    pub fn from_form(
-        body: &'a [u8],
-        boundary: &str,
-        names: [&'static str; N],
-        mut other: impl FnMut(&Part<'a>),
-    ) -> Result<Self, ParseError> {
-        let mut fields = Self { body, names, spans: [const { None }; N], is_form: true };
-        let mut wrong = None;
-        multipart::parts(body, boundary, |part| {
-            let is_list = part.name.ends_with(']');
-            let name =
-                if is_list { part.name.split('[').next().unwrap_or_default() } else { part.name };
-            match fields.record(name, part.value.clone()) {
-                Ok(false) => other(&part),
-                Ok(true) if is_list || part.is_file => {
-                    let what = "must be a plain field of the form";
-                    wrong = names
-                        .iter()
-                        .find(|known| **known == name)
-                        .map(|known| ParseError::for_field(known, what));
-                }
-                Ok(true) => {}
-                Err(fault) => wrong = Some(fault),
+impl From<JsonError> for ParseError {
+    fn from(error: JsonError) -> Self {
+        let message = match error {
+            JsonError::NotUtf8 => "the body is not valid UTF-8".to_owned(),
+            JsonError::Malformed(at) => {
+                format!("the body is not valid JSON: syntax error at byte {at}")
             }
-        })
-        .map_err(|message| ParseError { param: None, message })?;
-        wrong.map_or(Ok(fields), Err)
-    }
-
-    /// Notes a field, if it is one of policy; whether it is.
-    fn record(&mut self, key: &str, value: Range<usize>) -> Result<bool, ParseError> {
-        if let Some(at) = self.names.iter().position(|name| *name == key) {
-            if self.spans[at].replace(value).is_some() {
-                let what = "stands more than once in the body; send it once";
-                return Err(ParseError::for_field(self.names[at], what));
+            JsonError::TooDeep => {
+                format!("the body is nested more than {DEPTH_MAX} levels deep; flatten it")
             }
-            return Ok(true);
-        }
-        match self.names.iter().find(|name| differs_by_case(key, name)) {
-            None => Ok(false),
-            Some(name) => Err(ParseError::for_field(
-                name,
-                "stands in the body in other letters; write it as here",
-            )),
-        }
+            JsonError::NotAnObject => "the body must be a JSON object".to_owned(),
+        };
+        Self { param: None, message }
     }
-
-    /// The name of field `at`.
-    pub const fn name(&self, at: usize) -> &'static str {
-        self.names[at]
-    }
-
-    /// Where the value of field `at` stands, `null` included.
-    pub fn span(&self, at: usize) -> Option<Range<usize>> {
-        self.spans[at].clone()
-    }
-
-    /// The value of field `at`; `null` is none.
-    pub fn value(&self, at: usize) -> Option<&'a [u8]> {
-        self.span(at).map(|range| &self.body[range]).filter(|value| *value != b"null")
-    }
-
-    /// The value of field `at`, if there is something in it.
-    pub fn non_empty(&self, at: usize) -> Option<&'a [u8]> {
-        self.value(at).filter(|value| match value {
-            [b'[', inside @ .., b']'] | [b'{', inside @ .., b'}'] => {
-                !inside.trim_ascii().is_empty()
-            }
-            value => *value != b"\"\"",
-        })
-    }
-
-    /// Refuses a field that names another model: it has another price, and may be forbidden.
-    pub fn reject_model_override(&self, at: usize) -> Result<(), ParseError> {
-        match self.non_empty(at) {
-            None => Ok(()),
-            Some(_) => Err(model_override_error(self.names[at])),
-        }
-    }
-
-    /// A text that must be there and not be empty.
-    pub fn required_text(&self, at: usize, what: &str) -> Result<String, ParseError> {
-        let text = self.value(at).and_then(|value| self.text_value(value));
-        let text = text.filter(|text| !text.is_empty());
-        text.map(Cow::into_owned).ok_or_else(|| ParseError::for_field(self.names[at], what))
-    }
-
-    /// A value as a text, if it is one.
-    pub fn text_value(&self, value: &'a [u8]) -> Option<Cow<'a, str>> {
-        if self.is_form {
-            std::str::from_utf8(value).ok().map(Cow::Borrowed)
-        } else {
-            json::string_of(value)
-        }
-    }
-
-    /// True or false; absent is false.
-    pub fn flag(&self, at: usize) -> Result<bool, ParseError> {
-        match self.value(at) {
-            None | Some(b"false") => Ok(false),
-            Some(b"true") => Ok(true),
-            Some(_) => Err(ParseError::for_field(self.names[at], "must be true or false")),
-        }
-    }
-
-    /// Refuses a call that is to go on in the background, where nobody would meter it.
-    pub fn reject_background(&self, at: usize) -> Result<(), ParseError> {
-        if self.flag(at)? {
-            let what = "is not served, as nobody would meter the answer; send the call without it";
-            return Err(ParseError::for_field(self.names[at], what));
-        }
-        Ok(())
-    }
-
-    /// The bound of the output; to some a zero means none, so it bounds nothing.
-    pub fn bound(&self, at: usize) -> Result<Option<u64>, ParseError> {
-        Ok(self.count(at)?.filter(|bound| 0 < *bound))
-    }
-
-    /// A whole number, 0 or more, if there is one.
-    pub fn count(&self, at: usize) -> Result<Option<u64>, ParseError> {
-        match self.value(at) {
-            None => Ok(None),
-            Some(value) => match json::count_of(value) {
-                Some(count) if !value.contains(&b'.') => Ok(Some(count)),
-                _ => {
-                    Err(ParseError::for_field(self.names[at], "must be a whole number, 0 or more"))
-                }
-            },
-        }
-    }
-}
-
-/// That field names a model beside the one that the call is for.
-pub fn model_override_error(field: &'static str) -> ParseError {
-    ParseError::for_field(field, "names another model beside `model`; send the call without it")
-}
-
-/// Whether a key is a name but for its case, as those see it who know the letters of all scripts.
-fn differs_by_case(key: &str, name: &str) -> bool {
-    let fold = |letter: char| match letter {
-        '\u{17f}' => 's',
-        '\u{212a}' => 'k',
-        other => other.to_ascii_lowercase(),
-    };
-    if key.is_ascii() {
-        return key.eq_ignore_ascii_case(name);
-    }
-    key.chars().map(fold).eq(name.chars().map(fold))
 }
 
 /// The edit that puts `field` in front of the fields of `object`, which stands at `start` of the
@@ -301,40 +149,9 @@ pub fn insert_first_field(object: &[u8], start: usize, field: String) -> Option<
     Some(Edit { range: inside..inside, text: Cow::Owned(text) })
 }
 
-/// How a text that is no JSON object is told.
-pub fn invalid_json(fault: json::JsonError) -> ParseError {
-    let message = match fault {
-        json::JsonError::NotUtf8 => "the body is not valid UTF-8".to_owned(),
-        json::JsonError::Malformed(at) => format!("the body is not valid JSON: see byte {at}"),
-        json::JsonError::TooDeep => {
-            format!("the body nests deeper than {} levels; flatten it", json::DEPTH_MAX)
-        }
-        json::JsonError::NotAnObject => "the body must be a JSON object".to_owned(),
-    };
-    ParseError { param: None, message }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_policy_field_in_other_letters_is_refused() {
-        for (body, refused) in [
-            (r#"{"MAX_TOKENS":1}"#, true),
-            (r#"{"max_tokens":1,"Max_tokens":2}"#, true),
-            (r#"{"max_to\u212aens":1}"#, true),
-            ("{\"max_token\u{17f}\":1}", true),
-            (r#"{"max_tokens":1,"maxTokens":2,"MAX":3}"#, false),
-        ] {
-            let read = PolicyFields::from_json(body.as_bytes(), ["max_tokens"]).map(|_| ());
-            assert_eq!(
-                read.map_err(|fault| fault.param),
-                if refused { Err(Some("max_tokens")) } else { Ok(()) },
-                "{body}"
-            );
-        }
-    }
 
     #[test]
     fn every_place_of_a_model_is_renamed_and_keeps_what_is_in_front() {

@@ -1,6 +1,6 @@
-//! Pure: bytes in, facts out. What the providers' wire formats say, without building trees.
+//! Wire formats of the providers: reads the facts of requests and responses from their bytes,
+//! without building trees. Pure: no I/O, no clock.
 
-pub mod endpoint;
 pub mod json;
 pub mod tier;
 pub mod estimate;
@@ -10,14 +10,19 @@ pub mod sse;
 pub mod event;
 pub mod external_refs;
 pub mod call_facts;
+pub mod field_kinds;
+pub mod policy_fields;
 pub mod prompt_text;
 pub mod openai;
 pub mod anthropic;
 pub mod gemini;
+pub mod media;
+pub mod endpoint;
+pub mod paths;
 pub mod billable_units;
 pub mod stream_meter;
 pub mod json_meter;
-pub mod media;
+pub mod media_meter;
 pub mod parse;
 pub mod prompt;
 pub mod tokenizer;

@@ -1,92 +1,49 @@
-//! Reads a request of any endpoint.
+//! Parses the requests of all endpoints.
 
 use crate::dialect::call_facts::{CallFacts, Edit, ParseError};
 use crate::dialect::endpoint::Endpoint;
-use crate::dialect::{anthropic, gemini, media, openai};
 
-/// Reads what the gateway must know of a request; `model` is the one that the path names.
+/// Parses a JSON request. `model` is the model that the path names, without escapes.
 pub fn parse_json(
     endpoint: Endpoint,
     model: Option<&str>,
     body: &[u8],
 ) -> Result<CallFacts, ParseError> {
-    let model = model.unwrap_or_default();
-    match endpoint {
-        Endpoint::Completions => openai::request::completion(body),
-        Endpoint::Responses => openai::responses::response(body),
-        Endpoint::CompactResponses => openai::responses::compact(body),
-        Endpoint::CountResponseTokens => openai::responses::count(body),
-        Endpoint::Embeddings => openai::request::embeddings(body),
-        Endpoint::ImageGenerations
-        | Endpoint::ImageEdits
-        | Endpoint::ImageVariations
-        | Endpoint::Speech
-        | Endpoint::Transcriptions
-        | Endpoint::Translations => media::request::json(endpoint, body),
-        Endpoint::Moderations => openai::request::moderation(body),
-        Endpoint::Messages => anthropic::request::message(body),
-        Endpoint::CountMessageTokens => anthropic::request::count(body),
-        Endpoint::StreamGenerateContent => gemini::request::content(model, body, true),
-        Endpoint::GenerateContent => gemini::request::content(model, body, false),
-        Endpoint::CountTokens | Endpoint::EmbedContent | Endpoint::BatchEmbedContents => {
-            gemini::request::input_only(model, body)
-        }
-        Endpoint::ChatCompletions
-        | Endpoint::Models
-        | Endpoint::GeminiModels
-        | Endpoint::Limits
-        | Endpoint::Health => openai::request::chat(body),
+    match endpoint.spec().parse_json {
+        Some(parse) => parse(model.unwrap_or_default(), body),
+        None => Err(wrong_content_type("multipart/form-data")),
     }
 }
 
-/// Reads the same of a request that came as a form with that boundary.
+/// Parses a request that is a form with this boundary.
 pub fn parse_form(
     endpoint: Endpoint,
     boundary: &str,
     body: &[u8],
 ) -> Result<CallFacts, ParseError> {
-    media::request::form(endpoint, boundary, body)
+    match endpoint.spec().parse_form {
+        Some(parse) => parse(boundary, body),
+        None => Err(wrong_content_type("application/json")),
+    }
 }
 
-/// The smallest edit that bounds the output of one choice to `tokens`, in a body that names no
-/// bound; `field` is what the model calls the bound in the OpenAI dialect.
+fn wrong_content_type(expected: &str) -> ParseError {
+    let message = format!("the header `content-type` must be {expected}");
+    ParseError { param: None, message }
+}
+
+/// Returns the smallest edit that bounds the output of one choice to `tokens`. `field` is the name
+/// of the bound in the OpenAI dialect, which depends on the model.
 ///
-/// `None` where there is no output, where a bound is named, and where no single edit would do.
+/// Returns none if the endpoint has no output, if the body has a bound, or if no single edit can
+/// bound the output.
 pub fn output_clamp_edit(
     endpoint: Endpoint,
     field: &'static str,
     body: &[u8],
     tokens: u64,
 ) -> Option<Edit> {
-    match endpoint {
-        Endpoint::ChatCompletions => openai::request::clamp(body, field, tokens),
-        Endpoint::Responses => openai::responses::clamp(body, tokens),
-        // They have the same name for it.
-        Endpoint::Completions | Endpoint::Messages => {
-            openai::request::clamp(body, "max_tokens", tokens)
-        }
-        Endpoint::GenerateContent | Endpoint::StreamGenerateContent => {
-            gemini::request::clamp(body, tokens)
-        }
-        Endpoint::Embeddings
-        | Endpoint::ImageGenerations
-        | Endpoint::ImageEdits
-        | Endpoint::ImageVariations
-        | Endpoint::Speech
-        | Endpoint::Transcriptions
-        | Endpoint::Translations
-        | Endpoint::CompactResponses
-        | Endpoint::CountResponseTokens
-        | Endpoint::Moderations
-        | Endpoint::CountMessageTokens
-        | Endpoint::CountTokens
-        | Endpoint::EmbedContent
-        | Endpoint::BatchEmbedContents
-        | Endpoint::Models
-        | Endpoint::GeminiModels
-        | Endpoint::Limits
-        | Endpoint::Health => None,
-    }
+    endpoint.spec().clamp.and_then(|clamp| clamp(body, field, tokens))
 }
 
 #[cfg(test)]
@@ -161,6 +118,21 @@ mod tests {
             assert_eq!(edited, expected);
             let read = parse_json(endpoint, Some("m"), edited.as_bytes()).expect("still valid");
             assert_eq!(read.output_tokens_max, Some(64), "{edited}");
+        }
+    }
+
+    #[test]
+    fn each_endpoint_accepts_the_body_formats_of_its_row() {
+        let json = r#"{"model":"m","prompt":"p","input":"i","image":"data:,"}"#;
+        let form = ["name=model", "name=prompt", "name=file; filename=x"]
+            .map(|head| format!("--B\r\ncontent-disposition: form-data; {head}\r\n\r\nm\r\n"));
+        let form = form.concat() + "--B--\r\n";
+        for endpoint in Endpoint::ALL {
+            let by_json = parse_json(endpoint, Some("m"), json.as_bytes()).is_ok();
+            let by_form = parse_form(endpoint, "B", form.as_bytes()).is_ok();
+            assert_eq!(by_json, !endpoint.accepts_only_forms(), "{endpoint:?}");
+            assert_eq!(by_form, endpoint.accepts_forms(), "{endpoint:?}");
+            assert!(by_json || by_form, "{endpoint:?}");
         }
     }
 

@@ -1,134 +1,21 @@
-//! The texts of a request whose tokens make up its input: for a bound that is tighter than bytes.
+//! Collects the texts of a request, whose tokens bound its input more tightly than its bytes.
 
-use crate::dialect::anthropic::external_refs::tool_overhead_tokens;
-use crate::dialect::endpoint::{Dialect, Endpoint};
-use crate::dialect::json;
-use crate::dialect::prompt_text::{MESSAGE_TOKENS, PromptText, type_of};
+use crate::dialect::endpoint::Endpoint;
+use crate::dialect::prompt_text::PromptText;
 
-/// The longest body that is looked into. Longer ones keep their bytes as the bound, so that nobody
-/// can make a worker count for long.
+/// The longest body that is read. The bytes of a longer one remain its bound, so that no client can
+/// keep a worker busy with counting.
 pub const BODY_BYTES_MAX: usize = 256 * 1024;
 
-/// What a conversation costs beside its messages, at most.
-const CONVERSATION_TOKENS: u64 = 16;
-
-/// What Anthropic puts in front where a form of the answer, or thinking, is asked for.
-const ANTHROPIC_MODE_TOKENS: u64 = 230;
-
-/// The prompt of a request that was read before.
+/// Returns the prompt of a request that was parsed successfully.
 pub fn extract(endpoint: Endpoint, body: &[u8]) -> PromptText<'_> {
-    let is_text = endpoint.media().is_none() && body.len() <= BODY_BYTES_MAX;
-    let mut prompt = PromptText { is_text_only: is_text, ..PromptText::default() };
-    if prompt.is_text_only {
-        match endpoint.dialect() {
-            Dialect::OpenAi => match endpoint {
-                Endpoint::Embeddings => prompt.push_inputs(body, "input"),
-                Endpoint::Completions => prompt.push_inputs(body, "prompt"),
-                Endpoint::Responses | Endpoint::CompactResponses => prompt.push_response(body),
-                _ => prompt.push_chat(body),
-            },
-            Dialect::Anthropic => prompt.push_message(body),
-            Dialect::Gemini => {
-                prompt.overhead += CONVERSATION_TOKENS;
-                prompt.push_contents(body, 0);
-            }
+    match endpoint.spec().add_prompt.filter(|_| body.len() <= BODY_BYTES_MAX) {
+        Some(add_prompt) => {
+            let mut prompt = PromptText { is_text_only: true, ..PromptText::default() };
+            add_prompt(&mut prompt, body);
+            prompt
         }
-    }
-    prompt
-}
-
-impl<'a> PromptText<'a> {
-    fn push_message(&mut self, body: &'a [u8]) {
-        self.overhead += CONVERSATION_TOKENS;
-        self.for_each_field(body, |prompt, key, value| match key {
-            "messages" => json::elements(value, |message| {
-                prompt.overhead += MESSAGE_TOKENS;
-                prompt.for_each_field(message, |prompt, key, value| match key {
-                    "role" => prompt.push_role(value),
-                    "content" => prompt.push_blocks(value, 0),
-                    _ => prompt.push_json(value),
-                });
-            }),
-            "system" => prompt.push_blocks(value, 0),
-            "tools" => {
-                prompt.overhead += tool_overhead_tokens(value);
-                prompt.push_json(value);
-            }
-            "thinking" | "output_config" | "output_format" => {
-                prompt.overhead += ANTHROPIC_MODE_TOKENS;
-                prompt.push_json(value);
-            }
-            "metadata" | "stop_sequences" => {}
-            _ => prompt.push_unknown_field(key, value),
-        });
-    }
-
-    fn push_blocks(&mut self, content: &'a [u8], level: u32) {
-        json::elements(content, |block| match type_of(block).as_deref() {
-            None => self.push_text(block),
-            Some("text") => json::each_named(block, &["text"], |text| self.push_text(text)),
-            Some("thinking") => {
-                json::each_named(block, &["thinking"], |text| self.push_text(text));
-                json::each_named(block, &["signature"], |signature| self.push_opaque(signature));
-            }
-            Some("redacted_thinking") => {
-                json::each_named(block, &["data"], |data| self.push_opaque(data))
-            }
-            Some("tool_result") if level == 0 => {
-                self.overhead += MESSAGE_TOKENS;
-                json::each_named(block, &["tool_use_id"], |id| self.push_text(id));
-                json::each_named(block, &["content"], |content| self.push_blocks(content, 1));
-            }
-            Some("tool_use" | "server_tool_use") => self.push_json(block),
-            Some(_) => self.is_text_only = false,
-        });
-    }
-
-    fn push_contents(&mut self, body: &'a [u8], level: u32) {
-        self.for_each_field(body, |prompt, key, value| match key {
-            "contents" | "content" | "systemInstruction" | "system_instruction" => {
-                json::elements(value, |content| {
-                    prompt.overhead += MESSAGE_TOKENS;
-                    prompt.for_each_field(content, |prompt, key, value| match key {
-                        "parts" => json::elements(value, |part| prompt.push_part(part)),
-                        "role" => prompt.push_role(value),
-                        _ => prompt.push_json(value),
-                    });
-                });
-            }
-            "requests" | "generateContentRequest" | "generate_content_request" if level == 0 => {
-                json::elements(value, |one| prompt.push_contents(one, 1));
-            }
-            "generationConfig" | "generation_config" => {
-                // Of it only a schema is shown to the model.
-                prompt.for_each_field(value, PromptText::push_unknown_field);
-            }
-            "safetySettings" | "safety_settings" | "labels" => {}
-            "title" => prompt.push_text(value),
-            _ => prompt.push_unknown_field(key, value),
-        });
-    }
-
-    fn push_part(&mut self, part: &'a [u8]) {
-        if part.starts_with(b"\"") {
-            return self.push_text(part);
-        }
-        self.for_each_field(part, |prompt, key, value| match key {
-            "text" => prompt.push_text(value),
-            "functionCall"
-            | "function_call"
-            | "executableCode"
-            | "executable_code"
-            | "codeExecutionResult"
-            | "code_execution_result" => prompt.push_json(value),
-            "functionResponse" | "function_response" => {
-                json::each_named(value, &["parts"], |_| prompt.is_text_only = false);
-                prompt.push_json(value);
-            }
-            "thought" => {}
-            "thoughtSignature" | "thought_signature" => prompt.push_opaque(value),
-            _ => prompt.is_text_only = false,
-        });
+        None => PromptText::default(),
     }
 }
 
@@ -138,7 +25,7 @@ mod tests {
 
     use super::*;
     use crate::dialect::external_refs::TOOLS_TOKENS;
-    use crate::dialect::prompt_text::SETTING_BYTES_MAX;
+    use crate::dialect::prompt_text::{CONVERSATION_TOKENS, SETTING_BYTES_MAX};
 
     fn read(endpoint: Endpoint, body: &str) -> (Vec<String>, u64, bool) {
         let prompt = extract(endpoint, body.as_bytes());

@@ -4,8 +4,11 @@ use std::borrow::Cow;
 
 use crate::dialect::json;
 
-/// What a message costs beside its text, its role included.
+/// Tokens of a message in addition to its text, its role included.
 pub const MESSAGE_TOKENS: u64 = 4;
+
+/// Maximum tokens of a conversation in addition to its messages, at Anthropic and Gemini.
+pub const CONVERSATION_TOKENS: u64 = 16;
 
 /// Hidden thoughts that a client sends back: at most a token in so many bytes.
 const HIDDEN_BYTES_PER_TOKEN: u64 = 3;

@@ -7,18 +7,21 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::accounting::directory::Caller;
-use crate::dialect::endpoint::{Dialect, Endpoint};
+use crate::dialect::endpoint::Dialect;
+use crate::dialect::paths::{LocalEndpoint, PathMatch};
 use crate::domain::catalog::Model;
 use crate::proxy::catalog::Catalog;
 use crate::proxy::limit_json::status_json;
 use crate::proxy::request_context::RequestContext;
 use crate::proxy::{headers, query};
 
-/// Returns the dialect to answer in: that of the endpoint or, for the path that all dialects share,
+/// Returns the dialect to answer in: that of the endpoint or, for a path that all dialects share,
 /// the one that the credential headers indicate.
-pub fn caller_dialect(endpoint: Endpoint, parts: &Parts) -> Dialect {
-    if endpoint != Endpoint::Models {
-        return endpoint.dialect();
+pub fn caller_dialect(matched: PathMatch, parts: &Parts) -> Dialect {
+    match matched {
+        PathMatch::Proxied(endpoint) => return endpoint.dialect(),
+        PathMatch::Local(LocalEndpoint::Models) => {}
+        PathMatch::Local(endpoint) => return endpoint.dialect(),
     }
     let mut query = query::params(parts.uri.query().unwrap_or_default());
     if parts.headers.contains_key("anthropic-version") {
@@ -121,6 +124,7 @@ fn json_response(body: &Value, dialect: Dialect, ctx: &RequestContext) -> Respon
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::endpoint::Endpoint;
 
     #[test]
     fn the_dialect_of_a_model_list_follows_from_the_request_headers() {
@@ -133,8 +137,10 @@ mod tests {
         ] {
             let request = http::Request::builder().uri(uri).header(header, "x");
             let (parts, ()) = request.body(()).expect("a request").into_parts();
-            assert_eq!(super::caller_dialect(Endpoint::Models, &parts), dialect, "{uri} {header}");
-            assert_eq!(super::caller_dialect(Endpoint::Messages, &parts), Dialect::Anthropic);
+            let models = PathMatch::Local(LocalEndpoint::Models);
+            assert_eq!(caller_dialect(models, &parts), dialect, "{uri} {header}");
+            let messages = PathMatch::Proxied(Endpoint::Messages);
+            assert_eq!(caller_dialect(messages, &parts), Dialect::Anthropic);
         }
     }
 }

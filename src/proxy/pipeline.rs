@@ -13,7 +13,8 @@ use hyper::body::Incoming;
 use crate::accounting::directory::Caller;
 use crate::accounting::permit::Permit;
 use crate::clock;
-use crate::dialect::endpoint::{Dialect, Endpoint, dialect_for_unknown_path};
+use crate::dialect::endpoint::{Dialect, Endpoint};
+use crate::dialect::paths::{LocalEndpoint, PathMatch, dialect_for_unknown_path, match_path};
 use crate::proxy::refusal::error_response::error_response;
 use crate::proxy::refusal::reason::Refusal;
 use crate::proxy::refusal::refusal_log::RefusedCall;
@@ -40,11 +41,11 @@ pub async fn handle(
     let ctx = worker.request_ids.new_request(address);
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
-    let (endpoint, model) = match Endpoint::match_path(parts.method.as_str(), path) {
-        Some((Endpoint::Health, _)) => {
+    let (matched, model) = match match_path(parts.method.as_str(), path) {
+        Some((PathMatch::Local(LocalEndpoint::Health), _)) => {
             return local_response(local_endpoints::health(worker.shared.is_draining()));
         }
-        Some((endpoint, model)) => (endpoint, model.map(str::to_owned)),
+        Some((matched, model)) => (matched, model.map(str::to_owned)),
         None => {
             return local_response(error_response(
                 &Refusal::UnknownPath,
@@ -53,7 +54,7 @@ pub async fn handle(
             ));
         }
     };
-    let dialect = local_endpoints::caller_dialect(endpoint, &parts);
+    let dialect = local_endpoints::caller_dialect(matched, &parts);
     let authenticated = match authenticate(&worker.shared.directory, &parts, &ctx) {
         Ok(authenticated) => authenticated,
         Err(refusal) => {
@@ -63,19 +64,23 @@ pub async fn handle(
         }
     };
     let (caller, shared) = (&authenticated.caller, &worker.shared);
-    let response = match endpoint {
-        Endpoint::Models | Endpoint::GeminiModels => {
+    let response = match matched {
+        PathMatch::Local(LocalEndpoint::Limits) => {
+            local_response(local_endpoints::limits(caller, &ctx))
+        }
+        PathMatch::Local(_) => {
             local_response(local_endpoints::models(&shared.catalog.load(), caller, dialect, &ctx))
         }
-        Endpoint::Limits => local_response(local_endpoints::limits(caller, &ctx)),
-        _ => match receive(endpoint, model.as_deref(), parts, body, &shared.settings).await {
-            Ok(call) => return proxy_call(&worker, &ctx, &authenticated, call).await,
-            Err(refusal) => {
-                let (context, model, stream) = (&ctx, "", false);
-                let call = RefusedCall { context, caller, endpoint, model, stream };
-                refuse_and_log(&worker, &call, &refusal).await
+        PathMatch::Proxied(endpoint) => {
+            match receive(endpoint, model.as_deref(), parts, body, &shared.settings).await {
+                Ok(call) => return proxy_call(&worker, &ctx, &authenticated, call).await,
+                Err(refusal) => {
+                    let (context, model, stream) = (&ctx, "", false);
+                    let call = RefusedCall { context, caller, endpoint, model, stream };
+                    refuse_and_log(&worker, &call, &refusal).await
+                }
             }
-        },
+        }
     };
     add_rate_limit_headers(response, caller, dialect, &ctx)
 }

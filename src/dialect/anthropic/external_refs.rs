@@ -5,11 +5,19 @@ use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
 
-use crate::dialect::call_facts::{ParseError, PolicyFields};
+use crate::dialect::call_facts::ParseError;
 use crate::dialect::external_refs::{
     ExternalRefs, HOSTED_CALLS_MAX, TOOLS_TOKENS, may_contain_value, state_id,
 };
+use crate::dialect::field_kinds::Model;
 use crate::dialect::json;
+use crate::dialect::policy_fields::policy_fields;
+
+policy_fields! {
+    struct FallbackFields from json {
+        model: Model = "model",
+    }
+}
 
 /// What the tools that the provider runs begin their type with: each brings in content of its own.
 const HOSTED_TOOLS: [&str; 4] = ["web_search_", "web_fetch_", "code_execution_", "advisor_"];
@@ -56,8 +64,7 @@ pub fn find(body: &[u8], container: Option<&[u8]>, tools: Option<&[u8]>) -> Exte
 pub fn add_fallbacks(fallbacks: &[u8], outside: &mut ExternalRefs) -> Result<(), ParseError> {
     let mut is_clear = fallbacks.starts_with(b"[");
     json::elements(fallbacks, |fallback| {
-        let model = PolicyFields::from_json(fallback, ["model"])
-            .and_then(|fields| fields.required_text(0, ""));
+        let model = FallbackFields::from_json(fallback).and_then(|fields| fields.model().name());
         is_clear &= model.map(|model| outside.add_model(model)).is_ok();
     });
     if is_clear {

@@ -1,71 +1,81 @@
-//! The policy fields of Anthropic requests.
+//! Reads the policy fields of Anthropic requests.
 
 use crate::dialect::anthropic::external_refs;
-use crate::dialect::anthropic::tier::{self, ServedTier};
-use crate::dialect::call_facts::{CallFacts, ParseError, PolicyFields};
+use crate::dialect::anthropic::tier::ServedTier;
+use crate::dialect::call_facts::{CallFacts, ParseError};
 use crate::dialect::external_refs::OTHER_MODELS_MAX;
+use crate::dialect::field_kinds::{Background, Flag, Json, Model, ModelOverride, OutputBound};
 use crate::dialect::json;
+use crate::dialect::policy_fields::policy_fields;
 use crate::domain::unit_counts::UnitCounts;
 use crate::domain::usage::Unit;
 
-const POLICY_FIELDS: [&str; 14] = [
-    "model",
-    "background",
-    "stream",
-    "max_tokens",
-    "container",
-    "mcp_servers",
-    "tools",
-    "fallbacks",
-    "models",
-    "route",
-    "thinking",
-    tier::FIELDS[0],
-    tier::FIELDS[1],
-    tier::FIELDS[2],
-];
-
-/// Reads the policy fields of a request for a message, and checks that the body is JSON.
-///
-/// The provider demands `max_tokens`; without it the model's maximum applies.
-pub fn message(body: &[u8]) -> Result<CallFacts, ParseError> {
-    let fields = PolicyFields::from_json(body, POLICY_FIELDS)?;
-    let model = fields.required_text(0, "must be the name of a model, a string")?;
-    fields.reject_background(1)?;
-    let mut outside = external_refs::find(body, fields.value(4), fields.non_empty(6));
-    if let Some(fallbacks) = fields.non_empty(7) {
-        external_refs::add_fallbacks(fallbacks, &mut outside)?;
+policy_fields! {
+    struct MessageFields from json {
+        model: Model = "model",
+        background: Background = "background",
+        stream: Flag = "stream",
+        max_tokens: OutputBound = "max_tokens",
+        container: Json = "container",
+        mcp_servers: Json = "mcp_servers",
+        tools: Json = "tools",
+        fallbacks: Json = "fallbacks",
+        models: ModelOverride = "models",
+        route: ModelOverride = "route",
+        thinking: Json = "thinking",
+        service_tier: Json = "service_tier",
+        speed: Json = "speed",
+        inference_geo: Json = "inference_geo",
     }
-    fields.reject_model_override(8)?;
-    fields.reject_model_override(9)?;
-    outside.other_models.retain(|other| *other != model);
-    if OTHER_MODELS_MAX < outside.other_models.len() {
-        let what = "names too many models; name eight at most";
+}
+
+/// Reads a request for a message, and checks that the body is JSON.
+///
+/// The provider requires `max_tokens`; without it the model's maximum applies.
+pub fn message(body: &[u8]) -> Result<CallFacts, ParseError> {
+    let fields = MessageFields::from_json(body)?;
+    let model = fields.model().name()?;
+    fields.background().reject()?;
+    let (container, tools) = (fields.container().value(), fields.tools().non_empty());
+    let mut external_refs = external_refs::find(body, container, tools);
+    if let Some(fallbacks) = fields.fallbacks().non_empty() {
+        external_refs::add_fallbacks(fallbacks, &mut external_refs)?;
+    }
+    fields.models().reject()?;
+    fields.route().reject()?;
+    external_refs.other_models.retain(|other| *other != model);
+    if OTHER_MODELS_MAX < external_refs.other_models.len() {
+        let what = "and tools select too many models; select at most 8";
         return Err(ParseError::for_field("fallbacks", what));
     }
-    let mut served = ServedTier::default();
-    for (at, field) in (11..).zip(tier::FIELDS) {
-        served.field(field, fields.value(at).unwrap_or_default());
-    }
-    outside.has_external_content |= fields.value(5).is_some();
+    external_refs.has_external_content |= fields.mcp_servers().value().is_some();
+    let web_searches = external_refs.searches;
     Ok(CallFacts {
-        stream: fields.flag(2)?,
-        output_tokens_max: fields.bound(3)?,
-        item_units_max: UnitCounts::of(Unit::WebSearches, outside.searches),
-        service_tier: served.tier().unwrap_or_default(),
-        hides_output: fields.value(10).is_some_and(thinks),
-        ..CallFacts::without_output(model, fields.span(0), outside)
+        stream: fields.stream().get()?,
+        output_tokens_max: fields.max_tokens().get()?,
+        item_units_max: UnitCounts::of(Unit::WebSearches, web_searches),
+        service_tier: served_tier(&fields).tier().unwrap_or_default(),
+        hides_output: fields.thinking().value().is_some_and(is_thinking_enabled),
+        ..CallFacts::without_output(model, fields.model().span(), external_refs)
     })
 }
 
-/// Whether the model is asked to think. Of what it thinks, and bills, it shows a summary or nothing.
-fn thinks(thinking: &[u8]) -> bool {
-    let mut is_off = false;
-    json::each_named(thinking, &["type"], |kind| is_off = kind == b"\"disabled\"");
-    !is_off
+fn served_tier(fields: &MessageFields<'_>) -> ServedTier {
+    let mut tier = ServedTier::default();
+    tier.field("service_tier", fields.service_tier().value().unwrap_or_default());
+    tier.field("speed", fields.speed().value().unwrap_or_default());
+    tier.field("inference_geo", fields.inference_geo().value().unwrap_or_default());
+    tier
 }
 
-/// Reads the same of a request that only counts: it is never a stream and has no output.
+/// Whether the model thinks. The provider bills the thinking, and shows a summary of it at most.
+fn is_thinking_enabled(thinking: &[u8]) -> bool {
+    let mut is_disabled = false;
+    json::each_named(thinking, &["type"], |kind| is_disabled = kind == b"\"disabled\"");
+    !is_disabled
+}
+
+/// Reads a request to count tokens: it is never a stream and has no output.
 pub fn count(body: &[u8]) -> Result<CallFacts, ParseError> {
     Ok(CallFacts { stream: false, output_tokens_max: Some(0), ..message(body)? })
 }

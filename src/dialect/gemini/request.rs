@@ -1,131 +1,157 @@
-//! The policy fields of Gemini requests. Each may be written in camel case and in snake case.
+//! Reads the policy fields of Gemini requests. The provider accepts each name in camel case and in
+//! snake case.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::dialect::call_facts::{
-    CallFacts, Edit, GEMINI_MODEL_PREFIX, ParseError, PolicyFields, insert_first_field,
+    CallFacts, Edit, GEMINI_MODEL_PREFIX, ParseError, insert_first_field,
 };
 use crate::dialect::external_refs::TOOLS_TOKENS;
+use crate::dialect::field_kinds::{Background, CHOICES_MAX, Count, Json, OutputBound};
 use crate::dialect::gemini::{external_refs, usage};
 use crate::dialect::json;
+use crate::dialect::policy_fields::policy_fields;
 use crate::domain::unit_counts::UnitCounts;
 use crate::domain::usage::{Unit, Usage};
 
-const POLICY_FIELDS: [&str; 12] = [
-    "background",
-    "generationConfig",
-    "generation_config",
-    "cachedContent",
-    "cached_content",
-    "tools",
-    "model",
-    "requests",
-    "generateContentRequest",
-    "generate_content_request",
-    "serviceTier",
-    "service_tier",
-];
+policy_fields! {
+    struct ContentFields from json {
+        background: Background = "background",
+        generation_config: Json = "generationConfig",
+        generation_config_snake: Json = "generation_config",
+        cached_content: Json = "cachedContent",
+        cached_content_snake: Json = "cached_content",
+        tools: Json = "tools",
+        model: Json = "model",
+        requests: Json = "requests",
+        content_request: Json = "generateContentRequest",
+        content_request_snake: Json = "generate_content_request",
+        service_tier: Json = "serviceTier",
+        service_tier_snake: Json = "service_tier",
+    }
+}
 
-const CONFIG_FIELDS: [&str; 4] =
-    ["maxOutputTokens", "max_output_tokens", "candidateCount", "candidate_count"];
+policy_fields! {
+    struct ConfigFields from json {
+        max_tokens: OutputBound = "maxOutputTokens",
+        max_tokens_snake: OutputBound = "max_output_tokens",
+        candidates: Count = "candidateCount",
+        candidates_snake: Count = "candidate_count",
+    }
+}
 
-/// The most choices that a request may ask for.
-const CHOICES_MAX: u64 = 128;
+const CONFIG_NAMES: [&str; 2] = ["generationConfig", "generation_config"];
+const BOUND_NAMES: [&str; 2] = ["maxOutputTokens", "max_output_tokens"];
 
-/// Reads the policy fields of a request for content from the model that the path names, and checks
-/// that the body is JSON.
+/// Reads a request for content from the model that the path names, and checks that the body is
+/// JSON.
 pub fn content(model: &str, body: &[u8], stream: bool) -> Result<CallFacts, ParseError> {
-    let (request, fields) = read(model, body)?;
-    let configs = [(fields.value(1), POLICY_FIELDS[1]), (fields.value(2), POLICY_FIELDS[2])];
-    // The outer says whether there is a configuration, the inner whether each names a bound.
+    let (facts, fields) = read(model, body)?;
+    let configs = [fields.generation_config(), fields.generation_config_snake()];
+    // The outer option is none without a configuration, the inner one without a bound.
     let mut bound: Option<Option<u64>> = None;
     let mut choices = 1;
-    for (config, name) in configs {
-        let Some(config) = config else { continue };
-        let (its_bound, its_choices) = read_config(config, name)?;
-        // Of two, one without a bound is the larger.
-        bound = Some(bound.map_or(its_bound, |other| other.zip(its_bound).map(|(a, b)| a.max(b))));
-        choices = choices.max(its_choices);
+    for config in configs {
+        let Some(object) = config.value() else { continue };
+        if !object.starts_with(b"{") {
+            return Err(config.error("must be an object"));
+        }
+        let (config_bound, config_choices) = read_config(object)?;
+        // If either configuration has no bound, the provider may apply none.
+        bound = Some(match bound {
+            None => config_bound,
+            Some(other) => other.zip(config_bound).map(|(a, b)| a.max(b)),
+        });
+        choices = choices.max(config_choices);
     }
-    Ok(CallFacts { stream, choices, output_tokens_max: bound.flatten(), ..request })
+    Ok(CallFacts { stream, choices, output_tokens_max: bound.flatten(), ..facts })
 }
 
-/// Reads the same of a request that has no output: it counts or embeds.
+/// Reads a request that has no output: it counts tokens or embeds.
 pub fn input_only(model: &str, body: &[u8]) -> Result<CallFacts, ParseError> {
-    read(model, body).map(|(request, _)| request)
+    read(model, body).map(|(facts, _)| facts)
 }
 
-fn read<'a>(model: &str, body: &'a [u8]) -> Result<(CallFacts, PolicyFields<'a, 12>), ParseError> {
-    let fields = PolicyFields::from_json(body, POLICY_FIELDS)?;
-    fields.reject_background(0)?;
-    let is_cached = fields.value(3).or(fields.value(4)).is_some();
-    let holds_requests = (7..10).any(|at| fields.value(at).is_some());
-    let mut outside = external_refs::find(body, fields.value(5), is_cached, holds_requests);
-    if fields.non_empty(5).is_some() {
-        outside.unseen_tokens += TOOLS_TOKENS;
+fn read<'a>(model: &str, body: &'a [u8]) -> Result<(CallFacts, ContentFields<'a>), ParseError> {
+    let fields = ContentFields::from_json(body)?;
+    fields.background().reject()?;
+    let cached = fields.cached_content().value().or(fields.cached_content_snake().value());
+    let has_nested_requests = nested_requests(&fields).iter().any(|list| list.value().is_some());
+    let tools = fields.tools();
+    let mut external_refs =
+        external_refs::find(body, tools.value(), cached.is_some(), has_nested_requests);
+    if tools.non_empty().is_some() {
+        external_refs.unseen_tokens += TOOLS_TOKENS;
     }
-    let request = CallFacts {
+    let web_searches = external_refs.searches;
+    let tier = fields.service_tier().value().or(fields.service_tier_snake().value());
+    let facts = CallFacts {
         model_spans: model_spans(model, body, &fields)?,
-        item_units_max: UnitCounts::of(Unit::WebSearches, outside.searches),
-        service_tier: usage::service_tier(body).unwrap_or_default(),
-        ..CallFacts::without_output(model.to_owned(), None, outside)
+        item_units_max: UnitCounts::of(Unit::WebSearches, web_searches),
+        service_tier: tier.and_then(|_| usage::service_tier(body)).unwrap_or_default(),
+        ..CallFacts::without_output(model.to_owned(), None, external_refs)
     };
-    Ok((request, fields))
+    Ok((facts, fields))
 }
 
-/// Where the body, and the requests in it, name the model: it must be that of the path.
+/// Returns the fields that contain other requests.
+fn nested_requests<'a>(fields: &ContentFields<'a>) -> [Json<'a>; 3] {
+    [fields.requests(), fields.content_request(), fields.content_request_snake()]
+}
+
+/// Returns the positions at which the body and the requests in it name the model, which must be
+/// the model of the path.
 fn model_spans(
     model: &str,
     body: &[u8],
-    fields: &PolicyFields<'_, 12>,
+    fields: &ContentFields<'_>,
 ) -> Result<Vec<Range<usize>>, ParseError> {
-    let mut places: Vec<_> = fields.span(6).into_iter().collect();
-    for list in (7..10).filter_map(|at| fields.span(at)) {
-        json::element_spans(&body[list.clone()], |place| {
-            let start = list.start + place.start;
-            // The body was checked; what is no request has no fields.
-            let _ = json::fields(&body[start..list.start + place.end], |key, value| {
+    let mut spans: Vec<_> = fields.model().span().into_iter().collect();
+    for list in nested_requests(fields).iter().filter_map(Json::span) {
+        json::element_spans(&body[list.clone()], |element| {
+            let start = list.start + element.start;
+            // The body is valid JSON, so this fails only for an element that is not an object.
+            let _ = json::fields(&body[start..list.start + element.end], |key, value| {
                 if key == "model" {
-                    places.push(start + value.start..start + value.end);
+                    spans.push(start + value.start..start + value.end);
                 }
             });
         });
     }
-    places.retain(|place| &body[place.clone()] != b"null");
-    let is_it = |place: &Range<usize>| {
-        let said = json::string_of(&body[place.clone()]);
-        said.is_some_and(|said| {
-            said == model || said.strip_prefix(GEMINI_MODEL_PREFIX) == Some(model)
+    spans.retain(|span| &body[span.clone()] != b"null");
+    let is_path_model = |span: &Range<usize>| {
+        let name = json::string_of(&body[span.clone()]);
+        name.is_some_and(|name| {
+            name == model || name.strip_prefix(GEMINI_MODEL_PREFIX) == Some(model)
         })
     };
-    if places.iter().all(is_it) {
-        return Ok(places);
+    if spans.iter().all(is_path_model) {
+        return Ok(spans);
     }
-    Err(ParseError::for_field("model", "is not that of the path; name the same in both"))
+    let what = "differs from the model in the request path; use the same name in both";
+    Err(ParseError::for_field("model", what))
 }
 
-/// The bound of one candidate, and how many there are.
-fn read_config(config: &[u8], name: &'static str) -> Result<(Option<u64>, u64), ParseError> {
-    if !config.starts_with(b"{") {
-        return Err(ParseError::for_field(name, "must be an object"));
-    }
-    let fields = PolicyFields::from_json(config, CONFIG_FIELDS)?;
-    let bound = fields.bound(0)?.max(fields.bound(1)?);
-    // A zero is what this dialect writes for nothing.
-    let choices = fields.count(2)?.max(fields.count(3)?).unwrap_or(1).max(1);
+/// Returns the bound of one candidate, and the number of candidates.
+fn read_config(config: &[u8]) -> Result<(Option<u64>, u64), ParseError> {
+    let fields = ConfigFields::from_json(config)?;
+    let bound = fields.max_tokens().get()?.max(fields.max_tokens_snake().get()?);
+    // In this dialect 0 means that the field is not set.
+    let candidates = fields.candidates().get()?.max(fields.candidates_snake().get()?);
+    let choices = candidates.unwrap_or(1).max(1);
     if CHOICES_MAX < choices {
         return Err(ParseError::for_field("candidateCount", "must be from 1 to 128"));
     }
     Ok((bound, choices))
 }
 
-/// The edit that bounds the output in a body that names no bound. Where two configurations stand,
-/// no single edit does.
+/// Returns the edit that bounds the output; none if the body has a bound, or two configurations,
+/// which no single edit can bound.
 pub fn clamp(body: &[u8], tokens: u64) -> Option<Edit> {
     let (mut nulls, mut configs) = (Vec::new(), Vec::new());
     json::fields(body, |key, value| {
-        if key == POLICY_FIELDS[1] || key == POLICY_FIELDS[2] {
+        if CONFIG_NAMES.contains(&&*key) {
             let list = if &body[value.clone()] == b"null" { &mut nulls } else { &mut configs };
             list.push(value);
         }
@@ -143,20 +169,20 @@ pub fn clamp(body: &[u8], tokens: u64) -> Option<Edit> {
 }
 
 fn clamp_config(config: &[u8], start: usize, bound: String, tokens: u64) -> Option<Edit> {
-    let mut places = Vec::new();
+    let mut spans = Vec::new();
     json::fields(config, |key, value| {
-        if key == CONFIG_FIELDS[0] || key == CONFIG_FIELDS[1] {
-            places.push(value);
+        if BOUND_NAMES.contains(&&*key) {
+            spans.push(value);
         }
     })
     .ok()?;
-    if places.iter().any(|place| &config[place.clone()] != b"null") {
+    if spans.iter().any(|span| &config[span.clone()] != b"null") {
         return None;
     }
-    match places.first() {
+    match spans.first() {
         None => insert_first_field(config, start, bound),
-        Some(place) => {
-            let range = start + place.start..start + place.end;
+        Some(span) => {
+            let range = start + span.start..start + span.end;
             Some(Edit { range, text: Cow::Owned(tokens.to_string()) })
         }
     }

@@ -1,6 +1,6 @@
-//! Images and audio in the OpenAI dialect: what is asked for, and what it uses.
+//! Images and audio in the OpenAI dialect: the requests, and the usage that responses report.
 
+pub mod kind;
 pub mod audio_duration;
 pub mod request;
 pub mod usage;
-pub mod meter;

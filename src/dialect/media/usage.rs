@@ -1,7 +1,7 @@
 //! What images and audio use: as a provider reports it, and the most where none does.
 
-use crate::dialect::endpoint::Media;
 use crate::dialect::json;
+use crate::dialect::media::kind::Media;
 use crate::dialect::openai;
 use crate::domain::settlement::Bound;
 use crate::domain::unit_counts::UnitCounts;

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
 
-use crate::dialect::call_facts::{ParseError, model_override_error};
+use crate::dialect::call_facts::ParseError;
 use crate::dialect::external_refs::{ExternalRefs, may_contain, may_contain_key};
 use crate::dialect::json;
 
@@ -58,7 +58,7 @@ pub fn find(body: &[u8], tools: Option<&[u8]>) -> Result<ExternalRefs, ParseErro
             }
         });
     });
-    if asks_another { Err(model_override_error("tools")) } else { Ok(outside) }
+    if asks_another { Err(ParseError::model_override("tools")) } else { Ok(outside) }
 }
 
 fn has_model(object: &[u8]) -> bool {

@@ -1,167 +1,181 @@
-//! The policy fields of OpenAI requests.
+//! Reads the policy fields of OpenAI requests: chats, completions, moderations and embeddings.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::dialect::call_facts::{CallFacts, Edit, ParseError, PolicyFields, insert_first_field};
+use crate::dialect::call_facts::{CallFacts, Edit, ParseError, insert_first_field};
 use crate::dialect::external_refs::{ExternalRefs, TOOLS_TOKENS};
+use crate::dialect::field_kinds::{
+    Background, Choices, Flag, Json, Model, ModelOverride, OutputBound,
+};
 use crate::dialect::json;
 use crate::dialect::openai::external_refs;
+use crate::dialect::policy_fields::policy_fields;
 use crate::dialect::tier;
 use crate::domain::unit_counts::UnitCounts;
 use crate::domain::usage::Unit;
 
-/// The most choices that a request may ask for.
-const CHOICES_MAX: u64 = 128;
+policy_fields! {
+    struct ChatFields from json {
+        model: Model = "model",
+        background: Background = "background",
+        stream: Flag = "stream",
+        stream_options: Json = "stream_options",
+        max_tokens: OutputBound = "max_tokens",
+        max_completion_tokens: OutputBound = "max_completion_tokens",
+        choices: Choices = "n",
+        tools: Json = "tools",
+        functions: Json = "functions",
+        models: ModelOverride = "models",
+        route: ModelOverride = "route",
+        fallbacks: ModelOverride = "fallbacks",
+        service_tier: Json = "service_tier",
+        web_search_options: Json = "web_search_options",
+    }
+}
 
-const CHAT_FIELDS: [&str; 14] = [
-    "model",
-    "background",
-    "stream",
-    "stream_options",
-    "max_tokens",
-    "max_completion_tokens",
-    "n",
-    "tools",
-    "functions",
-    "models",
-    "route",
-    "fallbacks",
-    "service_tier",
-    "web_search_options",
-];
+policy_fields! {
+    struct CompletionFields from json {
+        model: Model = "model",
+        background: Background = "background",
+        stream: Flag = "stream",
+        stream_options: Json = "stream_options",
+        max_tokens: OutputBound = "max_tokens",
+        choices: Choices = "n",
+        best_of: Choices = "best_of",
+        prompt: Json = "prompt",
+        models: ModelOverride = "models",
+        route: ModelOverride = "route",
+        fallbacks: ModelOverride = "fallbacks",
+    }
+}
 
-const COMPLETION_FIELDS: [&str; 11] = [
-    "model",
-    "background",
-    "stream",
-    "stream_options",
-    "max_tokens",
-    "n",
-    "best_of",
-    "prompt",
-    "models",
-    "route",
-    "fallbacks",
-];
+policy_fields! {
+    struct ModerationFields from json {
+        model: Model = "model",
+    }
+}
 
-/// The bound of a completion that names none.
+policy_fields! {
+    struct EmbeddingFields from json {
+        model: Model = "model",
+        background: Background = "background",
+        models: ModelOverride = "models",
+        route: ModelOverride = "route",
+        fallbacks: ModelOverride = "fallbacks",
+    }
+}
+
+/// OpenAI's bound of a completion without `max_tokens`.
 const COMPLETION_TOKENS: u64 = 16;
 
-/// What judges a text where the call does not say.
+/// OpenAI's default model for moderations.
 const MODERATION_MODEL: &str = "omni-moderation-latest";
 
 const BOUNDS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
 
-/// Reads the policy fields of a chat completion request, and checks that the body is JSON.
+/// Reads a chat completion request, and checks that the body is JSON.
 pub fn chat(body: &[u8]) -> Result<CallFacts, ParseError> {
-    let fields = PolicyFields::from_json(body, CHAT_FIELDS)?;
-    let model = fields.required_text(0, "must be the name of a model, a string")?;
-    fields.reject_background(1)?;
-    let stream = fields.flag(2)?;
-    let choices = choices(&fields, 6)?.unwrap_or(1);
-    let include_usage = if stream { include_usage(body, fields.span(3))? } else { None };
-    (9..12).try_for_each(|at| fields.reject_model_override(at))?;
-    let mut outside = external_refs::find(body, fields.value(7))?;
-    if fields.non_empty(7).or(fields.non_empty(8)).is_some() {
-        outside.unseen_tokens += TOOLS_TOKENS;
+    let fields = ChatFields::from_json(body)?;
+    let model = fields.model().name()?;
+    fields.background().reject()?;
+    let stream = fields.stream().get()?;
+    let choices = fields.choices().get()?.unwrap_or(1);
+    let options = fields.stream_options().span();
+    let include_usage = if stream { include_usage(body, options)? } else { None };
+    fields.models().reject()?;
+    fields.route().reject()?;
+    fields.fallbacks().reject()?;
+    let mut external_refs = external_refs::find(body, fields.tools().value())?;
+    if fields.tools().non_empty().or(fields.functions().non_empty()).is_some() {
+        external_refs.unseen_tokens += TOOLS_TOKENS;
     }
+    // A chat with search options searches at most once.
+    let web_searches = u64::from(fields.web_search_options().value().is_some());
     Ok(CallFacts {
         stream,
-        output_tokens_max: fields.bound(4)?.max(fields.bound(5)?),
+        output_tokens_max: fields.max_tokens().get()?.max(fields.max_completion_tokens().get()?),
         choices,
-        // A chat that may search does so once.
-        item_units_max: UnitCounts::of(Unit::WebSearches, u64::from(fields.value(13).is_some())),
-        service_tier: fields.value(12).and_then(tier::parse).unwrap_or_default(),
+        item_units_max: UnitCounts::of(Unit::WebSearches, web_searches),
+        service_tier: fields.service_tier().value().and_then(tier::parse).unwrap_or_default(),
         include_usage,
-        ..CallFacts::without_output(model, fields.span(0), outside)
+        ..CallFacts::without_output(model, fields.model().span(), external_refs)
     })
 }
 
-/// Reads the policy fields of a completion of the older kind: each prompt has choices of its own,
-/// of which only the best may be shown.
+/// Reads a request of the legacy completions endpoint. Each prompt has choices of its own, and
+/// `best_of` generates choices of which only the best are returned.
 pub fn completion(body: &[u8]) -> Result<CallFacts, ParseError> {
-    let fields = PolicyFields::from_json(body, COMPLETION_FIELDS)?;
-    let model = fields.required_text(0, "must be the name of a model, a string")?;
-    fields.reject_background(1)?;
-    let stream = fields.flag(2)?;
-    let of_each = choices(&fields, 5)?.max(choices(&fields, 6)?).unwrap_or(1);
-    (8..11).try_for_each(|at| fields.reject_model_override(at))?;
+    let fields = CompletionFields::from_json(body)?;
+    let model = fields.model().name()?;
+    fields.background().reject()?;
+    let stream = fields.stream().get()?;
+    let per_prompt = fields.choices().get()?.max(fields.best_of().get()?).unwrap_or(1);
+    fields.models().reject()?;
+    fields.route().reject()?;
+    fields.fallbacks().reject()?;
+    let bound = fields.max_tokens();
+    let options = fields.stream_options().span();
     Ok(CallFacts {
         stream,
-        output_tokens_max: match fields.count(4)? {
-            None => Some(COMPLETION_TOKENS),
-            Some(_) => fields.bound(4)?,
-        },
-        choices: of_each.saturating_mul(fields.value(7).map_or(1, prompts)),
-        include_usage: if stream { include_usage(body, fields.span(3))? } else { None },
-        ..CallFacts::without_output(model, fields.span(0), external_refs::find(body, None)?)
+        output_tokens_max: if bound.is_set() { bound.get()? } else { Some(COMPLETION_TOKENS) },
+        choices: per_prompt.saturating_mul(fields.prompt().value().map_or(1, count_prompts)),
+        include_usage: if stream { include_usage(body, options)? } else { None },
+        ..CallFacts::without_output(model, fields.model().span(), external_refs::find(body, None)?)
     })
 }
 
-/// How many prompts there are: a text, or a list of tokens, is one.
-fn prompts(prompt: &[u8]) -> u64 {
+/// Counts the prompts: a string and an array of tokens are one each.
+fn count_prompts(prompt: &[u8]) -> u64 {
     let (mut prompts, mut is_tokens) = (0, true);
-    json::elements(prompt, |one| {
+    json::elements(prompt, |element| {
         prompts += 1;
-        is_tokens &= one.first().is_some_and(u8::is_ascii_digit);
+        is_tokens &= element.first().is_some_and(u8::is_ascii_digit);
     });
     if is_tokens { 1 } else { prompts }
 }
 
-/// The number of choices in field `at`.
-fn choices<const N: usize>(
-    fields: &PolicyFields<'_, N>,
-    at: usize,
-) -> Result<Option<u64>, ParseError> {
-    let choices = fields.count(at)?;
-    if choices.is_some_and(|choices| !(1..=CHOICES_MAX).contains(&choices)) {
-        return Err(ParseError::for_field(fields.name(at), "must be from 1 to 128"));
-    }
-    Ok(choices)
-}
-
-/// Reads the policy fields of a moderation request: the model may be left out.
+/// Reads a moderation request, whose model is optional.
 pub fn moderation(body: &[u8]) -> Result<CallFacts, ParseError> {
-    let fields = PolicyFields::from_json(body, ["model"])?;
-    let model = match fields.value(0) {
-        None => MODERATION_MODEL.to_owned(),
-        Some(_) => fields.required_text(0, "must be the name of a model, a string")?,
+    let fields = ModerationFields::from_json(body)?;
+    let (model, span) = match fields.model().optional_name()? {
+        Some(model) => (model, fields.model().span()),
+        // A null is not a name that could be replaced by another.
+        None => (MODERATION_MODEL.to_owned(), None),
     };
-    // Where the field is null there is no name to be put in another's place.
-    let place = fields.value(0).and_then(|_| fields.span(0));
-    Ok(CallFacts::without_output(model, place, ExternalRefs::default()))
+    Ok(CallFacts::without_output(model, span, ExternalRefs::default()))
 }
 
-/// Reads the policy fields of an embeddings request: there is no output to bound.
+/// Reads an embeddings request, which has no output to bound.
 pub fn embeddings(body: &[u8]) -> Result<CallFacts, ParseError> {
-    let fields =
-        PolicyFields::from_json(body, ["model", "background", "models", "route", "fallbacks"])?;
-    fields.reject_background(1)?;
-    (2..5).try_for_each(|at| fields.reject_model_override(at))?;
-    let model = fields.required_text(0, "must be the name of a model, a string")?;
-    Ok(CallFacts::without_output(model, fields.span(0), external_refs::find(body, None)?))
+    let fields = EmbeddingFields::from_json(body)?;
+    fields.background().reject()?;
+    fields.models().reject()?;
+    fields.route().reject()?;
+    fields.fallbacks().reject()?;
+    let model = fields.model().name()?;
+    Ok(CallFacts::without_output(model, fields.model().span(), external_refs::find(body, None)?))
 }
 
-/// The edit that bounds the output by `field`, in a body that names no bound, be it 0.
+/// Returns the edit that sets the output bound `field`; none if the body has a bound, 0 included.
 pub fn clamp(body: &[u8], field: &'static str, tokens: u64) -> Option<Edit> {
-    let (mut place, mut is_bound) = (None, false);
+    let (mut span, mut is_bound) = (None, false);
     json::fields(body, |key, value| {
         let is_field = key == field;
         is_bound |= (is_field || BOUNDS.contains(&&*key)) && &body[value.clone()] != b"null";
         if is_field {
-            place = Some(value);
+            span = Some(value);
         }
     })
     .ok()?;
-    match place {
+    match span {
         _ if is_bound => None,
         None => insert_first_field(body, 0, format!("\"{field}\":{tokens}")),
         Some(range) => Some(Edit { range, text: Cow::Owned(tokens.to_string()) }),
     }
 }
 
-/// The edit that sets `stream_options.include_usage`, unless it is set.
+/// Returns the edit that sets `stream_options.include_usage`; none if the client set it.
 fn include_usage(body: &[u8], options: Option<Range<usize>>) -> Result<Option<Edit>, ParseError> {
     let edit = |range, text| Ok(Some(Edit { range, text: Cow::Borrowed(text) }));
     let Some(options) = options else {
@@ -172,23 +186,23 @@ fn include_usage(body: &[u8], options: Option<Range<usize>>) -> Result<Option<Ed
     if object == b"null" {
         return edit(options, r#"{"include_usage":true}"#);
     }
-    let (mut asked, mut fields) = (Vec::new(), 0);
+    let (mut values, mut fields) = (Vec::new(), 0);
     let read = json::fields(object, |key, value| {
         fields += 1;
         if key == "include_usage" {
-            asked.push(value);
+            values.push(value);
         }
     });
     let inside = options.start + 1;
-    match (read, asked.as_slice()) {
+    match (read, values.as_slice()) {
         (Err(_), _) => Err(ParseError::for_field("stream_options", "must be an object")),
         (Ok(()), []) if fields == 0 => edit(inside..inside, r#""include_usage":true"#),
         (Ok(()), []) => edit(inside..inside, r#""include_usage":true,"#),
-        (Ok(()), [one]) if &object[one.clone()] == b"true" => Ok(None),
-        (Ok(()), [one]) => edit(options.start + one.start..options.start + one.end, "true"),
+        (Ok(()), [value]) if &object[value.clone()] == b"true" => Ok(None),
+        (Ok(()), [value]) => edit(options.start + value.start..options.start + value.end, "true"),
         (Ok(()), _) => Err(ParseError::for_field(
             "stream_options",
-            "names `include_usage` more than once; send it once",
+            "contains `include_usage` more than once; send it once",
         )),
     }
 }

@@ -1,114 +1,121 @@
-//! The policy fields of requests of the Responses API.
+//! Reads the policy fields of requests of the Responses API.
 
-use crate::dialect::call_facts::{CallFacts, Edit, ParseError, PolicyFields};
+use crate::dialect::call_facts::{CallFacts, Edit, ParseError};
 use crate::dialect::external_refs::{HOSTED_CALLS_MAX, TOOLS_TOKENS};
+use crate::dialect::field_kinds::{
+    Background, Count, Flag, Json, Model, ModelOverride, OutputBound,
+};
 use crate::dialect::json;
 use crate::dialect::openai::request::clamp as clamp_field;
 use crate::dialect::openai::{external_refs, state_refs};
+use crate::dialect::policy_fields::policy_fields;
 use crate::dialect::tier;
 use crate::domain::unit_counts::UnitCounts;
 use crate::domain::usage::Unit;
 
-const FIELDS: [&str; 15] = [
-    "model",
-    "background",
-    "stream",
-    BOUND,
-    "input",
-    "tools",
-    "previous_response_id",
-    "conversation",
-    "prompt",
-    "reasoning",
-    "max_tool_calls",
-    "models",
-    "route",
-    "fallbacks",
-    "service_tier",
-];
+policy_fields! {
+    struct ResponseFields from json {
+        model: Model = "model",
+        background: Background = "background",
+        stream: Flag = "stream",
+        max_output_tokens: OutputBound = "max_output_tokens",
+        input: Json = "input",
+        tools: Json = "tools",
+        previous_response_id: Json = "previous_response_id",
+        conversation: Json = "conversation",
+        prompt: Json = "prompt",
+        reasoning: Json = "reasoning",
+        max_tool_calls: Count = "max_tool_calls",
+        models: ModelOverride = "models",
+        route: ModelOverride = "route",
+        fallbacks: ModelOverride = "fallbacks",
+        service_tier: Json = "service_tier",
+    }
+}
 
-const BOUND: &str = "max_output_tokens";
-
-/// The least bound that OpenAI accepts, in tokens.
+/// The smallest bound that OpenAI accepts, in tokens.
 const BOUND_MIN: u64 = 16;
 
 /// Reads a request for a response.
 pub fn response(body: &[u8]) -> Result<CallFacts, ParseError> {
-    let fields = PolicyFields::from_json(body, FIELDS)?;
-    let model = fields.required_text(0, "must be the name of a model, a string")?;
-    let stream = fields.flag(2)?;
-    // A stream is heard out, whatever becomes of its client; nothing else would be metered.
-    let goes_on = stream && fields.flag(1)?;
-    if !goes_on {
-        fields.reject_background(1)?;
+    let fields = ResponseFields::from_json(body)?;
+    let model = fields.model().name()?;
+    let stream = fields.stream().get()?;
+    // The gateway reads a background stream to its end even if the client disconnects. Without a
+    // stream nothing would meter the response.
+    let is_background_stream = stream && fields.background().get()?;
+    if !is_background_stream {
+        fields.background().reject()?;
     }
-    (11..14).try_for_each(|at| fields.reject_model_override(at))?;
-    let mut outside = external_refs::find(body, fields.value(5))?;
-    state_refs::collect(body, fields.value(4), fields.value(5), &mut outside);
-    state_refs::collect_field("previous_response_id", fields.value(6), &mut outside);
-    state_refs::collect_field("conversation", fields.value(7), &mut outside);
-    if fields.value(8).is_some() {
-        outside.add_state_ref("prompt");
+    fields.models().reject()?;
+    fields.route().reject()?;
+    fields.fallbacks().reject()?;
+    let tools = fields.tools();
+    let mut external_refs = external_refs::find(body, tools.value())?;
+    state_refs::collect(body, fields.input().value(), tools.value(), &mut external_refs);
+    let previous = fields.previous_response_id().value();
+    state_refs::collect_field("previous_response_id", previous, &mut external_refs);
+    let conversation = fields.conversation().value();
+    state_refs::collect_field("conversation", conversation, &mut external_refs);
+    if fields.prompt().value().is_some() {
+        external_refs.add_state_ref("prompt");
     }
-    if fields.non_empty(5).is_some() {
-        outside.unseen_tokens += TOOLS_TOKENS;
+    if tools.non_empty().is_some() {
+        external_refs.unseen_tokens += TOOLS_TOKENS;
     }
+    let tool_calls_max = fields.max_tool_calls().get()?.unwrap_or(HOSTED_CALLS_MAX);
     Ok(CallFacts {
         stream,
-        output_tokens_max: fields.bound(3)?,
-        hides_output: goes_on || has_hidden_reasoning(fields.value(9)),
-        item_units_max: item_units_max(
-            fields.value(5),
-            fields.count(10)?.unwrap_or(HOSTED_CALLS_MAX),
-        ),
-        service_tier: fields.value(14).and_then(tier::parse).unwrap_or_default(),
-        ..CallFacts::without_output(model, fields.span(0), outside)
+        output_tokens_max: fields.max_output_tokens().get()?,
+        hides_output: is_background_stream || has_hidden_reasoning(fields.reasoning().value()),
+        item_units_max: item_units_max(tools.value(), tool_calls_max),
+        service_tier: fields.service_tier().value().and_then(tier::parse).unwrap_or_default(),
+        ..CallFacts::without_output(model, fields.model().span(), external_refs)
     })
 }
 
-/// Reads a request for a shorter form of what was said: it takes no bound of its output.
+/// Reads a request to compact a conversation, whose output the client cannot bound.
 pub fn compact(body: &[u8]) -> Result<CallFacts, ParseError> {
     Ok(CallFacts { output_tokens_max: None, ..response(body)? })
 }
 
-/// Reads a request for a count of the input.
+/// Reads a request to count input tokens.
 pub fn count(body: &[u8]) -> Result<CallFacts, ParseError> {
     Ok(CallFacts { output_tokens_max: Some(0), ..response(body)? })
 }
 
-/// What the tools may do by the piece, with so many calls at most.
+/// Returns the maximum of the units that `calls` calls of the hosted tools can use.
 fn item_units_max(tools: Option<&[u8]>, calls: u64) -> UnitCounts {
-    let mut counts = UnitCounts::default();
+    let mut units = UnitCounts::default();
     json::elements(tools.unwrap_or(b"null"), |tool| {
         json::each_named(tool, &["type"], |kind| {
             let (unit, count) = match &*json::string_of(kind).unwrap_or_default() {
                 kind if kind.starts_with("web_search") || kind.starts_with("x_search") => {
-                    (Unit::WebSearches, calls)
+                    units.web_searches = calls;
                 }
-                "image_generation" => (Unit::Images, calls),
-                "file_search" => (Unit::FileSearches, calls),
-                "code_interpreter" => (Unit::CodeSessions, calls.min(1)),
-                _ => return,
-            };
-            counts = counts.with(unit, count);
+                "image_generation" => units.images = calls,
+                "file_search" => units.file_searches = calls,
+                "code_interpreter" => units.code_sessions = calls.min(1),
+                _ => {}
+            }
         });
     });
-    counts
+    units
 }
 
-/// Whether it asks for thoughts, of which the answer shows a summary at most.
+/// Whether the model reasons. The response shows a summary of the reasoning at most.
 fn has_hidden_reasoning(reasoning: Option<&[u8]>) -> bool {
-    let mut reasons = false;
+    let mut is_hidden = false;
     json::each_named(reasoning.unwrap_or_default(), &["effort"], |effort| {
         let effort = json::string_of(effort);
-        reasons = effort.is_some_and(|effort| !matches!(&*effort, "none" | "minimal"));
+        is_hidden = effort.is_some_and(|effort| !matches!(&*effort, "none" | "minimal"));
     });
-    reasons
+    is_hidden
 }
 
-/// The edit that bounds the output; by no less than OpenAI accepts.
+/// Returns the edit that bounds the output, by at least the minimum that OpenAI accepts.
 pub fn clamp(body: &[u8], tokens: u64) -> Option<Edit> {
-    clamp_field(body, BOUND, tokens.max(BOUND_MIN))
+    clamp_field(body, "max_output_tokens", tokens.max(BOUND_MIN))
 }
 
 #[cfg(test)]

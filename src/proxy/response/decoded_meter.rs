@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::dialect::endpoint::Endpoint;
 use crate::dialect::json_meter::JsonBodyMeter;
-use crate::dialect::media::meter::MediaMeter;
+use crate::dialect::media_meter::MediaMeter;
 use crate::dialect::sse;
 use crate::dialect::stream_meter::{Metered, StreamMeter, UsageReading};
 use crate::domain::usage::Usage;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::accounting::directory::Caller;
-use crate::dialect::endpoint::{Dialect, Media, Metering};
+use crate::dialect::endpoint::{Dialect, Metering};
+use crate::dialect::media::kind::Media;
 use crate::dialect::media::usage::max_usage;
 use crate::domain::call_pricing::CallPricing;
 use crate::domain::catalog::{Model, Target};

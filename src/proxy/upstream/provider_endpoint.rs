@@ -10,7 +10,8 @@ use http::uri::InvalidUri;
 
 use crate::accounting::directory::KEY_PREFIX;
 use crate::clock;
-use crate::dialect::endpoint::{self, Dialect};
+use crate::dialect::endpoint::Dialect;
+use crate::dialect::paths::split_model_path;
 use crate::proxy::query;
 use crate::proxy::upstream::attempts::{AttemptMetrics, AttemptResult};
 use crate::proxy::upstream::breaker::{Breaker, BreakerPass};
@@ -114,12 +115,12 @@ impl Upstream {
             return Ok(requested.clone());
         }
         let renamed = model.and_then(|model| {
-            let (before, _, after) = endpoint::split_model_path(requested.path())?;
+            let (before, _, after) = split_model_path(requested.path())?;
             Some(format!("{before}{}{after}", query::escaped(model)))
         });
         let path = renamed.as_deref().unwrap_or(requested.path());
         // Among forwarded endpoints, only Gemini paths contain a model name.
-        let is_gemini = endpoint::split_model_path(requested.path()).is_some();
+        let is_gemini = split_model_path(requested.path()).is_some();
         let is_stripped = |param: &&str| {
             let named = |name: &str| query::value_of(param, name).is_some();
             named(query::KEY)

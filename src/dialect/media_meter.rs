@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 
-use crate::dialect::endpoint::Media;
 use crate::dialect::json_extractor::JsonExtractor;
+use crate::dialect::media::kind::Media;
 use crate::dialect::media::usage;
 use crate::dialect::stream_meter::{Metered, UsageReading};
 use crate::dialect::{estimate, json};
