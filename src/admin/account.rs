@@ -1,6 +1,5 @@
-//! One's own account: set-up, sign-in, sign-out, and who one is.
+//! The caller's account: setup, sign-in, sign-out and the current user.
 
-use axum::http::Method;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -54,7 +53,7 @@ struct ProjectRoleView {
     role: String,
 }
 
-/// A session, with its secret for scripts; a browser keeps it as a cookie.
+/// A session and its secret. Browsers get the secret as a cookie, scripts read it here.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Session)]
@@ -84,59 +83,58 @@ body! { SetUpBody as "SetUp" {
 }}
 
 body! { SignInBody as "SignIn" {
-    email: required("email", Text(1, 254)),
+    email: required("email", Text { min: 1, max: 254 }),
     password: required("password", SecretText),
 }}
 
-/// What this file answers.
-pub fn routes(operations: Routes) -> Routes {
-    let (get, post) = (Method::GET, Method::POST);
+pub fn routes(routes: Routes) -> Routes {
     let set_up_doc =
-        OperationSpec::public("Makes the first operator by the set-up link, and signs in.");
-    let me_doc = OperationSpec::platform(Action::ViewAccount, "Says who one is, and where.");
-    let out_doc = OperationSpec::platform(Action::ViewAccount, "Ends the session.");
+        OperationSpec::public("Creates the first operator with the setup link and signs in.");
+    let me_doc = OperationSpec::platform(
+        Action::ViewAccount,
+        "Shows the current user and their memberships.",
+    );
+    let out_doc = OperationSpec::platform(Action::ViewAccount, "Signs out and ends the session.");
     let in_doc = OperationSpec::public("Signs in.");
-    operations
-        .add(
-            &post,
+    routes
+        .post(
             "/api/auth/setup",
             set_up,
             set_up_doc.request_body::<SetUpBody>().response::<SessionView>(),
         )
-        .add(
-            &post,
+        .post(
             "/api/auth/login",
             log_in,
             in_doc.request_body::<SignInBody>().response::<SessionView>(),
         )
-        .add(&post, "/api/auth/logout", log_out, out_doc)
-        .add(&get, "/api/auth/me", me, me_doc.response::<UserView>())
+        .post("/api/auth/logout", log_out, out_doc)
+        .get("/api/auth/me", me, me_doc.response::<UserView>())
 }
 
-async fn set_up(visit: AdminRequest) -> HandlerResult {
-    let body: SetUpBody = visit.body()?;
-    let platform = &visit.state.services;
-    if let Some(address) = visit.client_address {
-        sign_in::check_throttle(platform, address)?;
+async fn set_up(request: AdminRequest) -> HandlerResult {
+    let body: SetUpBody = request.body()?;
+    let services = &request.state.services;
+    if let Some(address) = request.client_address {
+        sign_in::check_throttle(services, address)?;
     }
-    let hash = platform.passwords.hash(body.password).await?;
-    let mut work = UnitOfWork::begin(platform, visit.origin()).await?;
+    let hash = services.passwords.hash(body.password).await?;
+    let mut work = UnitOfWork::begin(services, request.origin()).await?;
     let new = NewOperator { email: body.email, name: body.name, password: None };
     let user = bootstrap::set_up(&mut work, body.token.expose(), new, hash).await?;
     let signed_in = sign_in::begin_session(&mut work, user).await?;
     work.commit().await?;
-    session_response(&visit, &signed_in).await
+    session_response(&request, &signed_in).await
 }
 
-async fn log_in(visit: AdminRequest) -> HandlerResult {
-    let body: SignInBody = visit.body()?;
-    let (platform, origin) = (&visit.state.services, visit.origin());
-    let signed_in = sign_in::sign_in(platform, origin, &body.email, body.password).await?;
-    session_response(&visit, &signed_in).await
+async fn log_in(request: AdminRequest) -> HandlerResult {
+    let body: SignInBody = request.body()?;
+    let (services, origin) = (&request.state.services, request.origin());
+    let signed_in = sign_in::sign_in(services, origin, &body.email, body.password).await?;
+    session_response(&request, &signed_in).await
 }
 
-async fn session_response(visit: &AdminRequest, signed_in: &SignedIn) -> HandlerResult {
-    let reader = visit.state.services.database.reader();
+async fn session_response(request: &AdminRequest, signed_in: &SignedIn) -> HandlerResult {
+    let reader = request.state.services.database.reader();
     let memberships = members::of_user(reader, signed_in.user.id).await;
     let memberships = memberships.map_err(crate::organization::error::UseCaseError::from)?;
     let shape = SessionView {
@@ -145,22 +143,21 @@ async fn session_response(visit: &AdminRequest, signed_in: &SignedIn) -> Handler
         user: to_view(&signed_in.user, memberships),
     };
     Ok(AdminResponse::object(&shape)
-        .with_cookie(visit.session_cookie(Some(signed_in.secret.expose()))))
+        .with_cookie(request.session_cookie(Some(signed_in.secret.expose()))))
 }
 
-async fn log_out(asked: AuthenticatedRequest) -> HandlerResult {
-    let mut begun = asked.begin_mutation(None).await?;
-    let done = sign_in::sign_out(&mut begun.work, &asked.principal).await;
-    let answer =
-        AdminResponse::message("Signed out").with_cookie(asked.request.session_cookie(None));
-    asked.finish_mutation(begun, done.map(|()| answer)).await
+async fn log_out(request: AuthenticatedRequest) -> HandlerResult {
+    let mut mutation = request.begin_mutation(None).await?;
+    let result = sign_in::sign_out(&mut mutation.work, &request.principal).await;
+    let answer = AdminResponse::message("Signed out").with_cookie(request.session_cookie(None));
+    request.finish_mutation(mutation, result.map(|()| answer)).await
 }
 
-async fn me(asked: AuthenticatedRequest) -> HandlerResult {
-    let principal: &Principal = &asked.principal;
+async fn me(request: AuthenticatedRequest) -> HandlerResult {
+    let principal: &Principal = &request.principal;
     principal.require(Action::ViewAccount)?;
-    let reader = asked.request.state.services.database.reader();
-    // An organization's token is its maker's in name only.
+    let reader = request.state.services.database.reader();
+    // An organization token acts for the organization; its creator's memberships do not apply.
     let own = principal.token_kind() != Some(TokenKind::Organization);
     let memberships = members::of_user(reader, principal.user.id).await;
     let mut memberships = memberships.map_err(crate::organization::error::UseCaseError::from)?;

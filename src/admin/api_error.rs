@@ -1,4 +1,4 @@
-//! Failures: every no of the admin API, in the one form that it has.
+//! Error responses of the admin API: one JSON form for all of them.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use utoipa::ToSchema;
 use crate::organization::error::{FieldError, UseCaseError};
 use crate::organization::rights::Forbidden;
 
-/// A no.
+/// An error response of the admin API.
 #[derive(Debug)]
 pub struct ApiError {
-    /// Its status, which is its `code` as well.
+    /// HTTP status; also the `code` of the body.
     pub status: StatusCode,
     body: Box<ErrorBody>,
     retry_after: Option<Duration>,
@@ -28,28 +28,28 @@ struct ErrorBody {
     field_errors: Vec<FieldError>,
 }
 
-/// The `error` of an envelope.
+/// The `error` object of an error response.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Error)]
 pub struct ErrorView {
-    /// What kind of no this is.
+    /// Error class, such as `invalid_request`.
     #[serde(rename = "type")]
     #[schema(rename = "type")]
     kind: &'static str,
-    /// A stable word.
+    /// Stable machine-readable code.
     reason: String,
-    /// For people.
+    /// Human-readable text. May change between releases.
     message: String,
-    /// A JSON pointer, a query name, a header, or the missing permission.
+    /// What the error is about: a JSON pointer, query parameter, header or missing permission.
     #[schema(required)]
     param: Option<String>,
-    /// All that is wrong with the request.
+    /// Every validation error of the request; empty for other errors.
     errors: Vec<FieldErrorView>,
 }
 
-/// One thing that is wrong.
+/// One validation error.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Fault)]
+#[schema(as = FieldError)]
 struct FieldErrorView {
     param: String,
     reason: &'static str,
@@ -65,14 +65,14 @@ struct ErrorEnvelope {
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, reason: &str, message: &str) -> Self {
-        let told = ErrorBody {
+        let response = ErrorBody {
             kind,
             reason: reason.to_owned(),
             message: message.to_owned(),
             param: None,
             field_errors: Vec::new(),
         };
-        Self { status, body: Box::new(told), retry_after: None }
+        Self { status, body: Box::new(response), retry_after: None }
     }
 
     fn with_param(mut self, param: impl Into<String>) -> Self {
@@ -80,101 +80,100 @@ impl ApiError {
         self
     }
 
-    /// Every fault of a request.
-    pub fn invalid(faults: Vec<FieldError>) -> Self {
+    /// 400 with all validation errors of a request.
+    pub fn invalid(errors: Vec<FieldError>) -> Self {
         let invalid = |reason: &str, message: &str| {
             Self::new(StatusCode::BAD_REQUEST, "invalid_request", reason, message)
         };
-        let mut failure = match &faults[..] {
-            [] => invalid("invalid_request", "the request makes no sense"),
+        let mut error = match &errors[..] {
+            [] => invalid("invalid_request", "invalid request"),
             [only] => invalid(only.reason, &only.message).with_param(&only.param),
             [first, ..] => {
-                let message = format!("{} things are wrong: see `errors`", faults.len());
-                invalid("several_faults", &message).with_param(&first.param)
+                let message = format!("validation failed: {} errors", errors.len());
+                invalid("validation_failed", &message).with_param(&first.param)
             }
         };
-        failure.body.field_errors = faults;
-        failure
+        error.body.field_errors = errors;
+        error
     }
 
-    /// The body is no JSON object.
+    /// 400: the body is not a JSON object.
     pub fn malformed_json(message: &str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request", "malformed_json", message)
     }
 
-    /// There is no such path.
+    /// 404: no route matches the path.
     pub fn unknown_path() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", "unknown_path", "there is no such path")
+        Self::new(StatusCode::NOT_FOUND, "not_found", "unknown_path", "no such path")
     }
 
-    /// The path is not asked like this.
+    /// 405: the path exists, but not with this method.
     pub fn method_not_allowed() -> Self {
-        let message = "this path does not take this method: see the Allow header";
+        let message = "method not allowed on this path; see the Allow header";
         let status = StatusCode::METHOD_NOT_ALLOWED;
         Self::new(status, "invalid_request", "method_not_allowed", message)
     }
 
-    /// The body is too long.
+    /// 413: the body is larger than `bytes_max`.
     pub fn body_too_large(bytes_max: usize) -> Self {
-        let message = format!("the body has more than {bytes_max} bytes");
+        let message = format!("the request body is larger than {bytes_max} bytes");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "body_too_large", &message)
     }
 
-    /// The body is no JSON by its own word.
+    /// 415: the content type is not JSON.
     pub fn unsupported_media_type() -> Self {
-        let message = "send the body with content-type: application/json";
+        let message = "unsupported Content-Type; send application/json";
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         Self::new(status, "invalid_request", "unsupported_media_type", message)
     }
 
-    /// The body did not arrive.
+    /// 408: the body was not complete in time.
     pub fn body_timeout() -> Self {
-        let message = "the body did not arrive in time, or not whole";
-        Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request", "unfinished_body", message)
+        let message = "the request body was incomplete or took too long";
+        Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request", "body_timeout", message)
     }
 
-    /// A page asks a change on behalf of a signed-in browser, from elsewhere.
+    /// 403: a change authenticated by the session cookie alone came from another site.
     pub fn cross_site() -> Self {
-        let message = "a cookie counts only for requests from the console itself";
+        let message = "the session cookie is not accepted from another site; use a bearer token";
         Self::new(StatusCode::FORBIDDEN, "permission_denied", "cross_site", message)
     }
 
-    /// The same idempotency key came with another request.
+    /// 422: the idempotency key was used before with another query or body.
     pub fn idempotency_mismatch() -> Self {
-        let message = "this Idempotency-Key was used with another body";
+        let message = "this Idempotency-Key was already used with a different request";
         let status = StatusCode::UNPROCESSABLE_ENTITY;
         Self::new(status, "idempotency_mismatch", "idempotency_mismatch", message)
             .with_param("Idempotency-Key")
     }
 
-    /// It went wrong on our side. The cause goes to the log, not to the client.
+    /// 500. Logs the cause and hides it from the client.
     pub fn internal(cause: &str) -> Self {
-        tracing::error!(cause, "an admin request failed");
-        let message = "this failed on our side: try again, and tell the operator the request id";
+        tracing::error!(cause, "admin request failed");
+        let message = "internal error; retry, or report the request id to the operator";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal", message)
     }
 
-    /// Whether the answer is worth keeping for an idempotency key: a refusal that would be the
-    /// same again, not one that says to come back or that failed on our side.
+    /// Whether the error may be stored under an idempotency key and replayed. False for 401, 429
+    /// and server errors, because a retry of those can succeed.
     pub fn is_replayable(&self) -> bool {
         let passing = [StatusCode::UNAUTHORIZED, StatusCode::TOO_MANY_REQUESTS];
         self.status.is_client_error() && !passing.contains(&self.status)
     }
 
-    /// The body.
     pub fn to_json(&self) -> String {
-        let told = &*self.body;
-        let faults = told.field_errors.iter().map(|fault| FieldErrorView {
-            param: fault.param.clone(),
-            reason: fault.reason,
-            message: fault.message.clone(),
+        let response = &*self.body;
+        let errors = response.field_errors.iter().map(|error| FieldErrorView {
+            param: error.param.clone(),
+            reason: error.reason,
+            message: error.message.clone(),
         });
         let error = ErrorView {
-            kind: told.kind,
-            reason: told.reason.clone(),
-            message: told.message.clone(),
-            param: told.param.clone(),
-            errors: faults.collect(),
+            kind: response.kind,
+            reason: response.reason.clone(),
+            message: response.message.clone(),
+            param: response.param.clone(),
+            errors: errors.collect(),
         };
         let envelope = ErrorEnvelope { data: (), code: self.status.as_u16(), error };
         serde_json::to_string(&envelope).unwrap_or_default()
@@ -182,41 +181,41 @@ impl ApiError {
 }
 
 impl From<UseCaseError> for ApiError {
-    fn from(denied: UseCaseError) -> Self {
-        match denied {
-            UseCaseError::Invalid(faults) => Self::invalid(faults),
+    fn from(error: UseCaseError) -> Self {
+        match error {
+            UseCaseError::Invalid(errors) => Self::invalid(errors),
             UseCaseError::Unauthenticated(reason) => {
                 let message = match reason {
-                    "data_plane_key" => "an API key opens the data plane only: send an admin token",
-                    "wrong_email_or_password" => "the address or the password is wrong",
-                    "invalid_setup_link" => "the set-up link is wrong, used or expired",
-                    _ => "send a valid session or admin token",
+                    "data_plane_key" => "an API key works on the proxy only; send an admin token",
+                    "wrong_email_or_password" => "wrong email or password",
+                    "invalid_setup_link" => "the setup link is invalid, used or expired",
+                    _ => "missing or invalid credential; send a session or an admin token",
                 };
                 Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", reason, message)
             }
             UseCaseError::Forbidden(missing) => forbidden(missing),
             UseCaseError::CannotGrant(what) => {
-                let message = format!("nobody gives what they do not have: {what}");
+                let message = format!("you cannot grant a permission that you do not have: {what}");
                 Self::new(StatusCode::FORBIDDEN, "permission_denied", "cannot_grant", &message)
                     .with_param(what)
             }
             UseCaseError::NotFound => {
-                Self::new(StatusCode::NOT_FOUND, "not_found", "not_found", "there is no such thing")
+                Self::new(StatusCode::NOT_FOUND, "not_found", "not_found", "not found")
             }
             UseCaseError::Conflict(reason, message) => {
                 Self::new(StatusCode::CONFLICT, "conflict", reason, &message)
             }
             UseCaseError::VersionConflict => {
-                let message = "it was changed since it was read: read it again";
+                let message = "the resource has changed since this version; read it again";
                 let status = StatusCode::PRECONDITION_FAILED;
                 Self::new(status, "precondition_failed", "stale_version", message)
                     .with_param("If-Match")
             }
             UseCaseError::Throttled(wait) => {
-                let message = "too many tries: wait as long as Retry-After says";
+                let message = "too many attempts; retry after the time in Retry-After";
                 let status = StatusCode::TOO_MANY_REQUESTS;
-                let failure = Self::new(status, "throttled", "too_many_tries", message);
-                Self { retry_after: Some(wait), ..failure }
+                let error = Self::new(status, "throttled", "too_many_attempts", message);
+                Self { retry_after: Some(wait), ..error }
             }
             UseCaseError::Internal(cause) => Self::internal(&cause),
         }
@@ -226,16 +225,18 @@ impl From<UseCaseError> for ApiError {
 fn forbidden(missing: Forbidden) -> ApiError {
     let (reason, message, param) = match missing {
         Forbidden::Scope(scope) => {
-            ("missing_scope", format!("the token lacks the scope {}", scope.name()), scope.name())
+            ("missing_scope", format!("missing token scope: {}", scope.name()), scope.name())
         }
         Forbidden::NoRole => {
-            ("role_none", "your role in this organization is None".to_owned(), "role")
+            ("no_role", "you have no role in this organization".to_owned(), "role")
         }
         Forbidden::SelfFunding => {
-            let message = "only the operator pays in to this organization".to_owned();
-            ("funding_by_operator", message, "selfFunding")
+            let message = "self-funding is off for this organization; only the operator can change its balance".to_owned();
+            ("self_funding_disabled", message, "selfFunding")
         }
-        Forbidden::Permission(name) => ("missing_permission", format!("this takes {name}"), name),
+        Forbidden::Permission(name) => {
+            ("missing_permission", format!("missing permission: {name}"), name)
+        }
     };
     ApiError::new(StatusCode::FORBIDDEN, "permission_denied", reason, &message).with_param(param)
 }

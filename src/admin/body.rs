@@ -1,4 +1,4 @@
-//! Bodies: the fields of a JSON object, read so that every fault is found, none only first.
+//! Reads JSON request bodies field by field and reports every invalid field, not only the first.
 
 use std::fmt;
 
@@ -14,19 +14,19 @@ use crate::admin::api_error::ApiError;
 use crate::admin::field_type::FieldType;
 use crate::organization::error::FieldError;
 
-/// What a request may have as its body.
+/// A type that can be read from a request body.
 pub trait Body: Sized {
-    /// Its name in the OpenAPI document.
+    /// Schema name in the OpenAPI document.
     const NAME: &'static str;
 
-    /// Takes its fields; `None` only after a fault.
+    /// Reads the fields. Returns `None` only after an error was recorded.
     fn read(fields: &mut BodyReader) -> Option<Self>;
 
-    /// Names its fields.
-    fn describe(shape: &mut BodySchema);
+    /// Adds the fields to the OpenAPI schema.
+    fn describe(schema: &mut BodySchema);
 }
 
-/// Gives a type the fields of a body: each once, for reading and for the document.
+/// Implements [`Body`] from one list of fields, used both for reading and for the OpenAPI schema.
 macro_rules! body {
     ($type:ty as $name:literal {
         $($field:ident: $presence:ident($wire:literal $(, $argument:expr)*),)*
@@ -39,8 +39,8 @@ macro_rules! body {
                 Some(Self { $($field: $field?,)* })
             }
 
-            fn describe(shape: &mut $crate::admin::body::BodySchema) {
-                $(let _ = shape.$presence($wire $(, $argument)*);)*
+            fn describe(schema: &mut $crate::admin::body::BodySchema) {
+                $(let _ = schema.$presence($wire $(, $argument)*);)*
             }
         }
     };
@@ -48,7 +48,7 @@ macro_rules! body {
 
 pub(crate) use body;
 
-/// The fields of an object that are still to be read, and what was wrong with the others.
+/// The fields of an object that are not read yet, and the errors found so far.
 #[derive(Debug)]
 pub struct BodyReader {
     remaining: Vec<(String, Box<RawValue>)>,
@@ -56,7 +56,7 @@ pub struct BodyReader {
     errors: Vec<FieldError>,
 }
 
-/// The fields of an object, as the OpenAPI document has them.
+/// The OpenAPI schema of an object.
 #[derive(Default)]
 pub struct BodySchema(ObjectBuilder);
 
@@ -86,12 +86,12 @@ impl<'de> Deserialize<'de> for RawObject {
     }
 }
 
-/// Reads a body whole.
+/// Parses a whole body.
 pub fn read<B: Body>(json: &[u8]) -> Result<B, ApiError> {
-    // A text that says nothing says that no field is given.
+    // An empty body means `{}`.
     let json = if json.is_empty() { b"{}" } else { json };
     let entries: RawObject = serde_json::from_slice(json)
-        .map_err(|fault| ApiError::malformed_json(&fault.to_string()))?;
+        .map_err(|error| ApiError::malformed_json(&error.to_string()))?;
     let mut fields =
         BodyReader { remaining: entries.0, parent_pointer: String::new(), errors: Vec::new() };
     let body = B::read(&mut fields);
@@ -99,7 +99,7 @@ pub fn read<B: Body>(json: &[u8]) -> Result<B, ApiError> {
     body.filter(|_| fields.errors.is_empty()).ok_or_else(|| ApiError::invalid(fields.errors))
 }
 
-/// Reads an object that stands in a field.
+/// Parses an object nested in the field `param`.
 pub fn read_nested<T>(
     json: &RawValue,
     param: &str,
@@ -107,7 +107,7 @@ pub fn read_nested<T>(
 ) -> Result<T, Vec<FieldError>> {
     let entries: Result<RawObject, _> = serde_json::from_str(json.get());
     let Ok(entries) = entries else {
-        return Err(vec![FieldError::new(param, "not_an_object", "give an object")]);
+        return Err(vec![FieldError::new(param, "not_an_object", "expected an object")]);
     };
     let mut fields =
         BodyReader { remaining: entries.0, parent_pointer: param.to_owned(), errors: Vec::new() };
@@ -117,64 +117,68 @@ pub fn read_nested<T>(
 }
 
 impl BodyReader {
-    /// Must be given.
-    pub fn required<K: FieldType>(&mut self, name: &str, kind: K) -> Option<K::Value> {
+    /// The field must be present.
+    pub fn required<K: FieldType>(&mut self, name: &str, field_type: K) -> Option<K::Value> {
         match self.take(name) {
-            Some(json) => self.parse_value(name, &kind, &json),
-            None => self.push_error(name, "required", format!("{name} is required")),
+            Some(json) => self.parse_value(name, &field_type, &json),
+            None => self.push_error(name, "required", format!("missing required field \"{name}\"")),
         }
     }
 
-    /// May be absent or `null`.
-    pub fn optional<K: FieldType>(&mut self, name: &str, kind: K) -> Option<Option<K::Value>> {
-        Some(self.nullable(name, kind)?.flatten())
+    /// The field may be absent or `null`.
+    pub fn optional<K: FieldType>(
+        &mut self,
+        name: &str,
+        field_type: K,
+    ) -> Option<Option<K::Value>> {
+        Some(self.nullable(name, field_type)?.flatten())
     }
 
-    /// May be absent, and is then this.
+    /// The field may be absent; `value` is the default.
     pub fn with_default<K: FieldType>(
         &mut self,
         name: &str,
-        kind: K,
+        field_type: K,
         value: K::Value,
     ) -> Option<K::Value> {
-        Some(self.optional_update(name, kind)?.unwrap_or(value))
+        Some(self.optional_update(name, field_type)?.unwrap_or(value))
     }
 
-    /// Absent: unchanged.
+    /// The field may be absent, which means unchanged.
     pub fn optional_update<K: FieldType>(
         &mut self,
         name: &str,
-        kind: K,
+        field_type: K,
     ) -> Option<Option<K::Value>> {
         match self.take(name) {
-            Some(json) => self.parse_value(name, &kind, &json).map(Some),
+            Some(json) => self.parse_value(name, &field_type, &json).map(Some),
             None => Some(None),
         }
     }
 
-    /// Must be given, in a type that can also say that it is unchanged.
+    /// The field must be present, in a type whose other fields may be absent.
     pub fn required_in_patch<K: FieldType>(
         &mut self,
         name: &str,
-        kind: K,
+        field_type: K,
     ) -> Option<Option<K::Value>> {
-        self.required(name, kind).map(Some)
+        self.required(name, field_type).map(Some)
     }
 
-    /// Absent: unchanged; `null`: cleared.
+    /// The field may be absent (unchanged) or `null` (cleared).
     pub fn nullable<K: FieldType>(
         &mut self,
         name: &str,
-        kind: K,
+        field_type: K,
     ) -> Option<Option<Option<K::Value>>> {
         match self.take(name) {
             Some(json) if json.get() == "null" => Some(Some(None)),
-            Some(json) => self.parse_value(name, &kind, &json).map(|value| Some(Some(value))),
+            Some(json) => self.parse_value(name, &field_type, &json).map(|value| Some(Some(value))),
             None => Some(None),
         }
     }
 
-    /// Cannot be given: says why.
+    /// The field must be absent. `reason` and `message` tell the client why.
     pub fn read_only(&mut self, name: &str, reason: &'static str, message: &str) -> Option<()> {
         match self.take(name) {
             Some(_) => self.push_error(name, reason, message.to_owned()),
@@ -183,11 +187,11 @@ impl BodyReader {
     }
 
     fn take(&mut self, name: &str) -> Option<Box<RawValue>> {
-        let at = self.remaining.iter().position(|(known, _)| known == name)?;
-        let value = self.remaining.remove(at).1;
+        let index = self.remaining.iter().position(|(field, _)| field == name)?;
+        let value = self.remaining.remove(index).1;
         if self.remaining.iter().any(|(other, _)| other == name) {
             let _: Option<()> =
-                self.push_error(name, "duplicate", format!("{name} is given twice"));
+                self.push_error(name, "duplicate", format!("duplicate field \"{name}\""));
             self.remaining.retain(|(other, _)| other != name);
         }
         Some(value)
@@ -196,19 +200,23 @@ impl BodyReader {
     fn parse_value<K: FieldType>(
         &mut self,
         name: &str,
-        kind: &K,
+        field_type: &K,
         json: &RawValue,
     ) -> Option<K::Value> {
         let param = self.pointer(name);
-        let faults = match kind.read_at(json, &param) {
+        let errors = match field_type.read_at(json, &param) {
             Ok(value) => return Some(value),
-            Err(faults) => faults,
+            Err(errors) => errors,
         };
-        let named = faults.into_iter().map(|fault| {
-            let message = format!("{}: {}", fault.param.trim_start_matches('/'), fault.message);
-            FieldError { message, ..fault }
-        });
-        self.errors.extend(named);
+        // The reader of the outermost object names the field in all messages.
+        let is_nested = !self.parent_pointer.is_empty();
+        self.errors.extend(errors.into_iter().map(|error| {
+            if is_nested {
+                return error;
+            }
+            let message = format!("{}: {}", error.param.trim_start_matches('/'), error.message);
+            FieldError { message, ..error }
+        }));
         None
     }
 
@@ -225,60 +233,54 @@ impl BodyReader {
 
     fn reject_unknown(&mut self) {
         for (name, _) in std::mem::take(&mut self.remaining) {
-            let shown: String = name.chars().take(100).collect();
-            let message = format!("{shown} cannot be set here: there is no such field to write");
-            let _: Option<()> = self.push_error(&shown, "unknown_field", message);
+            let name: String = name.chars().take(100).collect();
+            let message = format!("unknown field \"{name}\"");
+            let _: Option<()> = self.push_error(&name, "unknown_field", message);
         }
     }
 }
 
 impl BodySchema {
-    /// The document's schema of a body.
+    /// Returns the schema of a body.
     pub fn of<B: Body>() -> Object {
-        let mut shape = Self::default();
-        B::describe(&mut shape);
-        shape.build()
+        let mut schema = Self::default();
+        B::describe(&mut schema);
+        schema.build()
     }
 
-    /// The schema of what was named.
+    /// Returns the schema of the fields added so far. Unknown fields are not allowed.
     pub fn build(self) -> Object {
-        let closed = AdditionalProperties::FreeForm(false);
-        self.0.additional_properties(Some(closed)).build()
+        let none = AdditionalProperties::FreeForm(false);
+        self.0.additional_properties(Some(none)).build()
     }
 
-    /// Must be given.
-    pub fn required<K: FieldType>(&mut self, name: &str, kind: K) {
-        self.add(name, kind.schema());
+    pub fn required<K: FieldType>(&mut self, name: &str, field_type: K) {
+        self.add(name, field_type.schema());
         self.0 = std::mem::take(&mut self.0).required(name);
     }
 
-    /// Must be given.
-    pub fn required_in_patch<K: FieldType>(&mut self, name: &str, kind: K) {
-        self.required(name, kind);
+    pub fn required_in_patch<K: FieldType>(&mut self, name: &str, field_type: K) {
+        self.required(name, field_type);
     }
 
-    /// May be absent or `null`.
-    pub fn optional<K: FieldType>(&mut self, name: &str, kind: K) {
-        self.nullable(name, kind);
+    pub fn optional<K: FieldType>(&mut self, name: &str, field_type: K) {
+        self.nullable(name, field_type);
     }
 
-    /// May be absent.
-    pub fn with_default<K: FieldType>(&mut self, name: &str, kind: K, _value: K::Value) {
-        self.optional_update(name, kind);
+    pub fn with_default<K: FieldType>(&mut self, name: &str, field_type: K, _value: K::Value) {
+        self.optional_update(name, field_type);
     }
 
-    /// May be absent.
-    pub fn optional_update<K: FieldType>(&mut self, name: &str, kind: K) {
-        self.add(name, kind.schema());
+    pub fn optional_update<K: FieldType>(&mut self, name: &str, field_type: K) {
+        self.add(name, field_type.schema());
     }
 
-    /// May be absent or `null`.
-    pub fn nullable<K: FieldType>(&mut self, name: &str, kind: K) {
+    pub fn nullable<K: FieldType>(&mut self, name: &str, field_type: K) {
         let null = ObjectBuilder::new().schema_type(SchemaType::Type(Type::Null));
-        self.add(name, OneOfBuilder::new().item(null).item(kind.schema()));
+        self.add(name, OneOfBuilder::new().item(null).item(field_type.schema()));
     }
 
-    /// Is not documented: it cannot be given.
+    /// Adds nothing, because clients cannot write a read-only field.
     pub const fn read_only(&mut self, _name: &str, _reason: &'static str, _message: &str) {}
 
     fn add(&mut self, name: &str, schema: impl Into<RefOr<Schema>>) {
@@ -293,7 +295,7 @@ mod tests {
     use crate::domain::money::Nano;
 
     #[derive(Debug)]
-    #[expect(clippy::option_option, reason = "absent, null and a text are three things")]
+    #[expect(clippy::option_option, reason = "absent, null and a string differ")]
     struct Thing {
         name: String,
         note: Option<Option<String>>,
@@ -302,16 +304,16 @@ mod tests {
     }
 
     body! { Thing as "Thing" {
-        name: required("name", Text(1, 5)),
-        note: nullable("note", Text(0, 5)),
-        count: with_default("count", IntegerIn(0, 9), 7),
+        name: required("name", Text { min: 1, max: 5 }),
+        note: nullable("note", Text { min: 0, max: 5 }),
+        count: with_default("count", IntegerIn { min: 0, max: 9 }, 7),
         cost: optional("cost", MoneyAmount::NonNegative),
     }}
 
-    fn faults(json: &str) -> Vec<String> {
-        let failure = read::<Thing>(json.as_bytes()).expect_err(json).to_json();
-        let failure: serde_json::Value = serde_json::from_str(&failure).expect("JSON");
-        let errors = failure["error"]["errors"].as_array().expect("a list").clone();
+    fn errors(json: &str) -> Vec<String> {
+        let error = read::<Thing>(json.as_bytes()).expect_err(json).to_json();
+        let error: serde_json::Value = serde_json::from_str(&error).expect("JSON");
+        let errors = error["error"]["errors"].as_array().expect("a list").clone();
         let word = |error: &serde_json::Value, field: &str| {
             error[field].as_str().unwrap_or_default().to_owned()
         };
@@ -322,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_null_and_given_are_three_things() {
+    fn absent_null_and_present_fields_differ() {
         let thing = read::<Thing>(br#"{"name":"a"}"#).expect("a thing");
         assert_eq!((thing.name.as_str(), thing.note, thing.count), ("a", None, 7));
         let thing = read::<Thing>(br#"{"name":"a","note":null,"cost":"0.1"}"#).expect("a thing");
@@ -330,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_found_at_once() {
+    fn all_errors_are_reported_at_once() {
         let json = r#"{"note":1,"count":10,"cost":1e3,"colour":1,"na/me":2}"#;
         let expected = [
             "/name required",
@@ -340,11 +342,11 @@ mod tests {
             "/colour unknown_field",
             "/na~1me unknown_field",
         ];
-        assert_eq!(faults(json), expected);
-        assert_eq!(faults(r#"{"name":"a","name":"b"}"#), ["/name duplicate"]);
-        assert_eq!(faults(r#"{"name":null,"count":null}"#).len(), 2, "null is no value");
+        assert_eq!(errors(json), expected);
+        assert_eq!(errors(r#"{"name":"a","name":"b"}"#), ["/name duplicate"]);
+        assert_eq!(errors(r#"{"name":null,"count":null}"#).len(), 2, "null is not a value");
         for json in ["{", "[]", "1", "\"\"", "{\"name\":\"\u{1}\"}", "{} {}"] {
-            assert!(faults(json).len() < 2, "{json}");
+            assert!(errors(json).len() < 2, "{json}");
         }
     }
 }

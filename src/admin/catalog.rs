@@ -1,8 +1,7 @@
-//! The catalog: its models and prices, and how it is read again from its file.
+//! `models`, `price-lists` and `reload`: the model catalog and its prices.
 
 use std::sync::Arc;
 
-use axum::http::Method;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -26,8 +25,8 @@ struct ReloadedView {
 #[schema(as = PriceList)]
 struct PriceListView {
     price_version: String,
-    /// `{serviceTier, aboveInputTokens, prices}` each: by unit, per million or, of what is counted
-    /// one by one, per one.
+    /// Objects with `serviceTier`, `aboveInputTokens` and `prices`. Prices are per million for
+    /// tokens and characters, per unit otherwise.
     rows: serde_json::Value,
 }
 
@@ -35,38 +34,36 @@ struct PriceListView {
 #[serde(rename_all = "camelCase")]
 #[schema(as = Model)]
 struct ModelView {
-    /// The name that calls give.
+    /// Model name to use in requests.
     id: String,
     aliases: Vec<String>,
-    /// Its context window, where known.
+    /// Size of the context window, if known.
     max_input_tokens: Option<u64>,
     max_output_tokens: u64,
-    /// One for each place where a call may be served at other prices; first choice first.
+    /// One price list per upstream with its own prices, in routing order.
     prices: Vec<PriceListView>,
 }
 
-/// What this file answers.
-pub fn routes(operations: Routes) -> Routes {
-    let price_list =
-        "Shows the prices behind a `priceVersion`: per million, as exact decimal texts.";
+pub fn routes(routes: Routes) -> Routes {
+    let price_list = "Shows the prices of a `priceVersion` as exact decimal strings.";
     let price_list =
         OperationSpec::platform(Action::ViewAccount, price_list).response::<PriceListView>();
     let models =
-        OperationSpec::platform(Action::ViewAccount, "Lists the models and what they cost now.");
+        OperationSpec::platform(Action::ViewAccount, "Lists the models and their current prices.");
     let models = models.query_params(LIST_PARAMS).list_response::<ModelView>();
-    let doc = "Reads models, prices and upstreams again from the configuration's file.";
+    let doc = "Reloads models, prices and upstreams from the configuration file.";
     let doc = OperationSpec::platform(Action::ChangePlatform, doc).response::<ReloadedView>();
-    operations
-        .add(&Method::POST, "/api/platform/reload", reload, doc)
-        .add(&Method::GET, "/api/price-lists/{version}", show_price_list, price_list)
-        .add(&Method::GET, "/api/models", list_models, models)
+    routes
+        .post("/api/platform/reload", reload, doc)
+        .get("/api/price-lists/{version}", show_price_list, price_list)
+        .get("/api/models", list_models, models)
 }
 
-async fn list_models(asked: AuthenticatedRequest) -> HandlerResult {
-    let mut query = asked.request.query();
+async fn list_models(request: AuthenticatedRequest) -> HandlerResult {
+    let mut query = request.query();
     let page = query.page();
     query.finish()?;
-    let offers = catalog::available_models(&asked.request.state.services, &asked.principal)?;
+    let offers = catalog::available_models(&request.state.services, &request.principal)?;
     let total = i64::try_from(offers.len()).unwrap_or(i64::MAX);
     let shown: Vec<_> = page.cut(offers).map(model_view).collect();
     Ok(AdminResponse::page(&shown, total, page))
@@ -86,16 +83,18 @@ fn model_view(AvailableModel { model, prices }: AvailableModel) -> ModelView {
     }
 }
 
-async fn show_price_list(asked: AuthenticatedRequest) -> HandlerResult {
-    let version = asked.request.path_id("version", |text| Ok(text.to_owned()))?;
-    let platform = &asked.request.state.services;
-    let rows = catalog::price_list(platform, &asked.principal, &version).await?;
+async fn show_price_list(request: AuthenticatedRequest) -> HandlerResult {
+    let version = request.path_id("version", |text| Ok(text.to_owned()))?;
+    let services = &request.state.services;
+    let rows = catalog::price_list(services, &request.principal, &version).await?;
     Ok(AdminResponse::object(&PriceListView { price_version: version, rows }))
 }
 
-async fn reload(asked: AuthenticatedRequest) -> HandlerResult {
-    let mut begun = asked.begin_mutation(None).await?;
-    let done = catalog::reload(&mut begun.work, &asked.principal).await;
+async fn reload(request: AuthenticatedRequest) -> HandlerResult {
+    let mut mutation = request.begin_mutation(None).await?;
+    let result = catalog::reload(&mut mutation.work, &request.principal).await;
     let shape = |Reloaded { models, upstreams }| ReloadedView { models, upstreams };
-    asked.finish_mutation(begun, done.map(|reloaded| AdminResponse::object(&shape(reloaded)))).await
+    request
+        .finish_mutation(mutation, result.map(|reloaded| AdminResponse::object(&shape(reloaded))))
+        .await
 }

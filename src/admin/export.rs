@@ -1,11 +1,11 @@
-//! `wallet/records/export`: the records as CSV, streamed.
+//! `wallet/records/export`: streams the records as CSV.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use axum::http::{HeaderValue, Method, header};
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body::Frame;
@@ -29,7 +29,8 @@ const CSV_HEADER: &str = "seq,id,type,amount,previousBalance,currentBalance,curr
 const ROWS_PER_CHUNK: i64 = 500;
 const CHUNKS_BUFFERED: usize = 2;
 
-/// A body that arrives in pieces. A piece that cannot be made breaks it off, visibly.
+/// A response body fed by a channel. An error ends the body early, so that the client sees an
+/// incomplete response.
 struct ChunkedBody(mpsc::Receiver<Result<Bytes, io::Error>>);
 
 impl http_body::Body for ChunkedBody {
@@ -44,33 +45,32 @@ impl http_body::Body for ChunkedBody {
     }
 }
 
-/// What this file answers.
-pub fn routes(operations: Routes) -> Routes {
+pub fn routes(routes: Routes) -> Routes {
     let doc = OperationSpec::in_organization(
         Action::ViewRecords,
         "Exports the wallet's records, newest first.",
     );
     let doc = doc.query_params(FILTERS).text_response("text/csv");
-    operations.add(&Method::GET, "/api/organization/wallet/records/export", export, doc)
+    routes.get("/api/organization/wallet/records/export", export, doc)
 }
 
-async fn export(asked: AuthenticatedRequest) -> Result<Response, Interrupt> {
-    let seat = asked.org_context().await?;
-    let mut query = asked.request.query();
+async fn export(request: AuthenticatedRequest) -> Result<Response, Interrupt> {
+    let org = request.org_context().await?;
+    let mut query = request.query();
     let filter = records::read_filter(&mut query);
     query.finish()?;
-    let platform = &asked.request.state.services;
-    platform.wait_caught_up().await;
-    let mut begun = asked.begin_mutation(Some(&seat)).await?;
-    let noted = wallet::audit_export(&mut begun.work, &seat).await;
-    asked.finish_mutation(begun, noted.map(|()| AdminResponse::default())).await?;
+    let services = &request.state.services;
+    services.wait_caught_up().await;
+    let mut mutation = request.begin_mutation(Some(&org)).await?;
+    let noted = wallet::audit_export(&mut mutation.work, &org).await;
+    request.finish_mutation(mutation, noted.map(|()| AdminResponse::default())).await?;
     let (sender, receiver) = mpsc::channel(CHUNKS_BUFFERED);
-    let platform = Arc::clone(platform);
+    let services = Arc::clone(services);
     tasks::spawn("export", async move {
-        if let Err(fault) = send_rows(&platform, &seat, filter, &sender).await {
-            tracing::error!(?fault, "an export broke off");
-            // Whoever has left does not need to be told.
-            let _ = sender.send(Err(io::Error::other("broken off"))).await;
+        if let Err(error) = send_rows(&services, &org, filter, &sender).await {
+            tracing::error!(?error, "record export failed");
+            // A client that has disconnected needs no error.
+            let _ = sender.send(Err(io::Error::other("export failed"))).await;
         }
     });
     let body = axum::body::Body::new(ChunkedBody(receiver));
@@ -84,10 +84,10 @@ async fn export(asked: AuthenticatedRequest) -> Result<Response, Interrupt> {
     Ok((headers, body).into_response())
 }
 
-/// Sends piece after piece, each from the record where the last one ended.
+/// Sends the records in batches. Each batch starts after the last record of the previous one.
 async fn send_rows(
-    platform: &Services,
-    seat: &OrgContext,
+    services: &Services,
+    org: &OrgContext,
     filter: RecordFilter,
     sender: &mpsc::Sender<Result<Bytes, io::Error>>,
 ) -> Result<(), UseCaseError> {
@@ -95,9 +95,9 @@ async fn send_rows(
     let mut text = CSV_HEADER.to_owned();
     loop {
         let stretch = RecordRange { before, offset: 0, limit: ROWS_PER_CHUNK };
-        let (rows, _) = wallet::records(platform, seat, &filter, stretch).await?;
+        let (rows, _) = wallet::records(services, org, &filter, stretch).await?;
         for record in &rows {
-            push_row(&mut text, record, &platform.settings.currency);
+            push_row(&mut text, record, &services.settings.currency);
         }
         let gone = sender.send(Ok(Bytes::from(std::mem::take(&mut text)))).await.is_err();
         match rows.last() {
@@ -143,7 +143,7 @@ fn push_row(text: &mut String, record: &Record, currency: &str) {
     text.push_str("\r\n");
 }
 
-/// A cell that no spreadsheet takes for a formula. Numbers stay numbers.
+/// Writes a cell so that no spreadsheet evaluates it as a formula. Numbers are written as they are.
 fn push_cell(text: &mut String, cell: &str) {
     let digits = cell.strip_prefix('-').unwrap_or(cell);
     let is_number = digits.bytes().all(|letter| letter.is_ascii_digit() || letter == b'.');

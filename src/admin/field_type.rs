@@ -1,4 +1,4 @@
-//! Kinds: what a field or a query parameter may be, how it is read, and how it is documented.
+//! Types of body fields and query parameters: parsing, validation and OpenAPI schema.
 
 use std::collections::BTreeMap;
 
@@ -16,112 +16,130 @@ use crate::organization::error::FieldError;
 use crate::organization::passwords;
 use crate::settings::secret::Secret;
 
-/// What is wrong with a value: a stable word, and what to do.
+/// Reason code and message of an invalid value.
 pub type InvalidValue = (&'static str, String);
 
-/// What a value may be.
+/// The type of a body field or query parameter.
 pub trait FieldType: Copy {
-    /// What it is read as.
     type Value;
 
-    /// Whether it is a JSON string, so that a query parameter is quoted to be read.
+    /// Whether the JSON form is a string. Query parameters of such types are quoted before parsing.
     const QUOTED: bool = true;
 
-    /// Reads it from JSON.
+    /// Parses and validates a JSON value.
     fn read(&self, json: &RawValue) -> Result<Self::Value, InvalidValue>;
 
-    /// Reads it, and says what is wrong of which part of it.
+    /// Like [`read`](Self::read), with a JSON pointer in each error: `param`, or a nested field of
+    /// it.
     fn read_at(&self, json: &RawValue, param: &str) -> Result<Self::Value, Vec<FieldError>> {
         self.read(json).map_err(|(reason, message)| vec![FieldError::new(param, reason, message)])
     }
 
-    /// As the OpenAPI document has it.
+    /// Returns the OpenAPI schema.
     fn schema(&self) -> RefOr<Schema>;
 }
 
-/// A text of so many characters.
+/// A string with a minimum and maximum number of characters.
 #[derive(Debug, Clone, Copy)]
-pub struct Text(pub usize, pub usize);
+pub struct Text {
+    pub min: usize,
+    pub max: usize,
+}
 
-/// One of a few words.
+/// One of the listed strings.
 #[derive(Debug, Clone, Copy)]
 pub struct OneOf(pub &'static [&'static str]);
 
-/// One of a few words that are a type of their own.
+/// One of the listed strings, parsed into an enum.
 #[derive(Debug, Clone, Copy)]
-pub struct EnumOf<T>(pub &'static [&'static str], pub fn(&str) -> Option<T>);
+pub struct EnumOf<T> {
+    pub names: &'static [&'static str],
+    pub parse: fn(&str) -> Option<T>,
+}
 
-/// A text that reads as an id or the like.
+/// A string with its own parser, such as an id.
 #[derive(Debug, Clone, Copy)]
-pub struct ParsedString<T>(pub &'static str, pub fn(&str) -> Option<T>);
+pub struct ParsedString<T> {
+    /// Completes the error text "expected …".
+    pub expected: &'static str,
+    pub parse: fn(&str) -> Option<T>,
+}
 
-/// True or false.
 #[derive(Debug, Clone, Copy)]
 pub struct Bool;
 
-/// A whole number in a range.
+/// An integer from `min` to `max`, both included.
 #[derive(Debug, Clone, Copy)]
-pub struct IntegerIn(pub i64, pub i64);
+pub struct IntegerIn {
+    pub min: i64,
+    pub max: i64,
+}
 
-/// Money; above nothing, or from nothing on.
+/// An amount of money.
 #[derive(Debug, Clone, Copy)]
 pub enum MoneyAmount {
-    /// More than nothing.
+    /// More than 0.
     Positive,
-    /// Nothing or more.
+    /// 0 or more.
     NonNegative,
 }
 
-/// An instant.
+/// A point in time, or a date that means its first instant in UTC.
 #[derive(Debug, Clone, Copy)]
 pub enum Timestamp {
-    /// One that is still to come.
+    /// Later than now.
     Future,
-    /// Any.
     Any,
 }
 
-/// A date.
 #[derive(Debug, Clone, Copy)]
 pub struct Date;
 
-/// An address of a person.
+/// An email address.
 #[derive(Debug, Clone, Copy)]
 pub struct Email;
 
-/// A new password.
+/// A new password, checked for its length.
 #[derive(Debug, Clone, Copy)]
 pub struct NewPassword;
 
-/// A password that is compared, whatever it is.
+/// A secret that is only compared, such as the password at sign-in.
 #[derive(Debug, Clone, Copy)]
 pub struct SecretText;
 
-/// Up to so many of a kind.
+/// A list with a maximum length.
 #[derive(Debug, Clone, Copy)]
-pub struct ListOf<K>(pub usize, pub K);
+pub struct ListOf<T> {
+    pub max: usize,
+    pub item: T,
+}
 
-/// A block of addresses.
+/// An IP network in CIDR notation.
 #[derive(Debug, Clone, Copy)]
 pub struct CidrText;
 
-/// An object of texts, as its owner likes.
+/// An object with string values.
 #[derive(Debug, Clone, Copy)]
 pub struct StringMap;
 
-/// Globs of models.
-pub const MODEL_GLOBS: ListOf<Text> = ListOf(100, Text(1, 200));
-/// What a thing is called.
-pub const NAME: Text = Text(1, 200);
-/// What it is for.
-pub const DESCRIPTION: Text = Text(0, 2_000);
+/// Glob patterns of model names.
+pub const MODEL_GLOBS: ListOf<Text> = ListOf { max: 100, item: Text { min: 1, max: 200 } };
+pub const NAME: Text = Text { min: 1, max: 200 };
+pub const DESCRIPTION: Text = Text { min: 0, max: 2_000 };
+const SECRET_TEXT: Text = Text { min: 1, max: 1_000 };
+const PASSWORD_TEXT: Text =
+    Text { min: *passwords::LENGTH_RANGE.start(), max: *passwords::LENGTH_RANGE.end() };
+const MAP_ENTRIES_MAX: usize = 50;
+const MAP_NAME_CHARS_MAX: usize = 64;
+const MAP_VALUE_CHARS_MAX: usize = 500;
+const MAP_VALUE: Text = Text { min: 0, max: MAP_VALUE_CHARS_MAX };
 
 fn read_string(json: &RawValue) -> Result<String, InvalidValue> {
-    serde_json::from_str(json.get()).map_err(|_| ("not_a_string", "give a string".to_owned()))
+    serde_json::from_str(json.get()).map_err(|_| ("not_a_string", "expected a string".to_owned()))
 }
 
-fn schema_of(kind: Type) -> ObjectBuilder {
-    ObjectBuilder::new().schema_type(SchemaType::Type(kind))
+fn schema_of(json_type: Type) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(SchemaType::Type(json_type))
 }
 
 impl FieldType for Text {
@@ -130,14 +148,15 @@ impl FieldType for Text {
     fn read(&self, json: &RawValue) -> Result<String, InvalidValue> {
         let text = read_string(json)?;
         let length = text.chars().count();
-        if length < self.0 || self.1 < length || text.contains('\0') {
-            return Err(("wrong_length", format!("give {} to {} characters", self.0, self.1)));
+        if length < self.min || self.max < length || text.contains('\0') {
+            let message = format!("expected {} to {} characters", self.min, self.max);
+            return Err(("wrong_length", message));
         }
         Ok(text)
     }
 
     fn schema(&self) -> RefOr<Schema> {
-        schema_of(Type::String).min_length(Some(self.0)).max_length(Some(self.1)).into()
+        schema_of(Type::String).min_length(Some(self.min)).max_length(Some(self.max)).into()
     }
 }
 
@@ -145,12 +164,11 @@ impl FieldType for OneOf {
     type Value = String;
 
     fn read(&self, json: &RawValue) -> Result<String, InvalidValue> {
-        let word = read_string(json)?;
-        let known = self.0.contains(&word.as_str());
-        if known {
-            Ok(word)
+        let text = read_string(json)?;
+        if self.0.contains(&text.as_str()) {
+            Ok(text)
         } else {
-            Err(("unknown_word", format!("give one of {}", self.0.join(", "))))
+            Err(("unknown_value", format!("expected one of {}", self.0.join(", "))))
         }
     }
 
@@ -163,12 +181,12 @@ impl<T: Copy> FieldType for EnumOf<T> {
     type Value = T;
 
     fn read(&self, json: &RawValue) -> Result<T, InvalidValue> {
-        let word = OneOf(self.0).read(json)?;
-        self.1(&word).ok_or_else(|| ("unknown_word", format!("{word} means nothing here")))
+        let name = OneOf(self.names).read(json)?;
+        (self.parse)(&name).ok_or_else(|| ("unknown_value", format!("unknown value \"{name}\"")))
     }
 
     fn schema(&self) -> RefOr<Schema> {
-        OneOf(self.0).schema()
+        OneOf(self.names).schema()
     }
 }
 
@@ -176,11 +194,12 @@ impl<T: Copy> FieldType for ParsedString<T> {
     type Value = T;
 
     fn read(&self, json: &RawValue) -> Result<T, InvalidValue> {
-        self.1(&read_string(json)?).ok_or_else(|| ("malformed", format!("give {}", self.0)))
+        let value = (self.parse)(&read_string(json)?);
+        value.ok_or_else(|| ("malformed", format!("expected {}", self.expected)))
     }
 
     fn schema(&self) -> RefOr<Schema> {
-        schema_of(Type::String).description(Some(self.0)).into()
+        schema_of(Type::String).description(Some(self.expected)).into()
     }
 }
 
@@ -190,7 +209,7 @@ impl FieldType for Bool {
 
     fn read(&self, json: &RawValue) -> Result<bool, InvalidValue> {
         serde_json::from_str(json.get())
-            .map_err(|_| ("not_a_boolean", "give true or false".to_owned()))
+            .map_err(|_| ("not_a_boolean", "expected true or false".to_owned()))
     }
 
     fn schema(&self) -> RefOr<Schema> {
@@ -203,15 +222,15 @@ impl FieldType for IntegerIn {
     const QUOTED: bool = false;
 
     fn read(&self, json: &RawValue) -> Result<i64, InvalidValue> {
-        let (least, most) = (self.0, self.1);
+        let Self { min, max } = *self;
         let number: Option<i64> = json.get().parse().ok();
         number
-            .filter(|number| (least..=most).contains(number))
-            .ok_or_else(|| ("not_in_range", format!("give a whole number from {least} to {most}")))
+            .filter(|number| (min..=max).contains(number))
+            .ok_or_else(|| ("not_in_range", format!("expected an integer from {min} to {max}")))
     }
 
     fn schema(&self) -> RefOr<Schema> {
-        schema_of(Type::Integer).minimum(Some(self.0)).maximum(Some(self.1)).into()
+        schema_of(Type::Integer).minimum(Some(self.min)).maximum(Some(self.max)).into()
     }
 }
 
@@ -222,15 +241,17 @@ impl FieldType for MoneyAmount {
     fn read(&self, json: &RawValue) -> Result<Nano, InvalidValue> {
         let text =
             if json.get().starts_with('"') { read_string(json)? } else { json.get().to_owned() };
-        let amount = Nano::parse(&text).map_err(|fault| match fault {
+        let amount = Nano::parse(&text).map_err(|error| match error {
             MalformedMoney::NotDecimal => {
-                ("not_an_amount", "give a plain decimal number or string from 0 on".to_owned())
+                ("not_an_amount", "expected an amount of 0 or more, such as 1.50".to_owned())
             }
-            MalformedMoney::TooFine => ("too_fine", "give at most 9 decimals".to_owned()),
-            MalformedMoney::TooLarge => ("too_large", "give at most 9000000000".to_owned()),
+            MalformedMoney::TooFine => {
+                ("too_many_decimals", "expected at most 9 decimals".to_owned())
+            }
+            MalformedMoney::TooLarge => ("too_large", "expected at most 9000000000".to_owned()),
         })?;
         if matches!(self, Self::Positive) && amount == Nano::ZERO {
-            return Err(("not_positive", "give more than 0".to_owned()));
+            return Err(("not_positive", "expected more than 0".to_owned()));
         }
         Ok(amount)
     }
@@ -248,16 +269,16 @@ impl FieldType for Timestamp {
 
     fn read(&self, json: &RawValue) -> Result<UnixMs, InvalidValue> {
         let text = read_string(json)?;
-        let instant = Day::parse(&text).map(Day::start).or_else(|| {
-            let stamp: jiff::Timestamp = text.parse().ok()?;
-            Some(UnixMs(stamp.as_millisecond()))
+        let time = Day::parse(&text).map(Day::start).or_else(|| {
+            let timestamp: jiff::Timestamp = text.parse().ok()?;
+            Some(UnixMs(timestamp.as_millisecond()))
         });
-        let advice = "give RFC 3339 with an offset, such as 2030-01-15T10:30:00Z";
-        let instant = instant.ok_or_else(|| ("not_an_instant", advice.to_owned()))?;
-        if matches!(self, Self::Future) && instant <= clock::wall_now() {
-            return Err(("in_the_past", "give an instant that is still to come".to_owned()));
+        let message = "expected RFC 3339 with an offset, such as 2030-01-15T10:30:00Z";
+        let time = time.ok_or_else(|| ("not_a_timestamp", message.to_owned()))?;
+        if matches!(self, Self::Future) && time <= clock::wall_now() {
+            return Err(("in_the_past", "expected a time in the future".to_owned()));
         }
-        Ok(instant)
+        Ok(time)
     }
 
     fn schema(&self) -> RefOr<Schema> {
@@ -272,7 +293,7 @@ impl FieldType for Date {
 
     fn read(&self, json: &RawValue) -> Result<Day, InvalidValue> {
         let day = Day::parse(&read_string(json)?);
-        day.ok_or_else(|| ("not_a_date", "give a date such as 2030-01-15".to_owned()))
+        day.ok_or_else(|| ("not_a_date", "expected a date such as 2030-01-15".to_owned()))
     }
 
     fn schema(&self) -> RefOr<Schema> {
@@ -287,9 +308,10 @@ impl FieldType for Email {
         let text = read_string(json)?;
         let email = text.trim();
         let (name, host) = email.split_once('@').unwrap_or_default();
-        let odd = |letter: char| letter.is_whitespace() || letter.is_control() || letter == '@';
-        if name.is_empty() || host.is_empty() || 254 < email.len() || host.contains(odd) {
-            return Err(("not_an_email", "give an address such as name@example.com".to_owned()));
+        let is_invalid = |c: char| c.is_whitespace() || c.is_control() || c == '@';
+        if name.is_empty() || host.is_empty() || 254 < email.len() || host.contains(is_invalid) {
+            let message = "expected an email address such as name@example.com";
+            return Err(("not_an_email", message.to_owned()));
         }
         Ok(email.to_owned())
     }
@@ -303,12 +325,11 @@ impl FieldType for NewPassword {
     type Value = Secret;
 
     fn read(&self, json: &RawValue) -> Result<Secret, InvalidValue> {
-        let (least, most) = (*passwords::LENGTH_RANGE.start(), *passwords::LENGTH_RANGE.end());
-        Text(least, most).read(json).map(Secret::new)
+        PASSWORD_TEXT.read(json).map(Secret::new)
     }
 
     fn schema(&self) -> RefOr<Schema> {
-        Text(*passwords::LENGTH_RANGE.start(), *passwords::LENGTH_RANGE.end()).schema()
+        PASSWORD_TEXT.schema()
     }
 }
 
@@ -316,28 +337,28 @@ impl FieldType for SecretText {
     type Value = Secret;
 
     fn read(&self, json: &RawValue) -> Result<Secret, InvalidValue> {
-        Text(1, 1_000).read(json).map(Secret::new)
+        SECRET_TEXT.read(json).map(Secret::new)
     }
 
     fn schema(&self) -> RefOr<Schema> {
-        Text(1, 1_000).schema()
+        SECRET_TEXT.schema()
     }
 }
 
-impl<K: FieldType> FieldType for ListOf<K> {
-    type Value = Vec<K::Value>;
+impl<T: FieldType> FieldType for ListOf<T> {
+    type Value = Vec<T::Value>;
 
     fn read(&self, json: &RawValue) -> Result<Self::Value, InvalidValue> {
         let items: Vec<&RawValue> = serde_json::from_str(json.get())
-            .map_err(|_| ("not_a_list", "give a list".to_owned()))?;
-        if self.0 < items.len() {
-            return Err(("too_many", format!("give at most {}", self.0)));
+            .map_err(|_| ("not_a_list", "expected a list".to_owned()))?;
+        if self.max < items.len() {
+            return Err(("too_many", format!("expected at most {} items", self.max)));
         }
-        items.into_iter().map(|item| self.1.read(item)).collect()
+        items.into_iter().map(|item| self.item.read(item)).collect()
     }
 
     fn schema(&self) -> RefOr<Schema> {
-        ArrayBuilder::new().items(self.1.schema()).max_items(Some(self.0)).into()
+        ArrayBuilder::new().items(self.item.schema()).max_items(Some(self.max)).into()
     }
 }
 
@@ -346,8 +367,8 @@ impl FieldType for CidrText {
 
     fn read(&self, json: &RawValue) -> Result<String, InvalidValue> {
         let text = read_string(json)?;
-        let advice = "give blocks of addresses such as 10.0.0.0/8";
-        Cidr::parse(&text).map(|_| text).ok_or_else(|| ("not_a_block", advice.to_owned()))
+        let message = "expected an IP network such as 10.0.0.0/8";
+        Cidr::parse(&text).map(|_| text).ok_or_else(|| ("not_a_cidr", message.to_owned()))
     }
 
     fn schema(&self) -> RefOr<Schema> {
@@ -359,18 +380,21 @@ impl FieldType for StringMap {
     type Value = BTreeMap<String, String>;
 
     fn read(&self, json: &RawValue) -> Result<Self::Value, InvalidValue> {
-        let wrong = || {
-            let advice = "give an object of up to 50 texts: names to 64, texts to 500 characters";
-            ("not_notes", advice.to_owned())
+        let invalid = || {
+            let message = format!(
+                "expected an object of at most {MAP_ENTRIES_MAX} strings, with names of at most \
+                 {MAP_NAME_CHARS_MAX} and values of at most {MAP_VALUE_CHARS_MAX} characters"
+            );
+            ("not_a_string_map", message)
         };
-        let notes: Self::Value = serde_json::from_str(json.get()).map_err(|_| wrong())?;
-        let fits = |(name, text): (&String, &String)| {
-            name.chars().count() <= 64 && text.chars().count() <= 500
-        };
-        if notes.len() <= 50 && notes.iter().all(fits) { Ok(notes) } else { Err(wrong()) }
+        let map: Self::Value = serde_json::from_str(json.get()).map_err(|_| invalid())?;
+        let is_valid = map.len() <= MAP_ENTRIES_MAX
+            && map.keys().all(|name| name.chars().count() <= MAP_NAME_CHARS_MAX)
+            && map.values().all(|value| value.chars().count() <= MAP_VALUE_CHARS_MAX);
+        if is_valid { Ok(map) } else { Err(invalid()) }
     }
 
     fn schema(&self) -> RefOr<Schema> {
-        schema_of(Type::Object).additional_properties(Some(Text(0, 500).schema())).into()
+        schema_of(Type::Object).additional_properties(Some(MAP_VALUE.schema())).into()
     }
 }

@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: a request that is sent again is done once, and answered the same.
+//! `Idempotency-Key`: executes a repeated request once and replays its response.
 
 use sha2::{Digest, Sha256};
 
@@ -10,13 +10,11 @@ use crate::domain::ids::OrganizationId;
 use crate::organization::access::OrgContext;
 use crate::organization::error::{FieldError, UseCaseError};
 use crate::organization::unit_of_work::{AuditChange, UnitOfWork};
-use crate::store::admin_idempotency;
-use crate::store::admin_idempotency::StoredResponse;
+use crate::store::admin_idempotency::{self, StoredResponse};
 
-/// A change that has begun, and the key that it runs under.
+/// A mutation in progress: its unit of work and its claimed idempotency key.
 #[derive(Debug)]
 pub struct MutationContext {
-    /// The unit of change.
     pub work: UnitOfWork,
     organization: Option<OrganizationId>,
     claim: Option<MutationClaim>,
@@ -26,20 +24,20 @@ pub struct MutationContext {
 struct MutationClaim {
     scope: [u8; 32],
     fingerprint: [u8; 32],
-    /// Held until the answer is kept.
+    /// Held until the response is stored.
     _guard: IdempotencyGuard,
 }
 
 impl AuthenticatedRequest {
-    /// Begins a change, or ends with the answer that this request was given before.
+    /// Claims the idempotency key and begins a unit of work. Returns the stored response if the
+    /// request was completed before.
     pub async fn begin_mutation(
         &self,
-        seat: Option<&OrgContext>,
+        org: Option<&OrgContext>,
     ) -> Result<MutationContext, Interrupt> {
-        let organization = seat.map(|seat| seat.organization.id);
+        let organization = org.map(|org| org.organization.id);
         let claim = self.claim_key(organization)?;
-        let mut work =
-            UnitOfWork::begin(&self.request.state.services, self.request.origin()).await?;
+        let mut work = UnitOfWork::begin(&self.state.services, self.origin()).await?;
         if let Some(claim) = &claim {
             let now = work.now();
             let kept = admin_idempotency::find(work.connection(), &claim.scope, now).await;
@@ -59,14 +57,15 @@ impl AuthenticatedRequest {
         Ok(MutationContext { work, organization, claim })
     }
 
-    /// Commits what was done together with its answer, or undoes it and keeps the no.
+    /// Commits the unit of work together with the stored response. On an error, rolls back and
+    /// stores the error response if it is replayable.
     pub async fn finish_mutation(
         &self,
-        begun: MutationContext,
-        done: Result<AdminResponse, UseCaseError>,
+        mutation: MutationContext,
+        result: Result<AdminResponse, UseCaseError>,
     ) -> HandlerResult {
-        let MutationContext { mut work, organization, claim } = begun;
-        match done {
+        let MutationContext { mut work, organization, claim } = mutation;
+        match result {
             Ok(answer) => {
                 if let Some(claim) = &claim {
                     claim.store_response(&mut work, 200, answer.json_without_secret()).await?;
@@ -74,36 +73,37 @@ impl AuthenticatedRequest {
                 work.commit().await?;
                 Ok(answer)
             }
-            Err(denied) => {
+            Err(error) => {
                 drop(work);
                 let forbidden =
-                    matches!(denied, UseCaseError::Forbidden(_) | UseCaseError::CannotGrant(_));
-                let failure = ApiError::from(denied);
-                self.record_failure(organization, claim, &failure, forbidden).await?;
-                Err(failure.into())
+                    matches!(error, UseCaseError::Forbidden(_) | UseCaseError::CannotGrant(_));
+                let error = ApiError::from(error);
+                self.record_failure(organization, claim, &error, forbidden).await?;
+                Err(error.into())
             }
         }
     }
 
-    /// Writes a no where it must be found again: for its key, and in the audit log.
+    /// Stores the error response under its key and writes an audit entry if the action was
+    /// forbidden.
     async fn record_failure(
         &self,
         organization: Option<OrganizationId>,
         claim: Option<MutationClaim>,
-        failure: &ApiError,
+        error: &ApiError,
         forbidden: bool,
     ) -> Result<(), UseCaseError> {
-        let claim = claim.filter(|_| failure.is_replayable());
+        let claim = claim.filter(|_| error.is_replayable());
         if claim.is_none() && !forbidden {
             return Ok(());
         }
-        let origin = self.request.origin();
-        let mut work = UnitOfWork::begin(&self.request.state.services, origin).await?;
+        let origin = self.origin();
+        let mut work = UnitOfWork::begin(&self.state.services, origin).await?;
         if forbidden {
-            let path = self.request.uri.path().to_owned();
+            let path = self.uri.path().to_owned();
             let change = AuditChange {
                 organization,
-                action: format!("{} {path}", self.request.method).into(),
+                action: format!("{} {path}", self.method).into(),
                 target: ("path", path, String::new()),
                 before: None,
                 after: None,
@@ -111,7 +111,7 @@ impl AuthenticatedRequest {
             work.audit_denied(&self.principal.actor(), change).await?;
         }
         if let Some(claim) = &claim {
-            claim.store_response(&mut work, failure.status.as_u16(), failure.to_json()).await?;
+            claim.store_response(&mut work, error.status.as_u16(), error.to_json()).await?;
         }
         work.commit().await
     }
@@ -120,25 +120,25 @@ impl AuthenticatedRequest {
         &self,
         organization: Option<OrganizationId>,
     ) -> Result<Option<MutationClaim>, Interrupt> {
-        let Some(value) = self.request.headers.get("idempotency-key") else { return Ok(None) };
-        if self.request.method != axum::http::Method::POST {
+        let Some(value) = self.headers.get("idempotency-key") else { return Ok(None) };
+        if self.method != axum::http::Method::POST {
             return Ok(None);
         }
         let key = value.to_str().ok().filter(|key| (1..=255).contains(&key.len()));
         let Some(key) = key else {
-            let message = "give 1 to 255 printable characters";
-            let fault = FieldError::new("Idempotency-Key", "malformed", message);
-            return Err(ApiError::invalid(vec![fault]).into());
+            let message = "Idempotency-Key: expected 1 to 255 printable characters";
+            let error = FieldError::new("Idempotency-Key", "malformed", message);
+            return Err(ApiError::invalid(vec![error]).into());
         };
         let organization = organization.map(|id| id.to_string()).unwrap_or_default();
         let actor = self.principal.actor().id;
-        let path = self.request.uri.path();
-        let scope = digest(&[&organization, &actor, self.request.method.as_str(), path, key]);
-        let query = self.request.uri.query().unwrap_or_default();
-        let fingerprint = digest(&[query.as_bytes(), &self.request.bytes]);
-        let running = self.request.state.lock_key(scope).ok_or_else(|| {
-            let message = "a request with this Idempotency-Key is still running";
-            UseCaseError::conflict("still_running", message)
+        let path = self.uri.path();
+        let scope = digest(&[&organization, &actor, self.method.as_str(), path, key]);
+        let query = self.uri.query().unwrap_or_default();
+        let fingerprint = digest(&[query.as_bytes(), &self.bytes]);
+        let running = self.state.lock_key(scope).ok_or_else(|| {
+            let message = "a request with this Idempotency-Key is in progress; retry later";
+            UseCaseError::conflict("request_in_progress", message)
         })?;
         Ok(Some(MutationClaim { scope, fingerprint, _guard: running }))
     }
@@ -158,7 +158,8 @@ impl MutationClaim {
     }
 }
 
-/// SHA-256 of the parts, each with its length, so that none runs into the next.
+/// Returns the SHA-256 of the parts. Each part is prefixed with its length, so that different
+/// splits never hash alike.
 fn digest<T: AsRef<[u8]>>(parts: &[T]) -> [u8; 32] {
     let mut hash = Sha256::new();
     for part in parts {

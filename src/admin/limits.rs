@@ -13,7 +13,7 @@ use crate::domain::limit::{Limit, Limits, Measure};
 use crate::domain::money::Nano;
 use crate::organization::error::FieldError;
 
-/// A value for each limit; `null` is no limit, 0 blocks.
+/// One value per limit. `null` means unlimited, 0 blocks every call.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Limits)]
@@ -43,10 +43,9 @@ pub struct LimitsView {
 #[derive(Debug, Clone, Copy)]
 pub struct Ceiling;
 
-const COUNT: IntegerIn = IntegerIn(0, Limits::MAX);
+const COUNT: IntegerIn = IntegerIn { min: 0, max: Limits::MAX };
 
 impl LimitsView {
-    /// On the wire.
     pub fn of(limits: &Limits) -> Self {
         let money = |limit| limits.get(limit).map(Nano).map(Money);
         Self {
@@ -63,7 +62,7 @@ impl LimitsView {
     }
 }
 
-/// Takes the limit fields of an object; `None` only after a fault.
+/// Reads the limit fields of an object. Returns `None` only after an error was recorded.
 pub fn read(fields: &mut BodyReader) -> Option<Limits> {
     let mut limits = Some(Limits::default());
     for limit in Limit::ALL {
@@ -78,12 +77,12 @@ pub fn read(fields: &mut BodyReader) -> Option<Limits> {
     limits
 }
 
-/// Names the limit fields of an object.
-pub fn describe(shape: &mut BodySchema) {
+/// Adds the limit fields to a schema.
+pub fn describe(schema: &mut BodySchema) {
     for limit in Limit::ALL {
         match limit.measure() {
-            Measure::Spend => shape.optional(limit.field(), MoneyAmount::NonNegative),
-            Measure::Requests | Measure::Tokens => shape.optional(limit.field(), COUNT),
+            Measure::Spend => schema.optional(limit.field(), MoneyAmount::NonNegative),
+            Measure::Requests | Measure::Tokens => schema.optional(limit.field(), COUNT),
         }
     }
 }
@@ -94,7 +93,7 @@ impl FieldType for Ceiling {
 
     fn read(&self, json: &RawValue) -> Result<Limits, InvalidValue> {
         read_nested(json, "", read)
-            .map_err(|_| ("not_limits", "give an object of limits".to_owned()))
+            .map_err(|_| ("not_limits", "expected an object of limits".to_owned()))
     }
 
     fn read_at(&self, json: &RawValue, param: &str) -> Result<Limits, Vec<FieldError>> {

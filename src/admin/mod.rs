@@ -1,4 +1,4 @@
-//! The admin API: one file a resource, its wire shapes first, then what answers.
+//! The admin API. One file per resource: JSON views first, then handlers.
 
 pub mod scalar;
 pub mod api_error;

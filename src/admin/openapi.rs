@@ -1,9 +1,8 @@
-//! The OpenAPI document: made of the operations, nothing of it by hand.
+//! Assembles the OpenAPI document from the registered operations.
 
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Components, InfoBuilder, OpenApi, OpenApiBuilder, Paths};
 
-/// The document of these operations.
 pub fn document(paths: Paths, mut components: Components) -> OpenApi {
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
@@ -11,7 +10,7 @@ pub fn document(paths: Paths, mut components: Components) -> OpenApi {
         .title("Meteor Gateway: admin API")
         .version(env!("CARGO_PKG_VERSION"))
         .description(Some(
-            "Every operation says in `x-access` who may use it. Errors have one form everywhere.",
+            "`x-access` of an operation lists who may use it. All errors have one form.",
         ))
         .build();
     OpenApiBuilder::new()

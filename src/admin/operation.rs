@@ -1,4 +1,4 @@
-//! Operations: each route once, for the router and for the OpenAPI document.
+//! Registers each operation once, for the router and for the OpenAPI document.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ use crate::organization::rights::{AccessLevel, Action};
 
 type Schemas = Vec<(String, RefOr<Schema>)>;
 
-/// What the document says of an operation.
+/// How the OpenAPI document describes an operation.
 pub struct OperationSpec {
     summary: &'static str,
     access: Value,
@@ -38,16 +38,16 @@ pub struct OperationSpec {
     schemas: Schemas,
 }
 
-/// The query of every list.
+/// Query parameters of lists.
 pub const LIST_PARAMS: &[(&str, &str)] = &[
-    ("page", "From 1."),
-    ("size", "Rows a page: 1 to 100, 20 by default."),
-    ("sort", "A field, or one with - before it: largest first. Newest first by default."),
-    ("query", "A part of the name, upper or lower case."),
-    ("status", "Only those with this status."),
+    ("page", "Page number, from 1."),
+    ("size", "Rows per page, 1 to 100. Default: 20."),
+    ("sort", "Field to sort by; prefix `-` for descending order. Default: newest first."),
+    ("query", "Part of the name, ignoring case."),
+    ("status", "Only rows with this status."),
 ];
 
-/// Every operation, as a router and as paths of the document.
+/// The registered operations, as an axum router and as OpenAPI paths.
 #[derive(Default)]
 pub struct Routes {
     router: Router<AdminState>,
@@ -56,17 +56,17 @@ pub struct Routes {
 }
 
 impl OperationSpec {
-    /// An operation that takes this right, in one organization.
-    pub fn in_organization(right: Action, summary: &'static str) -> Self {
-        Self::with_access(access_json(right), true, summary)
+    /// An operation within one organization.
+    pub fn in_organization(action: Action, summary: &'static str) -> Self {
+        Self::with_access(access_json(action), true, summary)
     }
 
-    /// One that takes this right, in no organization.
-    pub fn platform(right: Action, summary: &'static str) -> Self {
-        Self::with_access(access_json(right), false, summary)
+    /// An operation outside of any organization.
+    pub fn platform(action: Action, summary: &'static str) -> Self {
+        Self::with_access(access_json(action), false, summary)
     }
 
-    /// One for whoever knows the password or the link.
+    /// An operation that needs no session or token.
     pub fn public(summary: &'static str) -> Self {
         Self::with_access(json!({"public": true}), false, summary)
     }
@@ -86,21 +86,21 @@ impl OperationSpec {
         }
     }
 
-    /// Takes this body.
+    /// Sets the request body.
     #[must_use]
     pub fn request_body<B: Body>(mut self) -> Self {
         self.body = Some((B::NAME, BodySchema::of::<B>().into()));
         self
     }
 
-    /// Answers one of these.
+    /// The response holds one object of this type.
     #[must_use]
     pub fn response<T: ToSchema>(mut self) -> Self {
         self.response = in_envelope(self.schema_ref::<T>());
         self
     }
 
-    /// Answers a list of these.
+    /// The response holds a list of this type.
     #[must_use]
     pub fn list_response<T: ToSchema>(mut self) -> Self {
         let rows = ArrayBuilder::new().items(self.schema_ref::<T>());
@@ -121,7 +121,7 @@ impl OperationSpec {
         self
     }
 
-    /// Answers a text of this media type.
+    /// The response is text of this media type.
     #[must_use]
     pub fn text_response(mut self, media: &'static str) -> Self {
         self.media_type = media;
@@ -129,7 +129,7 @@ impl OperationSpec {
         self
     }
 
-    /// Takes these query parameters.
+    /// Sets the query parameters.
     #[must_use]
     pub const fn query_params(mut self, query: &'static [(&'static str, &'static str)]) -> Self {
         self.query_params = query;
@@ -144,14 +144,48 @@ impl OperationSpec {
 }
 
 impl Routes {
-    /// Adds an operation.
     #[must_use]
-    pub fn add<H, T>(
+    pub fn get<H, T>(self, path: &'static str, handler: H, spec: OperationSpec) -> Self
+    where
+        H: Handler<T, AdminState>,
+        T: 'static,
+    {
+        self.add(&Method::GET, path, handler, spec)
+    }
+
+    #[must_use]
+    pub fn post<H, T>(self, path: &'static str, handler: H, spec: OperationSpec) -> Self
+    where
+        H: Handler<T, AdminState>,
+        T: 'static,
+    {
+        self.add(&Method::POST, path, handler, spec)
+    }
+
+    #[must_use]
+    pub fn put<H, T>(self, path: &'static str, handler: H, spec: OperationSpec) -> Self
+    where
+        H: Handler<T, AdminState>,
+        T: 'static,
+    {
+        self.add(&Method::PUT, path, handler, spec)
+    }
+
+    #[must_use]
+    pub fn delete<H, T>(self, path: &'static str, handler: H, spec: OperationSpec) -> Self
+    where
+        H: Handler<T, AdminState>,
+        T: 'static,
+    {
+        self.add(&Method::DELETE, path, handler, spec)
+    }
+
+    fn add<H, T>(
         mut self,
         method: &Method,
         path: &'static str,
         handler: H,
-        doc: OperationSpec,
+        spec: OperationSpec,
     ) -> Self
     where
         H: Handler<T, AdminState>,
@@ -159,37 +193,37 @@ impl Routes {
     {
         let filter = MethodFilter::try_from(method.clone()).unwrap_or(MethodFilter::GET);
         self.router = self.router.route(path, on(filter, handler));
-        self.add_to_document(method, path, doc);
+        self.add_to_document(method, path, spec);
         self
     }
 
-    fn add_to_document(&mut self, method: &Method, path: &'static str, doc: OperationSpec) {
-        let public = doc.access.get("public").is_some();
+    fn add_to_document(&mut self, method: &Method, path: &'static str, spec: OperationSpec) {
+        let public = spec.access.get("public").is_some();
         let mut operation = OperationBuilder::new()
-            .summary(Some(doc.summary))
+            .summary(Some(spec.summary))
             .operation_id(Some(format!("{} {path}", method.as_str())))
             .tag(path.split('/').nth(2).unwrap_or("service"))
-            .extensions(Some(ExtensionsBuilder::new().add("x-access", doc.access).build()));
+            .extensions(Some(ExtensionsBuilder::new().add("x-access", spec.access).build()));
         for name in path.split('{').skip(1).filter_map(|part| part.split('}').next()) {
             operation = operation.parameter(parameter(name, ParameterIn::Path, ""));
         }
-        for (name, description) in doc.query_params {
+        for (name, description) in spec.query_params {
             operation = operation.parameter(parameter(name, ParameterIn::Query, description));
         }
-        if doc.organization {
-            let about = "Which organization, where the token or membership leaves it open.";
-            let header = parameter("X-Organization-Id", ParameterIn::Header, about);
+        if spec.organization {
+            let description = "Organization id. Required if the credential belongs to several.";
+            let header = parameter("X-Organization-Id", ParameterIn::Header, description);
             operation = operation.parameter(header);
         }
         if public {
             operation = operation.securities(Some([SecurityRequirement::default()]));
         }
         if *method == Method::POST && !public {
-            let about = "The same key with the same request is done once, within a day.";
-            let header = parameter("Idempotency-Key", ParameterIn::Header, about);
+            let description = "Requests with the same key are executed once within 24 hours.";
+            let header = parameter("Idempotency-Key", ParameterIn::Header, description);
             operation = operation.parameter(header);
         }
-        if let Some((name, schema)) = doc.body {
+        if let Some((name, schema)) = spec.body {
             self.schemas.insert(name.to_owned(), schema);
             let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(name)));
             let body = RequestBodyBuilder::new()
@@ -197,42 +231,43 @@ impl Routes {
                 .required(Some(Required::True));
             operation = operation.request_body(Some(body.build()));
         }
-        let content = ContentBuilder::new().schema(Some(doc.response)).build();
-        let yes = ResponseBuilder::new().description("Done.").content(doc.media_type, content);
-        let no = ResponseBuilder::new().description("Not done: `error` says why.").content(
+        let content = ContentBuilder::new().schema(Some(spec.response)).build();
+        let success =
+            ResponseBuilder::new().description("Success.").content(spec.media_type, content);
+        let error = ResponseBuilder::new().description("Error.").content(
             "application/json",
-            ContentBuilder::new().schema(Some(Ref::from_schema_name("Failure"))).build(),
+            ContentBuilder::new().schema(Some(Ref::from_schema_name("ErrorResponse"))).build(),
         );
-        let operation = operation.response("200", yes).response("default", no);
+        let operation = operation.response("200", success).response("default", error);
         let item = PathItem::new(http_method(method), operation);
         self.paths = std::mem::take(&mut self.paths).path(path, item);
-        self.schemas.extend(doc.schemas);
+        self.schemas.extend(spec.schemas);
     }
 
-    /// The router, and what the document is made of.
+    /// Returns the router and the parts of the OpenAPI document.
     pub fn build(self) -> (Router<AdminState>, Paths, Components) {
         let mut schemas = Schemas::new();
         ErrorView::schemas(&mut schemas);
         schemas.push((ErrorView::name().into(), <ErrorView as utoipa::PartialSchema>::schema()));
         let null = ObjectBuilder::new().schema_type(SchemaType::Type(Type::Null));
-        let failure = ObjectBuilder::new()
+        let error = ObjectBuilder::new()
             .property("data", null)
             .required("data")
             .property("code", ObjectBuilder::new().schema_type(SchemaType::Type(Type::Integer)))
             .required("code")
             .property("error", Ref::from_schema_name("Error"))
             .required("error");
-        schemas.push(("Failure".to_owned(), failure.into()));
-        let all = self.schemas.into_iter().chain(schemas);
-        let components = ComponentsBuilder::new().schemas_from_iter(all).build();
+        schemas.push(("ErrorResponse".to_owned(), error.into()));
+        let schemas = self.schemas.into_iter().chain(schemas);
+        let components = ComponentsBuilder::new().schemas_from_iter(schemas).build();
         (self.router, self.paths.build(), components)
     }
 }
 
-/// Who may, as the rights say it.
-fn access_json(right: Action) -> Value {
-    let rule = right.rule();
-    let in_project = |reach| match reach {
+/// The `x-access` extension: who may perform the action.
+fn access_json(action: Action) -> Value {
+    let rule = action.rule();
+    let in_project = |level| match level {
         AccessLevel::None => None,
         AccessLevel::Own => Some("own"),
         AccessLevel::All => Some("all"),

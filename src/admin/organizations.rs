@@ -1,6 +1,5 @@
-//! Organizations: the operator's list of them, and the one in which one sits.
+//! `organization` and `organizations`: the caller's organization, and the operator's list of all.
 
-use axum::http::Method;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -58,63 +57,62 @@ body! { OrganizationChange as "OrganizationChange" {
     allowed_models: nullable("allowedModels", MODEL_GLOBS),
 }}
 
-/// What this file answers.
-pub fn routes(operations: Routes) -> Routes {
+pub fn routes(routes: Routes) -> Routes {
     let create_doc =
-        OperationSpec::platform(Action::ChangePlatform, "Makes an organization and its wallet.");
+        OperationSpec::platform(Action::ChangePlatform, "Creates an organization and its wallet.");
     let create_doc = create_doc.request_body::<NewOrganization>().response::<OrganizationView>();
-    let list_doc =
-        OperationSpec::platform(Action::ViewPlatform, "Lists the deployment's organizations.");
+    let list_doc = OperationSpec::platform(Action::ViewPlatform, "Lists all organizations.");
     let list_doc = list_doc.query_params(LIST_PARAMS).list_response::<OrganizationView>();
     let view_doc =
         OperationSpec::in_organization(Action::ViewOrganization, "Shows the organization.");
     let change_doc =
-        OperationSpec::in_organization(Action::ChangeOrganization, "Changes the organization.");
+        OperationSpec::in_organization(Action::ChangeOrganization, "Updates the organization.");
     let change_doc = change_doc.request_body::<OrganizationChange>().response::<OrganizationView>();
     let own = "/api/organization";
-    operations
-        .add(&Method::POST, "/api/organizations", create, create_doc)
-        .add(&Method::GET, "/api/platform/organizations", list, list_doc)
-        .add(&Method::GET, own, view, view_doc.response::<OrganizationView>())
-        .add(&Method::PUT, own, change, change_doc)
+    routes
+        .post("/api/organizations", create, create_doc)
+        .get("/api/platform/organizations", list, list_doc)
+        .get(own, view, view_doc.response::<OrganizationView>())
+        .put(own, change, change_doc)
 }
 
-async fn create(asked: AuthenticatedRequest) -> HandlerResult {
-    let new: NewOrganization = asked.request.body()?;
-    let mut begun = asked.begin_mutation(None).await?;
-    let done = organizations::create(&mut begun.work, &asked.principal, new).await;
-    asked.finish_mutation(begun, done.map(|row| response(&asked, &row))).await
+async fn create(request: AuthenticatedRequest) -> HandlerResult {
+    let new: NewOrganization = request.body()?;
+    let mut mutation = request.begin_mutation(None).await?;
+    let result = organizations::create(&mut mutation.work, &request.principal, new).await;
+    request.finish_mutation(mutation, result.map(|row| response(&request, &row))).await
 }
 
-async fn list(asked: AuthenticatedRequest) -> HandlerResult {
-    let mut query = asked.request.query();
+async fn list(request: AuthenticatedRequest) -> HandlerResult {
+    let mut query = request.query();
     let (page, sort) = (query.page(), query.sort(SORTS));
-    let part = query.get("query", &Text(1, 200));
+    let part = query.get("query", &Text { min: 1, max: 200 });
     let status = query.get("status", &OneOf(STATUSES));
     query.finish()?;
-    let platform = &asked.request.state.services;
+    let services = &request.state.services;
     let filter = (part.as_deref(), status.as_deref());
-    let (rows, total) = organizations::list(platform, &asked.principal, filter, page, sort).await?;
-    let currency = &platform.settings.currency;
+    let (rows, total) =
+        organizations::list(services, &request.principal, filter, page, sort).await?;
+    let currency = &services.settings.currency;
     let rows: Vec<_> = rows.iter().map(|row| to_view(row, currency)).collect();
     Ok(AdminResponse::page(&rows, total, page))
 }
 
-async fn view(asked: AuthenticatedRequest) -> HandlerResult {
-    let seat = asked.org_context().await?;
-    Ok(response(&asked, organizations::view(&seat)?))
+async fn view(request: AuthenticatedRequest) -> HandlerResult {
+    let org = request.org_context().await?;
+    Ok(response(&request, organizations::view(&org)?))
 }
 
-async fn change(asked: AuthenticatedRequest) -> HandlerResult {
-    let change: OrganizationChange = asked.request.body()?;
-    let seat = asked.org_context().await?;
-    let mut begun = asked.begin_mutation(Some(&seat)).await?;
-    let done = organizations::change(&mut begun.work, &seat, change).await;
-    asked.finish_mutation(begun, done.map(|row| response(&asked, &row))).await
+async fn change(request: AuthenticatedRequest) -> HandlerResult {
+    let change: OrganizationChange = request.body()?;
+    let org = request.org_context().await?;
+    let mut mutation = request.begin_mutation(Some(&org)).await?;
+    let result = organizations::change(&mut mutation.work, &org, change).await;
+    request.finish_mutation(mutation, result.map(|row| response(&request, &row))).await
 }
 
-fn response(asked: &AuthenticatedRequest, row: &Organization) -> AdminResponse {
-    let currency = &asked.request.state.services.settings.currency;
+fn response(request: &AuthenticatedRequest, row: &Organization) -> AdminResponse {
+    let currency = &request.state.services.settings.currency;
     AdminResponse::object(&to_view(row, currency)).with_version(row.version)
 }
 

@@ -27,7 +27,7 @@ pub struct PricesByUnit;
 pub struct PriceTiers;
 
 const TIERS_MAX: usize = 20;
-const TIER_BOUND: IntegerIn = IntegerIn(1, 100_000_000);
+const TIER_BOUND: IntegerIn = IntegerIn { min: 1, max: 100_000_000 };
 
 /// Returns the explicit prices by unit name.
 pub fn prices_by_unit(prices: &PriceTable) -> BTreeMap<&'static str, Money> {

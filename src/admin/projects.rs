@@ -1,18 +1,17 @@
-//! Projects.
+//! `projects`: the projects of an organization.
 
-use axum::http::Method;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::admin::body::body;
+use crate::admin::body::{Body, BodyReader, BodySchema, body};
 use crate::admin::field_type::{DESCRIPTION, MODEL_GLOBS, NAME, OneOf, Text};
 use crate::admin::limits::{Ceiling, LimitsView};
 use crate::admin::operation::{OperationSpec, Routes};
 use crate::admin::request::AuthenticatedRequest;
-use crate::admin::response::{AdminResponse, HandlerResult};
+use crate::admin::response::{AdminResponse, HandlerResult, ListMeta};
 use crate::admin::scalar::Rfc3339;
-use crate::admin::usage as usage_shapes;
+use crate::admin::usage as usage_views;
 use crate::domain::ids::ProjectId;
 use crate::organization::access::OrgContext;
 use crate::organization::error::UseCaseError;
@@ -39,7 +38,7 @@ struct ProjectView {
     #[schema(required)]
     ceiling: Option<LimitsView>,
     ownerless: bool,
-    /// The caller's own.
+    /// The caller's role in the project.
     #[schema(required)]
     role: Option<&'static str>,
     created_by: String,
@@ -48,27 +47,28 @@ struct ProjectView {
     #[schema(required)]
     archived_at: Option<Rfc3339>,
     version: i64,
-    /// Only with `?include=quotaUsage`; `null` where the caller may not see it.
+    /// Only with `?include=quotaUsage`; `null` if the caller may not see it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<usage_shapes::ProjectUsageView>)]
+    #[schema(value_type = Option<usage_views::ProjectUsageView>)]
     quota_usage: Option<Box<RawValue>>,
 }
 
 const STATUSES: &[&str] = &["Active", "Archived"];
-const ORGANIZATION_IMMUTABLE: &str = "a project cannot move to another organization";
+const ORGANIZATION_IMMUTABLE: &str =
+    "organizationId: a project cannot be moved to another organization";
 const QUERY: &[(&str, &str)] = &[
-    ("page", "From 1."),
-    ("size", "Rows a page: 1 to 100, 20 by default."),
-    ("sort", "name, createdAt or updatedAt, or one with - before it."),
-    ("query", "A part of the name, upper or lower case."),
-    ("status", "Active or Archived."),
-    ("include", "`quotaUsage`: with where each one stands."),
+    ("page", "Page number, from 1."),
+    ("size", "Rows per page, 1 to 100. Default: 20."),
+    ("sort", "`name`, `createdAt` or `updatedAt`; prefix `-` for descending order."),
+    ("query", "Part of the name, ignoring case."),
+    ("status", "`Active` or `Archived`."),
+    ("include", "`quotaUsage` adds the quota usage of each project."),
 ];
 
 body! { NewProject as "NewProject" {
     name: required("name", NAME),
     description: optional("description", DESCRIPTION),
-    organization: optional("organizationId", Text(1, 100)),
+    organization: optional("organizationId", Text { min: 1, max: 100 }),
     allowed_models: optional("allowedModels", MODEL_GLOBS),
     ceiling: optional("ceiling", Ceiling),
 }}
@@ -77,17 +77,17 @@ struct ProjectChangeBody {
     change: ProjectChange,
 }
 
-impl crate::admin::body::Body for ProjectChangeBody {
+impl Body for ProjectChangeBody {
     const NAME: &'static str = "ProjectChange";
 
-    fn read(fields: &mut crate::admin::body::BodyReader) -> Option<Self> {
+    fn read(fields: &mut BodyReader) -> Option<Self> {
         let fixed = fields.read_only("organizationId", "immutable_field", ORGANIZATION_IMMUTABLE);
         let change = ProjectChange::read(fields);
         fixed.and(change).map(|change| Self { change })
     }
 
-    fn describe(shape: &mut crate::admin::body::BodySchema) {
-        ProjectChange::describe(shape);
+    fn describe(schema: &mut BodySchema) {
+        ProjectChange::describe(schema);
     }
 }
 
@@ -98,128 +98,116 @@ body! { ProjectChange as "ProjectChange" {
     ceiling: nullable("ceiling", Ceiling),
 }}
 
-/// What this file answers.
-pub fn routes(operations: Routes) -> Routes {
+pub fn routes(routes: Routes) -> Routes {
     let (all, one) = ("/api/projects", "/api/projects/{id}");
     let list_doc =
         OperationSpec::in_organization(Action::ListProjects, "Lists the organization's projects.");
-    let create_doc = OperationSpec::in_organization(Action::CreateProject, "Makes a project.");
+    let create_doc = OperationSpec::in_organization(Action::CreateProject, "Creates a project.");
     let view_doc = OperationSpec::in_organization(Action::ListProjects, "Shows a project.");
-    let change_doc = OperationSpec::in_organization(Action::ChangeProject, "Changes a project.");
+    let change_doc = OperationSpec::in_organization(Action::ChangeProject, "Updates a project.");
     let change_doc = change_doc.request_body::<ProjectChangeBody>().response::<ProjectView>();
     let archive_doc = OperationSpec::in_organization(
         Action::ArchiveProject,
-        "Archives a project; its keys die at once.",
+        "Archives a project. Its API keys stop working at once.",
     );
-    operations
-        .add(&Method::GET, all, list, list_doc.query_params(QUERY).list_response::<ProjectView>())
-        .add(
-            &Method::POST,
-            all,
-            create,
-            create_doc.request_body::<NewProject>().response::<ProjectView>(),
-        )
-        .add(&Method::GET, one, view, view_doc.response::<ProjectView>())
-        .add(&Method::PUT, one, change, change_doc)
-        .add(&Method::DELETE, one, archive, archive_doc)
+    routes
+        .get(all, list, list_doc.query_params(QUERY).list_response::<ProjectView>())
+        .post(all, create, create_doc.request_body::<NewProject>().response::<ProjectView>())
+        .get(one, view, view_doc.response::<ProjectView>())
+        .put(one, change, change_doc)
+        .delete(one, archive, archive_doc)
 }
 
-async fn list(asked: AuthenticatedRequest) -> HandlerResult {
-    let seat = asked.org_context().await?;
-    let mut query = asked.request.query();
+async fn list(request: AuthenticatedRequest) -> HandlerResult {
+    let org = request.org_context().await?;
+    let mut query = request.query();
     let (page, sort) = (query.page(), query.sort(SORTS));
-    let part = query.get("query", &Text(1, 200));
+    let part = query.get("query", &Text { min: 1, max: 200 });
     let status = query.get("status", &OneOf(STATUSES));
     let include = query.get("include", &OneOf(&["quotaUsage"]));
     query.finish()?;
-    let platform = &asked.request.state.services;
+    let services = &request.state.services;
     let as_of = match include {
-        Some(_) => platform.wait_caught_up().await,
+        Some(_) => services.wait_caught_up().await,
         None => None,
     };
     let filter = (part.as_deref(), status.as_deref());
-    let (rows, total) = projects::list(platform, &seat, filter, page, sort).await?;
-    let mut shapes = Vec::with_capacity(rows.len());
+    let (rows, total) = projects::list(services, &org, filter, page, sort).await?;
+    let mut views = Vec::with_capacity(rows.len());
     for row in rows {
         let usage = match include {
-            Some(_) => Some(usage_json(&asked, &seat, row.id).await?),
+            Some(_) => Some(usage_json(&request, &org, row.id).await?),
             None => None,
         };
-        shapes.push(ProjectView { quota_usage: usage, ..to_view(row, &seat) });
+        views.push(ProjectView { quota_usage: usage, ..to_view(row, &org) });
     }
-    let listed = crate::admin::response::ListMeta {
-        total,
-        page,
-        next: None,
-        total_is_minimum: false,
-        as_of,
-    };
-    Ok(AdminResponse::list(&shapes, listed))
+    let listed = ListMeta { total, page, next: None, total_is_minimum: false, as_of };
+    Ok(AdminResponse::list(&views, listed))
 }
 
-/// Where a project stands, from the books in memory; `null` for who may not see it.
+/// Returns the quota usage from the live counters, or `null` if the caller may not see it.
 async fn usage_json(
-    asked: &AuthenticatedRequest,
-    seat: &OrgContext,
+    request: &AuthenticatedRequest,
+    org: &OrgContext,
     id: ProjectId,
 ) -> Result<Box<RawValue>, UseCaseError> {
-    let shape = match seat.require_in_project(Action::ViewQuota, id) {
+    let view = match org.require_in_project(Action::ViewQuota, id) {
         Ok(_) => {
             let usage =
-                usage::load(&asked.request.state.services, seat, QuotaSubject::Project(id), None)
-                    .await?;
-            Some(usage_shapes::project_view(id, "month".to_owned(), &usage))
+                usage::load(&request.state.services, org, QuotaSubject::Project(id), None).await?;
+            Some(usage_views::project_view(id, "month".to_owned(), &usage))
         }
         Err(_) => None,
     };
-    serde_json::value::to_raw_value(&shape)
-        .map_err(|fault| UseCaseError::Internal(fault.to_string()))
+    serde_json::value::to_raw_value(&view)
+        .map_err(|error| UseCaseError::Internal(error.to_string()))
 }
 
-async fn create(asked: AuthenticatedRequest) -> HandlerResult {
-    let new: NewProject = asked.request.body()?;
-    let seat = asked.org_context_in(new.organization.as_deref()).await?;
-    let mut begun = asked.begin_mutation(Some(&seat)).await?;
-    let done = projects::create(&mut begun.work, &seat, new).await;
-    let answer = done.map(|project| {
-        // Who makes a project owns it, if they belong to the organization.
+async fn create(request: AuthenticatedRequest) -> HandlerResult {
+    let new: NewProject = request.body()?;
+    let org = request.org_context_in(new.organization.as_deref()).await?;
+    let mut mutation = request.begin_mutation(Some(&org)).await?;
+    let result = projects::create(&mut mutation.work, &org, new).await;
+    let answer = result.map(|project| {
+        // The creator becomes Owner if they are a member of the organization.
         let role = (!project.ownerless).then_some("Owner");
         let version = project.version;
-        AdminResponse::object(&ProjectView { role, ..to_view(project, &seat) })
-            .with_version(version)
+        AdminResponse::object(&ProjectView { role, ..to_view(project, &org) }).with_version(version)
     });
-    asked.finish_mutation(begun, answer).await
+    request.finish_mutation(mutation, answer).await
 }
 
-async fn view(asked: AuthenticatedRequest) -> HandlerResult {
-    let id = asked.request.path_id("id", ProjectId::parse)?;
-    let seat = asked.org_context().await?;
-    Ok(response(projects::view(&asked.request.state.services, &seat, id).await?, &seat))
+async fn view(request: AuthenticatedRequest) -> HandlerResult {
+    let id = request.path_id("id", ProjectId::parse)?;
+    let org = request.org_context().await?;
+    Ok(response(projects::view(&request.state.services, &org, id).await?, &org))
 }
 
-async fn change(asked: AuthenticatedRequest) -> HandlerResult {
-    let id = asked.request.path_id("id", ProjectId::parse)?;
-    let body: ProjectChangeBody = asked.request.body()?;
-    let seat = asked.org_context().await?;
-    let mut begun = asked.begin_mutation(Some(&seat)).await?;
-    let done = projects::change(&mut begun.work, &seat, id, body.change).await;
-    asked.finish_mutation(begun, done.map(|project| response(project, &seat))).await
+async fn change(request: AuthenticatedRequest) -> HandlerResult {
+    let id = request.path_id("id", ProjectId::parse)?;
+    let body: ProjectChangeBody = request.body()?;
+    let org = request.org_context().await?;
+    let mut mutation = request.begin_mutation(Some(&org)).await?;
+    let result = projects::change(&mut mutation.work, &org, id, body.change).await;
+    request.finish_mutation(mutation, result.map(|project| response(project, &org))).await
 }
 
-async fn archive(asked: AuthenticatedRequest) -> HandlerResult {
-    let id = asked.request.path_id("id", ProjectId::parse)?;
-    let seat = asked.org_context().await?;
-    let mut begun = asked.begin_mutation(Some(&seat)).await?;
-    let done = projects::archive(&mut begun.work, &seat, id).await;
-    asked.finish_mutation(begun, done.map(|()| AdminResponse::message("Project archived"))).await
+async fn archive(request: AuthenticatedRequest) -> HandlerResult {
+    let id = request.path_id("id", ProjectId::parse)?;
+    let org = request.org_context().await?;
+    let mut mutation = request.begin_mutation(Some(&org)).await?;
+    let result = projects::archive(&mut mutation.work, &org, id).await;
+    request
+        .finish_mutation(mutation, result.map(|()| AdminResponse::message("Project archived")))
+        .await
 }
 
-fn response(project: Project, seat: &OrgContext) -> AdminResponse {
+fn response(project: Project, org: &OrgContext) -> AdminResponse {
     let version = project.version;
-    AdminResponse::object(&to_view(project, seat)).with_version(version)
+    AdminResponse::object(&to_view(project, org)).with_version(version)
 }
 
-fn to_view(project: Project, seat: &OrgContext) -> ProjectView {
+fn to_view(project: Project, org: &OrgContext) -> ProjectView {
     ProjectView {
         id: project.id.to_string(),
         name: project.name,
@@ -230,7 +218,7 @@ fn to_view(project: Project, seat: &OrgContext) -> ProjectView {
         allowed_models: project.allowed_models,
         ceiling: project.ceiling.as_ref().map(LimitsView::of),
         ownerless: project.ownerless,
-        role: seat.project_role(project.id).map(crate::organization::roles::ProjectRole::name),
+        role: org.project_role(project.id).map(crate::organization::roles::ProjectRole::name),
         created_by: project.created_by.to_string(),
         created_at: Rfc3339(project.created_at),
         updated_at: Rfc3339(project.updated_at),
@@ -244,39 +232,39 @@ fn to_view(project: Project, seat: &OrgContext) -> ProjectView {
 mod tests {
     use sqlx::Row;
 
-    use crate::admin::tests::TestApi;
+    use crate::admin::tests::test_api::TestApi;
 
     #[tokio::test]
     async fn a_project_is_made_changed_and_archived() {
-        let scene = TestApi::new().await;
+        let api = TestApi::new().await;
         let body = r#"{"name":"My Project","description":"A sample project"}"#;
-        let made = scene.post("/api/projects", body).await;
-        let path = format!("/api/projects/{}", made.text_of("id"));
-        assert_eq!(made.text_of("status"), "Active");
-        assert_eq!(made.headers["etag"], "\"1\"");
+        let created = api.post("/api/projects", body).await;
+        let path = format!("/api/projects/{}", created.text_of("id"));
+        assert_eq!(created.text_of("status"), "Active");
+        assert_eq!(created.headers["etag"], "\"1\"");
         let change = r#"{"description":null,"allowedModels":["gpt-*"]}"#;
-        let changed = scene.put(&path, change).await;
+        let changed = api.put(&path, change).await;
         assert!(changed.data("description").is_null());
         assert_eq!(changed.text_of("name"), "My Project", "absent is unchanged");
-        let told = scene.put(&path, r#"{"organizationId":"org_1"}"#).await;
-        assert_eq!(told.expect_error(400), "immutable_field");
-        let mut stale = scene.request("PUT", &path, r#"{"name":"x"}"#);
+        let response = api.put(&path, r#"{"organizationId":"org_1"}"#).await;
+        assert_eq!(response.expect_error(400), "immutable_field");
+        let mut stale = api.request("PUT", &path, r#"{"name":"x"}"#);
         stale.headers_mut().insert("if-match", "\"1\"".parse().expect("a header"));
-        assert_eq!(scene.send(stale).await.expect_error(412), "stale_version");
-        let mut fresh = scene.request("PUT", &path, r#"{"name":"x"}"#);
+        assert_eq!(api.send(stale).await.expect_error(412), "stale_version");
+        let mut fresh = api.request("PUT", &path, r#"{"name":"x"}"#);
         fresh.headers_mut().insert("if-match", "\"2\"".parse().expect("a header"));
-        assert_eq!(scene.send(fresh).await.data("version"), 3);
-        let listed = scene.get("/api/projects?include=quotaUsage&sort=name&query=FIRST").await;
+        assert_eq!(api.send(fresh).await.data("version"), 3);
+        let listed = api.get("/api/projects?include=quotaUsage&sort=name&query=FIRST").await;
         assert_eq!(listed.json["total"], 1);
         assert_eq!(listed.json["data"][0]["quotaUsage"]["period"], "month");
-        assert_eq!(scene.delete(&path).await.text_of("message"), "Project archived");
-        assert_eq!(scene.delete(&path).await.expect_error(404), "not_found");
-        assert_eq!(scene.put(&path, r#"{"name":"y"}"#).await.expect_error(409), "project_archived");
-        assert_eq!(scene.get(&path).await.text_of("status"), "Archived");
+        assert_eq!(api.delete(&path).await.text_of("message"), "Project archived");
+        assert_eq!(api.delete(&path).await.expect_error(404), "not_found");
+        assert_eq!(api.put(&path, r#"{"name":"y"}"#).await.expect_error(409), "project_archived");
+        assert_eq!(api.get(&path).await.text_of("status"), "Archived");
         let audited = sqlx::query(
             "SELECT action, before, after FROM audit_log WHERE action LIKE 'project.%' ORDER BY id",
         )
-        .fetch_all(scene.services.database.reader())
+        .fetch_all(api.services.database.reader())
         .await
         .expect("rows");
         let actions: Vec<String> = audited.iter().map(|row| row.get(0)).collect();
@@ -290,40 +278,40 @@ mod tests {
 
     #[tokio::test]
     async fn a_quota_is_replaced_whole_within_its_ceiling() {
-        let scene = TestApi::new().await;
-        let project = scene.project().await;
+        let api = TestApi::new().await;
+        let project = api.project().await;
         let path = format!("/api/projects/{project}/quota");
         let body = r#"{"dailyRequestLimit":10,"monthlySpendLimit":0.5,"customResetDay":28,
             "enforceQuota":false}"#;
-        let quota = scene.post(&path, body).await;
+        let quota = api.post(&path, body).await;
         assert!(quota.text.contains("\"monthlySpendLimit\":0.50"), "{}", quota.text);
         assert_eq!(quota.text_of("projectId"), project);
-        let quota = scene.post(&path, r#"{"dailyTokenLimit":5}"#).await;
+        let quota = api.post(&path, r#"{"dailyTokenLimit":5}"#).await;
         assert!(quota.data("dailyRequestLimit").is_null(), "an absent limit is none");
         assert_eq!(quota.data("enforceQuota"), true);
         assert_eq!(quota.data("customResetDay"), 1);
         assert_eq!(quota.data("version"), 2);
         let wrong = r#"{"dailyTokenLimit":1.5,"monthlyTokenLimit":-1,"customResetDay":29,"x":1}"#;
-        let told = scene.post(&path, wrong).await;
-        assert_eq!(told.expect_error(400), "several_faults");
-        assert_eq!(told.json["error"]["errors"].as_array().expect("a list").len(), 4);
-        let usage = scene.get(&format!("/api/projects/{project}/quota-usage?period=day")).await;
+        let response = api.post(&path, wrong).await;
+        assert_eq!(response.expect_error(400), "validation_failed");
+        assert_eq!(response.json["error"]["errors"].as_array().expect("a list").len(), 4);
+        let usage = api.get(&format!("/api/projects/{project}/quota-usage?period=day")).await;
         assert_eq!(usage.data("quotaLimitRemaining")["dailyTokens"], 5);
         assert!(usage.data("quotaLimitRemaining")["dailyRequests"].is_null());
         assert_eq!(usage.data("dailyUsage")["requestCount"], 0);
-        let then = scene.get(&format!("/api/projects/{project}/quota-usage?date=2024-01-15")).await;
+        let then = api.get(&format!("/api/projects/{project}/quota-usage?date=2024-01-15")).await;
         assert_eq!(then.data("dailyUsage")["date"], "2024-01-15");
         assert_eq!(then.data("monthlyUsage")["from"], "2024-01-01T00:00:00.000Z");
         let ceiling = r#"{"ceiling":{"dailyRequestLimit":10,"colour":1}}"#;
-        let told = scene.put(&format!("/api/projects/{project}"), ceiling).await;
-        assert_eq!(told.expect_error(400), "unknown_field");
-        assert_eq!(told.json["error"]["param"], "/ceiling/colour");
+        let response = api.put(&format!("/api/projects/{project}"), ceiling).await;
+        assert_eq!(response.expect_error(400), "unknown_field");
+        assert_eq!(response.json["error"]["param"], "/ceiling/colour");
         let ceiling = r#"{"ceiling":{"dailyRequestLimit":10}}"#;
-        assert_eq!(scene.post(&path, r#"{"dailyRequestLimit":10}"#).await.status, 200);
-        scene.put(&format!("/api/projects/{project}"), ceiling).await.data("ceiling");
-        let told = scene.post(&path, r#"{"dailyRequestLimit":11}"#).await;
-        assert_eq!(told.expect_error(400), "above_ceiling");
-        assert_eq!(told.json["error"]["param"], "/dailyRequestLimit");
-        assert_eq!(scene.post(&path, r#"{"dailyRequestLimit":10}"#).await.status, 200);
+        assert_eq!(api.post(&path, r#"{"dailyRequestLimit":10}"#).await.status, 200);
+        api.put(&format!("/api/projects/{project}"), ceiling).await.data("ceiling");
+        let response = api.post(&path, r#"{"dailyRequestLimit":11}"#).await;
+        assert_eq!(response.expect_error(400), "above_ceiling");
+        assert_eq!(response.json["error"]["param"], "/dailyRequestLimit");
+        assert_eq!(api.post(&path, r#"{"dailyRequestLimit":10}"#).await.status, 200);
     }
 }

@@ -1,6 +1,5 @@
-//! `quota`: all limits of a project or an organization, replaced whole.
+//! `quota`: the limits of a project or an organization, always replaced as a whole.
 
-use axum::http::Method;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -28,7 +27,7 @@ struct ProjectQuotaView {
     quota: QuotaView,
 }
 
-/// The limits of all projects together.
+/// The limits of all projects of the organization together.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = OrganizationQuota)]
@@ -63,62 +62,62 @@ impl Body for QuotaBody {
     fn read(fields: &mut BodyReader) -> Option<Self> {
         let limits = limits::read(fields);
         let enforce = fields.with_default("enforceQuota", Bool, true);
-        let reset_day = fields.with_default("customResetDay", IntegerIn(1, 28), 1);
+        let reset_day = fields.with_default("customResetDay", IntegerIn { min: 1, max: 28 }, 1);
         let reset_day = reset_day.and_then(|day| ResetDay::new(u8::try_from(day).ok()?));
         Some(Self(Quota { limits: limits?, enforce: enforce?, reset_day: reset_day? }))
     }
 
-    fn describe(shape: &mut BodySchema) {
-        limits::describe(shape);
-        shape.with_default("enforceQuota", Bool, true);
-        shape.with_default("customResetDay", IntegerIn(1, 28), 1);
+    fn describe(schema: &mut BodySchema) {
+        limits::describe(schema);
+        schema.with_default("enforceQuota", Bool, true);
+        schema.with_default("customResetDay", IntegerIn { min: 1, max: 28 }, 1);
     }
 }
 
-/// What this file answers.
-pub fn routes(operations: Routes) -> Routes {
+pub fn routes(routes: Routes) -> Routes {
     let (project, own) = ("/api/projects/{id}/quota", "/api/organization/quota");
-    let view_doc = OperationSpec::in_organization(Action::ViewQuota, "Shows a project's limits.");
+    let view_doc =
+        OperationSpec::in_organization(Action::ViewQuota, "Shows the quota of a project.");
     let replace_doc = OperationSpec::in_organization(
         Action::SetQuota,
-        "Replaces a project's limits; usage is kept.",
+        "Replaces the quota of a project. Usage is kept.",
     );
     let replace_doc = replace_doc.request_body::<QuotaBody>().response::<ProjectQuotaView>();
-    let view_own_doc = "Shows the limits of all projects together.";
+    let view_own_doc = "Shows the quota that all projects share.";
     let view_own_doc = OperationSpec::in_organization(Action::ViewOrganization, view_own_doc);
-    let replace_own_doc = "Replaces the limits of all projects together; usage is kept.";
+    let replace_own_doc = "Replaces the quota that all projects share. Usage is kept.";
     let replace_own_doc =
         OperationSpec::in_organization(Action::SetOrganizationQuota, replace_own_doc);
     let replace_own_doc =
         replace_own_doc.request_body::<QuotaBody>().response::<OrganizationQuotaView>();
-    operations
-        .add(&Method::GET, project, view, view_doc.response::<ProjectQuotaView>())
-        .add(&Method::POST, project, replace, replace_doc)
-        .add(&Method::GET, own, view, view_own_doc.response::<OrganizationQuotaView>())
-        .add(&Method::POST, own, replace, replace_own_doc)
+    routes
+        .get(project, view, view_doc.response::<ProjectQuotaView>())
+        .post(project, replace, replace_doc)
+        .get(own, view, view_own_doc.response::<OrganizationQuotaView>())
+        .post(own, replace, replace_own_doc)
 }
 
-async fn view(asked: AuthenticatedRequest) -> HandlerResult {
-    let whose = asked.quota_subject()?;
-    let seat = asked.org_context().await?;
-    let stored = quotas::view(&asked.request.state.services, &seat, whose).await?;
-    Ok(response(&seat, whose, &stored))
+async fn view(request: AuthenticatedRequest) -> HandlerResult {
+    let subject = request.quota_subject()?;
+    let org = request.org_context().await?;
+    let stored = quotas::view(&request.state.services, &org, subject).await?;
+    Ok(response(&org, subject, &stored))
 }
 
-async fn replace(asked: AuthenticatedRequest) -> HandlerResult {
-    let whose = asked.quota_subject()?;
-    let body: QuotaBody = asked.request.body()?;
-    let seat = asked.org_context().await?;
-    let mut begun = asked.begin_mutation(Some(&seat)).await?;
-    let done = quotas::replace(&mut begun.work, &seat, whose, body.0).await;
-    asked.finish_mutation(begun, done.map(|stored| response(&seat, whose, &stored))).await
+async fn replace(request: AuthenticatedRequest) -> HandlerResult {
+    let subject = request.quota_subject()?;
+    let body: QuotaBody = request.body()?;
+    let org = request.org_context().await?;
+    let mut mutation = request.begin_mutation(Some(&org)).await?;
+    let result = quotas::replace(&mut mutation.work, &org, subject, body.0).await;
+    request.finish_mutation(mutation, result.map(|stored| response(&org, subject, &stored))).await
 }
 
-fn response(seat: &OrgContext, whose: QuotaSubject, stored: &StoredQuota) -> AdminResponse {
+fn response(org: &OrgContext, subject: QuotaSubject, stored: &StoredQuota) -> AdminResponse {
     let quota = to_view(stored);
-    let answer = match whose {
+    let answer = match subject {
         QuotaSubject::Organization => {
-            let organization_id = seat.organization.id.to_string();
+            let organization_id = org.organization.id.to_string();
             AdminResponse::object(&OrganizationQuotaView { organization_id, quota })
         }
         QuotaSubject::Project(id) => {
@@ -146,7 +145,7 @@ fn to_view(stored: &StoredQuota) -> QuotaView {
 mod tests {
     use sqlx::Row;
 
-    use crate::admin::tests::TestApi;
+    use crate::admin::tests::test_api::TestApi;
     use crate::domain::ids::{OrganizationId, ProjectId, UserId};
     use crate::domain::limit::Limit;
     use crate::organization::access::{AuthMethod, Principal};
@@ -158,9 +157,9 @@ mod tests {
     use crate::store::members;
     use crate::store::users::{self, User};
 
-    /// The scene, as a Member with these permissions who owns that project.
-    async fn owner(scene: &TestApi, permissions: &[&str], project: Option<&str>) -> TestApi {
-        let mut work = UnitOfWork::begin(&scene.services, Origin::default()).await.expect("work");
+    /// Returns the API as seen by a Member with these permissions who owns `project`.
+    async fn owner(api: &TestApi, permissions: &[&str], project: Option<&str>) -> TestApi {
+        let mut work = UnitOfWork::begin(&api.services, Origin::default()).await.expect("work");
         let now = work.now();
         let id = UserId(new_id(now));
         let user = User {
@@ -174,7 +173,7 @@ mod tests {
             last_login_at: None,
         };
         users::insert(work.connection(), &user).await.expect("a user");
-        let organization = OrganizationId::parse(&scene.organization).expect("an id");
+        let organization = OrganizationId::parse(&api.organization).expect("an id");
         let permissions: Vec<String> = permissions.iter().map(|&name| name.to_owned()).collect();
         let role = ("Member", &permissions[..]);
         let member = members::insert(work.connection(), organization, id, role, now);
@@ -195,72 +194,72 @@ mod tests {
         let principal = Principal { user, auth_method: AuthMethod::System };
         let (_, secret) = tokens::create(&mut work, &principal, None, new).await.expect("a token");
         work.commit().await.expect("committed");
-        scene.with_token(secret.expose())
+        api.with_token(secret.expose())
     }
 
     #[tokio::test]
     async fn an_organization_has_a_quota_of_its_own_that_few_may_set() {
-        let scene = TestApi::new().await;
+        let api = TestApi::new().await;
         let path = "/api/organization/quota";
-        let none = scene.get(path).await;
-        assert_eq!(none.text_of("organizationId"), scene.organization);
+        let none = api.get(path).await;
+        assert_eq!(none.text_of("organizationId"), api.organization);
         assert!(none.data("monthlySpendLimit").is_null() && none.data("createdAt").is_null());
         assert_eq!((none.data("version"), none.data("enforceQuota")), (0.into(), true.into()));
         let body = r#"{"monthlySpendLimit":"2.5","dailyRequestLimit":7,"customResetDay":5}"#;
-        let made = scene.post(path, body).await;
-        assert!(made.text.contains("\"monthlySpendLimit\":2.50"), "{}", made.text);
-        let project = scene.project().await;
-        let own = scene.get(&format!("/api/projects/{project}/quota")).await;
+        let created = api.post(path, body).await;
+        assert!(created.text.contains("\"monthlySpendLimit\":2.50"), "{}", created.text);
+        let project = api.project().await;
+        let own = api.get(&format!("/api/projects/{project}/quota")).await;
         assert!(own.data("dailyRequestLimit").is_null(), "a project's is another");
-        let mut stale = scene.request("POST", path, "{}");
+        let mut stale = api.request("POST", path, "{}");
         stale.headers_mut().insert("if-match", "\"0\"".parse().expect("a header"));
-        assert_eq!(scene.send(stale).await.expect_error(412), "stale_version");
+        assert_eq!(api.send(stale).await.expect_error(412), "stale_version");
 
-        let plain = owner(&scene, &[], Some(&project)).await;
+        let plain = owner(&api, &[], Some(&project)).await;
         assert_eq!(plain.get(path).await.data("dailyRequestLimit"), 7, "all may see it");
-        let told = plain.post(path, "{}").await;
-        assert_eq!(told.expect_error(403), "missing_permission");
-        assert_eq!(told.json["error"]["param"], "quota.configure");
+        let response = plain.post(path, "{}").await;
+        assert_eq!(response.expect_error(403), "missing_permission");
+        assert_eq!(response.json["error"]["param"], "quota.configure");
         let usage = "/api/organization/quota-usage";
-        let told = plain.get(usage).await;
-        assert_eq!(told.json["error"]["param"], "wallet.records");
-        let granted = owner(&scene, &["quota.configure", "wallet.records"], None).await;
+        let response = plain.get(usage).await;
+        assert_eq!(response.json["error"]["param"], "wallet.records");
+        let granted = owner(&api, &["quota.configure", "wallet.records"], None).await;
         assert_eq!(granted.post(path, r#"{"dailyTokenLimit":9}"#).await.data("version"), 2);
-        let told = granted.get(usage).await;
-        assert_eq!(told.text_of("organizationId"), scene.organization);
-        assert_eq!(told.data("quotaLimitRemaining")["dailyTokens"], 9);
-        assert!(told.data("quotaLimitRemaining")["dailyRequests"].is_null(), "replaced whole");
+        let response = granted.get(usage).await;
+        assert_eq!(response.text_of("organizationId"), api.organization);
+        assert_eq!(response.data("quotaLimitRemaining")["dailyTokens"], 9);
+        assert!(response.data("quotaLimitRemaining")["dailyRequests"].is_null(), "replaced whole");
 
-        let organization = OrganizationId::parse(&scene.organization).expect("an id");
+        let organization = OrganizationId::parse(&api.organization).expect("an id");
         let scope = directory_rows::Scope::Organization(organization);
         let now = crate::clock::wall_now();
         let rows =
-            directory_rows::read(&scene.services.database, scope, now, None).await.expect("rows");
+            directory_rows::read(&api.services.database, scope, now, None).await.expect("rows");
         let limits = rows.organizations[0].quota.limits;
         assert_eq!(limits.get(Limit::DailyTokens), Some(9), "as admission reads it");
         let audited = sqlx::query(
             "SELECT outcome, target FROM audit_log WHERE action LIKE '%quota%' ORDER BY id",
         )
-        .fetch_all(scene.services.database.reader())
+        .fetch_all(api.services.database.reader())
         .await
         .expect("rows");
         let outcomes: Vec<String> = audited.iter().map(|row| row.get(0)).collect();
         assert_eq!(outcomes, ["Done", "Denied", "Done"]);
-        assert!(audited[0].get::<String, _>(1).contains(&scene.organization));
+        assert!(audited[0].get::<String, _>(1).contains(&api.organization));
     }
 
     #[tokio::test]
     async fn an_owner_stays_below_a_ceiling_that_only_others_set() {
-        let scene = TestApi::new().await;
+        let api = TestApi::new().await;
         let body = r#"{"name":"Low","ceiling":{"dailyRequestLimit":10,"dailySpendLimit":5}}"#;
-        let project = scene.post("/api/projects", body).await.text_of("id");
+        let project = api.post("/api/projects", body).await.text_of("id");
         let one = format!("/api/projects/{project}");
         let path = format!("{one}/quota");
-        let first = scene.get(&path).await;
+        let first = api.get(&path).await;
         assert_eq!(first.data("dailyRequestLimit"), 10, "it begins at its ceiling");
         assert!(first.text.contains("\"dailySpendLimit\":5.00"), "{}", first.text);
 
-        let own = owner(&scene, &[], Some(&project)).await;
+        let own = owner(&api, &[], Some(&project)).await;
         let lower = r#"{"dailyRequestLimit":9,"dailySpendLimit":5,"dailyTokenLimit":100}"#;
         assert_eq!(own.post(&path, lower).await.data("dailyRequestLimit"), 9);
         for (body, fields) in [
@@ -272,32 +271,32 @@ mod tests {
                 &["/enforceQuota"],
             ),
         ] {
-            let told = own.post(&path, body).await;
-            told.expect_error(400);
-            let errors = told.json["error"]["errors"].as_array().expect("a list");
+            let response = own.post(&path, body).await;
+            response.expect_error(400);
+            let errors = response.json["error"]["errors"].as_array().expect("a list");
             let named: Vec<&str> = errors.iter().filter_map(|it| it["param"].as_str()).collect();
             assert_eq!(named, fields, "{body}");
-            assert!(errors.iter().all(|it| it["reason"] == "above_ceiling"), "{}", told.text);
+            assert!(errors.iter().all(|it| it["reason"] == "above_ceiling"), "{}", response.text);
         }
         for body in [
             r#"{"ceiling":null}"#,
             r#"{"ceiling":{"dailyRequestLimit":1000}}"#,
             r#"{"name":"x","ceiling":null}"#,
         ] {
-            let told = own.put(&one, body).await;
-            assert_eq!(told.expect_error(403), "missing_permission", "{body}");
-            assert_eq!(told.json["error"]["param"], "quota.configure");
+            let response = own.put(&one, body).await;
+            assert_eq!(response.expect_error(403), "missing_permission", "{body}");
+            assert_eq!(response.json["error"]["param"], "quota.configure");
         }
         assert_eq!(own.put(&one, r#"{"name":"Own"}"#).await.text_of("name"), "Own");
 
-        let granted = owner(&scene, &["quota.configure"], None).await;
+        let granted = owner(&api, &["quota.configure"], None).await;
         let below = r#"{"ceiling":{"dailyRequestLimit":8,"monthlyTokenLimit":9}}"#;
-        let told = granted.put(&one, below).await;
-        assert_eq!(told.expect_error(400), "several_faults");
-        let named = &told.json["error"]["errors"];
+        let response = granted.put(&one, below).await;
+        assert_eq!(response.expect_error(400), "validation_failed");
+        let named = &response.json["error"]["errors"];
         assert_eq!(named[0]["param"], "/ceiling/dailyRequestLimit");
         assert_eq!(named[1]["param"], "/ceiling/monthlyTokenLimit", "none is above any");
-        assert_eq!(scene.get(&one).await.data("ceiling")["dailyRequestLimit"], 10, "as it was");
+        assert_eq!(api.get(&one).await.data("ceiling")["dailyRequestLimit"], 10, "as it was");
         let body = r#"{"ceiling":{"dailyRequestLimit":9}}"#;
         assert_eq!(granted.put(&one, body).await.data("ceiling")["dailyRequestLimit"], 9);
         assert!(granted.put(&one, r#"{"ceiling":null}"#).await.data("ceiling").is_null());

@@ -1,13 +1,12 @@
-//! `wallet/records`: the lines of the ledger.
+//! `wallet/records`: the records of the ledger.
 
-use axum::http::Method;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::admin::field_type::{EnumOf, ParsedString, Timestamp};
 use crate::admin::operation::{OperationSpec, Routes};
-use crate::admin::query::Query;
+use crate::admin::query::{Query, Total};
 use crate::admin::request::AuthenticatedRequest;
 use crate::admin::response::{AdminResponse, HandlerResult};
 use crate::admin::scalar::{Money, Rfc3339};
@@ -17,7 +16,7 @@ use crate::ledger::records::{Record, RecordFilter, RecordRange};
 use crate::organization::rights::Action;
 use crate::organization::wallet::{self, COUNTED_MAX};
 
-/// A line of the ledger.
+/// A record of the ledger.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = OrganizationWalletRecord)]
@@ -54,7 +53,7 @@ pub struct RecordView {
     created_at: Rfc3339,
 }
 
-/// Who did it.
+/// Who caused the record.
 #[derive(ToSchema)]
 #[schema(as = Actor)]
 #[expect(dead_code, reason = "the shape of what is stored as JSON, for the document")]
@@ -64,57 +63,58 @@ struct ActorView {
     name: String,
 }
 
-/// The query of records and of their export.
+/// Query parameters of the record list and of its export.
 pub const FILTERS: &[(&str, &str)] = &[
-    ("type", "Recharge, Consume or Refund."),
-    ("from", "From this instant on."),
-    ("to", "Before this instant."),
-    ("projectId", "Of this project."),
+    ("type", "`Recharge`, `Consume` or `Refund`."),
+    ("from", "At or after this time."),
+    ("to", "Before this time."),
+    ("projectId", "Only records of this project."),
     ("apiKeyId", "Of this key."),
-    ("requestLogId", "Of this call."),
-    ("page", "From 1; far down the list use `cursor`."),
-    ("size", "Rows a page: 1 to 100, 20 by default."),
-    ("cursor", "The `nextCursor` of an answer: no row twice, none skipped."),
+    ("requestLogId", "Only records of this call."),
+    ("page", "Page number, from 1. Use `cursor` for offsets above 10,000."),
+    ("size", "Rows per page, 1 to 100. Default: 20."),
+    ("cursor", "The `nextCursor` of the previous page. Never repeats or skips a row."),
 ];
 
 const KINDS: &[&str] =
     &[RecordKind::Recharge.name(), RecordKind::Consume.name(), RecordKind::Refund.name()];
 
-/// What this file answers.
-pub fn routes(operations: Routes) -> Routes {
+pub fn routes(routes: Routes) -> Routes {
     let doc = OperationSpec::in_organization(
         Action::ViewRecords,
         "Lists the wallet's records, newest first.",
     );
     let doc = doc.query_params(FILTERS).list_response::<RecordView>();
-    operations.add(&Method::GET, "/api/organization/wallet/records", list, doc)
+    routes.get("/api/organization/wallet/records", list, doc)
 }
 
-async fn list(asked: AuthenticatedRequest) -> HandlerResult {
-    let seat = asked.org_context().await?;
-    let mut query = asked.request.query();
+async fn list(request: AuthenticatedRequest) -> HandlerResult {
+    let org = request.org_context().await?;
+    let mut query = request.query();
     let filter = read_filter(&mut query);
     let endless = query.cursor_page(|text| text.parse::<i64>().ok().filter(|seq| 0 < *seq));
     query.finish()?;
-    let platform = &asked.request.state.services;
-    let as_of = platform.wait_caught_up().await;
+    let services = &request.state.services;
+    let as_of = services.wait_caught_up().await;
     let stretch =
         RecordRange { before: endless.after, offset: endless.offset(), limit: endless.limit() };
-    let (mut rows, total) = wallet::records(platform, &seat, &filter, stretch).await?;
-    let most = if filter == RecordFilter::default() { i64::MAX } else { COUNTED_MAX };
-    let listed = endless.trim_rows(&mut rows, (total, most), as_of, |last| last.seq.to_string());
-    let currency = &platform.settings.currency;
+    let (mut rows, total) = wallet::records(services, &org, &filter, stretch).await?;
+    let counted_max = if filter == RecordFilter::default() { i64::MAX } else { COUNTED_MAX };
+    let total = Total { count: total, counted_max };
+    let listed = endless.trim_rows(&mut rows, total, as_of, |last| last.seq.to_string());
+    let currency = &services.settings.currency;
     let rows: Vec<RecordView> = rows.iter().map(|row| to_view(row, currency)).collect();
     Ok(AdminResponse::list(&rows, listed))
 }
 
-/// The filters of records, as a query names them.
+/// Reads the record filters of a query.
 pub fn read_filter(query: &mut Query) -> RecordFilter {
-    let project = ParsedString("an id of a project", |text| ProjectId::parse(text).ok());
-    let key = ParsedString("an id of a key", |text| ApiKeyId::parse(text).ok());
-    let call = ParsedString("an id of a call", |text| RequestLogId::parse(text).ok());
+    let project =
+        ParsedString { expected: "a project id", parse: |text| ProjectId::parse(text).ok() };
+    let key = ParsedString { expected: "an API key id", parse: |text| ApiKeyId::parse(text).ok() };
+    let call = ParsedString { expected: "a call id", parse: |text| RequestLogId::parse(text).ok() };
     RecordFilter {
-        kind: query.get("type", &EnumOf(KINDS, RecordKind::parse)),
+        kind: query.get("type", &EnumOf { names: KINDS, parse: RecordKind::parse }),
         from: query.get("from", &Timestamp::Any),
         to: query.get("to", &Timestamp::Any),
         project: query.get("projectId", &project),
@@ -123,7 +123,6 @@ pub fn read_filter(query: &mut Query) -> RecordFilter {
     }
 }
 
-/// On the wire.
 pub fn to_view(record: &Record, currency: &str) -> RecordView {
     let description = record.description.clone();
     RecordView {

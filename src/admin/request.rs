@@ -1,6 +1,7 @@
-//! What is asked: a request, read whole, and who asks.
+//! Reads admin requests and authenticates them.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +13,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use crate::admin::api_error::ApiError;
-use crate::admin::body;
-use crate::admin::body::Body;
+use crate::admin::body::{self, Body};
 use crate::admin::query::Query;
 use crate::admin::response::Interrupt;
 use crate::admin::state::AdminState;
@@ -24,41 +24,49 @@ use crate::organization::error::UseCaseError;
 use crate::organization::quotas::QuotaSubject;
 use crate::organization::unit_of_work::Origin;
 
-/// A request by whoever.
+/// A request, before authentication.
 #[derive(Debug)]
 pub struct AdminRequest {
-    /// What it is asked of.
     pub state: AdminState,
-    /// The method.
     pub method: Method,
-    /// The path and the query.
     pub uri: Uri,
-    /// Its headers.
     pub headers: HeaderMap,
-    /// All of its body.
     pub bytes: Bytes,
-    /// Where it comes from.
+    /// Address of the client, behind trusted proxies the forwarded one.
     pub client_address: Option<IpAddr>,
-    /// Its id.
     pub request_id: String,
     path: Vec<(String, String)>,
 }
 
-/// A request by somebody who is known.
+/// A request with its authenticated caller. Dereferences to the request.
 #[derive(Debug)]
 pub struct AuthenticatedRequest {
-    /// The request.
-    pub request: AdminRequest,
-    /// Who asks.
+    request: AdminRequest,
     pub principal: Arc<Principal>,
 }
 
-/// The id that the outermost layer gives to a request.
+impl Deref for AuthenticatedRequest {
+    type Target = AdminRequest;
+
+    fn deref(&self) -> &AdminRequest {
+        &self.request
+    }
+}
+
+/// The id of a request. The outermost layer sets it as a request extension.
 #[derive(Debug, Clone)]
 pub struct RequestId(pub String);
 
-/// The name of the session's cookie; the first over TLS only, where its prefix binds it.
+/// Names of the session cookie. The first is used with HTTPS only: its prefix makes browsers bind
+/// it to the host.
 const COOKIE_NAMES: [&str; 2] = ["__Host-meteor_session", "meteor_session"];
+/// The session or token of a request.
+struct Credential<'a> {
+    secret: &'a str,
+    /// Browsers send cookies by themselves, so that other sites can cause such requests.
+    from_cookie: bool,
+}
+
 const BODY_BYTES_MAX: usize = 1 << 20;
 const BODY_READ_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -69,7 +77,7 @@ impl AdminRequest {
         let limited = Limited::new(body, BODY_BYTES_MAX).collect();
         let bytes = match tokio::time::timeout(BODY_READ_TIMEOUT, limited).await {
             Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(fault)) if fault.is::<LengthLimitError>() => {
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
                 return Err(ApiError::body_too_large(BODY_BYTES_MAX));
             }
             _ => return Err(ApiError::body_timeout()),
@@ -89,12 +97,12 @@ impl AdminRequest {
         })
     }
 
-    /// A header, if it is there once and is text.
+    /// Returns a header, unless it is not text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// The body.
+    /// Parses the body as JSON.
     pub fn body<B: Body>(&self) -> Result<B, ApiError> {
         let json = self.header("content-type").is_some_and(is_json);
         if !json && !self.bytes.is_empty() {
@@ -103,27 +111,27 @@ impl AdminRequest {
         body::read(&self.bytes)
     }
 
-    /// The query.
+    /// Returns the query parameters.
     pub fn query(&self) -> Query {
         let pairs = Pairs::<Vec<(String, String)>>::try_from_uri(&self.uri);
         Query::new(pairs.map(|pairs| pairs.0).unwrap_or_default())
     }
 
-    /// An id of the path; one that is malformed is of nothing.
+    /// Parses an id of the path. A malformed id is reported as not found.
     pub fn path_id<T>(
         &self,
         name: &str,
         read: fn(&str) -> Result<T, MalformedId>,
     ) -> Result<T, UseCaseError> {
-        let text = self.path.iter().find(|(known, _)| known == name);
-        text.and_then(|(_, text)| read(text).ok()).ok_or(UseCaseError::NotFound)
+        let param = self.path.iter().find(|(param, _)| param == name);
+        param.and_then(|(_, text)| read(text).ok()).ok_or(UseCaseError::NotFound)
     }
 
-    /// Where a change comes from.
+    /// Returns what the audit log and the version check need to know about the request.
     pub fn origin(&self) -> Origin {
         let if_match = match self.header("if-match").map(str::trim) {
             None | Some("*") => None,
-            // A tag that is none of ours names no version there is.
+            // Versions are numbers; any other tag matches no version.
             Some(tag) => {
                 let digits = tag.trim_start_matches("W/").trim_matches('"');
                 Some(digits.parse().unwrap_or(-1))
@@ -132,20 +140,24 @@ impl AdminRequest {
         Origin { address: self.client_address, request_id: self.request_id.clone(), if_match }
     }
 
-    /// The session or token that is shown, and whether a browser shows it by itself.
-    fn credential(&self) -> Option<(&str, bool)> {
+    /// Returns the credential, and whether it comes from a cookie, which browsers send by
+    /// themselves.
+    fn credential(&self) -> Option<Credential<'_>> {
         if let Some(value) = self.header("authorization") {
             let (scheme, secret) = value.split_once(' ')?;
-            return scheme.eq_ignore_ascii_case("bearer").then(|| (secret.trim(), false));
+            let is_bearer = scheme.eq_ignore_ascii_case("bearer");
+            return is_bearer.then(|| Credential { secret: secret.trim(), from_cookie: false });
         }
         let cookies = self.headers.get_all(header::COOKIE).iter();
-        let pairs = cookies.filter_map(|value| value.to_str().ok()).flat_map(|all| all.split(';'));
-        let mut named = pairs.filter_map(|pair| pair.trim().split_once('='));
-        let wanted = COOKIE_NAMES[usize::from(!self.state.is_secure())];
-        named.find(|(name, _)| *name == wanted).map(|(_, secret)| (secret, true))
+        let pairs =
+            cookies.filter_map(|value| value.to_str().ok()).flat_map(|list| list.split(';'));
+        let mut cookies = pairs.filter_map(|pair| pair.trim().split_once('='));
+        let session_cookie = COOKIE_NAMES[usize::from(!self.state.is_secure())];
+        let (_, secret) = cookies.find(|(name, _)| *name == session_cookie)?;
+        Some(Credential { secret, from_cookie: true })
     }
 
-    /// Whether a request that a browser signed by itself comes from the console.
+    /// Whether a request authenticated by cookie comes from the console's own origin.
     fn is_same_site(&self) -> bool {
         if self.method.is_safe() {
             return true;
@@ -158,7 +170,7 @@ impl AdminRequest {
         host.is_some() && host == self.header("host")
     }
 
-    /// The cookie that begins or, without a secret, ends a session.
+    /// Returns a `Set-Cookie` value that sets the session cookie, or clears it without a secret.
     pub fn session_cookie(&self, secret: Option<&str>) -> String {
         let secure = self.state.is_secure();
         let name = COOKIE_NAMES[usize::from(!secure)];
@@ -169,31 +181,31 @@ impl AdminRequest {
 }
 
 impl AuthenticatedRequest {
-    /// Whose quota the path is about: a project's where it names one, else the organization's.
+    /// Returns whose quota the path names: a project's with an id, else the organization's.
     pub fn quota_subject(&self) -> Result<QuotaSubject, UseCaseError> {
-        if self.request.path.is_empty() {
+        if self.path.is_empty() {
             return Ok(QuotaSubject::Organization);
         }
-        Ok(QuotaSubject::Project(self.request.path_id("id", ProjectId::parse)?))
+        Ok(QuotaSubject::Project(self.path_id("id", ProjectId::parse)?))
     }
 
-    /// Takes the seat that the header, the token or the only membership names.
+    /// Resolves the organization from the header, the token or the only membership.
     pub async fn org_context(&self) -> Result<OrgContext, UseCaseError> {
         self.org_context_in(None).await
     }
 
-    /// The same, where the body may name it as well.
+    /// Like [`org_context`](Self::org_context), but the body may name the organization too.
     pub async fn org_context_in(&self, body: Option<&str>) -> Result<OrgContext, UseCaseError> {
-        let header = self.request.header("x-organization-id");
-        access::resolve_org(&self.request.state.services, &self.principal, header, body).await
+        let header = self.header("x-organization-id");
+        access::resolve_org(&self.state.services, &self.principal, header, body).await
     }
 
-    /// The seat, if any organization is named or clear.
+    /// Returns `None` if no organization is named and none can be derived.
     pub async fn org_context_opt(&self) -> Result<Option<OrgContext>, UseCaseError> {
         match self.org_context().await {
-            Ok(seat) => Ok(Some(seat)),
+            Ok(org) => Ok(Some(org)),
             Err(UseCaseError::Invalid(_)) => Ok(None),
-            Err(denied) => Err(denied),
+            Err(error) => Err(error),
         }
     }
 }
@@ -216,25 +228,25 @@ impl FromRequest<AdminState> for AuthenticatedRequest {
         request: axum::extract::Request,
         state: &AdminState,
     ) -> Result<Self, Response> {
-        let visit = AdminRequest::from_request(request, state).await?;
-        authenticate(visit).await.map_err(IntoResponse::into_response)
+        let request = AdminRequest::from_request(request, state).await?;
+        authenticate(request).await.map_err(IntoResponse::into_response)
     }
 }
 
-async fn authenticate(visit: AdminRequest) -> Result<AuthenticatedRequest, Interrupt> {
-    let shown = visit.credential().ok_or(UseCaseError::Unauthenticated("no_credential"))?;
-    if shown.1 && !visit.is_same_site() {
+async fn authenticate(request: AdminRequest) -> Result<AuthenticatedRequest, Interrupt> {
+    let credential = request.credential().ok_or(UseCaseError::Unauthenticated("no_credential"))?;
+    if credential.from_cookie && !request.is_same_site() {
         return Err(ApiError::cross_site().into());
     }
-    let principal = access::authenticate(&visit.state.services, shown.0).await?;
-    Ok(AuthenticatedRequest { principal: Arc::new(principal), request: visit })
+    let principal = access::authenticate(&request.state.services, credential.secret).await?;
+    Ok(AuthenticatedRequest { principal: Arc::new(principal), request })
 }
 
 async fn path_params(parts: &mut Parts) -> Result<Vec<(String, String)>, ApiError> {
-    // What is no text names nothing.
+    // A path that is not UTF-8 matches nothing.
     let params = RawPathParams::from_request_parts(parts, &()).await;
     let params = params.map_err(|_| ApiError::unknown_path())?;
-    Ok(params.iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect())
+    Ok(params.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
 }
 
 fn is_json(content_type: &str) -> bool {
@@ -242,15 +254,16 @@ fn is_json(content_type: &str) -> bool {
     media.eq_ignore_ascii_case("application/json")
 }
 
-/// The last address on the way that is not one of our own proxies.
+/// Returns the last address of the forwarding chain that is not a trusted proxy.
 fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Cidr]) -> IpAddr {
-    let ours = |address: IpAddr| trusted.iter().any(|block| block.contains(address));
-    let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|it| it.to_str().ok());
-    let mut way: Vec<&str> = forwarded.flat_map(|all| all.split(',')).map(str::trim).collect();
+    let is_trusted = |address: IpAddr| trusted.iter().any(|block| block.contains(address));
+    let forwarded =
+        headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
+    let mut hops: Vec<&str> = forwarded.flat_map(|list| list.split(',')).map(str::trim).collect();
     let mut address = peer;
-    while ours(address) {
-        let Some(before) = way.pop().and_then(|text| text.parse().ok()) else { break };
-        address = before;
+    while is_trusted(address) {
+        let Some(previous) = hops.pop().and_then(|text| text.parse().ok()) else { break };
+        address = previous;
     }
     address
 }
@@ -260,14 +273,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forwarded_addresses_count_only_behind_our_own_proxies() {
+    fn forwarded_addresses_count_only_behind_trusted_proxies() {
         let mut headers = HeaderMap::new();
         headers.insert("x-forwarded-for", "9.9.9.9, 8.8.8.8, 10.0.0.2".parse().expect("a header"));
         let proxies = [Cidr::parse("10.0.0.0/8").expect("a block")];
         let from = |peer: &str, trusted: &[Cidr]| {
             client_address(peer.parse().expect(peer), &headers, trusted).to_string()
         };
-        assert_eq!(from("10.0.0.1", &proxies), "8.8.8.8", "what the client wrote is not believed");
+        assert_eq!(from("10.0.0.1", &proxies), "8.8.8.8", "the client's own entries are ignored");
         assert_eq!(from("7.7.7.7", &proxies), "7.7.7.7");
         assert_eq!(from("10.0.0.1", &[]), "10.0.0.1");
     }

@@ -1,8 +1,7 @@
-//! `request-logs`: one entry a call, refused ones too.
+//! `request-logs`: one entry per call, refused calls included.
 
 use std::collections::BTreeMap;
 
-use axum::http::Method;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -10,7 +9,7 @@ use crate::admin::field_type::{
     Bool, EnumOf, IntegerIn, MoneyAmount, ParsedString, Text, Timestamp,
 };
 use crate::admin::operation::{OperationSpec, Routes};
-use crate::admin::query::Query;
+use crate::admin::query::{Query, Total};
 use crate::admin::request::AuthenticatedRequest;
 use crate::admin::response::{AdminResponse, HandlerResult};
 use crate::admin::scalar::{Money, Rfc3339};
@@ -54,7 +53,7 @@ struct RequestLogView {
     status: i64,
     #[schema(required)]
     refusal: Option<String>,
-    /// Counts by unit, all of them.
+    /// Count of every unit, 0 for unused ones.
     usage: BTreeMap<&'static str, u64>,
     cost: Money,
     currency: String,
@@ -85,7 +84,7 @@ struct RequestLogView {
     node: Option<String>,
 }
 
-/// What the projector writes beside the columns.
+/// The JSON column that the projector writes.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct StoredLogDetail {
@@ -111,90 +110,90 @@ struct StoredLogDetail {
 
 const OUTCOMES: &[&str] = &["Completed", "Refused", "Failed", "Cancelled"];
 const FILTERS: &[(&str, &str)] = &[
-    ("from", "From this instant on."),
-    ("to", "Before this instant."),
-    ("status", "With this status."),
-    ("outcome", "Completed, Refused, Failed or Cancelled."),
-    ("refusal", "With this code of a refusal."),
-    ("model", "Of this model."),
+    ("from", "At or after this time."),
+    ("to", "Before this time."),
+    ("status", "Only calls with this HTTP status."),
+    ("outcome", "`Completed`, `Refused`, `Failed` or `Cancelled`."),
+    ("refusal", "Only calls refused with this error code."),
+    ("model", "Only calls to this model."),
     ("apiKeyId", "Of this key."),
-    ("upstream", "Of this upstream."),
-    ("stream", "true or false."),
-    ("minCost", "That cost at least so much."),
-    ("requestLogId", "That call only."),
-    ("page", "From 1; far down the list use `cursor`."),
-    ("size", "Rows a page: 1 to 100, 20 by default."),
-    ("cursor", "The `nextCursor` of an answer: no row twice, none skipped."),
+    ("upstream", "Only calls sent to this upstream."),
+    ("stream", "`true` or `false`."),
+    ("minCost", "Only calls that cost at least this amount."),
+    ("requestLogId", "Only this call."),
+    ("page", "Page number, from 1. Use `cursor` for offsets above 10,000."),
+    ("size", "Rows per page, 1 to 100. Default: 20."),
+    ("cursor", "The `nextCursor` of the previous page. Never repeats or skips a row."),
 ];
 
-/// What this file answers.
-pub fn routes(operations: Routes) -> Routes {
+pub fn routes(routes: Routes) -> Routes {
     let list_doc = OperationSpec::in_organization(
         Action::ViewRequestLogs,
-        "Lists a project's calls, newest first.",
+        "Lists the calls of a project, newest first.",
     );
-    let view_doc = OperationSpec::in_organization(Action::ViewRequestLogs, "Shows one call.");
+    let view_doc = OperationSpec::in_organization(Action::ViewRequestLogs, "Shows a call.");
     let (all, one) =
         ("/api/projects/{id}/request-logs", "/api/projects/{id}/request-logs/{requestLogId}");
-    operations
-        .add(
-            &Method::GET,
-            all,
-            list,
-            list_doc.query_params(FILTERS).list_response::<RequestLogView>(),
-        )
-        .add(&Method::GET, one, view, view_doc.response::<RequestLogView>())
+    routes.get(all, list, list_doc.query_params(FILTERS).list_response::<RequestLogView>()).get(
+        one,
+        view,
+        view_doc.response::<RequestLogView>(),
+    )
 }
 
-async fn list(asked: AuthenticatedRequest) -> HandlerResult {
-    let project = asked.request.path_id("id", ProjectId::parse)?;
-    let seat = asked.org_context().await?;
-    let mut query = asked.request.query();
+async fn list(request: AuthenticatedRequest) -> HandlerResult {
+    let project = request.path_id("id", ProjectId::parse)?;
+    let org = request.org_context().await?;
+    let mut query = request.query();
     let filter = read_filter(&mut query);
     let endless = query.cursor_page(|text| RequestLogId::parse(text).ok());
     query.finish()?;
-    let platform = &asked.request.state.services;
-    let as_of = platform.wait_caught_up().await;
+    let services = &request.state.services;
+    let as_of = services.wait_caught_up().await;
     let stretch =
         RequestLogRange { before: endless.after, offset: endless.offset(), limit: endless.limit() };
-    let (mut rows, total) = request_logs::list(platform, &seat, project, &filter, stretch).await?;
-    let most = if filter.is_empty() { i64::MAX } else { COUNTED_MAX };
-    let listed = endless.trim_rows(&mut rows, (total, most), as_of, |last| last.id.to_string());
-    let currency = &platform.settings.currency;
+    let (mut rows, total) = request_logs::list(services, &org, project, &filter, stretch).await?;
+    let counted_max = if filter.is_empty() { i64::MAX } else { COUNTED_MAX };
+    let total = Total { count: total, counted_max };
+    let listed = endless.trim_rows(&mut rows, total, as_of, |last| last.id.to_string());
+    let currency = &services.settings.currency;
     let rows: Vec<RequestLogView> = rows.into_iter().map(|row| to_view(row, currency)).collect();
     Ok(AdminResponse::list(&rows, listed))
 }
 
-async fn view(asked: AuthenticatedRequest) -> HandlerResult {
-    let project = asked.request.path_id("id", ProjectId::parse)?;
-    let call = asked.request.path_id("requestLogId", RequestLogId::parse)?;
-    let seat = asked.org_context().await?;
-    let platform = &asked.request.state.services;
-    let as_of: Option<UnixMs> = platform.wait_caught_up().await;
-    let entry = request_logs::view(platform, &seat, project, call).await?;
-    Ok(AdminResponse::object_as_of(&to_view(entry, &platform.settings.currency), as_of))
+async fn view(request: AuthenticatedRequest) -> HandlerResult {
+    let project = request.path_id("id", ProjectId::parse)?;
+    let call = request.path_id("requestLogId", RequestLogId::parse)?;
+    let org = request.org_context().await?;
+    let services = &request.state.services;
+    let as_of: Option<UnixMs> = services.wait_caught_up().await;
+    let entry = request_logs::view(services, &org, project, call).await?;
+    Ok(AdminResponse::object_as_of(&to_view(entry, &services.settings.currency), as_of))
 }
 
 fn read_filter(query: &mut Query) -> RequestLogFilter {
-    let key = ParsedString("an id of a key", |text| ApiKeyId::parse(text).ok());
-    let call = ParsedString("an id of a call", |text| RequestLogId::parse(text).ok());
-    let outcome = EnumOf(OUTCOMES, |word| OUTCOMES.iter().copied().find(|known| *known == word));
+    let key = ParsedString { expected: "an API key id", parse: |text| ApiKeyId::parse(text).ok() };
+    let call = ParsedString { expected: "a call id", parse: |text| RequestLogId::parse(text).ok() };
+    let outcome = EnumOf {
+        names: OUTCOMES,
+        parse: |word| OUTCOMES.iter().copied().find(|known| *known == word),
+    };
     RequestLogFilter {
         from: query.get("from", &Timestamp::Any),
         to: query.get("to", &Timestamp::Any),
-        status: query.get("status", &IntegerIn(100, 599)),
+        status: query.get("status", &IntegerIn { min: 100, max: 599 }),
         outcome: query.get("outcome", &outcome),
-        refusal: query.get("refusal", &Text(1, 100)),
-        model: query.get("model", &Text(1, 200)),
+        refusal: query.get("refusal", &Text { min: 1, max: 100 }),
+        model: query.get("model", &Text { min: 1, max: 200 }),
         key: query.get("apiKeyId", &key),
-        upstream: query.get("upstream", &Text(1, 200)),
+        upstream: query.get("upstream", &Text { min: 1, max: 200 }),
         stream: query.get("stream", &Bool),
         min_cost: query.get("minCost", &MoneyAmount::NonNegative),
         call: query.get("requestLogId", &call),
     }
 }
 
-/// Every unit, also those that were not used.
+/// Fills in 0 for units that were not used.
 fn all_units(used: &BTreeMap<String, u64>) -> BTreeMap<&'static str, u64> {
     let count = |unit: Unit| (unit.name(), used.get(unit.name()).copied().unwrap_or_default());
     Unit::ALL.into_iter().map(count).collect()
@@ -243,7 +242,7 @@ fn to_view(row: RequestLog, currency: &str) -> RequestLogView {
 
 #[cfg(test)]
 mod tests {
-    use crate::admin::tests::TestApi;
+    use crate::admin::tests::test_api::TestApi;
     use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId, UserId};
     use crate::organization::sign_in;
     use crate::organization::unit_of_work::{Origin, UnitOfWork};
@@ -251,12 +250,12 @@ mod tests {
     use crate::store::members;
     use crate::store::users::{self, User};
 
-    /// Writes what the projector writes for a call; its id.
-    async fn call(scene: &TestApi, key: &str, outcome: &str, detail: &str) -> String {
+    /// Inserts the row that the projector would write for a call, and returns the call's id.
+    async fn call(api: &TestApi, key: &str, outcome: &str, detail: &str) -> String {
         let now = crate::clock::wall_now();
         let id = new_id(now);
-        let project = ProjectId::parse(&scene.project().await).expect("an id");
-        let mut tx = scene.services.database.begin().await.expect("a transaction");
+        let project = ProjectId::parse(&api.project().await).expect("an id");
+        let mut tx = api.services.database.begin().await.expect("a transaction");
         sqlx::query(
             "INSERT INTO request_logs (project_id, id, organization_id, api_key_id, created_at,
                 outcome, status, refusal, model, upstream, stream, cost_nano, detail)
@@ -264,7 +263,7 @@ mod tests {
         )
         .bind(uuid(project.0))
         .bind(uuid(id))
-        .bind(uuid(OrganizationId::parse(&scene.organization).expect("an id").0))
+        .bind(uuid(OrganizationId::parse(&api.organization).expect("an id").0))
         .bind(uuid(ApiKeyId::parse(key).expect("an id").0))
         .bind(now.0)
         .bind(outcome)
@@ -276,8 +275,8 @@ mod tests {
         RequestLogId(id).to_string()
     }
 
-    /// A Member of the organization and of the project, signed in.
-    async fn member(scene: &TestApi) -> (TestApi, String) {
+    /// Signs in a Member of the organization and of the project, and returns their user id.
+    async fn member(api: &TestApi) -> (TestApi, String) {
         let now = crate::clock::wall_now();
         let user = User {
             id: UserId(new_id(now)),
@@ -290,9 +289,9 @@ mod tests {
             last_login_at: None,
         };
         let id = user.id;
-        let organization = OrganizationId::parse(&scene.organization).expect("an id");
-        let project = ProjectId::parse(&scene.project().await).expect("an id");
-        let mut work = UnitOfWork::begin(&scene.services, Origin::default()).await.expect("work");
+        let organization = OrganizationId::parse(&api.organization).expect("an id");
+        let project = ProjectId::parse(&api.project().await).expect("an id");
+        let mut work = UnitOfWork::begin(&api.services, Origin::default()).await.expect("work");
         users::insert(work.connection(), &user).await.expect("a user");
         let role = ("Member", &[][..]);
         members::insert(work.connection(), organization, id, role, now).await.expect("a member");
@@ -302,20 +301,20 @@ mod tests {
             .expect("a member");
         let signed_in = sign_in::begin_session(&mut work, user).await.expect("a session");
         work.commit().await.expect("committed");
-        (scene.with_token(signed_in.secret.expose()), id.to_string())
+        (api.with_token(signed_in.secret.expose()), id.to_string())
     }
 
     #[tokio::test]
     async fn an_entry_has_every_field_and_filters_find_it() {
-        let scene = TestApi::new().await;
-        let base = format!("/api/projects/{}", scene.project().await);
-        let key = scene.post(&format!("{base}/api-keys"), r#"{"name":"k"}"#).await;
+        let api = TestApi::new().await;
+        let base = format!("/api/projects/{}", api.project().await);
+        let key = api.post(&format!("{base}/api-keys"), r#"{"name":"k"}"#).await;
         let detail = r#"{"endpoint":"chat","usage":{"inputTokens":10},"settledBy":"usage",
             "attempts":1,"holdAmountNano":1000,"clientAddress":"10.0.0.1","count":1}"#;
-        let id = call(&scene, &key.text_of("id"), "Completed", detail).await;
-        call(&scene, &key.text_of("id"), "Refused", r#"{"count":7}"#).await;
+        let id = call(&api, &key.text_of("id"), "Completed", detail).await;
+        call(&api, &key.text_of("id"), "Refused", r#"{"count":7}"#).await;
         let path = format!("{base}/request-logs");
-        let one = scene.get(&format!("{path}/{id}")).await;
+        let one = api.get(&format!("{path}/{id}")).await;
         assert_eq!(one.text_of("settledBy"), "usage");
         assert_eq!(one.text_of("projectName"), "First");
         assert_eq!(one.text_of("apiKeyName"), "k");
@@ -325,51 +324,51 @@ mod tests {
         );
         assert!(one.data("walletRecordId").is_null() && one.text.contains("\"finishReason\":null"));
         let total =
-            async |query: &str| scene.get(&format!("{path}?{query}")).await.json["total"].clone();
+            async |query: &str| api.get(&format!("{path}?{query}")).await.json["total"].clone();
         assert_eq!(total("").await, 2);
         assert_eq!(total("outcome=Refused&stream=true&status=200").await, 1);
         assert_eq!(total(&format!("requestLogId={id}&minCost=0.000000375")).await, 1);
         assert_eq!(total("model=o3").await, 0);
-        let listed = scene.get(&format!("{path}?size=1")).await;
+        let listed = api.get(&format!("{path}?size=1")).await;
         assert_eq!(listed.json["data"][0]["count"], 7, "newest first");
         let cursor = listed.json["nextCursor"].as_str().expect("more");
-        let next = scene.get(&format!("{path}?size=1&cursor={cursor}")).await;
+        let next = api.get(&format!("{path}?size=1&cursor={cursor}")).await;
         assert_eq!(next.json["data"][0]["requestLogId"], id.as_str());
         assert!(next.json["nextCursor"].is_null());
     }
 
     #[tokio::test]
     async fn a_member_of_a_project_sees_and_makes_their_own_and_no_more() {
-        let scene = TestApi::new().await;
-        let base = format!("/api/projects/{}", scene.project().await);
+        let api = TestApi::new().await;
+        let base = format!("/api/projects/{}", api.project().await);
         let (keys, logs) = (format!("{base}/api-keys"), format!("{base}/request-logs"));
-        let foreign = scene.post(&keys, r#"{"name":"theirs"}"#).await.text_of("id");
-        let (mia, id) = member(&scene).await;
+        let foreign = api.post(&keys, r#"{"name":"theirs"}"#).await.text_of("id");
+        let (mia, id) = member(&api).await;
         let own = mia.post(&keys, r#"{"name":"own"}"#).await;
         assert_eq!(own.text_of("ownerUserId"), id);
         assert_eq!(mia.get(&keys).await.json["total"], 1);
-        assert_eq!(scene.get(&keys).await.json["total"], 2);
+        assert_eq!(api.get(&keys).await.json["total"], 2);
         mia.put(&format!("{keys}/{foreign}"), "{}").await.expect_error(404);
         let given = mia.post(&keys, r#"{"name":"p","ownerUserId":null}"#).await;
         assert_eq!(given.expect_error(403), "missing_permission");
-        let theirs = call(&scene, &foreign, "Completed", "{}").await;
-        call(&scene, &own.text_of("id"), "Completed", "{}").await;
+        let theirs = call(&api, &foreign, "Completed", "{}").await;
+        call(&api, &own.text_of("id"), "Completed", "{}").await;
         assert_eq!(mia.get(&logs).await.json["total"], 1);
         mia.get(&format!("{logs}/{theirs}")).await.expect_error(404);
         assert_eq!(mia.get(&format!("{base}/quota-usage")).await.status, 200);
-        let told = mia.post(&format!("{base}/quota"), "{}").await;
-        assert_eq!(told.json["error"]["param"], "quota.configure", "{}", told.text);
+        let response = mia.post(&format!("{base}/quota"), "{}").await;
+        assert_eq!(response.json["error"]["param"], "quota.configure", "{}", response.text);
         assert_eq!(
             mia.get("/api/organization/wallet").await.expect_error(403),
             "missing_permission"
         );
         assert_eq!(mia.post("/api/projects", r#"{"name":"x"}"#).await.status, 403);
         assert_eq!(mia.get("/api/projects").await.json["data"][0]["role"], "Member");
-        let denied = "SELECT count(*) FROM audit_log WHERE outcome = 'Denied'";
-        let denied: i64 = sqlx::query_scalar(denied)
-            .fetch_one(scene.services.database.reader())
+        let error = "SELECT count(*) FROM audit_log WHERE outcome = 'Denied'";
+        let error: i64 = sqlx::query_scalar(error)
+            .fetch_one(api.services.database.reader())
             .await
             .expect("a count");
-        assert_eq!(denied, 3, "what was denied is in the audit log");
+        assert_eq!(error, 3, "what was denied is in the audit log");
     }
 }

@@ -1,4 +1,4 @@
-//! Answers: what a request is given, in the envelope that it has.
+//! Successful responses and their JSON envelopes.
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -11,10 +11,9 @@ use crate::organization::error::UseCaseError;
 use crate::settings::secret::Secret;
 use crate::store::paging::Page;
 
-/// A yes.
+/// A successful response.
 #[derive(Debug, Default)]
 pub struct AdminResponse {
-    /// The body.
     pub json: String,
     status: StatusCode,
     version: Option<i64>,
@@ -23,16 +22,14 @@ pub struct AdminResponse {
     replayed: bool,
 }
 
-/// Why a request ends before its end.
+/// A response that ends a handler early.
 #[derive(Debug)]
 pub enum Interrupt {
-    /// With a no.
     Error(ApiError),
-    /// With an answer that was given before.
+    /// The stored response of an earlier request with the same idempotency key.
     Replay(Box<AdminResponse>),
 }
 
-/// What a request ends with.
 pub type HandlerResult = Result<AdminResponse, Interrupt>;
 
 #[derive(Serialize)]
@@ -60,23 +57,22 @@ struct ListEnvelope<'a, T> {
     as_of: Option<Rfc3339>,
 }
 
-/// Where an endless list goes on; `null` at its end.
+/// The cursor of the next page; `null` on the last page.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
 pub struct NextCursor(pub Option<String>);
 
-/// What a list says of itself beside its rows.
+/// Metadata of a list.
 #[derive(Debug)]
 pub struct ListMeta {
-    /// How many there are.
+    /// Number of rows in the whole list.
     pub total: i64,
-    /// Which page this is.
     pub page: Page,
-    /// For an endless list, where it goes on.
+    /// Cursor of the next page, for lists with cursors.
     pub next: Option<NextCursor>,
-    /// Whether there may be more than `total`.
+    /// Whether the list may hold more rows than `total`.
     pub total_is_minimum: bool,
-    /// How old the picture may be.
+    /// Age of the data, if the ledger has not caught up.
     pub as_of: Option<UnixMs>,
 }
 
@@ -86,17 +82,17 @@ struct Message {
 }
 
 impl AdminResponse {
-    /// One thing.
+    /// A response with one object.
     pub fn object<T: Serialize>(data: &T) -> Self {
         Self::object_as_of(data, None)
     }
 
-    /// One thing, as it was at that moment, if it may be older than the question.
+    /// Like [`object`](Self::object), with the age of the data if it may be outdated.
     pub fn object_as_of<T: Serialize>(data: &T, as_of: Option<UnixMs>) -> Self {
         Self::enveloped(&ObjectEnvelope { data, code: 200, error: (), as_of: as_of.map(Rfc3339) })
     }
 
-    /// A list.
+    /// A response with a list.
     pub fn list<T: Serialize>(data: &[T], listed: ListMeta) -> Self {
         Self::enveloped(&ListEnvelope {
             data,
@@ -109,48 +105,48 @@ impl AdminResponse {
         })
     }
 
-    /// A page of a list that has an end.
+    /// A response with one page of a list without cursors.
     pub fn page<T: Serialize>(data: &[T], total: i64, page: Page) -> Self {
         let listed = ListMeta { total, page, next: None, total_is_minimum: false, as_of: None };
         Self::list(data, listed)
     }
 
-    /// Words.
+    /// A response with a confirmation text.
     pub fn message(message: &'static str) -> Self {
         Self::object(&Message { message })
     }
 
-    /// An answer that was kept.
+    /// A response that was stored before.
     pub fn replay(status: u16, json: String) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or_default();
         Self { json, status, replayed: true, ..Self::default() }
     }
 
     fn enveloped(body: &impl Serialize) -> Self {
-        // Shapes are plain data: what they serialize to is never an error.
+        // Views hold only plain data, so serialization cannot fail.
         let json = serde_json::to_string(body).unwrap_or_default();
         Self { json, ..Self::default() }
     }
 
-    /// With the version of what it shows.
+    /// Adds the `ETag` of the version.
     #[must_use]
     pub fn with_version(self, version: i64) -> Self {
         Self { version: Some(version), ..self }
     }
 
-    /// With a cookie.
+    /// Adds a `Set-Cookie` header.
     #[must_use]
     pub fn with_cookie(self, cookie: String) -> Self {
         Self { cookie: Some(cookie), ..self }
     }
 
-    /// Which shows this secret, once.
+    /// Marks a secret in the body, to be removed from the stored response.
     #[must_use]
     pub fn with_secret(self, secret: &Secret) -> Self {
         Self { secret: Some(secret.clone()), ..self }
     }
 
-    /// The body to keep: `null` in the place of the secret.
+    /// Returns the body to store, with `null` in place of the secret.
     pub fn json_without_secret(&self) -> String {
         match &self.secret {
             Some(secret) => self.json.replace(&format!("\"{}\"", secret.expose()), "null"),
@@ -160,14 +156,14 @@ impl AdminResponse {
 }
 
 impl From<UseCaseError> for Interrupt {
-    fn from(denied: UseCaseError) -> Self {
-        Self::Error(denied.into())
+    fn from(error: UseCaseError) -> Self {
+        Self::Error(error.into())
     }
 }
 
 impl From<ApiError> for Interrupt {
-    fn from(failure: ApiError) -> Self {
-        Self::Error(failure)
+    fn from(error: ApiError) -> Self {
+        Self::Error(error)
     }
 }
 
@@ -195,7 +191,7 @@ impl IntoResponse for AdminResponse {
 impl IntoResponse for Interrupt {
     fn into_response(self) -> Response {
         match self {
-            Self::Error(failure) => failure.into_response(),
+            Self::Error(error) => error.into_response(),
             Self::Replay(answer) => answer.into_response(),
         }
     }

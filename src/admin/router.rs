@@ -1,4 +1,4 @@
-//! The router of the admin listener: a table of contents.
+//! The router of the admin listener: all routes and the layers around them.
 
 use std::sync::Arc;
 
@@ -28,23 +28,23 @@ use crate::organization::error::FieldError;
 use crate::store::columns::new_id;
 
 fn all_routes() -> Routes {
-    let operations = account::routes(Routes::default());
-    let operations = tokens::routes(operations);
-    let operations = organizations::routes(operations);
-    let operations = catalog::routes(operations);
-    let operations = prices::routes(operations);
-    let operations = upstreams::routes(operations);
-    let operations = projects::routes(operations);
-    let operations = quotas::routes(operations);
-    let operations = usage::routes(operations);
-    let operations = keys::routes(operations);
-    let operations = wallet::routes(operations);
-    let operations = records::routes(operations);
-    let operations = export::routes(operations);
-    request_logs::routes(operations)
+    let routes = account::routes(Routes::default());
+    let routes = tokens::routes(routes);
+    let routes = organizations::routes(routes);
+    let routes = catalog::routes(routes);
+    let routes = prices::routes(routes);
+    let routes = upstreams::routes(routes);
+    let routes = projects::routes(routes);
+    let routes = quotas::routes(routes);
+    let routes = usage::routes(routes);
+    let routes = keys::routes(routes);
+    let routes = wallet::routes(routes);
+    let routes = records::routes(routes);
+    let routes = export::routes(routes);
+    request_logs::routes(routes)
 }
 
-/// All that the admin listener answers. What else it shall answer can be merged into it.
+/// Builds the router. The caller may merge further routes into it.
 pub fn router(state: AdminState) -> Router {
     let (router, paths, components) = all_routes().build();
     let json: Arc<str> = openapi::document(paths, components).to_json().unwrap_or_default().into();
@@ -57,26 +57,28 @@ pub fn router(state: AdminState) -> Router {
         .fallback(async || ApiError::unknown_path())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .with_state(state)
-        .layer(CatchPanicLayer::custom(|_| ApiError::internal("a panic").into_response()))
+        .layer(CatchPanicLayer::custom(|_| {
+            ApiError::internal("panic in a handler").into_response()
+        }))
         .layer(middleware::from_fn(finish_response))
 }
 
-/// The OpenAPI document.
+/// Returns the OpenAPI document.
 pub fn document() -> OpenApi {
     let (_, paths, components) = all_routes().build();
     openapi::document(paths, components)
 }
 
-/// What surrounds every answer: its id, that it is not kept, and how money is written.
+/// Adds the request id and `Cache-Control`, and writes money as strings if requested.
 async fn finish_response(mut request: Request, next: Next) -> Response {
     let id = Uuid::from_u128(new_id(clock::wall_now())).to_string();
     request.extensions_mut().insert(RequestId(id.clone()));
     let mut response = match money_as_strings_requested(&request) {
-        Ok(as_text) => {
+        Ok(as_strings) => {
             let response = next.run(request).await;
-            if as_text { with_money_as_strings(response).await } else { response }
+            if as_strings { with_money_as_strings(response).await } else { response }
         }
-        Err(failure) => failure.into_response(),
+        Err(error) => error.into_response(),
     };
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::try_from(id) {
@@ -86,7 +88,7 @@ async fn finish_response(mut request: Request, next: Next) -> Response {
     response
 }
 
-/// Whether `?money=string` is asked for.
+/// Whether the query contains `money=string`.
 fn money_as_strings_requested(request: &Request) -> Result<bool, ApiError> {
     let pairs = Query::<Vec<(String, String)>>::try_from_uri(request.uri());
     let pairs = pairs.map(|pairs| pairs.0).unwrap_or_default();
@@ -94,8 +96,8 @@ fn money_as_strings_requested(request: &Request) -> Result<bool, ApiError> {
         None | Some("number") => Ok(false),
         Some("string") => Ok(true),
         Some(_) => {
-            let message = "money: give number or string";
-            Err(ApiError::invalid(vec![FieldError::new("money", "unknown_word", message)]))
+            let message = "money: expected number or string";
+            Err(ApiError::invalid(vec![FieldError::new("money", "unknown_value", message)]))
         }
     }
 }
@@ -107,7 +109,7 @@ async fn with_money_as_strings(response: Response) -> Response {
     }
     let (mut parts, body) = response.into_parts();
     let Ok(body) = body.collect().await else {
-        return ApiError::internal("an answer in memory broke off").into_response();
+        return ApiError::internal("response body could not be read").into_response();
     };
     let json = money_as_strings(&String::from_utf8_lossy(&body.to_bytes()));
     parts.headers.remove(header::CONTENT_LENGTH);

@@ -1,4 +1,4 @@
-//! Scalars on the wire: money as exact decimal numbers, instants with milliseconds.
+//! JSON form of money and timestamps.
 
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -9,11 +9,11 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::domain::money::Nano;
 use crate::domain::time::UnixMs;
 
-/// An amount, as a JSON number of exact decimal text. Never a float.
+/// An amount, serialized as an exact decimal JSON number. Never a float.
 #[derive(Debug, Clone, Copy)]
 pub struct Money(pub Nano);
 
-/// An instant, as RFC 3339 with milliseconds.
+/// A timestamp, serialized as RFC 3339 with milliseconds.
 #[derive(Debug, Clone, Copy)]
 pub struct Rfc3339(pub UnixMs);
 
@@ -36,7 +36,7 @@ impl PartialSchema for Money {
             .schema_type(Type::Number)
             .format(Some(SchemaFormat::Custom("decimal".into())))
             .description(Some(
-                "An exact decimal number with 2 to 9 decimals; a string with `?money=string`.",
+                "Exact decimal number with 2 to 9 decimals; a string with `?money=string`.",
             ))
             .into()
     }
@@ -54,9 +54,9 @@ impl PartialSchema for Rfc3339 {
 impl ToSchema for Money {}
 impl ToSchema for Rfc3339 {}
 
-/// The same JSON with every amount as a string.
+/// Turns every amount of a JSON text into a string.
 ///
-/// No other number on the wire has a point: counts are whole.
+/// Only amounts are written with a decimal point, so every number with a point is an amount.
 pub fn money_as_strings(json: &str) -> String {
     let mut out = String::with_capacity(json.len() + 64);
     let mut rest = json;
@@ -84,7 +84,7 @@ const fn is_numeric(letter: char) -> bool {
     letter.is_ascii_digit() || matches!(letter, '-' | '.')
 }
 
-/// Where a JSON string that begins here ends.
+/// Returns the length of the JSON string at the start of `text`, quotes included.
 fn end_of_string(text: &str) -> usize {
     let mut escaped = false;
     for (at, letter) in text.char_indices().skip(1) {

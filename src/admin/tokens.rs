@@ -1,6 +1,5 @@
-//! `/api/auth/tokens`: how programs act on the admin API.
+//! `auth/tokens`: admin tokens, the credentials of programs.
 
-use axum::http::Method;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -28,7 +27,7 @@ struct AdminTokenView {
     #[schema(required)]
     organization_id: Option<String>,
     scopes: Vec<String>,
-    /// Shown once, when it is made.
+    /// The secret. Present only in the response that creates the token.
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
     last4: String,
@@ -51,53 +50,48 @@ struct TokenBody {
     expires_at: Option<Option<UnixMs>>,
 }
 
+const SCOPES: ListOf<EnumOf<Scope>> =
+    ListOf { max: Scope::ALL.len(), item: EnumOf { names: Scope::NAMES, parse: Scope::parse } };
+
 body! { TokenBody as "NewAdminToken" {
     name: required("name", NAME),
-    kind: required("kind", EnumOf(TokenKind::NAMES, TokenKind::parse)),
-    organization: optional("organizationId", Text(1, 100)),
-    scopes: required("scopes", ListOf(Scope::ALL.len(), EnumOf(Scope::NAMES, Scope::parse))),
+    kind: required("kind", EnumOf { names: TokenKind::NAMES, parse: TokenKind::parse }),
+    organization: optional("organizationId", Text { min: 1, max: 100 }),
+    scopes: required("scopes", SCOPES),
     expires_at: nullable("expiresAt", Timestamp::Future),
 }}
 
-/// What this file answers.
-pub fn routes(operations: Routes) -> Routes {
+pub fn routes(routes: Routes) -> Routes {
     let path = "/api/auth/tokens";
-    let list_doc = OperationSpec::platform(Action::ViewAccount, "Lists one's own tokens.");
-    let create_doc =
-        OperationSpec::platform(Action::ChangeAccount, "Makes a token; it is shown once.");
-    let revoke_doc = OperationSpec::platform(Action::ChangeAccount, "Revokes a token.");
-    operations
-        .add(
-            &Method::GET,
-            path,
-            list,
-            list_doc.query_params(LIST_PARAMS).list_response::<AdminTokenView>(),
-        )
-        .add(
-            &Method::POST,
-            path,
-            create,
-            create_doc.request_body::<TokenBody>().response::<AdminTokenView>(),
-        )
-        .add(&Method::DELETE, "/api/auth/tokens/{id}", revoke, revoke_doc)
+    let list_doc = OperationSpec::platform(Action::ViewAccount, "Lists the caller's admin tokens.");
+    let create_doc = OperationSpec::platform(
+        Action::ChangeAccount,
+        "Creates an admin token. The secret is shown once.",
+    );
+    let revoke_doc = OperationSpec::platform(Action::ChangeAccount, "Revokes an admin token.");
+    routes
+        .get(path, list, list_doc.query_params(LIST_PARAMS).list_response::<AdminTokenView>())
+        .post(path, create, create_doc.request_body::<TokenBody>().response::<AdminTokenView>())
+        .delete("/api/auth/tokens/{id}", revoke, revoke_doc)
 }
 
-async fn list(asked: AuthenticatedRequest) -> HandlerResult {
-    let mut query = asked.request.query();
+async fn list(request: AuthenticatedRequest) -> HandlerResult {
+    let mut query = request.query();
     let (page, sort) = (query.page(), query.sort(SORTS));
     query.finish()?;
-    let seat = asked.org_context_opt().await?;
-    let platform = &asked.request.state.services;
-    let (rows, total) = tokens::list(platform, &asked.principal, seat.as_ref(), page, sort).await?;
+    let org = request.org_context_opt().await?;
+    let services = &request.state.services;
+    let (rows, total) =
+        tokens::list(services, &request.principal, org.as_ref(), page, sort).await?;
     let rows: Vec<AdminTokenView> = rows.iter().map(|row| to_view(row, None)).collect();
     Ok(AdminResponse::page(&rows, total, page))
 }
 
-async fn create(asked: AuthenticatedRequest) -> HandlerResult {
-    let body: TokenBody = asked.request.body()?;
+async fn create(request: AuthenticatedRequest) -> HandlerResult {
+    let body: TokenBody = request.body()?;
     let named = body.organization.as_deref();
-    let seat = match body.kind {
-        TokenKind::Organization => Some(asked.org_context_in(named).await?),
+    let org = match body.kind {
+        TokenKind::Organization => Some(request.org_context_in(named).await?),
         TokenKind::Personal | TokenKind::Platform => None,
     };
     let organization = named.filter(|_| body.kind == TokenKind::Platform);
@@ -109,21 +103,23 @@ async fn create(asked: AuthenticatedRequest) -> HandlerResult {
         scopes: body.scopes,
         expires_at: body.expires_at,
     };
-    let mut begun = asked.begin_mutation(seat.as_ref()).await?;
-    let done = tokens::create(&mut begun.work, &asked.principal, seat.as_ref(), new).await;
-    let answer = done.map(|(token, secret)| {
+    let mut mutation = request.begin_mutation(org.as_ref()).await?;
+    let result = tokens::create(&mut mutation.work, &request.principal, org.as_ref(), new).await;
+    let answer = result.map(|(token, secret)| {
         let shown = Some(secret.expose().to_owned());
         AdminResponse::object(&to_view(&token, shown)).with_secret(&secret)
     });
-    asked.finish_mutation(begun, answer).await
+    request.finish_mutation(mutation, answer).await
 }
 
-async fn revoke(asked: AuthenticatedRequest) -> HandlerResult {
-    let id = asked.request.path_id("id", AdminTokenId::parse)?;
-    let seat = asked.org_context_opt().await?;
-    let mut begun = asked.begin_mutation(seat.as_ref()).await?;
-    let done = tokens::revoke(&mut begun.work, &asked.principal, seat.as_ref(), id).await;
-    asked.finish_mutation(begun, done.map(|()| AdminResponse::message("Token revoked"))).await
+async fn revoke(request: AuthenticatedRequest) -> HandlerResult {
+    let id = request.path_id("id", AdminTokenId::parse)?;
+    let org = request.org_context_opt().await?;
+    let mut mutation = request.begin_mutation(org.as_ref()).await?;
+    let result = tokens::revoke(&mut mutation.work, &request.principal, org.as_ref(), id).await;
+    request
+        .finish_mutation(mutation, result.map(|()| AdminResponse::message("Token revoked")))
+        .await
 }
 
 fn to_view(token: &AdminToken, secret: Option<String>) -> AdminTokenView {

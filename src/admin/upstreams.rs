@@ -1,6 +1,5 @@
-//! Upstreams: where calls go, and how that has been lately.
+//! `upstreams`: the configured upstreams and their health.
 
-use axum::http::Method;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -29,7 +28,7 @@ struct UpstreamView {
 struct UpstreamHealthView {
     /// `Closed`, `HalfOpen` or `Open`, on this node.
     circuit: &'static str,
-    /// Tries in the window until now, and how many of them failed.
+    /// Attempts within the circuit breaker's window, and how many of them failed.
     tries: u32,
     failures: u32,
     #[schema(required)]
@@ -38,20 +37,19 @@ struct UpstreamHealthView {
     last_ok_at: Option<Rfc3339>,
 }
 
-/// What this file answers.
-pub fn routes(operations: Routes) -> Routes {
-    let doc = "Lists the upstreams, and how they have been lately on this node.";
+pub fn routes(routes: Routes) -> Routes {
+    let doc = "Lists the upstreams and their health on this node.";
     let doc = OperationSpec::platform(Action::ViewPlatform, doc)
         .query_params(LIST_PARAMS)
         .list_response::<UpstreamView>();
-    operations.add(&Method::GET, "/api/platform/upstreams", list, doc)
+    routes.get("/api/platform/upstreams", list, doc)
 }
 
-async fn list(asked: AuthenticatedRequest) -> HandlerResult {
-    let mut query = asked.request.query();
+async fn list(request: AuthenticatedRequest) -> HandlerResult {
+    let mut query = request.query();
     let page = query.page();
     query.finish()?;
-    let upstreams = catalog::upstreams(&asked.request.state.services, &asked.principal)?;
+    let upstreams = catalog::upstreams(&request.state.services, &request.principal)?;
     let total = i64::try_from(upstreams.len()).unwrap_or(i64::MAX);
     let rows: Vec<UpstreamView> = page.cut(upstreams).map(to_view).collect();
     Ok(AdminResponse::page(&rows, total, page))

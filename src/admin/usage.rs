@@ -1,6 +1,5 @@
-//! `quota-usage`: what is settled and held in each window, and what remains.
+//! `quota-usage`: settled, held and remaining usage per window.
 
-use axum::http::Method;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -17,7 +16,7 @@ use crate::organization::quotas::QuotaSubject;
 use crate::organization::rights::Action;
 use crate::organization::usage::{self, QuotaUsage};
 
-/// Where a project stands.
+/// Quota usage of a project.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = ProjectQuotaUsage)]
@@ -27,7 +26,7 @@ pub struct ProjectUsageView {
     usage: UsageView,
 }
 
-/// Where all projects together stand.
+/// Quota usage of all projects of the organization together.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = OrganizationQuotaUsage)]
@@ -37,7 +36,7 @@ struct OrganizationUsageView {
     usage: UsageView,
 }
 
-/// All windows at one moment.
+/// Usage of all windows at one instant.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = QuotaUsage)]
@@ -117,39 +116,36 @@ struct RemainingView {
 }
 
 const QUERY: &[(&str, &str)] = &[
-    ("period", "`day` or `month` (the default): echoed; both are always there."),
-    ("date", "As it stood at the end of this UTC date."),
+    ("period", "`day` or `month` (default). Echoed; the response always holds both."),
+    ("date", "Usage at the end of this UTC date."),
 ];
 
-/// What this file answers.
-pub fn routes(operations: Routes) -> Routes {
+pub fn routes(routes: Routes) -> Routes {
     let (project, own) = ("/api/projects/{id}/quota-usage", "/api/organization/quota-usage");
-    let doc = OperationSpec::in_organization(
-        Action::ViewQuota,
-        "Shows what a project has used of its quota.",
-    );
+    let doc =
+        OperationSpec::in_organization(Action::ViewQuota, "Shows the quota usage of a project.");
     let doc = doc.query_params(QUERY).response::<ProjectUsageView>();
-    let own_doc = "Shows what all projects together have used of the organization's quota.";
+    let own_doc = "Shows the quota usage of all projects together.";
     let own_doc = OperationSpec::in_organization(Action::ViewOrganizationUsage, own_doc);
     let own_doc = own_doc.query_params(QUERY).response::<OrganizationUsageView>();
-    operations.add(&Method::GET, project, view, doc).add(&Method::GET, own, view, own_doc)
+    routes.get(project, view, doc).get(own, view, own_doc)
 }
 
-async fn view(asked: AuthenticatedRequest) -> HandlerResult {
-    let whose = asked.quota_subject()?;
-    let seat = asked.org_context().await?;
-    let mut query = asked.request.query();
+async fn view(request: AuthenticatedRequest) -> HandlerResult {
+    let subject = request.quota_subject()?;
+    let org = request.org_context().await?;
+    let mut query = request.query();
     let period = query.get("period", &OneOf(&["day", "month"]));
     let date = query.get("date", &Date);
     query.finish()?;
-    let platform = &asked.request.state.services;
-    let as_of = platform.wait_caught_up().await;
-    let usage = usage::view(platform, &seat, whose, date).await?;
+    let services = &request.state.services;
+    let as_of = services.wait_caught_up().await;
+    let usage = usage::view(services, &org, subject, date).await?;
     let usage = QuotaUsage { as_of: as_of.unwrap_or(usage.as_of), ..usage };
     let period = period.unwrap_or_else(|| "month".to_owned());
-    Ok(match whose {
+    Ok(match subject {
         QuotaSubject::Organization => {
-            let organization_id = seat.organization.id.to_string();
+            let organization_id = org.organization.id.to_string();
             AdminResponse::object(&OrganizationUsageView {
                 organization_id,
                 usage: to_view(period, &usage),
@@ -159,7 +155,6 @@ async fn view(asked: AuthenticatedRequest) -> HandlerResult {
     })
 }
 
-/// A project's, on the wire.
 pub fn project_view(id: ProjectId, period: String, usage: &QuotaUsage) -> ProjectUsageView {
     ProjectUsageView { project_id: id.to_string(), usage: to_view(period, usage) }
 }

@@ -1,4 +1,4 @@
-//! A catalog for tests of the admin API: one model, at one of two upstreams.
+//! A fixed catalog for tests: one model, served by one of two upstreams.
 
 use std::sync::Arc;
 
@@ -11,7 +11,6 @@ use crate::organization::services::{
     CatalogSource, CommitHook, Reloaded, StagedCatalog, UpstreamState,
 };
 
-/// It stays as it is.
 #[derive(Debug)]
 pub struct FixedCatalog;
 
