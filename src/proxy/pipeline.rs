@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use crate::accounting::directory::Caller;
 use crate::accounting::permit::Permit;
 use crate::clock;
-use crate::dialect::endpoint::{Dialect, Endpoint};
+use crate::dialect::endpoint::Dialect;
 use crate::dialect::paths::{LocalEndpoint, PathMatch, dialect_for_unknown_path, match_path};
 use crate::proxy::refusal::error_response::error_response;
 use crate::proxy::refusal::reason::Refusal;

@@ -26,7 +26,6 @@ use crate::organization::tokens::{self, NewToken};
 use crate::organization::unit_of_work::{Origin, UnitOfWork};
 use crate::organization::{members, projects, wallet};
 use crate::settings::admission::AdmissionSettings;
-use crate::settings::secret::Secret;
 use crate::store::database::Database;
 
 /// The admin API and the credential of a caller.

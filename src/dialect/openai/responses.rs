@@ -91,13 +91,14 @@ fn item_units_max(tools: Option<&[u8]>, calls: u64) -> UnitCounts {
         json::each_named(tool, &["type"], |kind| {
             let (unit, count) = match &*json::string_of(kind).unwrap_or_default() {
                 kind if kind.starts_with("web_search") || kind.starts_with("x_search") => {
-                    units.web_searches = calls;
+                    (Unit::WebSearches, calls)
                 }
-                "image_generation" => units.images = calls,
-                "file_search" => units.file_searches = calls,
-                "code_interpreter" => units.code_sessions = calls.min(1),
-                _ => {}
-            }
+                "image_generation" => (Unit::Images, calls),
+                "file_search" => (Unit::FileSearches, calls),
+                "code_interpreter" => (Unit::CodeSessions, calls.min(1)),
+                _ => return,
+            };
+            units = units.with(unit, count);
         });
     });
     units
