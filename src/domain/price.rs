@@ -112,7 +112,7 @@ impl PriceTable {
     /// Returns the highest price of a token of `units`.
     pub fn max_rates_for(&self, units: UnitSet) -> TokenRates {
         let max_price = |total| {
-            let family = Unit::ALL.into_iter().filter(|unit| root(*unit) == total);
+            let family = Unit::ALL.into_iter().filter(|unit| ROOTS[*unit as usize] == total);
             let prices =
                 family.filter(|unit| units.contains(*unit)).map(|unit| self.per_million(unit));
             prices.max().unwrap_or_default()
@@ -189,9 +189,17 @@ impl TokenRates {
     }
 }
 
-fn root(unit: Unit) -> Unit {
-    unit.total().map_or(unit, root)
-}
+/// The outermost total of each unit.
+const ROOTS: [Unit; Unit::COUNT] = {
+    let (mut roots, mut index) = (Unit::ALL, 0);
+    while index < Unit::COUNT {
+        while let Some(total) = roots[index].total() {
+            roots[index] = total;
+        }
+        index += 1;
+    }
+    roots
+};
 
 /// Rounds the cost of a call up to a nano-unit and limits it to `COST_MAX`.
 pub fn round_up_to_nano(millionths: i128) -> Nano {

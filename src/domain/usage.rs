@@ -57,7 +57,7 @@ macro_rules! units {
             /// Returns the units that are part of this one, in the order in which they are charged.
             pub const fn parts(self) -> &'static [Self] {
                 match self { $(Self::$unit => {
-                    const PARTS: &([Unit; Unit::COUNT], usize) = &parts_of(Unit::$unit);
+                    const PARTS: &([Unit; Unit::COUNT], usize) = &parts_of(Some(Unit::$unit));
                     PARTS.0.split_at(PARTS.1).0
                 })* }
             }
@@ -115,7 +115,8 @@ impl Unit {
 
     /// Returns the units that are not part of another.
     pub fn top_level() -> impl Iterator<Item = Self> {
-        Self::ALL.into_iter().filter(|unit| unit.total().is_none())
+        const TOP_LEVEL: &([Unit; Unit::COUNT], usize) = &parts_of(None);
+        TOP_LEVEL.0.split_at(TOP_LEVEL.1).0.iter().copied()
     }
 }
 
@@ -126,14 +127,16 @@ const fn first(units: &[Unit]) -> Option<Unit> {
     }
 }
 
-/// Returns the parts of `total` in the front of the array, and their number.
-const fn parts_of(total: Unit) -> ([Unit; Unit::COUNT], usize) {
-    let (mut parts, mut count, mut index) = ([total; Unit::COUNT], 0, 0);
+/// Returns the units with that total in the front of the array, and their number.
+const fn parts_of(total: Option<Unit>) -> ([Unit; Unit::COUNT], usize) {
+    let (mut parts, mut count, mut index) = (Unit::ALL, 0, 0);
     while index < Unit::COUNT {
         let unit = Unit::ALL[index];
-        if let Some(of) = unit.total()
-            && of as usize == total as usize
-        {
+        let is_part = match (unit.total(), total) {
+            (Some(of), Some(total)) => of as usize == total as usize,
+            (of, total) => of.is_none() && total.is_none(),
+        };
+        if is_part {
             parts[count] = unit;
             count += 1;
         }
@@ -144,7 +147,7 @@ const fn parts_of(total: Unit) -> ([Unit; Unit::COUNT], usize) {
 
 /// Returns the media units in the front of the array, and their number.
 const fn media_units() -> ([Unit; Unit::COUNT], usize) {
-    let (mut units, mut count, mut index) = ([Unit::Images; Unit::COUNT], 0, 0);
+    let (mut units, mut count, mut index) = (Unit::ALL, 0, 0);
     while index < Unit::COUNT {
         if matches!(Unit::ALL[index].class(), UnitClass::Media) {
             units[count] = Unit::ALL[index];
@@ -254,6 +257,8 @@ mod tests {
             for part in Unit::ALL {
                 assert_eq!(unit.parts().contains(&part), part.total() == Some(unit));
             }
+            assert_eq!(Unit::top_level().any(|other| other == unit), unit.total().is_none());
+            assert_eq!(Unit::MEDIA.contains(&unit), unit.class() == UnitClass::Media);
         }
         assert_eq!(Unit::CacheWriteTokens as usize, 3);
         assert_eq!(Unit::CachedInputImageTokens as usize, 19, "the journal stores discriminants");
