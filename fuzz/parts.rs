@@ -1,4 +1,4 @@
-//! The parts of the gateway that read what strangers send, and what a crash left.
+//! The parts of the gateway that read untrusted input, and the journal after a crash.
 
 #[path = "../src/domain/mod.rs"]
 pub mod domain;
@@ -6,7 +6,7 @@ pub mod domain;
 #[path = "../src/dialect/mod.rs"]
 pub mod dialect;
 
-/// The bytes of the journal, without its files.
+/// The format of the journal, without its files.
 #[path = "../src/journal"]
 pub mod journal {
     pub mod entry;

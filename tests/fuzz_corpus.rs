@@ -1,5 +1,5 @@
-//! What the fuzz targets hold to be true, on every input of their corpus: `just fuzz` looks for
-//! more of them.
+//! Checks the properties of the fuzz targets on every input of their corpus. `just fuzz` searches
+//! for more inputs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -11,7 +11,7 @@ mod json;
 #[path = "../fuzz/properties/stream.rs"]
 mod stream;
 
-/// Runs `check` on every file of that corpus; a failure names the file.
+/// Runs `check` on every file of the corpus. A failure names the file.
 fn replay(target: &str, check: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let mut count = 0;
@@ -19,23 +19,23 @@ fn replay(target: &str, check: fn(&[u8])) {
         let path = file.expect("a file").path();
         let bytes = std::fs::read(&path).expect("a readable file");
         let outcome = catch_unwind(AssertUnwindSafe(|| check(&bytes)));
-        assert!(outcome.is_ok(), "{} breaks what stands above", path.display());
+        assert!(outcome.is_ok(), "{} violates the property above", path.display());
         count += 1;
     }
-    assert!(10 < count, "{target}: the corpus is not there");
+    assert!(10 < count, "{target}: the corpus is missing");
 }
 
 #[test]
-fn scanner_and_readers_hold_on_their_corpus() {
+fn json_properties_hold_on_the_corpus() {
     replay("json", json::check);
 }
 
 #[test]
-fn meters_hold_on_their_corpus() {
+fn stream_properties_hold_on_the_corpus() {
     replay("stream", stream::check);
 }
 
 #[test]
-fn the_journal_holds_on_its_corpus() {
+fn journal_properties_hold_on_the_corpus() {
     replay("journal", journal::check);
 }

@@ -1,4 +1,4 @@
-//! What must hold of the journal's format, whatever the bytes are.
+//! Properties of the journal format that hold for any bytes.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -12,58 +12,58 @@ use meteor::domain::usage::{Unit, Usage};
 use meteor::journal::entry::{
     CallHeader, CallOwner, CallResult, Entry, Hold, Outcome, Progress, Refused,
 };
-use meteor::journal::format::{ENTRY_BYTES_MAX, HEADER_BYTES, find, read, write};
+use meteor::journal::format::{ENTRY_BYTES_MAX, PREFIX_BYTES, find_entry, read, write};
 
-/// The longest text that an entry has.
+/// Maximum length of a text in an entry.
 const TEXT_BYTES_MAX: usize = 512;
 
-/// Checks all of it for these bytes.
+/// Checks all properties for these bytes.
 pub fn check(bytes: &[u8]) {
     read_is_stable(bytes);
-    read_is_stable(&sealed(bytes));
+    read_is_stable(&with_header(bytes));
     round_trips(bytes);
 }
 
-/// What is read lies within what is there, depends on nothing behind it, and once it was written
-/// again is a form that stays.
+/// An entry lies within the bytes, does not depend on bytes after it, and writing it again is
+/// stable.
 fn read_is_stable(bytes: &[u8]) {
-    let Some(at) = find(bytes) else { return assert_eq!(read(bytes), None) };
+    let Some(at) = find_entry(bytes) else { return assert_eq!(read(bytes), None) };
     let bytes = &bytes[at..];
     let (entry, length) = read(bytes).expect("found");
-    assert!(HEADER_BYTES < length && length <= bytes.len());
+    assert!(PREFIX_BYTES < length && length <= bytes.len());
     assert_eq!(read(&bytes[..length]), Some((entry.clone(), length)));
     assert_eq!(read(&bytes[..length - 1]), None);
-    if let Entry::Settled(ended) | Entry::Voided(ended) = &entry {
-        assert_eq!(ended.synthesize_hold().asked.id, ended.id);
+    if let Entry::Settled(result) | Entry::Voided(result) = &entry {
+        assert_eq!(result.synthesize_hold().header.id, result.id);
     }
     let plain = written(&entry);
-    let (again, _) = read(&plain).expect("what was written can be read");
+    let (again, _) = read(&plain).expect("a written entry is readable");
     assert_eq!(written(&again), plain);
 }
 
-/// These bytes as the inside of an entry: length and checksum are right.
-fn sealed(inside: &[u8]) -> Vec<u8> {
-    let inside = &inside[..inside.len().min(ENTRY_BYTES_MAX)];
-    let length = u32::try_from(inside.len()).expect("few");
-    let header = [length.to_le_bytes(), crc32fast::hash(inside).to_le_bytes()];
-    [header.as_flattened(), inside].concat()
+/// Returns these bytes as the content of an entry with the correct length and checksum.
+fn with_header(content: &[u8]) -> Vec<u8> {
+    let content = &content[..content.len().min(ENTRY_BYTES_MAX)];
+    let length = u32::try_from(content.len()).expect("few");
+    let header = [length.to_le_bytes(), crc32fast::hash(content).to_le_bytes()];
+    [header.as_flattened(), content].concat()
 }
 
-/// An entry that is made of these bytes comes back, and is found behind anything; cut or damaged,
-/// it never comes back as another.
+/// An entry made of these bytes can be written and read, and is found after any bytes. A truncated
+/// or damaged entry is never read as another.
 fn round_trips(bytes: &[u8]) {
-    let mut stuff = ByteSource { rest: bytes };
-    let entry = stuff.entry();
+    let mut source = ByteSource { rest: bytes };
+    let entry = source.entry();
     let whole = written(&entry);
     assert_eq!(read(&whole), Some((entry, whole.len())));
-    let cut = usize::from(stuff.byte()) * 16 % whole.len();
+    let cut = usize::from(source.byte()) * 16 % whole.len();
     assert_eq!(read(&whole[..cut]), None, "cut at {cut}");
     let mut damaged = whole.clone();
-    damaged[cut] ^= stuff.byte().max(1);
+    damaged[cut] ^= source.byte().max(1);
     assert_eq!(read(&damaged), None, "damaged at {cut}");
 
-    let behind = [stuff.rest, &whole].concat();
-    assert!(find(&behind).is_some_and(|at| at <= stuff.rest.len()));
+    let preceded = [source.rest, &whole].concat();
+    assert!(find_entry(&preceded).is_some_and(|at| at <= source.rest.len()));
 }
 
 fn written(entry: &Entry<String>) -> Vec<u8> {
@@ -72,16 +72,16 @@ fn written(entry: &Entry<String>) -> Vec<u8> {
     buffer
 }
 
-/// Bytes that values are made of; behind their end there are zeros.
+/// Bytes of which values are made, followed by zeros.
 struct ByteSource<'a> {
     rest: &'a [u8],
 }
 
 impl ByteSource<'_> {
     fn array<const N: usize>(&mut self) -> [u8; N] {
-        let (taken, rest) = self.rest.split_at(N.min(self.rest.len()));
+        let (head, rest) = self.rest.split_at(N.min(self.rest.len()));
         self.rest = rest;
-        std::array::from_fn(|at| taken.get(at).copied().unwrap_or_default())
+        std::array::from_fn(|at| head.get(at).copied().unwrap_or_default())
     }
 
     fn byte(&mut self) -> u8 {
@@ -108,12 +108,12 @@ impl ByteSource<'_> {
         u16::from_le_bytes(self.array())
     }
 
-    /// A text that is as long as a text can be, or shorter.
+    /// Returns a text of at most the maximum length.
     fn text(&mut self) -> String {
         let (length, times) = (usize::from(self.byte()), usize::from(self.byte() % 8));
-        let (taken, rest) = self.rest.split_at(length.min(self.rest.len()));
+        let (head, rest) = self.rest.split_at(length.min(self.rest.len()));
         self.rest = rest;
-        let mut text = String::from_utf8_lossy(taken).repeat(times);
+        let mut text = String::from_utf8_lossy(head).repeat(times);
         text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
         text
     }
@@ -121,18 +121,21 @@ impl ByteSource<'_> {
     fn entry(&mut self) -> Entry<String> {
         match self.byte() % 5 {
             0 => Entry::Hold(Hold {
-                asked: self.asked(),
+                header: self.header(),
                 windows: self.windows(),
                 bound: Bound { input_tokens: self.u32().into(), output_tokens: self.u32().into() },
                 amount: Nano(self.i64()),
                 price_version: self.text(),
-                once: self.flag().then(|| IdempotencyKey { key: self.array(), body: self.array() }),
+                idempotency_key: self.flag().then(|| IdempotencyKey {
+                    key_digest: self.array(),
+                    body_digest: self.array(),
+                }),
             }),
             1 => Entry::Progress(Progress { id: RequestLogId(self.u128()), charge: self.charge() }),
-            2 => Entry::Settled(self.ended()),
-            3 => Entry::Voided(self.ended()),
+            2 => Entry::Settled(self.result()),
+            3 => Entry::Voided(self.result()),
             _ => Entry::Refused(Refused {
-                asked: self.asked(),
+                header: self.header(),
                 status: self.u16(),
                 code: self.text(),
                 count: self.u32(),
@@ -140,7 +143,7 @@ impl ByteSource<'_> {
         }
     }
 
-    fn asked(&mut self) -> CallHeader<String> {
+    fn header(&mut self) -> CallHeader<String> {
         CallHeader {
             id: RequestLogId(self.u128()),
             at: UnixMs(self.i64()),
@@ -170,10 +173,10 @@ impl ByteSource<'_> {
         Charge { usage, cost, settled_by, overage }
     }
 
-    fn ended(&mut self) -> CallResult<String> {
+    fn result(&mut self) -> CallResult<String> {
         CallResult {
             id: RequestLogId(self.u128()),
-            whose: CallOwner {
+            owner: CallOwner {
                 organization: OrganizationId(self.u128()),
                 project: ProjectId(self.u128()),
                 key: ApiKeyId(self.u128()),
@@ -193,7 +196,7 @@ impl ByteSource<'_> {
             admitted_us: self.u32(),
             first_byte_us: Some(self.u32()).filter(|us| *us != u32::MAX),
             duration_us: self.u32(),
-            kept_id: if self.flag() { Some(self.text()) } else { None },
+            state_id: if self.flag() { Some(self.text()) } else { None },
         }
     }
 }

@@ -1,23 +1,23 @@
-//! What must hold of the JSON scanner and of the readers of requests, whatever the bytes are.
+//! Properties of the JSON scanner and of the request parsers that hold for any bytes.
 
 use std::fmt;
 
 use meteor::dialect::call_facts::Edit;
 use meteor::dialect::endpoint::Endpoint;
-use meteor::dialect::json::{self, Fault};
+use meteor::dialect::json::{self, JsonError};
 use meteor::dialect::{billable_units, parse, prompt};
 use meteor::domain::usage::Usage;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// How deep the values within are compared, too.
+/// Nesting to which values are compared.
 const LEVELS: u32 = 3;
 
-/// The model that the path names, and a bound that is put where there is none.
+/// The model in the path, and the output bound that is added to requests without one.
 const MODEL: &str = "m";
 const BOUND: u64 = 64;
 
-/// Checks all of it for these bytes.
+/// Checks all properties for these bytes.
 pub fn check(bytes: &[u8]) {
     agrees_with_serde(bytes, LEVELS);
     for endpoint in Endpoint::ALL {
@@ -25,24 +25,26 @@ pub fn check(bytes: &[u8]) {
     }
 }
 
-/// The scanner takes what serde takes, and finds the same in it.
+/// The scanner accepts the same texts as serde, and finds the same fields and elements.
 fn agrees_with_serde(bytes: &[u8], levels: u32) {
     let mut found = Vec::new();
-    let read = json::fields(bytes, |key, place| found.push((key.into_owned(), &bytes[place])));
+    let read = json::fields(bytes, |key, span| found.push((key.into_owned(), &bytes[span])));
     let Ok(text) = std::str::from_utf8(bytes) else {
-        return assert_eq!(read, Err(Fault::NotUtf8));
+        return assert_eq!(read, Err(JsonError::NotUtf8));
     };
     let is_valid = serde_json::from_str::<IgnoredAny>(text).is_ok();
     match read {
-        Ok(()) | Err(Fault::NotAnObject) => assert!(is_valid, "serde refuses it"),
-        Err(Fault::Malformed(at)) => assert!(at <= bytes.len() && !is_valid, "serde takes it"),
-        Err(Fault::TooDeep) => {
+        Ok(()) | Err(JsonError::NotAnObject) => assert!(is_valid, "serde rejects it"),
+        Err(JsonError::Malformed(at)) => {
+            assert!(at <= bytes.len() && !is_valid, "serde accepts it")
+        }
+        Err(JsonError::TooDeep) => {
             let opened = bytes.iter().filter(|byte| b"[{".contains(byte)).count();
             return assert!(json::DEPTH_MAX < u32::try_from(opened).expect("few"));
         }
-        Err(Fault::NotUtf8) => panic!("it is UTF-8"),
+        Err(JsonError::NotUtf8) => panic!("it is UTF-8"),
     }
-    // Serde reads no key with half a surrogate in it.
+    // Serde rejects a key with a lone surrogate.
     if read.is_ok()
         && let Ok(Pairs(pairs)) = serde_json::from_str(text)
     {
@@ -62,7 +64,7 @@ fn agrees_with_serde(bytes: &[u8], levels: u32) {
     }
 }
 
-/// Strings and whole numbers are what serde says that they are.
+/// Strings and whole numbers have the same values as in serde.
 fn value_agrees_with_serde(value: &str) {
     let text = json::string_of(value.as_bytes());
     assert_eq!(text.is_some(), value.starts_with('"'));
@@ -72,44 +74,44 @@ fn value_agrees_with_serde(value: &str) {
     let count = json::count_of(value.as_bytes());
     match serde_json::from_str::<u64>(value) {
         Ok(theirs) => assert_eq!(count, Some(theirs.min(Usage::COUNT_MAX))),
-        Err(_) => assert!(count.is_none() || value.contains('.'), "no whole number"),
+        Err(_) => assert!(count.is_none() || value.contains('.'), "not a whole number"),
     }
 }
 
-/// A request that was read can be changed as the gateway does, and is then read as changed.
+/// A valid request stays valid after the edits of the gateway, and has the edited values.
 fn edits_are_valid(endpoint: Endpoint, body: &[u8]) {
-    let Ok(request) = parse::request(endpoint, Some(MODEL), body) else { return };
-    let _ = (prompt::of(endpoint, body), billable_units::units(endpoint, body));
+    let Ok(facts) = parse::parse_json(endpoint, Some(MODEL), body) else { return };
+    let _ = (prompt::extract(endpoint, body), billable_units::possible_units(endpoint, body));
 
     let again = |edit: &Edit| {
         let edited = edit_body(body, std::slice::from_ref(edit));
-        parse::request(endpoint, Some(MODEL), &edited).expect("an edited request is a request")
+        parse::parse_json(endpoint, Some(MODEL), &edited).expect("an edited request is a request")
     };
-    if let Some(edit) = &request.include_usage {
+    if let Some(edit) = &facts.include_usage {
         let edited = again(edit);
-        assert_eq!((edited.include_usage, &edited.model), (None, &request.model));
+        assert_eq!((edited.include_usage, &edited.model), (None, &facts.model));
     }
-    let clamp = parse::clamp_edit(endpoint, "max_tokens", body, BOUND);
+    let clamp = parse::output_clamp_edit(endpoint, "max_tokens", body, BOUND);
     if let Some(edit) = &clamp {
-        // A completion has a bound even if it names none.
+        // A completion has a default bound.
         let is_bound = endpoint == Endpoint::Completions;
-        assert!(is_bound || request.output_tokens_max.is_none());
-        assert_eq!(request.choices, again(edit).choices);
+        assert!(is_bound || facts.output_tokens_max.is_none());
+        assert_eq!(facts.choices, again(edit).choices);
         assert_eq!(again(edit).output_tokens_max, Some(BOUND));
     }
-    let mut edits: Vec<Edit> = request.renamed(body, "\"another\"").collect();
-    assert_eq!(edits.len(), request.model_places.len());
-    edits.extend(request.include_usage.clone());
+    let mut edits: Vec<Edit> = facts.model_edits(body, "\"another\"").collect();
+    assert_eq!(edits.len(), facts.model_spans.len());
+    edits.extend(facts.include_usage.clone());
     edits.extend(clamp);
     let edited = edit_body(body, &edits);
     serde_json::from_slice::<IgnoredAny>(&edited).expect("all edits together leave it valid");
-    for place in request.model_places.iter().filter(|place| !place.is_empty()) {
-        let said = json::string_of(&body[place.clone()]).expect("a name");
-        assert!(said == request.model || said.strip_prefix("models/") == Some(&request.model));
+    for span in facts.model_spans.iter().filter(|span| !span.is_empty()) {
+        let name = json::string_of(&body[span.clone()]).expect("a name");
+        assert!(name == facts.model || name.strip_prefix("models/") == Some(&facts.model));
     }
 }
 
-/// The body with these changes, which do not overlap.
+/// Applies edits that do not overlap.
 fn edit_body(body: &[u8], edits: &[Edit]) -> Vec<u8> {
     let mut edits: Vec<&Edit> = edits.iter().collect();
     edits.sort_by_key(|edit| edit.range.start);
@@ -123,7 +125,7 @@ fn edit_body(body: &[u8], edits: &[Edit]) -> Vec<u8> {
     edited
 }
 
-/// The fields of an object as serde sees them, in their order, doubles included.
+/// The fields of an object as serde reads them, in their order, including duplicates.
 struct Pairs<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Pairs<'de> {

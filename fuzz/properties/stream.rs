@@ -1,33 +1,34 @@
-//! What must hold of the meters of answers, however the bytes of an answer are cut.
+//! Properties of the response meters that hold however a response is cut into pieces.
 //!
-//! The first byte says whose stream it is, the next two how it is cut; the rest is the stream.
+//! The first byte selects the dialect, the next two the length of the pieces; the remaining bytes
+//! are the response.
 
 use bytes::Bytes;
 use meteor::dialect::endpoint::Dialect;
-use meteor::dialect::json_meter::BodyMeter;
-use meteor::dialect::stream_meter::{Reading, StreamMeter};
+use meteor::dialect::json_meter::JsonBodyMeter;
+use meteor::dialect::stream_meter::{StreamMeter, UsageReading};
 use meteor::domain::usage::Usage;
 
-/// What a meter holds back at most.
+/// Maximum of bytes that a meter holds back.
 const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Checks all of it for these bytes.
+/// Checks all properties for these bytes.
 pub fn check(bytes: &[u8]) {
     let [mode, first, second, stream @ ..] = bytes else { return };
     let dialect = Dialect::ALL[usize::from(mode % 3)];
-    let strips = mode & 0x80 != 0;
+    let strip_usage = mode & 0x80 != 0;
     let in_steps = cut_in_steps(stream, usize::from(*first), usize::from(*second));
     let in_bytes = cut_in_steps(stream, 0, 0);
 
-    let whole = meter_stream(dialect, strips, &[stream]);
-    assert_eq!(meter_stream(dialect, strips, &in_steps), whole, "cut in steps");
-    assert_eq!(meter_stream(dialect, strips, &in_bytes), whole, "cut in bytes");
-    let seen = [whole.forward, whole.held].concat();
-    if strips {
+    let whole = meter_stream(dialect, strip_usage, &[stream]);
+    assert_eq!(meter_stream(dialect, strip_usage, &in_steps), whole, "cut in steps");
+    assert_eq!(meter_stream(dialect, strip_usage, &in_bytes), whole, "cut in bytes");
+    let forwarded = [whole.forward, whole.held].concat();
+    if strip_usage {
         let mut rest = stream.iter();
-        assert!(seen.iter().all(|byte| rest.any(|other| other == byte)), "nothing is made up");
+        assert!(forwarded.iter().all(|byte| rest.any(|other| other == byte)), "no byte is added");
     } else {
-        assert_eq!(seen, stream, "nothing is lost");
+        assert_eq!(forwarded, stream, "no byte is lost");
     }
 
     let whole = report(dialect, &[stream]);
@@ -35,7 +36,7 @@ pub fn check(bytes: &[u8]) {
     assert_eq!(report(dialect, &in_bytes), whole, "a body that is cut in bytes");
 }
 
-/// Cuts a stream into pieces of `first` and `second` bytes by turns, and one more each.
+/// Cuts a stream into pieces of alternately `first + 1` and `second + 1` bytes.
 fn cut_in_steps(stream: &[u8], first: usize, second: usize) -> Vec<&[u8]> {
     let mut pieces = Vec::new();
     let mut rest = stream;
@@ -48,45 +49,51 @@ fn cut_in_steps(stream: &[u8], first: usize, second: usize) -> Vec<&[u8]> {
     pieces
 }
 
-/// What the client sees before and after the settlement, and what was learned.
+/// The bytes that the client receives before and after the settlement, and the usage.
 #[derive(Debug, PartialEq, Eq)]
 struct MeteredStream {
     forward: Vec<u8>,
     held: Vec<u8>,
-    reading: Reading,
+    reading: UsageReading,
     state_id: Option<String>,
 }
 
-fn meter_stream(dialect: Dialect, strips: bool, pieces: &[&[u8]]) -> MeteredStream {
-    let mut meter = StreamMeter::new(dialect, strips);
-    let (mut pass, mut end, mut came, mut last) =
+fn meter_stream(dialect: Dialect, strip_usage: bool, pieces: &[&[u8]]) -> MeteredStream {
+    let mut meter = StreamMeter::new(dialect, strip_usage);
+    let (mut forward, mut held, mut received, mut last) =
         (Vec::new(), Vec::new(), 0, meter.reading().clone());
     for piece in pieces {
-        let passage = meter.read(Bytes::copy_from_slice(piece));
-        pass.extend(passage.pass.concat());
-        end.extend(passage.end.concat());
-        came += piece.len();
-        let held = came - pass.len() - end.len();
-        assert!(strips || held <= HELD_BYTES_MAX, "too much is held back");
-        assert!(last.counted_output <= meter.reading().counted_output, "output is not unsaid");
-        assert!(meter.reading().terminated || !last.terminated, "an end stays an end");
+        let metered = meter.read(Bytes::copy_from_slice(piece));
+        forward.extend(metered.forward.concat());
+        held.extend(metered.held.concat());
+        received += piece.len();
+        let buffered = received - forward.len() - held.len();
+        assert!(strip_usage || buffered <= HELD_BYTES_MAX, "too much is held back");
+        assert!(
+            last.counted_output <= meter.reading().counted_output,
+            "counted output never decreases"
+        );
+        assert!(
+            meter.reading().terminated || !last.terminated,
+            "a terminated stream stays terminated"
+        );
         last = meter.reading().clone();
     }
-    end.extend(meter.finish());
+    held.extend(meter.finish());
     MeteredStream {
-        forward: pass,
-        held: end,
+        forward,
+        held,
         reading: meter.reading().clone(),
-        state_id: meter.kept_id().map(str::to_owned),
+        state_id: meter.state_id().map(str::to_owned),
     }
 }
 
-/// What a body reports. What is counted beside it is an estimate, and that depends on the cuts.
+/// Returns what a body reports. The count of its tokens is an estimate that depends on the pieces.
 fn report(dialect: Dialect, pieces: &[&[u8]]) -> (Option<Usage>, bool, Option<String>) {
-    let mut meter = BodyMeter::new(dialect);
+    let mut meter = JsonBodyMeter::new(dialect);
     for piece in pieces {
         meter.read(piece);
     }
-    let Reading { reported, lacks_input, .. } = meter.reading();
-    (reported, lacks_input, meter.kept_id().map(str::to_owned))
+    let UsageReading { reported, input_missing, .. } = meter.reading();
+    (reported, input_missing, meter.state_id().map(str::to_owned))
 }

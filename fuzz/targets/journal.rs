@@ -1,4 +1,4 @@
-//! Looks for bytes that break `properties/journal.rs`.
+//! Searches for bytes that violate `properties/journal.rs`.
 #![no_main]
 
 #[path = "../properties/journal.rs"]

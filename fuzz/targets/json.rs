@@ -1,4 +1,4 @@
-//! Looks for bytes that break `properties/json.rs`.
+//! Searches for bytes that violate `properties/json.rs`.
 #![no_main]
 
 #[path = "../properties/json.rs"]

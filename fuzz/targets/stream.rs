@@ -1,4 +1,4 @@
-//! Looks for bytes that break `properties/stream.rs`.
+//! Searches for bytes that violate `properties/stream.rs`.
 #![no_main]
 
 #[path = "../properties/stream.rs"]

@@ -1,4 +1,4 @@
-//! A request as the gateway must know it: the few fields that policy depends on.
+//! The facts about a call that its request contains and that routing, limits and prices need.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -9,51 +9,53 @@ use crate::dialect::{json, multipart};
 use crate::domain::service_tier::ServiceTier;
 use crate::domain::unit_counts::UnitCounts;
 
-/// A change to a body: these bytes are replaced by that text.
+/// A replacement of a range of bytes in a body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Edit {
-    /// Where, in the client's body.
+    /// Range in the client's body.
     pub range: Range<usize>,
-    /// What stands there instead.
+    /// The new text.
     pub text: Cow<'static, str>,
 }
 
-/// What the gateway must know of a request. The rest is the upstream's business.
+/// What the gateway reads from a request. It passes everything else to the upstream unread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallFacts {
-    /// The model asked for.
+    /// Name of the requested model.
     pub model: String,
-    /// Where the body names it, quotes included: wherever it is called otherwise, these change. A
-    /// body that names none has an empty place, where it is named for the upstream.
+    /// Positions of the model's name in the body, quotes included. They change if the upstream
+    /// has another name for the model. An empty range is where the gateway adds the name to a body
+    /// without one.
     pub model_spans: Vec<Range<usize>>,
-    /// Whether the answer is to be streamed.
+    /// Whether the client requests a stream.
     pub stream: bool,
-    /// The most output tokens of one choice, where the client names a bound.
+    /// Maximum output tokens of one choice, if the client sets a bound.
     pub output_tokens_max: Option<u64>,
-    /// How many choices.
+    /// Number of choices.
     pub choices: u64,
-    /// What it may use of what is priced by the piece, at most.
+    /// Maximum of the units that are billed per item.
     pub item_units_max: UnitCounts,
-    /// The tier of service that it asks for.
+    /// The requested service tier.
     pub service_tier: ServiceTier,
-    /// What makes the upstream report usage at the end of a stream, if the client did not ask.
+    /// The edit that makes the upstream report usage at the end of a stream. None if the client
+    /// requests the report.
     pub include_usage: Option<Edit>,
-    /// Whether it asks for output that does not show in the answer, or only in part.
+    /// Whether the response shows only a part of the billed output, or none.
     pub hides_output: bool,
-    /// What it costs that the bytes of the body do not show.
     pub external_refs: ExternalRefs,
 }
 
 impl CallFacts {
-    /// A request in which nothing is generated; `place` is where the body names the model.
+    /// Returns the facts of a request that generates nothing. `model_span` is the position of the
+    /// model's name in the body.
     pub fn without_output(
         model: String,
-        place: Option<Range<usize>>,
+        model_span: Option<Range<usize>>,
         external_refs: ExternalRefs,
     ) -> Self {
         Self {
             model,
-            model_spans: place.into_iter().collect(),
+            model_spans: model_span.into_iter().collect(),
             stream: false,
             output_tokens_max: Some(0),
             choices: 1,
@@ -65,46 +67,47 @@ impl CallFacts {
         }
     }
 
-    /// Whether the upstream is told which model, as the body does not say it.
+    /// Whether the gateway adds the model's name, because the body has none.
     pub fn model_missing_in_body(&self) -> bool {
         self.model_spans.iter().any(Range::is_empty)
     }
 
-    /// What changes in `body` where the model is called otherwise; `name` is a JSON string. What
-    /// stands in front of the name stays.
+    /// Returns the edits that rename the model to `name`, a JSON string. The prefix of a Gemini
+    /// model name stays.
     pub fn model_edits(&self, body: &[u8], name: &str) -> impl Iterator<Item = Edit> {
-        self.model_spans.iter().map(move |place| {
-            let text = match json::string_of(&body[place.clone()]) {
-                Some(said) if said == self.model => name.to_owned(),
+        self.model_spans.iter().map(move |span| {
+            let text = match json::string_of(&body[span.clone()]) {
+                Some(current) if current == self.model => name.to_owned(),
                 Some(_) => format!("\"{GEMINI_MODEL_PREFIX}{}", &name[1..]),
-                None => bare_model_text(body, place, name),
+                None => bare_model_text(body, span, name),
             };
-            Edit { range: place.clone(), text: Cow::Owned(text) }
+            Edit { range: span.clone(), text: Cow::Owned(text) }
         })
     }
 }
 
-/// The name where none is, or where it stands in the part of a form.
-fn bare_model_text(body: &[u8], place: &Range<usize>, name: &str) -> String {
+/// Returns the text that names the model where the body has no JSON string: the part of a form, a
+/// new field, or the value of a form field.
+fn bare_model_text(body: &[u8], span: &Range<usize>, name: &str) -> String {
     let bare = json::string_of(name.as_bytes()).unwrap_or_default();
-    match multipart::delimiter(body).filter(|_| place.start == 0) {
+    match multipart::delimiter(body).filter(|_| span.start == 0) {
         Some(line) => {
             format!("{line}\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\n{bare}\r\n")
         }
-        None if place.is_empty() => format!("\"model\":{name},"),
+        None if span.is_empty() => format!("\"model\":{name},"),
         None => bare.into_owned(),
     }
 }
 
-/// What Gemini puts in front of the name of a model, if it likes.
+/// Optional prefix of Gemini model names.
 pub const GEMINI_MODEL_PREFIX: &str = "models/";
 
-/// What is wrong with a request.
+/// An error in a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParseError {
-    /// The field, where one is to blame.
+    /// The field with the error, if it is in one field.
     pub param: Option<&'static str>,
-    /// What is wrong and what to do.
+    /// The error and its remedy.
     pub message: String,
 }
 
@@ -139,8 +142,8 @@ impl From<JsonError> for ParseError {
     }
 }
 
-/// The edit that puts `field` in front of the fields of `object`, which stands at `start` of the
-/// body; `None` for what is no object.
+/// Returns the edit that inserts `field` before the other fields of `object`, which begins at
+/// `start` in the body. Returns none if it is not an object.
 pub fn insert_first_field(object: &[u8], start: usize, field: String) -> Option<Edit> {
     let mut fields = 0;
     json::fields(object, |_, _| fields += 1).ok()?;
@@ -154,17 +157,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_place_of_a_model_is_renamed_and_keeps_what_is_in_front() {
+    fn all_names_of_the_model_are_replaced_and_keep_their_prefix() {
         let body = br#"{"a":"models/m","b":"m"}"#;
-        let silent = CallFacts::without_output("m".to_owned(), None, ExternalRefs::default());
-        let request = CallFacts { model_spans: vec![5..15, 20..23], ..silent };
+        let facts = CallFacts::without_output("m".to_owned(), None, ExternalRefs::default());
+        let request = CallFacts { model_spans: vec![5..15, 20..23], ..facts };
         let texts: Vec<_> = request.model_edits(body, "\"n\"").map(|edit| edit.text).collect();
         assert_eq!(texts, ["\"models/n\"", "\"n\""]);
     }
 
     #[test]
-    fn a_field_is_put_first_with_the_commas_it_needs() {
-        let put = |object: &str| {
+    fn a_field_is_inserted_first_with_a_comma_if_needed() {
+        let inserted = |object: &str| {
             let edit = insert_first_field(object.as_bytes(), 0, r#""a":1"#.to_owned())?;
             Some(format!(
                 "{}{}{}",
@@ -173,8 +176,8 @@ mod tests {
                 &object[edit.range.end..]
             ))
         };
-        assert_eq!(put("{ }").as_deref(), Some(r#"{"a":1 }"#));
-        assert_eq!(put(r#" {"b":2}"#).as_deref(), Some(r#" {"a":1,"b":2}"#));
-        assert_eq!(put("[]"), None);
+        assert_eq!(inserted("{ }").as_deref(), Some(r#"{"a":1 }"#));
+        assert_eq!(inserted(r#" {"b":2}"#).as_deref(), Some(r#" {"a":1,"b":2}"#));
+        assert_eq!(inserted("[]"), None);
     }
 }

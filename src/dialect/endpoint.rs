@@ -1,5 +1,5 @@
-//! The endpoints of the data plane: one row per endpoint says where it is, which wire format its
-//! callers use, what a call consumes, and which functions read its requests.
+//! The endpoints of the data plane: one row per endpoint has its path and wire format, what a call
+//! consumes, and the functions that read its requests.
 
 use crate::dialect::call_facts::{CallFacts, Edit, ParseError};
 use crate::dialect::media::kind::Media;
@@ -53,8 +53,8 @@ pub enum Metering {
 pub enum SearchBilling {
     /// Those that the response reports.
     Reported,
-    /// Those that the request allows if they are more, because chat responses do not report them.
-    AtLeastRequested,
+    /// The larger of both counts, because chat responses do not report their searches.
+    ReportedOrRequested,
     /// Those that the response reports, but none without a search tool in the request: then what
     /// looks like a search is an argument of a function call.
     ReportedIfRequested,
@@ -158,7 +158,7 @@ macro_rules! endpoints {
 
 endpoints! {
     ChatCompletions => EndpointSpec {
-        search_billing: SearchBilling::AtLeastRequested,
+        search_billing: SearchBilling::ReportedOrRequested,
         clamp: Some(openai::request::clamp),
         ..EndpointSpec::openai("/v1/chat/completions", "chat.completions", |_, body| {
             openai::request::chat(body)
@@ -306,7 +306,7 @@ impl Endpoint {
     /// allowed `requested` at most.
     pub fn billed_searches(self, reported: u64, requested: u64) -> u64 {
         match self.spec().search_billing {
-            SearchBilling::AtLeastRequested => reported.max(requested),
+            SearchBilling::ReportedOrRequested => reported.max(requested),
             SearchBilling::ReportedIfRequested if requested == 0 => 0,
             SearchBilling::Reported | SearchBilling::ReportedIfRequested => reported,
         }

@@ -1,4 +1,4 @@
-//! What one event of a stream says, in any dialect.
+//! The facts of one event of a stream, in any dialect.
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! What a body refers to that is not in it, or costs more than its bytes show.
+//! What a request refers to refs of its body, and what costs more tokens than the body has bytes.
 
 use std::sync::LazyLock;
 
@@ -6,75 +6,76 @@ use memchr::memmem::Finder;
 
 use crate::dialect::json;
 
-/// What providers put in front of a call with tools, at most, in tokens.
+/// Maximum tokens that a provider adds to a request with tools.
 pub const TOOLS_TOKENS: u64 = 600;
 
-/// The most models that a call may name beside its own.
+/// Maximum number of models that a request may name in addition to `model`.
 pub const OTHER_MODELS_MAX: usize = 8;
 
-/// What an image costs that stands in the body, at most, in tokens.
+/// Maximum tokens of an image in the body.
 pub const IMAGE_TOKENS: u64 = 5_000;
 
-/// How often a hosted tool is called at most, where nobody bounds it.
+/// Assumed maximum of calls of a hosted tool if the request sets none.
 pub const HOSTED_CALLS_MAX: u64 = 10;
 
-/// A reference to state kept at the provider.
+/// A reference to an object that the provider stores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProviderStateRef {
-    /// The field that names it.
+    /// The field with the reference.
     pub field: &'static str,
-    /// The one id that an answer can have given it by; `None` where no answer gives such ids, and
-    /// where the body has several references.
+    /// The id, if responses report ids of this kind. None as well if the body has several
+    /// references.
     pub id: Option<Box<str>>,
 }
 
-/// The longest id of state that is kept; those of providers have some 30 bytes.
+/// Maximum length of a stored id. Ids of providers have some 30 bytes.
 const STATE_ID_BYTES_MAX: usize = 256;
 
-/// The id of state in a JSON value, if it is a string of at most 256 bytes.
+/// Returns the id in a JSON value, if it is a string of 1 to 256 bytes.
 pub fn state_id(value: &[u8]) -> Option<Box<str>> {
     let id = json::string_of(value)?;
     (1..=STATE_ID_BYTES_MAX).contains(&id.len()).then(|| id.into())
 }
 
-/// What a body refers to that is not in it.
+/// What a request refers to refs of its body.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ExternalRefs {
-    /// Whether there is content that is not bound by the body's length: it is elsewhere, or packed.
+    /// Whether there is content that the length of the body does not bound, because it is stored
+    /// elsewhere or compressed.
     pub has_external_content: bool,
-    /// The state kept at the provider that the body refers to: it may be another tenant's.
+    /// The stored object that the request refers to. It might belong to another tenant.
     pub state: Option<ProviderStateRef>,
-    /// Input tokens, at most, that come on top of the body's bytes.
+    /// Maximum input tokens in addition to one per byte of the body.
     pub unseen_tokens: u64,
-    /// All input tokens, at most, of a body that is not text, and whose bytes say nothing of them.
+    /// Maximum of all input tokens, if the body is media whose bytes do not bound the tokens.
     pub media_tokens: Option<u64>,
-    /// Searches of hosted tools, at most.
+    /// Maximum searches of hosted tools.
     pub searches: u64,
-    /// Models that may answer beside the one that the call is for, as the provider calls them.
+    /// Upstream names of the models that may respond in addition to `model`.
     pub other_models: Vec<String>,
 }
 
 impl ExternalRefs {
-    /// That field names state kept at the provider, which no answer gave an id of.
+    /// Records that `field` refers to a stored object whose id no response reports.
     pub fn add_state_ref(&mut self, field: &'static str) {
         (self.has_external_content, self.state) =
             (true, Some(ProviderStateRef { field, id: None }));
     }
 
-    /// That field names state kept at the provider, by an id that an answer can have given.
+    /// Records that `field` refers to a stored object by an id that a response may have reported.
     pub fn add_state_ref_by_id(&mut self, field: &'static str, id: &[u8]) {
         let id = if self.state.is_none() { state_id(id) } else { None };
         (self.has_external_content, self.state) = (true, Some(ProviderStateRef { field, id }));
     }
 
-    /// Another model may answer.
+    /// Records that another model may respond.
     pub fn add_model(&mut self, model: String) {
         if self.other_models.len() <= OTHER_MODELS_MAX && !self.other_models.contains(&model) {
             self.other_models.push(model);
         }
     }
 
-    /// Adds media that stand in the body. What is no image may be of any length in few bytes.
+    /// Adds media in the body. Audio, video and documents can be of any length in few bytes.
     pub fn add_media(&mut self, media_type: &str) {
         if media_type.to_ascii_lowercase().starts_with("image/") {
             self.unseen_tokens += IMAGE_TOKENS;
@@ -86,31 +87,30 @@ impl ExternalRefs {
 
 static ESCAPE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\\u00"));
 
-/// Whether one of those words may be anywhere in the body.
+/// Whether one of the words may be anywhere in the body. May return true without one.
 pub fn may_contain(body: &[u8], words: &[Finder<'_>]) -> bool {
     has_escaped_letters(body) || words.iter().any(|word| word.find(body).is_some())
 }
 
-/// Whether one of those words may be a key in the body.
-///
-/// A letter that is written as an escape might hide it; no client writes letters so without a
-/// purpose.
+/// Whether one of the words may be a key in the body. Returns true if letters are escaped, because
+/// an escape could hide a word.
 pub fn may_contain_key(body: &[u8], words: &[Finder<'_>]) -> bool {
-    let may_have = |word: &Finder<'_>| {
+    let is_possible_key = |word: &Finder<'_>| {
         let is_key =
             |at: usize| body[at + word.needle().len()..].trim_ascii_start().starts_with(b":");
         word.find_iter(body).any(is_key)
     };
-    has_escaped_letters(body) || words.iter().any(may_have)
+    has_escaped_letters(body) || words.iter().any(is_possible_key)
 }
 
-/// The same of a value, or the beginning of one.
+/// Whether one of the words may be a value in the body, or the beginning of one.
 pub fn may_contain_value(body: &[u8], words: &[Finder<'_>]) -> bool {
     let is_value = |at: usize| body[..at].trim_ascii_end().ends_with(b":");
     has_escaped_letters(body) || words.iter().any(|word| word.find_iter(body).any(is_value))
 }
 
-/// Whether a letter is written as an escape, and a word might be hidden so.
+/// Whether a letter is written as an escape, which could hide a word from a search. No regular
+/// client writes letters in that way.
 pub fn has_escaped_letters(body: &[u8]) -> bool {
     ESCAPE.find_iter(body).any(|at| matches!(body.get(at + 4), Some(b'4'..=b'7')))
 }
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_is_seen_however_it_is_written() {
+    fn words_are_found_behind_escapes() {
         let words = [Finder::new("\"file_id\"")];
         for body in [r#"{"file_id":1}"#, r#"{"fil\u0065_id":1}"#, r#"{"file\u005fid":1}"#] {
             assert!(may_contain_key(body.as_bytes(), &words), "{body}");
@@ -131,19 +131,19 @@ mod tests {
     }
 
     #[test]
-    fn one_reference_has_an_id_and_two_have_none() {
-        let id = |outside: &ExternalRefs| outside.state.clone().and_then(|state| state.id);
-        let mut outside = ExternalRefs::default();
-        outside.add_state_ref_by_id("a", br#""\u0069""#);
-        assert_eq!(id(&outside).as_deref(), Some("i"));
-        outside.add_state_ref_by_id("a", br#""i""#);
-        assert_eq!(id(&outside), None);
-        let mut outside = ExternalRefs::default();
-        outside.add_state_ref("b");
-        outside.add_state_ref_by_id("a", br#""i""#);
+    fn one_reference_has_an_id_and_several_have_none() {
+        let id = |refs: &ExternalRefs| refs.state.clone().and_then(|state| state.id);
+        let mut refs = ExternalRefs::default();
+        refs.add_state_ref_by_id("a", br#""\u0069""#);
+        assert_eq!(id(&refs).as_deref(), Some("i"));
+        refs.add_state_ref_by_id("a", br#""i""#);
+        assert_eq!(id(&refs), None);
+        let mut refs = ExternalRefs::default();
+        refs.add_state_ref("b");
+        refs.add_state_ref_by_id("a", br#""i""#);
         let state = Some(ProviderStateRef { field: "a", id: None });
         assert_eq!(
-            outside,
+            refs,
             ExternalRefs { has_external_content: true, state, ..ExternalRefs::default() }
         );
         assert_eq!(state_id(br#""""#).or(state_id(b"7")), None);
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_values_and_elements_are_told_apart() {
+    fn keys_values_and_elements_are_distinguished() {
         let words = [Finder::new("\"url\"")];
         assert!(may_contain_key(br#"{"url" :1}"#, &words));
         assert!(!may_contain_key(br#"{"type":"url","required":["url"]}"#, &words));

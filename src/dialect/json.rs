@@ -1,36 +1,35 @@
-//! A JSON scanner: checks the whole text against the grammar, yields the fields of the top level.
-//! Everything is skipped without being copied; only keys with escapes are rewritten.
+//! A JSON scanner: validates a whole text and yields the fields of its top level. Copies nothing
+//! but keys with escapes.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::domain::usage::Usage;
 
-/// How deep a text may nest. What nests deeper is no request of any known client.
+/// Maximum nesting of a text. Requests of regular clients are far below.
 pub const DEPTH_MAX: u32 = 128;
 
-/// Why a text is refused.
+/// Why a text is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JsonError {
-    /// The bytes are not UTF-8.
     NotUtf8,
-    /// The text breaks the grammar at this byte.
+    /// Syntax error at this byte.
     Malformed(usize),
-    /// The text nests deeper than [`DEPTH_MAX`].
+    /// The nesting exceeds [`DEPTH_MAX`].
     TooDeep,
-    /// The text is valid, but not an object.
+    /// The text is valid JSON, but not an object.
     NotAnObject,
 }
 
-/// A cursor over a text that is known to be UTF-8.
+/// A cursor over a text.
 struct Scanner<'a> {
     text: &'a str,
     bytes: &'a [u8],
     at: usize,
 }
 
-/// Checks `bytes` and calls `visit` with every field of the outermost object: its key without
-/// escapes, and where its value stands.
+/// Validates `bytes` and calls `on_field` with every field of the outermost object: its unescaped
+/// key, and the position of its value.
 pub fn fields<'a>(
     bytes: &'a [u8],
     mut on_field: impl FnMut(Cow<'a, str>, Range<usize>),
@@ -45,13 +44,13 @@ pub fn fields<'a>(
     })
 }
 
-/// Calls `visit` with every element of an array. Another value is taken as an array of itself
-/// alone, as the providers do; what is not valid has no further elements.
+/// Calls `on_element` with every element of an array. As at the providers, another value counts as
+/// an array of one element. Stops at the first syntax error.
 pub fn elements<'a>(bytes: &'a [u8], mut on_element: impl FnMut(&'a [u8])) {
-    element_spans(bytes, |place| on_element(&bytes[place]));
+    element_spans(bytes, |span| on_element(&bytes[span]));
 }
 
-/// The same with where every element stands.
+/// Calls `on_element` with the position of every element of an array, as [`elements`] does.
 pub fn element_spans(bytes: &[u8], mut on_element: impl FnMut(Range<usize>)) {
     let read = for_each_member(bytes, b'[', |scanner| {
         let start = scanner.at;
@@ -64,9 +63,10 @@ pub fn element_spans(bytes: &[u8], mut on_element: impl FnMut(Range<usize>)) {
     }
 }
 
-/// Calls `visit` with the value of every field of those names; what is no object has none.
+/// Calls `on_value` with the value of every field with one of the names. A value that is not an
+/// object has no fields.
 pub fn each_named<'a>(bytes: &'a [u8], names: &[&str], mut on_value: impl FnMut(&'a [u8])) {
-    // A fault ends the fields: callers look into texts that were checked, or that may be broken.
+    // Stops at an error: callers pass valid texts, or texts that may be malformed.
     let _ = fields(bytes, |key, value| {
         if names.contains(&&*key) {
             on_value(&bytes[value]);
@@ -74,7 +74,7 @@ pub fn each_named<'a>(bytes: &'a [u8], names: &[&str], mut on_value: impl FnMut(
     });
 }
 
-/// Reads the parts of the outermost object or array, whichever `open` begins, with `part`.
+/// Calls `on_member` at every member of the outermost object or array, which begins with `open`.
 fn for_each_member<'a>(
     bytes: &'a [u8],
     open: u8,
@@ -132,7 +132,7 @@ impl<'a> Scanner<'a> {
         if self.at == self.bytes.len() { Ok(()) } else { self.malformed() }
     }
 
-    /// A key and its colon.
+    /// Reads a key and its colon.
     fn key(&mut self) -> Result<Cow<'a, str>, JsonError> {
         let start = self.at + 1;
         self.string()?;
@@ -144,7 +144,7 @@ impl<'a> Scanner<'a> {
         Ok(if key.contains('\\') { Cow::Owned(unescape(key)) } else { Cow::Borrowed(key) })
     }
 
-    /// One value of any depth, without recursion: a bit a level says whether it is an object.
+    /// Skips one value, without recursion: one bit per level stores whether it is an object.
     fn value(&mut self) -> Result<(), JsonError> {
         let (mut objects, mut depth) = (0_u128, 0_u32);
         loop {
@@ -201,8 +201,8 @@ impl<'a> Scanner<'a> {
         loop {
             let rest = &self.bytes[self.at..];
             let Some(run) = memchr::memchr2(b'"', b'\\', rest) else { return self.malformed() };
-            // Without an early end the loop runs many bytes at a time.
-            if rest[..run].iter().fold(u8::MAX, |least, byte| least.min(*byte)) < 0x20 {
+            // Without an early exit, the compiler vectorizes the loop.
+            if rest[..run].iter().fold(u8::MAX, |min, byte| min.min(*byte)) < 0x20 {
                 return self.malformed();
             }
             self.at += run + 1;
@@ -254,7 +254,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// One digit or more; how many.
+    /// Skips one digit or more and returns their number.
     fn digits(&mut self) -> Result<usize, JsonError> {
         let start = self.at;
         while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
@@ -264,16 +264,16 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// The text of a string's inside, escapes resolved. A lone surrogate becomes U+FFFD.
+/// Resolves the escapes of the text between two quotes. A lone surrogate becomes U+FFFD.
 pub fn unescape(inside: &str) -> String {
     let mut text = String::with_capacity(inside.len());
     let mut units: Vec<u16> = Vec::new();
-    let mut letters = inside.chars();
-    while let Some(letter) = letters.next() {
-        let plain = match letter {
-            '\\' => match letters.next() {
+    let mut chars = inside.chars();
+    while let Some(char) = chars.next() {
+        let plain = match char {
+            '\\' => match chars.next() {
                 Some('u') => {
-                    let digits: String = letters.by_ref().take(4).collect();
+                    let digits: String = chars.by_ref().take(4).collect();
                     units.push(u16::from_str_radix(&digits, 16).unwrap_or(0xFFFD));
                     continue;
                 }
@@ -298,15 +298,15 @@ fn flush(units: &mut Vec<u16>, text: &mut String) {
     text.extend(char::decode_utf16(units.drain(..)).map(|unit| unit.unwrap_or('\u{FFFD}')));
 }
 
-/// A string value, without its quotes and escapes; `None` for another kind of value.
+/// Returns the unescaped text of a string value; none for another type of value.
 pub fn string_of(value: &[u8]) -> Option<Cow<'_, str>> {
     let inside = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
     let inside = std::str::from_utf8(inside).ok()?;
     Some(if inside.contains('\\') { Cow::Owned(unescape(inside)) } else { Cow::Borrowed(inside) })
 }
 
-/// A whole number ≥ 0, cut at [`Usage::COUNT_MAX`]; a fraction is cut off, as some providers write
-/// counts as floats.
+/// Returns a whole number ≥ 0, at most [`Usage::COUNT_MAX`]. Drops a fraction, because some
+/// providers report counts as floats.
 pub fn count_of(value: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(value).ok()?;
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn what_breaks_the_grammar_is_refused() {
+    fn syntax_errors_are_found() {
         for text in [
             "",
             "{",
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn depth_is_bound() {
+    fn nesting_is_limited() {
         let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
         assert!(keys(&nested(128)).is_ok());
         assert_eq!(keys(&nested(129)), Err(JsonError::TooDeep));

@@ -1,94 +1,94 @@
-//! Finds the values of a few fields in a body that passes by in pieces, without keeping the body.
+//! Extracts a few values from a JSON body that arrives in pieces, without buffering the body.
 
-/// The longest value that is kept; a usage object has some hundred bytes.
+/// Maximum length of a buffered value. A usage object has a few hundred bytes.
 const VALUE_BYTES_MAX: usize = 64 * 1024;
 
-/// How much is kept of a text within a value, about: an image is none of what is looked for.
+/// Approximate maximum length of a string in a value. A longer one, such as an image, is dropped.
 const STRING_BYTES_MAX: usize = 1024;
 
-/// How many bytes are looked at in one step where there is nothing of interest.
+/// Number of bytes that are checked per step when skipping content.
 const STEP_BYTES: usize = 32;
 
-/// Watches for some `"key": {…}` among the fields of the outermost object, or of each object in the
-/// outermost array.
+/// Extracts the values of some keys of the outermost object, or of each object in the outermost
+/// array.
 ///
-/// What stands deeper is content: a model may quote a report, or call a tool with one. A key that
-/// is written with escapes is not found; no provider writes so.
+/// The same keys at a greater depth are content: a model may quote a usage report, or pass one to a
+/// tool. Keys with escapes are not found; no provider writes them.
 #[derive(Debug)]
 pub struct JsonExtractor {
     keys: &'static [&'static [u8]],
-    /// The one key whose object has the watched fields; none where the outermost one has them.
+    /// The key of the object with the watched fields. Empty if the outermost object has them.
     outer: &'static [&'static [u8]],
-    /// Whether it is open.
+    /// Whether the object of `outer` is open.
     in_outer: bool,
-    /// Whether values of all kinds are found, not objects only.
+    /// Whether values of any type are extracted, rather than objects only.
     any_value: bool,
-    /// The keys that the one being read can still be, a bit each; then the one that it is.
+    /// One bit per watched key that the key being read can still match.
     candidates: u8,
-    /// The beginning of a value whose end is still to come.
+    /// The beginning of an incomplete value.
     buffer: Vec<u8>,
-    /// How many objects and arrays are open.
+    /// Number of open objects and arrays.
     depth: usize,
-    /// How many are open where the fields stand: 1, and one more each within an array and within
-    /// `outer`.
+    /// Depth of the watched fields: 1, plus 1 in an array and 1 in `outer`.
     field_depth: usize,
-    /// Whether it is an object that is open there.
+    /// Whether an object, rather than an array, is open at that depth.
     in_object: bool,
-    /// How many are open within an array behind one of the keys; 0 outside of it.
+    /// Depth in the array of a watched key; 0 outside of such an array.
     array_depth: usize,
     elements_seen: u64,
-    /// How many are open around the value.
+    /// Depth around the value.
     value_depth: usize,
     position: Position,
     string_state: StringState,
-    /// How much of the string within a value is kept; more than the most if its rest is left out.
+    /// Bytes of the current string kept so far. Greater than [`STRING_BYTES_MAX`] if the remainder
+    /// is being dropped.
     string_bytes: usize,
-    /// How many digits of a `\u` in it are to come.
+    /// Digits of a `\u` escape that are still to come.
     escape_digits: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Position {
-    /// Where nothing is expected that counts.
+    /// In content that is skipped.
     Elsewhere,
-    /// A key of a watched object comes next.
+    /// Before a key of a watched object.
     BeforeKey,
-    /// The key came, its value comes next.
+    /// Between a watched key and its value.
     BeforeValue,
-    /// The same of `outer`.
+    /// Between `outer` and its value.
     BeforeOuter,
-    /// Within the value.
+    /// In a value.
     Value,
-    /// Within a value that is too long to be kept.
+    /// In a value that is too long to buffer.
     OversizedValue,
-    /// Within an array whose objects are found one by one.
+    /// In an array whose objects are extracted one by one.
     Elements,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum StringState {
-    /// Not within a string.
+    /// Not in a string.
     Outside,
-    /// Within one that is the key so far, of which it has so many bytes.
+    /// In a string whose first bytes, this many, match a watched key.
     Key(usize),
-    /// Within another one.
+    /// In another string.
     Other,
-    /// Behind a backslash in one.
+    /// After a backslash in a string.
     Escaped,
 }
 
 impl JsonExtractor {
-    /// Watches for objects behind these keys, eight at most.
+    /// Extracts the objects of at most 8 keys.
     pub const fn new(keys: &'static [&'static [u8]]) -> Self {
         Self::with_keys(&[], keys, false)
     }
 
-    /// Watches for values of all kinds; of an array, for each object in it.
+    /// Extracts values of any type. Each object in an array is extracted by itself.
     pub const fn any_value(keys: &'static [&'static [u8]]) -> Self {
         Self::with_keys(&[], keys, true)
     }
 
-    /// The same among the fields of the object behind `outer`.
+    /// Extracts values of any type from the fields of the object of `outer`.
     pub const fn nested_in(
         outer: &'static [&'static [u8]; 1],
         keys: &'static [&'static [u8]],
@@ -121,28 +121,28 @@ impl JsonExtractor {
         }
     }
 
-    /// How many objects came in arrays behind the keys.
+    /// Returns the number of objects in the arrays of the keys.
     pub const fn elements_seen(&self) -> u64 {
         self.elements_seen
     }
 
-    /// Reads on; `found` gets every value that is complete now, behind its key. Returns where the
-    /// outermost object or array is closed in this piece.
+    /// Reads the next piece and calls `on_value` with each key whose value is complete. Returns the
+    /// position at which the outermost object or array ends in this piece.
     pub fn read(&mut self, piece: &[u8], mut on_value: impl FnMut(&[u8], &[u8])) -> Option<usize> {
         let mut closed = None;
-        // Where the value begins that is being read, or goes on, in this piece.
+        // Position in this piece at which the current value begins or continues.
         let mut value = 0;
         let mut at = 0;
         while at < piece.len() {
             let before = self.position;
             if self.string_state != StringState::Outside {
-                let (begun, escaped) = (at, self.string_state == StringState::Escaped);
+                let (start, escaped) = (at, self.string_state == StringState::Escaped);
                 at += self.on_string(&piece[at..]);
                 if before == Position::Value
-                    && let Some(kept) = self.retained_string_len(&piece[begun..at], escaped)
+                    && let Some(retained) = self.retained_string_len(&piece[start..at], escaped)
                 {
-                    self.buffer_value(&piece[value..begun + kept]);
-                    // The quote that closes it is kept.
+                    self.buffer_value(&piece[value..start + retained]);
+                    // The value keeps the closing quote.
                     value = at - usize::from(self.string_state == StringState::Outside);
                 }
                 if before == Position::BeforeKey && self.position == Position::BeforeValue {
@@ -182,7 +182,7 @@ impl JsonExtractor {
         closed
     }
 
-    /// Gives a value whose end is here. A plain one still has its colon.
+    /// Passes on a value whose last bytes are `end`. A scalar value still has its colon.
     fn emit(&mut self, end: &[u8], on_value: &mut impl FnMut(&[u8], &[u8])) {
         let key = self.keys[self.candidates.trailing_zeros() as usize];
         let bare = |value: &[u8]| {
@@ -198,8 +198,8 @@ impl JsonExtractor {
         }
     }
 
-    /// How much of what comes of a string is kept, where its rest is left out. None begins in the
-    /// midst of what a backslash stands before: `escaped` is the first byte of that.
+    /// Returns how many of the bytes of a string to keep before dropping the remainder; none to
+    /// keep all. Never cuts an escape: `escaped` is whether `bytes` is the byte after a backslash.
     fn retained_string_len(&mut self, bytes: &[u8], escaped: bool) -> Option<usize> {
         if STRING_BYTES_MAX < self.string_bytes {
             return Some(0);
@@ -217,7 +217,7 @@ impl JsonExtractor {
         (STRING_BYTES_MAX < self.string_bytes).then_some(digits)
     }
 
-    /// Keeps the beginning of a value, unless it is too long.
+    /// Buffers the beginning of a value, unless the value is too long.
     fn buffer_value(&mut self, beginning: &[u8]) {
         self.buffer.extend_from_slice(beginning);
         if VALUE_BYTES_MAX < self.buffer.len() {
@@ -227,14 +227,14 @@ impl JsonExtractor {
         }
     }
 
-    /// How many of the bytes, outside of strings, change nothing.
+    /// Returns the number of leading bytes, outside of strings, that do not change the state.
     fn skippable_len(&self, bytes: &[u8]) -> usize {
         // Commas matter only between watched fields; elsewhere there may be thousands of numbers.
         let comma = if self.depth == self.field_depth { b',' } else { b'"' };
         // Brackets and braces differ in one bit.
         let is_mark =
             |byte: u8| byte == b'"' || byte == comma || byte | 0x20 == b'{' || byte | 0x20 == b'}';
-        // Without an early end a step looks at all its bytes at once.
+        // Without an early exit, the compiler vectorizes a step.
         let has_mark = |step: &&[u8]| step.iter().fold(false, |any, byte| any | is_mark(*byte));
         let steps = bytes.chunks(STEP_BYTES).take_while(|step| !has_mark(step));
         let skipped: usize = steps.map(<[u8]>::len).sum();
@@ -242,7 +242,7 @@ impl JsonExtractor {
         skipped + rest.iter().position(|byte| is_mark(*byte)).unwrap_or(rest.len())
     }
 
-    /// Reads the string on; how many bytes of it there are, its closing quote included.
+    /// Reads the next bytes of a string. Returns their number, including the closing quote.
     fn on_string(&mut self, bytes: &[u8]) -> usize {
         if self.string_state == StringState::Escaped {
             self.string_state = StringState::Other;
@@ -331,7 +331,7 @@ impl JsonExtractor {
                     Position::BeforeValue if is_object => Position::Value,
                     Position::BeforeValue if self.any_value => Position::Elements,
                     Position::Elements if is_object && is_element => Position::Value,
-                    place if in_value || place == Position::Elements => place,
+                    position if in_value || position == Position::Elements => position,
                     _ if is_object && self.depth == self.field_depth => Position::BeforeKey,
                     _ => Position::Elsewhere,
                 };
@@ -351,7 +351,9 @@ impl JsonExtractor {
                 let is_inside =
                     if in_value { self.value_depth } else { self.field_depth } < self.depth;
                 self.position = match self.position {
-                    place if is_inside && (in_value || place == Position::Elements) => place,
+                    position if is_inside && (in_value || position == Position::Elements) => {
+                        position
+                    }
                     _ if in_value && self.field_depth < self.value_depth => Position::Elements,
                     _ => Position::Elsewhere,
                 };
@@ -367,32 +369,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_without_end_is_let_go_and_its_end_is_found() {
-        let mut capture = JsonExtractor::new(&[b"usage"]);
-        capture.read(b"{\"usage\":{\"a\":", |_, _| panic!("not complete"));
+    fn an_oversized_value_is_dropped_and_its_end_is_found() {
+        let mut extractor = JsonExtractor::new(&[b"usage"]);
+        extractor.read(b"{\"usage\":{\"a\":", |_, _| panic!("not complete"));
         for _ in 0..100 {
-            capture.read(&[b'1'; 1024], |_, _| panic!("not complete"));
+            extractor.read(&[b'1'; 1024], |_, _| panic!("not complete"));
         }
-        assert_eq!(capture.buffer.capacity(), 0);
+        assert_eq!(extractor.buffer.capacity(), 0);
         let mut objects = 0;
-        capture.read(b"},\"usage\":{}}", |_, _| objects += 1);
+        extractor.read(b"},\"usage\":{}}", |_, _| objects += 1);
         assert_eq!(objects, 1);
     }
 
     #[test]
-    fn a_long_text_is_let_go_and_the_element_that_has_it_is_found_without() {
+    fn a_long_string_is_dropped_from_its_element() {
         let long = "x".repeat(2 * VALUE_BYTES_MAX);
         let body = format!(
             r#"{{"id":"{long}","output":[{{"r":"{long}\"{long}","t":2}},{{"s":1}}],"id":"b"}}"#
         );
-        let mut capture = JsonExtractor::any_value(&[b"id", b"output"]);
+        let mut extractor = JsonExtractor::any_value(&[b"id", b"output"]);
         let mut found = Vec::new();
         for piece in body.as_bytes().chunks(4_096) {
-            capture.read(piece, |_, value| {
+            extractor.read(piece, |_, value| {
                 found.push(String::from_utf8_lossy(value).into_owned());
             });
         }
         assert_eq!(found, [r#"{"r":"","t":2}"#, r#"{"s":1}"#, r#""b""#]);
-        assert!(capture.buffer.capacity() < VALUE_BYTES_MAX);
+        assert!(extractor.buffer.capacity() < VALUE_BYTES_MAX);
     }
 }

@@ -1,4 +1,4 @@
-//! Meters an answer that is one JSON document, as it passes.
+//! Meters a response that is one JSON document, while the relay forwards it.
 
 use crate::dialect::anthropic::usage::Counts;
 use crate::dialect::endpoint::Dialect;
@@ -10,39 +10,38 @@ use crate::dialect::{anthropic, estimate, gemini};
 use crate::domain::service_tier::ServiceTier;
 use crate::domain::usage::Usage;
 
-/// Where an answer of Anthropic names what the provider keeps.
+/// The field of an Anthropic response with the id of a stored container.
 const CONTAINER: &[u8] = b"container";
-/// Where any dialect says that it failed, though the status says otherwise.
+/// The field that reports a failure in every dialect, even if the status is 200.
 const ERROR: &[u8] = b"error";
 
-/// Meters an answer that is one JSON document.
+/// Meters a response that is one JSON document.
 #[derive(Debug)]
 pub struct JsonBodyMeter {
     dialect: Dialect,
-    capture: JsonExtractor,
+    extractor: JsonExtractor,
     reported: Option<Usage>,
-    /// What an answer of Anthropic's reports.
+    /// Used in the Anthropic dialect.
     counts: Counts,
     service_tier: ServiceTier,
     searches: SearchCounter,
     state_id: Option<Box<str>>,
     counted_tokens: u64,
     failed: bool,
-    /// What an answer in the OpenAI dialect says.
+    /// Used in the OpenAI dialect.
     response: ResponseFacts,
 }
 
 impl JsonBodyMeter {
-    /// A meter for an answer in that dialect.
     pub fn new(dialect: Dialect) -> Self {
-        let capture = match dialect {
+        let extractor = match dialect {
             Dialect::OpenAi => JsonExtractor::any_value(&ResponseFacts::FIELDS),
             Dialect::Anthropic => JsonExtractor::new(&[b"usage", ERROR, CONTAINER]),
             Dialect::Gemini => JsonExtractor::new(&[b"usageMetadata", ERROR]),
         };
         Self {
             dialect,
-            capture,
+            extractor,
             reported: None,
             counts: Counts::default(),
             service_tier: ServiceTier::DEFAULT,
@@ -54,7 +53,7 @@ impl JsonBodyMeter {
         }
     }
 
-    /// Reads what one read brought.
+    /// Reads the next chunk of the response.
     pub fn read(&mut self, chunk: &[u8]) {
         self.counted_tokens += estimate::tokens_of_bytes(chunk);
         let dialect = self.dialect;
@@ -71,25 +70,25 @@ impl JsonBodyMeter {
             }
         };
         let (reported, tier) = (&mut self.reported, &mut self.service_tier);
-        let (kept_id, failed) = (&mut self.state_id, &mut self.failed);
-        let answer = &mut self.response;
-        self.capture.read(chunk, |key, object| match key {
-            _ if dialect == Dialect::OpenAi => answer.field(key, object),
-            CONTAINER => *kept_id = anthropic::external_refs::container_id(object),
+        let (state_id, failed) = (&mut self.state_id, &mut self.failed);
+        let response = &mut self.response;
+        self.extractor.read(chunk, |key, object| match key {
+            _ if dialect == Dialect::OpenAi => response.field(key, object),
+            CONTAINER => *state_id = anthropic::external_refs::container_id(object),
             ERROR => *failed = true,
             _ => {
-                let (usage, named) = read(object);
-                (*reported, *tier) = (usage.or(*reported), named.unwrap_or(*tier));
+                let (usage, named_tier) = read(object);
+                (*reported, *tier) = (usage.or(*reported), named_tier.unwrap_or(*tier));
             }
         });
     }
 
-    /// The id of what the provider keeps for the caller, at most 256 bytes.
+    /// Returns the id of the object that the provider stores for the caller, at most 256 bytes.
     pub fn state_id(&self) -> Option<&str> {
         self.state_id.as_deref().or(self.response.state_id())
     }
 
-    /// What was learned so far.
+    /// Returns the usage read so far.
     pub fn reading(&self) -> UsageReading {
         let reported = self.reported.or(self.response.usage());
         let mut reading = UsageReading {

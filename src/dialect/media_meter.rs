@@ -1,5 +1,5 @@
-//! Meters an answer of images or audio: what it says of its usage, in constant memory however long
-//! its images are, and what of it waits for the settlement.
+//! Meters a response with images or audio in constant memory, and holds back its end until the call
+//! is settled.
 
 use bytes::Bytes;
 
@@ -10,62 +10,61 @@ use crate::dialect::stream_meter::{Metered, UsageReading};
 use crate::dialect::{estimate, json};
 use crate::domain::usage::{Unit, Usage};
 
-/// How much of a line of a stream is kept: its beginning says what it is, and texts are short.
+/// Maximum buffered length of a line. Its beginning identifies it, and texts are short.
 const LINE_BYTES_MAX: usize = 8 * 1024;
-/// The most that is held back behind what may be the end.
+/// Maximum of bytes that are held back after a possible end.
 const HELD_BYTES_MAX: usize = 64 * 1024;
 
 const DATA: &[u8] = b"data:";
 
-/// Meters one answer.
+/// Meters one response.
 ///
-/// An answer that reports no usage is taken to use all that its call was bound by, but for what can
-/// be counted: its images, and the text that was heard.
+/// If a response reports no usage, the bound of the call is billed, except for what the meter can
+/// count: images and transcribed text.
 #[derive(Debug)]
 pub struct MediaMeter {
     media: Media,
     is_stream: bool,
-    /// All that it can use; of pieces, those that are priced.
+    /// Maximum usage of the call.
     max_usage: Usage,
-    capture: JsonExtractor,
+    extractor: JsonExtractor,
     reported: Option<Usage>,
     images: u64,
     text_tokens: u64,
     line: Line,
     event: Event,
-    /// Whether a document is JSON, once it has begun.
+    /// Whether a document is JSON; none before its first bytes.
     is_json: Option<bool>,
-    /// Whether all was said.
+    /// Whether the response is complete.
     is_complete: bool,
-    /// Whether a client may take what came for all.
+    /// Whether the bytes so far may look complete to a client, so that the tail is held back.
     holding_tail: bool,
     held: Vec<Bytes>,
 }
 
-/// An event of a stream, as far as it came.
+/// The current event of a stream.
 #[derive(Debug, Default)]
 struct Event {
     reported: Option<Usage>,
-    /// Whether its name says that it is the last of something.
+    /// Whether its name is that of the last event of an image or a text.
     is_final: bool,
 }
 
-/// A line of a stream, as far as it came.
+/// The current line of a stream.
 #[derive(Debug, Default)]
 struct Line {
-    /// Its beginning.
+    /// At most [`LINE_BYTES_MAX`] bytes.
     prefix: Vec<u8>,
     length: usize,
 }
 
 impl MediaMeter {
-    /// A meter for an answer that can use `most`.
     pub fn new(media: Media, is_stream: bool, max_usage: Usage) -> Self {
         Self {
             media,
             is_stream,
             max_usage,
-            capture: JsonExtractor::new(&[b"usage", b"data"]),
+            extractor: JsonExtractor::new(&[b"usage", b"data"]),
             reported: None,
             images: 0,
             text_tokens: 0,
@@ -78,12 +77,11 @@ impl MediaMeter {
         }
     }
 
-    /// Whether it is one of events.
     pub const fn is_stream(&self) -> bool {
         self.is_stream
     }
 
-    /// What was learned so far.
+    /// Returns the usage read so far.
     pub fn reading(&self) -> UsageReading {
         let mut usage = self.reported.unwrap_or(self.max_usage);
         for unit in Unit::MEDIA {
@@ -103,7 +101,7 @@ impl MediaMeter {
         }
     }
 
-    /// Reads what one read brought.
+    /// Reads the next chunk of the response.
     pub fn read(&mut self, chunk: Bytes) -> Metered {
         if chunk.is_empty() {
             return Metered::default();
@@ -118,13 +116,13 @@ impl MediaMeter {
             self.held.push(chunk);
             return Metered::default();
         };
-        let mut pass = std::mem::take(&mut self.held);
+        let mut forward = std::mem::take(&mut self.held);
         self.held.extend(Some(chunk.slice(from..)).filter(|held| !held.is_empty()));
-        pass.extend(Some(chunk.slice(..from)).filter(|passes| !passes.is_empty()));
-        Metered { forward: pass, ..Metered::default() }
+        forward.extend(Some(chunk.slice(..from)).filter(|bytes| !bytes.is_empty()));
+        Metered { forward, ..Metered::default() }
     }
 
-    /// The answer is whole: what was held back of it.
+    /// Returns the bytes that were held back, at the end of the response.
     pub fn finish(&mut self) -> Bytes {
         if self.is_stream {
             self.end_line();
@@ -138,41 +136,41 @@ impl MediaMeter {
         if self.media == Media::Speech {
             return;
         }
-        let begins = piece.trim_ascii_start().first();
-        self.is_json = self.is_json.or(begins.map(|first| *first == b'{'));
+        let first = piece.trim_ascii_start().first();
+        self.is_json = self.is_json.or(first.map(|first| *first == b'{'));
         if self.is_json == Some(false) {
-            // A transcript that is no JSON may say anything, a report too.
+            // A plain-text transcript may contain anything, even a usage report.
             self.text_tokens += estimate::tokens_of_bytes(piece);
             return;
         }
         let (media, reported) = (self.media, &mut self.reported);
-        self.capture.read(piece, |key, object| {
+        self.extractor.read(piece, |key, object| {
             if key == b"usage" {
                 *reported = usage::read(media, object).or(*reported);
             }
         });
-        self.images = self.capture.elements_seen();
+        self.images = self.extractor.elements_seen();
         if media == Media::Transcription {
             self.text_tokens += estimate::tokens_of_bytes(piece);
         }
     }
 
-    /// Reads a piece of a stream: from where on it is held back; `None` for all of it, and of what
-    /// came before.
+    /// Reads a piece of a stream. Returns the position from which to hold back the piece; none to
+    /// hold back all of it and what is held already.
     fn scan_lines(&mut self, piece: &[u8]) -> Option<usize> {
         let mut held_from = if self.holding_tail { None } else { Some(piece.len()) };
         let mut at = 0;
         while at < piece.len() {
             let end = memchr::memchr(b'\n', &piece[at..]).map(|end| at + end);
-            let was_closing = self.holding_tail;
+            let was_holding = self.holding_tail;
             self.continue_line(&piece[at..end.unwrap_or(piece.len())]);
-            if was_closing && !self.holding_tail {
+            if was_holding && !self.holding_tail {
                 held_from = Some(piece.len());
             }
             let Some(end) = end else { break };
-            let was_closing = self.holding_tail;
+            let was_holding = self.holding_tail;
             self.end_line();
-            if !was_closing && self.holding_tail {
+            if !was_holding && self.holding_tail {
                 held_from = Some(end);
             }
             at = end + 1;
@@ -188,14 +186,14 @@ impl MediaMeter {
     fn continue_line(&mut self, piece: &[u8]) {
         let before = self.line.length;
         self.line.length += piece.len();
-        let room = LINE_BYTES_MAX.saturating_sub(self.line.prefix.len());
-        self.line.prefix.extend_from_slice(&piece[..piece.len().min(room)]);
+        let available = LINE_BYTES_MAX.saturating_sub(self.line.prefix.len());
+        self.line.prefix.extend_from_slice(&piece[..piece.len().min(available)]);
         let Some(data) = self.line.prefix.strip_prefix(DATA) else { return };
-        // Another event comes; the mark of the end is none.
+        // Another event begins, unless this is `data: [DONE]`.
         self.holding_tail &= data.trim_ascii_start().first().is_none_or(|first| *first == b'[');
         let inside = &piece[DATA.len().saturating_sub(before).min(piece.len())..];
         let (media, reported) = (self.media, &mut self.event.reported);
-        self.capture.read(inside, |key, object| {
+        self.extractor.read(inside, |key, object| {
             if key == b"usage" {
                 *reported = usage::read(media, object).or(*reported);
             }
@@ -211,25 +209,24 @@ impl MediaMeter {
             self.end_data_line(data);
         } else if text.is_empty() {
             self.event = Event::default();
-            self.capture = JsonExtractor::new(&[b"usage", b"data"]);
+            self.extractor = JsonExtractor::new(&[b"usage", b"data"]);
         }
     }
 
-    /// A line of data came to its end.
     fn end_data_line(&mut self, data: &[u8]) {
-        let mut is_last_one = self.event.is_final;
+        let mut is_final = self.event.is_final;
         let mut tokens = 0;
         json::each_named(data, &["type"], |name| {
-            is_last_one |= is_final_event(json::string_of(name).unwrap_or_default().as_bytes());
+            is_final |= is_final_event(json::string_of(name).unwrap_or_default().as_bytes());
         });
         if self.media == Media::Transcription {
-            let texts: &[&str] = if is_last_one { &["text"] } else { &["delta"] };
+            let texts: &[&str] = if is_final { &["text"] } else { &["delta"] };
             json::each_named(data, texts, |text| {
                 tokens = estimate::tokens(&json::string_of(text).unwrap_or_default());
             });
         }
         let reported = self.event.reported.take();
-        if is_last_one {
+        if is_final {
             self.text_tokens = self.text_tokens.max(tokens);
             self.images += 1;
             (self.is_complete, self.holding_tail) = (true, true);
@@ -237,8 +234,8 @@ impl MediaMeter {
             self.text_tokens += tokens;
         }
         self.reported = match (self.reported, reported) {
-            // Each image reports itself.
-            (Some(before), Some(more)) if is_last_one && self.media == Media::Images => Some(
+            // Each image has a report of its own.
+            (Some(before), Some(more)) if is_final && self.media == Media::Images => Some(
                 more.counts()
                     .fold(before, |sum, (unit, count)| sum.with(unit, sum.get(unit) + count)),
             ),
@@ -247,7 +244,7 @@ impl MediaMeter {
     }
 }
 
-/// Whether an event of that name is the last of an image, of a speech or of a transcript.
+/// Whether an event of this name is the last of an image, of speech or of a transcript.
 fn is_final_event(name: &[u8]) -> bool {
     name.ends_with(b".completed") || name.ends_with(b".done")
 }
@@ -260,21 +257,21 @@ mod tests {
         Usage::from_tokens(100, 50).with(Unit::OutputImageTokens, 50).with(Unit::Images, 3)
     }
 
-    /// What passed before the end, what was held back to it, and what was learned.
+    /// Returns the bytes forwarded before the end, the bytes held back, and the usage.
     fn read(media: Media, is_stream: bool, pieces: &[&[u8]]) -> (Vec<u8>, Vec<u8>, UsageReading) {
         let mut meter = MediaMeter::new(media, is_stream, max_usage());
         let mut passed = Vec::new();
         for piece in pieces {
-            let passage = meter.read(Bytes::copy_from_slice(piece));
-            assert!(passage.held.is_empty());
-            passed.extend(passage.forward.concat());
+            let metered = meter.read(Bytes::copy_from_slice(piece));
+            assert!(metered.held.is_empty());
+            passed.extend(metered.forward.concat());
         }
         let end = meter.finish();
         (passed, end.to_vec(), meter.reading())
     }
 
     #[test]
-    fn images_are_counted_and_their_usage_is_found_across_any_cut() {
+    fn images_are_counted_and_their_usage_is_found_at_any_cut() {
         let body = br#"{"created":1,"data":[{"b64_json":"{[\"","x":{"y":[{}]}},{"url":"]"}],"usage":{"input_tokens":5,"output_tokens":272}}"#;
         for cut in 0..body.len() {
             let (passed, end, reading) = read(Media::Images, false, &[&body[..cut], &body[cut..]]);
@@ -287,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_reports_nothing_uses_the_most_but_for_what_was_counted() {
+    fn without_a_report_the_maximum_applies_except_for_counted_units() {
         let (.., reading) = read(Media::Images, false, &[br#"{"data":[{"url":"u"}]}"#]);
         assert_eq!(reading.reported, Some(max_usage().with(Unit::Images, 1)));
         assert!(reading.input_missing && !reading.finished);
@@ -306,8 +303,8 @@ mod tests {
         \"usage\":{\"input_tokens\":5,\"output_tokens\":272}}\n\ndata: [DONE]\n\n";
 
     #[test]
-    fn a_stream_is_held_from_the_end_of_its_last_event_wherever_it_is_cut() {
-        let last = STREAM.find("272}}").expect("there") + 5;
+    fn a_stream_is_held_from_the_end_of_its_last_event() {
+        let last = STREAM.find("272}}").expect("the usage") + 5;
         for cut in 0..STREAM.len() {
             let pieces = [&STREAM.as_bytes()[..cut], &STREAM.as_bytes()[cut..]];
             let (passed, end, reading) = read(Media::Images, true, &pieces);
@@ -320,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn each_of_several_images_reports_itself_and_does_not_wait_for_the_next() {
+    fn reports_of_several_images_are_added() {
         let twice = format!("{}{STREAM}", STREAM.replace("data: [DONE]\n\n", ""));
         let (passed, end, reading) = read(Media::Images, true, &[twice.as_bytes()]);
         assert_eq!(
@@ -332,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_of_many_megabytes_is_not_kept() {
+    fn a_large_image_is_not_buffered() {
         let mut meter = MediaMeter::new(Media::Images, true, max_usage());
         let begun = b"event: image_edit.completed\ndata: {\"b64_json\":\"";
         meter.read(Bytes::from_static(begun));
@@ -347,24 +344,25 @@ mod tests {
     }
 
     #[test]
-    fn the_text_of_a_transcript_is_counted_until_its_usage_comes() {
-        let said = "data: {\"type\":\"transcript.text.delta\",\"delta\":\"hello you\"}\n\n";
-        let (passed, end, reading) = read(Media::Transcription, true, &[said.repeat(3).as_bytes()]);
-        assert_eq!((passed.len(), end.len()), (3 * said.len(), 0));
+    fn transcribed_text_is_counted_until_usage_is_reported() {
+        let delta = "data: {\"type\":\"transcript.text.delta\",\"delta\":\"hello you\"}\n\n";
+        let (passed, end, reading) =
+            read(Media::Transcription, true, &[delta.repeat(3).as_bytes()]);
+        assert_eq!((passed.len(), end.len()), (3 * delta.len(), 0));
         assert_eq!((reading.counted_output, reading.input_missing), (9, true));
         let done = "data: {\"type\":\"transcript.text.done\",\"text\":\"hello you\",\"usage\":\
                     {\"type\":\"tokens\",\"input_tokens\":14,\"output_tokens\":45}}\n\n";
-        let (.., reading) = read(Media::Transcription, true, &[said.as_bytes(), done.as_bytes()]);
+        let (.., reading) = read(Media::Transcription, true, &[delta.as_bytes(), done.as_bytes()]);
         let usage = reading.reported.expect("always");
         assert_eq!((usage.get(Unit::InputAudioTokens), usage.get(Unit::OutputTokens)), (14, 45));
         assert!(reading.finished);
     }
 
     #[test]
-    fn a_stream_that_goes_on_for_ever_behind_its_end_is_not_kept() {
+    fn an_endless_stream_after_its_end_is_not_buffered() {
         let mut meter = MediaMeter::new(Media::Speech, true, max_usage());
         meter.read(Bytes::from_static(b"data: {\"type\":\"speech.audio.done\"}\n"));
-        let comments = Bytes::from(": still there\n".repeat(1_000));
+        let comments = Bytes::from(": keep-alive\n".repeat(1_000));
         let passed: usize = (0..100)
             .flat_map(|_| meter.read(comments.clone()).forward)
             .map(|pass| pass.len())

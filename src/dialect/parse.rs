@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_is_put_where_none_is() {
+    fn a_missing_bound_is_added() {
         for (endpoint, field, body, expected) in [
             (
                 Endpoint::ChatCompletions,
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn no_bound_is_put_where_one_is_or_where_nothing_comes_out() {
+    fn no_bound_is_added_to_a_bounded_or_empty_output() {
         for (endpoint, body) in [
             (Endpoint::ChatCompletions, r#"{"max_tokens":1}"#),
             (Endpoint::ChatCompletions, r#"{"max_tokens":0}"#),
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_output_is_bound_by_nothing() {
+    fn endpoints_without_output_are_bound_by_zero() {
         let body = br#"{"model":"a","input":"x"}"#;
         for endpoint in [
             Endpoint::CountResponseTokens,

@@ -40,7 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_chat_is_its_texts_and_an_exact_overhead() {
+    fn a_chat_is_its_texts_and_an_exact_overhead() {
         let body = r#"{"model":"gpt-4o","messages":[{"role":"system","content":"be \"brief\""},
             {"role":"user","name":"ann","content":[{"type":"text","text":"hi"}]},
             {"role":"assistant","content":null}],"stop":["x"],"stream_options":{"a":1}}"#;
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_to_the_model_is_counted_as_json() {
+    fn tools_and_formats_are_counted_as_json() {
         let body = r#"{"messages":[{"role":"assistant","tool_calls":[{"id":"a"}]}],
             "tools":[{"b":1}],"response_format":{"c":1},"temperature":1}"#;
         let found = texts(Endpoint::ChatCompletions, body);
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_completion_is_its_prompts_and_what_follows_them() {
+    fn a_completion_is_its_prompts_and_its_suffix() {
         let read = |rest: &str| read(Endpoint::Completions, &format!(r#"{{"model":"m",{rest}}}"#));
         assert_eq!(read(r#""prompt":"a","stop":["x"]"#), (vec!["a".to_owned()], 0, true));
         let both = (vec!["a".to_owned(), "b".to_owned(), r#""c""#.to_owned()], 0, true);
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_knows_is_counted_as_it_stands() {
+    fn unknown_fields_are_counted_as_json() {
         for (endpoint, body, found) in [
             (Endpoint::Embeddings, r#"{"model":"e","messages":[{"a":1}]}"#, r#"[{"a":1}]"#),
             (Endpoint::ChatCompletions, r#"{"user":"u","system":"s","top_k":1}"#, r#""s""#),
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_provider_says_of_its_own_tools_is_counted() {
+    fn definitions_of_hosted_tools_are_counted() {
         let body = r#"{"tools":[{"type":"bash_20250124"},{"name":"n"}]}"#;
         let (_, overhead, _) = read(Endpoint::Messages, body);
         assert_eq!(overhead, CONVERSATION_TOKENS + TOOLS_TOKENS + 1_000);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_is_said_to_be_none() {
+    fn media_and_long_bodies_are_not_text() {
         let long = format!(r#"{{"messages":[{{"content":"{}"}}]}}"#, "x".repeat(BODY_BYTES_MAX));
         for (endpoint, body) in [
             (

@@ -1,4 +1,4 @@
-//! What a prompt is made of, and how what stands in a body becomes part of it.
+//! The texts and token overheads of a prompt, collected from the values of a body.
 
 use std::borrow::Cow;
 
@@ -10,10 +10,10 @@ pub const MESSAGE_TOKENS: u64 = 4;
 /// Maximum tokens of a conversation in addition to its messages, at Anthropic and Gemini.
 pub const CONVERSATION_TOKENS: u64 = 16;
 
-/// Hidden thoughts that a client sends back: at most a token in so many bytes.
-const HIDDEN_BYTES_PER_TOKEN: u64 = 3;
+/// Minimum bytes per token of encrypted reasoning that a client sends back.
+const OPAQUE_BYTES_PER_TOKEN: u64 = 3;
 
-/// Settings that are never shown to the model.
+/// Settings that a provider does not show to the model.
 const SETTINGS: [&str; 17] = [
     "model",
     "user",
@@ -34,26 +34,25 @@ const SETTINGS: [&str; 17] = [
     "mediaResolution",
 ];
 
-/// How long a value may be that is taken for such a setting.
+/// Maximum length of the value of such a setting. A longer value may be something else.
 pub const SETTING_BYTES_MAX: usize = 128;
 
-/// What the input of a request consists of.
+/// The input of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PromptText<'a> {
-    /// Its texts.
     pub texts: Vec<Cow<'a, str>>,
-    /// Tokens that it costs beside them, at most.
+    /// Maximum tokens in addition to those of the texts.
     pub overhead: u64,
-    /// Tokens that it costs on top at models that speak the OpenAI dialect and are not OpenAI's:
-    /// their templates are longer.
+    /// Further tokens for models of other providers in the OpenAI dialect, whose templates are
+    /// longer.
     pub non_openai_overhead: u64,
-    /// Whether that is all. If not, it has images or the like, or it is too long to be counted:
-    /// then nothing here bounds it.
+    /// Whether this is the whole input. If false, the input contains media or is too long to count,
+    /// and the counts here do not bound it.
     pub is_text_only: bool,
 }
 
 impl<'a> PromptText<'a> {
-    /// Adds a string; another value is null, or no text.
+    /// Adds a string. A value that is neither a string nor null is not text.
     pub fn push_text(&mut self, value: &'a [u8]) {
         match json::string_of(value) {
             Some(text) => self.texts.push(text),
@@ -61,7 +60,7 @@ impl<'a> PromptText<'a> {
         }
     }
 
-    /// Adds a value as the JSON that it is: providers render it shorter.
+    /// Adds a value as JSON, which is longer than what providers render.
     pub fn push_json(&mut self, value: &'a [u8]) {
         match std::str::from_utf8(value) {
             Ok("null") => {}
@@ -70,7 +69,7 @@ impl<'a> PromptText<'a> {
         }
     }
 
-    /// Adds a field that nobody knows, as it may be shown to the model: all but plain settings.
+    /// Adds an unknown field, because the provider may show it to the model. Skips settings.
     pub fn push_unknown_field(&mut self, key: &str, value: &'a [u8]) {
         let is_setting = SETTINGS.contains(&key) && value.len() <= SETTING_BYTES_MAX;
         match value.first() {
@@ -80,42 +79,41 @@ impl<'a> PromptText<'a> {
         }
     }
 
-    /// Adds who speaks, where it is nobody known.
+    /// Adds the role of a message if it is not a standard one.
     pub fn push_role(&mut self, value: &'a [u8]) {
         let role = json::string_of(value);
-        let is_known = matches!(
+        let is_standard = matches!(
             role.as_deref(),
             Some("system" | "developer" | "user" | "assistant" | "tool" | "function" | "model")
         );
-        if !is_known {
+        if !is_standard {
             self.push_json(value);
         }
     }
 
-    /// Adds what only the provider can read: thoughts that it encrypted.
+    /// Adds a value that only the provider can read, such as encrypted reasoning.
     pub fn push_opaque(&mut self, value: &[u8]) {
-        self.overhead += (value.len() as u64).div_ceil(HIDDEN_BYTES_PER_TOKEN);
+        self.overhead += (value.len() as u64).div_ceil(OPAQUE_BYTES_PER_TOKEN);
     }
 
-    /// Adds a text that is tokens already.
+    /// Adds a token, the element of a tokenized text.
     pub fn push_token(&mut self, value: &[u8]) {
         self.overhead += 1;
         self.is_text_only &= value.iter().all(u8::is_ascii_digit);
     }
 
-    /// Calls `visit` with every field; what is no object is not understood.
+    /// Calls `on_field` with every field. The input is not text if the value is not an object.
     pub fn for_each_field(
         &mut self,
         object: &'a [u8],
         mut on_field: impl FnMut(&mut Self, &str, &'a [u8]),
     ) {
-        // A list stands where an object should: then nobody knows what it means.
         let read = json::fields(object, |key, value| on_field(self, &key, &object[value]));
         self.is_text_only &= read.is_ok();
     }
 }
 
-/// What a part of a prompt says that it is.
+/// Returns the `type` of a part.
 pub fn type_of(value: &[u8]) -> Option<Cow<'_, str>> {
     let mut kind = None;
     json::each_named(value, &["type"], |value| kind = json::string_of(value));

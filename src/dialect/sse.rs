@@ -1,15 +1,15 @@
-//! Server-sent events: where one ends, and what its data is.
+//! Server-sent events: finds the end of an event, and its data.
 
 use std::borrow::Cow;
 
-/// The mark of UTF-8 that may stand before all else; it is no part of the first line.
+/// The byte order mark of UTF-8, which may precede the first line of a stream.
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
-/// How many bytes of `bytes`, from `from` on, complete the first event, its blank line included.
+/// Returns the end of the first event, including its blank line. The search begins at `from`, where
+/// an earlier search of the same bytes ended.
 ///
-/// `from` is where an earlier search of the same bytes stopped. Lines end with LF, CR or both; of
-/// both the LF may be still to come. A comment before an event stands alone: it is a sign of life,
-/// and must not wait for what it precedes.
+/// Lines end with LF, CR or CRLF; the LF of a CRLF may be missing so far. A comment before an event
+/// is an event by itself, because it keeps the connection alive and must not be delayed.
 pub fn event_end(bytes: &[u8], from: usize) -> Option<usize> {
     memchr::memchr2_iter(b'\n', b'\r', &bytes[from..]).map(|at| from + at).find_map(|at| {
         if bytes[at..].starts_with(b"\r\n") {
@@ -25,7 +25,7 @@ pub fn event_end(bytes: &[u8], from: usize) -> Option<usize> {
     })
 }
 
-/// The lines of an event, each with its end; the last one may lack it.
+/// Returns the lines of an event with their line ends; the last line may have none.
 pub fn lines(mut event: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let end = match memchr::memchr2(b'\n', b'\r', event) {
@@ -39,9 +39,9 @@ pub fn lines(mut event: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// The data of a complete event: its `data:` lines, joined by line feeds; `None` without any.
+/// Returns the data of a complete event: its `data:` lines, joined by line feeds; none without any.
 ///
-/// Some providers break a stream off with a bare JSON object: that is data as well.
+/// Some providers end a failed stream with a bare JSON object, which is data as well.
 pub fn data(event: &[u8]) -> Option<Cow<'_, [u8]>> {
     let event = event.strip_prefix(BOM).unwrap_or(event);
     if event.trim_ascii_start().starts_with(b"{") {
@@ -64,34 +64,34 @@ pub fn data(event: &[u8]) -> Option<Cow<'_, [u8]>> {
     data
 }
 
-/// How a line of data begins.
 const DATA_PREFIX: &[u8] = b"data:";
 
-/// Follows one event that comes in pieces, without keeping it.
+/// Scans one event that arrives in pieces, without buffering it.
 #[derive(Debug)]
 pub struct SseScanner {
-    /// How many bytes before its first line are none of it.
+    /// Bytes of the byte order mark, which precede the first line.
     bom_len: usize,
     line: Line,
-    /// What came last was a CR, whose LF may be still to come.
+    /// The last byte was a CR, so the next may be its LF.
     after_cr: bool,
-    /// It is a bare object: all of it is data.
+    /// The event is a bare JSON object, all of which is data.
     is_bare: bool,
-    /// It is a comment: the end of its line is its own.
+    /// The event is a comment, which ends with its line.
     is_comment: bool,
 }
 
-/// The line that is being read.
+/// The current line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Line {
-    /// So many bytes came, and it may be one of data.
+    /// These many bytes match the prefix of a line of data.
     Undecided(usize),
     Data,
     Other,
 }
 
 impl SseScanner {
-    /// For an event that begins so: with as much of it as says what its first line is.
+    /// Returns a scanner for an event whose first bytes are `event`. They must suffice to identify
+    /// the first line.
     pub fn new(event: &[u8]) -> Self {
         let text = event.strip_prefix(BOM).unwrap_or(event);
         Self {
@@ -103,20 +103,20 @@ impl SseScanner {
         }
     }
 
-    /// Reads on; `data` gets what is data, and where in the piece that stands. Returns how many
-    /// bytes complete the event, its blank line included.
-    pub fn read(&mut self, piece: &[u8], mut data: impl FnMut(usize, &[u8])) -> Option<usize> {
+    /// Reads the next piece and calls `on_data` with its data and their position. Returns the end
+    /// of the event in this piece, including its blank line.
+    pub fn read(&mut self, piece: &[u8], mut on_data: impl FnMut(usize, &[u8])) -> Option<usize> {
         if piece.is_empty() {
             return None;
         }
-        let is_fed = std::mem::take(&mut self.after_cr) && piece.starts_with(b"\n");
-        let mut at = std::mem::take(&mut self.bom_len) + usize::from(is_fed);
+        let has_lf = std::mem::take(&mut self.after_cr) && piece.starts_with(b"\n");
+        let mut at = std::mem::take(&mut self.bom_len) + usize::from(has_lf);
         while at < piece.len() {
             let end = memchr::memchr2(b'\n', b'\r', &piece[at..]).map(|end| at + end);
             let text = &piece[at..end.unwrap_or(piece.len())];
             let skipped = self.non_data_len(text);
             if skipped < text.len() {
-                data(at + skipped, &text[skipped..]);
+                on_data(at + skipped, &text[skipped..]);
             }
             let end = end?;
             let is_last = self.is_comment || self.line == Line::Undecided(0);
@@ -130,19 +130,19 @@ impl SseScanner {
         None
     }
 
-    /// How much of what comes of a line is no data.
+    /// Returns the number of leading bytes of a line that are not data.
     fn non_data_len(&mut self, text: &[u8]) -> usize {
-        let Line::Undecided(begun) = self.line else {
+        let Line::Undecided(matched) = self.line else {
             return if self.line == Line::Data { 0 } else { text.len() };
         };
-        let missing = &DATA_PREFIX[begun..];
+        let missing = &DATA_PREFIX[matched..];
         let common = missing.len().min(text.len());
         self.line = match () {
             () if text.is_empty() => self.line,
             () if self.is_bare => Line::Data,
             () if missing[..common] != text[..common] => Line::Other,
             () if common == missing.len() => Line::Data,
-            () => Line::Undecided(begun + common),
+            () => Line::Undecided(matched + common),
         };
         match self.line {
             Line::Data if self.is_bare => 0,
@@ -157,11 +157,11 @@ fn without_line_end(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
 }
 
-/// Whether a text begins as a stream of events does, as far as it has come.
+/// Whether the first bytes of a body can begin a stream of events.
 pub fn has_event_prefix(text: &[u8]) -> bool {
     let text = text.strip_prefix(BOM).unwrap_or(text);
-    let starts: [&[u8]; 5] = [b":", b"data:", b"event:", b"id:", b"retry:"];
-    starts.iter().any(|start| text.starts_with(start) || start.starts_with(text))
+    let prefixes: [&[u8]; 5] = [b":", b"data:", b"event:", b"id:", b"retry:"];
+    prefixes.iter().any(|prefix| text.starts_with(prefix) || prefix.starts_with(text))
 }
 
 #[cfg(test)]
@@ -177,20 +177,20 @@ mod tests {
         assert_eq!(event_end(b"data: a\r\n\r\n", 10), Some(11));
         assert_eq!(event_end(b"\n", 0), Some(1));
         assert_eq!(event_end(b"data: a\r\rx", 0), Some(9));
-        assert_eq!(event_end(b"data: a\r\n\r", 0), Some(10), "whatever follows");
+        assert_eq!(event_end(b"data: a\r\n\r", 0), Some(10), "the next byte may be its LF");
         assert_eq!(event_end(b"data: a\r", 0), None);
         assert_eq!(event_end(b"data: a\r\n", 8), None);
         assert_eq!(event_end(b"data: a\n\r\n", 0), Some(10));
     }
 
     #[test]
-    fn a_line_keeps_its_end_of_whatever_kind() {
+    fn lines_keep_their_line_ends() {
         let split: Vec<&[u8]> = lines(b"a\rb\r\n\nc").collect();
         assert_eq!(split, [&b"a\r"[..], b"b\r\n", b"\n", b"c"]);
     }
 
     #[test]
-    fn a_stream_is_told_from_a_document_by_its_first_letters() {
+    fn a_stream_is_identified_by_its_first_bytes() {
         for (text, is_one) in [
             ("data: {}", true),
             ("da", true),
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_comment_before_an_event_stands_alone() {
+    fn a_comment_is_an_event_by_itself() {
         assert_eq!(event_end(b":\n", 0), Some(2));
         assert_eq!(event_end(b": alive\r\ndata: a\n\n", 7), Some(9));
         assert_eq!(event_end(b": alive", 0), None);
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_is_walked_through_in_pieces_has_the_same_end_and_data() {
+    fn an_event_scanned_in_pieces_has_the_same_end_and_data() {
         for event in [
             "data: {\"a\":1}\n\n",
             "event: x\ndata:a\nid: data: 7\ndatum\ndata: b\ndata\n: data: c\n\n",
@@ -225,24 +225,24 @@ mod tests {
             for text in [event.to_owned(), event.replace('\n', "\r\n"), event.replace('\n', "\r")] {
                 let bytes = [text.as_bytes(), b"data: next\n\n"].concat();
                 let joined = data(text.as_bytes()).unwrap_or_default().into_owned();
-                let begun = 1 + text.find(['{', ':']).expect("the begin is told");
+                let min_cut = 1 + text.find(['{', ':']).expect("a recognizable first line");
                 for (cut, second) in
-                    (begun..text.len()).flat_map(|at| (at..text.len()).map(move |end| (at, end)))
+                    (min_cut..text.len()).flat_map(|at| (at..text.len()).map(move |end| (at, end)))
                 {
-                    let mut walk = SseScanner::new(&bytes[..cut]);
-                    let (mut came, mut found, mut end) = (0, Vec::new(), None);
+                    let mut scanner = SseScanner::new(&bytes[..cut]);
+                    let (mut received, mut found, mut end) = (0, Vec::new(), None);
                     for piece in [&bytes[..cut], &bytes[cut..second], &[], &bytes[second..]] {
                         if end.is_some() {
                             break;
                         }
-                        let read = walk.read(piece, |at, data| {
+                        let read = scanner.read(piece, |at, data| {
                             assert!(piece[at..].starts_with(data));
                             found.extend_from_slice(data);
                         });
-                        end = read.map(|end| came + end);
-                        came += piece.len();
+                        end = read.map(|end| received + end);
+                        received += piece.len();
                     }
-                    // Of a CR and an LF the latter may be still to come.
+                    // The LF of a CRLF may come later.
                     let is_cut = second + 1 == text.len() && text.ends_with("\r\n");
                     let whole = text.len() - usize::from(is_cut);
                     assert_eq!(end, Some(whole), "{cut} {second} {text:?}");

@@ -1,4 +1,5 @@
-//! Meters: what an answer says of its usage, read as it passes, and where its end begins.
+//! Meters a stream of events: reads the usage that it reports, and holds back its end until the
+//! call is settled.
 
 use bytes::{Bytes, BytesMut};
 

@@ -1,16 +1,17 @@
-//! Counts the tokens of a prompt: exactly for OpenAI's own models, with a margin for others.
+//! Counts the tokens of a prompt: exactly for OpenAI's models, with a margin for others.
 //!
-//! A vocabulary is unpacked when it is first needed, once in a process, which takes some 50 ms.
+//! The first use of a vocabulary in a process unpacks it, which takes some 50 ms.
 
 use crate::dialect::endpoint::Dialect;
 use crate::dialect::prompt_text::PromptText;
 
-/// Whose vocabulary a model has: which one is counted in, and the percentage of that count.
+/// The vocabulary with which the tokens of a model are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Vocabulary {
     encoding: &'static str,
+    /// Percentage of the count that bounds the tokens of the model.
     percent: u64,
-    /// Whether the model is OpenAI's own, served by a template that is known.
+    /// Whether OpenAI serves the model, so that its prompt template is known.
     is_openai: bool,
 }
 
@@ -18,24 +19,25 @@ const O200K: Vocabulary = Vocabulary { encoding: "o200k_base", percent: 100, is_
 const CL100K: Vocabulary = Vocabulary { encoding: "cl100k_base", percent: 100, is_openai: true };
 const OPEN_WEIGHTS: Vocabulary = Vocabulary { is_openai: false, ..O200K };
 
-// How many tokens others make of what is 100 in o200k, with a margin.
+// Tokens that other vocabularies need for 100 tokens of o200k, with a margin.
 const CLAUDE: Vocabulary = Vocabulary { percent: 135, ..OPEN_WEIGHTS };
 const GEMINI: Vocabulary = Vocabulary { percent: 125, ..OPEN_WEIGHTS };
 const OTHER: Vocabulary = Vocabulary { percent: 130, ..OPEN_WEIGHTS };
 
-/// The tokens of a prompt for `model`, which is the model's name at its provider.
+/// Returns the tokens of a prompt for `model`, the name of the model at its provider; at least 1.
 ///
-/// An upper bound where the vocabulary is the model's own and the prompt is plain; elsewhere it
-/// is one by experience: other scripts may cost there a token a letter. No prompt is nothing.
+/// The result is an upper bound if the vocabulary is that of the model and the prompt is text. For
+/// other models it is an empirical bound, with one token per letter of non-Latin scripts.
 pub fn count(model: &str, dialect: Dialect, prompt: &PromptText<'_>) -> u64 {
     let vocabulary = vocabulary(model, dialect);
     let encoding = tiktoken::get_encoding(vocabulary.encoding);
     let hundredths = prompt.texts.iter().map(|text| {
-        // Without a table there are no more tokens than bytes.
+        // Without a vocabulary, one token per byte is an upper bound.
         let tokens = encoding.map_or(text.len(), |encoding| encoding.count(text)) as u64;
         let is_exact = vocabulary.percent == 100;
-        let least = if is_exact { 0 } else { text.chars().filter(|char| !char.is_ascii()).count() };
-        (tokens * vocabulary.percent).max(least as u64 * 100)
+        let tokens_min =
+            if is_exact { 0 } else { text.chars().filter(|char| !char.is_ascii()).count() };
+        (tokens * vocabulary.percent).max(tokens_min as u64 * 100)
     });
     let overhead =
         prompt.overhead + if vocabulary.is_openai { 0 } else { prompt.non_openai_overhead };
@@ -43,10 +45,10 @@ pub fn count(model: &str, dialect: Dialect, prompt: &PromptText<'_>) -> u64 {
 }
 
 fn vocabulary(model: &str, dialect: Dialect) -> Vocabulary {
-    // Resellers put the maker in front, and tuned models say so.
+    // Resellers prefix names with the vendor, and fine-tuned models with `ft:`.
     let name = model.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
     let name = name.strip_prefix("ft:").unwrap_or(&name);
-    let starts = |begins: &[&str]| begins.iter().any(|begin| name.starts_with(begin));
+    let has_prefix = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
     match dialect {
         Dialect::Anthropic => CLAUDE,
         Dialect::Gemini => GEMINI,
@@ -55,7 +57,7 @@ fn vocabulary(model: &str, dialect: Dialect) -> Vocabulary {
         Dialect::OpenAi if name.starts_with("gpt-oss") => OPEN_WEIGHTS,
         Dialect::OpenAi if name == "gpt-4" => CL100K,
         Dialect::OpenAi
-            if starts(&[
+            if has_prefix(&[
                 "gpt-4-",
                 "gpt-3.5",
                 "gpt-35",
@@ -65,7 +67,7 @@ fn vocabulary(model: &str, dialect: Dialect) -> Vocabulary {
         {
             CL100K
         }
-        Dialect::OpenAi if starts(&["gpt-", "chatgpt-", "o1", "o3", "o4"]) => O200K,
+        Dialect::OpenAi if has_prefix(&["gpt-", "chatgpt-", "o1", "o3", "o4"]) => O200K,
         Dialect::OpenAi => OTHER,
     }
 }
@@ -77,7 +79,7 @@ mod tests {
     use crate::dialect::prompt;
 
     #[test]
-    fn a_model_is_counted_in_its_own_vocabulary_or_with_a_margin() {
+    fn models_are_counted_with_their_vocabulary_or_a_margin() {
         for (model, dialect, expected) in [
             ("gpt-4o-mini", Dialect::OpenAi, O200K),
             ("openai/gpt-4.1", Dialect::OpenAi, O200K),
@@ -111,16 +113,16 @@ mod tests {
         let hello = prompt("hello world");
         assert_eq!(count("gpt-4o", Dialect::OpenAi, &hello), 2 + 7);
         assert_eq!(count("llama", Dialect::OpenAi, &hello), 3 + 7 + 100, "2.6 is rounded up");
-        // The Chinese words are among what tells both vocabularies apart.
+        // The vocabularies differ in Chinese text.
         let chinese = prompt("你好,世界");
         assert_eq!(count("gpt-4o", Dialect::OpenAi, &chinese), 3 + 7);
         assert_eq!(count("gpt-4", Dialect::OpenAi, &chinese), 6 + 7);
         let special = prompt("<|endoftext|>");
-        assert!(7 + 1 < count("gpt-4o", Dialect::OpenAi, &special), "a text, not a command");
+        assert!(7 + 1 < count("gpt-4o", Dialect::OpenAi, &special), "special tokens are text");
     }
 
     #[test]
-    fn other_scripts_cost_a_token_a_letter_elsewhere() {
+    fn non_latin_letters_cost_a_token_each_at_other_providers() {
         let text = "\u{4f60}\u{597d}\u{4e16}\u{754c}".repeat(10);
         let of = |text: String| PromptText { texts: vec![text.into()], ..PromptText::default() };
         let prompt = of(text);
@@ -133,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn no_prompt_is_nothing() {
+    fn an_empty_prompt_is_one_token() {
         assert_eq!(count("gpt-4o", Dialect::OpenAi, &PromptText::default()), 1);
     }
 

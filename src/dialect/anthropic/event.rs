@@ -1,4 +1,4 @@
-//! The events of an Anthropic stream: what each says.
+//! Reads the events of an Anthropic stream.
 
 use crate::dialect::anthropic::external_refs::container_id;
 use crate::dialect::anthropic::usage::Counts;
@@ -105,8 +105,8 @@ mod tests {
             (r#"{"type":"message_start","message":{"content":[{"container":{"id":"c"}}]}}"#, false),
             (r#"{"type":"content_block_delta","delta":{"container":{"id":"c"}}}"#, false),
         ] {
-            let said = read(data.as_bytes(), &mut Counts::default());
-            assert_eq!(said.state_id.as_deref(), id.then_some("c"), "{data}");
+            let facts = read(data.as_bytes(), &mut Counts::default());
+            assert_eq!(facts.state_id.as_deref(), id.then_some("c"), "{data}");
         }
     }
 
@@ -125,15 +125,15 @@ mod tests {
             (r#"{"type":"ping"}"#, 0),
             (r#"{"type":"content_block_delta","delta":{"text":"cut"#, 0),
         ] {
-            let said = read(data.as_bytes(), &mut Counts::default());
+            let facts = read(data.as_bytes(), &mut Counts::default());
             assert_eq!(
-                said,
+                facts,
                 EventFacts { output_tokens: tokens, ..EventFacts::default() },
                 "{data}"
             );
         }
         let error = br#"{"type":"error","error":{"message":"m"}}"#;
-        let said = read(error, &mut Counts::default());
-        assert_eq!(said, EventFacts { failed: true, ..EventFacts::default() });
+        let facts = read(error, &mut Counts::default());
+        assert_eq!(facts, EventFacts { failed: true, ..EventFacts::default() });
     }
 }

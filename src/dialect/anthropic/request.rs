@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn searches_are_bound_by_the_uses_of_their_tool_and_a_speed_and_a_place_are_tiers() {
+    fn searches_are_bound_by_max_uses_and_the_tier_has_speed_and_region() {
         let searches = |tools: &str| {
             let read = read(&format!(r#"{{"model":"m","tools":[{tools}]}}"#)).expect(tools);
             read.item_units_max.get(Unit::WebSearches)
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_name_the_field() {
+    fn errors_name_the_field() {
         for (body, param) in [
             (r#"{"max_tokens":1}"#, "model"),
             (r#"{"model":"a","max_tokens":"1"}"#, "max_tokens"),
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_is_asked_to_think_hides_output() {
+    fn thinking_hides_output() {
         for (thinking, hides) in [
             ("null", false),
             (r#"{"type":"disabled"}"#, false),
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn models_beside_the_first_are_named() {
+    fn other_models_are_collected() {
         let others = |body| read(body).expect("valid").external_refs.other_models;
         let none = r#"{"model":"a","fallbacks":[],"tools":[{"name":"t","input_schema":{}}]}"#;
         assert!(others(none).is_empty());

@@ -1,19 +1,19 @@
-//! Anthropic's tier of service: of the name of one, of a speed and of a place, each of which has its
-//! price, it is made into one.
+//! Combines Anthropic's service tier, speed and region into one service tier, because each has its
+//! own price.
 
 use crate::dialect::tier;
 use crate::domain::service_tier::ServiceTier;
 
-/// The fields that a request and the usage of an answer have of it.
+/// The fields of a request, and of the usage of a response, that select the tier.
 pub const FIELDS: [&str; 3] = ["service_tier", "speed", "inference_geo"];
 
-/// The speed that is served first and costs more.
+/// The speed with priority and a higher price.
 const FAST: &str = "fast";
 
-/// Places that are none: the plain price holds.
+/// Values of the region for which the regular price applies.
 const UNRESTRICTED_REGIONS: [&str; 3] = ["", "global", "not_available"];
 
-/// How and where a call is to be served, or was.
+/// The tier, speed and region that a request selects or a response reports.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ServedTier {
     tier: Option<ServiceTier>,
@@ -22,7 +22,7 @@ pub struct ServedTier {
 }
 
 impl ServedTier {
-    /// Takes one of the [`FIELDS`]. Null says nothing: what was known stands.
+    /// Reads one of the [`FIELDS`]. A null leaves the earlier value.
     pub fn field(&mut self, key: &str, value: &[u8]) {
         if value == b"null" {
             return;
@@ -32,16 +32,17 @@ impl ServedTier {
             "service_tier" => self.tier = named,
             "speed" => self.is_fast = named.is_some_and(|speed| speed.name() == FAST),
             "inference_geo" => {
-                self.region = named.filter(|place| !UNRESTRICTED_REGIONS.contains(&place.name()))
+                self.region = named.filter(|region| !UNRESTRICTED_REGIONS.contains(&region.name()))
             }
             _ => {}
         }
     }
 
-    /// The tier in all: to be fast is the dearer one than any, and a place makes one of its own.
+    /// Returns the combined tier. The fast speed costs more than any tier, so it replaces the tier;
+    /// a region makes a tier of its own.
     pub fn tier(&self) -> Option<ServiceTier> {
         let tier = if self.is_fast { ServiceTier::new(FAST) } else { self.tier };
-        self.region.map_or(tier, |place| Some(tier.unwrap_or_default().in_region(place)))
+        self.region.map_or(tier, |region| Some(tier.unwrap_or_default().in_region(region)))
     }
 }
 
@@ -50,8 +51,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_speed_and_a_place_are_tiers() {
-        for ([tier, speed, place], named) in [
+    fn speed_and_region_are_part_of_the_tier() {
+        for ([tier, speed, region], named) in [
             (["\"priority\"", "null", "null"], Some("priority")),
             (["\"standard\"", "\"fast\"", "\"global\""], Some("fast")),
             (["\"batch\"", "\"standard\"", "\"not_available\""], Some("batch")),
@@ -63,11 +64,11 @@ mod tests {
             (["null", "1", "{}"], None),
         ] {
             let mut served = ServedTier::default();
-            for (key, value) in FIELDS.into_iter().zip([tier, speed, place]) {
+            for (key, value) in FIELDS.into_iter().zip([tier, speed, region]) {
                 served.field(key, value.as_bytes());
             }
             let tier = served.tier();
-            assert_eq!(tier.as_ref().map(ServiceTier::name), named, "{speed} {place}");
+            assert_eq!(tier.as_ref().map(ServiceTier::name), named, "{speed} {region}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Reads the usage objects of Anthropic, which complete one another along a stream.
+//! Reads the usage objects of Anthropic. Those of a stream complement each other.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use crate::domain::call_pricing::ModelUsageShare;
 use crate::domain::service_tier::ServiceTier;
 use crate::domain::usage::{Unit, Usage};
 
-/// What was reported so far. Later reports are cumulative: they replace, field by field.
+/// The usage reported so far. Later reports are cumulative, so each field replaces the earlier one.
 #[derive(Debug, Clone, Default)]
 pub struct Counts {
     uncached: u64,
@@ -19,21 +19,21 @@ pub struct Counts {
     output: u64,
     thinking: u64,
     searches: u64,
-    /// Billed on top of the totals: what each iteration had that these leave out.
+    /// Usage of iterations that the totals exclude, and that is billed in addition.
     extra_shares: Vec<ModelUsageShare>,
-    /// The model that the totals are of, where another one answered in the place of the first.
+    /// The model of the totals, if a fallback responded instead of the requested model.
     serving_model: Option<Box<str>>,
     served_tier: ServedTier,
 }
 
-/// The most iterations that are told apart, and letters of a model's name.
+/// Maximum number of separate shares, and of characters in the name of a model.
 const SHARES_MAX: usize = 16;
 const MODEL_LETTERS_MAX: usize = 128;
 
 impl Counts {
-    /// Takes the fields of a usage object; those that it lacks keep what they had.
+    /// Reads the fields of a usage object. Missing fields keep their values.
     pub fn read(&mut self, object: &[u8]) {
-        // What is malformed says nothing; what was known stands.
+        // A malformed object leaves the earlier values.
         let _ = json::fields(object, |key, value| self.field(&key, &object[value]));
     }
 
@@ -69,18 +69,18 @@ impl Counts {
         }
     }
 
-    /// The tier of service that was named so far.
+    /// Returns the service tier that the reports name.
     pub fn service_tier(&self) -> Option<ServiceTier> {
         self.served_tier.tier()
     }
 
-    /// The usage so far; `None` when nothing was reported, or only zeros.
+    /// Returns the usage so far; none if no report has a count above zero.
     pub fn usage(&self) -> Option<Usage> {
         let all = self.extra_shares.iter().fold(self.totals(), |all, share| all.plus(&share.usage));
         (0 < all.tokens()).then_some(all)
     }
 
-    /// What other models had of it.
+    /// Returns the shares of other models.
     pub fn shares(&self) -> Vec<ModelUsageShare> {
         let served = self
             .serving_model
@@ -90,7 +90,8 @@ impl Counts {
         self.extra_shares.iter().filter(is_other).cloned().chain(served).collect()
     }
 
-    /// The provider's input leaves out what the cache had to do with; ours is all of it.
+    /// Returns the totals. Anthropic's input excludes tokens read from or written to the cache; the
+    /// input here includes them.
     fn totals(&self) -> Usage {
         let cache_write = self.cache_write.max(self.cache_write_5m + self.cache_write_1h);
         Usage::from_tokens(self.uncached + cache_write + self.cache_read, self.output)
@@ -102,15 +103,15 @@ impl Counts {
             .with(Unit::WebSearches, self.searches)
     }
 
-    /// Takes an iteration: the totals leave out the work of an adviser, and a compaction. Of a
-    /// fallback they are the totals.
+    /// Reads an iteration. The totals exclude advisor messages and compactions; those of a response
+    /// by a fallback are the fallback's.
     fn iteration(&mut self, iteration: &[u8]) {
         let (mut kind, mut model, mut counts) = (None, Cow::default(), Self::default());
-        // As above: what is malformed says nothing.
+        // A malformed iteration is ignored.
         let _ = json::fields(iteration, |key, value| match (&*key, &iteration[value]) {
             ("type", value) => kind = json::string_of(value),
             ("model", value) => model = json::string_of(value).unwrap_or_default(),
-            // None is in another.
+            // Iterations are not nested.
             ("iterations", _) => {}
             (_, value) => counts.field(&key, value),
         });
@@ -127,7 +128,7 @@ impl Counts {
         }
     }
 
-    /// Adds what one iteration had; the last one has what is too many.
+    /// Adds the share of an iteration. The last share collects the usage of all further ones.
     fn add_extra_share(&mut self, share: ModelUsageShare) {
         match self.extra_shares.get_mut(SHARES_MAX - 1) {
             Some(last) => last.usage = last.usage.plus(&share.usage),
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_totals_leave_out_is_billed_on_top() {
+    fn iterations_outside_of_the_totals_are_billed_in_addition() {
         let object = |kind: &str| {
             format!(
                 r#"{{"input_tokens":10,"output_tokens":5,"iterations":[
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_model_did_is_its_own_share() {
+    fn other_models_have_their_own_share() {
         let shares = |kind: &str, model: &str| {
             let mut counts = Counts::default();
             let object = format!(
@@ -215,18 +216,18 @@ mod tests {
             counts.read(object.as_bytes());
             counts.shares()
         };
-        let beside = Usage::from_tokens(8, 2).with(Unit::CachedInputTokens, 1);
+        let extra = Usage::from_tokens(8, 2).with(Unit::CachedInputTokens, 1);
         let share = |usage| vec![ModelUsageShare { model: "b".into(), usage }];
         let named = r#""model":"b","#;
-        assert_eq!(shares("advisor_message", named), share(beside));
-        assert_eq!(shares("compaction", named), share(beside));
-        assert_eq!(shares("compaction", ""), [], "the call's own model did it");
+        assert_eq!(shares("advisor_message", named), share(extra));
+        assert_eq!(shares("compaction", named), share(extra));
+        assert_eq!(shares("compaction", ""), [], "the requested model did it");
         assert_eq!(shares("fallback_message", named), share(Usage::from_tokens(10, 5)));
         assert_eq!(shares("message", named), []);
     }
 
     #[test]
-    fn however_many_iterations_there_are_and_within_which_few_are_kept() {
+    fn the_number_of_shares_is_limited() {
         let one = r#"{"type":"compaction","model":"b","input_tokens":2,"output_tokens":1}"#;
         let within = |inner: &str| one.replacen('{', &format!(r#"{{"iterations":{inner},"#), 1);
         let many = [one; 1_000].join(",");
@@ -237,14 +238,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_reported_is_no_report() {
+    fn reports_without_counts_are_ignored() {
         for object in ["{}", "null", r#"{"input_tokens":0}"#, "{\"input_tokens\":"] {
             assert_eq!(read_all(&[object]), None, "{object}");
         }
     }
 
     #[test]
-    fn the_tier_is_the_one_that_the_answer_names_and_fast_is_one() {
+    fn the_tier_is_that_of_the_response() {
         for (objects, tier) in [
             (&[r#"{"service_tier":"priority"}"#, r#"{"output_tokens":1}"#][..], Some("priority")),
             (&[r#"{"service_tier":"standard","speed":"fast"}"#], Some("fast")),

@@ -1,4 +1,4 @@
-//! The events of a Gemini stream: what each says. None is a terminator; the stream just ends.
+//! Reads the events of a Gemini stream, which ends without a terminator.
 
 use crate::dialect::event::EventFacts;
 use crate::dialect::gemini::usage;
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn text_finish_and_usage_are_found() {
-        let said = read(
+        let facts = read(
             br#"{"candidates":[{"content":{"parts":[{"text":"hello you"},
                 {"thought":true,"text":"hm"}],"role":"model"},"finishReason":"STOP",
                 "groundingMetadata":{"groundingSupports":[{"segment":{"text":"hello you"}}]}}],
@@ -72,7 +72,7 @@ mod tests {
         );
         let usage = Some(Usage::from_tokens(3, 2));
         assert_eq!(
-            said,
+            facts,
             EventFacts {
                 has_finish_reason: true,
                 usage,
@@ -84,22 +84,22 @@ mod tests {
 
     #[test]
     fn a_blocked_prompt_ends_the_answer() {
-        let said = read(
+        let facts = read(
             br#"{"promptFeedback":{"blockReason":"PROHIBITED_CONTENT"},
                 "usageMetadata":{"promptTokenCount":258,"totalTokenCount":258}}"#,
         );
-        assert!(said.has_finish_reason && said.usage.is_some());
+        assert!(facts.has_finish_reason && facts.usage.is_some());
         assert!(!read(br#"{"promptFeedback":{"safetyRatings":[]}}"#).has_finish_reason);
     }
 
     #[test]
     fn an_answer_that_quotes_usage_reports_none() {
-        let said = read(
+        let facts = read(
             br#"{"candidates":[{"content":{"parts":[{"functionCall":{"name":"f",
                 "args":{"usageMetadata":{"promptTokenCount":1}}}}]}}]}"#,
         );
-        assert_eq!((said.usage, said.has_finish_reason), (None, false));
-        assert!(0 < said.output_tokens);
+        assert_eq!((facts.usage, facts.has_finish_reason), (None, false));
+        assert!(0 < facts.output_tokens);
         let failed = EventFacts { failed: true, ..EventFacts::default() };
         assert_eq!(read(br#"{"error":{"code":503}}"#), failed);
         assert_eq!(read(br#"{"usageMetadata":{"promptTokenCount":3},"#), EventFacts::default());

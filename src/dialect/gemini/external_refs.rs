@@ -1,4 +1,4 @@
-//! What a Gemini request refers to that is not in its body.
+//! Finds what a Gemini request refers to refs of its body.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -8,8 +8,7 @@ use memchr::memmem::Finder;
 use crate::dialect::external_refs::{ExternalRefs, HOSTED_CALLS_MAX, may_contain_key};
 use crate::dialect::json;
 
-/// The tools that the provider runs, each of which brings in content of its own: those that search,
-/// and the others.
+/// Hosted tools that search. Each hosted tool adds content to the input.
 const SEARCHING_TOOLS: [&str; 8] = [
     "googleSearch",
     "google_search",
@@ -22,113 +21,113 @@ const SEARCHING_TOOLS: [&str; 8] = [
 ];
 const OTHER_TOOLS: [&str; 4] = ["urlContext", "url_context", "codeExecution", "code_execution"];
 
-/// Tools that read what is stored at the provider.
+/// Hosted tools that read stored objects.
 const STORED_TOOLS: [&str; 3] = ["fileSearch", "file_search", "retrieval"];
 
 static MEDIA: LazyLock<[Finder<'static>; 4]> = LazyLock::new(|| {
     ["\"fileData\"", "\"file_data\"", "\"inlineData\"", "\"inline_data\""].map(Finder::new)
 });
 
-/// How deep requests stand in a request, and parts in a part: an answer of a tool has some.
+/// Maximum nesting of requests in a request, and of parts in a part such as a function response.
 const NESTING_MAX: u32 = 3;
 
-/// Finds what the body refers to; `tools` is its field for those, `is_cached` whether it names
-/// cached content, `holds_requests` whether it has other requests in it.
+/// Finds what a body refers to. `tools` is the value of that field, `is_cached` whether the body
+/// names cached content, `has_nested_requests` whether it contains other requests.
 ///
-/// A file is state only where the provider would look for it, in a part of a content, and only if
-/// it is kept by the provider's own file service: others are open to everybody or to nobody.
+/// A file counts only in a part of a content, where the provider resolves it, and only if the file
+/// service of the provider stores it: any other URI is public, or not accessible at all.
 pub fn find(
     body: &[u8],
     tools: Option<&[u8]>,
     is_cached: bool,
     has_nested_requests: bool,
 ) -> ExternalRefs {
-    let mut outside = ExternalRefs::default();
+    let mut refs = ExternalRefs::default();
     if has_nested_requests || may_contain_key(body, &*MEDIA) {
-        scan_request(body, 0, &mut outside);
+        scan_request(body, 0, &mut refs);
     }
-    scan_tools(tools.unwrap_or(b"null"), &mut outside);
+    scan_tools(tools.unwrap_or(b"null"), &mut refs);
     if is_cached {
-        outside.add_state_ref("cachedContent");
+        refs.add_state_ref("cachedContent");
     }
-    outside
+    refs
 }
 
-fn scan_tools(tools: &[u8], outside: &mut ExternalRefs) {
+fn scan_tools(tools: &[u8], refs: &mut ExternalRefs) {
     json::elements(tools, |tool| {
-        json::each_named(tool, &OTHER_TOOLS, |_| outside.has_external_content = true);
+        json::each_named(tool, &OTHER_TOOLS, |_| refs.has_external_content = true);
         json::each_named(tool, &SEARCHING_TOOLS, |_| {
-            (outside.has_external_content, outside.searches) = (true, HOSTED_CALLS_MAX);
+            (refs.has_external_content, refs.searches) = (true, HOSTED_CALLS_MAX);
         });
-        json::each_named(tool, &STORED_TOOLS, |_| outside.add_state_ref("tools"));
+        json::each_named(tool, &STORED_TOOLS, |_| refs.add_state_ref("tools"));
     });
 }
 
-fn scan_request(object: &[u8], level: u32, outside: &mut ExternalRefs) {
+fn scan_request(object: &[u8], level: u32, refs: &mut ExternalRefs) {
     if level == NESTING_MAX {
-        // Nothing known nests like this.
-        outside.has_external_content = true;
+        // No regular request nests so deep.
+        refs.has_external_content = true;
         return;
     }
     json::each_named(object, &["cachedContent", "cached_content"], |name| {
         if name != b"null" {
-            outside.add_state_ref("cachedContent");
+            refs.add_state_ref("cachedContent");
         }
     });
-    json::each_named(object, &["tools"], |tools| scan_tools(tools, outside));
+    json::each_named(object, &["tools"], |tools| scan_tools(tools, refs));
     json::each_named(
         object,
         &["contents", "content", "systemInstruction", "system_instruction"],
         |list| {
-            json::elements(list, |content| scan_parts(content, 0, outside));
+            json::elements(list, |content| scan_parts(content, 0, refs));
         },
     );
     json::each_named(
         object,
         &["requests", "generateContentRequest", "generate_content_request"],
-        |requests| json::elements(requests, |one| scan_request(one, level + 1, outside)),
+        |requests| {
+            json::elements(requests, |request| scan_request(request, level + 1, refs));
+        },
     );
 }
 
-fn scan_parts(holder: &[u8], level: u32, outside: &mut ExternalRefs) {
+fn scan_parts(object: &[u8], level: u32, refs: &mut ExternalRefs) {
     if level == NESTING_MAX {
-        outside.has_external_content = true;
+        refs.has_external_content = true;
         return;
     }
-    json::each_named(holder, &["parts"], |list| {
+    json::each_named(object, &["parts"], |list| {
         json::elements(list, |part| {
-            json::each_named(part, &["fileData", "file_data"], |file| scan_file(file, outside));
-            json::each_named(part, &["inlineData", "inline_data"], |media| {
-                scan_media(media, outside)
-            });
-            json::each_named(part, &["functionResponse", "function_response"], |answer| {
-                scan_parts(answer, level + 1, outside);
+            json::each_named(part, &["fileData", "file_data"], |file| scan_file(file, refs));
+            json::each_named(part, &["inlineData", "inline_data"], |media| scan_media(media, refs));
+            json::each_named(part, &["functionResponse", "function_response"], |response| {
+                scan_parts(response, level + 1, refs);
             });
         });
     });
 }
 
-/// Media in the body: a text has no more tokens than bytes.
-fn scan_media(media: &[u8], outside: &mut ExternalRefs) {
-    let mut kind = Cow::default();
-    json::each_named(media, &["mimeType", "mime_type"], |said| {
-        kind = json::string_of(said).unwrap_or_default();
+/// Adds media in the body. Text has at most one token per byte, so it adds nothing.
+fn scan_media(media: &[u8], refs: &mut ExternalRefs) {
+    let mut media_type = Cow::default();
+    json::each_named(media, &["mimeType", "mime_type"], |value| {
+        media_type = json::string_of(value).unwrap_or_default();
     });
-    if media != b"null" && !kind.starts_with("text/") {
-        outside.add_media(&kind);
+    if media != b"null" && !media_type.starts_with("text/") {
+        refs.add_media(&media_type);
     }
 }
 
-fn scan_file(file: &[u8], outside: &mut ExternalRefs) {
+fn scan_file(file: &[u8], refs: &mut ExternalRefs) {
     if file == b"null" {
         return;
     }
-    outside.has_external_content = true;
+    refs.has_external_content = true;
     json::each_named(file, &["fileUri", "file_uri"], |uri| {
         let uri = json::string_of(uri).unwrap_or_default().to_ascii_lowercase();
-        let is_served = uri.contains("generativelanguage.") && uri.contains("/files/");
-        if is_served || uri.starts_with("files/") {
-            outside.add_state_ref("fileUri");
+        let is_stored = uri.contains("generativelanguage.") && uri.contains("/files/");
+        if is_stored || uri.starts_with("files/") {
+            refs.add_state_ref("fileUri");
         }
     });
 }
@@ -140,7 +139,7 @@ mod tests {
     use crate::dialect::gemini::request::input_only;
 
     fn read(body: &str) -> ExternalRefs {
-        // Tools cost something of their own.
+        // Tools add tokens and searches.
         ExternalRefs {
             unseen_tokens: 0,
             searches: 0,
@@ -148,7 +147,7 @@ mod tests {
         }
     }
 
-    const REFERS: ExternalRefs = ExternalRefs {
+    const EXTERNAL: ExternalRefs = ExternalRefs {
         searches: 0,
         has_external_content: true,
         state: None,
@@ -158,7 +157,7 @@ mod tests {
     };
 
     #[test]
-    fn content_that_is_elsewhere_is_seen() {
+    fn external_content_is_found() {
         for body in [
             r#"{"contents":[{"parts":[{"fileData":{"fileUri":"https://youtu.be/files"}}]}]}"#,
             r#"{"contents":{"parts":{"file_data":{"file_uri":"https://a"}}}}"#,
@@ -168,12 +167,12 @@ mod tests {
             r#"{"tools":[{"functionDeclarations":[]},{"url_context":{}}]}"#,
             r#"{"tools":[{"codeExecution":{}}]}"#,
         ] {
-            assert_eq!(read(body), REFERS, "{body}");
+            assert_eq!(read(body), EXTERNAL, "{body}");
         }
     }
 
     #[test]
-    fn state_kept_at_the_provider_is_named() {
+    fn references_to_stored_objects_are_found() {
         let file = "https://generativelanguage.googleapis.com/v1beta/files/abc";
         for (body, state) in [
             (r#"{"cachedContent":"cachedContents/a"}"#.to_owned(), "cachedContent"),
@@ -201,22 +200,22 @@ mod tests {
             ),
         ] {
             let state = Some(ProviderStateRef { field: state, id: None });
-            assert_eq!(read(&body), ExternalRefs { state, ..REFERS }, "{body}");
+            assert_eq!(read(&body), ExternalRefs { state, ..EXTERNAL }, "{body}");
         }
         assert_eq!(read(r#"{"cachedContent":null}"#), ExternalRefs::default());
     }
 
     #[test]
-    fn what_is_packed_into_few_bytes_is_seen() {
+    fn media_in_the_body_are_found() {
         let part = |kind: &str| format!(r#"{{"inlineData":{{"mimeType":"{kind}","data":"AA"}}}}"#);
         let found = |parts: &str| {
             let body = format!(r#"{{"contents":[{{"parts":[{parts}]}}]}}"#);
             input_only("m", body.as_bytes()).expect("valid").external_refs
         };
         for kind in ["video/mp4", "audio/wav", "application/pdf", ""] {
-            assert_eq!(found(&part(kind)), REFERS, "{kind}");
+            assert_eq!(found(&part(kind)), EXTERNAL, "{kind}");
         }
-        assert_eq!(found(r#"{"inline_data":{"data":"AA"}}"#), REFERS);
+        assert_eq!(found(r#"{"inline_data":{"data":"AA"}}"#), EXTERNAL);
         assert_eq!(found(&part("text/plain")), ExternalRefs::default());
         let image = part("IMAGE/png");
         let result = format!(r#"{image},{{"functionResponse":{{"parts":[{image}]}}}}"#);
@@ -225,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_name_nothing_are_no_reference() {
+    fn the_same_words_elsewhere_are_no_reference() {
         for body in [
             r#"{"contents":[{"parts":[{"text":"\"fileData\" of googleSearch"}]}]}"#,
             r#"{"contents":[{"parts":[{"functionCall":{"args":{"fileData":{"fileUri":"files/a"}}}}]}]}"#,

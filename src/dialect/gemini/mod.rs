@@ -1,4 +1,4 @@
-//! The Gemini dialect: `generateContent` and its siblings.
+//! The Gemini dialect: `generateContent`, token counts and embeddings.
 
 pub mod external_refs;
 pub mod prompt;

@@ -193,17 +193,17 @@ mod tests {
     use super::*;
     use crate::dialect::external_refs::HOSTED_CALLS_MAX;
 
-    fn asked_of(body: &str) -> CallFacts {
+    fn read_content(body: &str) -> CallFacts {
         content("m", body.as_bytes(), true).expect(body)
     }
 
-    fn asked(body: &str) -> (Option<u64>, u64) {
-        let request = asked_of(body);
+    fn bound_and_choices(body: &str) -> (Option<u64>, u64) {
+        let request = read_content(body);
         (request.output_tokens_max, request.choices)
     }
 
     #[test]
-    fn a_search_is_bound_and_the_tier_read() {
+    fn searches_are_bound_and_the_tier_is_read() {
         for (rest, searches, tier) in [
             (
                 r#""tools":[{"googleSearch":{}}],"serviceTier":"PRIORITY""#,
@@ -245,12 +245,12 @@ mod tests {
             (r#"{"generationConfig":{"maxOutputTokens":0,"candidateCount":0}}"#, None, 1),
             (r#"{"tools":[{"maxOutputTokens":1}],"maxOutputTokens":2}"#, None, 1),
         ] {
-            assert_eq!(asked(body), (bound, choices), "{body}");
+            assert_eq!(bound_and_choices(body), (bound, choices), "{body}");
         }
     }
 
     #[test]
-    fn faults_name_the_field() {
+    fn errors_name_the_field() {
         for (body, param) in [
             (r#"{"generationConfig":{},"generationConfig":{}}"#, "generationConfig"),
             (
@@ -272,20 +272,20 @@ mod tests {
     }
 
     #[test]
-    fn the_model_comes_from_the_path_whose_escapes_were_resolved() {
+    fn the_model_comes_from_the_path() {
         for model in ["gemini-2.5-flash", "a%2Fb", "50%"] {
             assert_eq!(input_only(model, b"{}").expect(model).model, model);
         }
     }
 
     #[test]
-    fn a_body_names_no_other_model_than_the_path() {
-        let places = |body: &str| {
+    fn the_body_must_name_the_model_of_the_path() {
+        let names = |body: &str| {
             let request = input_only("m", body.as_bytes()).map_err(|fault| fault.param)?;
-            let said = request.model_spans.into_iter().map(|place| body[place].to_owned());
-            Ok(said.collect::<Vec<_>>())
+            let names = request.model_spans.into_iter().map(|span| body[span].to_owned());
+            Ok(names.collect::<Vec<_>>())
         };
-        for (body, said) in [
+        for (body, expected) in [
             (r#"{"model":null,"requests":[]}"#, vec![]),
             (r#"{"model" : "m"}"#, vec![r#""m""#]),
             (r#"{"model":"\u006dodels/m"}"#, vec![r#""\u006dodels/m""#]),
@@ -296,7 +296,11 @@ mod tests {
             (r#"{"generateContentRequest": {"model":"m"}}"#, vec![r#""m""#]),
             (r#"{"contents":[{"parts":[{"model":"dear"}]}]}"#, vec![]),
         ] {
-            assert_eq!(places(body), Ok(said.into_iter().map(str::to_owned).collect()), "{body}");
+            assert_eq!(
+                names(body),
+                Ok(expected.into_iter().map(str::to_owned).collect()),
+                "{body}"
+            );
         }
         for other in [
             r#"{"model":"dear"}"#,
@@ -304,13 +308,13 @@ mod tests {
             r#"{"requests":[{"model":"m"},{"model":"models/dear"}]}"#,
             r#"{"generate_content_request":{"model":"m","model":"dear"}}"#,
         ] {
-            assert_eq!(places(other), Err(Some("model")), "{other}");
+            assert_eq!(names(other), Err(Some("model")), "{other}");
         }
     }
 
     #[test]
-    fn tools_cost_what_no_byte_shows() {
-        let hidden = |body: &str| asked_of(body).external_refs.unseen_tokens;
+    fn tools_add_unseen_tokens() {
+        let hidden = |body: &str| read_content(body).external_refs.unseen_tokens;
         assert_eq!(hidden(r#"{"tools":[{"functionDeclarations":[]}]}"#), TOOLS_TOKENS);
         assert_eq!(hidden(r#"{"tools":[]}"#), 0);
     }

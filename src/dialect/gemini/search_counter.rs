@@ -1,25 +1,24 @@
-//! How often Gemini searched the web for an answer: no usage object says, the answer itself does.
+//! Counts the web searches of a Gemini response, which its usage object does not report.
 
-/// Where an answer lists what it searched for, names its model, and a place on a map that it knows
-/// of.
+/// The keys of the list of search queries, of the model, and of a result on a map.
 const KEYS: [&[u8]; 3] = [b"\"webSearchQueries\"", b"\"modelVersion\"", b"\"maps\""];
-/// Models whose names begin so are billed by the answer; later ones by the query.
-const BILLED_PER_ANSWER: [&[u8]; 2] = [b"gemini-1", b"gemini-2"];
+/// Prefixes of models that are billed per response; later models are billed per query.
+const BILLED_PER_RESPONSE: [&[u8]; 2] = [b"gemini-1", b"gemini-2"];
 
-/// Counts searches in an answer that passes by in pieces.
+/// Counts searches in a response that arrives in pieces.
 ///
-/// A list may be told again as it grows, so the longest one counts. What a model writes about such
-/// lists stands within strings, where quotes have a backslash.
+/// A stream may repeat a list as it grows, so the longest one counts. Generated text cannot contain
+/// such a list, because quotes in a string are escaped.
 #[derive(Debug, Default)]
 pub struct SearchCounter {
     position: Position,
-    /// How much of a key was read, and which one it can be.
+    /// Bytes of the key at `key_index` that match so far.
     matched: usize,
     key_index: usize,
     name: Vec<u8>,
     queries: u64,
     max_queries: u64,
-    billed_per_answer: bool,
+    billed_per_response: bool,
     has_maps: bool,
 }
 
@@ -29,7 +28,7 @@ enum Position {
     Elsewhere,
     /// Between a key and its value.
     BeforeValue,
-    /// In the list, in a query of it, and behind a backslash in that.
+    /// In the list, in a query in it, and after a backslash in a query.
     List,
     Query,
     Escaped,
@@ -38,7 +37,7 @@ enum Position {
 }
 
 impl SearchCounter {
-    /// Reads on.
+    /// Reads the next piece.
     pub fn read(&mut self, piece: &[u8]) {
         let mut rest = piece;
         while let Some(byte) = rest.first() {
@@ -52,10 +51,10 @@ impl SearchCounter {
         }
     }
 
-    /// How many searches are billed, so far. Maps are one, however many places they tell.
+    /// Returns the number of searches to bill so far. Results on maps are billed as one search.
     pub fn billed_searches(&self) -> u64 {
-        let most = self.max_queries.max(u64::from(self.has_maps));
-        if self.billed_per_answer { most.min(1) } else { most }
+        let searches = self.max_queries.max(u64::from(self.has_maps));
+        if self.billed_per_response { searches.min(1) } else { searches }
     }
 
     fn on_byte(&mut self, byte: u8) {
@@ -82,10 +81,10 @@ impl SearchCounter {
             (Position::Query, b'"') => self.position = Position::List,
             (Position::Escaped, _) => self.position = Position::Query,
             (Position::Name, b'"') => {
-                self.billed_per_answer = BILLED_PER_ANSWER.contains(&&*self.name);
+                self.billed_per_response = BILLED_PER_RESPONSE.contains(&&*self.name);
                 self.position = Position::Elsewhere;
             }
-            (Position::Name, _) if self.name.len() < BILLED_PER_ANSWER[0].len() => {
+            (Position::Name, _) if self.name.len() < BILLED_PER_RESPONSE[0].len() => {
                 self.name.push(byte)
             }
             (Position::BeforeValue | Position::List, _) => {
@@ -117,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn searches_are_billed_by_the_query_or_by_the_answer_however_it_is_cut() {
+    fn searches_are_billed_per_query_or_per_response() {
         let list = r#""groundingMetadata":{"webSearchQueries" : ["a \"]b", "c" ],"x":["y"]}"#;
         let again = r#""webSearchQueries":["a"]"#;
         for (body, count) in [

@@ -1,16 +1,16 @@
-//! Reads the usage objects of Gemini: each is cumulative, the last one stands as a whole.
+//! Reads the usage objects of Gemini. Each is cumulative, so the last one of a stream applies.
 
 use crate::dialect::json;
 use crate::domain::service_tier::ServiceTier;
 use crate::domain::usage::{Unit, Usage};
 
-/// The usage that an object reports; `None` when it counts nothing, as one with a traffic type
-/// only does.
+/// Returns the usage that an object reports; none if it has no counts, but only a traffic type for
+/// example.
 ///
-/// Thoughts are billed as output and are not among the candidates' tokens; what hosted tools put
-/// into the prompt is billed as input and is not among the prompt's. An object may lack the count
-/// of the prompt: then the input is 0 here, and the caller's own count has to stand for it. What was
-/// cached is among the prompt's modalities too, which count all of it.
+/// Thoughts are billed as output, and the tokens of the candidates exclude them. Tokens that hosted
+/// tools add to the prompt are billed as input, and the tokens of the prompt exclude them. An
+/// object may lack the tokens of the prompt: then the input is 0, and the gateway's own count
+/// replaces it. The modalities of the prompt include cached tokens.
 pub fn read(object: &[u8]) -> Option<Usage> {
     let mut counts = Counts::default();
     json::fields(object, |key, value| counts.field(&key, &object[value])).ok()?;
@@ -34,12 +34,12 @@ pub fn read(object: &[u8]) -> Option<Usage> {
     Some(usage.cap_cached_modalities())
 }
 
-/// The tier of service that an object names, by itself or as the type of traffic it was.
+/// Returns the service tier that an object names, as a tier or as a traffic type.
 pub fn service_tier(object: &[u8]) -> Option<ServiceTier> {
     let mut tier = None;
     json::each_named(object, &["serviceTier", "service_tier", "trafficType"], |value| {
         let name = json::string_of(value).unwrap_or_default().to_ascii_lowercase();
-        // What is paid in advance or as it comes has the plain price; a tier stands behind that.
+        // On-demand traffic has the regular price, unless a tier follows: `ON_DEMAND_PRIORITY`.
         let name = name.strip_prefix("on_demand").map_or(&*name, |tier| tier.trim_matches('_'));
         let name = name.trim_start_matches("service_tier_");
         tier = ServiceTier::new(name).filter(|tier| !tier.is_default()).or(tier);
@@ -81,9 +81,9 @@ impl Counts {
     fn details(&mut self, list: &[u8], audio: Unit, image: Unit) {
         json::elements(list, |detail| {
             let (mut unit, mut tokens) = (None, 0);
-            // What is malformed says nothing; the totals stand.
+            // A malformed detail is ignored; the totals still apply.
             let _ = json::fields(detail, |key, value| match (&*key, &detail[value]) {
-                // Some clients ask for numbers instead of names.
+                // Clients can request enums as numbers.
                 ("modality", b"\"IMAGE\"" | b"2") => unit = Some(image),
                 ("modality", b"\"AUDIO\"" | b"4") => unit = Some(audio),
                 ("tokenCount", value) => tokens = json::count_of(value).unwrap_or_default(),
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_cached_is_told_by_modality_and_stands_in_that_as_well() {
+    fn cached_tokens_have_modalities_that_the_prompt_includes() {
         let object = r#"{"promptTokenCount":373,"candidatesTokenCount":9,"cachedContentTokenCount":204,
             "cacheTokensDetails":[{"modality":"TEXT","tokenCount":3},
             {"modality":"AUDIO","tokenCount":60},{"modality":"IMAGE","tokenCount":141}],
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tier_is_named_by_itself_or_as_a_type_of_traffic() {
+    fn a_tier_is_named_directly_or_by_the_traffic_type() {
         for (object, named) in [
             (r#"{"serviceTier":"flex"}"#, Some("flex")),
             (r#"{"serviceTier":"SERVICE_TIER_PRIORITY"}"#, Some("priority")),
@@ -172,11 +172,11 @@ mod tests {
     }
 
     #[test]
-    fn a_traffic_type_is_no_report_and_a_missing_prompt_is_half_of_one() {
+    fn a_traffic_type_alone_is_no_report_and_the_prompt_may_be_missing() {
         for object in [r#"{"trafficType":"ON_DEMAND"}"#, "{}", "null", r#"{"totalTokenCount":0}"#] {
             assert_eq!(read(object.as_bytes()), None, "{object}");
         }
-        let half = read(br#"{"candidatesTokenCount":7,"totalTokenCount":7}"#);
-        assert_eq!(half, Some(Usage::from_tokens(0, 7)));
+        let partial = read(br#"{"candidatesTokenCount":7,"totalTokenCount":7}"#);
+        assert_eq!(partial, Some(Usage::from_tokens(0, 7)));
     }
 }

@@ -1,19 +1,19 @@
-//! How long a sound is, at most.
+//! The maximum duration of an audio file.
 
-/// What a second of sound takes at least, in bytes, where nothing says how many.
+/// Minimum bytes per second of audio, for formats whose header is not read.
 const BYTES_PER_SECOND_MIN: usize = 1_000;
 
-/// The formats of WAV whose samples are as long as the header says: integers and floats.
+/// WAV formats with samples of a fixed size: integers and floats.
 const PLAIN_FORMATS: [u16; 2] = [1, 3];
 const EXTENDED_FORMAT: u16 = 0xFFFE;
 
-/// Seconds of sound in a file, begun ones included: as its header says, for WAV; else what its
-/// bytes can hold at a thousand a second.
+/// Returns the duration of an audio file in seconds, rounded up. The header of a WAV file has it;
+/// for other files it is the maximum at 1,000 bytes per second.
 pub fn seconds(file: &[u8]) -> u64 {
     wav_seconds(file).unwrap_or_else(|| file.len().div_ceil(BYTES_PER_SECOND_MIN) as u64)
 }
 
-/// Seconds of a WAV file: the length of its samples by their rate.
+/// Returns the duration of a WAV file: the length of its samples divided by their rate.
 fn wav_seconds(file: &[u8]) -> Option<u64> {
     let rest = file.strip_prefix(b"RIFF")?.get(4..)?.strip_prefix(b"WAVE")?;
     let (mut rest, mut rate) = (rest, None);
@@ -21,31 +21,31 @@ fn wav_seconds(file: &[u8]) -> Option<u64> {
         let (name, size) = (rest.get(..4)?, u32_at(rest, 4)?);
         let chunk = rest.get(8..)?;
         if name == b"data" {
-            let there = chunk.len() as u64;
-            // Who writes while the sound is made does not know its length.
-            let is_known = !matches!(size, 0 | u32::MAX);
-            let bytes = if is_known { u64::from(size).min(there) } else { there };
+            let present = chunk.len() as u64;
+            // A live recorder writes the header before it knows the length.
+            let has_size = !matches!(size, 0 | u32::MAX);
+            let bytes = if has_size { u64::from(size).min(present) } else { present };
             return rate.filter(|rate| 0 < *rate).map(|rate| bytes.div_ceil(rate));
         }
         let size = usize::try_from(size).ok()?;
         if name == b"fmt " {
-            // Of two, nobody knows which a player takes.
+            // With two headers it is undefined which one a player uses.
             if rate.is_some() {
                 return None;
             }
             rate = bytes_per_second(chunk.get(..size)?);
         }
-        // Chunks begin at even places.
+        // Chunks begin at even offsets.
         rest = chunk.get(size.checked_add(size & 1)?..)?;
     }
 }
 
-/// Sampling rate × channels × bytes of a sample; what the header says of their product is not
-/// read, as players do not read it.
+/// Returns sampling rate × channels × bytes per sample. The header also contains the product, but
+/// players ignore it.
 fn bytes_per_second(format: &[u8]) -> Option<u64> {
     let (kind, channels, bits) = (u16_at(format, 0)?, u16_at(format, 2)?, u16_at(format, 14)?);
     let frames = u64::from(u32_at(format, 4)?);
-    // The extended form says further back what it is.
+    // The extended header has the actual format at the end.
     let kind = if kind == EXTENDED_FORMAT { u16_at(format, 24)? } else { kind };
     let is_plain = PLAIN_FORMATS.contains(&kind);
     is_plain.then(|| frames * u64::from(channels) * u64::from(bits.div_ceil(8)))
@@ -63,13 +63,14 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 mod tests {
     use super::*;
 
-    /// A mono file of 16-bit samples, 16,000 a second, that claims so many bytes of them.
+    /// Returns a mono file with 16-bit samples, 16,000 per second, whose header claims `claimed`
+    /// bytes.
     fn file(format: u16, claimed: u32, bytes: usize) -> Vec<u8> {
         let mut file = b"RIFF\0\0\0\0WAVELIST\x03\0\0\0abc\0fmt \x10\0\0\0".to_vec();
         file.extend(format.to_le_bytes());
         file.extend([1, 0]);
         file.extend(16_000_u32.to_le_bytes());
-        // A product that is not true.
+        // A wrong product.
         file.extend(u32::MAX.to_le_bytes());
         file.extend([2, 0, 16, 0]);
         file.extend(b"data");
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_tell_its_length_may_have_a_second_in_each_thousand_bytes() {
+    fn other_files_have_a_second_per_thousand_bytes() {
         assert_eq!(seconds(&[0xff; 2_001]), 3);
         assert_eq!(seconds(b""), 0);
         let packed = file(0x11, 32_000, 32_000);
@@ -107,20 +108,20 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_two_readers_read_in_two_ways_is_not_believed() {
+    fn ambiguous_headers_are_ignored() {
         let by_bytes = |file: &[u8]| file.len().div_ceil(1_000) as u64;
         let plain = file(1, 32_000, 32_000);
-        // A second description, which claims ten times the rate, behind the first.
+        // A second format header with ten times the rate after the first.
         let format = &plain[24..48];
         let mut twice = [&plain[..48], format, &plain[48..]].concat();
         twice[48 + 12..48 + 16].copy_from_slice(&160_000_u32.to_le_bytes());
         assert_eq!(seconds(&twice), by_bytes(&twice));
         let extended = file(0xFFFE, 32_000, 32_000);
-        assert_eq!(seconds(&extended), by_bytes(&extended), "it does not say what it is");
+        assert_eq!(seconds(&extended), by_bytes(&extended), "the header lacks the actual format");
     }
 
     #[test]
-    fn no_cut_of_a_file_is_longer_than_its_bytes_allow() {
+    fn truncated_files_are_bound_by_their_bytes() {
         let whole = file(1, 400, 400);
         for cut in 0..whole.len() {
             assert!(seconds(&whole[..cut]) <= 1, "{cut}");

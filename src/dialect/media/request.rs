@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn images_are_bound_by_the_dearest_that_was_not_excluded() {
+    fn images_are_bound_by_the_most_expensive_possible_option() {
         for (rest, images, of_each) in [
             ("", 1, 6_240),
             (r#","n":3,"size":"auto","quality":"auto""#, 3, 6_240),
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_name_the_field() {
+    fn errors_name_the_field() {
         for (rest, param) in [
             (r#","n":0"#, "n"),
             (r#","n":129"#, "n"),
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_and_heard_is_no_text() {
+    fn input_images_and_audio_have_media_tokens() {
         let edit = read_form(
             image_form,
             &[("model", "m"), ("prompt", "abc"), ("n", "2"), ("user", "u")],
@@ -346,16 +346,13 @@ mod tests {
         assert_eq!(edit.external_refs.media_tokens, Some(32 + 3 + 3 * 7_000));
         assert!(edit.external_refs.state.is_some() && !edit.external_refs.has_external_content);
         let fields = [("model", "m"), ("prompt", "abc")];
-        let heard = read_form(transcription_form, &fields, &["file"]).expect("valid");
-        assert_eq!(heard.external_refs.media_tokens, Some(32 + 3 + 10));
-        assert_eq!(
-            (heard.item_units_max.get(Unit::AudioSeconds), heard.output_tokens_max),
-            (1, None)
-        );
+        let audio = read_form(transcription_form, &fields, &["file"]).expect("valid");
+        assert_eq!(audio.external_refs.media_tokens, Some(32 + 3 + 10));
+        assert_eq!((audio.item_units_max.get(Unit::AudioSeconds), audio.output_tokens_max), (1, None));
     }
 
     #[test]
-    fn speech_is_counted_by_its_letters() {
+    fn speech_is_counted_by_characters() {
         let read = |body: &str| speech(body.as_bytes()).expect("valid");
         let plain = read(r#"{"model":"m","input":"d\u00e9j\u00e0 \ud83d\ude00"}"#);
         assert_eq!(plain.item_units_max.get(Unit::Characters), 6);
@@ -365,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn the_model_is_named_for_the_upstream_where_the_body_names_none() {
+    fn a_missing_model_is_added_for_the_upstream() {
         let name = "\"other \\\"m\\\"\"";
         let renamed = |request: &CallFacts, body: &str| {
             let [edit] = &request.model_edits(body.as_bytes(), name).collect::<Vec<_>>()[..] else {

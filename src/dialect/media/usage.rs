@@ -1,4 +1,4 @@
-//! What images and audio use: as a provider reports it, and the most where none does.
+//! The usage of images and audio: as reported by a provider, and the maximum without a report.
 
 use crate::dialect::json;
 use crate::dialect::media::kind::Media;
@@ -7,10 +7,8 @@ use crate::domain::settlement::Bound;
 use crate::domain::unit_counts::UnitCounts;
 use crate::domain::usage::{Unit, Usage};
 
-/// The usage that an object reports; `None` when it reports nothing.
-///
-/// Where it does not say what kind of tokens they are, they are of the kind that the endpoint is
-/// for.
+/// Returns the usage that an object reports, if any. Tokens without a modality get that of the
+/// endpoint.
 pub fn read(media: Media, object: &[u8]) -> Option<Usage> {
     let mut seconds = None;
     json::each_named(object, &["seconds"], |value| seconds = parse_seconds(value));
@@ -25,19 +23,18 @@ pub fn read(media: Media, object: &[u8]) -> Option<Usage> {
     }
 }
 
-/// All that a call with that bound can use, of the kinds that are the dearest: what it is charged
-/// where nobody tells. `is_seen` says that its input is images or sound. The text of a transcript
-/// is counted.
+/// Returns the maximum usage of a call with this bound, in the most expensive units: the charge
+/// without a report. The output of a transcription is not included, because its text is counted.
 pub fn max_usage(media: Media, bound: Bound, has_media_input: bool, pieces: UnitCounts) -> Usage {
     let usage = pieces.to_usage().with(Unit::InputTokens, bound.input_tokens);
-    let spoken =
+    let with_output =
         |unit| usage.with(Unit::OutputTokens, bound.output_tokens).with(unit, bound.output_tokens);
     match media {
         Media::Images if has_media_input => {
-            spoken(Unit::OutputImageTokens).with(Unit::InputImageTokens, bound.input_tokens)
+            with_output(Unit::OutputImageTokens).with(Unit::InputImageTokens, bound.input_tokens)
         }
-        Media::Images => spoken(Unit::OutputImageTokens),
-        Media::Speech => spoken(Unit::OutputAudioTokens),
+        Media::Images => with_output(Unit::OutputImageTokens),
+        Media::Speech => with_output(Unit::OutputAudioTokens),
         Media::Transcription => usage.with(Unit::InputAudioTokens, bound.input_tokens),
     }
 }
@@ -46,12 +43,12 @@ fn with_default_kind(usage: Usage, total: Unit, part: Unit) -> Usage {
     if usage.get(part) == 0 { usage.with(part, usage.get(total)) } else { usage }
 }
 
-/// Seconds, of which one that has begun counts; `None` for none.
+/// Parses seconds and rounds them up; none for 0.
 fn parse_seconds(value: &[u8]) -> Option<u64> {
     let whole = json::count_of(value)?;
     let fraction = value.iter().skip_while(|byte| **byte != b'.');
-    let has_begun = fraction.skip(1).any(|byte| *byte != b'0');
-    Some(whole + u64::from(has_begun)).filter(|seconds| 0 < *seconds)
+    let has_fraction = fraction.skip(1).any(|byte| *byte != b'0');
+    Some(whole + u64::from(has_fraction)).filter(|seconds| 0 < *seconds)
 }
 
 #[cfg(test)]
@@ -59,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_are_of_the_kind_that_is_said_or_else_of_the_endpoints() {
+    fn tokens_have_the_reported_modality_or_that_of_the_endpoint() {
         let usage = Usage::from_tokens;
         for (media, object, expected) in [
             (
@@ -96,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_is_of_the_kind_that_the_endpoint_is_for() {
+    fn the_maximum_has_the_modality_of_the_endpoint() {
         let bound = Bound { input_tokens: 7, output_tokens: 9 };
         let pieces = UnitCounts::of(Unit::Images, 2);
         let all = Usage::from_tokens(7, 9).with(Unit::Images, 2);
@@ -119,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_that_has_begun_counts() {
+    fn seconds_are_rounded_up() {
         for (seconds, expected) in
             [("17", Some(17)), ("17.0", Some(17)), ("17.01", Some(18)), ("0", None), ("null", None)]
         {

@@ -1,4 +1,4 @@
-//! The events of an OpenAI stream: what each says.
+//! Reads the events of an OpenAI stream.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -43,7 +43,7 @@ fn before_done_line(event: &[u8], sent: usize) -> usize {
         Some(b'\r') => event.get(sent) == Some(&b'\n'),
         last => last.is_some_and(|last| *last != b'\n'),
     };
-    let may_say_so = |line: &[u8]| match line.strip_prefix(b"data:") {
+    let may_be_done = |line: &[u8]| match line.strip_prefix(b"data:") {
         Some(value) => {
             let value = value.trim_ascii_start();
             DONE.starts_with(value) || value.starts_with(DONE)
@@ -52,7 +52,7 @@ fn before_done_line(event: &[u8], sent: usize) -> usize {
     };
     let mut lines = sse::lines(&event[sent..]);
     let first = if goes_on { lines.next().map_or(0, <[u8]>::len) } else { 0 };
-    let more = lines.take_while(|line| !may_say_so(line.trim_ascii_end())).map(<[u8]>::len);
+    let more = lines.take_while(|line| !may_be_done(line.trim_ascii_end())).map(<[u8]>::len);
     sent + first + more.sum::<usize>()
 }
 
@@ -63,13 +63,13 @@ pub fn read(data: &[u8]) -> EventFacts {
         event.end = StreamEnd::Terminated;
         return event;
     }
-    let (mut no_choices, mut before, mut parts) = (false, None, NamedEvent::default());
+    let (mut choices_empty, mut before, mut parts) = (false, None, NamedEvent::default());
     let read = json::fields(data, |key, value| {
         let end = value.end;
         match &*key {
             "choices" => {
                 let choices = &data[value];
-                no_choices = choices.iter().all(|byte| b"[] \n\r\t".contains(byte));
+                choices_empty = choices.iter().all(|byte| b"[] \n\r\t".contains(byte));
                 (event.output_tokens, event.has_finish_reason) = count_generated(choices);
                 if memmem::find(choices, b"\"usage\"").is_some() {
                     json::elements(choices, |choice| read_nested_usage(choice, &mut event.usage));
@@ -103,7 +103,7 @@ pub fn read(data: &[u8]) -> EventFacts {
     {
         *range = first_field_span(data, range.end);
     }
-    event.is_usage_only = no_choices && event.usage.is_some();
+    event.is_usage_only = choices_empty && event.usage.is_some();
     event
 }
 
@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_say_what_they_carry() {
+    fn events_have_the_facts_of_their_data() {
         assert_eq!(read(b"[DONE]").end, StreamEnd::Terminated);
         let text = br#"{"id":"x","choices":[{"delta":{"role":"assistant","content":"hello you"}}],"usage":null}"#;
         let delta = read(text);
@@ -274,22 +274,22 @@ mod tests {
                    "usage":{{"prompt_tokens":0}}}}"#
             ),
         ] {
-            let said = read(data.as_bytes());
+            let facts = read(data.as_bytes());
             assert_eq!(
-                (said.usage, said.has_finish_reason),
+                (facts.usage, facts.has_finish_reason),
                 (Some(Usage::from_tokens(3, 4)), true),
                 "{data}"
             );
-            assert!(!said.is_usage_only);
+            assert!(!facts.is_usage_only);
         }
     }
 
     #[test]
     fn a_text_about_usage_reports_none() {
-        let said = read(
+        let facts = read(
             br#"{"choices":[{"delta":{"content":"\"usage\":{\"prompt_tokens\":9}","tool_calls":
                 [{"function":{"arguments":"{\"usage\":{}"}}]},"finish_reason":null}]}"#,
         );
-        assert_eq!((said.usage, said.has_finish_reason), (None, false));
+        assert_eq!((facts.usage, facts.has_finish_reason), (None, false));
     }
 }

@@ -1,4 +1,4 @@
-//! What an OpenAI request refers to that is not in its body.
+//! Finds what an OpenAI request refers to refs of its body.
 
 use std::sync::LazyLock;
 
@@ -8,7 +8,8 @@ use crate::dialect::call_facts::ParseError;
 use crate::dialect::external_refs::{ExternalRefs, may_contain, may_contain_key};
 use crate::dialect::json;
 
-/// A part of each of those words: a body without any of these few has none of them.
+/// Substrings of which each of [`REFERENCES`] contains one, so that a body is searched five times
+/// rather than eleven.
 static STEMS: LazyLock<[Finder<'static>; 5]> =
     LazyLock::new(|| ["_url\"", "file_", "audio\"", "search_", "\"plugins"].map(Finder::new));
 
@@ -31,54 +32,54 @@ static REFERENCES: LazyLock<[Finder<'static>; 11]> = LazyLock::new(|| {
 
 static FILE_ID: LazyLock<[Finder<'static>; 1]> = LazyLock::new(|| [Finder::new("\"file_id\"")]);
 
-/// Finds what the body refers to; `tools` is its own field for those. A tool that asks another
-/// model is refused.
+/// Finds what a body refers to. `tools` is the value of that field; a tool that calls another model
+/// is refused.
 ///
-/// A `file_id` is state only where the provider would look for it: in a part of a message. A schema
-/// or a text may use the word.
+/// A `file_id` counts only in a part of a message, where the provider resolves it. A schema or a
+/// text may contain the same word.
 pub fn find(body: &[u8], tools: Option<&[u8]>) -> Result<ExternalRefs, ParseError> {
-    let refers = may_contain(body, &*STEMS) && may_contain_key(body, &*REFERENCES);
-    let mut outside = ExternalRefs { has_external_content: refers, ..ExternalRefs::default() };
-    if outside.has_external_content && may_contain_key(body, &*FILE_ID) {
+    let has_external_content = may_contain(body, &*STEMS) && may_contain_key(body, &*REFERENCES);
+    let mut refs = ExternalRefs { has_external_content, ..ExternalRefs::default() };
+    if refs.has_external_content && may_contain_key(body, &*FILE_ID) {
         json::each_named(body, &["messages"], |messages| {
-            json::elements(messages, |message| scan_message(message, &mut outside));
+            json::elements(messages, |message| scan_message(message, &mut refs));
         });
     }
-    let mut asks_another = false;
+    let mut selects_model = false;
     json::elements(tools.unwrap_or(b"null"), |tool| {
         json::each_named(tool, &["type"], |kind| {
-            // Any other is run by the provider, and brings in content of its own.
+            // Any other tool is hosted, and adds content to the input.
             let kind = json::string_of(kind);
             if !matches!(kind.as_deref(), Some("function" | "custom")) {
-                outside.has_external_content = true;
-                asks_another |= has_model(tool);
+                refs.has_external_content = true;
+                selects_model |= has_model(tool);
                 json::each_named(tool, &["parameters"], |settings| {
-                    asks_another |= has_model(settings)
+                    selects_model |= has_model(settings)
                 });
             }
         });
     });
-    if asks_another { Err(ParseError::model_override("tools")) } else { Ok(outside) }
+    if selects_model { Err(ParseError::model_override("tools")) } else { Ok(refs) }
 }
 
 fn has_model(object: &[u8]) -> bool {
-    let mut names = false;
-    json::each_named(object, &["model"], |model| names |= model != b"null");
-    names
+    let mut has_model = false;
+    json::each_named(object, &["model"], |model| has_model |= model != b"null");
+    has_model
 }
 
-fn scan_message(message: &[u8], outside: &mut ExternalRefs) {
-    let mut file = |part: &[u8]| {
+fn scan_message(message: &[u8], refs: &mut ExternalRefs) {
+    let mut scan_file = |part: &[u8]| {
         json::each_named(part, &["file_id"], |id| {
             if id != b"null" {
-                outside.add_state_ref("file_id");
+                refs.add_state_ref("file_id");
             }
         });
     };
     json::each_named(message, &["content"], |content| {
         json::elements(content, |part| {
-            file(part);
-            json::each_named(part, &["file"], &mut file);
+            scan_file(part);
+            json::each_named(part, &["file"], &mut scan_file);
         });
     });
 }
@@ -89,7 +90,7 @@ mod tests {
     use crate::dialect::external_refs::ProviderStateRef;
 
     #[test]
-    fn tools_of_the_provider_bring_in_content() {
+    fn hosted_tools_add_content() {
         for (tool, refers) in [
             (r#"{"type":"function","function":{"parameters":{"type":"web"}}}"#, false),
             (r#"{"function":{}}"#, false),
@@ -102,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn state_is_found_where_it_is_used_and_nowhere_else() {
+    fn files_are_found_in_messages_only() {
         for (body, refers, state) in [
             (r#"{"messages":[{"content":[{"type":"file","file":{"file_id":"f"}}]}]}"#, true, true),
             (r#"{"messages":[{"content":[{"fil\u0065":{"file\u005fid":"f"}}]}]}"#, true, true),

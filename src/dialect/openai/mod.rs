@@ -1,5 +1,5 @@
-//! The OpenAI dialect: chat, completions, responses and their siblings, also of those who speak
-//! like it.
+//! The OpenAI dialect: chats, completions, responses and embeddings, as OpenAI and compatible
+//! providers implement them.
 
 pub mod usage;
 pub mod prompt;

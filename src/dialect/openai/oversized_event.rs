@@ -1,4 +1,4 @@
-//! An event that is too long to be kept: what it says, learned as it passes.
+//! Reads an event that is too long to buffer, piece by piece.
 
 use crate::dialect::event::EventFacts;
 use crate::dialect::json_extractor::JsonExtractor;
@@ -9,7 +9,8 @@ use crate::dialect::{json, tier};
 use crate::domain::service_tier::ServiceTier;
 use crate::domain::usage::Usage;
 
-/// Learns what such an event says, as the one that ends a response whose output it repeats.
+/// Collects the facts of an oversized event, such as the last event of a response, which repeats
+/// the whole output.
 #[derive(Debug)]
 pub struct OversizedEvent {
     fields: JsonExtractor,
@@ -18,7 +19,7 @@ pub struct OversizedEvent {
     usage: Option<Usage>,
     service_tier: Option<ServiceTier>,
     response: ResponseFacts,
-    /// Without its long texts, as the items of the response are read.
+    /// The item of the event, without its long strings.
     item: Vec<u8>,
 }
 
@@ -37,7 +38,7 @@ impl Default for OversizedEvent {
 }
 
 impl OversizedEvent {
-    /// Reads on. Returns where in this piece of its data all is said.
+    /// Reads the next piece of the event's data. Returns the position in it at which the JSON ends.
     pub fn read(&mut self, data: &[u8]) -> Option<usize> {
         let (kind, response) = (&mut self.kind, &mut self.response);
         let item = &mut self.item;
@@ -51,14 +52,14 @@ impl OversizedEvent {
         })
     }
 
-    /// What it says, once all is said.
+    /// Returns the facts of the event.
     pub fn finish(self) -> EventFacts {
         let Self { kind, usage, service_tier, response, item, .. } = self;
         kind.and_then(|kind| event::named_event(&kind, response, &item)).unwrap_or_else(|| {
             EventFacts {
                 usage,
                 service_tier,
-                // Nobody saw whether it says why it ended. Where more is said, it did not.
+                // The finish reason was not read. Later output would reset this flag.
                 has_finish_reason: usage.is_some(),
                 ..EventFacts::default()
             }

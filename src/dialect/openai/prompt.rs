@@ -1,33 +1,33 @@
-//! The texts of requests in the OpenAI dialect.
+//! Collects the texts of requests in the OpenAI dialect.
 
 use crate::dialect::external_refs::TOOLS_TOKENS;
 use crate::dialect::json;
 use crate::dialect::prompt_text::{MESSAGE_TOKENS, PromptText, type_of};
 
-/// What a conversation costs beside its messages, exactly.
+/// Exact tokens of a conversation in addition to its messages.
 const CHAT_TOKENS: u64 = 3;
 
-/// What OpenAI says of tools in general, before it names any.
+/// Tokens of OpenAI's general instructions about tools.
 const OPENAI_TOOLS_TOKENS: u64 = 96;
 
-/// What models of others put in front of a chat, and of one with tools or a form of the answer.
+/// Tokens that other providers add to a chat, and to one with tools or a structured output.
 const NON_OPENAI_CHAT_TOKENS: u64 = 80;
 const NON_OPENAI_FORMAT_TOKENS: u64 = TOOLS_TOKENS;
 
-/// What they put around a text that is embedded.
+/// Tokens that they add around a text to embed.
 const NON_OPENAI_DELIMITER_TOKENS: u64 = 2;
 
 impl<'a> PromptText<'a> {
-    /// Adds each text in field `name`, and each that is tokens already.
+    /// Adds the texts and tokenized texts in field `name`.
     pub fn push_inputs(&mut self, body: &'a [u8], name: &str) {
         self.for_each_field(body, |prompt, key, value| match key {
-            key if key == name => json::elements(value, |one| match one.first() {
-                Some(b'[') => json::elements(one, |one| prompt.push_token(one)),
+            key if key == name => json::elements(value, |input| match input.first() {
+                Some(b'[') => json::elements(input, |token| prompt.push_token(token)),
                 Some(b'"') => {
                     prompt.non_openai_overhead += NON_OPENAI_DELIMITER_TOKENS;
-                    prompt.push_text(one);
+                    prompt.push_text(input);
                 }
-                _ => prompt.push_token(one),
+                _ => prompt.push_token(input),
             }),
             "stream_options" | "logit_bias" | "stop" => {}
             _ => prompt.push_unknown_field(key, value),
@@ -64,7 +64,7 @@ impl<'a> PromptText<'a> {
                 prompt.push_text(value);
             }
             "refusal" => prompt.push_text(value),
-            // A sound that the provider keeps.
+            // A reference to stored audio.
             "audio" => prompt.is_text_only &= value == b"null",
             _ => prompt.push_json(value),
         });
@@ -80,7 +80,7 @@ impl<'a> PromptText<'a> {
         }
     }
 
-    /// Adds what a response is asked for with.
+    /// Adds a request of the Responses API.
     pub fn push_response(&mut self, body: &'a [u8]) {
         self.overhead += CHAT_TOKENS;
         self.non_openai_overhead += NON_OPENAI_CHAT_TOKENS;
@@ -97,7 +97,7 @@ impl<'a> PromptText<'a> {
                 prompt.non_openai_overhead += NON_OPENAI_FORMAT_TOKENS;
                 prompt.push_json(value);
             }
-            // How the answer is to look.
+            // The format of the output.
             "text" => {
                 prompt.non_openai_overhead += NON_OPENAI_FORMAT_TOKENS;
                 prompt.push_json(value);
@@ -107,8 +107,8 @@ impl<'a> PromptText<'a> {
         });
     }
 
-    /// What a client says, called or was answered; anything else is not known to be bounded by its
-    /// text.
+    /// Adds a message, a function call or its output. For other items the text may not bound the
+    /// tokens.
     fn push_response_item(&mut self, item: &'a [u8]) {
         self.overhead += MESSAGE_TOKENS;
         let kind = type_of(item);
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_is_its_instructions_its_items_and_its_tools() {
+    fn a_response_request_is_instructions_items_and_tools() {
         let plain = read(r#"{"model":"m","input":"hi","store":false}"#);
         assert_eq!(plain, (vec!["hi".to_owned()], 7, true));
         let body = r#"{"instructions":"be","input":[

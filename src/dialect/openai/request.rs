@@ -231,17 +231,17 @@ mod tests {
         assert_eq!((request.output_tokens_max, request.stream), (Some(7), false));
         assert_eq!(request.include_usage, None);
         assert_eq!((request.item_units_max, request.service_tier), Default::default());
-        let dear = read(r#"{"model":"a","service_tier":"priority","web_search_options":{}}"#);
-        let dear = dear.expect("valid");
+        let priority = read(r#"{"model":"a","service_tier":"priority","web_search_options":{}}"#);
+        let priority = priority.expect("valid");
         assert_eq!(
-            (dear.service_tier.name(), dear.item_units_max.get(Unit::WebSearches)),
+            (priority.service_tier.name(), priority.item_units_max.get(Unit::WebSearches)),
             ("priority", 1)
         );
-        assert!(dear.external_refs.has_external_content);
+        assert!(priority.external_refs.has_external_content);
     }
 
     #[test]
-    fn a_policy_field_that_stands_twice_is_refused() {
+    fn duplicate_policy_fields_are_refused() {
         for body in [
             r#"{"model":"a","model":"b"}"#,
             r#"{"model":"a","\u006dodel":"b"}"#,
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_name_the_field() {
+    fn errors_name_the_field() {
         for (body, param) in [
             (r#"{"messages":[]}"#, "model"),
             (r#"{"model":7}"#, "model"),
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn tools_cost_what_no_byte_shows() {
+    fn tools_add_unseen_tokens() {
         for (rest, tokens) in [
             (r#""tools":[{"type":"function"}],"functions":[{}]"#, TOOLS_TOKENS),
             (r#""functions":[{}]"#, TOOLS_TOKENS),
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_completion_is_bound_for_every_prompt_and_every_draft() {
+    fn a_completion_is_bound_for_every_prompt_and_choice() {
         for (rest, bound, choices) in [
             ("", Some(16), 1),
             (r#""prompt":"a","max_tokens":null"#, Some(16), 1),
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn who_judges_a_text_need_not_be_said() {
+    fn the_model_of_a_moderation_is_optional() {
         let read = |body: &str| {
             moderation(body.as_bytes())
                 .map(|read| (read.model, read.model_spans.into_iter().next()))
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_of_nothing_is_none() {
+    fn a_bound_of_zero_is_none() {
         for (bounds, expected) in [
             (r#""max_tokens":0"#, None),
             (r#""max_completion_tokens":0"#, None),
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn usage_is_asked_for_by_the_smallest_edit() {
+    fn include_usage_is_set_by_the_smallest_edit() {
         for (options, expected) in [
             ("", r#""stream_options":{"include_usage":true},"#),
             (r#""stream_options":null,"#, r#""stream_options":{"include_usage":true},"#),
@@ -364,7 +364,7 @@ mod tests {
             let body = |options: &str| format!(r#"{{{options}"model":"a","stream":true}}"#);
             assert_eq!(spliced(&body(options)), body(expected));
         }
-        let asked = r#"{"model":"a","stream":true,"stream_options":{"include_usage":true}}"#;
-        assert_eq!(read(asked).expect("valid").include_usage, None);
+        let requested = r#"{"model":"a","stream":true,"stream_options":{"include_usage":true}}"#;
+        assert_eq!(read(requested).expect("valid").include_usage, None);
     }
 }

@@ -1,4 +1,4 @@
-//! An answer in the OpenAI dialect: what its fields say, whether they come as one object or pass by.
+//! The facts of a response in the OpenAI dialect, read from one object or field by field.
 
 use crate::dialect::external_refs::state_id;
 use crate::dialect::json;
@@ -8,13 +8,13 @@ use crate::domain::service_tier::ServiceTier;
 use crate::domain::unit_counts::UnitCounts;
 use crate::domain::usage::{Unit, Usage};
 
-/// What an answer says of what it used.
+/// The facts of a response that metering needs.
 #[derive(Debug, Default)]
 pub struct ResponseFacts {
     usage: Option<Usage>,
-    /// What hosted tools did, by the items of the output.
+    /// Units that hosted tools used, counted from the items of the output.
     item_units: UnitCounts,
-    /// Searches by the provider's own count, which stands beside the usage.
+    /// Searches that the provider reports outside of the usage.
     reported_searches: u64,
     service_tier: Option<ServiceTier>,
     id: Option<Box<str>>,
@@ -24,19 +24,19 @@ pub struct ResponseFacts {
 }
 
 impl ResponseFacts {
-    /// The fields that say it.
+    /// The fields that [`Self::field`] reads.
     pub const FIELDS: [&[u8]; 8] =
         [b"usage", b"output", b"tool_usage", b"service_tier", b"id", b"object", b"store", b"error"];
 
-    /// What a whole object says.
+    /// Reads all fields of an object.
     pub fn from_json(object: &[u8]) -> Self {
-        let mut answer = Self::default();
-        // What is broken has no further fields.
-        let _ = json::fields(object, |key, value| answer.field(key.as_bytes(), &object[value]));
-        answer
+        let mut facts = Self::default();
+        // A malformed object keeps the fields before the error.
+        let _ = json::fields(object, |key, value| facts.field(key.as_bytes(), &object[value]));
+        facts
     }
 
-    /// Reads a field; of `output` all, or one element after the other.
+    /// Reads a field. The value of `output` may be the whole array, or one element per call.
     pub fn field(&mut self, key: &[u8], value: &[u8]) {
         match key {
             b"usage" => self.usage = usage::read(value).or(self.usage),
@@ -57,16 +57,16 @@ impl ResponseFacts {
         }
     }
 
-    /// The usage that it reports. What hosted tools did is counted by what says so first: the usage,
-    /// what stands beside it, the items of the output.
+    /// Returns the reported usage. The units of hosted tools come from the first source that has
+    /// them: the usage, the report outside of the usage, the items of the output.
     pub fn usage(&self) -> Option<Usage> {
         let usage = self.usage?;
-        let pieces = self.item_units().to_usage();
-        let untold = pieces.counts().filter(|(unit, _)| usage.get(*unit) == 0);
-        Some(untold.fold(usage, |usage, (unit, count)| usage.with(unit, count)))
+        let counted = self.item_units().to_usage();
+        let unreported = counted.counts().filter(|(unit, _)| usage.get(*unit) == 0);
+        Some(unreported.fold(usage, |usage, (unit, count)| usage.with(unit, count)))
     }
 
-    /// What hosted tools did, where no usage says.
+    /// Returns the units of hosted tools from outside of the usage.
     pub const fn item_units(&self) -> UnitCounts {
         match self.reported_searches {
             0 => self.item_units,
@@ -74,27 +74,25 @@ impl ResponseFacts {
         }
     }
 
-    /// The tier of service that it names.
     pub const fn service_tier(&self) -> Option<ServiceTier> {
         self.service_tier
     }
 
-    /// The id by which the provider keeps it, at most 256 bytes. Chats are not referred to.
+    /// Returns the id of a stored response, at most 256 bytes. Requests cannot refer to a chat.
     pub fn state_id(&self) -> Option<&str> {
         self.id.as_deref().filter(|_| self.is_response && !self.is_unstored)
     }
 
-    /// Whether the generation failed.
     pub const fn failed(&self) -> bool {
         self.failed
     }
 }
 
-/// What an item of the output is of what is paid by the piece. To open a page that was found, or to
-/// look for a word in it, is no search, and what failed is not billed.
+/// Returns the units billed for an item of the output. Opening a page and finding a word in it are
+/// not searches, and failed items are not billed.
 pub fn item_units_of(item: &[u8]) -> UnitCounts {
     let (mut kind, mut is_search, mut is_billed) = (None, true, true);
-    // As above.
+    // A malformed item keeps the fields before the error.
     let _ = json::fields(item, |key, value| {
         let value = &item[value];
         match &*key {
@@ -127,23 +125,23 @@ mod tests {
     const USAGE: &str = r#""usage":{"input_tokens":5,"output_tokens":6}"#;
 
     fn searches_in(fields: &str) -> Option<u64> {
-        let answer = ResponseFacts::from_json(format!("{{{fields}}}").as_bytes());
-        answer.usage().map(|usage| usage.get(Unit::WebSearches))
+        let facts = ResponseFacts::from_json(format!("{{{fields}}}").as_bytes());
+        facts.usage().map(|usage| usage.get(Unit::WebSearches))
     }
 
     #[test]
-    fn searches_are_those_items_that_are_billed() {
+    fn billed_search_items_are_counted() {
         assert_eq!(searches_in(&format!(r#""output":{ITEMS},{USAGE}"#)), Some(2));
         assert_eq!(searches_in(&format!(r#""output":{ITEMS}"#)), None, "no usage is reported");
         assert_eq!(searches_in(USAGE), Some(0));
     }
 
     #[test]
-    fn what_else_hosted_tools_did_is_counted_by_the_item_and_code_runs_in_one_container() {
+    fn other_hosted_tools_are_counted_per_item() {
         let usage = |items: &str| {
-            let answer =
+            let facts =
                 ResponseFacts::from_json(format!(r#"{{"output":[{items}],{USAGE}}}"#).as_bytes());
-            answer.usage().map(|usage| usage.counts().skip(2).collect::<Vec<_>>())
+            facts.usage().map(|usage| usage.counts().skip(2).collect::<Vec<_>>())
         };
         let item = |kind: &str| format!(r#"{{"id":"i","type":"{kind}","status":"completed"}}"#);
         for (kind, unit, count) in [
@@ -159,18 +157,19 @@ mod tests {
     }
 
     #[test]
-    fn the_providers_own_count_of_searches_is_believed_where_it_has_one() {
-        let told = |count| format!(r#""tool_usage":{{"web_search":{{"num_requests":{count}}}}}"#);
+    fn a_reported_count_of_searches_has_precedence() {
+        let reported =
+            |count| format!(r#""tool_usage":{{"web_search":{{"num_requests":{count}}}}}"#);
         let items = format!(r#""output":{ITEMS},{USAGE}"#);
-        assert_eq!(searches_in(&format!("{items},{}", told(7))), Some(7));
-        assert_eq!(searches_in(&format!("{items},{}", told(0))), Some(2));
+        assert_eq!(searches_in(&format!("{items},{}", reported(7))), Some(7));
+        assert_eq!(searches_in(&format!("{items},{}", reported(0))), Some(2));
         let inside = r#""usage":{"input_tokens":5,
             "server_side_tool_usage_details":{"web_search_calls":3,"x_search_calls":1}}"#;
         assert_eq!(searches_in(&format!(r#""output":{ITEMS},{inside}"#)), Some(4));
     }
 
     #[test]
-    fn only_a_response_that_is_kept_has_an_id_to_refer_to() {
+    fn only_a_stored_response_has_a_state_id() {
         for (fields, id) in [
             (r#""id":"r","object":"response""#, Some("r")),
             (r#""id":"r","object":"response","store":true"#, Some("r")),
@@ -178,24 +177,24 @@ mod tests {
             (r#""id":"r","object":"chat.completion""#, None),
             (r#""id":7,"object":"response""#, None),
         ] {
-            let answer = ResponseFacts::from_json(format!("{{{fields}}}").as_bytes());
-            assert_eq!(answer.state_id(), id, "{fields}");
+            let facts = ResponseFacts::from_json(format!("{{{fields}}}").as_bytes());
+            assert_eq!(facts.state_id(), id, "{fields}");
         }
     }
 
     #[test]
-    fn an_error_beside_the_output_is_a_failure() {
+    fn an_error_field_is_a_failure() {
         assert!(!ResponseFacts::from_json(br#"{"error":null}"#).failed());
         assert!(ResponseFacts::from_json(br#"{"error":{"code":"c"}}"#).failed());
     }
 
-    /// The tier is in the answer only: what was asked for may not be what was served.
+    /// The provider may serve another tier than the requested one.
     #[test]
-    fn edge_36_the_tier_is_the_one_that_the_answer_names() {
+    fn the_tier_is_that_of_the_response() {
         let named = |value: &str| {
-            let answer =
+            let facts =
                 ResponseFacts::from_json(format!(r#"{{"service_tier":{value}}}"#).as_bytes());
-            answer.service_tier().map(|tier| tier.name().to_owned())
+            facts.service_tier().map(|tier| tier.name().to_owned())
         };
         assert_eq!(named(r#""flex""#).as_deref(), Some("flex"));
         assert_eq!(named("null"), None);

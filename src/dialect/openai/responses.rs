@@ -132,13 +132,13 @@ mod tests {
         read(rest).expect(rest).external_refs
     }
 
-    /// The field that names state, and the id by which it does.
+    /// Returns the field and the id of the reference.
     fn state(rest: &str) -> Option<(&'static str, Option<String>)> {
         outside(rest).state.map(|state| (state.field, state.id.map(String::from)))
     }
 
     #[test]
-    fn policy_fields_are_read_and_nothing_is_asked_for_on_top() {
+    fn policy_fields_are_read() {
         let request = read(r#""stream":true,"max_output_tokens":20,"input":"x""#).expect("valid");
         assert_eq!((request.stream, request.output_tokens_max), (true, Some(20)));
         assert_eq!((request.choices, request.include_usage), (1, None));
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_name_the_field() {
+    fn errors_name_the_field() {
         for (rest, param) in [
             (r#""background":true"#, "background"),
             (r#""max_output_tokens":1.5"#, "max_output_tokens"),
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_asks_for_thoughts_hides_output() {
+    fn reasoning_hides_output() {
         for (rest, hides) in [
             (r#""background":true,"stream":true"#, true),
             (r#""reasoning":{"effort":"high"}"#, true),
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn searches_are_bound_by_the_calls_of_tools_and_the_tier_is_read() {
+    fn hosted_tools_are_bound_by_max_tool_calls() {
         let searches = |rest: &str| read(rest).expect(rest).item_units_max.get(Unit::WebSearches);
         let tools = r#""tools":[{"type":"function"},{"type":"web_search_preview"}]"#;
         assert_eq!(searches(tools), HOSTED_CALLS_MAX);
@@ -193,15 +193,15 @@ mod tests {
             r#""tools":[{"type":"image_generation"},{"type":"file_search"},
             {"type":"code_interpreter"}],"max_tool_calls":4"#,
         );
-        let counts =
+        let units =
             UnitCounts::of(Unit::Images, 4).with(Unit::FileSearches, 4).with(Unit::CodeSessions, 1);
-        assert_eq!(hosted.expect("valid").item_units_max, counts);
+        assert_eq!(hosted.expect("valid").item_units_max, units);
         let tier = read(r#""service_tier":"flex""#).expect("valid").service_tier;
         assert_eq!(tier.name(), "flex");
     }
 
     #[test]
-    fn no_bound_is_put_that_the_provider_would_refuse() {
+    fn bounds_below_the_minimum_of_the_provider_are_raised() {
         let text = |tokens| clamp(b"{}", tokens).map(|edit| edit.text.into_owned());
         assert_eq!(text(15).as_deref(), Some(r#""max_output_tokens":16"#));
         assert_eq!(text(17).as_deref(), Some(r#""max_output_tokens":17"#));
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn state_is_named_by_the_id_that_an_answer_gave() {
+    fn references_have_the_id_that_a_response_reported() {
         let by = |field: &'static str, id: &str| Some((field, Some(id.to_owned())));
         for (rest, named) in [
             (r#""previous_response_id":"resp_1""#, by("previous_response_id", "resp_1")),
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_answer_gave_an_id_of_is_state_without_one() {
+    fn references_without_a_reported_id_have_none() {
         for (rest, field) in [
             (r#""prompt":{"id":"pmpt_1"}"#, "prompt"),
             (
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_the_body_is_no_state() {
+    fn objects_in_the_body_are_no_references() {
         for rest in [
             r#""previous_response_id":null,"conversation":null,"prompt":null"#,
             r#""input":"send the \"id\": 7""#,
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn tools_cost_what_no_byte_shows_and_those_of_the_provider_bring_in_content() {
+    fn tools_add_tokens_and_hosted_tools_add_content() {
         let function = outside(r#""tools":[{"type":"function","name":"f"}]"#);
         assert_eq!((function.has_external_content, function.unseen_tokens), (false, TOOLS_TOKENS));
         let search = outside(r#""tools":[{"type":"web_search"}]"#);

@@ -1,4 +1,4 @@
-//! The odd ways in which providers end a stream in the OpenAI dialect, and one test for each.
+//! The unusual ways in which providers report usage and end a stream in the OpenAI dialect.
 
 use bytes::Bytes;
 
@@ -10,11 +10,11 @@ use crate::domain::service_tier::ServiceTier;
 use crate::domain::usage::{Unit, Usage};
 
 const TEXT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"one two\"}}]}\n\n";
-const STOP: &str =
+const FINISH: &str =
     "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
 const DONE: &str = "data: [DONE]\n\n";
 
-/// Usage of so many tokens in, and as many out.
+/// Returns a usage object with this number of input tokens and of output tokens.
 fn usage(tokens: u64) -> String {
     format!(r#""usage":{{"prompt_tokens":{tokens},"completion_tokens":{tokens}}}"#)
 }
@@ -23,7 +23,7 @@ fn chunk(choices: &str, rest: &str) -> String {
     format!("data: {{\"choices\":[{choices}],{rest}}}\n\n")
 }
 
-/// What a client sees that did not ask for usage, and what is metered.
+/// Returns what a client that does not request usage receives, and the metered usage.
 fn stripped(pieces: &[&str]) -> (String, UsageReading) {
     let (pass, end, reading) = run(true, pieces);
     (pass + &end, reading)
@@ -34,91 +34,100 @@ fn both(tokens: u64) -> Usage {
 }
 
 #[test]
-fn edge_01_usage_comes_in_a_chunk_without_choices_behind_the_last_word() {
-    let (seen, reading) = stripped(&[TEXT, STOP, &chunk("", &usage(7)), DONE]);
-    assert_eq!((seen, reading.reported), ([TEXT, STOP, DONE].concat(), Some(both(7))));
+fn usage_is_in_a_chunk_without_choices_after_the_text() {
+    let (received, reading) = stripped(&[TEXT, FINISH, &chunk("", &usage(7)), DONE]);
+    assert_eq!((received, reading.reported), ([TEXT, FINISH, DONE].concat(), Some(both(7))));
 }
 
 #[test]
-fn edge_02_usage_comes_with_the_last_word() {
-    let stop = chunk(r#"{"delta":{},"finish_reason":"stop"}"#, &usage(7));
-    let (seen, reading) = stripped(&[TEXT, &stop, DONE]);
-    assert_eq!((seen, reading.reported), ([TEXT, &stop, DONE].concat(), Some(both(7))));
+fn usage_is_in_the_chunk_with_the_finish_reason() {
+    let finish_with_usage = chunk(r#"{"delta":{},"finish_reason":"stop"}"#, &usage(7));
+    let (received, reading) = stripped(&[TEXT, &finish_with_usage, DONE]);
+    assert_eq!(
+        (received, reading.reported),
+        ([TEXT, &finish_with_usage, DONE].concat(), Some(both(7)))
+    );
 }
 
 #[test]
-fn edge_03_usage_comes_with_a_choice_and_is_not_last() {
-    let told = chunk(r#"{"index":0,"delta":{}}"#, &usage(7));
-    let (seen, reading) = stripped(&[TEXT, &told, STOP, DONE]);
-    assert_eq!((seen, reading.reported), ([TEXT, &told, STOP, DONE].concat(), Some(both(7))));
+fn usage_is_in_a_chunk_before_the_last() {
+    let reporting = chunk(r#"{"index":0,"delta":{}}"#, &usage(7));
+    let (received, reading) = stripped(&[TEXT, &reporting, FINISH, DONE]);
+    assert_eq!(
+        (received, reading.reported),
+        ([TEXT, &reporting, FINISH, DONE].concat(), Some(both(7)))
+    );
 }
 
 #[test]
-fn edge_04_usage_in_every_chunk_is_of_all_so_far() {
-    let said = |tokens| chunk(r#"{"index":0,"delta":{"content":"a"}}"#, &usage(tokens));
+fn usage_in_every_chunk_is_cumulative() {
+    let chunk_with = |tokens| chunk(r#"{"index":0,"delta":{"content":"a"}}"#, &usage(tokens));
     let last = format!(r#""object":"chat.completion.done",{}"#, usage(9));
     let last = chunk(r#"{"message":{"content":"aaa"},"finish_reason":"stop"}"#, &last);
-    let (_, reading) = stripped(&[&said(3), &said(5), &last]);
+    let (_, reading) = stripped(&[&chunk_with(3), &chunk_with(5), &last]);
     assert_eq!(reading.reported, Some(both(9)));
     assert!(reading.finished);
 }
 
 #[test]
-fn edge_05_usage_stands_in_a_place_of_the_providers_own() {
-    let stop = r#"{"delta":{},"finish_reason":"stop"}"#;
-    let own = chunk(stop, &format!(r#""x_groq":{{"id":"r",{}}}"#, usage(7)));
-    assert_eq!(stripped(&[TEXT, &own, DONE]).1.reported, Some(both(7)));
+fn usage_is_in_an_extension_field() {
+    let finish_with_usage = r#"{"delta":{},"finish_reason":"stop"}"#;
+    let extension = chunk(finish_with_usage, &format!(r#""x_groq":{{"id":"r",{}}}"#, usage(7)));
+    assert_eq!(stripped(&[TEXT, &extension, DONE]).1.reported, Some(both(7)));
 }
 
 #[test]
-fn edge_06_usage_is_null_before_it_is_told() {
-    let (seen, reading) = stripped(&[
+fn usage_is_null_before_it_is_reported() {
+    let (received, reading) = stripped(&[
         "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}],\"usage\":null}\n\n",
         &chunk("", &usage(7)),
         DONE,
     ]);
     let bare = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
-    assert_eq!((seen, reading.reported), ([bare, DONE].concat(), Some(both(7))));
+    assert_eq!((received, reading.reported), ([bare, DONE].concat(), Some(both(7))));
 }
 
 #[test]
-fn edge_07_usage_is_zero_before_it_is_told() {
+fn usage_is_zero_before_it_is_reported() {
     let zero = chunk(r#"{"text":"a"}"#, &usage(0));
     let (_, reading) = stripped(&[&zero, &zero, &chunk("", &usage(7)), DONE]);
     assert_eq!(reading.reported, Some(both(7)));
     let (_, reading) = stripped(&[&zero, DONE]);
-    assert_eq!((reading.reported, reading.counted_output), (None, 1), "it was told nothing");
+    assert_eq!((reading.reported, reading.counted_output), (None, 1), "zeros are no report");
 }
 
 #[test]
-fn edge_08_a_whole_stream_without_usage_is_counted() {
-    let (seen, reading) = stripped(&[TEXT, STOP, DONE]);
-    assert_eq!(seen, [TEXT, STOP, DONE].concat());
+fn a_stream_without_usage_is_counted() {
+    let (received, reading) = stripped(&[TEXT, FINISH, DONE]);
+    assert_eq!(received, [TEXT, FINISH, DONE].concat());
     assert_eq!((reading.reported, reading.counted_output), (None, 2));
     assert!(reading.terminated);
 }
 
 #[test]
-fn edge_09_a_first_chunk_without_choices_and_usage_passes() {
+fn a_first_chunk_without_choices_and_usage_is_forwarded() {
     let first = chunk("", r#""prompt_filter_results":[{"prompt_index":0}]"#);
-    let (seen, reading) = stripped(&[&first, TEXT, &chunk("", &usage(7)), DONE]);
-    assert_eq!((seen, reading.reported), ([&first, TEXT, DONE].concat(), Some(both(7))));
+    let (received, reading) = stripped(&[&first, TEXT, &chunk("", &usage(7)), DONE]);
+    assert_eq!((received, reading.reported), ([&first, TEXT, DONE].concat(), Some(both(7))));
 }
 
 #[test]
-fn edge_10_a_stream_says_twice_that_it_is_finished() {
-    let stop = chunk(r#"{"delta":{},"finish_reason":"stop"}"#, &usage(7));
-    let (seen, reading) = stripped(&[TEXT, STOP, &stop, DONE]);
-    assert_eq!((seen, reading.reported), ([TEXT, STOP, &stop, DONE].concat(), Some(both(7))));
-    let (_, reading) = stripped(&[TEXT, &stop, STOP]);
+fn a_stream_may_have_two_finish_reasons() {
+    let finish_with_usage = chunk(r#"{"delta":{},"finish_reason":"stop"}"#, &usage(7));
+    let (received, reading) = stripped(&[TEXT, FINISH, &finish_with_usage, DONE]);
+    assert_eq!(
+        (received, reading.reported),
+        ([TEXT, FINISH, &finish_with_usage, DONE].concat(), Some(both(7)))
+    );
+    let (_, reading) = stripped(&[TEXT, &finish_with_usage, FINISH]);
     assert_eq!((reading.reported, reading.finished), (Some(both(7)), true));
 }
 
 #[test]
-fn edge_30_a_stream_ends_without_its_terminator() {
-    let stop = chunk(r#"{"delta":{},"finish_reason":"stop"}"#, &usage(7));
-    let (seen, reading) = stripped(&[TEXT, &stop]);
-    assert_eq!((seen, reading.reported), ([TEXT, &stop].concat(), Some(both(7))));
+fn a_stream_may_end_without_a_terminator() {
+    let finish_with_usage = chunk(r#"{"delta":{},"finish_reason":"stop"}"#, &usage(7));
+    let (received, reading) = stripped(&[TEXT, &finish_with_usage]);
+    assert_eq!((received, reading.reported), ([TEXT, &finish_with_usage].concat(), Some(both(7))));
     assert!(reading.finished && !reading.terminated);
 }
 
@@ -129,7 +138,7 @@ const CREATED: &str = concat!(
     "data: {\"type\":\"response.output_text.delta\",\"delta\":\"one two\"}\n\n",
 );
 
-/// The last event, of that name and with these fields in its response.
+/// Returns the last event with this name, and these fields in its response.
 fn last(name: &str, fields: &str) -> String {
     format!(
         "event: response.{name}\ndata: {{\"type\":\"response.{name}\",\"sequence_number\":4,\
@@ -141,7 +150,7 @@ const COMPLETED: &str = r#""service_tier":"default","error":null,"output":[{"typ
     "usage":{"input_tokens":5,"output_tokens":6,"output_tokens_details":{"reasoning_tokens":4}}"#;
 
 #[test]
-fn the_last_event_of_a_response_is_held_back_however_it_is_cut() {
+fn the_last_event_of_a_response_is_held_back() {
     let completed = last("completed", &COMPLETED.replace('\n', ""));
     let stream = [CREATED, &completed].concat();
     for cut in 0..stream.len() {
@@ -155,7 +164,7 @@ fn the_last_event_of_a_response_is_held_back_however_it_is_cut() {
 }
 
 #[test]
-fn a_response_whose_events_have_no_name_but_in_their_data_is_held_back_too() {
+fn events_may_be_named_in_their_data_only() {
     let bare = |text: &str| {
         let lines = text.split_inclusive('\n').filter(|line| !line.starts_with("event:"));
         lines.collect::<String>()
@@ -167,7 +176,7 @@ fn a_response_whose_events_have_no_name_but_in_their_data_is_held_back_too() {
 }
 
 #[test]
-fn edge_31_an_error_and_a_failure_without_usage_are_counted_and_told() {
+fn failures_without_usage_are_counted_and_reported() {
     let failed = last("failed", r#""status":"failed","error":{"code":"c"},"usage":null"#);
     for error in [
         r#"{"type":"error","sequence_number":2,"error":{"code":"insufficient_quota"}}"#,
@@ -184,7 +193,7 @@ fn edge_31_an_error_and_a_failure_without_usage_are_counted_and_told() {
 }
 
 #[test]
-fn edge_32_an_incomplete_response_is_whole_and_has_its_usage() {
+fn an_incomplete_response_has_its_usage() {
     let incomplete = last(
         "incomplete",
         r#""incomplete_details":{"reason":"max_output_tokens"},"error":null,
@@ -197,7 +206,7 @@ fn edge_32_an_incomplete_response_is_whole_and_has_its_usage() {
     assert!(reading.terminated && !reading.failed);
 }
 
-/// What a body says in pieces of seven bytes.
+/// Returns a meter that has read `text` in pieces of 7 bytes.
 fn body(text: &str) -> JsonBodyMeter {
     let mut meter = JsonBodyMeter::new(Dialect::OpenAi);
     text.as_bytes().chunks(7).for_each(|piece| meter.read(piece));
@@ -205,7 +214,7 @@ fn body(text: &str) -> JsonBodyMeter {
 }
 
 #[test]
-fn edge_33_a_response_tells_its_usage_by_the_names_of_a_chat() {
+fn a_response_may_name_its_usage_as_a_chat_does() {
     let meter = body(
         r#"{"id":"resp_1","object":"response","output":[{"usage":{"prompt_tokens":99}}],
             "usage":{"prompt_tokens":7,"completion_tokens":6,"total_tokens":13},"error":null}"#,
@@ -241,21 +250,21 @@ fn searches_of_a_body_and_of_a_stream_are_counted_once() {
 }
 
 #[test]
-fn a_response_is_kept_by_its_id_unless_it_is_not_stored() {
-    let kept = |text: &str| {
+fn a_stored_response_has_a_state_id() {
+    let state_id = |text: &str| {
         let mut meter = StreamMeter::new(Dialect::OpenAi, false);
         meter.read(Bytes::copy_from_slice(text.as_bytes()));
         meter.state_id().map(str::to_owned)
     };
-    assert_eq!(kept(CREATED).as_deref(), Some("resp_1"));
-    assert_eq!(kept(&CREATED.replace("true", "false")), None);
-    assert_eq!(kept(TEXT), None);
+    assert_eq!(state_id(CREATED).as_deref(), Some("resp_1"));
+    assert_eq!(state_id(&CREATED.replace("true", "false")), None);
+    assert_eq!(state_id(TEXT), None);
     assert_eq!(body(r#"{"id":"resp_1","object":"response","store":false}"#).state_id(), None);
     assert_eq!(body(r#"{"id":"chatcmpl-1","object":"chat.completion"}"#).state_id(), None);
 }
 
 #[test]
-fn what_a_response_generates_is_counted_whatever_it_is() {
+fn all_generated_text_of_a_response_is_counted() {
     let counted = |data: &str| {
         let event = format!("data: {data}\n\n");
         run(false, &[&event]).2.counted_output

@@ -1,4 +1,4 @@
-//! What is found in documents that pass by in pieces.
+//! Tests of the extraction from documents that arrive in pieces.
 
 use crate::dialect::json_extractor::JsonExtractor;
 
@@ -6,10 +6,10 @@ const BODY: &str = r#"{"a":"\"usage\":{}","usage" : null,"x":{"usage":{"n":1}},"
     "usage" : {"n":"}\"","m":[{}],"usage":{}},"usagE":{},"usage2":{},"us":{},"z":"usage"}"#;
 
 fn found(pieces: &[&str]) -> Vec<String> {
-    let mut capture = JsonExtractor::new(&[b"usage"]);
+    let mut extractor = JsonExtractor::new(&[b"usage"]);
     let mut objects = Vec::new();
     for piece in pieces {
-        capture.read(piece.as_bytes(), |_, value| {
+        extractor.read(piece.as_bytes(), |_, value| {
             objects.push(String::from_utf8_lossy(value).into_owned());
         });
     }
@@ -17,7 +17,7 @@ fn found(pieces: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn an_object_is_found_across_any_cut() {
+fn an_object_is_found_at_any_cut() {
     for cut in 0..BODY.len() {
         for second in cut..BODY.len() {
             let objects = found(&[&BODY[..cut], &BODY[cut..second], &BODY[second..]]);
@@ -27,7 +27,7 @@ fn an_object_is_found_across_any_cut() {
 }
 
 #[test]
-fn each_object_of_an_array_is_watched() {
+fn each_object_of_an_array_is_searched() {
     let body = "[{\"usage\":{\"n\":1},\"a\":[1,2]}\n,\r\n{\"a\":{\"usage\":{}},\"usage\":{}}\n]";
     for cut in 0..body.len() {
         assert_eq!(found(&[&body[..cut], &body[cut..]]), [r#"{"n":1}"#, "{}"], "{cut}");
@@ -38,7 +38,7 @@ fn each_object_of_an_array_is_watched() {
 }
 
 #[test]
-fn what_stands_deeper_is_content() {
+fn nested_fields_are_content() {
     for body in [
         r#"{"content":[{"type":"tool_use","input":{"usage":{"input_tokens":0}}}]}"#,
         r#"{"tools":[{"schema":{"properties":{"usage":{}}}}]}"#,
@@ -51,21 +51,21 @@ fn what_stands_deeper_is_content() {
 }
 
 #[test]
-fn objects_of_a_list_behind_a_key_are_counted_and_not_what_is_in_them() {
+fn objects_in_the_array_of_a_key_are_counted_but_not_nested_ones() {
     let body =
         r#"{"data":[{"x":[{},{"data":[{}]}]},"{",{},[{}]],"other":[{}],"usage":{"data":[{}]}}"#;
     for cut in 0..body.len() {
-        let mut capture = JsonExtractor::new(&[b"usage", b"data"]);
+        let mut extractor = JsonExtractor::new(&[b"usage", b"data"]);
         let mut objects = 0;
         for piece in [&body[..cut], &body[cut..]] {
-            capture.read(piece.as_bytes(), |_, _| objects += 1);
+            extractor.read(piece.as_bytes(), |_, _| objects += 1);
         }
-        assert_eq!((capture.elements_seen(), objects), (2, 1), "{cut}");
+        assert_eq!((extractor.elements_seen(), objects), (2, 1), "{cut}");
     }
 }
 
 #[test]
-fn values_of_all_kinds_are_found_and_of_an_array_each_object() {
+fn values_of_any_type_and_objects_in_arrays_are_found() {
     let body = r#"{"id" : "a\",}\"" ,"store":false,"n":{"id":1},"usage":null,
         "output":[{"type":"a","output":[{}]} , 7,[{"b":1}],"output",{}],
         "x":["id"],"usage":{"a":[1]},"id":-1.5}"#;
@@ -80,10 +80,10 @@ fn values_of_all_kinds_are_found_and_of_an_array_each_object() {
     ];
     for cut in 0..body.len() {
         for second in cut..body.len() {
-            let mut capture = JsonExtractor::any_value(&[b"id", b"store", b"output", b"usage"]);
+            let mut extractor = JsonExtractor::any_value(&[b"id", b"store", b"output", b"usage"]);
             let mut found = Vec::new();
             for piece in [&body[..cut], &body[cut..second], &body[second..]] {
-                capture.read(piece.as_bytes(), |key, value| {
+                extractor.read(piece.as_bytes(), |key, value| {
                     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
                     found.push(format!("{} {}", text(key), text(value)));
                 });
@@ -94,13 +94,13 @@ fn values_of_all_kinds_are_found_and_of_an_array_each_object() {
 }
 
 #[test]
-fn several_keys_are_told_apart_in_one_walk() {
+fn several_keys_are_found_in_one_pass() {
     let body = r#"{"container":{"a":1},"co":{},"usage":{"b":2},"contain":{},"containers":{}}"#;
     for cut in 0..body.len() {
-        let mut capture = JsonExtractor::new(&[b"usage", b"container"]);
+        let mut extractor = JsonExtractor::new(&[b"usage", b"container"]);
         let mut objects = Vec::new();
         for piece in [&body[..cut], &body[cut..]] {
-            capture.read(piece.as_bytes(), |key, value| {
+            extractor.read(piece.as_bytes(), |key, value| {
                 let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
                 objects.push((text(key), text(value)));
             });
@@ -112,7 +112,7 @@ fn several_keys_are_told_apart_in_one_walk() {
 }
 
 #[test]
-fn fields_are_found_within_one_object_and_nowhere_else() {
+fn fields_are_found_in_the_outer_object_only() {
     let body = r#"{"usage":{"n":0},"id":"a","response" : {"usage":{"n":1,"usage":{}},"response":{"id":3},
         "output":[{"id":4},{"response":{"id":5}}],"x":{"id":6},"text":"\"id\":7,","store":false},
         "store":8,"y":{"response":{"id":9}},"usage":{},"z":[{"response":{"id":1}}]}"#;
@@ -127,17 +127,17 @@ fn fields_are_found_within_one_object_and_nowhere_else() {
         for (cut, second) in
             (0..body.len()).flat_map(|at| (at..body.len()).map(move |end| (at, end)))
         {
-            let mut capture =
+            let mut extractor =
                 JsonExtractor::nested_in(&[b"response"], &[b"usage", b"store", b"id", b"output"]);
-            let (mut found, mut closed, mut came) = (Vec::new(), None, 0);
+            let (mut found, mut closed, mut received) = (Vec::new(), None, 0);
             for piece in [&body[..cut], &body[cut..second], &body[second..]] {
                 assert_eq!(closed, None);
-                let end = capture.read(piece.as_bytes(), |key, value| {
+                let end = extractor.read(piece.as_bytes(), |key, value| {
                     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
                     found.push(format!("{} {}", text(key), text(value)));
                 });
-                closed = end.map(|end| came + end);
-                came += piece.len();
+                closed = end.map(|end| received + end);
+                received += piece.len();
             }
             assert_eq!(found, expected, "{cut} {second}");
             assert_eq!(closed, Some(body.len() - 1), "{cut} {second}");
@@ -146,21 +146,22 @@ fn fields_are_found_within_one_object_and_nowhere_else() {
 }
 
 #[test]
-fn an_element_is_found_without_its_long_texts_however_it_is_cut() {
+fn long_strings_are_dropped_from_an_element() {
     let text = r#"\\x\"\u00e9\n"#.repeat(1_000);
     for begin in 0..16 {
         let long = "x".repeat(begin) + &text;
-        without_long_texts(&long);
+        assert_long_strings_dropped(&long);
     }
 }
 
-fn without_long_texts(long: &str) {
+fn assert_long_strings_dropped(long: &str) {
     let body = format!(r#"{{"output":[{{"a":"{long}","type":"b","c":["{long}"],"d":{{}}}}]}}"#);
     for step in [1, 2, 3, 7, 1_000, 5_000, body.len()] {
-        let mut capture = JsonExtractor::any_value(&[b"output"]);
+        let mut extractor = JsonExtractor::any_value(&[b"output"]);
         let mut found = Vec::new();
         for piece in body.as_bytes().chunks(step) {
-            capture.read(piece, |_, value| found.push(String::from_utf8_lossy(value).into_owned()));
+            extractor
+                .read(piece, |_, value| found.push(String::from_utf8_lossy(value).into_owned()));
         }
         let [element] = &found[..] else { panic!("one element: {found:?}") };
         assert!(element.len() < 5_000, "{}", element.len());

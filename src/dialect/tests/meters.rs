@@ -1,4 +1,4 @@
-//! What the meters learn, and what they let pass.
+//! Tests of the usage that the meters read, and of the bytes that they forward.
 
 use bytes::Bytes;
 
@@ -28,9 +28,9 @@ pub fn run_in(dialect: Dialect, strips: bool, pieces: &[&str]) -> (String, Strin
     let mut meter = StreamMeter::new(dialect, strips);
     let (mut pass, mut end) = (Vec::new(), Vec::new());
     for piece in pieces {
-        let passage = meter.read(Bytes::copy_from_slice(piece.as_bytes()));
-        pass.extend(passage.forward.concat());
-        end.extend(passage.held.concat());
+        let metered = meter.read(Bytes::copy_from_slice(piece.as_bytes()));
+        pass.extend(metered.forward.concat());
+        end.extend(metered.held.concat());
     }
     end.extend(meter.finish());
     let text = |bytes| String::from_utf8(bytes).expect("text");
@@ -38,7 +38,7 @@ pub fn run_in(dialect: Dialect, strips: bool, pieces: &[&str]) -> (String, Strin
 }
 
 #[test]
-fn cut_anywhere_the_client_sees_the_same_and_the_meter_reads_the_same() {
+fn bytes_and_usage_are_the_same_at_any_cut() {
     for cut in 0..STREAM.len() {
         let pieces = [&STREAM[..cut], &STREAM[cut..]];
         let (pass, end, reading) = run(true, &pieces);
@@ -54,7 +54,7 @@ fn cut_anywhere_the_client_sees_the_same_and_the_meter_reads_the_same() {
 }
 
 #[test]
-fn byte_by_byte_is_no_different() {
+fn bytes_and_usage_are_the_same_in_single_bytes() {
     let pieces: Vec<&str> = (0..STREAM.len()).map(|at| &STREAM[at..=at]).collect();
     let (pass, end, reading) = run(true, &pieces);
     assert_eq!((pass.as_str(), end.as_str()), (STRIPPED, "data: [DONE]\n\n"));
@@ -63,7 +63,7 @@ fn byte_by_byte_is_no_different() {
     assert_eq!(pass + &end, STREAM);
 }
 
-/// Each stream that stands here with each kind of line end, and its terminator.
+/// Returns each stream of this file with each kind of line end.
 fn framed() -> Vec<(Dialect, String)> {
     let long = "data: {\"choices\":[{\"delta\":\ndata: {\"content\":\"héllo 🌍\"}}]}\n\n";
     let streams = [
@@ -83,7 +83,7 @@ fn framed() -> Vec<(Dialect, String)> {
 }
 
 #[test]
-fn whatever_ends_its_lines_a_stream_cut_anywhere_is_the_same_to_client_and_meter() {
+fn bytes_and_usage_are_the_same_with_any_line_end() {
     let mut streams = 0;
     for (dialect, text) in framed() {
         streams += 1;
@@ -91,23 +91,27 @@ fn whatever_ends_its_lines_a_stream_cut_anywhere_is_the_same_to_client_and_meter
             let whole = run_in(dialect, strips, &[&text]);
             let joined =
                 |(pass, end, reading): (String, String, UsageReading)| (pass + &end, reading);
-            let (said, reading) = joined(whole);
+            let (forwarded, reading) = joined(whole);
             assert!(reading.reported.is_some() && 0 < reading.counted_output, "{text:?}");
-            assert_eq!(said == text, !strips || dialect != Dialect::OpenAi, "{text:?}");
+            assert_eq!(forwarded == text, !strips || dialect != Dialect::OpenAi, "{text:?}");
             for cut in (0..text.len()).filter(|cut| text.is_char_boundary(*cut)) {
                 let two = run_in(dialect, strips, &[&text[..cut], &text[cut..]]);
-                assert_eq!(joined(two), (said.clone(), reading.clone()), "{cut} {strips} {text:?}");
+                assert_eq!(
+                    joined(two),
+                    (forwarded.clone(), reading.clone()),
+                    "{cut} {strips} {text:?}"
+                );
             }
             let letters: Vec<String> = text.chars().map(String::from).collect();
             let letters: Vec<&str> = letters.iter().map(String::as_str).collect();
-            assert_eq!(joined(run_in(dialect, strips, &letters)), (said, reading), "{text:?}");
+            assert_eq!(joined(run_in(dialect, strips, &letters)), (forwarded, reading), "{text:?}");
         }
     }
     assert!(12 <= streams, "{streams}");
 }
 
 #[test]
-fn an_error_in_the_midst_is_a_failure_in_every_dialect() {
+fn an_error_in_a_stream_is_a_failure_in_every_dialect() {
     let error = r#"{"error":{"code":503,"message":"m","status":"UNAVAILABLE"}}"#;
     let anthropic = r#"{"type":"error","error":{"type":"overloaded_error","message":"m"}}"#;
     let event = |data: &str| format!("data: {data}\n\n");
@@ -132,25 +136,25 @@ fn an_error_in_the_midst_is_a_failure_in_every_dialect() {
 }
 
 #[test]
-fn a_sign_of_life_behind_what_is_held_back_is_told() {
-    let [delta, ping, stop] = {
+fn events_after_a_held_tail_flush_it() {
+    let [delta, ping, finish] = {
         let mut events = MESSAGE_END.split_inclusive("\n\n");
         [events.next(), events.next(), events.next()].map(|event| event.expect("three events"))
     };
     let mut meter = StreamMeter::new(Dialect::Anthropic, false);
     let mut read = |text: &str| {
-        let passage = meter.read(Bytes::copy_from_slice(text.as_bytes()));
-        (passage.forward.is_empty(), passage.flush_held)
+        let metered = meter.read(Bytes::copy_from_slice(text.as_bytes()));
+        (metered.forward.is_empty(), metered.flush_held)
     };
     assert_eq!(read(MESSAGE), (false, false));
     assert_eq!(read(delta), (true, false));
     assert_eq!(read(ping), (true, true));
     assert_eq!(read(": alive\n\n"), (true, true));
-    assert_eq!(read(stop), (true, false));
+    assert_eq!(read(finish), (true, false));
 }
 
 #[test]
-fn the_tier_of_service_is_the_one_that_the_answer_names() {
+fn the_tier_is_that_of_the_response() {
     let (_, _, reading) = run_in(
         Dialect::Anthropic,
         false,
@@ -166,7 +170,7 @@ fn the_tier_of_service_is_the_one_that_the_answer_names() {
 }
 
 #[test]
-fn what_gemini_searched_for_is_told_beside_its_usage() {
+fn searches_of_gemini_are_added_to_its_usage() {
     let grounding = r#""groundingMetadata":{"webSearchQueries":["a","b"]}"#;
     let chunk = |more: &str| {
         format!(
@@ -193,7 +197,7 @@ fn what_gemini_searched_for_is_told_beside_its_usage() {
 }
 
 #[test]
-fn a_terminator_without_its_blank_line_is_held_back_too() {
+fn a_terminator_without_a_blank_line_is_held_back() {
     for strips in [false, true] {
         let (pass, end, _) = run(strips, &["data: {}\n\nda", "ta: [DO", "NE]\n"]);
         assert_eq!((pass.as_str(), end.as_str()), ("data: {}\n\n", "data: [DONE]\n"));
@@ -201,7 +205,7 @@ fn a_terminator_without_its_blank_line_is_held_back_too() {
 }
 
 #[test]
-fn a_terminator_is_held_back_whatever_its_event_has_beside_it() {
+fn a_terminator_with_other_fields_is_held_back() {
     for (before, terminator) in [
         ("event: end\nid: 7\n", "data: [DONE]\n\n"),
         ("retry: 1\r\n", "data:  [DONE] \r\n\r\n"),
@@ -231,7 +235,7 @@ const MESSAGE_END: &str = concat!(
 );
 
 #[test]
-fn a_message_is_held_back_from_its_delta_on_however_it_is_cut() {
+fn a_message_is_held_back_from_its_delta() {
     let stream = [MESSAGE, MESSAGE_END].concat();
     for cut in 0..stream.len() {
         let (pass, end, reading) =
@@ -245,7 +249,7 @@ fn a_message_is_held_back_from_its_delta_on_however_it_is_cut() {
 }
 
 #[test]
-fn a_message_that_breaks_off_is_not_terminated() {
+fn a_message_with_an_error_is_not_terminated() {
     let error = "event: error\ndata: {\"type\":\"error\",\"error\":{\"message\":\"m\"}}\n\n";
     let (pass, end, reading) = run_in(Dialect::Anthropic, false, &[MESSAGE, error]);
     assert_eq!((pass, end.as_str()), ([MESSAGE, error].concat(), ""));
@@ -273,7 +277,7 @@ fn gemini_stream() -> String {
 }
 
 #[test]
-fn a_gemini_stream_just_ends_and_its_last_usage_stands() {
+fn the_last_usage_of_a_gemini_stream_applies() {
     let stream = gemini_stream();
     let usage = Usage::from_tokens(14, 53).with(Unit::ReasoningTokens, 7);
     for cut in 0..stream.len() {
@@ -288,7 +292,7 @@ fn a_gemini_stream_just_ends_and_its_last_usage_stands() {
 }
 
 #[test]
-fn usage_in_every_chunk_and_before_the_last_one() {
+fn usage_may_be_in_every_chunk() {
     let chunk = |content: &str, finish: &str, usage: u64| {
         format!(
             "data: {{\"choices\":[{{\"delta\":{{\"content\":\"{content}\"}},\
@@ -296,26 +300,26 @@ fn usage_in_every_chunk_and_before_the_last_one() {
              \"completion_tokens\":{usage}}}}}\n\n"
         )
     };
-    let stop = "\"stop\"";
-    let (_, _, reading) = run(true, &[&chunk("a", "null", 0), &chunk("b", stop, 7)]);
+    let finish = "\"stop\"";
+    let (_, _, reading) = run(true, &[&chunk("a", "null", 0), &chunk("b", finish, 7)]);
     assert_eq!(reading.reported, Some(Usage::from_tokens(7, 7)), "zeros come first");
     assert!(reading.finished && !reading.terminated, "a clean end without a terminator");
-    let (_, _, reading) = run(true, &[&chunk("b", stop, 7), &chunk("", stop, 0)]);
+    let (_, _, reading) = run(true, &[&chunk("b", finish, 7), &chunk("", finish, 0)]);
     assert_eq!(reading.reported, Some(Usage::from_tokens(7, 7)), "two finish chunks");
-    let (_, _, reading) = run(true, &[&chunk("b", stop, 7), &chunk("c", "null", 8)]);
-    assert!(!reading.finished, "another choice goes on");
+    let (_, _, reading) = run(true, &[&chunk("b", finish, 7), &chunk("c", "null", 8)]);
+    assert!(!reading.finished, "another choice continues");
 }
 
 #[test]
-fn an_answer_that_has_begun_counts_though_it_ends_without_a_word() {
+fn a_response_without_text_is_one_token() {
     let (_, _, reading) = run(false, &["data: {}\n\n", "data: [DONE]\n\n"]);
     assert_eq!((reading.counted_output, reading.terminated), (1, true));
     let (_, _, reading) = run(false, &["data: [DONE]\n\n"]);
-    assert_eq!(reading.counted_output, 0, "none has begun");
+    assert_eq!(reading.counted_output, 0, "no content");
 }
 
 #[test]
-fn a_body_reports_its_last_usage() {
+fn bodies_report_their_usage() {
     let mut meter = JsonBodyMeter::new(Dialect::OpenAi);
     meter.read(br#"{"choices":[{"message":{"content":"\"usage\":{}"}}],"usa"#);
     meter.read(br#"ge":{"prompt_tokens":5,"completion_tokens":6}}"#);
@@ -332,7 +336,7 @@ fn a_body_reports_its_last_usage() {
 }
 
 #[test]
-fn an_id_of_state_is_found_at_the_top_of_an_answer_and_nowhere_else() {
+fn a_state_id_is_found_at_the_top_level_only() {
     let whole = |dialect, body: &str| {
         let mut meter = JsonBodyMeter::new(dialect);
         body.as_bytes().chunks(7).for_each(|chunk| meter.read(chunk));
@@ -352,5 +356,5 @@ fn an_id_of_state_is_found_at_the_top_of_an_answer_and_nowhere_else() {
     assert_eq!(read(r#"{"type":"message_start","message":{"container":null}}"#), None);
     let last = r#"{"type":"message_delta","delta":{"container":{"id":"c"}}}"#;
     assert_eq!(read(last).as_deref(), Some("c"));
-    assert_eq!(read(r#"{"type":"message_stop"}"#).as_deref(), Some("c"), "it is remembered");
+    assert_eq!(read(r#"{"type":"message_stop"}"#).as_deref(), Some("c"), "the id stays");
 }

@@ -1,4 +1,4 @@
-//! The dialects, tested where no one file is the place.
+//! Tests of the dialects that span several files.
 
 pub mod meters;
 mod json_extractor;
