@@ -123,7 +123,7 @@ pub async fn admit(
             estimate.set_input_tokens(&request.pricing, tokens);
         }
     };
-    Ok(issue_permit(context, caller, request, reservation, fingerprint))
+    Ok(issue_permit(context, caller, request, &reservation, fingerprint))
 }
 
 /// What the provider said of the very same body before. Returns what the body is known by, so that
@@ -185,7 +185,7 @@ fn issue_permit(
     context: &Rc<AdmissionContext>,
     caller: Arc<Caller>,
     mut request: AdmissionRequest,
-    reservation: Reservation,
+    reservation: &Reservation,
     fingerprint: Option<Fingerprint>,
 ) -> Permit {
     let may_drain = (caller.on_disconnect_drain || request.usage_is_hidden)

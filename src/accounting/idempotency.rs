@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_completed_call_is_reported_only_once_its_settlement_is_durable() {
+    async fn a_completed_call_is_reported_only_after_its_settlement_is_durable() {
         let fixture = Fixture::new().await;
         let claim = fixture.claim(KEY, 1).await.expect("free");
         fixture.settle(claim, 1, 100);

@@ -119,7 +119,7 @@ pub fn try_reserve(
             }
             (Ok(()), Some(queue_level)) => (level, lend_request) = (queue_level, None),
             (Err((first_level, missing)), _) => {
-                (level, lend_request) = (first_level, Some(missing))
+                (level, lend_request) = (first_level, Some(missing));
             }
         }
     }
@@ -136,6 +136,7 @@ pub fn try_reserve(
 }
 
 /// What a call may use.
+#[derive(Clone, Copy)]
 struct Grant {
     bound: Bound,
     /// Maximum output tokens per choice, if lowered.
@@ -274,7 +275,7 @@ impl LockedState<'_> {
         let Grant { bound, output_clamp } = grant;
         let (windows, held) = (self.windows, estimate.amounts(bound));
         self.organization.wallet.hold(held.spend);
-        let hold = OpenHold {
+        let open_hold = OpenHold {
             project: self.caller.project.id,
             key: self.caller.key,
             model: Arc::clone(&request.model.name),
@@ -282,7 +283,7 @@ impl LockedState<'_> {
             tokens: held.tokens,
             since: request.now,
         };
-        self.organization.open_holds.insert(request.id, hold);
+        self.organization.open_holds.insert(request.id, open_hold);
         self.project.limits.hold(windows, &held);
         self.project.keys.limit_state(self.caller.slot).hold(windows, &held);
         self.organization.limits.hold(windows, &held);

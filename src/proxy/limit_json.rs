@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_on_calls_in_flight_has_no_reset_instant() {
+    fn a_concurrency_limit_has_a_null_reset() {
         for object in objects(Limit::ConcurrentCalls) {
             assert_eq!(object["resetAt"], Value::Null, "{object}");
         }

@@ -1,4 +1,4 @@
-//! The data plane: from a client's bytes to an upstream and back, governed on the way.
+//! The data plane: authenticates, admits, forwards and meters the calls of clients.
 
 pub mod headers;
 pub mod query;

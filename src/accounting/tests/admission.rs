@@ -37,7 +37,7 @@ async fn text_calls_are_not_held_at_audio_prices() {
 }
 
 #[tokio::test]
-async fn cached_token_counts_are_kept_per_endpoint() {
+async fn cached_token_counts_are_separate_per_endpoint() {
     let model = unit_price_model();
     let words = "word ".repeat(2_000);
     let body = format!(r#"{{"model":"m","system":"{words}","messages":[]}}"#);

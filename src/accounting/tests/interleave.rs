@@ -113,8 +113,8 @@ impl SharedRun {
 fn try_schedules(scenario: impl Fn() + Send + Sync + Clone + 'static) {
     let runtime: Runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
     let _entered = runtime.enter();
-    shuttle::check_random(test_worker.clone(), SCHEDULES);
-    shuttle::check_pct(test_worker, SCHEDULES, CHANGES);
+    shuttle::check_random(scenario.clone(), SCHEDULES);
+    shuttle::check_pct(scenario, SCHEDULES, CHANGES);
 }
 
 /// Runs three threads of calls and one that changes the configuration, then checks the result.

@@ -70,7 +70,7 @@ async fn unbounded_outputs_get_a_fair_share_of_returned_money() {
 }
 
 #[tokio::test]
-async fn a_call_waits_at_most_fifteen_times_hold_wait_while_others_are_served() {
+async fn a_call_waits_no_longer_than_fifteen_times_hold_wait_while_others_are_served() {
     let hold_wait = Duration::from_millis(20);
     let worker = TestWorker::with(2_000, hold_wait, 1);
     let open = worker.admit(request(1, &unit_price_model(), BODY, 1_900)).await.expect("fits");
@@ -110,7 +110,7 @@ async fn a_call_waits_at_most_fifteen_times_hold_wait_while_others_are_served() 
 }
 
 #[tokio::test]
-async fn a_call_whose_key_is_revoked_while_waiting_is_refused_and_leaves_the_queue() {
+async fn a_call_with_a_key_revoked_while_waiting_is_refused_and_leaves_the_queue() {
     let worker = TestWorker::with(2_000, HOLD_WAIT * 12, 10);
     let _open = worker.admit(request(1, &unit_price_model(), BODY, 1_900)).await.expect("fits");
     let revoked = admit(

@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_text_names_its_reset_unless_the_limit_has_no_window() {
+    fn a_limit_text_names_the_reset_of_limits_with_a_window() {
         assert_eq!(
             text(Limit::DailyTokens),
             "dailyTokenLimit of 9 exceeded: 5 used, 1 held by calls in flight, 4 requested; the \

@@ -1,4 +1,4 @@
-//! What happens to the body of a response: decoding, metering, redaction.
+//! Decodes, meters and redacts the body of a response.
 
 pub mod content_encoding;
 pub mod redact;

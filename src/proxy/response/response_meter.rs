@@ -127,20 +127,20 @@ impl ResponseMeter {
 /// A coded answer.
 #[derive(Debug, Default)]
 struct EncodedBody {
-    /// `None` where the coding is not known, or what came is not what it says.
+    /// `None` if the encoding is unknown or the bytes do not match it.
     decoder: Option<Decoder>,
-    /// Whether the client is given the text.
+    /// Whether the client receives the decoded text.
     sends_decoded: bool,
-    /// What was read last, and what of it is still to be decoded.
+    /// The bytes of the last read, and the part of them that is not decoded yet.
     piece: Bytes,
     undecoded: Bytes,
-    /// What is held back, each piece with the length of the text that it is the end of.
+    /// Held pieces, each with the length of the text up to its end.
     held: VecDeque<(Bytes, u64)>,
-    /// The length of the text so far, and of what may be seen of it.
+    /// Length of the text so far, and of the part that the client may see.
     decoded_bytes: u64,
     forwardable_bytes: u64,
     is_closing: bool,
-    /// By our own count, of what could not be decoded.
+    /// Estimated tokens of the bytes that could not be decoded.
     undecoded_tokens: u64,
 }
 
@@ -167,7 +167,7 @@ impl EncodedBody {
         Ok(self.release_ready(metered.flush_held))
     }
 
-    /// What nobody understands passes, unless the client was to be given the text.
+    /// Forwards bytes that cannot be decoded, unless the client must receive the decoded text.
     fn forward_undecoded(&mut self) -> Result<Metered, DecodeError> {
         if self.sends_decoded {
             return Err(DecodeError);
@@ -182,8 +182,8 @@ impl EncodedBody {
         Ok(self.release_ready(false))
     }
 
-    /// The pieces that let a client see no more than it may; what waits behind the end of the text
-    /// waits for the settlement.
+    /// Releases the pieces whose text the client may see. Pieces after the end of the text wait for
+    /// the settlement.
     fn release_ready(&mut self, flush_held: bool) -> Metered {
         let mut metered = Metered { flush_held, ..Metered::default() };
         while let Some((piece, _)) =
@@ -228,7 +228,7 @@ mod tests {
         MeterConfig { endpoint, usage_max: None, is_stream, stream_requested: true, strip_usage }
     }
 
-    /// The pieces of a coded text, each of which lets its reader see all up to there; and the rest.
+    /// Compresses each text separately flushed, and returns the pieces and the end of the stream.
     fn gzip(text: &[&str]) -> Vec<Bytes> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
         let pieces = text.iter().map(|piece| {
@@ -241,7 +241,7 @@ mod tests {
         pieces
     }
 
-    /// What a client can read of coded bytes.
+    /// Returns the text that a client can decode from these bytes.
     fn decode(encoded: &[u8]) -> String {
         let mut decoder = GzDecoder::new(Vec::new());
         decoder.write_all(encoded).expect("valid so far");
@@ -249,14 +249,14 @@ mod tests {
         String::from_utf8(decoder.get_ref().clone()).expect("text")
     }
 
-    /// All that passed, all that waits, and what was learned.
+    /// Returns the forwarded bytes, the held bytes and the usage.
     fn run(
         mut meter: ResponseMeter,
         pieces: &[Bytes],
     ) -> Result<(Vec<u8>, Vec<u8>, UsageReading), DecodeError> {
         let (mut forwarded, mut held) = (Vec::new(), Vec::new());
         let mut collect = |metered: Metered| {
-            assert!(held.is_empty() || metered.forward.is_empty(), "what waits keeps its place");
+            assert!(held.is_empty() || metered.forward.is_empty(), "held bytes stay in order");
             forwarded.extend(metered.forward.concat());
             held.extend(metered.held.concat());
         };
@@ -301,7 +301,7 @@ mod tests {
         assert_eq!(forwarded, EVENTS[0].as_bytes()[..EVENTS[0].len() - 2]);
         assert_eq!(held, b"data: [DONE]\n\n");
         assert_eq!(reading.reported, Some(Usage::from_tokens(3, 2)));
-        assert!(run(meter(), &pieces[..3]).is_err(), "it breaks off");
+        assert!(run(meter(), &pieces[..3]).is_err(), "the body is incomplete");
         assert!(run(meter(), &[pieces[0].clone(), Bytes::from_static(&[0xff; 99])]).is_err());
     }
 

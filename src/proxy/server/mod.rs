@@ -1,4 +1,4 @@
-//! Listeners, workers, and the calls that they have open.
+//! Listener, worker state, and calls that continue without a client.
 
 pub mod in_flight;
 pub mod detached;

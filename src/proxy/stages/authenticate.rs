@@ -1,4 +1,4 @@
-//! Authenticate: from a credential to the caller. A look into memory, never into a database.
+//! Authenticates the caller of a request by its API key. Uses the key snapshot in memory only.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -14,15 +14,14 @@ use crate::proxy::query;
 use crate::proxy::refusal::reason::{ForbiddenReason, Refusal};
 use crate::proxy::request_context::RequestContext;
 
-/// Somebody who is known, and the key that says so.
+/// An authenticated caller.
 #[derive(Debug, Clone)]
 pub struct Authenticated {
-    /// Who calls.
     pub caller: Arc<Caller>,
     secret_hash: SecretHash,
 }
 
-/// Finds who calls, by the key in any of the places where clients put it.
+/// Authenticates a request by the API key in any of the headers or query parameters that clients use.
 pub fn authenticate(
     directory: &Directory,
     parts: &Parts,
@@ -35,8 +34,8 @@ pub fn authenticate(
     lookup(directory, Sha256::digest(key.as_bytes()).into(), ctx.received_at, ctx.address)
 }
 
-/// The same once more: reading a body takes as long as its sender likes, and the key may have been
-/// revoked meanwhile.
+/// Authenticates again with the current snapshot. The key may have been revoked while the body was
+/// read or the call waited.
 pub fn reauthenticate(
     directory: &Directory,
     authenticated: &Authenticated,

@@ -1,4 +1,4 @@
-//! Once: from the header `Idempotency-Key` to the call's right to run.
+//! Claims the idempotency key of a call, from the header `Idempotency-Key`.
 
 use http::header::HeaderName;
 use sha2::{Digest as _, Sha256};
@@ -16,10 +16,10 @@ use crate::tasks;
 
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// The longest value of the header.
+/// Maximum length of the header value.
 const KEY_BYTES_MAX: usize = 255;
 
-/// Takes the key that the call carries, if it carries one.
+/// Claims the idempotency key of the call, if the request has one.
 pub async fn claim_idempotency_key(
     worker: &Worker,
     ctx: &RequestContext,

@@ -55,11 +55,10 @@ const PROGRESS_TOKENS: u64 = 1_000;
 #[derive(Debug)]
 pub struct Relay {
     upstream_body: Incoming,
-    /// Who answers.
     source: Arc<Upstream>,
     lease: Option<Lease>,
     meter: ResponseMeter,
-    /// Until the call is settled.
+    /// `None` after the settlement.
     permit: Option<Permit>,
     /// How the call came out, if the answer comes to its end.
     outcome: Outcome,
@@ -69,11 +68,10 @@ pub struct Relay {
     held_tail: Vec<Bytes>,
     gate: SettlementGate,
     error: Option<RelayError>,
-    /// Whether bytes were given that may not have been sent.
     has_unsent_bytes: bool,
     upstream_done: bool,
     /// Whether the other calls of this worker have their turn before it goes on decoding.
-    yield_once: bool,
+    should_yield: bool,
     idle_timeout: Duration,
     idle_timer: Option<Pin<Box<Sleep>>>,
     progress_at: Option<Instant>,
@@ -143,7 +141,7 @@ pub async fn relay(
         error: None,
         has_unsent_bytes: false,
         upstream_done: false,
-        yield_once: false,
+        should_yield: false,
         idle_timer: None,
         progress_at: None,
         progress_tokens: 0,
@@ -251,7 +249,7 @@ impl Relay {
 
     /// Takes one frame of the upstream's, or its end, whatever kind of end it is.
     fn poll_upstream(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if std::mem::take(&mut self.yield_once) {
+        if std::mem::take(&mut self.should_yield) {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -285,8 +283,8 @@ impl Relay {
         self.outbox.extend(forward);
         self.held_tail.extend(held);
         self.update_usage();
-        self.yield_once = self.meter.has_pending();
-        if self.upstream_body.is_end_stream() && !self.yield_once {
+        self.should_yield = self.meter.has_pending();
+        if self.upstream_body.is_end_stream() && !self.should_yield {
             // A client that counts bytes knows the end with the last of them.
             if self.permit.is_some() && self.held_tail.is_empty() {
                 self.held_tail.extend(self.outbox.pop_back());

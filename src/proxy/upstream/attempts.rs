@@ -101,6 +101,6 @@ impl AttemptMetrics {
 
     /// Returns the label of the last result other than `Answered`.
     pub fn last_failure(&self) -> Option<&'static str> {
-        Some(self.last_failure.load(Relaxed)).filter(|index| 0 < *index).map(|place| RESULTS[place])
+        Some(self.last_failure.load(Relaxed)).filter(|index| 0 < *index).map(|index| RESULTS[index])
     }
 }
