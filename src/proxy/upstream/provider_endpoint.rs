@@ -66,10 +66,10 @@ impl Upstream {
         let now = clock::monotonic_now();
         match result {
             AttemptResult::Answered | AttemptResult::RateLimited => {
-                self.breaker.record_success(pass, now)
+                self.breaker.record_success(pass, now);
             }
             AttemptResult::Failed | AttemptResult::Unreachable | AttemptResult::TimedOut => {
-                self.breaker.record_failure(pass, now)
+                self.breaker.record_failure(pass, now);
             }
             AttemptResult::Credential => self.breaker.record_credential_refusal(pass, now),
         }
