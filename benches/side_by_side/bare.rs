@@ -1,5 +1,5 @@
-//! The gateway's own listener and upstream pool with zero policy: what is left when governing is
-//! taken away.
+//! The gateway's own listener and upstream pool without any policy: the gateway's cost without
+//! governance.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -56,7 +56,7 @@ fn upstream(address: SocketAddr) -> Result<Upstream> {
     Ok(Upstream::new(UpstreamSettings {
         name: "bare".into(),
         address: BaseUrl::parse(&format!("http://{address}"))
-            .map_err(|fault| anyhow::anyhow!("{address}: {fault:?}"))?,
+            .map_err(|error| anyhow::anyhow!("{address}: {error:?}"))?,
         dialects: vec![Dialect::OpenAi],
         auth: Auth::None,
         headers: Vec::new(),
@@ -78,17 +78,17 @@ async fn forward(
     request: Request<Incoming>,
 ) -> Response<ForwardedBody> {
     let (parts, body) = request.into_parts();
-    let body = body.collect().await.expect("the load sends whole bodies").to_bytes();
+    let body = body.collect().await.expect("the load sends complete bodies").to_bytes();
     let mut request = Request::new(UpstreamBody::new(&body, &[]));
     *request.method_mut() = parts.method;
     *request.uri_mut() = parts.uri;
     *request.headers_mut() = parts.headers;
     let lease = pool.lease(&upstream).await.expect("the fake provider listens");
-    let (response, lease) = lease.send(request).await.expect("the fake provider answers");
+    let (response, lease) = lease.send(request).await.expect("the fake provider responds");
     response.map(|body| ForwardedBody { body, lease: Some(lease) })
 }
 
-/// A body that gives its connection back when it was read whole.
+/// A body that returns its connection when it has been read completely.
 struct ForwardedBody {
     body: Incoming,
     lease: Option<Lease>,
@@ -108,7 +108,7 @@ impl Body for ForwardedBody {
         {
             lease.return_to_pool();
         }
-        Poll::Ready(frame.map(|frame| Ok(frame.expect("the fake provider breaks nothing off"))))
+        Poll::Ready(frame.map(|frame| Ok(frame.expect("the fake provider sends complete bodies"))))
     }
 
     fn is_end_stream(&self) -> bool {

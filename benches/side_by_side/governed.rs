@@ -1,5 +1,5 @@
-//! The gateway with everything on: keys, five limits, wallet, journal, metering. Prepared and
-//! asked over its own admin API, as an operator would.
+//! The gateway with everything on: API keys, five limits, wallet, journal and metering. Prepared
+//! and queried through its admin API.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,10 +9,10 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// How long the projector may lag behind after a window before the window is void.
+/// How far the projector may lag behind after a window before the window is void.
 const CATCH_UP_MAX: Duration = Duration::from_secs(20);
 
-/// The line that `meteor demo --json` says.
+/// The line that `meteor demo --json` prints.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Demo {
@@ -25,12 +25,12 @@ pub struct Demo {
 
 pub struct Governed {
     demo: Demo,
-    /// The wallet record at which the last look found the ledger.
+    /// Last wallet record that was seen in the ledger.
     seen_seq: u64,
 }
 
 impl Governed {
-    /// Takes a freshly started demo and opens all its limits without switching one off.
+    /// Raises all limits of a new demo without removing one.
     pub fn prepare(demo: Demo) -> Result<Self> {
         let huge = 1_000_000_000;
         let quota = json!({
@@ -57,19 +57,19 @@ impl Governed {
         &self.demo.api_key
     }
 
-    /// Waits until each of the calls stands in the ledger: the projector's work belongs to the
-    /// window that caused it, and one record too many or too few voids it.
+    /// Waits until every call is in the ledger, because the projector's work belongs to the window
+    /// that caused it. A missing or extra record voids the window.
     pub fn catch_up(&mut self, calls: u64) -> Result<Duration> {
         let start = Instant::now();
-        let wanted = self.seen_seq + calls;
+        let target = self.seen_seq + calls;
         loop {
             self.seen_seq = self.last_seq()?;
-            ensure!(self.seen_seq <= wanted, "{} records too many", self.seen_seq - wanted);
-            if self.seen_seq == wanted {
+            ensure!(self.seen_seq <= target, "{} unexpected records", self.seen_seq - target);
+            if self.seen_seq == target {
                 return Ok(start.elapsed());
             }
-            let missing = wanted - self.seen_seq;
-            ensure!(start.elapsed() < CATCH_UP_MAX, "{missing} calls are not in the ledger");
+            let missing = target - self.seen_seq;
+            ensure!(start.elapsed() < CATCH_UP_MAX, "{missing} calls are missing in the ledger");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -78,7 +78,7 @@ impl Governed {
         let records = self.request("GET", "/api/organization/wallet/records?size=1", None)?;
         match &records["data"] {
             Value::Array(rows) if rows.is_empty() => Ok(0),
-            rows => rows[0]["seq"].as_u64().context("a record without seq"),
+            rows => rows[0]["seq"].as_u64().context("record without seq"),
         }
     }
 
@@ -92,11 +92,12 @@ impl Governed {
             self.demo.admin_token,
             body.len()
         )?;
-        // HTTP/1.0: the answer ends with the connection and is never chunked.
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).with_context(|| format!("{method} {path}"))?;
-        let (head, body) =
-            answer.split_once("\r\n\r\n").ok_or_else(|| anyhow!("{method} {path}: no answer"))?;
+        // An HTTP/1.0 response ends with the connection and is never chunked.
+        let mut response = String::new();
+        stream.read_to_string(&mut response).with_context(|| format!("{method} {path}"))?;
+        let (head, body) = response
+            .split_once("\r\n\r\n")
+            .ok_or_else(|| anyhow!("{method} {path}: no response"))?;
         if head.split(' ').nth(1) != Some("200") {
             bail!("{method} {path}: {} {body}", head.lines().next().unwrap_or_default());
         }

@@ -1,4 +1,4 @@
-//! Times in buckets of equal relative width: 32 to each doubling, so a percentile is within 3 %.
+//! A histogram of durations with 32 buckets per doubling, so that percentiles are exact within 3 %.
 
 use std::time::Duration;
 
@@ -32,13 +32,13 @@ impl Histogram {
         self.buckets.iter().sum()
     }
 
-    /// The middle of the bucket that holds the percentile.
+    /// Returns the middle of the bucket that holds the percentile.
     pub fn percentile_us(&self, percent: u64) -> f64 {
-        let wanted = (self.count() * percent).div_ceil(100);
+        let target = (self.count() * percent).div_ceil(100);
         let mut seen = 0;
         for (bucket, count) in self.buckets.iter().enumerate() {
             seen += count;
-            if seen >= wanted && seen > 0 {
+            if seen >= target && seen > 0 {
                 let doubling = bucket >> STEPS_BITS;
                 let step = bucket & ((1 << STEPS_BITS) - 1);
                 let low = (((1 << STEPS_BITS) + step) << doubling) as f64;

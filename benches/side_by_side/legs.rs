@@ -1,4 +1,4 @@
-//! The legs: what stands between the load and the upstream, and how each is started.
+//! The legs: the programs between load and upstream, and how to start them.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,18 +13,18 @@ use crate::Options;
 use crate::governed::Governed;
 use crate::processes::{Cpu, Process};
 
-/// How long anything may take to start.
+/// Longest time until a program has started.
 pub const START_MAX: Duration = Duration::from_secs(15);
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Leg {
-    /// No proxy: the load talks to the upstream.
+    /// No proxy: the load connects to the upstream.
     Direct,
-    /// Bytes copied both ways.
+    /// A byte copy in both directions.
     Relay,
-    /// A plain hyper proxy written for nothing else.
+    /// A minimal hyper proxy.
     Plain,
-    /// The gateway's listener, worker and upstream pool with zero policy.
+    /// The gateway's listener, worker and upstream pool without policy.
     Bare,
     /// nginx `proxy_pass` with keep-alive.
     Nginx,
@@ -38,19 +38,19 @@ impl Leg {
     }
 }
 
-/// A leg that is up. Dropping it ends its processes.
+/// A running leg. Dropping it ends its processes.
 pub struct Running {
     pub target: SocketAddr,
     pub api_key: String,
     process: Option<Process>,
     governed: Option<Governed>,
-    // Declared last: a folder goes after the process that writes to it.
+    // Declared last, so that the folder is deleted after the process that writes to it.
     _folder: Option<TempDir>,
 }
 
 impl Running {
     fn new(target: SocketAddr, process: Option<Process>) -> Self {
-        let api_key = "sk-not-looked-at-by-this-leg".to_owned();
+        let api_key = "sk-not-used-by-this-leg".to_owned();
         Self { target, api_key, process, governed: None, _folder: None }
     }
 
@@ -58,7 +58,7 @@ impl Running {
         self.process.as_ref().map_or(Ok(Cpu::default()), |process| Cpu::of_tree(process.pid()))
     }
 
-    /// How long the leg still had to work for these calls after their answers.
+    /// Waits until the leg has finished its work for these calls and returns how long that took.
     pub fn catch_up(&mut self, calls: u64) -> Result<Duration> {
         self.governed.as_mut().map_or(Ok(Duration::ZERO), |governed| governed.catch_up(calls))
     }
@@ -85,7 +85,7 @@ fn start_role(role: &str, upstream: SocketAddr, options: &Options) -> Result<Run
 fn start_nginx(upstream: SocketAddr, options: &Options) -> Result<Running> {
     let program = find_nginx().context("nginx is not installed")?;
     let folder = tempfile::Builder::new().prefix("side-by-side-nginx-").tempdir()?;
-    // Free now, and taken by nginx a moment later; a clash shows as a start that fails.
+    // The port is free now and bound by nginx later. A conflict appears as a failed start.
     let target = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
     let configuration = folder.path().join("nginx.conf");
     let buffering = if options.stream { "off" } else { "on" };
@@ -106,8 +106,8 @@ fn find_nginx() -> Option<PathBuf> {
     folders.map(|folder| folder.join("nginx")).find(|program| program.is_file())
 }
 
-/// As a careful operator would tune it for this: keep-alive without end on both sides (its
-/// default closes every 1,000 requests), nothing logged, bodies in memory.
+/// Tuned for this benchmark: unlimited keep-alive on both sides (by default nginx closes after
+/// 1,000 requests), no logs, bodies in memory.
 fn nginx_configuration(
     folder: &Path,
     listen: SocketAddr,
@@ -172,7 +172,8 @@ fn start_governed(upstream: SocketAddr, options: &Options) -> Result<Running> {
         ["demo", "--json", "--data", &data, "--upstream", &upstream].map(str::to_owned).to_vec();
     let process = Process::start(options.leg_core(), &program.to_string_lossy(), &arguments)?;
     let line = process.read_line(START_MAX).context("meteor demo --json")?;
-    let demo = serde_json::from_str(&line).with_context(|| format!("meteor demo said {line}"))?;
+    let demo =
+        serde_json::from_str(&line).with_context(|| format!("meteor demo printed {line}"))?;
     let governed = Governed::prepare(demo)?;
     Ok(Running {
         target: governed.address()?,

@@ -1,6 +1,6 @@
-//! The load: C keep-alive connections, each sending its next request when the last answer has
-//! come whole. Cheap: the bytes of a request are made once, answers are only framed. Any status
-//! but 200 ends the run, because a figure that counts refusals is no figure.
+//! The load generator. Each keep-alive connection sends its next request when the last response is
+//! complete. Requests are built once and responses are only framed, so that the generator is cheap.
+//! Any status but 200 ends the run, because a figure that includes errors is useless.
 
 use std::collections::VecDeque;
 use std::io::BufRead;
@@ -18,7 +18,7 @@ use crate::sockets;
 use crate::wire::{Part, Reader};
 
 const WARM_UP: Duration = Duration::from_millis(500);
-/// How long the last answers may take once no request is sent any more.
+/// How long outstanding responses may take after the last request.
 const DRAIN_MAX: Duration = Duration::from_secs(15);
 
 pub struct Settings {
@@ -28,11 +28,11 @@ pub struct Settings {
     pub window: Duration,
     pub body_bytes: usize,
     pub keys: Vec<String>,
-    /// Streams ask for events, and start spread over this time instead of all at once.
+    /// Request streams, and spread their start over this interval.
     pub stream_pace: Option<Duration>,
 }
 
-/// One line on the standard output for the warm-up, one for the window.
+/// One line of JSON on standard output for the warm-up and for the window.
 #[derive(Serialize, Deserialize, Clone, Default)]
 pub struct Report {
     pub completed: u64,
@@ -41,18 +41,19 @@ pub struct Report {
     pub p99_us: f64,
     pub first_byte_p50_us: f64,
     pub first_byte_p99_us: f64,
-    pub fault: Option<String>,
+    pub error: Option<String>,
 }
 
-/// Warms up, reports, waits for a line on the standard input, runs the window, reports, and
-/// stays until the input is closed: nothing is in flight while the parent reads CPU times.
+/// Runs the warm-up, reports, waits for a line on standard input, runs the window and reports. Then
+/// waits until standard input is closed, so that nothing is in flight while the parent reads CPU
+/// times.
 pub fn run(settings: Settings) -> Result<()> {
     let requests = Requests::new(&settings);
     let settings = Arc::new(settings);
     let gate = Arc::new(Barrier::new(settings.threads + 1));
-    let (tell, told) = std::sync::mpsc::sync_channel(settings.threads);
+    let (sender, results) = std::sync::mpsc::sync_channel(settings.threads);
     for number in 0..settings.threads {
-        let (settings, gate, tell) = (settings.clone(), gate.clone(), tell.clone());
+        let (settings, gate, sender) = (settings.clone(), gate.clone(), sender.clone());
         let requests = requests.clone();
         let thread = std::thread::Builder::new().name(format!("load-{number}"));
         thread.spawn(move || {
@@ -60,10 +61,10 @@ pub fn run(settings: Settings) -> Result<()> {
             for window in [WARM_UP, settings.window] {
                 gate.wait();
                 let phase = match &mut load {
-                    Ok(load) => load.phase(window).map_err(|fault| format!("{fault:#}")),
-                    Err(fault) => Err(format!("{fault:#}")),
+                    Ok(load) => load.phase(window).map_err(|error| format!("{error:#}")),
+                    Err(error) => Err(format!("{error:#}")),
                 };
-                drop(tell.send(phase));
+                drop(sender.send(phase));
             }
         })?;
     }
@@ -71,7 +72,8 @@ pub fn run(settings: Settings) -> Result<()> {
     for _ in 0..2 {
         let start = Instant::now();
         gate.wait();
-        let phases = (0..settings.threads).map(|_| told.recv()).collect::<Result<Vec<_>, _>>()?;
+        let phases =
+            (0..settings.threads).map(|_| results.recv()).collect::<Result<Vec<_>, _>>()?;
         println!("{}", serde_json::to_string(&report(phases, start.elapsed()))?);
         input.read_line(&mut String::new())?;
     }
@@ -80,14 +82,14 @@ pub fn run(settings: Settings) -> Result<()> {
 
 fn report(phases: Vec<Result<Phase, String>>, time: Duration) -> Report {
     let mut all = Phase::default();
-    let mut fault = None;
+    let mut error = None;
     for phase in phases {
         match phase {
             Ok(phase) => {
                 all.whole.add_all(&phase.whole);
                 all.first_byte.add_all(&phase.first_byte);
             }
-            Err(text) => fault = Some(text),
+            Err(text) => error = Some(text),
         }
     }
     Report {
@@ -97,18 +99,18 @@ fn report(phases: Vec<Result<Phase, String>>, time: Duration) -> Report {
         p99_us: all.whole.percentile_us(99),
         first_byte_p50_us: all.first_byte.percentile_us(50),
         first_byte_p99_us: all.first_byte.percentile_us(99),
-        fault,
+        error,
     }
 }
 
-/// What one thread saw in one phase.
+/// Results of one thread in one phase.
 #[derive(Default)]
 struct Phase {
     whole: Histogram,
     first_byte: Histogram,
 }
 
-/// The bytes of a request: a head for each key, one body for all.
+/// The bytes of requests: one head per key, one body for all.
 #[derive(Clone)]
 struct Requests {
     heads: Arc<Vec<Vec<u8>>>,
@@ -126,8 +128,8 @@ impl Requests {
         );
         let end = r#""}]}"#;
         let text = "The quick brown fox jumps over the lazy dog. ";
-        let room = settings.body_bytes.saturating_sub(start.len() + end.len());
-        let text: String = text.chars().cycle().take(room).collect();
+        let text_bytes = settings.body_bytes.saturating_sub(start.len() + end.len());
+        let text: String = text.chars().cycle().take(text_bytes).collect();
         let body = format!("{start}{text}{end}");
         let head = |key: &String| {
             format!(
@@ -204,7 +206,7 @@ impl Load {
             if busy == 0 && to_start.is_empty() {
                 return Ok(phase);
             }
-            ensure!(now < end + DRAIN_MAX, "{busy} requests were not answered");
+            ensure!(now < end + DRAIN_MAX, "{busy} requests got no response");
             let until = to_start.front().map_or(Duration::from_secs(1), |(at, _)| *at - now);
             sockets::wait(&mut self.poll, &mut events, Some(until))?;
             for event in &events {
@@ -249,7 +251,7 @@ impl Load {
         Ok(())
     }
 
-    /// The time at which the answer was whole, if it is now.
+    /// Returns when the response completed, if it did.
     fn read(&mut self, slot: usize, phase: &mut Phase, closing: bool) -> Result<Option<Instant>> {
         let connection = &mut self.connections[slot];
         let mut ended = None;
@@ -257,11 +259,11 @@ impl Load {
             let Some(count) = sockets::read(&connection.stream, &mut self.buffer) else {
                 return Ok(ended);
             };
-            ensure!(count > 0, "a connection was closed");
+            ensure!(count > 0, "the server closed a connection");
             let (waiting, started) = (&mut connection.waiting, connection.started);
             let first_byte_seen = &mut connection.first_byte_seen;
             connection.reader.feed(&self.buffer[..count], |part| {
-                ensure!(*waiting, "an answer without a request");
+                ensure!(*waiting, "response without a request");
                 match part {
                     Part::Head(head) => check_status(head)?,
                     Part::Body(_) if *first_byte_seen => {}
@@ -278,7 +280,8 @@ impl Load {
                 }
                 Ok(())
             })?;
-            // A read that did not fill the buffer has emptied the socket; the next edge wakes us.
+            // The socket is empty if the read did not fill the buffer. The next edge wakes this
+            // thread.
             if count < self.buffer.len() && !closing {
                 return Ok(ended);
             }
@@ -290,6 +293,9 @@ fn check_status(head: &[u8]) -> Result<()> {
     if head.starts_with(b"HTTP/1.1 200") {
         return Ok(());
     }
-    let line = head.split(|byte| *byte == b'\r').next().ok_or_else(|| anyhow!("no status"))?;
+    let line = head
+        .split(|byte| *byte == b'\r')
+        .next()
+        .ok_or_else(|| anyhow!("response without a status"))?;
     bail!("unexpected status: {}", String::from_utf8_lossy(line));
 }

@@ -1,14 +1,14 @@
-//! The side-by-side bench: what one call costs in CPU time through the gateway, through nginx,
-//! through a bare proxy and through a byte copy, on the same machine in the same minutes.
+//! The side-by-side benchmark: CPU time per request through the gateway, nginx, a bare proxy and a
+//! byte copy, measured on the same machine in the same minutes.
 //!
-//! `cargo bench --bench side_by_side -- --help` tells the options. Throughput and latency do not
-//! travel between machines, and hardly between minutes; CPU time per request does, and ratios of
-//! it do best. So all legs run interleaved in random order, every figure is a median over the
-//! rounds, and nothing here passes or fails by an absolute time. A window in which something was
-//! wrong (a status, the machine, the books) is void, is said aloud, and is run again.
+//! `cargo bench --bench side_by_side -- --help` lists the options. Throughput and latency are not
+//! comparable between machines and hardly between minutes. CPU time per request is, and its ratios
+//! are even more so. Therefore all legs run interleaved in random order, every figure is a median
+//! over the rounds, and no absolute time decides about success. A window with a failed request, a
+//! busy machine or a wrong ledger is reported as void and repeated.
 //!
-//! This executable starts itself for each part: `rounds.rs` leads, `upstream`, `load`, `relay`
-//! and `plain` play, `legs.rs` knows how to start what stands between load and upstream.
+//! This executable starts itself in different roles. `rounds.rs` runs the benchmark; `upstream`,
+//! `load`, `relay` and `plain` are roles; `legs.rs` starts the program between load and upstream.
 
 #![expect(
     clippy::disallowed_methods,
@@ -41,18 +41,18 @@ use clap::{Parser, Subcommand};
 
 use crate::legs::Leg;
 
-/// The gateway's allocator, so that `plain` and `bare` are compared on the same one.
+/// The allocator of the gateway, so that `plain` and `bare` use the same one.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// CPU per request of the gateway beside nginx, a bare proxy and a byte copy.
+/// Compare the CPU time per request of the gateway with nginx, a bare proxy and a byte copy.
 #[derive(Parser)]
 #[command(name = "side_by_side", args_conflicts_with_subcommands = true)]
 pub struct Options {
-    /// Rounds that must count; each runs every leg once, in random order.
+    /// Number of valid rounds. Each round runs every leg once, in random order.
     #[arg(long, default_value_t = 7)]
     rounds: usize,
-    /// Length of a window.
+    /// Length of a window in seconds.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
     /// Open connections (default 32; 200 with --stream).
@@ -65,35 +65,35 @@ pub struct Options {
         default_value = "direct,relay,plain,bare,nginx,governed"
     )]
     legs: Vec<Leg>,
-    /// Bytes of a request's body.
+    /// Bytes of a request body.
     #[arg(long, default_value_t = 1024)]
     body: usize,
-    /// Ask for streams, and report CPU per chunk.
+    /// Request streams and report CPU time per chunk.
     #[arg(long)]
     stream: bool,
-    /// Chunks of a stream.
+    /// Chunks per stream.
     #[arg(long, default_value_t = 50)]
     chunks: usize,
-    /// Milliseconds from one chunk to the next.
+    /// Milliseconds between chunks.
     #[arg(long, default_value_t = 20)]
     pace: u64,
-    /// Order of the legs; the same seed gives the same order.
+    /// Seed for the order of the legs.
     #[arg(long)]
     seed: Option<u64>,
-    /// The gateway's binary (default: the one built beside this bench).
+    /// Path of the gateway binary (default: the one built with this benchmark).
     #[arg(long)]
     meteor: Option<PathBuf>,
-    /// API keys to use in turn, one a line, instead of the leg's own.
+    /// File with API keys to use in turn, one per line, instead of the leg's own key.
     #[arg(long)]
     keys: Option<PathBuf>,
     /// Pin the leg to core 0, load and upstream to core 1.
     #[arg(long)]
     isolated: bool,
-    /// Per cent of the machine that others may use before a window is void. Figures taken with
-    /// more than 5 are no results.
+    /// Percentage of the machine that other processes may use before a window is void. Figures
+    /// taken with more than 5 are not valid.
     #[arg(long, default_value_t = 5.0)]
     others: f64,
-    /// Given by cargo; without it (`cargo test --benches`) nothing is measured.
+    /// Set by cargo. Without it (`cargo test --benches`) nothing is measured.
     #[arg(long, hide = true)]
     bench: bool,
     #[command(subcommand)]
@@ -102,7 +102,7 @@ pub struct Options {
 
 #[derive(Subcommand)]
 enum Role {
-    /// The fake provider; says its port.
+    /// Run the fake provider and print its port.
     Upstream {
         #[arg(long)]
         threads: usize,
@@ -111,7 +111,7 @@ enum Role {
         #[arg(long)]
         pace: u64,
     },
-    /// The load generator; says one line of JSON a phase.
+    /// Run the load generator and print one line of JSON per phase.
     Load {
         #[arg(long)]
         target: SocketAddr,
@@ -130,28 +130,28 @@ enum Role {
         #[arg(long)]
         stream_pace: Option<u64>,
     },
-    /// The byte copy; says its port.
+    /// Run the byte copy and print its port.
     Relay {
         #[arg(long)]
         threads: usize,
         #[arg(long)]
         upstream: SocketAddr,
     },
-    /// The plain hyper proxy; says its port.
+    /// Run the plain hyper proxy and print its port.
     Plain {
         #[arg(long)]
         threads: usize,
         #[arg(long)]
         upstream: SocketAddr,
     },
-    /// The gateway's proxy without policy; says its port.
+    /// Run the gateway's proxy without policy and print its port.
     Bare {
         #[arg(long)]
         threads: usize,
         #[arg(long)]
         upstream: SocketAddr,
     },
-    /// Becomes another program that ends with its parent.
+    /// Execute another program that ends with its parent.
     Exec {
         #[arg(long)]
         core: Option<usize>,
@@ -165,12 +165,12 @@ impl Options {
         self.concurrency.unwrap_or(if self.stream { 200 } else { 32 })
     }
 
-    /// Every leg gets as many workers as the gateway starts by default.
+    /// Number of workers per leg: as many as the gateway starts by default.
     fn workers(&self) -> usize {
         if self.isolated { 1 } else { cores() }
     }
 
-    /// Threads for the load, and as many for the upstream.
+    /// Threads of the load generator, and of the upstream.
     fn load_threads(&self) -> usize {
         if self.isolated { 1 } else { cores().div_ceil(2) }
     }
@@ -183,13 +183,13 @@ impl Options {
         self.isolated.then_some(1)
     }
 
-    /// Cargo puts benches into `deps`, beside which the binaries lie.
+    /// Cargo puts benchmarks into `deps`, inside the folder of the binaries.
     fn meteor(&self) -> Result<PathBuf> {
         if let Some(path) = &self.meteor {
             return Ok(path.clone());
         }
         let bench = std::env::current_exe()?;
-        let folder = bench.ancestors().nth(2).context("the bench lies in no folder")?;
+        let folder = bench.ancestors().nth(2).context("the benchmark has no parent folder")?;
         Ok(folder.join("meteor"))
     }
 }
@@ -204,7 +204,7 @@ fn main() -> Result<()> {
         Some(role) => role.run(),
         None if options.bench => rounds::run(&options),
         None => {
-            println!("nothing measured: run `cargo bench --bench side_by_side`");
+            println!("nothing measured; run `cargo bench --bench side_by_side`");
             Ok(())
         }
     }
@@ -222,7 +222,7 @@ impl Role {
                     Some(file) => {
                         std::fs::read_to_string(file)?.lines().map(str::to_owned).collect()
                     }
-                    None => vec![key.context("load needs a key")?],
+                    None => vec![key.context("load needs --key or --keys")?],
                 };
                 load::run(load::Settings {
                     target,

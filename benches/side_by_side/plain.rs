@@ -1,5 +1,5 @@
-//! A plain hyper proxy written for nothing else: the least that a correct proxy on hyper costs.
-//! `bare`, the gateway's own proxy without policy, must lie within 10 % of it.
+//! A minimal hyper proxy: the lowest cost of a correct proxy on hyper. `bare`, the gateway's own
+//! proxy without policy, should cost at most 10 % more.
 
 use std::cell::RefCell;
 use std::net::{SocketAddr, TcpListener};
@@ -39,18 +39,19 @@ async fn accept(listener: TcpListener, upstream: SocketAddr) -> Result<()> {
             .timer(TokioTimer::new())
             .header_read_timeout(Duration::from_secs(30))
             .serve_connection(TokioIo::new(stream), service);
-        // How a client's connection ends is seen by the load, which voids the window.
+        // The load generator notices a broken client connection and voids the window.
         tokio::task::spawn_local(async { drop(connection.await) });
     }
 }
 
 async fn forward(pool: Pool, request: Request<Incoming>) -> Result<Response<Pooled>> {
     let mut sender = pool.take().await?;
-    let answer = sender.send_request(request).await?;
-    Ok(answer.map(|body| Pooled { body, sender: Some(sender), ended: false, pool }))
+    let response = sender.send_request(request).await?;
+    Ok(response.map(|body| Pooled { body, sender: Some(sender), ended: false, pool }))
 }
 
-/// This thread's keep-alive connections; the one used last is taken first, as it is warm.
+/// The keep-alive connections of this thread. The one used last is taken first, because its caches
+/// are warm.
 #[derive(Clone)]
 struct Pool {
     upstream: SocketAddr,
@@ -74,7 +75,7 @@ impl Pool {
     }
 }
 
-/// An answer's body, which gives its connection back to the pool when it has been read whole.
+/// A response body that returns its connection to the pool when it has been read completely.
 struct Pooled {
     body: Incoming,
     sender: Option<SendRequest<Incoming>>,

@@ -1,4 +1,4 @@
-//! Child processes that die with their parent, and what a tree of processes has cost.
+//! Child processes that end with their parent, and the CPU time of process trees.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-/// A child with its standard input and output piped. Dropping it ends it.
+/// A child with piped standard input and output. Dropping it ends the child.
 pub struct Process {
     child: Child,
     input: ChildStdin,
@@ -20,7 +20,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a program by way of this executable's own `exec`, on one core if one is given.
+    /// Starts a program through the `exec` role of this executable, pinned to `core` if given.
     pub fn start(core: Option<usize>, program: &str, arguments: &[String]) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("exec");
@@ -31,10 +31,10 @@ impl Process {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let input = child.stdin.take().context("no input")?;
         let output = BufReader::new(child.stdout.take().context("no output")?);
-        // Read by a thread of its own, so that waiting for a line can have an end.
-        let (tell, lines) = sync_channel(16);
+        // A separate thread reads the output, so that waiting for a line can time out.
+        let (sender, lines) = sync_channel(16);
         std::thread::spawn(move || {
-            output.lines().map_while(Result::ok).try_for_each(|line| tell.send(line))
+            output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
         });
         Ok(Self { child, input, lines })
     }
@@ -51,8 +51,8 @@ impl Process {
 
     pub fn read_line(&self, within: Duration) -> Result<String> {
         self.lines.recv_timeout(within).map_err(|error| match error {
-            RecvTimeoutError::Timeout => anyhow!("it said nothing for {} s", within.as_secs()),
-            RecvTimeoutError::Disconnected => anyhow!("it ended before it said anything"),
+            RecvTimeoutError::Timeout => anyhow!("no output for {} s", within.as_secs()),
+            RecvTimeoutError::Disconnected => anyhow!("ended without output"),
         })
     }
 
@@ -63,12 +63,12 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Asked politely first: nginx's master must end its workers.
+        // Terminate gracefully first, because the nginx master must end its workers.
         if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
             let _already_gone = kill_process(pid, Signal::TERM);
         }
-        let asked = Instant::now();
-        while asked.elapsed() < Duration::from_secs(5) {
+        let started_at = Instant::now();
+        while started_at.elapsed() < Duration::from_secs(5) {
             match self.child.try_wait() {
                 Ok(None) => std::thread::sleep(Duration::from_millis(5)),
                 _ => return,
@@ -79,7 +79,7 @@ impl Drop for Process {
     }
 }
 
-/// The role `exec`: becomes the program, which ends when the parent does.
+/// The role `exec`: becomes the program, which ends with its parent.
 pub fn exec(core: Option<usize>, command: &[String]) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::TERM))?;
     if let Some(core) = core {
@@ -91,13 +91,13 @@ pub fn exec(core: Option<usize>, command: &[String]) -> Result<()> {
     Err(Command::new(program).args(arguments).exec()).with_context(|| format!("exec {program}"))
 }
 
-/// The kernel's unit for times in /proc: 100 to the second on every Linux that we run on.
+/// Unit of times in /proc: 100 ticks per second on every supported Linux.
 const TICK_US: f64 = 10_000.0;
 
-/// What a tree of processes has used since it started, user and system together.
+/// CPU time of a process tree since its start, user and system together.
 #[derive(Default)]
 pub struct Cpu {
-    /// Threads that have ended included, but in ticks.
+    /// From ticks; includes threads that have ended.
     processes_us: f64,
     processes: usize,
     threads: BTreeMap<u32, Thread>,
@@ -108,10 +108,10 @@ struct Thread {
     used_us: f64,
 }
 
-/// What a tree of processes used between two looks.
+/// CPU time of a process tree between two measurements.
 pub struct CpuUsed {
     pub total_us: f64,
-    /// By thread name without its number; threads that ended are in the total only.
+    /// By thread name without its number. Threads that ended count in the total only.
     pub threads_us: BTreeMap<String, f64>,
 }
 
@@ -120,7 +120,7 @@ impl Cpu {
         let mut parents = Vec::new();
         for entry in fs::read_dir("/proc")?.flatten() {
             let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
-            // A process may end while we look; then it is none of ours.
+            // The process may have ended since; then it is skipped.
             if let Ok(stat) = Stat::read(&format!("/proc/{pid}")) {
                 parents.push((pid, stat.parent));
             }
@@ -136,7 +136,7 @@ impl Cpu {
         Ok(cpu)
     }
 
-    /// One process without its children.
+    /// Measures one process without its children.
     pub fn of_process(pid: u32) -> Result<Self> {
         let mut cpu = Self::default();
         cpu.add_process(pid)?;
@@ -149,7 +149,7 @@ impl Cpu {
         for task in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
             let folder = task.path().to_string_lossy().into_owned();
             let Ok(stat) = Stat::read(&folder) else { continue };
-            // The same time as in `stat`, in nanoseconds, where the kernel tells it.
+            // The same time as in `stat`, in nanoseconds, if the kernel reports it.
             let exact = fs::read_to_string(format!("{folder}/schedstat")).unwrap_or_default();
             let nanos = exact.split(' ').next().and_then(|text| text.parse::<f64>().ok());
             let used_us = nanos.filter(|n| *n > 0.0).map_or(stat.used_us, |n| n / 1000.0);
@@ -165,16 +165,17 @@ impl Cpu {
             let earlier = before.threads.get(number).map_or(0.0, |thread| thread.used_us);
             *threads_us.entry(thread.name.clone()).or_default() += thread.used_us - earlier;
         }
-        let living_us = threads_us.values().fold(0.0, |sum, used| sum + used);
+        let running_us = threads_us.values().fold(0.0, |sum, used| sum + used);
         let by_ticks_us = self.processes_us - before.processes_us;
-        // More than rounding explains: threads have ended, and their time counts too.
+        // Rounding cannot explain the difference, so threads have ended. Their time counts too.
         let rounding_us = 2.0 * TICK_US * self.processes as f64;
-        let total_us = if by_ticks_us > living_us + rounding_us { by_ticks_us } else { living_us };
+        let total_us =
+            if by_ticks_us > running_us + rounding_us { by_ticks_us } else { running_us };
         CpuUsed { total_us, threads_us }
     }
 }
 
-/// The few fields of /proc/…/stat that count here.
+/// The fields of /proc/…/stat used here.
 struct Stat {
     name: String,
     parent: u32,
@@ -184,7 +185,7 @@ struct Stat {
 impl Stat {
     fn read(folder: &str) -> Result<Self> {
         let text = fs::read_to_string(format!("{folder}/stat"))?;
-        // The name stands in parentheses and may hold any of both; the last one closes it.
+        // The name is in parentheses and may contain parentheses itself; the last one closes it.
         let (start, rest) = text.rsplit_once(')').context("no name in stat")?;
         let name = start.split_once('(').context("no name in stat")?.1;
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
@@ -194,8 +195,8 @@ impl Stat {
     }
 }
 
-/// The whole machine: how long its cores were not idle. Idle time is exact where busy time is
-/// sampled, so that busy is what is left of the clock.
+/// Idle time of the whole machine. The kernel counts idle time exactly but samples busy time, so
+/// busy time is computed as the rest.
 pub struct Machine {
     at: Instant,
     idle_us: f64,
@@ -212,7 +213,7 @@ impl Machine {
         Ok(Self { at: Instant::now(), idle_us: idle_ticks * TICK_US, cores: cores as f64 })
     }
 
-    /// The part of the machine, 0 to 1, that was busy with anything but `ours_us`.
+    /// Returns the share of the machine, 0 to 1, that was busy with other work than `ours_us`.
     pub fn share_of_others(&self, before: &Self, ours_us: f64) -> f64 {
         let clock_us = (self.at - before.at).as_secs_f64() * 1e6 * self.cores;
         let busy_us = clock_us - (self.idle_us - before.idle_us);

@@ -1,5 +1,5 @@
-//! The floor: copies bytes both ways and looks at none of them. What a proxy costs above this
-//! is what it does itself.
+//! The floor: copies bytes in both directions without parsing them. The cost above this is what a
+//! proxy does itself.
 
 use std::net::{SocketAddr, TcpListener};
 
@@ -11,10 +11,10 @@ use crate::sockets;
 
 const LISTENER: Token = Token(usize::MAX);
 
-/// A client's connection and its own one to the upstream.
+/// A client connection and its upstream connection.
 struct Pair {
     ends: [TcpStream; 2],
-    /// What was read from an end and its peer did not take yet.
+    /// Bytes read from each end that its peer did not accept yet.
     unsent: [Vec<u8>; 2],
 }
 
@@ -41,7 +41,7 @@ fn serve(listener: TcpListener, upstream: SocketAddr) -> Result<()> {
             let (slot, end) = (event.token().0 / 2, event.token().0 % 2);
             let Some(pair) = pairs[slot].as_mut() else { continue };
             let open = pair.copy(end, &mut buffer, event.is_read_closed())
-                // Room in this end is news for what its peer still has to give.
+                // This end can accept bytes again, so resume sending what its peer has read.
                 && (!event.is_writable() || pair.unsent[1 - end].is_empty()
                     || pair.copy(1 - end, &mut buffer, false));
             if !open {
@@ -57,7 +57,7 @@ fn accept(
     client: TcpStream,
     upstream: SocketAddr,
 ) -> Result<()> {
-    // On loopback a connect is over at once; a blocking one is simpler and outside the window.
+    // A blocking connect is immediate on loopback, simpler, and outside the window.
     let peer = std::net::TcpStream::connect(upstream)?;
     peer.set_nonblocking(true)?;
     let mut ends = [client, TcpStream::from_std(peer)];
@@ -75,7 +75,7 @@ fn accept(
 }
 
 impl Pair {
-    /// Copies from one end to the other; false when the pair is over.
+    /// Copies from one end to the other. Returns false when the pair is finished.
     fn copy(&mut self, from: usize, buffer: &mut [u8], closing: bool) -> bool {
         let peer = &self.ends[1 - from];
         loop {
@@ -94,7 +94,8 @@ impl Pair {
             }
             let Ok(sent) = sockets::write(peer, &buffer[..count], b"", 0) else { return false };
             self.unsent[from].extend_from_slice(&buffer[sent..count]);
-            // A read that did not fill the buffer has emptied the socket; the next edge wakes us.
+            // The socket is empty if the read did not fill the buffer. The next edge wakes this
+            // thread.
             if count < buffer.len() && !closing && self.unsent[from].is_empty() {
                 return true;
             }

@@ -1,4 +1,4 @@
-//! What is printed: the set-up, each window as it comes, medians with their quartiles, ratios.
+//! Prints the setup, each window, medians with quartiles, and ratios.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use crate::rounds::{Round, Window};
 
 type Figure = fn(&Window) -> f64;
 
-/// A median and the quartiles around it.
+/// A median and its quartiles.
 pub struct Spread {
     pub low: f64,
     pub median: f64,
@@ -20,24 +20,24 @@ impl Spread {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
         let at = |quarters: usize| {
-            // Between two neighbours, in proportion.
-            let place = values.len().saturating_sub(1) * quarters;
+            // Interpolates between neighbors.
+            let position = values.len().saturating_sub(1) * quarters;
             let value = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
-            let (below, above) = (value(place / 4), value(place.div_ceil(4)));
-            below + (above - below) * (place % 4) as f64 / 4.0
+            let (below, above) = (value(position / 4), value(position.div_ceil(4)));
+            below + (above - below) * (position % 4) as f64 / 4.0
         };
         Self { low: at(1), median: at(2), high: at(3) }
     }
 }
 
 pub fn print_head(options: &Options, seed: u64) {
-    let what = if options.stream {
+    let responses = if options.stream {
         format!("streams of {} chunks, one per {} ms", options.chunks, options.pace)
     } else {
-        "answers of 0.5 KB".to_owned()
+        "responses of 0.5 KB".to_owned()
     };
     println!(
-        "side by side: {} rounds of {} s, concurrency {}, bodies of {} B, {what}, HTTP/1.1 keep-alive",
+        "side by side: {} rounds of {} s, concurrency {}, bodies of {} B, {responses}, HTTP/1.1 keep-alive",
         options.rounds,
         options.seconds,
         options.concurrency(),
@@ -50,13 +50,16 @@ pub fn print_head(options: &Options, seed: u64) {
         options.load_threads(),
         if options.isolated { ", leg pinned to core 0, load and upstream to core 1" } else { "" }
     );
-    println!("governed: API key, five limits, wallet, journal, projector, metering all on");
+    println!("governed: API key, five limits, wallet, journal, projector and metering are on");
     if options.others > 5.0 {
-        println!("NO RESULT: --others {} lets others disturb the windows", options.others);
+        println!(
+            "NOT VALID: --others {} allows other processes to disturb the windows",
+            options.others
+        );
     }
 }
 
-/// What a cost is divided by: requests, or chunks when streaming.
+/// The divisor of a cost: requests, or chunks with streams.
 fn units(window: &Window, options: &Options) -> f64 {
     let chunks = if options.stream { options.chunks.max(2) } else { 1 };
     window.load.completed as f64 * chunks as f64
@@ -147,7 +150,7 @@ impl View<'_> {
         }
     }
 
-    /// Each ratio is taken within its round, so that a slow minute hits both sides.
+    /// Computes the ratio within each round, so that a slow minute affects both sides.
     fn print_ratio(&self, name: &str, goal: &str, ratio: impl Fn(&Round) -> f64) {
         let spread = Spread::of(self.rounds.iter().map(ratio));
         println!(
@@ -203,7 +206,7 @@ impl View<'_> {
         });
         let behind = self.spread(Leg::Governed, |window| window.catch_up.as_secs_f64() * 1e3);
         println!(
-            "projector {:.2} µs a call, goal ≤ 8; behind by {:.0} ms at a window's end",
+            "projector {:.2} µs per call, goal ≤ 8; {:.0} ms behind at the end of a window",
             projector.median, behind.median
         );
     }
@@ -219,9 +222,10 @@ impl View<'_> {
             ("first byte p50", |window| window.load.first_byte_p50_us),
             ("first byte p99", |window| window.load.first_byte_p99_us),
         ];
-        // A stream lasts as long as its pace says; of a whole answer the first byte is all.
-        let shown = if self.options.stream { &figures[2..] } else { &figures[..2] };
-        for (name, figure) in shown {
+        // The pace determines how long a stream takes, so only its first byte is compared. A
+        // complete response arrives with its first byte.
+        let selected = if self.options.stream { &figures[2..] } else { &figures[..2] };
+        for (name, figure) in selected {
             let added =
                 |round: &Round, leg: Leg| figure(&round[&leg]) - figure(&round[&Leg::Direct]);
             print!("{name:16}");
@@ -239,7 +243,7 @@ impl View<'_> {
     }
 }
 
-/// The threads that serve calls; in any leg but ours that is the whole process.
+/// CPU time of the threads that serve calls. In the other legs all threads do.
 fn serving_us(window: &Window) -> f64 {
     let threads = window.leg_cpu.threads_us.iter();
     threads

@@ -1,4 +1,4 @@
-//! Leads the bench: rounds of windows in random order, and when a window or a round is void.
+//! Runs rounds of windows in random order and decides which of them are void.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,19 +13,19 @@ use crate::processes::{Cpu, CpuUsed, Machine, Process};
 use crate::report;
 
 const ATTEMPTS_PER_WINDOW: usize = 3;
-/// Rounds that are run at most, for each one that must count.
+/// Largest number of rounds per requested valid round.
 const ROUNDS_MAX_FACTOR: usize = 2;
 const DIRECT_DRIFT_MAX: f64 = 0.2;
-/// The load ends by itself long before this; the wait must not be endless if it does not.
+/// The load ends long before this; otherwise the wait would be endless.
 const REPORT_LATE_MAX: Duration = Duration::from_mins(1);
 
-/// What one window showed.
+/// Results of one window.
 pub struct Window {
     pub load: Report,
     pub leg_cpu: CpuUsed,
     pub load_cpu_us: f64,
     pub upstream_cpu_us: f64,
-    /// Part of the machine that others used, 0 to 1.
+    /// Share of the machine used by other processes, 0 to 1.
     pub others: f64,
     pub catch_up: Duration,
 }
@@ -44,7 +44,7 @@ pub fn run(options: &Options) -> Result<()> {
     report::print_head(options, seed);
     let bench = Bench::start(options)?;
     let mut legs = bench.legs_that_start();
-    ensure!(!legs.is_empty(), "no leg starts");
+    ensure!(!legs.is_empty(), "no leg could be started");
     let mut random = Random(seed);
     let mut rounds = Vec::new();
     for number in 1..=options.rounds * ROUNDS_MAX_FACTOR {
@@ -58,16 +58,16 @@ pub fn run(options: &Options) -> Result<()> {
             break;
         }
     }
-    let kept = drop_drifted(rounds);
-    ensure!(!kept.is_empty(), "every round was void, for the reasons above");
-    if kept.len() < options.rounds {
-        println!("NOTE: only {} of {} rounds count", kept.len(), options.rounds);
+    let valid = drop_drifted(rounds);
+    ensure!(!valid.is_empty(), "all rounds were void; see the reasons above");
+    if valid.len() < options.rounds {
+        println!("NOTE: only {} of {} rounds are valid", valid.len(), options.rounds);
     }
-    report::print(options, &kept);
+    report::print(options, &valid);
     Ok(())
 }
 
-/// By how much the round's direct throughput is off the median, when that is too much.
+/// Returns the deviation of the round's direct throughput from the median, if it is too large.
 fn drift(rounds: &[(usize, Round)], round: &Round) -> Option<f64> {
     let direct = round.get(&Leg::Direct)?.per_second();
     let all = rounds.iter().filter_map(|(_, round)| round.get(&Leg::Direct));
@@ -77,14 +77,14 @@ fn drift(rounds: &[(usize, Round)], round: &Round) -> Option<f64> {
 
 fn drop_drifted(rounds: Vec<(usize, Round)>) -> Vec<Round> {
     let drifts: Vec<_> = rounds.iter().map(|(_, round)| drift(&rounds, round)).collect();
-    let mut kept = Vec::new();
+    let mut valid = Vec::new();
     for ((number, round), drift) in rounds.into_iter().zip(drifts) {
         match drift {
             Some(off) => println!("round {number} void: direct drifted {:+.0} %", off * 100.0),
-            None => kept.push(round),
+            None => valid.push(round),
         }
     }
-    kept
+    valid
 }
 
 struct Bench<'a> {
@@ -129,7 +129,7 @@ impl<'a> Bench<'a> {
                 Ok(window) => Some(window),
                 Err(reason) => {
                     println!("round {number} {}: window void: {reason:#}", leg.name());
-                    // Whatever disturbed may be over in a moment.
+                    // The disturbance may be short.
                     std::thread::sleep(Duration::from_secs(1));
                     None
                 }
@@ -140,7 +140,7 @@ impl<'a> Bench<'a> {
         Some(round)
     }
 
-    /// Starts the leg anew, so that no luck of memory layout or hashing lasts for all rounds.
+    /// Starts the leg anew, so that no accident of memory layout or hashing affects all rounds.
     fn window(&self, leg: Leg) -> Result<Window> {
         let mut running = legs::start(leg, self.upstream_address, self.options)?;
         let mut load = self.start_load(&running)?;
@@ -158,9 +158,9 @@ impl<'a> Bench<'a> {
         let ours_us = leg_cpu.total_us + load_cpu_us + upstream_cpu_us + own_us;
         let others = after.machine.share_of_others(&before.machine, ours_us);
         if others * 100.0 > self.options.others {
-            bail!("others used {:.1} % of the machine", others * 100.0);
+            bail!("other processes used {:.1} % of the machine", others * 100.0);
         }
-        ensure!(report.completed > 0, "nothing was completed");
+        ensure!(report.completed > 0, "no request was completed");
         Ok(Window { load: report, leg_cpu, load_cpu_us, upstream_cpu_us, others, catch_up })
     }
 
@@ -191,7 +191,7 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// Everything's CPU time at one instant, taken while no request is in flight.
+/// CPU times at one instant, taken while no request is in flight.
 struct Costs {
     leg: Cpu,
     load: Cpu,
@@ -212,7 +212,7 @@ impl Costs {
     }
 }
 
-/// Splitmix64: enough to shuffle legs, and the same everywhere for one seed.
+/// SplitMix64: good enough for shuffling, and reproducible for a seed.
 struct Random(u64);
 
 impl Random {

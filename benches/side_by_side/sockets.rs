@@ -1,5 +1,4 @@
-//! What every role does with its sockets: listen with one socket per thread, take a connection,
-//! read until the kernel has no more, write as much as fits.
+//! Socket operations of all roles: one listener per thread, non-blocking reads and writes.
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
@@ -10,8 +9,8 @@ use mio::net::TcpStream;
 use mio::{Events, Poll};
 use socket2::{Domain, Socket, Type};
 
-/// One listener per thread on one free loopback port: the kernel spreads the connections, and a
-/// thread never hands one to another.
+/// Opens one listener per thread on one free loopback port. The kernel distributes the connections,
+/// so that threads never exchange them.
 pub fn listeners(threads: usize) -> Result<Vec<TcpListener>> {
     let mut listeners: Vec<TcpListener> = Vec::new();
     for _ in 0..threads {
@@ -26,8 +25,8 @@ pub fn listeners(threads: usize) -> Result<Vec<TcpListener>> {
     Ok(listeners)
 }
 
-/// Runs `serve` on one named thread per listener, after saying the port on the standard output:
-/// that line is how the parent learns where to send load. Returns when a thread has failed.
+/// Runs `serve` on one named thread per listener and prints the port on standard output, from which
+/// the parent learns it. Returns when a thread has failed.
 pub fn serve_on_threads<S>(threads: usize, serve: S) -> Result<()>
 where
     S: Fn(TcpListener) -> Result<()> + Clone + Send + 'static,
@@ -47,7 +46,7 @@ where
     Ok(())
 }
 
-/// Waits for events; a signal (a profiler's, say) only shortens the wait.
+/// Waits for events. A signal, for example of a profiler, only shortens the wait.
 pub fn wait(poll: &mut Poll, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
     match poll.poll(events, timeout) {
         Err(error) if error.kind() != ErrorKind::Interrupted => Err(error),
@@ -55,20 +54,20 @@ pub fn wait(poll: &mut Poll, events: &mut Events, timeout: Option<Duration>) -> 
     }
 }
 
-/// Reads once. `None`: nothing now. `Some(0)`: the peer has closed.
+/// Reads once. `None`: nothing available. `Some(0)`: the peer has closed the connection.
 pub fn read(mut stream: &TcpStream, buffer: &mut [u8]) -> Option<usize> {
     loop {
         match stream.read(buffer) {
             Ok(count) => return Some(count),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
-            // A reset is a close too; what it meant for a request shows in the load's count.
+            // A reset counts as closed. The load generator notices lost requests.
             Err(_) => return Some(0),
         }
     }
 }
 
-/// Writes what the kernel takes now of `first` then `second`; `skip` bytes are already out.
+/// Writes as much of `first` and `second` as the kernel accepts, after skipping `skip` bytes.
 pub fn write(
     mut stream: &TcpStream,
     first: &[u8],

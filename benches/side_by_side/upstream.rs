@@ -1,6 +1,5 @@
-//! The fake provider: answers every request at once with a fixed chat completion, or with a
-//! stream of events at a fixed pace. As cheap as a few system calls, so that it is never what
-//! is measured.
+//! The fake provider: sends a fixed chat completion at once, or a stream of events at a fixed pace.
+//! It costs only a few system calls, so that it does not distort the measurement.
 
 use std::collections::VecDeque;
 use std::net::TcpListener;
@@ -15,7 +14,7 @@ use crate::sockets;
 use crate::wire::{Part, Reader};
 
 const LISTENER: Token = Token(usize::MAX);
-/// A request says early whether it wants a stream; a large body is not searched to its end.
+/// Bytes of a body that are searched for `stream`. Large bodies are not searched to the end.
 const SEARCHED_BYTES: usize = 512;
 
 #[derive(Clone)]
@@ -48,7 +47,7 @@ struct Connection {
     is_stream: bool,
     searched: usize,
     unsent: Vec<u8>,
-    /// Chunks still to come of the stream with this serial number.
+    /// Remaining chunks of the stream with this serial number.
     chunks_left: usize,
     serial: u64,
 }
@@ -64,7 +63,7 @@ struct Upstream {
     listener: mio::net::TcpListener,
     poll: Poll,
     connections: Vec<Option<Connection>>,
-    /// The pace is the same for all streams, so the queue is in order of time by itself.
+    /// Ordered by time, because all streams have the same pace.
     due: VecDeque<Due>,
     serials: u64,
 }
@@ -140,7 +139,8 @@ impl Upstream {
                     connection.send(&self.answers.whole);
                 }
             }
-            // A read that did not fill the buffer has emptied the socket; the next edge wakes us.
+            // The socket is empty if the read did not fill the buffer. The next edge wakes this
+            // thread.
             if count < buffer.len() && !closing {
                 return;
             }
@@ -152,7 +152,7 @@ impl Upstream {
             return;
         }
         let now = Instant::now();
-        // Only what is in the queue now: with no pace at all, sockets still get their turn.
+        // Only entries queued before this call, so that sockets are served even without a pace.
         for _ in 0..self.due.len() {
             let Some(due) = self.due.pop_front_if(|due| due.at <= now) else { return };
             let Some(connection) = self.connections[due.slot].as_mut() else { continue };
@@ -164,7 +164,7 @@ impl Upstream {
                 connection.send(&self.answers.last_chunk);
             } else {
                 connection.send(&self.answers.chunk);
-                // From the planned time, not from now: lateness does not add up over a stream.
+                // Based on the planned time, so that delays do not add up over a stream.
                 self.due.push_back(Due { at: due.at + self.answers.pace, ..due });
             }
         }
@@ -172,7 +172,7 @@ impl Upstream {
 }
 
 impl Connection {
-    /// How many requests ended in these bytes; `None` when they are not HTTP.
+    /// Returns the number of requests that ended in these bytes; `None` if they are not HTTP.
     fn count_requests(&mut self, bytes: &[u8]) -> Option<usize> {
         let (wants_stream, searched) = (&mut self.is_stream, &mut self.searched);
         let mut ended = 0;
@@ -192,7 +192,7 @@ impl Connection {
         fed.ok().map(|()| ended)
     }
 
-    /// A write that fails belongs to a peer that has gone; the read side will say so.
+    /// A failed write means that the peer has closed the connection, which the next read reports.
     fn send(&mut self, bytes: &[u8]) {
         if !self.unsent.is_empty() {
             self.unsent.extend_from_slice(bytes);

@@ -1,20 +1,20 @@
-//! Just enough HTTP/1.1 to read requests and answers cheaply: heads, lengths and chunks.
+//! A minimal HTTP/1.1 parser for requests and responses: heads, lengths and chunks.
 
 use anyhow::{Context, Result, bail, ensure};
 use memchr::{memchr, memmem};
 
-/// What `Reader::feed` tells, in this order for every message.
+/// The parts of a message, passed by `Reader::feed` in this order.
 pub enum Part<'a> {
-    /// The first line and the headers, with the blank line that ends them.
+    /// The first line and the headers, including the final blank line.
     Head(&'a [u8]),
     Body(&'a [u8]),
     End,
 }
 
-/// Reads one message after another from the bytes of one connection.
+/// Splits the bytes of a connection into messages.
 #[derive(Default)]
 pub struct Reader {
-    /// A head that has not come whole. Usually empty: then nothing is copied.
+    /// An incomplete head. Usually empty; then nothing is copied.
     partial_head: Vec<u8>,
     body: Option<Body>,
 }
@@ -23,60 +23,60 @@ impl Reader {
     pub fn feed(
         &mut self,
         mut bytes: &[u8],
-        mut tell: impl FnMut(Part) -> Result<()>,
+        mut on_part: impl FnMut(Part) -> Result<()>,
     ) -> Result<()> {
         while !bytes.is_empty() {
             let Some(body) = &mut self.body else {
-                let Some(rest) = self.feed_head(bytes, &mut tell)? else { return Ok(()) };
+                let Some(rest) = self.feed_head(bytes, &mut on_part)? else { return Ok(()) };
                 bytes = rest;
-                self.end_if_done(&mut tell)?;
+                self.end_if_done(&mut on_part)?;
                 continue;
             };
-            let used = body.feed(bytes, &mut tell)?;
+            let used = body.feed(bytes, &mut on_part)?;
             bytes = &bytes[used..];
-            self.end_if_done(&mut tell)?;
+            self.end_if_done(&mut on_part)?;
         }
         Ok(())
     }
 
-    /// What follows the head, or nothing when the head is not complete.
+    /// Returns the bytes after the head, or `None` if the head is incomplete.
     fn feed_head<'a>(
         &mut self,
         bytes: &'a [u8],
-        tell: &mut impl FnMut(Part) -> Result<()>,
+        on_part: &mut impl FnMut(Part) -> Result<()>,
     ) -> Result<Option<&'a [u8]>> {
         let before = self.partial_head.len();
-        let seen = if before == 0 {
+        let buffered = if before == 0 {
             bytes
         } else {
             self.partial_head.extend_from_slice(bytes);
             &self.partial_head
         };
-        let Some(blank) = memmem::find(seen, b"\r\n\r\n") else {
-            ensure!(seen.len() < 64 * 1024, "a head of more than 64 KB");
+        let Some(blank) = memmem::find(buffered, b"\r\n\r\n") else {
+            ensure!(buffered.len() < 64 * 1024, "message head larger than 64 KB");
             if before == 0 {
                 self.partial_head.extend_from_slice(bytes);
             }
             return Ok(None);
         };
-        let head = &seen[..blank + 4];
+        let head = &buffered[..blank + 4];
         self.body = Some(Body::from_head(head)?);
-        tell(Part::Head(head))?;
+        on_part(Part::Head(head))?;
         let rest = &bytes[head.len() - before..];
         self.partial_head.clear();
         Ok(Some(rest))
     }
 
-    fn end_if_done(&mut self, tell: &mut impl FnMut(Part) -> Result<()>) -> Result<()> {
+    fn end_if_done(&mut self, on_part: &mut impl FnMut(Part) -> Result<()>) -> Result<()> {
         if self.body.as_ref().is_some_and(Body::is_done) {
             self.body = None;
-            tell(Part::End)?;
+            on_part(Part::End)?;
         }
         Ok(())
     }
 }
 
-/// Where a body stands.
+/// Parsing state of a body.
 enum Body {
     Fixed {
         left: usize,
@@ -111,9 +111,9 @@ impl Body {
                 return Ok(Body::Size { value: 0 });
             }
         }
-        // An answer without both would end with the connection; no leg may do that here.
-        let is_answer = head.starts_with(b"HTTP/");
-        ensure!(length.is_some() || !is_answer, "an answer without a length");
+        // A response without both would end with the connection, which no leg may do.
+        let is_response = head.starts_with(b"HTTP/");
+        ensure!(length.is_some() || !is_response, "response without a length");
         Ok(Body::Fixed { left: length.unwrap_or(0) })
     }
 
@@ -121,15 +121,19 @@ impl Body {
         matches!(self, Body::Done | Body::Fixed { left: 0 })
     }
 
-    /// How many of the bytes belong to this body; stops after one step so that the caller loops.
-    fn feed(&mut self, bytes: &[u8], tell: &mut impl FnMut(Part) -> Result<()>) -> Result<usize> {
+    /// Consumes one step of the body and returns the number of bytes. The caller loops.
+    fn feed(
+        &mut self,
+        bytes: &[u8],
+        on_part: &mut impl FnMut(Part) -> Result<()>,
+    ) -> Result<usize> {
         if let Body::Fixed { left } | Body::Data { left } = self {
             let used = bytes.len().min(*left);
             *left -= used;
             if *left == 0 && matches!(self, Body::Data { .. }) {
                 *self = Body::DataEnd;
             }
-            tell(Part::Body(&bytes[..used]))?;
+            on_part(Part::Body(&bytes[..used]))?;
             return Ok(used);
         }
         let byte = bytes[0];
@@ -149,7 +153,7 @@ impl Body {
             Body::Trailer { .. } if byte == b'\n' => Body::Trailer { line_bytes: 0 },
             Body::Trailer { line_bytes } if byte == b'\r' => Body::Trailer { line_bytes },
             Body::Trailer { line_bytes } => Body::Trailer { line_bytes: line_bytes + 1 },
-            _ => bail!("a chunked body out of step"),
+            _ => bail!("invalid chunked body"),
         };
         Ok(1)
     }

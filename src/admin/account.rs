@@ -9,8 +9,10 @@ use crate::admin::operation::{OperationSpec, Routes};
 use crate::admin::request::{AdminRequest, AuthenticatedRequest};
 use crate::admin::response::{AdminResponse, HandlerResult};
 use crate::admin::scalar::Rfc3339;
+use crate::domain::ids::ProjectId;
 use crate::organization::access::Principal;
 use crate::organization::bootstrap::{self, NewOperator};
+use crate::organization::error::UseCaseError;
 use crate::organization::rights::Action;
 use crate::organization::roles::{Permission, Role, TokenKind};
 use crate::organization::sign_in::{self, SignedIn};
@@ -88,27 +90,27 @@ body! { SignInBody as "SignIn" {
 }}
 
 pub fn routes(routes: Routes) -> Routes {
-    let set_up_doc =
+    let set_up_spec =
         OperationSpec::public("Creates the first operator with the setup link and signs in.");
-    let me_doc = OperationSpec::platform(
+    let me_spec = OperationSpec::platform(
         Action::ViewAccount,
         "Shows the current user and their memberships.",
     );
-    let out_doc = OperationSpec::platform(Action::ViewAccount, "Signs out and ends the session.");
-    let in_doc = OperationSpec::public("Signs in.");
+    let out_spec = OperationSpec::platform(Action::ViewAccount, "Signs out and ends the session.");
+    let in_spec = OperationSpec::public("Signs in.");
     routes
         .post(
             "/api/auth/setup",
             set_up,
-            set_up_doc.request_body::<SetUpBody>().response::<SessionView>(),
+            set_up_spec.request_body::<SetUpBody>().response::<SessionView>(),
         )
         .post(
             "/api/auth/login",
             log_in,
-            in_doc.request_body::<SignInBody>().response::<SessionView>(),
+            in_spec.request_body::<SignInBody>().response::<SessionView>(),
         )
-        .post("/api/auth/logout", log_out, out_doc)
-        .get("/api/auth/me", me, me_doc.response::<UserView>())
+        .post("/api/auth/logout", log_out, out_spec)
+        .get("/api/auth/me", me, me_spec.response::<UserView>())
 }
 
 async fn set_up(request: AdminRequest) -> HandlerResult {
@@ -136,21 +138,21 @@ async fn log_in(request: AdminRequest) -> HandlerResult {
 async fn session_response(request: &AdminRequest, signed_in: &SignedIn) -> HandlerResult {
     let reader = request.state.services.database.reader();
     let memberships = members::of_user(reader, signed_in.user.id).await;
-    let memberships = memberships.map_err(crate::organization::error::UseCaseError::from)?;
-    let shape = SessionView {
+    let memberships = memberships.map_err(UseCaseError::from)?;
+    let view = SessionView {
         token: signed_in.secret.expose().to_owned(),
         expires_at: Rfc3339(signed_in.expires_at),
         user: to_view(&signed_in.user, memberships),
     };
-    Ok(AdminResponse::object(&shape)
+    Ok(AdminResponse::object(&view)
         .with_cookie(request.session_cookie(Some(signed_in.secret.expose()))))
 }
 
 async fn log_out(request: AuthenticatedRequest) -> HandlerResult {
     let mut mutation = request.begin_mutation(None).await?;
     let result = sign_in::sign_out(&mut mutation.work, &request.principal).await;
-    let answer = AdminResponse::message("Signed out").with_cookie(request.session_cookie(None));
-    request.finish_mutation(mutation, result.map(|()| answer)).await
+    let response = AdminResponse::message("Signed out").with_cookie(request.session_cookie(None));
+    request.finish_mutation(mutation, result.map(|()| response)).await
 }
 
 async fn me(request: AuthenticatedRequest) -> HandlerResult {
@@ -158,10 +160,10 @@ async fn me(request: AuthenticatedRequest) -> HandlerResult {
     principal.require(Action::ViewAccount)?;
     let reader = request.state.services.database.reader();
     // An organization token acts for the organization; its creator's memberships do not apply.
-    let own = principal.token_kind() != Some(TokenKind::Organization);
+    let acts_as_user = principal.token_kind() != Some(TokenKind::Organization);
     let memberships = members::of_user(reader, principal.user.id).await;
-    let mut memberships = memberships.map_err(crate::organization::error::UseCaseError::from)?;
-    memberships.retain(|_| own);
+    let mut memberships = memberships.map_err(UseCaseError::from)?;
+    memberships.retain(|_| acts_as_user);
     let user = User { is_operator: principal.is_operator(), ..principal.user.clone() };
     Ok(AdminResponse::object(&to_view(&user, memberships)))
 }
@@ -182,15 +184,13 @@ fn to_view(user: &User, memberships: Vec<Membership>) -> UserView {
 fn membership_view(membership: Membership) -> MembershipView {
     let all = || Permission::NAMES.iter().map(|&name| name.to_owned()).collect();
     let is_admin = membership.role == Role::Admin.name();
-    let role = |(id, role): (crate::domain::ids::ProjectId, String)| ProjectRoleView {
-        project_id: id.to_string(),
-        role,
-    };
+    let project_role =
+        |(id, role): (ProjectId, String)| ProjectRoleView { project_id: id.to_string(), role };
     MembershipView {
         organization_id: membership.organization.to_string(),
         organization_name: membership.organization_name,
         role: membership.role,
         permissions: if is_admin { all() } else { membership.permissions },
-        projects: membership.projects.into_iter().map(role).collect(),
+        projects: membership.projects.into_iter().map(project_role).collect(),
     }
 }

@@ -65,14 +65,14 @@ struct ErrorEnvelope {
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, reason: &str, message: &str) -> Self {
-        let response = ErrorBody {
+        let body = ErrorBody {
             kind,
             reason: reason.to_owned(),
             message: message.to_owned(),
             param: None,
             field_errors: Vec::new(),
         };
-        Self { status, body: Box::new(response), retry_after: None }
+        Self { status, body: Box::new(body), retry_after: None }
     }
 
     fn with_param(mut self, param: impl Into<String>) -> Self {
@@ -157,22 +157,22 @@ impl ApiError {
     /// Whether the error may be stored under an idempotency key and replayed. False for 401, 429
     /// and server errors, because a retry of those can succeed.
     pub fn is_replayable(&self) -> bool {
-        let passing = [StatusCode::UNAUTHORIZED, StatusCode::TOO_MANY_REQUESTS];
-        self.status.is_client_error() && !passing.contains(&self.status)
+        let retryable = [StatusCode::UNAUTHORIZED, StatusCode::TOO_MANY_REQUESTS];
+        self.status.is_client_error() && !retryable.contains(&self.status)
     }
 
     pub fn to_json(&self) -> String {
-        let response = &*self.body;
-        let errors = response.field_errors.iter().map(|error| FieldErrorView {
+        let body = &*self.body;
+        let errors = body.field_errors.iter().map(|error| FieldErrorView {
             param: error.param.clone(),
             reason: error.reason,
             message: error.message.clone(),
         });
         let error = ErrorView {
-            kind: response.kind,
-            reason: response.reason.clone(),
-            message: response.message.clone(),
-            param: response.param.clone(),
+            kind: body.kind,
+            reason: body.reason.clone(),
+            message: body.message.clone(),
+            param: body.param.clone(),
             errors: errors.collect(),
         };
         let envelope = ErrorEnvelope { data: (), code: self.status.as_u16(), error };
@@ -194,10 +194,11 @@ impl From<UseCaseError> for ApiError {
                 Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", reason, message)
             }
             UseCaseError::Forbidden(missing) => forbidden(missing),
-            UseCaseError::CannotGrant(what) => {
-                let message = format!("you cannot grant a permission that you do not have: {what}");
+            UseCaseError::CannotGrant(permission) => {
+                let message =
+                    format!("you cannot grant a permission that you do not have: {permission}");
                 Self::new(StatusCode::FORBIDDEN, "permission_denied", "cannot_grant", &message)
-                    .with_param(what)
+                    .with_param(permission)
             }
             UseCaseError::NotFound => {
                 Self::new(StatusCode::NOT_FOUND, "not_found", "not_found", "not found")
@@ -231,8 +232,8 @@ fn forbidden(missing: Forbidden) -> ApiError {
             ("no_role", "you have no role in this organization".to_owned(), "role")
         }
         Forbidden::SelfFunding => {
-            let message = "self-funding is off for this organization; only the operator can change its balance".to_owned();
-            ("self_funding_disabled", message, "selfFunding")
+            let message = "self-funding is off; only the operator can change the balance";
+            ("self_funding_disabled", message.to_owned(), "selfFunding")
         }
         Forbidden::Permission(name) => {
             ("missing_permission", format!("missing permission: {name}"), name)

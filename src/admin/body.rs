@@ -314,12 +314,12 @@ mod tests {
         let error = read::<Thing>(json.as_bytes()).expect_err(json).to_json();
         let error: serde_json::Value = serde_json::from_str(&error).expect("JSON");
         let errors = error["error"]["errors"].as_array().expect("a list").clone();
-        let word = |error: &serde_json::Value, field: &str| {
+        let text = |error: &serde_json::Value, field: &str| {
             error[field].as_str().unwrap_or_default().to_owned()
         };
         errors
             .iter()
-            .map(|error| format!("{} {}", word(error, "param"), word(error, "reason")))
+            .map(|error| format!("{} {}", text(error, "param"), text(error, "reason")))
             .collect()
     }
 

@@ -65,8 +65,8 @@ async fn list_models(request: AuthenticatedRequest) -> HandlerResult {
     query.finish()?;
     let offers = catalog::available_models(&request.state.services, &request.principal)?;
     let total = i64::try_from(offers.len()).unwrap_or(i64::MAX);
-    let shown: Vec<_> = page.cut(offers).map(model_view).collect();
-    Ok(AdminResponse::page(&shown, total, page))
+    let views: Vec<_> = page.cut(offers).map(model_view).collect();
+    Ok(AdminResponse::page(&views, total, page))
 }
 
 fn model_view(AvailableModel { model, prices }: AvailableModel) -> ModelView {
@@ -93,8 +93,8 @@ async fn show_price_list(request: AuthenticatedRequest) -> HandlerResult {
 async fn reload(request: AuthenticatedRequest) -> HandlerResult {
     let mut mutation = request.begin_mutation(None).await?;
     let result = catalog::reload(&mut mutation.work, &request.principal).await;
-    let shape = |Reloaded { models, upstreams }| ReloadedView { models, upstreams };
+    let view = |Reloaded { models, upstreams }| ReloadedView { models, upstreams };
     request
-        .finish_mutation(mutation, result.map(|reloaded| AdminResponse::object(&shape(reloaded))))
+        .finish_mutation(mutation, result.map(|reloaded| AdminResponse::object(&view(reloaded))))
         .await
 }

@@ -99,9 +99,10 @@ async fn send_rows(
         for record in &rows {
             push_row(&mut text, record, &services.settings.currency);
         }
-        let gone = sender.send(Ok(Bytes::from(std::mem::take(&mut text)))).await.is_err();
+        let is_disconnected =
+            sender.send(Ok(Bytes::from(std::mem::take(&mut text)))).await.is_err();
         match rows.last() {
-            Some(last) if !gone => before = Some(last.seq),
+            Some(last) if !is_disconnected => before = Some(last.seq),
             _ => return Ok(()),
         }
     }
@@ -134,8 +135,8 @@ fn push_row(text: &mut String, record: &Record, currency: &str) {
         record.refunded.map(|nano| nano.to_string()).unwrap_or_default(),
         record.created_at.to_string(),
     ];
-    for (at, cell) in cells.iter().enumerate() {
-        if 0 < at {
+    for (index, cell) in cells.iter().enumerate() {
+        if 0 < index {
             text.push(',');
         }
         push_cell(text, cell);
@@ -146,15 +147,15 @@ fn push_row(text: &mut String, record: &Record, currency: &str) {
 /// Writes a cell so that no spreadsheet evaluates it as a formula. Numbers are written as they are.
 fn push_cell(text: &mut String, cell: &str) {
     let digits = cell.strip_prefix('-').unwrap_or(cell);
-    let is_number = digits.bytes().all(|letter| letter.is_ascii_digit() || letter == b'.');
-    let formula = !is_number && cell.starts_with(['=', '+', '-', '@', '\t', '\r']);
-    let guarded = if formula { format!("'{cell}") } else { cell.to_owned() };
-    if guarded.contains(['"', ',', '\n', '\r']) {
+    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let is_formula = !is_number && cell.starts_with(['=', '+', '-', '@', '\t', '\r']);
+    let escaped = if is_formula { format!("'{cell}") } else { cell.to_owned() };
+    if escaped.contains(['"', ',', '\n', '\r']) {
         text.push('"');
-        text.push_str(&guarded.replace('"', "\"\""));
+        text.push_str(&escaped.replace('"', "\"\""));
         text.push('"');
     } else {
-        text.push_str(&guarded);
+        text.push_str(&escaped);
     }
 }
 
@@ -163,14 +164,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cell_is_never_a_formula() {
+    fn no_cell_is_a_formula() {
         let cell = |cell: &str| {
             let mut text = String::new();
             push_cell(&mut text, cell);
             text
         };
         assert_eq!(cell("=1+1"), "'=1+1");
-        assert_eq!(cell("-1.50"), "-1.50", "a balance below zero stays a number");
+        assert_eq!(cell("-1.50"), "-1.50", "a negative balance stays a number");
         assert_eq!(cell("-cmd|' /C calc'!A0"), "'-cmd|' /C calc'!A0");
         assert_eq!(cell("a,\"b\""), "\"a,\"\"b\"\"\"");
         assert_eq!(cell("@x\ny"), "\"'@x\ny\"");

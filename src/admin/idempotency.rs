@@ -40,15 +40,16 @@ impl AuthenticatedRequest {
         let mut work = UnitOfWork::begin(&self.state.services, self.origin()).await?;
         if let Some(claim) = &claim {
             let now = work.now();
-            let kept = admin_idempotency::find(work.connection(), &claim.scope, now).await;
-            match kept.map_err(UseCaseError::from)? {
-                Some(kept) if kept.fingerprint != claim.fingerprint => {
+            let stored = admin_idempotency::find(work.connection(), &claim.scope, now).await;
+            match stored.map_err(UseCaseError::from)? {
+                Some(stored) if stored.fingerprint != claim.fingerprint => {
                     return Err(ApiError::idempotency_mismatch().into());
                 }
-                Some(kept) => {
-                    let status = u16::try_from(kept.status).unwrap_or(500);
+                Some(stored) => {
+                    let status = u16::try_from(stored.status).unwrap_or(500);
                     return Err(Interrupt::Replay(Box::new(AdminResponse::replay(
-                        status, kept.body,
+                        status,
+                        stored.body,
                     ))));
                 }
                 None => {}
@@ -66,12 +67,12 @@ impl AuthenticatedRequest {
     ) -> HandlerResult {
         let MutationContext { mut work, organization, claim } = mutation;
         match result {
-            Ok(answer) => {
+            Ok(response) => {
                 if let Some(claim) = &claim {
-                    claim.store_response(&mut work, 200, answer.json_without_secret()).await?;
+                    claim.store_response(&mut work, 200, response.json_without_secret()).await?;
                 }
                 work.commit().await?;
-                Ok(answer)
+                Ok(response)
             }
             Err(error) => {
                 drop(work);
@@ -149,12 +150,12 @@ impl MutationClaim {
         &self,
         work: &mut UnitOfWork,
         status: u16,
-        answer: String,
+        response: String,
     ) -> Result<(), UseCaseError> {
         let now = work.now();
         let fingerprint = self.fingerprint.to_vec();
-        let kept = StoredResponse { fingerprint, status: i64::from(status), body: answer };
-        Ok(admin_idempotency::insert(work.connection(), &self.scope, &kept, now).await?)
+        let stored = StoredResponse { fingerprint, status: i64::from(status), body: response };
+        Ok(admin_idempotency::insert(work.connection(), &self.scope, &stored, now).await?)
     }
 }
 

@@ -117,27 +117,27 @@ pub fn routes(routes: Routes) -> Routes {
     let collection = "/api/projects/{id}/api-keys";
     let item = "/api/projects/{id}/api-keys/{keyId}";
     let rotate_path = "/api/projects/{id}/api-keys/{keyId}/rotate";
-    let list_doc =
+    let list_spec =
         OperationSpec::in_organization(Action::ViewKeys, "Lists the API keys of a project.");
-    let create_doc = OperationSpec::in_organization(
+    let create_spec = OperationSpec::in_organization(
         Action::ManageKeys,
         "Creates an API key. The secret is shown once.",
     );
-    let change_doc = OperationSpec::in_organization(Action::ManageKeys, "Updates an API key.");
-    let rotate_doc = OperationSpec::in_organization(
+    let change_spec = OperationSpec::in_organization(Action::ManageKeys, "Updates an API key.");
+    let rotate_spec = OperationSpec::in_organization(
         Action::ManageKeys,
         "Replaces the secret of an API key. The new secret is shown once.",
     );
-    let revoke_doc = OperationSpec::in_organization(Action::ManageKeys, "Revokes an API key.");
+    let revoke_spec = OperationSpec::in_organization(Action::ManageKeys, "Revokes an API key.");
     routes
-        .get(collection, list, list_doc.query_params(QUERY).list_response::<ApiKeyView>())
-        .post(collection, create, create_doc.request_body::<NewKeyBody>().response::<ApiKeyView>())
-        .put(item, change, change_doc.request_body::<KeyChange>().response::<ApiKeyView>())
-        .delete(item, revoke, revoke_doc)
+        .get(collection, list, list_spec.query_params(QUERY).list_response::<ApiKeyView>())
+        .post(collection, create, create_spec.request_body::<NewKeyBody>().response::<ApiKeyView>())
+        .put(item, change, change_spec.request_body::<KeyChange>().response::<ApiKeyView>())
+        .delete(item, revoke, revoke_spec)
         .post(
             rotate_path,
             rotate,
-            rotate_doc.request_body::<RotationBody>().response::<ApiKeyView>(),
+            rotate_spec.request_body::<RotationBody>().response::<ApiKeyView>(),
         )
 }
 
@@ -168,11 +168,11 @@ async fn change(request: AuthenticatedRequest) -> HandlerResult {
     let org = request.org_context().await?;
     let mut mutation = request.begin_mutation(Some(&org)).await?;
     let result = keys::change(&mut mutation.work, &org, key, change).await;
-    let answer = result.map(|key| {
+    let response = result.map(|key| {
         let version = key.version;
         AdminResponse::object(&to_view(key, None)).with_version(version)
     });
-    request.finish_mutation(mutation, answer).await
+    request.finish_mutation(mutation, response).await
 }
 
 async fn rotate(request: AuthenticatedRequest) -> HandlerResult {
@@ -209,7 +209,7 @@ fn to_view(key: ApiKey, secret: Option<String>) -> ApiKeyView {
     let now = clock::wall_now();
     let status = match &key {
         ApiKey { revoked_at: Some(_), .. } => "Revoked",
-        ApiKey { expires_at: Some(ends), .. } if *ends <= now => "Expired",
+        ApiKey { expires_at: Some(expires_at), .. } if *expires_at <= now => "Expired",
         ApiKey { enabled: false, .. } => "Disabled",
         _ => "Active",
     };
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_key_is_shown_once_and_known_at_once() {
+    async fn a_secret_is_shown_once_and_works_at_once() {
         let api = TestApi::new().await;
         let path = format!("/api/projects/{}/api-keys", api.project().await);
         let body = r#"{"name":"k","allowedModels":["gpt-4o*"],"allowedCidrs":["10.0.0.0/8"],
@@ -263,7 +263,7 @@ mod tests {
         request.headers_mut().insert("idempotency-key", "one".parse().expect("a header"));
         let created = api.send(request).await;
         let secret = created.text_of("key");
-        assert!(is_usable(&api, &secret), "before the answer");
+        assert!(is_usable(&api, &secret), "before the response was sent");
         assert_eq!(created.text_of("last4"), secret[secret.len() - 4..]);
         assert_eq!(created.text_of("status"), "Active");
         let mut request = api.request("POST", &path, body);
@@ -273,8 +273,8 @@ mod tests {
         assert_eq!(again.data("id"), created.data("id"));
         let listed = api.get(&path).await;
         assert!(!listed.text.contains("\"key\"") && !listed.text.contains(&secret));
-        let wrong = r#"{"allowedCidrs":["x"],"expiresAt":"2020-01-01","metadata":{"a":1}}"#;
-        let response = api.post(&path, wrong).await;
+        let invalid = r#"{"allowedCidrs":["x"],"expiresAt":"2020-01-01","metadata":{"a":1}}"#;
+        let response = api.post(&path, invalid).await;
         assert_eq!(response.expect_error(400), "validation_failed");
         assert_eq!(response.json["error"]["errors"].as_array().expect("a list").len(), 4);
         let stranger = r#"{"name":"k","ownerUserId":"01901234-5678-7abc-8def-0123456789ab"}"#;
@@ -282,43 +282,43 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_rotated_key_keeps_its_grace_and_a_revoked_one_nothing() {
+    async fn a_rotated_secret_works_during_the_grace_period_and_a_revoked_one_does_not() {
         let api = TestApi::new().await;
         let path = format!("/api/projects/{}/api-keys", api.project().await);
         let created = api.post(&path, r#"{"name":"k"}"#).await;
-        let (first, one) = (created.text_of("key"), format!("{path}/{}", created.text_of("id")));
-        let rotated = api.post(&format!("{one}/rotate"), "").await;
+        let (first, key) = (created.text_of("key"), format!("{path}/{}", created.text_of("id")));
+        let rotated = api.post(&format!("{key}/rotate"), "").await;
         let second = rotated.text_of("key");
         assert!(is_usable(&api, &first) && is_usable(&api, &second));
         assert_eq!(rotated.data("id"), created.data("id"));
         assert!(rotated.data("previousKeyExpiresAt").is_string());
-        let third = api.post(&format!("{one}/rotate"), "{}").await.text_of("key");
+        let third = api.post(&format!("{key}/rotate"), "{}").await.text_of("key");
         assert!(!is_usable(&api, &first), "a second rotation ends the first secret");
         assert!(is_usable(&api, &second) && is_usable(&api, &third));
         let body = r#"{"gracePeriodSeconds":0}"#;
-        let fourth = api.post(&format!("{one}/rotate"), body).await.text_of("key");
+        let fourth = api.post(&format!("{key}/rotate"), body).await.text_of("key");
         assert!(!is_usable(&api, &second) && !is_usable(&api, &third) && is_usable(&api, &fourth));
         let body = r#"{"gracePeriodSeconds":604801}"#;
         assert_eq!(
-            api.post(&format!("{one}/rotate"), body).await.expect_error(400),
+            api.post(&format!("{key}/rotate"), body).await.expect_error(400),
             "not_in_range"
         );
-        assert_eq!(api.put(&one, r#"{"enabled":false}"#).await.text_of("status"), "Disabled");
+        assert_eq!(api.put(&key, r#"{"enabled":false}"#).await.text_of("status"), "Disabled");
         assert!(!is_usable(&api, &fourth));
-        assert_eq!(api.put(&one, r#"{"enabled":true}"#).await.text_of("status"), "Active");
-        assert_eq!(api.delete(&one).await.text_of("message"), "API key revoked");
+        assert_eq!(api.put(&key, r#"{"enabled":true}"#).await.text_of("status"), "Active");
+        assert_eq!(api.delete(&key).await.text_of("message"), "API key revoked");
         assert!(!is_usable(&api, &fourth));
-        assert_eq!(api.delete(&one).await.expect_error(404), "not_found");
-        assert_eq!(api.put(&one, r#"{"enabled":true}"#).await.expect_error(409), "key_revoked");
-        assert_eq!(api.post(&format!("{one}/rotate"), "").await.expect_error(409), "key_revoked");
+        assert_eq!(api.delete(&key).await.expect_error(404), "not_found");
+        assert_eq!(api.put(&key, r#"{"enabled":true}"#).await.expect_error(409), "key_revoked");
+        assert_eq!(api.post(&format!("{key}/rotate"), "").await.expect_error(409), "key_revoked");
     }
 
     #[tokio::test]
-    async fn a_keys_own_limits_are_set_and_cleared() {
+    async fn the_limits_of_a_key_are_set_and_cleared() {
         let api = TestApi::new().await;
         let path = format!("/api/projects/{}/api-keys", api.project().await);
         let body = r#"{"name":"k","requestsPerMinuteLimit":60,"monthlySpendLimit":1.5}"#;
-        let one = format!("{path}/{}", api.post(&path, body).await.text_of("id"));
+        let key = format!("{path}/{}", api.post(&path, body).await.text_of("id"));
         let in_force = async || {
             let (database, now) = (&api.services.database, crate::clock::wall_now());
             let rows =
@@ -327,11 +327,15 @@ mod tests {
             (limits.get(Limit::RequestsPerMinute), limits.get(Limit::MonthlySpend))
         };
         assert_eq!(in_force().await, (Some(60), Some(1_500_000_000)));
-        let changed = api.put(&one, r#"{"requestsPerMinuteLimit":0}"#).await;
+        let changed = api.put(&key, r#"{"requestsPerMinuteLimit":0}"#).await;
         assert_eq!(changed.data("requestsPerMinuteLimit"), 0);
-        assert_eq!(in_force().await, (Some(0), Some(1_500_000_000)), "absent is unchanged");
+        assert_eq!(
+            in_force().await,
+            (Some(0), Some(1_500_000_000)),
+            "an absent field is unchanged"
+        );
         let body = r#"{"requestsPerMinuteLimit":null,"monthlySpendLimit":null}"#;
-        let cleared = api.put(&one, body).await;
+        let cleared = api.put(&key, body).await;
         assert!(cleared.data("requestsPerMinuteLimit").is_null());
         assert!(cleared.data("monthlySpendLimit").is_null());
         assert_eq!(in_force().await, (None, None));

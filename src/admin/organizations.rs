@@ -58,22 +58,23 @@ body! { OrganizationChange as "OrganizationChange" {
 }}
 
 pub fn routes(routes: Routes) -> Routes {
-    let create_doc =
+    let create_spec =
         OperationSpec::platform(Action::ChangePlatform, "Creates an organization and its wallet.");
-    let create_doc = create_doc.request_body::<NewOrganization>().response::<OrganizationView>();
-    let list_doc = OperationSpec::platform(Action::ViewPlatform, "Lists all organizations.");
-    let list_doc = list_doc.query_params(LIST_PARAMS).list_response::<OrganizationView>();
-    let view_doc =
+    let create_spec = create_spec.request_body::<NewOrganization>().response::<OrganizationView>();
+    let list_spec = OperationSpec::platform(Action::ViewPlatform, "Lists all organizations.");
+    let list_spec = list_spec.query_params(LIST_PARAMS).list_response::<OrganizationView>();
+    let view_spec =
         OperationSpec::in_organization(Action::ViewOrganization, "Shows the organization.");
-    let change_doc =
+    let change_spec =
         OperationSpec::in_organization(Action::ChangeOrganization, "Updates the organization.");
-    let change_doc = change_doc.request_body::<OrganizationChange>().response::<OrganizationView>();
-    let own = "/api/organization";
+    let change_spec =
+        change_spec.request_body::<OrganizationChange>().response::<OrganizationView>();
+    let item = "/api/organization";
     routes
-        .post("/api/organizations", create, create_doc)
-        .get("/api/platform/organizations", list, list_doc)
-        .get(own, view, view_doc.response::<OrganizationView>())
-        .put(own, change, change_doc)
+        .post("/api/organizations", create, create_spec)
+        .get("/api/platform/organizations", list, list_spec)
+        .get(item, view, view_spec.response::<OrganizationView>())
+        .put(item, change, change_spec)
 }
 
 async fn create(request: AuthenticatedRequest) -> HandlerResult {
@@ -86,11 +87,11 @@ async fn create(request: AuthenticatedRequest) -> HandlerResult {
 async fn list(request: AuthenticatedRequest) -> HandlerResult {
     let mut query = request.query();
     let (page, sort) = (query.page(), query.sort(SORTS));
-    let part = query.get("query", &Text { min: 1, max: 200 });
+    let name = query.get("query", &Text { min: 1, max: 200 });
     let status = query.get("status", &OneOf(STATUSES));
     query.finish()?;
     let services = &request.state.services;
-    let filter = (part.as_deref(), status.as_deref());
+    let filter = (name.as_deref(), status.as_deref());
     let (rows, total) =
         organizations::list(services, &request.principal, filter, page, sort).await?;
     let currency = &services.settings.currency;

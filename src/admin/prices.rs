@@ -75,19 +75,19 @@ body! { NewPrice as "NewPrice" {
 
 pub fn routes(routes: Routes) -> Routes {
     let path = "/api/platform/prices";
-    let list_doc = "Lists the price overrides, newest first, then the configured prices.";
-    let list_doc = OperationSpec::platform(Action::ViewPlatform, list_doc)
+    let list_spec = "Lists the price overrides, newest first, then the configured prices.";
+    let list_spec = OperationSpec::platform(Action::ViewPlatform, list_spec)
         .query_params(QUERY)
         .list_response::<PriceView>();
-    let create_doc = "Overrides a configured price. Ends an earlier override of the same price.";
-    let create_doc = OperationSpec::platform(Action::ChangePlatform, create_doc);
-    let create_doc = create_doc.request_body::<NewPrice>().response::<PriceView>();
-    let delete_doc = "Ends a price override. The configured price applies again.";
-    let delete_doc = OperationSpec::platform(Action::ChangePlatform, delete_doc);
-    routes.get(path, list, list_doc).post(path, create, create_doc).delete(
+    let create_spec = "Overrides a configured price. Ends an earlier override of the same price.";
+    let create_spec = OperationSpec::platform(Action::ChangePlatform, create_spec);
+    let create_spec = create_spec.request_body::<NewPrice>().response::<PriceView>();
+    let delete_spec = "Ends a price override. The configured price applies again.";
+    let delete_spec = OperationSpec::platform(Action::ChangePlatform, delete_spec);
+    routes.get(path, list, list_spec).post(path, create, create_spec).delete(
         "/api/platform/prices/{id}",
         delete,
-        delete_doc,
+        delete_spec,
     )
 }
 
@@ -130,27 +130,31 @@ async fn delete(request: AuthenticatedRequest) -> HandlerResult {
 }
 
 fn to_view(listed: &ListedPrice) -> PriceView {
-    let (laid, version, posted): (&PriceOverride, &str, _) = match listed {
-        ListedPrice::Api(price) => (&price.price_override, &price.version, Some(price)),
-        ListedPrice::File(laid, version) => (laid, version, None),
+    let (price, version): (&PriceOverride, &str) = match listed {
+        ListedPrice::Api(stored) => (&stored.price_override, &stored.version),
+        ListedPrice::File(price, version) => (price, version),
+    };
+    let stored = match listed {
+        ListedPrice::Api(stored) => Some(stored),
+        ListedPrice::File(..) => None,
     };
     let tier = |row: &PriceRow| PriceTierView {
         above_input_tokens: row.above_input_tokens,
         prices: prices_by_unit(&row.prices),
     };
     PriceView {
-        id: posted.map(|price| price.id.to_string()),
-        model: laid.model.to_string(),
-        upstream: laid.upstream.as_deref().map(str::to_owned),
-        service_tier: price_lists::tier_name(laid.tier),
-        prices: laid.rows.first().map(|row| prices_by_unit(&row.prices)).unwrap_or_default(),
-        tiers: laid.rows.iter().skip(1).map(tier).collect(),
-        effective_from: Some(laid.from).filter(|from| *from != UnixMs(i64::MIN)).map(Rfc3339),
-        effective_to: laid.until.map(Rfc3339),
+        id: stored.map(|stored| stored.id.to_string()),
+        model: price.model.to_string(),
+        upstream: price.upstream.as_deref().map(str::to_owned),
+        service_tier: price_lists::tier_name(price.tier),
+        prices: price.rows.first().map(|row| prices_by_unit(&row.prices)).unwrap_or_default(),
+        tiers: price.rows.iter().skip(1).map(tier).collect(),
+        effective_from: Some(price.from).filter(|from| *from != UnixMs(i64::MIN)).map(Rfc3339),
+        effective_to: price.until.map(Rfc3339),
         price_version: version.to_owned(),
-        source: if posted.is_some() { "Api" } else { "File" },
-        created_by: posted.map(|price| price.created_by.to_string()),
-        created_at: posted.map(|price| Rfc3339(price.created_at)),
+        source: if stored.is_some() { "Api" } else { "File" },
+        created_by: stored.map(|stored| stored.created_by.to_string()),
+        created_at: stored.map(|stored| Rfc3339(stored.created_at)),
     }
 }
 
@@ -163,7 +167,8 @@ mod tests {
     const PRICES: &str = "/api/platform/prices";
 
     fn body(more: &Value) -> String {
-        let mut body = json!({"model": "shelved", "prices": {"inputTokens": 1, "outputTokens": 2}});
+        let mut body =
+            json!({"model": "test-model", "prices": {"inputTokens": 1, "outputTokens": 2}});
         let fields = more.as_object().expect("an object").clone();
         body.as_object_mut().expect("an object").extend(fields);
         body.to_string()
@@ -172,8 +177,8 @@ mod tests {
     fn errors(response: &TestResponse) -> Vec<String> {
         response.expect_error(400);
         let errors = response.json["error"]["errors"].as_array().expect("a list");
-        let word = |error: &Value, field: &str| error[field].as_str().unwrap_or("?").to_owned();
-        let error = |error| format!("{} {}", word(error, "param"), word(error, "reason"));
+        let text = |error: &Value, field: &str| error[field].as_str().unwrap_or("?").to_owned();
+        let error = |error| format!("{} {}", text(error, "param"), text(error, "reason"));
         errors.iter().map(error).collect()
     }
 
@@ -182,15 +187,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_price_is_laid_over_the_file_until_it_is_deleted() {
+    async fn an_override_replaces_a_configured_price_until_it_is_deleted() {
         let api = TestApi::new().await;
-        let [filed] = &listed(&api).await[..] else { panic!("one price of the file") };
-        assert_eq!((&filed["source"], &filed["id"]), (&json!("File"), &Value::Null));
+        let [configured] = &listed(&api).await[..] else { panic!("expected one configured price") };
+        assert_eq!((&configured["source"], &configured["id"]), (&json!("File"), &Value::Null));
         assert_eq!(
-            (&filed["upstream"], &filed["priceVersion"]),
-            (&json!("near"), &json!("file-1"))
+            (&configured["upstream"], &configured["priceVersion"]),
+            (&json!("upstream-a"), &json!("file-1"))
         );
-        let text = r#"{"model":"shelved","prices":{"inputTokens":0.100000001,"outputTokens":"3"},
+        let text = r#"{"model":"test-model","prices":{"inputTokens":0.100000001,"outputTokens":"3"},
             "tiers":[{"aboveInputTokens":9,"prices":{"inputTokens":5,"outputTokens":6}}]}"#;
         let first = api.post(PRICES, text).await;
         assert!(first.text.contains(r#""inputTokens":0.100000001"#), "{}", first.text);
@@ -200,13 +205,17 @@ mod tests {
         let list = listed(&api).await;
         let ids: Vec<_> = list.iter().map(|price| price["id"].clone()).collect();
         assert_eq!(ids, [second.data("id"), first.data("id"), Value::Null]);
-        assert_eq!(list[1]["effectiveTo"], second.data("effectiveFrom"), "the new closes the old");
+        assert_eq!(
+            list[1]["effectiveTo"],
+            second.data("effectiveFrom"),
+            "a new override ends the old one"
+        );
         assert_eq!(list[0]["effectiveTo"], Value::Null);
         let path = |response: &TestResponse| format!("{PRICES}/{}", response.text_of("id"));
-        assert_eq!(api.delete(&path(&first)).await.expect_error(404), "not_found", "it has ended");
+        assert_eq!(api.delete(&path(&first)).await.expect_error(404), "not_found", "already ended");
         assert_eq!(api.delete(&path(&second)).await.status, 200);
         assert_eq!(api.delete(&path(&second)).await.expect_error(404), "not_found");
-        assert!(listed(&api).await[0]["effectiveTo"].is_string(), "what it was stays known");
+        assert!(listed(&api).await[0]["effectiveTo"].is_string(), "ended overrides stay listed");
         assert_eq!(api.get(&format!("{PRICES}?model=other")).await.json["total"], 0);
         assert_eq!(
             api.get(&format!("{PRICES}?size=1&page=3")).await.json["data"][0]["id"],
@@ -223,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_plan_that_is_dropped_leaves_what_it_would_have_ended() {
+    async fn deleting_a_future_override_extends_the_current_one() {
         let api = TestApi::new().await;
         let now = api.post(PRICES, &body(&json!({}))).await;
         let plan = body(&json!({"effectiveFrom": "2100-01-01"}));
@@ -233,28 +242,30 @@ mod tests {
         assert_eq!(sooner.data("effectiveTo"), plan.data("effectiveFrom"));
         let until = async || {
             let list = listed(&api).await;
-            let own = list.iter().find(|price| price["id"] == now.data("id"));
-            own.expect("it is listed")["effectiveTo"].clone()
+            let current = list.iter().find(|price| price["id"] == now.data("id"));
+            current.expect("listed")["effectiveTo"].clone()
         };
         assert_eq!(until().await, sooner.data("effectiveFrom"));
-        for (response, then) in [(&sooner, plan.data("effectiveFrom")), (&plan, Value::Null)] {
+        for (response, effective_to) in
+            [(&sooner, plan.data("effectiveFrom")), (&plan, Value::Null)]
+        {
             let path = format!("{PRICES}/{}", response.text_of("id"));
             assert_eq!(api.delete(&path).await.status, 200);
-            assert_eq!(until().await, then);
+            assert_eq!(until().await, effective_to);
             assert_eq!(api.delete(&path).await.expect_error(404), "not_found");
         }
         let flex = api.post(PRICES, &body(&json!({"serviceTier": "flex"}))).await;
-        let near = api.post(PRICES, &body(&json!({"upstream": "near"}))).await;
-        assert_eq!((flex.status, near.text_of("upstream").as_str()), (200, "near"));
-        assert_eq!(until().await, Value::Null, "they are for something else");
+        let for_upstream = api.post(PRICES, &body(&json!({"upstream": "upstream-a"}))).await;
+        assert_eq!((flex.status, for_upstream.text_of("upstream").as_str()), (200, "upstream-a"));
+        assert_eq!(until().await, Value::Null, "other tiers and upstreams do not matter");
     }
 
     #[tokio::test]
-    async fn every_fault_of_a_price_is_named() {
+    async fn all_errors_of_a_price_are_reported() {
         let api = TestApi::new().await;
         for (more, error) in [
             (json!({"model": "other"}), "/model unknown_model"),
-            (json!({"upstream": "far"}), "/upstream not_served"),
+            (json!({"upstream": "upstream-b"}), "/upstream not_served"),
             (json!({"upstream": "nowhere"}), "/upstream not_served"),
             (json!({"serviceTier": "a tier"}), "/serviceTier malformed"),
             (json!({"effectiveFrom": "2020-01-01"}), "/effectiveFrom in_the_past"),
@@ -271,9 +282,9 @@ mod tests {
         ] {
             assert_eq!(errors(&api.post(PRICES, &body(&more)).await), [error], "{more}");
         }
-        let many = json!({"prices": {"words": 1, "inputTokens": "-1", "outputTokens": 9_000_000_001_i64,
+        let invalid = json!({"prices": {"words": 1, "inputTokens": "-1", "outputTokens": 9_000_000_001_i64,
             "images": 1_001, "cachedInputTokens": 0.000_000_000_1}});
-        let response = errors(&api.post(PRICES, &body(&many)).await);
+        let response = errors(&api.post(PRICES, &body(&invalid)).await);
         let expected = [
             "/prices/inputTokens not_an_amount",
             "/prices/outputTokens too_large",
@@ -282,27 +293,27 @@ mod tests {
             "/prices/words unknown_field",
         ];
         assert_eq!(response, expected);
-        let twice = json!({"aboveInputTokens": 5, "prices": {"images": 1}});
-        let response = errors(&api.post(PRICES, &body(&json!({"tiers": [twice, twice]}))).await);
+        let tier = json!({"aboveInputTokens": 5, "prices": {"images": 1}});
+        let response = errors(&api.post(PRICES, &body(&json!({"tiers": [tier, tier]}))).await);
         assert_eq!(response, ["/tiers/1/aboveInputTokens duplicate"]);
         assert_eq!(api.post(PRICES, &body(&json!({"prices": {"images": 1}}))).await.status, 200);
         assert_eq!(api.delete(&format!("{PRICES}/price_1")).await.expect_error(404), "not_found");
     }
 
     #[tokio::test]
-    async fn only_the_operator_posts_prices_and_a_repeated_one_is_posted_once() {
+    async fn only_the_operator_creates_overrides_and_a_repeated_request_creates_one() {
         let api = TestApi::new().await;
         let token = r#"{"name":"o","kind":"Organization","scopes":["wallet.read"]}"#;
         let admin = api.post("/api/auth/tokens", token).await.text_of("token");
         let admin = api.with_token(&admin);
         assert_eq!(admin.post(PRICES, &body(&json!({}))).await.expect_error(403), "missing_scope");
         assert_eq!(admin.get(PRICES).await.expect_error(403), "missing_scope");
-        let keyed = || {
+        let with_key = || {
             let mut request = api.request("POST", PRICES, &body(&json!({})));
             request.headers_mut().insert("idempotency-key", "one".parse().expect("a header"));
             request
         };
-        let (first, again) = (api.send(keyed()).await, api.send(keyed()).await);
+        let (first, again) = (api.send(with_key()).await, api.send(with_key()).await);
         assert_eq!((first.status, &first.text), (200, &again.text));
         assert_eq!(listed(&api).await.len(), 2);
     }

@@ -99,30 +99,34 @@ body! { ProjectChange as "ProjectChange" {
 }}
 
 pub fn routes(routes: Routes) -> Routes {
-    let (all, one) = ("/api/projects", "/api/projects/{id}");
-    let list_doc =
+    let (collection, item) = ("/api/projects", "/api/projects/{id}");
+    let list_spec =
         OperationSpec::in_organization(Action::ListProjects, "Lists the organization's projects.");
-    let create_doc = OperationSpec::in_organization(Action::CreateProject, "Creates a project.");
-    let view_doc = OperationSpec::in_organization(Action::ListProjects, "Shows a project.");
-    let change_doc = OperationSpec::in_organization(Action::ChangeProject, "Updates a project.");
-    let change_doc = change_doc.request_body::<ProjectChangeBody>().response::<ProjectView>();
-    let archive_doc = OperationSpec::in_organization(
+    let create_spec = OperationSpec::in_organization(Action::CreateProject, "Creates a project.");
+    let view_spec = OperationSpec::in_organization(Action::ListProjects, "Shows a project.");
+    let change_spec = OperationSpec::in_organization(Action::ChangeProject, "Updates a project.");
+    let change_spec = change_spec.request_body::<ProjectChangeBody>().response::<ProjectView>();
+    let archive_spec = OperationSpec::in_organization(
         Action::ArchiveProject,
         "Archives a project. Its API keys stop working at once.",
     );
     routes
-        .get(all, list, list_doc.query_params(QUERY).list_response::<ProjectView>())
-        .post(all, create, create_doc.request_body::<NewProject>().response::<ProjectView>())
-        .get(one, view, view_doc.response::<ProjectView>())
-        .put(one, change, change_doc)
-        .delete(one, archive, archive_doc)
+        .get(collection, list, list_spec.query_params(QUERY).list_response::<ProjectView>())
+        .post(
+            collection,
+            create,
+            create_spec.request_body::<NewProject>().response::<ProjectView>(),
+        )
+        .get(item, view, view_spec.response::<ProjectView>())
+        .put(item, change, change_spec)
+        .delete(item, archive, archive_spec)
 }
 
 async fn list(request: AuthenticatedRequest) -> HandlerResult {
     let org = request.org_context().await?;
     let mut query = request.query();
     let (page, sort) = (query.page(), query.sort(SORTS));
-    let part = query.get("query", &Text { min: 1, max: 200 });
+    let name = query.get("query", &Text { min: 1, max: 200 });
     let status = query.get("status", &OneOf(STATUSES));
     let include = query.get("include", &OneOf(&["quotaUsage"]));
     query.finish()?;
@@ -131,7 +135,7 @@ async fn list(request: AuthenticatedRequest) -> HandlerResult {
         Some(_) => services.wait_caught_up().await,
         None => None,
     };
-    let filter = (part.as_deref(), status.as_deref());
+    let filter = (name.as_deref(), status.as_deref());
     let (rows, total) = projects::list(services, &org, filter, page, sort).await?;
     let mut views = Vec::with_capacity(rows.len());
     for row in rows {
@@ -141,8 +145,8 @@ async fn list(request: AuthenticatedRequest) -> HandlerResult {
         };
         views.push(ProjectView { quota_usage: usage, ..to_view(row, &org) });
     }
-    let listed = ListMeta { total, page, next: None, total_is_minimum: false, as_of };
-    Ok(AdminResponse::list(&views, listed))
+    let meta = ListMeta { total, page, next: None, total_is_minimum: false, as_of };
+    Ok(AdminResponse::list(&views, meta))
 }
 
 /// Returns the quota usage from the live counters, or `null` if the caller may not see it.
@@ -168,13 +172,13 @@ async fn create(request: AuthenticatedRequest) -> HandlerResult {
     let org = request.org_context_in(new.organization.as_deref()).await?;
     let mut mutation = request.begin_mutation(Some(&org)).await?;
     let result = projects::create(&mut mutation.work, &org, new).await;
-    let answer = result.map(|project| {
+    let response = result.map(|project| {
         // The creator becomes Owner if they are a member of the organization.
         let role = (!project.ownerless).then_some("Owner");
         let version = project.version;
         AdminResponse::object(&ProjectView { role, ..to_view(project, &org) }).with_version(version)
     });
-    request.finish_mutation(mutation, answer).await
+    request.finish_mutation(mutation, response).await
 }
 
 async fn view(request: AuthenticatedRequest) -> HandlerResult {
@@ -235,7 +239,7 @@ mod tests {
     use crate::admin::tests::test_api::TestApi;
 
     #[tokio::test]
-    async fn a_project_is_made_changed_and_archived() {
+    async fn a_project_is_created_updated_and_archived() {
         let api = TestApi::new().await;
         let body = r#"{"name":"My Project","description":"A sample project"}"#;
         let created = api.post("/api/projects", body).await;
@@ -245,7 +249,7 @@ mod tests {
         let change = r#"{"description":null,"allowedModels":["gpt-*"]}"#;
         let changed = api.put(&path, change).await;
         assert!(changed.data("description").is_null());
-        assert_eq!(changed.text_of("name"), "My Project", "absent is unchanged");
+        assert_eq!(changed.text_of("name"), "My Project", "an absent field is unchanged");
         let response = api.put(&path, r#"{"organizationId":"org_1"}"#).await;
         assert_eq!(response.expect_error(400), "immutable_field");
         let mut stale = api.request("PUT", &path, r#"{"name":"x"}"#);
@@ -277,7 +281,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_quota_is_replaced_whole_within_its_ceiling() {
+    async fn a_quota_is_replaced_as_a_whole_below_its_ceiling() {
         let api = TestApi::new().await;
         let project = api.project().await;
         let path = format!("/api/projects/{project}/quota");
@@ -287,21 +291,21 @@ mod tests {
         assert!(quota.text.contains("\"monthlySpendLimit\":0.50"), "{}", quota.text);
         assert_eq!(quota.text_of("projectId"), project);
         let quota = api.post(&path, r#"{"dailyTokenLimit":5}"#).await;
-        assert!(quota.data("dailyRequestLimit").is_null(), "an absent limit is none");
+        assert!(quota.data("dailyRequestLimit").is_null(), "an absent limit is removed");
         assert_eq!(quota.data("enforceQuota"), true);
         assert_eq!(quota.data("customResetDay"), 1);
         assert_eq!(quota.data("version"), 2);
-        let wrong = r#"{"dailyTokenLimit":1.5,"monthlyTokenLimit":-1,"customResetDay":29,"x":1}"#;
-        let response = api.post(&path, wrong).await;
+        let invalid = r#"{"dailyTokenLimit":1.5,"monthlyTokenLimit":-1,"customResetDay":29,"x":1}"#;
+        let response = api.post(&path, invalid).await;
         assert_eq!(response.expect_error(400), "validation_failed");
         assert_eq!(response.json["error"]["errors"].as_array().expect("a list").len(), 4);
         let usage = api.get(&format!("/api/projects/{project}/quota-usage?period=day")).await;
         assert_eq!(usage.data("quotaLimitRemaining")["dailyTokens"], 5);
         assert!(usage.data("quotaLimitRemaining")["dailyRequests"].is_null());
         assert_eq!(usage.data("dailyUsage")["requestCount"], 0);
-        let then = api.get(&format!("/api/projects/{project}/quota-usage?date=2024-01-15")).await;
-        assert_eq!(then.data("dailyUsage")["date"], "2024-01-15");
-        assert_eq!(then.data("monthlyUsage")["from"], "2024-01-01T00:00:00.000Z");
+        let past = api.get(&format!("/api/projects/{project}/quota-usage?date=2024-01-15")).await;
+        assert_eq!(past.data("dailyUsage")["date"], "2024-01-15");
+        assert_eq!(past.data("monthlyUsage")["from"], "2024-01-01T00:00:00.000Z");
         let ceiling = r#"{"ceiling":{"dailyRequestLimit":10,"colour":1}}"#;
         let response = api.put(&format!("/api/projects/{project}"), ceiling).await;
         assert_eq!(response.expect_error(400), "unknown_field");

@@ -75,26 +75,26 @@ impl Body for QuotaBody {
 }
 
 pub fn routes(routes: Routes) -> Routes {
-    let (project, own) = ("/api/projects/{id}/quota", "/api/organization/quota");
-    let view_doc =
+    let (project, organization) = ("/api/projects/{id}/quota", "/api/organization/quota");
+    let view_spec =
         OperationSpec::in_organization(Action::ViewQuota, "Shows the quota of a project.");
-    let replace_doc = OperationSpec::in_organization(
+    let replace_spec = OperationSpec::in_organization(
         Action::SetQuota,
         "Replaces the quota of a project. Usage is kept.",
     );
-    let replace_doc = replace_doc.request_body::<QuotaBody>().response::<ProjectQuotaView>();
-    let view_own_doc = "Shows the quota that all projects share.";
-    let view_own_doc = OperationSpec::in_organization(Action::ViewOrganization, view_own_doc);
-    let replace_own_doc = "Replaces the quota that all projects share. Usage is kept.";
-    let replace_own_doc =
-        OperationSpec::in_organization(Action::SetOrganizationQuota, replace_own_doc);
-    let replace_own_doc =
-        replace_own_doc.request_body::<QuotaBody>().response::<OrganizationQuotaView>();
+    let replace_spec = replace_spec.request_body::<QuotaBody>().response::<ProjectQuotaView>();
+    let view_own_spec = "Shows the quota that all projects share.";
+    let view_own_spec = OperationSpec::in_organization(Action::ViewOrganization, view_own_spec);
+    let replace_own_spec = "Replaces the quota that all projects share. Usage is kept.";
+    let replace_own_spec =
+        OperationSpec::in_organization(Action::SetOrganizationQuota, replace_own_spec);
+    let replace_own_spec =
+        replace_own_spec.request_body::<QuotaBody>().response::<OrganizationQuotaView>();
     routes
-        .get(project, view, view_doc.response::<ProjectQuotaView>())
-        .post(project, replace, replace_doc)
-        .get(own, view, view_own_doc.response::<OrganizationQuotaView>())
-        .post(own, replace, replace_own_doc)
+        .get(project, view, view_spec.response::<ProjectQuotaView>())
+        .post(project, replace, replace_spec)
+        .get(organization, view, view_own_spec.response::<OrganizationQuotaView>())
+        .post(organization, replace, replace_own_spec)
 }
 
 async fn view(request: AuthenticatedRequest) -> HandlerResult {
@@ -115,7 +115,7 @@ async fn replace(request: AuthenticatedRequest) -> HandlerResult {
 
 fn response(org: &OrgContext, subject: QuotaSubject, stored: &StoredQuota) -> AdminResponse {
     let quota = to_view(stored);
-    let answer = match subject {
+    let response = match subject {
         QuotaSubject::Organization => {
             let organization_id = org.organization.id.to_string();
             AdminResponse::object(&OrganizationQuotaView { organization_id, quota })
@@ -124,7 +124,7 @@ fn response(org: &OrgContext, subject: QuotaSubject, stored: &StoredQuota) -> Ad
             AdminResponse::object(&ProjectQuotaView { project_id: id.to_string(), quota })
         }
     };
-    answer.with_version(stored.version)
+    response.with_version(stored.version)
 }
 
 fn to_view(stored: &StoredQuota) -> QuotaView {
@@ -198,37 +198,43 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_organization_has_a_quota_of_its_own_that_few_may_set() {
+    async fn an_organization_quota_requires_a_permission_to_change() {
         let api = TestApi::new().await;
         let path = "/api/organization/quota";
-        let none = api.get(path).await;
-        assert_eq!(none.text_of("organizationId"), api.organization);
-        assert!(none.data("monthlySpendLimit").is_null() && none.data("createdAt").is_null());
-        assert_eq!((none.data("version"), none.data("enforceQuota")), (0.into(), true.into()));
+        let default = api.get(path).await;
+        assert_eq!(default.text_of("organizationId"), api.organization);
+        assert!(default.data("monthlySpendLimit").is_null() && default.data("createdAt").is_null());
+        assert_eq!(
+            (default.data("version"), default.data("enforceQuota")),
+            (0.into(), true.into())
+        );
         let body = r#"{"monthlySpendLimit":"2.5","dailyRequestLimit":7,"customResetDay":5}"#;
         let created = api.post(path, body).await;
         assert!(created.text.contains("\"monthlySpendLimit\":2.50"), "{}", created.text);
         let project = api.project().await;
-        let own = api.get(&format!("/api/projects/{project}/quota")).await;
-        assert!(own.data("dailyRequestLimit").is_null(), "a project's is another");
+        let project_quota = api.get(&format!("/api/projects/{project}/quota")).await;
+        assert!(project_quota.data("dailyRequestLimit").is_null(), "the project quota is separate");
         let mut stale = api.request("POST", path, "{}");
         stale.headers_mut().insert("if-match", "\"0\"".parse().expect("a header"));
         assert_eq!(api.send(stale).await.expect_error(412), "stale_version");
 
-        let plain = owner(&api, &[], Some(&project)).await;
-        assert_eq!(plain.get(path).await.data("dailyRequestLimit"), 7, "all may see it");
-        let response = plain.post(path, "{}").await;
+        let member = owner(&api, &[], Some(&project)).await;
+        assert_eq!(member.get(path).await.data("dailyRequestLimit"), 7, "every member may see it");
+        let response = member.post(path, "{}").await;
         assert_eq!(response.expect_error(403), "missing_permission");
         assert_eq!(response.json["error"]["param"], "quota.configure");
         let usage = "/api/organization/quota-usage";
-        let response = plain.get(usage).await;
+        let response = member.get(usage).await;
         assert_eq!(response.json["error"]["param"], "wallet.records");
-        let granted = owner(&api, &["quota.configure", "wallet.records"], None).await;
-        assert_eq!(granted.post(path, r#"{"dailyTokenLimit":9}"#).await.data("version"), 2);
-        let response = granted.get(usage).await;
+        let permitted = owner(&api, &["quota.configure", "wallet.records"], None).await;
+        assert_eq!(permitted.post(path, r#"{"dailyTokenLimit":9}"#).await.data("version"), 2);
+        let response = permitted.get(usage).await;
         assert_eq!(response.text_of("organizationId"), api.organization);
         assert_eq!(response.data("quotaLimitRemaining")["dailyTokens"], 9);
-        assert!(response.data("quotaLimitRemaining")["dailyRequests"].is_null(), "replaced whole");
+        assert!(
+            response.data("quotaLimitRemaining")["dailyRequests"].is_null(),
+            "replaced as a whole"
+        );
 
         let organization = OrganizationId::parse(&api.organization).expect("an id");
         let scope = directory_rows::Scope::Organization(organization);
@@ -236,7 +242,7 @@ mod tests {
         let rows =
             directory_rows::read(&api.services.database, scope, now, None).await.expect("rows");
         let limits = rows.organizations[0].quota.limits;
-        assert_eq!(limits.get(Limit::DailyTokens), Some(9), "as admission reads it");
+        assert_eq!(limits.get(Limit::DailyTokens), Some(9), "the value that admission reads");
         let audited = sqlx::query(
             "SELECT outcome, target FROM audit_log WHERE action LIKE '%quota%' ORDER BY id",
         )
@@ -249,19 +255,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_owner_stays_below_a_ceiling_that_only_others_set() {
+    async fn an_owner_stays_below_the_ceiling_and_cannot_change_it() {
         let api = TestApi::new().await;
         let body = r#"{"name":"Low","ceiling":{"dailyRequestLimit":10,"dailySpendLimit":5}}"#;
         let project = api.post("/api/projects", body).await.text_of("id");
-        let one = format!("/api/projects/{project}");
-        let path = format!("{one}/quota");
+        let project_path = format!("/api/projects/{project}");
+        let path = format!("{project_path}/quota");
         let first = api.get(&path).await;
-        assert_eq!(first.data("dailyRequestLimit"), 10, "it begins at its ceiling");
+        assert_eq!(first.data("dailyRequestLimit"), 10, "starts at the ceiling");
         assert!(first.text.contains("\"dailySpendLimit\":5.00"), "{}", first.text);
 
-        let own = owner(&api, &[], Some(&project)).await;
+        let project_owner = owner(&api, &[], Some(&project)).await;
         let lower = r#"{"dailyRequestLimit":9,"dailySpendLimit":5,"dailyTokenLimit":100}"#;
-        assert_eq!(own.post(&path, lower).await.data("dailyRequestLimit"), 9);
+        assert_eq!(project_owner.post(&path, lower).await.data("dailyRequestLimit"), 9);
         for (body, fields) in [
             (r#"{"dailyRequestLimit":11,"dailySpendLimit":5}"#, &["/dailyRequestLimit"][..]),
             (r#"{"dailyRequestLimit":9,"dailySpendLimit":5.01}"#, &["/dailySpendLimit"]),
@@ -271,35 +277,59 @@ mod tests {
                 &["/enforceQuota"],
             ),
         ] {
-            let response = own.post(&path, body).await;
+            let response = project_owner.post(&path, body).await;
             response.expect_error(400);
             let errors = response.json["error"]["errors"].as_array().expect("a list");
-            let named: Vec<&str> = errors.iter().filter_map(|it| it["param"].as_str()).collect();
+            let named: Vec<&str> =
+                errors.iter().filter_map(|error| error["param"].as_str()).collect();
             assert_eq!(named, fields, "{body}");
-            assert!(errors.iter().all(|it| it["reason"] == "above_ceiling"), "{}", response.text);
+            assert!(
+                errors.iter().all(|error| error["reason"] == "above_ceiling"),
+                "{}",
+                response.text
+            );
         }
         for body in [
             r#"{"ceiling":null}"#,
             r#"{"ceiling":{"dailyRequestLimit":1000}}"#,
             r#"{"name":"x","ceiling":null}"#,
         ] {
-            let response = own.put(&one, body).await;
+            let response = project_owner.put(&project_path, body).await;
             assert_eq!(response.expect_error(403), "missing_permission", "{body}");
             assert_eq!(response.json["error"]["param"], "quota.configure");
         }
-        assert_eq!(own.put(&one, r#"{"name":"Own"}"#).await.text_of("name"), "Own");
+        assert_eq!(
+            project_owner.put(&project_path, r#"{"name":"Own"}"#).await.text_of("name"),
+            "Own"
+        );
 
-        let granted = owner(&api, &["quota.configure"], None).await;
+        let permitted = owner(&api, &["quota.configure"], None).await;
         let below = r#"{"ceiling":{"dailyRequestLimit":8,"monthlyTokenLimit":9}}"#;
-        let response = granted.put(&one, below).await;
+        let response = permitted.put(&project_path, below).await;
         assert_eq!(response.expect_error(400), "validation_failed");
         let named = &response.json["error"]["errors"];
         assert_eq!(named[0]["param"], "/ceiling/dailyRequestLimit");
-        assert_eq!(named[1]["param"], "/ceiling/monthlyTokenLimit", "none is above any");
-        assert_eq!(api.get(&one).await.data("ceiling")["dailyRequestLimit"], 10, "as it was");
+        assert_eq!(
+            named[1]["param"], "/ceiling/monthlyTokenLimit",
+            "no limit is above every ceiling"
+        );
+        assert_eq!(
+            api.get(&project_path).await.data("ceiling")["dailyRequestLimit"],
+            10,
+            "unchanged"
+        );
         let body = r#"{"ceiling":{"dailyRequestLimit":9}}"#;
-        assert_eq!(granted.put(&one, body).await.data("ceiling")["dailyRequestLimit"], 9);
-        assert!(granted.put(&one, r#"{"ceiling":null}"#).await.data("ceiling").is_null());
-        assert_eq!(own.post(&path, "{}").await.status, 200, "without a ceiling all goes");
+        assert_eq!(
+            permitted.put(&project_path, body).await.data("ceiling")["dailyRequestLimit"],
+            9
+        );
+        assert!(
+            permitted.put(&project_path, r#"{"ceiling":null}"#).await.data("ceiling").is_null()
+        );
+        assert_eq!(
+            project_owner.post(&path, "{}").await.status,
+            200,
+            "any quota is allowed without a ceiling"
+        );
     }
 }

@@ -69,7 +69,7 @@ pub const FILTERS: &[(&str, &str)] = &[
     ("from", "At or after this time."),
     ("to", "Before this time."),
     ("projectId", "Only records of this project."),
-    ("apiKeyId", "Of this key."),
+    ("apiKeyId", "Only records of this API key."),
     ("requestLogId", "Only records of this call."),
     ("page", "Page number, from 1. Use `cursor` for offsets above 10,000."),
     ("size", "Rows per page, 1 to 100. Default: 20."),

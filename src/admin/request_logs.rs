@@ -116,7 +116,7 @@ const FILTERS: &[(&str, &str)] = &[
     ("outcome", "`Completed`, `Refused`, `Failed` or `Cancelled`."),
     ("refusal", "Only calls refused with this error code."),
     ("model", "Only calls to this model."),
-    ("apiKeyId", "Of this key."),
+    ("apiKeyId", "Only calls with this API key."),
     ("upstream", "Only calls sent to this upstream."),
     ("stream", "`true` or `false`."),
     ("minCost", "Only calls that cost at least this amount."),
@@ -127,18 +127,16 @@ const FILTERS: &[(&str, &str)] = &[
 ];
 
 pub fn routes(routes: Routes) -> Routes {
-    let list_doc = OperationSpec::in_organization(
+    let list_spec = OperationSpec::in_organization(
         Action::ViewRequestLogs,
         "Lists the calls of a project, newest first.",
     );
-    let view_doc = OperationSpec::in_organization(Action::ViewRequestLogs, "Shows a call.");
-    let (all, one) =
+    let view_spec = OperationSpec::in_organization(Action::ViewRequestLogs, "Shows a call.");
+    let (collection, item) =
         ("/api/projects/{id}/request-logs", "/api/projects/{id}/request-logs/{requestLogId}");
-    routes.get(all, list, list_doc.query_params(FILTERS).list_response::<RequestLogView>()).get(
-        one,
-        view,
-        view_doc.response::<RequestLogView>(),
-    )
+    routes
+        .get(collection, list, list_spec.query_params(FILTERS).list_response::<RequestLogView>())
+        .get(item, view, view_spec.response::<RequestLogView>())
 }
 
 async fn list(request: AuthenticatedRequest) -> HandlerResult {
@@ -176,7 +174,7 @@ fn read_filter(query: &mut Query) -> RequestLogFilter {
     let call = ParsedString { expected: "a call id", parse: |text| RequestLogId::parse(text).ok() };
     let outcome = EnumOf {
         names: OUTCOMES,
-        parse: |word| OUTCOMES.iter().copied().find(|known| *known == word),
+        parse: |name| OUTCOMES.iter().copied().find(|outcome| *outcome == name),
     };
     RequestLogFilter {
         from: query.get("from", &Timestamp::Any),
@@ -305,7 +303,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_entry_has_every_field_and_filters_find_it() {
+    async fn an_entry_has_all_fields_and_can_be_filtered() {
         let api = TestApi::new().await;
         let base = format!("/api/projects/{}", api.project().await);
         let key = api.post(&format!("{base}/api-keys"), r#"{"name":"k"}"#).await;
@@ -338,7 +336,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_member_of_a_project_sees_and_makes_their_own_and_no_more() {
+    async fn a_project_member_sees_and_creates_only_their_own_keys_and_logs() {
         let api = TestApi::new().await;
         let base = format!("/api/projects/{}", api.project().await);
         let (keys, logs) = (format!("{base}/api-keys"), format!("{base}/request-logs"));
@@ -369,6 +367,6 @@ mod tests {
             .fetch_one(api.services.database.reader())
             .await
             .expect("a count");
-        assert_eq!(error, 3, "what was denied is in the audit log");
+        assert_eq!(error, 3, "denied actions are in the audit log");
     }
 }

@@ -192,7 +192,7 @@ impl IntoResponse for Interrupt {
     fn into_response(self) -> Response {
         match self {
             Self::Error(error) => error.into_response(),
-            Self::Replay(answer) => answer.into_response(),
+            Self::Replay(response) => response.into_response(),
         }
     }
 }

@@ -63,16 +63,17 @@ body! { TokenBody as "NewAdminToken" {
 
 pub fn routes(routes: Routes) -> Routes {
     let path = "/api/auth/tokens";
-    let list_doc = OperationSpec::platform(Action::ViewAccount, "Lists the caller's admin tokens.");
-    let create_doc = OperationSpec::platform(
+    let list_spec =
+        OperationSpec::platform(Action::ViewAccount, "Lists the caller's admin tokens.");
+    let create_spec = OperationSpec::platform(
         Action::ChangeAccount,
         "Creates an admin token. The secret is shown once.",
     );
-    let revoke_doc = OperationSpec::platform(Action::ChangeAccount, "Revokes an admin token.");
+    let revoke_spec = OperationSpec::platform(Action::ChangeAccount, "Revokes an admin token.");
     routes
-        .get(path, list, list_doc.query_params(LIST_PARAMS).list_response::<AdminTokenView>())
-        .post(path, create, create_doc.request_body::<TokenBody>().response::<AdminTokenView>())
-        .delete("/api/auth/tokens/{id}", revoke, revoke_doc)
+        .get(path, list, list_spec.query_params(LIST_PARAMS).list_response::<AdminTokenView>())
+        .post(path, create, create_spec.request_body::<TokenBody>().response::<AdminTokenView>())
+        .delete("/api/auth/tokens/{id}", revoke, revoke_spec)
 }
 
 async fn list(request: AuthenticatedRequest) -> HandlerResult {
@@ -105,11 +106,11 @@ async fn create(request: AuthenticatedRequest) -> HandlerResult {
     };
     let mut mutation = request.begin_mutation(org.as_ref()).await?;
     let result = tokens::create(&mut mutation.work, &request.principal, org.as_ref(), new).await;
-    let answer = result.map(|(token, secret)| {
+    let response = result.map(|(token, secret)| {
         let shown = Some(secret.expose().to_owned());
         AdminResponse::object(&to_view(&token, shown)).with_secret(&secret)
     });
-    request.finish_mutation(mutation, answer).await
+    request.finish_mutation(mutation, response).await
 }
 
 async fn revoke(request: AuthenticatedRequest) -> HandlerResult {

@@ -125,10 +125,10 @@ pub fn routes(routes: Routes) -> Routes {
     let doc =
         OperationSpec::in_organization(Action::ViewQuota, "Shows the quota usage of a project.");
     let doc = doc.query_params(QUERY).response::<ProjectUsageView>();
-    let own_doc = "Shows the quota usage of all projects together.";
-    let own_doc = OperationSpec::in_organization(Action::ViewOrganizationUsage, own_doc);
-    let own_doc = own_doc.query_params(QUERY).response::<OrganizationUsageView>();
-    routes.get(project, view, doc).get(own, view, own_doc)
+    let own_spec = "Shows the quota usage of all projects together.";
+    let own_spec = OperationSpec::in_organization(Action::ViewOrganizationUsage, own_spec);
+    let own_spec = own_spec.query_params(QUERY).response::<OrganizationUsageView>();
+    routes.get(project, view, doc).get(own, view, own_spec)
 }
 
 async fn view(request: AuthenticatedRequest) -> HandlerResult {

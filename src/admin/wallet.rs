@@ -85,29 +85,29 @@ body! { NewRefund as "NewRefund" {
 
 pub fn routes(routes: Routes) -> Routes {
     let path = "/api/organization/wallet";
-    let view_doc = OperationSpec::in_organization(Action::ViewWallet, "Shows the wallet.");
-    let change_doc = OperationSpec::in_organization(
+    let view_spec = OperationSpec::in_organization(Action::ViewWallet, "Shows the wallet.");
+    let change_spec = OperationSpec::in_organization(
         Action::SwitchWallet,
         "Enables or disables the wallet for new calls.",
     );
-    let change_doc = change_doc.request_body::<WalletChange>().response::<WalletView>();
-    let recharge_doc =
+    let change_spec = change_spec.request_body::<WalletChange>().response::<WalletView>();
+    let recharge_spec =
         OperationSpec::in_organization(Action::Recharge, "Adds money to the wallet.");
-    let recharge_doc = recharge_doc.request_body::<NewRecharge>().response::<RecordView>();
-    let refund_doc =
+    let recharge_spec = recharge_spec.request_body::<NewRecharge>().response::<RecordView>();
+    let refund_spec =
         OperationSpec::in_organization(Action::Refund, "Refunds a call in full or in part.");
-    let refund_doc = refund_doc.request_body::<NewRefund>().response::<RecordView>();
-    let holds_doc = OperationSpec::in_organization(
+    let refund_spec = refund_spec.request_body::<NewRefund>().response::<RecordView>();
+    let holds_spec = OperationSpec::in_organization(
         Action::ViewWallet,
         "Lists the amounts held for calls in flight.",
     );
-    let holds_doc = holds_doc.query_params(HOLDS_QUERY).list_response::<HoldView>();
+    let holds_spec = holds_spec.query_params(HOLDS_QUERY).list_response::<HoldView>();
     routes
-        .get(path, view, view_doc.response::<WalletView>())
-        .put(path, change, change_doc)
-        .post("/api/organization/wallet/recharge", recharge, recharge_doc)
-        .post("/api/organization/wallet/refund", refund, refund_doc)
-        .get("/api/organization/wallet/holds", holds, holds_doc)
+        .get(path, view, view_spec.response::<WalletView>())
+        .put(path, change, change_spec)
+        .post("/api/organization/wallet/recharge", recharge, recharge_spec)
+        .post("/api/organization/wallet/refund", refund, refund_spec)
+        .get("/api/organization/wallet/holds", holds, holds_spec)
 }
 
 const HOLDS_QUERY: &[(&str, &str)] =

@@ -1,37 +1,37 @@
-//! What the provider says: always the same words, so that an answer can be foretold.
+//! The fixed text that the demo provider generates, so that responses are predictable.
 
-/// One token a word. It tells a newcomer what to try next.
+/// One token per word. Tells a new user what to try next.
 const WORDS: &str = "Hello from the provider that is built into Meteor Gateway. \
-    It says these words whatever it is asked, and counts a token for each. \
-    Begin a message with /slow 500ms, /chunk 50ms, /tokens 200, /error 429, /error 500, /cut, \
-    /stall or /nousage, or with several of them, to see what a gateway has to bear. \
-    Then look at the request log, the wallet and the metrics.";
+    It responds to every request with this text, and counts each word as one token. \
+    Start a message with /slow 500ms, /chunk 50ms, /tokens 200, /error 429, /error 500, /cut, \
+    /stall or /nousage, or with several of them, to simulate a slow or faulty provider. \
+    Then see the request log, the wallet and the metrics.";
 
-/// How many words an answer has when nobody asks for more.
+/// Number of tokens of a response if the request asks for no other.
 pub fn default_tokens() -> u64 {
     WORDS.split(' ').count() as u64
 }
 
-/// The first `tokens` words, again from the start where more are asked for. Each but the first
-/// begins with its blank, as tokens do.
+/// Returns `tokens` words, repeating the text if necessary. All but the first start with a space,
+/// like real tokens.
 pub fn tokens(tokens: u64) -> impl Iterator<Item = String> {
     let words = WORDS.split(' ').cycle().enumerate();
-    let token = |(at, word): (usize, &str)| match at {
+    let token = |(index, word): (usize, &str)| match index {
         0 => word.to_owned(),
         _ => format!(" {word}"),
     };
     words.map(token).take(usize::try_from(tokens).unwrap_or(usize::MAX))
 }
 
-/// How many tokens a text of somebody else's may be: four bytes each, as in English.
+/// Estimates the tokens of any text: four bytes per token, as in English.
 pub fn estimate_tokens(text: &str) -> u64 {
     (text.len() as u64).div_ceil(4)
 }
 
-/// A text of somebody else's, a token at a time.
+/// Splits any text into tokens of four characters.
 pub fn split_tokens(text: &str) -> Vec<String> {
-    let letters: Vec<char> = text.chars().collect();
-    letters.chunks(4).map(|token| token.iter().collect()).collect()
+    let chars: Vec<char> = text.chars().collect();
+    chars.chunks(4).map(|token| token.iter().collect()).collect()
 }
 
 #[cfg(test)]
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_as_long_as_it_was_asked_for() {
+    fn the_text_has_the_requested_number_of_tokens() {
         for count in [0, 1, 3, default_tokens(), 1_000] {
             assert_eq!(tokens(count).count() as u64, count);
         }
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_never_counts_more_tokens_than_bytes() {
+    fn a_text_has_at_most_one_token_per_byte() {
         assert_eq!(
             (estimate_tokens(""), estimate_tokens("a"), estimate_tokens("Say hello.")),
             (0, 1, 3)

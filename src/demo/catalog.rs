@@ -1,4 +1,4 @@
-//! The settings of the demo: models at their list prices, all at one upstream.
+//! Settings of the demo: models at list prices, all served by one upstream.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -8,31 +8,30 @@ use crate::config::environment::Environment;
 use crate::config::report::Report;
 use crate::settings::upstream::BaseUrl;
 
-/// Where a demo plays.
+/// Command-line options of a demo.
 #[derive(Debug, Clone)]
 pub struct DemoConfig {
-    /// Where everything is kept.
+    /// Data folder.
     pub data: PathBuf,
-    /// The proxy's port; 0 is a free one.
+    /// Port of the proxy; 0 picks a free port.
     pub proxy_port: u16,
-    /// The admin listener's port; 0 is a free one.
+    /// Port of the admin listener; 0 picks a free port.
     pub admin_port: u16,
-    /// Who answers.
     pub provider: DemoUpstream,
 }
 
-/// Who answers the calls of a demo.
+/// The upstream of all models.
 #[derive(Debug, Clone)]
 pub enum DemoUpstream {
-    /// The built-in provider, which listens there. Only the listed models are served.
+    /// The built-in provider at this address. Serves only the listed models.
     BuiltIn(SocketAddr),
-    /// Whoever is at this address. Unknown names of models are served at a default price.
+    /// An external upstream at this URL. Serves unknown models at a default price.
     Url(String),
 }
 
 const CATALOG: &str = include_str!("../../config/demo.toml");
 
-/// The listed models, in the order of the catalog.
+/// Models in the order of the catalog.
 pub const MODELS: [&str; 16] = [
     "gpt-4o-mini",
     "gpt-4o",
@@ -52,13 +51,13 @@ pub const MODELS: [&str; 16] = [
     "omni-moderation-latest",
 ];
 
-/// The settings of a demo. Keys that `environment` sets win over the catalog, the stage over both.
-pub fn settings(stage: DemoConfig, environment: &Environment) -> Result<Settings, Report> {
-    let DemoConfig { data, proxy_port, admin_port, provider } = stage;
+/// Returns the settings of a demo. The environment overrides the catalog, `config` overrides both.
+pub fn settings(config: DemoConfig, environment: &Environment) -> Result<Settings, Report> {
+    let DemoConfig { data, proxy_port, admin_port, provider } = config;
     let mut settings = read(CATALOG, environment)?;
-    let here = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
-    settings.proxy_listen = here(proxy_port);
-    settings.admin.listen = here(admin_port);
+    let localhost = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+    settings.proxy_listen = localhost(proxy_port);
+    settings.admin.listen = localhost(admin_port);
     settings.database = data.join("meteor.db");
     settings.data = data;
     let url = match provider {
@@ -69,7 +68,7 @@ pub fn settings(stage: DemoConfig, environment: &Environment) -> Result<Settings
         DemoUpstream::Url(url) => url,
     };
     let address =
-        BaseUrl::parse(&url).map_err(|fault| Report::of("--upstream", fault.message()))?;
+        BaseUrl::parse(&url).map_err(|error| Report::of("--upstream", error.message()))?;
     for upstream in &mut settings.upstreams {
         upstream.address = address.clone();
     }
@@ -85,12 +84,12 @@ mod tests {
     use crate::domain::time::UnixMs;
     use crate::domain::usage::{Unit, Usage};
 
-    fn stage(provider: DemoUpstream) -> DemoConfig {
+    fn config(provider: DemoUpstream) -> DemoConfig {
         DemoConfig { data: PathBuf::from("/somewhere"), proxy_port: 0, admin_port: 7, provider }
     }
 
     fn demo(provider: DemoUpstream) -> Settings {
-        let settings = settings(stage(provider), &Environment::default());
+        let settings = settings(config(provider), &Environment::default());
         settings.unwrap_or_else(|report| panic!("{report}"))
     }
 
@@ -112,18 +111,18 @@ mod tests {
     }
 
     #[test]
-    fn another_upstream_serves_every_name() {
+    fn an_external_upstream_serves_every_model() {
         let demo = demo(DemoUpstream::Url("http://10.0.0.1:9/x".into()));
         let fallback = demo.fallback.expect("a default price");
         assert!(0 < cost(&fallback, &Usage::from_tokens(1, 1)).0);
         assert_eq!(demo.upstreams[0].address.path_prefix, "/x");
-        let wrong = settings(stage(DemoUpstream::Url("10.0.0.1".into())), &Environment::default());
+        let wrong = settings(config(DemoUpstream::Url("10.0.0.1".into())), &Environment::default());
         let report = wrong.expect_err("no scheme").to_string();
         assert!(report.starts_with("--upstream: "), "{report}");
     }
 
     #[test]
-    fn prices_are_those_of_the_lists() {
+    fn prices_match_the_price_list() {
         let demo = demo(DemoUpstream::Url("http://x".into()));
         let cost = |name: &str, usage: Usage| {
             let model = demo.models.iter().find(|model| &*model.name == name).expect("listed");

@@ -1,8 +1,8 @@
-//! `meteor demo`: its catalog, a provider that is built in and an organization with money, so that
-//! the first call needs no account anywhere.
+//! `meteor demo`: a catalog, a built-in provider and a funded organization, so that the first call
+//! needs no account with any provider.
 //!
-//! Each wire format of the provider is a folder like `openai`; what an answer says and how it
-//! misbehaves is the same for all.
+//! Each wire format of the provider has a folder, such as `openai`. Output and simulated faults are
+//! the same in all of them.
 
 pub mod catalog;
 pub mod canned_text;

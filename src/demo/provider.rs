@@ -1,4 +1,4 @@
-//! The built-in provider: a server that answers as the real ones do, or misbehaves as asked.
+//! The built-in provider: an HTTP server that imitates real providers and simulates their faults.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -24,27 +24,27 @@ use crate::tasks;
 
 const BODY_BYTES_MAX: usize = 64 << 20;
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long open connections may take to finish after `stop`.
+/// How long open connections may take to finish during shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Answers on `listener` until `stop` comes.
-pub async fn serve(listener: TcpListener, stop: impl Future) {
+/// Serves `listener` until `shutdown` completes.
+pub async fn serve(listener: TcpListener, shutdown: impl Future) {
     let connections = GracefulShutdown::new();
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEADER_READ_TIMEOUT);
-    let mut stop = pin!(stop);
+    let mut shutdown = pin!(shutdown);
     loop {
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
-                // The client is gone before it was greeted, or there are too many files.
-                Err(fault) => {
-                    tracing::warn!(%fault, "the built-in provider could not accept");
+                // The client has disconnected already, or the process has too many open files.
+                Err(error) => {
+                    tracing::warn!(%error, "demo provider: accept failed");
                     tokio::time::sleep(Duration::from_millis(10)).await;
                     continue;
                 }
             },
-            _ = &mut stop => break,
+            _ = &mut shutdown => break,
         };
         if stream.set_nodelay(true).is_err() {
             continue;
@@ -52,12 +52,12 @@ pub async fn serve(listener: TcpListener, stop: impl Future) {
         let connection = server.serve_connection(TokioIo::new(stream), service_fn(handle));
         let connection = connections.watch(connection);
         tasks::spawn("demo-provider", async move {
-            if let Err(fault) = connection.await {
-                tracing::debug!(%fault, "a connection to the built-in provider ended");
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "demo provider: connection closed with an error");
             }
         });
     }
-    // Whoever is still there is stalled or slow; the process ends with the demo anyway.
+    // Remaining connections are stalled or slow. Closing them is fine, because the demo ends.
     let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, connections.shutdown()).await;
 }
 
@@ -68,7 +68,8 @@ async fn handle(request: Request<Incoming>) -> Result<Response<PacedBody>, Infal
     };
     let (reply, script) = route(&Request::from_parts(parts, body.to_bytes()));
     tokio::time::sleep(script.latency).await;
-    // Without a stream, the head comes when all is said: a stalled answer has none.
+    // A response without a stream is sent after it is complete, so a stall sends not even the
+    // headers.
     if script.ending == ReplyEnding::Stall
         && reply.error_event.is_none()
         && reply.status.is_success()
@@ -99,14 +100,14 @@ fn route(request: &Request<Bytes>) -> (Reply, Script) {
         ("POST", "/v1/messages/count_tokens") => anthropic::count_tokens(request),
         ("GET", "/v1/models" | "/v1beta/models") => models(request, None),
         (method, _) => match (method, model_and_method(path)) {
-            ("POST", Some((model, Some(verb)))) => gemini::call(model, verb, request),
+            ("POST", Some((model, Some(method)))) => gemini::call(model, method, request),
             ("GET", Some((model, None))) => models(request, Some(model)),
             _ => openai::not_found(request.method(), path),
         },
     }
 }
 
-/// All dialects list their models at the same path; only their headers differ.
+/// All dialects list their models at the same path. The headers tell the dialects apart.
 fn models(request: &Request<Bytes>, name: Option<&str>) -> (Reply, Script) {
     let (headers, path) = (request.headers(), request.uri().path());
     if path.starts_with("/v1beta/") || headers.contains_key("x-goog-api-key") {
@@ -118,12 +119,12 @@ fn models(request: &Request<Bytes>, name: Option<&str>) -> (Reply, Script) {
     }
 }
 
-/// Model and verb of `/{version}/models/{model}:{verb}`.
+/// Parses `/{version}/models/{model}:{method}`.
 fn model_and_method(path: &str) -> Option<(&str, Option<&str>)> {
     let (version, rest) = path.strip_prefix('/')?.split_once("/models/")?;
-    let named = match rest.split_once(':') {
-        Some((model, verb)) => (model, Some(verb)),
+    let names = match rest.split_once(':') {
+        Some((model, method)) => (model, Some(method)),
         None => (rest, None),
     };
-    matches!(version, "v1" | "v1beta").then_some(named)
+    matches!(version, "v1" | "v1beta").then_some(names)
 }

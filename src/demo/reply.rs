@@ -1,4 +1,4 @@
-//! A reply on its way: pieces at their pace, and an end that may be no end.
+//! Sends a reply in chunks at a given pace, complete or with a simulated fault.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,63 +15,62 @@ use tokio::time::{Sleep, sleep};
 
 use crate::demo::script::{ReplyEnding, Script};
 
-/// What a dialect makes of a request.
+/// The reply to a request, in the wire format of a dialect.
 #[derive(Debug)]
 pub struct Reply {
-    /// The status.
     pub status: StatusCode,
-    /// The headers, that of the content's type included.
+    /// Headers, including the content type.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// The body, piece by piece.
+    /// The body. Each chunk is sent separately.
     pub chunks: Vec<Bytes>,
-    /// The error that a stream can break off with; none where all comes at once.
+    /// The error event that can end a stream early; `None` for a reply without a stream.
     pub error_event: Option<Bytes>,
 }
 
-/// The type of one JSON text, as most write it.
+/// Content type of a JSON body.
 pub const JSON: &str = "application/json";
-/// The type of a stream of events, as most write it.
+/// Content type of an event stream.
 pub const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
 
-/// The JSON text of one of the provider's own shapes.
-pub fn to_json(shape: &impl Serialize) -> String {
-    serde_json::to_string(shape).expect("the shapes have text keys and no failing parts")
+/// Serializes a response body.
+pub fn to_json(body: &impl Serialize) -> String {
+    serde_json::to_string(body).expect("the shapes have text keys and no failing parts")
 }
 
-/// Letters and digits that never came before.
+/// Returns letters and digits that were never returned before.
 pub fn unique_id() -> String {
     let mut text = uuid::Uuid::now_v7().simple().to_string();
     text.truncate(29);
     text
 }
 
-/// The value of a header: an id of that kind.
+/// Returns a header value with a unique id and this prefix.
 pub fn id_header(kind: &str) -> HeaderValue {
     let id = format!("{kind}{}", unique_id());
     HeaderValue::try_from(id).expect("letters and digits are the value of a header")
 }
 
 impl Reply {
-    /// A text of that type, with its status.
+    /// Creates a reply whose body is sent at once.
     pub fn complete(kind: &'static str, status: StatusCode, text: String) -> Self {
         let headers = vec![(CONTENT_TYPE, HeaderValue::from_static(kind))];
         Self { status, headers, chunks: vec![text.into()], error_event: None }
     }
 
-    /// A stream of that type, and the error that it can break off with.
+    /// Creates an event stream, with the error event that can end it early.
     pub fn stream(kind: &'static str, chunks: Vec<Bytes>, breakoff: Bytes) -> Self {
         let headers = vec![(CONTENT_TYPE, HeaderValue::from_static(kind))];
         Self { status: StatusCode::OK, headers, chunks, error_event: Some(breakoff) }
     }
 
-    /// The same with one more header.
+    /// Adds a header.
     #[must_use]
     pub fn with_header(mut self, name: &'static str, value: HeaderValue) -> Self {
         self.headers.push((HeaderName::from_static(name), value));
         self
     }
 
-    /// The response, played as the script says. An error is always played whole.
+    /// Converts the reply as the script demands. Error replies are always sent completely.
     pub fn into_response(mut self, script: &Script) -> Response<PacedBody> {
         let ending = if self.status.is_success() { script.ending } else { ReplyEnding::Complete };
         match ending {
@@ -80,7 +79,7 @@ impl Reply {
             ReplyEnding::StreamError => self.break_off(),
         }
         let body = PacedBody {
-            bytes: self.chunks.iter().map(|piece| piece.len() as u64).sum(),
+            bytes: self.chunks.iter().map(|chunk| chunk.len() as u64).sum(),
             chunks: self.chunks.into(),
             event_interval: script.event_interval,
             sleep: None,
@@ -92,7 +91,7 @@ impl Reply {
         response
     }
 
-    /// Leaves the first half of the pieces, or of the only one.
+    /// Keeps the first half of the chunks, or of the only chunk.
     fn halve(&mut self) {
         if let [only] = &mut self.chunks[..] {
             only.truncate(only.len() / 2);
@@ -101,7 +100,7 @@ impl Reply {
         }
     }
 
-    /// Leaves the first half of a stream, and ends it with its error.
+    /// Keeps the first half of a stream and ends it with the error event.
     fn break_off(&mut self) {
         if let Some(error) = self.error_event.take() {
             self.chunks.truncate(self.chunks.len() / 2);
@@ -140,31 +139,31 @@ impl Body for PacedBody {
             ready!(sleep.as_mut().poll(context));
             self.sleep = None;
         }
-        let Some(piece) = self.chunks.pop_front() else {
+        let Some(chunk) = self.chunks.pop_front() else {
             return match self.ending {
                 ReplyEnding::Complete | ReplyEnding::StreamError => Poll::Ready(None),
                 ReplyEnding::Cut => Poll::Ready(Some(Err(io::ErrorKind::ConnectionReset.into()))),
-                // Nobody wakes this: it ends when the client leaves.
+                // Never woken: the body ends when the client disconnects.
                 ReplyEnding::Stall => Poll::Pending,
             };
         };
         let pause = match (self.chunks.is_empty(), self.ending) {
             (false, _) => self.event_interval,
-            // What was said must have left before the connection breaks.
+            // Otherwise the connection could close before the last chunk is sent.
             (true, ReplyEnding::Cut) => self.event_interval.max(CUT_DELAY),
             (true, _) => Duration::ZERO,
         };
         if !pause.is_zero() {
             self.sleep = Some(Box::pin(sleep(pause)));
         }
-        Poll::Ready(Some(Ok(Frame::data(piece))))
+        Poll::Ready(Some(Ok(Frame::data(chunk))))
     }
 
     fn is_end_stream(&self) -> bool {
         self.chunks.is_empty() && self.ends_normally()
     }
 
-    /// Exact for a single piece that comes whole, so that it goes out under its length.
+    /// Exact for a single complete chunk, so that the response has a `content-length`.
     fn size_hint(&self) -> SizeHint {
         if self.chunks.len() == 1 && self.ends_normally() {
             SizeHint::with_exact(self.bytes)

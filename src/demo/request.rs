@@ -1,4 +1,4 @@
-//! What a request asks for, whatever its wire format.
+//! A parsed request, independent of its wire format.
 
 use http::HeaderMap;
 use serde_json::{Map, Value};
@@ -7,123 +7,117 @@ use crate::demo::canned_text;
 use crate::demo::reply::Reply;
 use crate::demo::script::{InvalidCommand, Script};
 
-/// A request that was understood.
+/// A parsed request.
 #[derive(Debug)]
 pub struct DemoRequest<T> {
-    /// The model.
     pub model: String,
-    /// How it wants to be answered.
+    /// How to respond.
     pub script: Script,
-    /// What it wants.
     pub params: T,
 }
 
-/// The wish for a text.
+/// Parameters of a request that generates text.
 #[derive(Debug)]
 pub struct GenerationParams {
-    /// How many input tokens it comes to, at least 1.
+    /// Estimated input tokens, at least 1.
     pub input_tokens: u64,
-    /// The most output tokens of an answer, its thoughts included.
+    /// Output limit per choice, including reasoning tokens.
     pub output_bound: Option<u64>,
-    /// How many hidden tokens the model spends unless the script says.
+    /// Reasoning tokens, unless the script sets them.
     pub reasoning_tokens: u64,
-    /// How many answers are given.
+    /// Number of choices in the response.
     pub choices: u64,
-    /// How many are made for that, and counted.
+    /// Number of choices generated and counted, of which the response holds `choices`.
     pub generations: u64,
-    /// The tool that shall be called instead of saying something.
+    /// The tool to call instead of generating text.
     pub tool: Option<ToolInvocation>,
-    /// Whether the answer is a stream.
     pub is_stream: bool,
-    /// Whether a stream tells its usage.
+    /// Whether a stream reports usage.
     pub includes_usage: bool,
 }
 
-/// A tool, and what it is called with.
+/// A tool call.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ToolInvocation {
-    /// Its name.
     pub name: String,
-    /// The text of a JSON object.
+    /// A JSON object, serialized.
     pub arguments: String,
-    /// Whether the request named it.
+    /// Whether the request named the tool.
     pub was_named: bool,
 }
 
-/// A wire format's words for why there is no answer.
+/// An error in the wire format of a dialect.
 pub trait WireError {
-    /// What the real provider says with that status.
+    /// Creates the error that the real provider sends with this status.
     fn of_status(status: u16, model: &str) -> Self;
-    /// As it is sent.
     fn to_reply(&self) -> Reply;
 }
 
-/// A value that is no number of its range.
+/// An integer parameter out of range.
 #[derive(Debug, PartialEq, Eq)]
 pub struct OutOfRange {
-    /// Its name in the request.
+    /// Name of the parameter.
     pub name: &'static str,
-    /// What is wrong.
     pub message: String,
 }
 
-/// The most answers to one question.
+/// Largest number of choices.
 pub const CHOICES_MAX: u64 = 8;
-/// Hidden tokens of a reasoning model.
+/// Reasoning tokens of a reasoning model.
 pub const REASONING_TOKENS: u64 = 32;
-/// Tokens that a message costs besides its text, and a prompt besides its messages.
+/// Overhead in tokens: per message, and per prompt.
 const MESSAGE_TOKENS: u64 = 4;
 const PROMPT_TOKENS: u64 = 3;
 const IMAGE_TOKENS: u64 = 85;
 
-/// The answer to what was understood, or the error that it asks for, or what was not understood.
+/// Replies to a parsed request, or with the error that the script demands or that parsing returned.
 pub fn respond<T, C: WireError>(
-    asked: Result<DemoRequest<T>, C>,
-    answer: impl FnOnce(&DemoRequest<T>) -> Reply,
+    request: Result<DemoRequest<T>, C>,
+    reply: impl FnOnce(&DemoRequest<T>) -> Reply,
 ) -> (Reply, Script) {
-    match asked {
-        Ok(asked) => {
-            let reply = match asked.script.status {
-                Some(status) => C::of_status(status, &asked.model).to_reply(),
-                None => answer(&asked),
+    match request {
+        Ok(request) => {
+            let reply = match request.script.status {
+                Some(status) => C::of_status(status, &request.model).to_reply(),
+                None => reply(&request),
             };
-            (reply, asked.script)
+            (reply, request.script)
         }
-        Err(complaint) => (complaint.to_reply(), Script::default()),
+        Err(error) => (error.to_reply(), Script::default()),
     }
 }
 
-/// The script of a request whose last words are `prompt`.
+/// Reads the script from the headers and the last prompt.
 pub fn read_script(headers: &HeaderMap, prompt: &str) -> Result<Script, InvalidCommand> {
     Script::from_headers(headers)?.with_prompt_commands(prompt)
 }
 
-/// A number from 1 to `most`, or none.
+/// Parses an integer from 1 to `max`; `None` for `null`.
 pub fn positive_integer(
     value: &Value,
     name: &'static str,
-    most: u64,
+    max: u64,
 ) -> Result<Option<u64>, OutOfRange> {
     if value.is_null() {
         return Ok(None);
     }
-    let number = value.as_u64().filter(|number| (1..=most).contains(number));
-    let message = || format!("Invalid '{name}': an integer from 1 to {most} is expected.");
+    let number = value.as_u64().filter(|number| (1..=max).contains(number));
+    let message = || format!("Invalid '{name}': an integer from 1 to {max} is expected.");
     number.map(Some).ok_or_else(|| OutOfRange { name, message: message() })
 }
 
-/// The text of a message, which is one text or a list of parts.
+/// Returns the text of a message, given as a string or a list of parts.
 pub fn text_of(content: &Value) -> String {
     let parts = content.as_array().into_iter().flatten();
     let texts = parts.map(|part| match part["text"].as_str() {
         Some(text) => text.to_owned(),
-        // The result of a tool has contents of its own.
+        // Tool results nest their content.
         None => text_of(&part["content"]),
     });
     content.as_str().map(str::to_owned).into_iter().chain(texts).collect()
 }
 
-/// How many tokens a conversation comes to.
+/// Estimates the input tokens of a conversation.
 pub fn input_tokens<'a>(contents: impl Iterator<Item = &'a Value>, tools: &Value) -> u64 {
     let counted: u64 = contents.map(|content| MESSAGE_TOKENS + content_tokens(content)).sum();
     let tools = if tools.is_null() { 0 } else { canned_text::estimate_tokens(&tools.to_string()) };
@@ -143,27 +137,29 @@ fn is_image(part: &Value) -> bool {
 }
 
 impl ToolInvocation {
-    /// The tool of that name, or else the first, called with a value for each of its properties.
+    /// Picks the named tool, or the first one, with an example value for each of its properties.
     pub fn choose<'a>(
         mut tools: impl Iterator<Item = (&'a Value, &'a Value)>,
         name: Option<&str>,
     ) -> Option<Self> {
-        let (known, schema) =
-            tools.find(|(known, _)| name.is_none_or(|name| known.as_str() == Some(name)))?;
+        let (tool, schema) =
+            tools.find(|(tool, _)| name.is_none_or(|name| tool.as_str() == Some(name)))?;
         let arguments = example_object(schema).to_string();
-        Some(Self { name: known.as_str()?.to_owned(), arguments, was_named: name.is_some() })
+        Some(Self { name: tool.as_str()?.to_owned(), arguments, was_named: name.is_some() })
     }
 }
 
-/// An object as a schema describes it.
+/// Returns an example object of a JSON schema.
 fn example_object(schema: &Value) -> Value {
-    let known = schema["properties"].as_object().into_iter().flatten();
+    let properties = schema["properties"].as_object().into_iter().flatten();
     Value::Object(
-        known.map(|(name, schema)| (name.clone(), example_value(schema))).collect::<Map<_, _>>(),
+        properties
+            .map(|(name, schema)| (name.clone(), example_value(schema)))
+            .collect::<Map<_, _>>(),
     )
 }
 
-/// A value as a schema describes it.
+/// Returns an example value of a JSON schema.
 fn example_value(schema: &Value) -> Value {
     if let Some(first) = schema["enum"].get(0) {
         return first.clone();
@@ -186,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_found_wherever_it_stands() {
+    fn text_is_found_in_every_form_of_content() {
         assert_eq!(text_of(&json!("a")), "a");
         assert_eq!(text_of(&json!([{"text": "a"}, {"type": "image"}, {"text": "b"}])), "ab");
         let result = json!([{"type": "tool_result", "content": [{"type": "text", "text": "c"}]}]);
@@ -195,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tool_is_called_as_its_schema_says() {
+    fn tool_arguments_follow_the_schema() {
         let schema = json!({"type": "object", "properties": {
             "city": {"type": "string"}, "days": {"type": "INTEGER"}, "unit": {"enum": ["C", "F"]},
             "also": {"type": ["array", "null"]}, "deep": {"type": "object", "properties":
@@ -203,7 +199,7 @@ mod tests {
         let (first, second) = (json!("first"), json!("second"));
         let tools = || [(&first, &Value::Null), (&second, &schema)].into_iter();
         let called = |name| ToolInvocation::choose(tools(), name);
-        let chosen = called(Some("second")).expect("known");
+        let chosen = called(Some("second")).expect("a tool");
         let expected = r#"{"also":[],"city":"demo","days":1,"deep":{"yes":true},"unit":"C"}"#;
         assert_eq!(chosen.arguments, expected);
         let chosen = called(None).expect("a first");

@@ -1,57 +1,55 @@
-//! The script of an answer: how late, how long, how broken, as headers and first words ask.
+//! The script of a response: latency, length and simulated fault, set by headers or prompt
+//! commands.
 
 use std::time::Duration;
 
 use http::HeaderMap;
 
-/// How the provider shall answer one request.
+/// How the provider responds to one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Script {
-    /// From the request to the head of the answer.
+    /// Delay before the response headers.
     pub latency: Duration,
-    /// Between the events of a stream.
+    /// Delay between stream events.
     pub event_interval: Duration,
-    /// How many tokens the text has, before any bound.
+    /// Tokens of the text, before any output limit.
     pub tokens: Option<u64>,
-    /// How many input tokens are reported.
+    /// Reported input tokens.
     pub input_tokens: Option<u64>,
-    /// How many of them came from a cache.
+    /// Reported input tokens read from a cache.
     pub cached_tokens: u64,
-    /// How many hidden tokens come before the text.
+    /// Hidden reasoning tokens before the text.
     pub reasoning_tokens: Option<u64>,
-    /// Whether a tool is called, if there is one, although none must be.
+    /// Whether to call a tool of the request even if the request does not demand it.
     pub calls_tool: bool,
-    /// An error instead of an answer.
+    /// Respond with this error status instead.
     pub status: Option<u16>,
-    /// How the answer ends.
     pub ending: ReplyEnding,
-    /// Whether usage is reported.
     pub reports_usage: bool,
 }
 
-/// How an answer ends.
+/// How a response ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplyEnding {
-    /// As it should.
     Complete,
-    /// The connection breaks halfway.
+    /// The connection closes halfway.
     Cut,
-    /// Nothing more comes after half of it.
+    /// Nothing is sent after the first half.
     Stall,
-    /// Halfway, a stream ends with an error. What comes whole comes as it should.
+    /// A stream ends halfway with an error event. Other responses are complete.
     StreamError,
 }
 
-/// A word that the provider knows, with a value that it does not.
+/// The error text of a known command with an invalid value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidCommand(pub String);
 
-/// The longest text, so that a demo cannot eat the machine.
+/// Bounds the memory of a response.
 pub const TOKENS_MAX: u64 = 32_768;
 const INPUT_TOKENS_MAX: u64 = 10_000_000;
 const DELAY_MAX: Duration = Duration::from_hours(1);
 
-/// Each command: its word in a prompt, its header, whether it takes a value.
+/// The commands: name in a prompt, header, whether the command takes a value.
 const COMMANDS: [(&str, &str, bool); 12] = [
     ("/slow", "x-demo-latency-ms", true),
     ("/chunk", "x-demo-chunk-ms", true),
@@ -85,7 +83,7 @@ impl Default for Script {
 }
 
 impl Script {
-    /// The script that the headers ask for.
+    /// Reads the script from the headers.
     pub fn from_headers(headers: &HeaderMap) -> Result<Self, InvalidCommand> {
         let mut script = Self::default();
         for (word, header, _) in COMMANDS {
@@ -97,12 +95,11 @@ impl Script {
         Ok(script)
     }
 
-    /// The same, changed by the commands that a prompt begins with; any other word ends them.
+    /// Applies the commands at the start of a prompt. The first other word ends them.
     pub fn with_prompt_commands(mut self, prompt: &str) -> Result<Self, InvalidCommand> {
         let mut words = prompt.split_whitespace();
         while let Some(word) = words.next() {
-            let Some((_, _, takes_value)) = COMMANDS.iter().find(|(known, ..)| *known == word)
-            else {
+            let Some((_, _, takes_value)) = COMMANDS.iter().find(|(name, ..)| *name == word) else {
                 break;
             };
             let value = if *takes_value { words.next().unwrap_or_default() } else { "" };
@@ -112,7 +109,7 @@ impl Script {
     }
 
     fn apply(&mut self, word: &str, value: &str) -> Option<()> {
-        let tokens = |most: u64| value.parse().ok().filter(|tokens| *tokens <= most);
+        let tokens = |max: u64| value.parse().ok().filter(|tokens| *tokens <= max);
         match word {
             "/slow" => self.latency = parse_delay(value)?,
             "/chunk" => self.event_interval = parse_delay(value)?,
@@ -135,7 +132,7 @@ impl Script {
     }
 }
 
-/// `200ms`, `2s`, or a bare number of milliseconds.
+/// Parses `200ms`, `2s` or a number of milliseconds.
 fn parse_delay(text: &str) -> Option<Duration> {
     let wait = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
         (Some(number), _) => Duration::from_millis(number.parse().ok()?),
@@ -147,7 +144,7 @@ fn parse_delay(text: &str) -> Option<Duration> {
 
 fn invalid_command(word: &str, value: &str) -> InvalidCommand {
     InvalidCommand(format!(
-        "'{word}' cannot be '{value}'. Write /slow 200ms, /chunk 20ms, /tokens 50, /input 1000, \
+        "Invalid value '{value}' for '{word}'. Expected /slow 200ms, /chunk 20ms, /tokens 50, /input 1000, \
          /cached 500, /think 64, /tool, /error 400 to 599, /cut, /stall, /breakoff or /nousage."
     ))
 }
@@ -161,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_the_first_words() {
+    fn commands_are_read_from_the_start_of_the_prompt() {
         let script = of_words("/slow 200ms /tokens 50\n/nousage tell me of /error 500");
         let expected = Script {
             latency: Duration::from_millis(200),
@@ -181,14 +178,14 @@ mod tests {
     }
 
     #[test]
-    fn other_words_are_just_words() {
+    fn other_words_are_ignored() {
         for prompt in ["", "hello", "/usr/bin/env what?", "say /cut", "/Cut", "/errors 5"] {
             assert_eq!(of_words(prompt), Ok(Script::default()), "{prompt}");
         }
     }
 
     #[test]
-    fn a_command_that_cannot_be_followed_is_told() {
+    fn a_command_with_an_invalid_value_is_rejected() {
         for prompt in [
             "/slow",
             "/slow soon",
@@ -205,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn words_win_over_headers() {
+    fn prompt_commands_override_headers() {
         let mut headers = HeaderMap::new();
         headers.insert("x-demo-latency-ms", "20".parse().expect("a value"));
         headers.insert("x-demo-status", "503".parse().expect("a value"));

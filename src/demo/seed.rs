@@ -1,7 +1,7 @@
-//! The demo's organization: funded, with a project, a key and the operator's token.
+//! Creates the organization of the demo, with a balance, a project, an API key and an admin token.
 //!
-//! The two secrets lie in `demo.json` of the data folder, so that a later start shows them again.
-//! Nowhere else does the gateway keep a secret in clear.
+//! The two secrets are stored in `demo.json` of the data folder, so that a later start can print
+//! them again. The gateway stores no other secret in clear text.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
@@ -29,31 +29,29 @@ use crate::organization::tokens::{self, NewToken};
 use crate::organization::unit_of_work::{Origin, UnitOfWork};
 use crate::organization::wallet::{self, NewRecharge};
 
-/// What a newcomer needs to try the demo.
+/// The credentials and ids printed by the demo.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SeededDemo {
-    /// The project's key, in clear.
+    /// The API key in clear text.
     pub api_key: String,
-    /// The operator's token, in clear; it acts in the demo's organization.
+    /// An operator's admin token in clear text. Its default organization is that of the demo.
     pub admin_token: String,
-    /// The organization.
     pub organization_id: String,
-    /// The project.
     pub project_id: String,
 }
 
-/// Why there is no demo.
+/// An error while preparing the demo.
 #[derive(Debug, thiserror::Error)]
 pub enum SeedError {
     /// `demo.json` cannot be read or written.
     #[error("demo.json: {0}")]
     File(#[from] io::Error),
-    /// `demo.json` is not what an earlier start wrote.
-    #[error("demo.json is not understood ({0}); name another data folder")]
+    /// `demo.json` does not have the expected format.
+    #[error("demo.json has an unexpected format ({0}); use another data folder")]
     Content(#[from] serde_json::Error),
-    /// The organization cannot be made.
-    #[error("the demo's organization: {0:?}")]
+    /// The organization cannot be created.
+    #[error("the demo organization could not be created: {0:?}")]
     UseCase(UseCaseError),
 }
 
@@ -63,19 +61,18 @@ impl From<UseCaseError> for SeedError {
     }
 }
 
-/// A data folder that goes with the process.
+/// A data folder that is deleted on drop.
 #[derive(Debug)]
 pub struct TemporaryFolder(PathBuf);
 
 impl TemporaryFolder {
-    /// A new one, in the system's folder for such.
+    /// Creates a folder in the system's temporary folder.
     pub fn new() -> io::Result<Self> {
         let path = std::env::temp_dir().join(format!("meteor-demo-{}", Uuid::now_v7().simple()));
         DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Self(path))
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -83,13 +80,13 @@ impl TemporaryFolder {
 
 impl Drop for TemporaryFolder {
     fn drop(&mut self) {
-        if let Err(fault) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(%fault, "the temporary folder could not be removed");
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(%error, "temporary folder could not be deleted");
         }
     }
 }
 
-/// Money in the demo's wallet at first.
+/// Initial balance of the wallet.
 const INITIAL_BALANCE: Nano = Nano::units(1_000);
 
 /// The limits of the Starter template.
@@ -103,44 +100,45 @@ fn starter_quota() -> Quota {
     Quota { limits, ..Quota::default() }
 }
 
-/// Makes the demo's organization, or finds the one of an earlier start.
-pub async fn seed(platform: &Arc<Services>, folder: &Path) -> Result<SeededDemo, SeedError> {
+/// Creates the organization, or returns the one of an earlier start.
+pub async fn seed(services: &Arc<Services>, folder: &Path) -> Result<SeededDemo, SeedError> {
     let file = folder.join("demo.json");
     match std::fs::read(&file) {
         Ok(text) => return Ok(serde_json::from_slice(&text)?),
-        Err(fault) if fault.kind() == io::ErrorKind::NotFound => {}
-        Err(fault) => return Err(fault.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
     }
-    let seeded = create(platform).await?;
-    // Whole or not at all: a start that is cut off here leaves nothing that the next stumbles over.
-    let draft = folder.join("demo.json.new");
+    let seeded = create(services).await?;
+    // Write to a temporary file and rename, so that an interrupted start leaves no partial file.
+    let temporary_file = folder.join("demo.json.new");
     let mut open = OpenOptions::new();
-    let mut writing = open.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    writing.write_all(&serde_json::to_vec_pretty(&seeded)?)?;
-    writing.sync_all()?;
-    std::fs::rename(&draft, &file)?;
+    let mut writer =
+        open.write(true).create(true).truncate(true).mode(0o600).open(&temporary_file)?;
+    writer.write_all(&serde_json::to_vec_pretty(&seeded)?)?;
+    writer.sync_all()?;
+    std::fs::rename(&temporary_file, &file)?;
     Ok(seeded)
 }
 
-async fn create(platform: &Arc<Services>) -> Result<SeededDemo, UseCaseError> {
+async fn create(services: &Arc<Services>) -> Result<SeededDemo, UseCaseError> {
     let email = "operator@demo.invalid".to_owned();
     let new = NewOperator { email, name: "Demo operator".to_owned(), password: None };
-    let operator = Arc::new(Principal::system(ensure_operator(platform, new).await?));
+    let operator = Arc::new(Principal::system(ensure_operator(services, new).await?));
 
-    let mut work = UnitOfWork::begin(platform, Origin::default()).await?;
+    let mut work = UnitOfWork::begin(services, Origin::default()).await?;
     let new = NewOrganization {
         name: "Demo".to_owned(),
-        description: Some("To try the gateway with".to_owned()),
+        description: Some("For trying out the gateway".to_owned()),
         self_funding: true,
         on_disconnect: "cancel".to_owned(),
         output_clamp: true,
         allowed_models: None,
     };
     let organization = organizations::create(&mut work, &operator, new).await?;
-    let seat = OrgContext::for_operator(Arc::clone(&operator), organization.clone());
-    members::add_admin(&mut work, &seat, "admin@demo.invalid", "Demo admin").await?;
+    let org = OrgContext::for_operator(Arc::clone(&operator), organization.clone());
+    members::add_admin(&mut work, &org, "admin@demo.invalid", "Demo admin").await?;
     let new = NewRecharge { amount: INITIAL_BALANCE, description: None, reference: None };
-    wallet::recharge(&mut work, &seat, &new).await?;
+    wallet::recharge(&mut work, &org, &new).await?;
     let new = NewProject {
         name: "Demo".to_owned(),
         description: None,
@@ -148,10 +146,10 @@ async fn create(platform: &Arc<Services>) -> Result<SeededDemo, UseCaseError> {
         allowed_models: None,
         ceiling: None,
     };
-    let project = projects::create(&mut work, &seat, new).await?;
-    quotas::replace(&mut work, &seat, QuotaSubject::Project(project.id), starter_quota()).await?;
+    let project = projects::create(&mut work, &org, new).await?;
+    quotas::replace(&mut work, &org, QuotaSubject::Project(project.id), starter_quota()).await?;
     let new = KeyChange { name: Some("demo".to_owned()), ..KeyChange::default() };
-    let (_, api_key) = keys::create(&mut work, &seat, project.id, new).await?;
+    let (_, api_key) = keys::create(&mut work, &org, project.id, new).await?;
     let new = NewToken {
         name: "demo".to_owned(),
         kind: TokenKind::Platform,

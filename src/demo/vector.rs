@@ -1,50 +1,49 @@
-//! Embeddings: numbers that depend on nothing but the text.
+//! Embeddings: vectors that depend only on the text.
 
 use crate::demo::canned_text;
 use crate::demo::request::{DemoRequest, OutOfRange, positive_integer};
 
-/// The wish for the vectors of some texts.
+/// Parameters of an embedding request.
 #[derive(Debug)]
 pub struct EmbeddingParams {
-    /// The texts.
     pub texts: Vec<String>,
-    /// How many input tokens they come to, at least 1.
+    /// Estimated input tokens, at least 1.
     pub input_tokens: u64,
-    /// How many numbers a vector has.
+    /// Numbers per vector.
     pub dimensions: u64,
-    /// Whether its numbers come as their bytes, in base64.
+    /// Whether vectors are returned as base64 of their bytes.
     pub as_base64: bool,
 }
 
 const SMALL_DIMENSIONS: u64 = 1536;
 const LARGE_DIMENSIONS: u64 = 3072;
 
-/// How many numbers the vectors of a model have, if they may not have as many as `asked`.
+/// Parses the requested dimensions. The default is the largest number that the model allows.
 pub fn dimensions(
     model: &str,
-    asked: &serde_json::Value,
+    request: &serde_json::Value,
     name: &'static str,
 ) -> Result<u64, OutOfRange> {
-    let most = if model.contains("-small") || model.contains("ada") {
+    let max = if model.contains("-small") || model.contains("ada") {
         SMALL_DIMENSIONS
     } else {
         LARGE_DIMENSIONS
     };
-    Ok(positive_integer(asked, name, most)?.unwrap_or(most))
+    Ok(positive_integer(request, name, max)?.unwrap_or(max))
 }
 
-/// What the provider says that was used; none if the script says that it is not told.
-pub fn reported_tokens(asked: &DemoRequest<EmbeddingParams>) -> Option<u64> {
-    let used = asked.script.input_tokens.unwrap_or(asked.params.input_tokens);
-    asked.script.reports_usage.then_some(used)
+/// Returns the reported input tokens. `None` if the script turns usage off.
+pub fn reported_tokens(request: &DemoRequest<EmbeddingParams>) -> Option<u64> {
+    let used = request.script.input_tokens.unwrap_or(request.params.input_tokens);
+    request.script.reports_usage.then_some(used)
 }
 
-/// How many tokens the texts come to, at least 1.
+/// Estimates the tokens of the texts, at least 1.
 pub fn text_tokens(texts: &[String]) -> u64 {
     texts.iter().map(|text| canned_text::estimate_tokens(text)).sum::<u64>().max(1)
 }
 
-/// The numbers of a text: each from 1/64 to 1/32, above or below zero.
+/// Returns the vector of a text. The absolute values are from 1/64 to 1/32.
 pub fn embed(text: &str, dimensions: u64) -> Vec<f32> {
     const EXPONENT: u32 = 121 << 23;
     const SIGN_AND_FRACTION: u32 = 0x807f_ffff;
@@ -59,7 +58,7 @@ pub fn embed(text: &str, dimensions: u64) -> Vec<f32> {
     (0..dimensions).map(number).collect()
 }
 
-/// The bytes of the numbers, least first, in base64.
+/// Encodes the little-endian bytes of the numbers as base64.
 pub fn base64(numbers: &[f32]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
@@ -92,7 +91,7 @@ mod tests {
 
     #[test]
     fn base64_is_that_of_everybody() {
-        // 1.0 is the bytes 00 00 80 3f.
+        // The bytes of 1.0 are 00 00 80 3f.
         assert_eq!(base64(&[]), "");
         assert_eq!(base64(&[1.0]), "AACAPw==");
         assert_eq!(base64(&[1.0, 1.0]), "AACAPwAAgD8=");

@@ -47,7 +47,11 @@ async fn a_setup_link_creates_the_first_operator_only_once() {
     let unknown = r#"{"email":"nobody@example.com","password":"wrong"}"#;
     let wrong = api.post("/api/auth/login", wrong).await;
     assert_eq!(wrong.expect_error(401), "wrong_email_or_password");
-    assert_eq!(wrong.text, api.post("/api/auth/login", unknown).await.text, "the responses do not differ");
+    assert_eq!(
+        wrong.text,
+        api.post("/api/auth/login", unknown).await.text,
+        "the responses do not differ"
+    );
     let right = r#"{"email":"OP@example.com ","password":"long enough"}"#;
     let session = api.post("/api/auth/login", right).await.text_of("token");
     let signed_in = api.with_token(&session);

@@ -30,7 +30,7 @@ impl CatalogSource for FixedCatalog {
             schedule: PriceSchedule::always(tariff),
         };
         vec![Model {
-            name: "shelved".into(),
+            name: "test-model".into(),
             aliases: Vec::new(),
             max_output_tokens: 100,
             output_field: "max_tokens",
@@ -50,7 +50,7 @@ impl CatalogSource for FixedCatalog {
             last_error: None,
             last_ok_at: None,
         };
-        vec![upstream("near"), upstream("far")]
+        vec![upstream("upstream-a"), upstream("upstream-b")]
     }
 
     fn stage_file(&self, _laid: &[PriceOverride]) -> Result<StagedCatalog, String> {

@@ -46,7 +46,7 @@ async fn consume(api: &TestApi) -> String {
     crate::domain::ids::RequestLogId(call).to_string()
 }
 
-fn keyed(api: &TestApi, key: &str, body: &str) -> axum::http::Request<axum::body::Body> {
+fn with_key(api: &TestApi, key: &str, body: &str) -> axum::http::Request<axum::body::Body> {
     let mut request = api.request("POST", RECHARGE, body);
     request.headers_mut().insert("idempotency-key", key.parse().expect("a header"));
     request
@@ -58,7 +58,7 @@ fn balance(response: &TestResponse) -> &str {
 }
 
 #[tokio::test]
-async fn money_comes_in_exactly_and_the_books_know_at_once() {
+async fn a_recharge_is_exact_and_available_at_once() {
     let api = TestApi::new().await;
     let first = api.get(WALLET).await;
     assert_eq!(balance(&first), "100.00", "{}", first.text);
@@ -73,48 +73,49 @@ async fn money_comes_in_exactly_and_the_books_know_at_once() {
     let text = api.get("/api/organization/wallet?money=string").await;
     assert_eq!(text.text_of("balance"), "100.000000001");
     let organization = OrganizationId::parse(&api.organization).expect("an id");
-    let book = api.services.directory.live_state().organization(organization).expect("a book");
+    let state =
+        api.services.directory.live_state().organization(organization).expect("an organization");
     let expected = Nano::units(100) + Nano(1);
-    assert_eq!(book.lock().wallet.balance(), expected, "neither lost nor funded twice");
+    assert_eq!(state.lock().wallet.balance(), expected, "credited exactly once");
     for amount in ["0", "-1", "1e3", "0.0000000001", "9000000000.01", "null", "true", "\" 1\""] {
         let response = api.post(RECHARGE, &format!(r#"{{"amount":{amount}}}"#)).await;
         response.expect_error(400);
         assert_eq!(response.json["error"]["param"], "/amount", "{amount}");
     }
-    let most = api.post(RECHARGE, r#"{"amount":9000000000}"#).await;
-    assert_eq!(most.expect_error(409), "balance_too_large");
+    let too_large = api.post(RECHARGE, r#"{"amount":9000000000}"#).await;
+    assert_eq!(too_large.expect_error(409), "balance_too_large");
 }
 
 #[tokio::test]
-async fn a_repeated_request_is_done_once() {
+async fn a_repeated_request_is_executed_once() {
     let api = TestApi::new().await;
-    let first = api.send(keyed(&api, "one", r#"{"amount":5}"#)).await;
+    let first = api.send(with_key(&api, "one", r#"{"amount":5}"#)).await;
     assert!(!first.headers.contains_key("idempotent-replayed"));
     for _ in 0..2 {
-        let again = api.send(keyed(&api, "one", r#"{"amount":5}"#)).await;
+        let again = api.send(with_key(&api, "one", r#"{"amount":5}"#)).await;
         assert_eq!((again.status, &again.text), (200, &first.text));
         assert_eq!(again.headers["idempotent-replayed"], "true");
     }
-    let other = api.send(keyed(&api, "one", r#"{"amount":6}"#)).await;
+    let other = api.send(with_key(&api, "one", r#"{"amount":6}"#)).await;
     assert_eq!(other.expect_error(422), "idempotency_mismatch");
-    let mut abreast = tokio::task::JoinSet::new();
+    let mut concurrent = tokio::task::JoinSet::new();
     for _ in 0..8 {
         let (api, body) = (api.with_token(&api.token), r#"{"amount":1}"#);
-        abreast.spawn(async move { api.send(keyed(&api, "two", body)).await.status });
+        concurrent.spawn(async move { api.send(with_key(&api, "two", body)).await.status });
     }
-    let result = abreast.join_all().await;
+    let result = concurrent.join_all().await;
     assert!(result.iter().all(|status| [200, 409].contains(status)), "{result:?}");
     assert_eq!(balance(&api.get(WALLET).await), "106.00");
-    let refused = api.send(keyed(&api, "three", r#"{"amount":9000000000}"#)).await;
-    let again = api.send(keyed(&api, "three", r#"{"amount":9000000000}"#)).await;
-    assert_eq!((again.status, again.text), (409, refused.text), "a no is kept as well");
+    let refused = api.send(with_key(&api, "three", r#"{"amount":9000000000}"#)).await;
+    let again = api.send(with_key(&api, "three", r#"{"amount":9000000000}"#)).await;
+    assert_eq!((again.status, again.text), (409, refused.text), "error responses are replayed too");
     assert_eq!(again.headers["idempotent-replayed"], "true");
-    let empty = api.send(keyed(&api, "", r#"{"amount":1}"#)).await;
+    let empty = api.send(with_key(&api, "", r#"{"amount":1}"#)).await;
     assert_eq!(empty.expect_error(400), "malformed");
 }
 
 #[tokio::test]
-async fn a_refund_gives_back_no_more_than_was_consumed() {
+async fn a_refund_is_at_most_the_consumed_amount() {
     let api = TestApi::new().await;
     let call = consume(&api).await;
     let body = |amount: &str| format!(r#"{{"requestLogId":"{call}","amount":{amount}}}"#);
@@ -156,7 +157,7 @@ async fn records_are_listed_filtered_and_exported() {
     api.post(RECHARGE, r#"{"amount":9}"#).await;
     let cursor = first.json["nextCursor"].as_str().expect("more").to_owned();
     let next = api.get(&format!("{RECORDS}?size=4&cursor={cursor}")).await;
-    assert_eq!(seqs(&next), [4, 3, 2, 1], "none twice, none skipped");
+    assert_eq!(seqs(&next), [4, 3, 2, 1], "no row repeated or skipped");
     assert!(next.json["nextCursor"].is_null() && next.text.contains("nextCursor"));
     assert_eq!(seqs(&api.get(&format!("{RECORDS}?page=2&size=3")).await), [5, 4, 3]);
     let filtered = api.get(&format!("{RECORDS}?requestLogId={call}")).await;
@@ -175,7 +176,7 @@ async fn records_are_listed_filtered_and_exported() {
 }
 
 #[tokio::test]
-async fn what_the_operator_switched_off_only_the_operator_switches_on() {
+async fn only_the_operator_enables_a_wallet_that_the_operator_disabled() {
     let api = TestApi::new().await;
     let token = r#"{"name":"o","kind":"Organization","scopes":["wallet.read","wallet.write"]}"#;
     let token = api.post("/api/auth/tokens", token).await.text_of("token");
@@ -188,8 +189,9 @@ async fn what_the_operator_switched_off_only_the_operator_switches_on() {
     assert_eq!(response.expect_error(403), "missing_permission");
     assert_eq!(response.json["error"]["param"], "operator");
     let organization = OrganizationId::parse(&api.organization).expect("an id");
-    let book = api.services.directory.live_state().organization(organization).expect("a book");
-    assert!(!book.lock().wallet.is_active(), "new calls are refused at once");
+    let state =
+        api.services.directory.live_state().organization(organization).expect("an organization");
+    assert!(!state.lock().wallet.is_active(), "new calls are refused at once");
     assert_eq!(admin.post(RECHARGE, r#"{"amount":1}"#).await.status, 200);
     assert_eq!(api.put(WALLET, on).await.data("isActive"), true);
     api.put("/api/organization", r#"{"selfFunding":false}"#).await;

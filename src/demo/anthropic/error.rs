@@ -1,4 +1,4 @@
-//! Errors in the words of the real provider, which clients match.
+//! Errors with the texts of the real provider, because clients match them.
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
@@ -8,7 +8,7 @@ use crate::demo::reply::{JSON, Reply, id_header, to_json};
 use crate::demo::request::{OutOfRange, WireError};
 use crate::demo::script::InvalidCommand;
 
-/// Why the provider does not answer.
+/// An error response.
 #[derive(Debug)]
 pub struct AnthropicError {
     status: StatusCode,
@@ -32,12 +32,12 @@ struct ErrorDetail<'a> {
 }
 
 impl AnthropicError {
-    /// About a request that cannot be understood.
+    /// A request that cannot be parsed.
     pub fn invalid_request(message: impl Into<String>) -> Self {
         Self { status: StatusCode::BAD_REQUEST, message: message.into() }
     }
 
-    /// The event with which a stream breaks off.
+    /// The error event that ends a stream early.
     pub fn stream_error() -> Bytes {
         let text = Self::of_status(529, "").text(None);
         Bytes::from(format!("event: error\ndata: {text}\n\n"))

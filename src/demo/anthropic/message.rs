@@ -1,4 +1,4 @@
-//! A message on the wire: all at once, or a stream of its events.
+//! Wire format of a message, complete or as a stream.
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -38,7 +38,8 @@ enum Block<'a> {
     ToolUse { id: String, name: &'a str, input: Value },
 }
 
-/// What is told at the start and at the end. Input tokens are those that no cache had.
+/// Usage, reported in the first and the last event of a stream. `input_tokens` excludes cached
+/// ones.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct Usage {
     input_tokens: u64,
@@ -105,7 +106,7 @@ enum Delta {
     Input { partial_json: String },
 }
 
-const THINKING: &str = "Whatever I am asked, I know what I shall say.";
+const THINKING: &str = "The response is the same for every request.";
 const SIGNATURE: &str = "bWV0ZW9y";
 
 impl Event<'_> {
@@ -144,21 +145,21 @@ impl Usage {
         }
     }
 
-    /// Before anything was said, of which one token is told all the same.
+    /// Usage in the first event. The real provider reports one output token here.
     fn at_start(used: ReportedUsage) -> Self {
         let output_tokens = used.output().min(1);
         Self { output_tokens, output_tokens_details: None, ..Self::of(used) }
     }
 
-    /// When all was said: what was used since the beginning.
+    /// Usage in the last event: totals of the whole message.
     fn at_end(used: ReportedUsage) -> Self {
         Self { cache_creation: None, service_tier: None, inference_geo: None, ..Self::of(used) }
     }
 }
 
-fn message(asked: &DemoRequest<GenerationParams>) -> Message<'_> {
+fn message(request: &DemoRequest<GenerationParams>) -> Message<'_> {
     Message {
-        model: &asked.model,
+        model: &request.model,
         id: format!("msg_{}", unique_id()),
         kind: "message",
         role: "assistant",
@@ -168,18 +169,18 @@ fn message(asked: &DemoRequest<GenerationParams>) -> Message<'_> {
     }
 }
 
-const fn stop_fields(talk: &GenerationParams, answer: &Generation) -> StopFields {
-    let reason = match talk.tool {
-        _ if answer.is_truncated => "max_tokens",
+const fn stop_fields(params: &GenerationParams, generation: &Generation) -> StopFields {
+    let reason = match params.tool {
+        _ if generation.is_truncated => "max_tokens",
         Some(_) => "tool_use",
         None => "end_turn",
     };
     StopFields { stop_reason: Some(reason), stop_sequence: None }
 }
 
-/// What is said after any thought: a text, or the use of a tool with that input.
-fn output_block(asked: &DemoRequest<GenerationParams>, text: String, input: Value) -> Block<'_> {
-    match &asked.params.tool {
+/// The output block: text, or the use of a tool with this input.
+fn output_block(request: &DemoRequest<GenerationParams>, text: String, input: Value) -> Block<'_> {
+    match &request.params.tool {
         Some(tool) => {
             Block::ToolUse { id: format!("toolu_{}", unique_id()), name: &tool.name, input }
         }
@@ -187,54 +188,61 @@ fn output_block(asked: &DemoRequest<GenerationParams>, text: String, input: Valu
     }
 }
 
-/// All at once. Input that a bound cut short is no JSON, and left out.
-pub fn complete(asked: &DemoRequest<GenerationParams>, answer: &Generation) -> Reply {
-    let thought = Block::Thinking { thinking: THINKING, signature: SIGNATURE };
+/// The message as one JSON object. Tool input that is truncated is no valid JSON and therefore
+/// omitted.
+pub fn complete(request: &DemoRequest<GenerationParams>, generation: &Generation) -> Reply {
+    let reasoning = Block::Thinking { thinking: THINKING, signature: SIGNATURE };
     let mut content: Vec<Block<'_>> =
-        (0 < answer.reasoning_tokens).then_some(thought).into_iter().collect();
-    if !answer.tokens.is_empty() {
-        let input = serde_json::from_str(&answer.text()).unwrap_or_else(|_| empty_input());
-        content.push(output_block(asked, answer.text(), input));
+        (0 < generation.reasoning_tokens).then_some(reasoning).into_iter().collect();
+    if !generation.tokens.is_empty() {
+        let input = serde_json::from_str(&generation.text()).unwrap_or_else(|_| empty_input());
+        content.push(output_block(request, generation.text(), input));
     }
-    let (stop, usage) =
-        (stop_fields(&asked.params, answer), ReportedUsage::of(asked, answer).map(Usage::of));
-    let message = Message { content, stop, usage, ..message(asked) };
+    let (stop, usage) = (
+        stop_fields(&request.params, generation),
+        ReportedUsage::of(request, generation).map(Usage::of),
+    );
+    let message = Message { content, stop, usage, ..message(request) };
     Reply::complete(JSON, StatusCode::OK, to_json(&message))
 }
 
-/// A few tokens at a time, with usage at the start and at the end.
-pub fn stream(asked: &DemoRequest<GenerationParams>, answer: &Generation) -> Reply {
-    let used = ReportedUsage::of(asked, answer);
-    let message = Message { usage: used.map(Usage::at_start), ..message(asked) };
+/// The message as a stream, with usage in the first and the last event.
+pub fn stream(request: &DemoRequest<GenerationParams>, generation: &Generation) -> Reply {
+    let used = ReportedUsage::of(request, generation);
+    let message = Message { usage: used.map(Usage::at_start), ..message(request) };
     let mut events = vec![Event::MessageStart { message }];
-    if 0 < answer.reasoning_tokens {
+    if 0 < generation.reasoning_tokens {
         let content_block = Block::Thinking { thinking: "", signature: "" };
-        let said = Delta::Thinking { thinking: THINKING };
+        let delta = Delta::Thinking { thinking: THINKING };
         add_block(
             &mut events,
             content_block,
-            vec![said, Delta::Signature { signature: SIGNATURE }],
+            vec![delta, Delta::Signature { signature: SIGNATURE }],
         );
     }
-    if !answer.tokens.is_empty() {
-        let said = answer.deltas().into_iter().map(|portion| match asked.params.tool {
-            Some(_) => Delta::Input { partial_json: portion.text },
-            None => Delta::Text { text: portion.text },
+    if !generation.tokens.is_empty() {
+        let deltas = generation.deltas().into_iter().map(|text_delta| match request.params.tool {
+            Some(_) => Delta::Input { partial_json: text_delta.text },
+            None => Delta::Text { text: text_delta.text },
         });
-        add_block(&mut events, output_block(asked, String::new(), empty_input()), said.collect());
+        add_block(
+            &mut events,
+            output_block(request, String::new(), empty_input()),
+            deltas.collect(),
+        );
     }
-    let delta = stop_fields(&asked.params, answer);
+    let delta = stop_fields(&request.params, generation);
     events.push(Event::MessageDelta { delta, usage: used.map(Usage::at_end) });
     events.push(Event::MessageStop);
-    let pieces = events.iter().map(Event::to_sse).collect();
-    Reply::stream(EVENT_STREAM, pieces, AnthropicError::stream_error())
+    let chunks = events.iter().map(Event::to_sse).collect();
+    Reply::stream(EVENT_STREAM, chunks, AnthropicError::stream_error())
 }
 
 fn empty_input() -> Value {
     Value::Object(Map::new())
 }
 
-/// A block with its deltas; the first has a ping in it.
+/// Adds a block and its deltas. A ping follows the start of the first block, as in real streams.
 fn add_block<'a>(events: &mut Vec<Event<'a>>, content_block: Block<'a>, deltas: Vec<Delta>) {
     let stops = |event: &&Event<'_>| matches!(event, Event::ContentBlockStop { .. });
     let index = events.iter().filter(stops).count();

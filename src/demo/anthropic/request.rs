@@ -1,4 +1,4 @@
-//! What a message asks for, and what is wrong with one that cannot be understood.
+//! Parses requests in the Anthropic dialect.
 
 use bytes::Bytes;
 use http::Request;
@@ -10,14 +10,14 @@ use crate::demo::request::{
     positive_integer, read_script, text_of,
 };
 
-/// Reads a message, or the wish to count its tokens. It may lack its bound, which the real one
-/// insists on.
+/// Parses a message or token count request. Unlike with the real provider, `max_tokens` is
+/// optional.
 pub fn read(request: &Request<Bytes>) -> Result<DemoRequest<GenerationParams>, AnthropicError> {
     if !request.headers().contains_key("anthropic-version") {
         return Err(AnthropicError::invalid_request("anthropic-version: header is required"));
     }
-    let body: Value = serde_json::from_slice(request.body()).map_err(|fault| {
-        AnthropicError::invalid_request(format!("The request body is not valid JSON: {fault}"))
+    let body: Value = serde_json::from_slice(request.body()).map_err(|error| {
+        AnthropicError::invalid_request(format!("The request body is not valid JSON: {error}"))
     })?;
     let model = body["model"].as_str().filter(|model| !model.is_empty());
     let model =
@@ -32,7 +32,7 @@ pub fn read(request: &Request<Bytes>) -> Result<DemoRequest<GenerationParams>, A
     let script = read_script(request.headers(), &text_of(last))?;
     let system = body.get("system").into_iter();
     let contents = messages.iter().map(|message| &message["content"]).chain(system);
-    let wish = GenerationParams {
+    let params = GenerationParams {
         input_tokens: input_tokens(contents, &body["tools"]),
         output_bound: positive_integer(&body["max_tokens"], "max_tokens", u64::MAX)?,
         reasoning_tokens: reasoning_tokens(&body["thinking"]),
@@ -42,7 +42,7 @@ pub fn read(request: &Request<Bytes>) -> Result<DemoRequest<GenerationParams>, A
         is_stream: body["stream"].as_bool().unwrap_or_default(),
         includes_usage: true,
     };
-    Ok(DemoRequest { model, script, params: wish })
+    Ok(DemoRequest { model, script, params })
 }
 
 fn reasoning_tokens(thinking: &Value) -> u64 {
@@ -53,7 +53,7 @@ fn reasoning_tokens(thinking: &Value) -> u64 {
     }
 }
 
-/// The tool that must be used, or that the script calls.
+/// Returns the tool that the request or the script demands.
 fn tool(body: &Value, called: bool) -> Option<ToolInvocation> {
     let choice = &body["tool_choice"];
     let must = called || matches!(choice["type"].as_str(), Some("any" | "tool"));

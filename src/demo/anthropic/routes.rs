@@ -1,4 +1,4 @@
-//! What the provider is asked in the Anthropic dialect, and who answers it.
+//! The endpoints of the Anthropic dialect.
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -14,22 +14,22 @@ use crate::demo::script::Script;
 
 /// `POST /v1/messages`.
 pub fn message(request: &Request<Bytes>) -> (Reply, Script) {
-    respond(read(request), |asked| {
-        let say = if asked.params.is_stream { stream } else { complete };
-        say(asked, &Generation::generate(asked)).with_header("request-id", id_header("req_"))
+    respond(read(request), |request| {
+        let reply = if request.params.is_stream { stream } else { complete };
+        reply(request, &Generation::generate(request)).with_header("request-id", id_header("req_"))
     })
 }
 
 /// `POST /v1/messages/count_tokens`.
 pub fn count_tokens(request: &Request<Bytes>) -> (Reply, Script) {
-    respond(read(request), |asked| {
-        let count = asked.script.input_tokens.unwrap_or(asked.params.input_tokens);
+    respond(read(request), |request| {
+        let count = request.script.input_tokens.unwrap_or(request.params.input_tokens);
         let text = format!(r#"{{"input_tokens":{count}}}"#);
         Reply::complete(JSON, StatusCode::OK, text).with_header("request-id", id_header("req_"))
     })
 }
 
-/// `GET /v1/models`, or one of them.
+/// `GET /v1/models` and `GET /v1/models/{name}`.
 pub fn models(name: Option<&str>) -> (Reply, Script) {
     let entry = |name: &str| {
         let created = "2025-09-29T00:00:00Z";
@@ -37,18 +37,18 @@ pub fn models(name: Option<&str>) -> (Reply, Script) {
             r#"{{"type":"model","id":"{name}","display_name":"{name}","created_at":"{created}"}}"#
         )
     };
-    let known: Vec<&str> = MODELS.into_iter().filter(|name| name.starts_with("claude-")).collect();
+    let names: Vec<&str> = MODELS.into_iter().filter(|name| name.starts_with("claude-")).collect();
     let text = match name {
         None => {
-            let (first, last) = (known.first(), known.last());
+            let (first, last) = (names.first(), names.last());
             let (first, last) = (first.unwrap_or(&""), last.unwrap_or(&""));
-            let entries: Vec<String> = known.iter().map(|name| entry(name)).collect();
+            let entries: Vec<String> = names.iter().map(|name| entry(name)).collect();
             let data = entries.join(",");
             format!(
                 r#"{{"data":[{data}],"has_more":false,"first_id":"{first}","last_id":"{last}"}}"#
             )
         }
-        Some(name) if known.contains(&name) => entry(name),
+        Some(name) if names.contains(&name) => entry(name),
         Some(name) => return (AnthropicError::of_status(404, name).to_reply(), Script::default()),
     };
     let reply =

@@ -1,4 +1,4 @@
-//! Contents on the wire: all at once, as events, or as a list that grows.
+//! Wire format of generated content: one object, an event stream or a JSON array.
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -10,7 +10,7 @@ use crate::demo::generation::{Generation, ReportedUsage};
 use crate::demo::reply::{Reply, to_json, unique_id};
 use crate::demo::request::{DemoRequest, GenerationParams, ToolInvocation};
 
-/// All of an answer, or a part of one.
+/// A response, or one part of a stream.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct GenerateContentResponse<'a> {
@@ -44,7 +44,7 @@ enum Part<'a> {
     FunctionCall { name: &'a str, args: Value },
 }
 
-/// Zeros are left out, as the real one does. Thoughts are no part of the candidates' tokens.
+/// Usage. Zero counts are omitted, as by the real provider. Candidate tokens exclude reasoning.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Usage {
@@ -59,7 +59,7 @@ struct Usage {
     thoughts_token_count: Option<u64>,
 }
 
-/// How many tokens are of which kind.
+/// Token count of one modality.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Modality {
@@ -67,19 +67,18 @@ pub struct Modality {
     token_count: u64,
 }
 
-/// How the parts of a stream are told apart.
+/// How the parts of a stream are separated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamFraming {
     /// Server-sent events.
     Events,
-    /// Entries of one JSON list.
+    /// Elements of a JSON array.
     JsonArray,
 }
 
 const EVENTS: &str = "text/event-stream";
 
 impl Modality {
-    /// All of them are text.
     pub const fn text(token_count: u64) -> Self {
         Self { modality: "TEXT", token_count }
     }
@@ -87,26 +86,26 @@ impl Modality {
 
 impl Usage {
     fn of(used: ReportedUsage) -> Self {
-        let told = |count: u64| Some(count).filter(|count| 0 < *count);
+        let non_zero = |count: u64| Some(count).filter(|count| 0 < *count);
         Self {
             prompt_token_count: used.input,
-            cached_content_token_count: told(used.cached),
-            candidates_token_count: told(used.visible),
+            cached_content_token_count: non_zero(used.cached),
+            candidates_token_count: non_zero(used.visible),
             total_token_count: used.input + used.output(),
             prompt_tokens_details: [Modality::text(used.input)],
-            thoughts_token_count: told(used.reasoning),
+            thoughts_token_count: non_zero(used.reasoning),
         }
     }
 }
 
-/// The text of a response with these candidates.
+/// Returns a function that serializes a response with these candidates and this usage.
 fn response(
-    asked: &DemoRequest<GenerationParams>,
+    request: &DemoRequest<GenerationParams>,
 ) -> impl Fn(Vec<Candidate<'_>>, Option<ReportedUsage>) -> String {
     let response_id = unique_id();
     move |candidates, used| {
         let usage_metadata = used.map(Usage::of);
-        let (model_version, response_id) = (&*asked.model, &*response_id);
+        let (model_version, response_id) = (&*request.model, &*response_id);
         to_json(&GenerateContentResponse { candidates, usage_metadata, model_version, response_id })
     }
 }
@@ -120,64 +119,65 @@ fn candidate<'a>(
     Candidate { content, finish_reason, index }
 }
 
-const fn finish_reason(answer: &Generation) -> &'static str {
-    if answer.is_truncated { "MAX_TOKENS" } else { "STOP" }
+const fn finish_reason(generation: &Generation) -> &'static str {
+    if generation.is_truncated { "MAX_TOKENS" } else { "STOP" }
 }
 
-/// A call comes whole, or not at all where a bound cut it short.
-fn function_call<'a>(tool: &'a ToolInvocation, answer: &Generation) -> Option<Part<'a>> {
-    let args = serde_json::from_str(&answer.text()).ok()?;
+/// The function call, or `None` if its arguments are truncated.
+fn function_call<'a>(tool: &'a ToolInvocation, generation: &Generation) -> Option<Part<'a>> {
+    let args = serde_json::from_str(&generation.text()).ok()?;
     Some(Part::FunctionCall { name: &tool.name, args })
 }
 
-/// What is said, part by part, with the number of tokens of each.
-fn parts<'a>(tool: Option<&'a ToolInvocation>, answer: &Generation) -> Vec<(Part<'a>, u64)> {
+/// The parts of a stream, each with its number of tokens.
+fn parts<'a>(tool: Option<&'a ToolInvocation>, generation: &Generation) -> Vec<(Part<'a>, u64)> {
     match tool {
         Some(tool) => {
-            let call = function_call(tool, answer);
-            call.map(|call| (call, answer.tokens.len() as u64)).into_iter().collect()
+            let call = function_call(tool, generation);
+            call.map(|call| (call, generation.tokens.len() as u64)).into_iter().collect()
         }
         None => {
-            let portions = answer.deltas().into_iter();
-            portions.map(|portion| (Part::Text(portion.text), portion.tokens)).collect()
+            let text_deltas = generation.deltas().into_iter();
+            text_deltas.map(|text_delta| (Part::Text(text_delta.text), text_delta.tokens)).collect()
         }
     }
 }
 
-/// All at once.
-pub fn complete(asked: &DemoRequest<GenerationParams>, answer: &Generation) -> Reply {
+/// The response as one JSON object.
+pub fn complete(request: &DemoRequest<GenerationParams>, generation: &Generation) -> Reply {
     let candidate = |index| {
-        let part = match &asked.params.tool {
-            Some(tool) => function_call(tool, answer),
-            None => Some(Part::Text(answer.text())).filter(|_| !answer.tokens.is_empty()),
+        let part = match &request.params.tool {
+            Some(tool) => function_call(tool, generation),
+            None => Some(Part::Text(generation.text())).filter(|_| !generation.tokens.is_empty()),
         };
-        candidate(index, part, Some(finish_reason(answer)))
+        candidate(index, part, Some(finish_reason(generation)))
     };
-    let candidates = (0..asked.params.choices).map(candidate).collect();
-    let text = response(asked)(candidates, ReportedUsage::of(asked, answer));
+    let candidates = (0..request.params.choices).map(candidate).collect();
+    let text = response(request)(candidates, ReportedUsage::of(request, generation));
     Reply::complete(JSON, StatusCode::OK, text)
 }
 
-/// A few tokens at a time, each time with all that was used until then.
+/// The response as a stream. Each part reports the usage so far.
 pub fn stream(
-    asked: &DemoRequest<GenerationParams>,
-    answer: &Generation,
+    request: &DemoRequest<GenerationParams>,
+    generation: &Generation,
     frame: StreamFraming,
 ) -> Reply {
-    let all = ReportedUsage::of(asked, answer);
-    let response = response(asked);
-    let mut said = 0;
+    let total = ReportedUsage::of(request, generation);
+    let response = response(request);
+    let mut visible = 0;
     let mut responses = Vec::new();
-    for index in 0..asked.params.choices {
-        for (part, tokens) in parts(asked.params.tool.as_ref(), answer) {
-            said += tokens;
-            let used = all.map(|all| ReportedUsage { visible: said, ..all });
+    for index in 0..request.params.choices {
+        for (part, tokens) in parts(request.params.tool.as_ref(), generation) {
+            visible += tokens;
+            let used = total.map(|total| ReportedUsage { visible, ..total });
             responses.push(response(vec![candidate(index, Some(part), None)], used));
         }
-        // Of a call that was cut short the tokens count although nobody sees them.
-        said = (index + 1) * answer.tokens.len() as u64;
-        let last = candidate(index, Some(Part::Text(String::new())), Some(finish_reason(answer)));
-        responses.push(response(vec![last], all.map(|all| ReportedUsage { visible: said, ..all })));
+        // The tokens of a truncated function call count, although the call is not sent.
+        visible = (index + 1) * generation.tokens.len() as u64;
+        let last =
+            candidate(index, Some(Part::Text(String::new())), Some(finish_reason(generation)));
+        responses.push(response(vec![last], total.map(|total| ReportedUsage { visible, ..total })));
     }
     match frame {
         StreamFraming::Events => event_stream(&responses),
@@ -187,15 +187,15 @@ pub fn stream(
 
 fn event_stream(responses: &[String]) -> Reply {
     let event = |text: &str| Bytes::from(format!("data: {text}\r\n\r\n"));
-    let pieces = responses.iter().map(|response| event(response)).collect();
-    Reply::stream(EVENTS, pieces, event(&GeminiError::stream_error()))
+    let chunks = responses.iter().map(|response| event(response)).collect();
+    Reply::stream(EVENTS, chunks, event(&GeminiError::stream_error()))
 }
 
 fn json_array(responses: &[String]) -> Reply {
-    let entry = |(at, text): (usize, &String)| {
-        Bytes::from(if at == 0 { format!("[{text}") } else { format!("\n,\r\n{text}") })
+    let entry = |(index, text): (usize, &String)| {
+        Bytes::from(if index == 0 { format!("[{text}") } else { format!("\n,\r\n{text}") })
     };
-    let mut pieces: Vec<Bytes> = responses.iter().enumerate().map(entry).collect();
-    pieces.push(Bytes::from_static(b"\n]"));
-    Reply::stream(JSON, pieces, Bytes::from(format!("\n,\r\n{}\n]", GeminiError::stream_error())))
+    let mut chunks: Vec<Bytes> = responses.iter().enumerate().map(entry).collect();
+    chunks.push(Bytes::from_static(b"\n]"));
+    Reply::stream(JSON, chunks, Bytes::from(format!("\n,\r\n{}\n]", GeminiError::stream_error())))
 }

@@ -1,4 +1,4 @@
-//! Vectors on the wire: of one text, or of several.
+//! Wire format of embeddings, single and batch.
 
 use http::StatusCode;
 use serde::Serialize;
@@ -37,28 +37,26 @@ struct Vector {
 #[serde(rename_all = "camelCase")]
 struct Usage {
     prompt_token_count: u64,
-    /// Spelled like this here, and otherwise where contents are made.
+    /// Not a typo: generated content spells this field `promptTokensDetails`.
     prompt_token_details: [Modality; 1],
 }
 
-fn vectors(asked: &DemoRequest<EmbeddingParams>) -> impl Iterator<Item = Vector> {
-    let EmbeddingParams { texts, dimensions, .. } = &asked.params;
+fn vectors(request: &DemoRequest<EmbeddingParams>) -> impl Iterator<Item = Vector> {
+    let EmbeddingParams { texts, dimensions, .. } = &request.params;
     texts.iter().map(|text| Vector { values: embed(text, *dimensions) })
 }
 
-fn reply(asked: &DemoRequest<EmbeddingParams>, vectors: impl Serialize) -> Reply {
+fn reply(request: &DemoRequest<EmbeddingParams>, vectors: impl Serialize) -> Reply {
     let usage =
         |used| Usage { prompt_token_count: used, prompt_token_details: [Modality::text(used)] };
-    let response = Response { vectors, usage_metadata: reported_tokens(asked).map(usage) };
+    let response = Response { vectors, usage_metadata: reported_tokens(request).map(usage) };
     Reply::complete(JSON, StatusCode::OK, to_json(&response))
 }
 
-/// The vector of the only text.
-pub fn single(asked: &DemoRequest<EmbeddingParams>) -> Reply {
-    reply(asked, Single { embedding: vectors(asked).next() })
+pub fn single(request: &DemoRequest<EmbeddingParams>) -> Reply {
+    reply(request, Single { embedding: vectors(request).next() })
 }
 
-/// The vectors of all texts.
-pub fn batch(asked: &DemoRequest<EmbeddingParams>) -> Reply {
-    reply(asked, Batch { embeddings: vectors(asked).collect() })
+pub fn batch(request: &DemoRequest<EmbeddingParams>) -> Reply {
+    reply(request, Batch { embeddings: vectors(request).collect() })
 }

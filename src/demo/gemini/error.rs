@@ -1,4 +1,4 @@
-//! Errors in the words of the real provider, which clients match.
+//! Errors with the texts of the real provider, because clients match them.
 
 use http::StatusCode;
 use serde::Serialize;
@@ -7,7 +7,7 @@ use crate::demo::reply::{Reply, to_json};
 use crate::demo::request::{OutOfRange, WireError};
 use crate::demo::script::InvalidCommand;
 
-/// Why the provider does not answer.
+/// An error response.
 #[derive(Debug)]
 pub struct GeminiError {
     status: StatusCode,
@@ -36,23 +36,23 @@ struct RetryInfo {
     retry_delay: &'static str,
 }
 
-/// The type of one JSON text, as this provider writes it.
+/// Content type of JSON, as this provider spells it.
 pub const JSON: &str = "application/json; charset=UTF-8";
 const RETRY_IN_1S: RetryInfo =
     RetryInfo { kind: "type.googleapis.com/google.rpc.RetryInfo", retry_delay: "1s" };
 
 impl GeminiError {
-    /// About a request that cannot be understood.
+    /// A request that cannot be parsed.
     pub fn invalid_request(message: impl Into<String>) -> Self {
         Self { status: StatusCode::BAD_REQUEST, message: message.into() }
     }
 
-    /// About a path that is not there.
+    /// An unknown path.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self { status: StatusCode::NOT_FOUND, ..Self::invalid_request(message) }
     }
 
-    /// The error with which a stream breaks off, without a frame.
+    /// The error that ends a stream early, without event or array syntax.
     pub fn stream_error() -> String {
         Self::of_status(503, "").text()
     }

@@ -1,6 +1,6 @@
-//! What is asked for in the Gemini dialect, and what is wrong with what cannot be understood.
+//! Parses requests in the Gemini dialect.
 //!
-//! Keys come in camel case and in snake case, mixed.
+//! Field names may be in camel case or snake case, even mixed.
 
 use bytes::Bytes;
 use http::Request;
@@ -13,14 +13,14 @@ use crate::demo::request::{
 };
 use crate::demo::vector::{EmbeddingParams, dimensions, text_tokens};
 
-/// Reads a wish for contents, or one to count their tokens.
+/// Parses a request that generates content, or counts its tokens.
 pub fn contents(
     model: &str,
     request: &Request<Bytes>,
     streams: bool,
 ) -> Result<DemoRequest<GenerationParams>, GeminiError> {
     let body = body(request)?;
-    // What is to be counted may be a whole request.
+    // `countTokens` accepts a whole `generateContent` request.
     let whole_request = camel_or_snake(&body, "generateContentRequest", "generate_content_request");
     let body = if whole_request.is_null() { &body } else { whole_request };
     let contents = body["contents"].as_array().map_or(&[][..], Vec::as_slice);
@@ -36,7 +36,7 @@ pub fn contents(
     let bound = camel_or_snake(config, "maxOutputTokens", "max_output_tokens");
     let choices = camel_or_snake(config, "candidateCount", "candidate_count");
     let choices = positive_integer(choices, "candidateCount", CHOICES_MAX)?.unwrap_or(1);
-    let wish = GenerationParams {
+    let params = GenerationParams {
         input_tokens: input_tokens(spoken, &body["tools"]),
         output_bound: positive_integer(bound, "maxOutputTokens", u64::MAX)?,
         reasoning_tokens: reasoning_tokens(model, config),
@@ -46,10 +46,10 @@ pub fn contents(
         is_stream: streams,
         includes_usage: true,
     };
-    Ok(DemoRequest { model: model.to_owned(), script, params: wish })
+    Ok(DemoRequest { model: model.to_owned(), script, params })
 }
 
-/// Reads a wish for the vector of one text.
+/// Parses `embedContent`.
 pub fn single_text(
     model: &str,
     request: &Request<Bytes>,
@@ -57,7 +57,7 @@ pub fn single_text(
     read_texts(model, request, &[body(request)?])
 }
 
-/// Reads a wish for the vectors of several.
+/// Parses `batchEmbedContents`.
 pub fn batch_texts(
     model: &str,
     request: &Request<Bytes>,
@@ -71,34 +71,35 @@ const TEXTS_MAX: usize = 2048;
 fn read_texts(
     model: &str,
     request: &Request<Bytes>,
-    wishes: &[Value],
+    requests: &[Value],
 ) -> Result<DemoRequest<EmbeddingParams>, GeminiError> {
-    if !(1..=TEXTS_MAX).contains(&wishes.len()) {
+    if !(1..=TEXTS_MAX).contains(&requests.len()) {
         let message = format!("* requests: from 1 to {TEXTS_MAX} are expected\n");
         return Err(GeminiError::invalid_request(message));
     }
-    if wishes.iter().any(|wish| wish["content"]["parts"].is_null()) {
+    if requests.iter().any(|params| params["content"]["parts"].is_null()) {
         return Err(GeminiError::invalid_request(
             "* EmbedContentRequest.content: content is not specified\n",
         ));
     }
-    let texts: Vec<String> = wishes.iter().map(|wish| text_of(&wish["content"]["parts"])).collect();
+    let texts: Vec<String> =
+        requests.iter().map(|params| text_of(&params["content"]["parts"])).collect();
     let script = read_script(request.headers(), texts.last().map_or("", String::as_str))?;
-    let size = wishes.first().map_or(&Value::Null, |wish| {
-        camel_or_snake(wish, "outputDimensionality", "output_dimensionality")
+    let size = requests.first().map_or(&Value::Null, |params| {
+        camel_or_snake(params, "outputDimensionality", "output_dimensionality")
     });
-    let wish = EmbeddingParams {
+    let params = EmbeddingParams {
         input_tokens: text_tokens(&texts),
         dimensions: dimensions(model, size, "outputDimensionality")?,
         texts,
         as_base64: false,
     };
-    Ok(DemoRequest { model: model.to_owned(), script, params: wish })
+    Ok(DemoRequest { model: model.to_owned(), script, params })
 }
 
 fn body(request: &Request<Bytes>) -> Result<Value, GeminiError> {
-    serde_json::from_slice(request.body()).map_err(|fault| {
-        GeminiError::invalid_request(format!("Invalid JSON payload received. {fault}"))
+    serde_json::from_slice(request.body()).map_err(|error| {
+        GeminiError::invalid_request(format!("Invalid JSON payload received. {error}"))
     })
 }
 
@@ -106,16 +107,16 @@ fn camel_or_snake<'a>(value: &'a Value, camel: &str, snake: &str) -> &'a Value {
     if value[camel].is_null() { &value[snake] } else { &value[camel] }
 }
 
-/// Those from 2.5 on think, unless they are told not to.
+/// Models from 2.5 on use reasoning unless the thinking budget is 0.
 fn reasoning_tokens(model: &str, config: &Value) -> u64 {
     let thinks = ["gemini-2.5", "gemini-3"].iter().any(|start| model.starts_with(start));
     let thinking = camel_or_snake(config, "thinkingConfig", "thinking_config");
-    // Where it is -1, the model decides.
+    // -1 lets the model decide.
     let budget = camel_or_snake(thinking, "thinkingBudget", "thinking_budget").as_u64();
     if thinks { REASONING_TOKENS.min(budget.unwrap_or(REASONING_TOKENS)) } else { 0 }
 }
 
-/// The function that must be called, or that the script calls.
+/// Returns the function that the request or the script demands.
 fn tool(body: &Value, called: bool) -> Option<ToolInvocation> {
     let config = camel_or_snake(body, "toolConfig", "tool_config");
     let config = camel_or_snake(config, "functionCallingConfig", "function_calling_config");

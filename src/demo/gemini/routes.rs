@@ -1,4 +1,4 @@
-//! What the provider is asked in the Gemini dialect, and who answers it.
+//! The endpoints of the Gemini dialect.
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
@@ -12,12 +12,12 @@ use crate::demo::reply::Reply;
 use crate::demo::request::{DemoRequest, GenerationParams, WireError, respond};
 use crate::demo::script::Script;
 
-/// `POST /v1beta/models/{model}:{verb}`, or the same under `/v1`.
-pub fn call(model: &str, verb: &str, request: &Request<Bytes>) -> (Reply, Script) {
-    let said =
-        |asked: &DemoRequest<GenerationParams>| complete(asked, &Generation::generate(asked));
-    match verb {
-        "generateContent" => respond(request::contents(model, request, false), said),
+/// `POST /v1beta/models/{model}:{method}`, also under `/v1`.
+pub fn call(model: &str, method: &str, request: &Request<Bytes>) -> (Reply, Script) {
+    let reply =
+        |request: &DemoRequest<GenerationParams>| complete(request, &Generation::generate(request));
+    match method {
+        "generateContent" => respond(request::contents(model, request, false), reply),
         "streamGenerateContent" => stream_content(model, request),
         "countTokens" => respond(request::contents(model, request, false), count_tokens),
         "embedContent" => respond(request::single_text(model, request), embedding::single),
@@ -26,7 +26,7 @@ pub fn call(model: &str, verb: &str, request: &Request<Bytes>) -> (Reply, Script
     }
 }
 
-/// Without `alt=sse` all is a list, an error too.
+/// Without `alt=sse` the response is a JSON array, even if it is an error.
 fn stream_content(model: &str, request: &Request<Bytes>) -> (Reply, Script) {
     let mut pairs = request.uri().query().unwrap_or_default().split('&');
     let frame = if pairs.any(|pair| pair == "alt=sse") {
@@ -34,9 +34,9 @@ fn stream_content(model: &str, request: &Request<Bytes>) -> (Reply, Script) {
     } else {
         StreamFraming::JsonArray
     };
-    let asked = request::contents(model, request, true);
+    let request = request::contents(model, request, true);
     let (mut reply, script) =
-        respond(asked, |asked| stream(asked, &Generation::generate(asked), frame));
+        respond(request, |request| stream(request, &Generation::generate(request), frame));
     if frame == StreamFraming::JsonArray && !reply.status.is_success() {
         reply.chunks.insert(0, Bytes::from_static(b"["));
         reply.chunks.push(Bytes::from_static(b"\n]"));
@@ -44,14 +44,14 @@ fn stream_content(model: &str, request: &Request<Bytes>) -> (Reply, Script) {
     (reply, script)
 }
 
-fn count_tokens(asked: &DemoRequest<GenerationParams>) -> Reply {
-    let count = asked.script.input_tokens.unwrap_or(asked.params.input_tokens);
+fn count_tokens(request: &DemoRequest<GenerationParams>) -> Reply {
+    let count = request.script.input_tokens.unwrap_or(request.params.input_tokens);
     let details = format!(r#"[{{"modality":"TEXT","tokenCount":{count}}}]"#);
     let text = format!(r#"{{"totalTokens":{count},"promptTokensDetails":{details}}}"#);
     Reply::complete(JSON, StatusCode::OK, text)
 }
 
-/// `GET /v1beta/models`, or one of them.
+/// `GET /v1beta/models` and `GET /v1beta/models/{name}`.
 pub fn models(name: Option<&str>) -> (Reply, Script) {
     let entry = |name: &str| {
         let methods = if name.contains("embedding") {
@@ -63,14 +63,14 @@ pub fn models(name: Option<&str>) -> (Reply, Script) {
             r#"{{"name":"models/{name}","version":"001","displayName":"{name}","supportedGenerationMethods":[{methods}]}}"#
         )
     };
-    let mut known = MODELS.into_iter().filter(|name| name.starts_with("gemini-"));
+    let mut names = MODELS.into_iter().filter(|name| name.starts_with("gemini-"));
     let reply = match name {
         None => {
-            let entries: Vec<String> = known.map(entry).collect();
+            let entries: Vec<String> = names.map(entry).collect();
             let list = format!(r#"{{"models":[{}]}}"#, entries.join(","));
             Reply::complete(JSON, StatusCode::OK, list)
         }
-        Some(name) if known.any(|known| known == name) => {
+        Some(name) if names.any(|model| model == name) => {
             Reply::complete(JSON, StatusCode::OK, entry(name))
         }
         Some(name) => GeminiError::of_status(404, name).to_reply(),
@@ -78,8 +78,7 @@ pub fn models(name: Option<&str>) -> (Reply, Script) {
     (reply, Script::default())
 }
 
-/// Any other path.
 pub fn not_found(method: &Method, path: &str) -> (Reply, Script) {
-    let complaint = GeminiError::not_found(format!("Unknown request URL: {method} {path}."));
-    (complaint.to_reply(), Script::default())
+    let error = GeminiError::not_found(format!("Unknown request URL: {method} {path}."));
+    (error.to_reply(), Script::default())
 }

@@ -1,4 +1,4 @@
-//! A chat completion on the wire: all at once, or a stream of its chunks.
+//! Wire format of a chat completion, complete or as a stream.
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -11,7 +11,7 @@ use crate::demo::openai::usage::{OpenAiUsage, UsageField};
 use crate::demo::reply::{EVENT_STREAM, JSON, Reply, to_json, unique_id};
 use crate::demo::request::{DemoRequest, GenerationParams, ToolInvocation};
 
-/// What every chunk and every completion begins with, in the order of the real ones.
+/// The fields shared by completions and chunks, in the order of the real provider.
 #[derive(Debug, Clone, Serialize)]
 struct Head<'a> {
     id: String,
@@ -112,12 +112,12 @@ struct Arguments<'a> {
     function: Function<'a>,
 }
 
-fn head<'a>(asked: &'a DemoRequest<GenerationParams>, object: &'static str) -> Head<'a> {
+fn head<'a>(request: &'a DemoRequest<GenerationParams>, object: &'static str) -> Head<'a> {
     Head {
         id: format!("chatcmpl-{}", unique_id()),
         object,
         created: clock::wall_now().0 / 1000,
-        model: &asked.model,
+        model: &request.model,
         service_tier: "default",
         system_fingerprint: "fp_d3a0b5c1e7",
     }
@@ -128,50 +128,50 @@ fn tool_call(tool: &ToolInvocation, arguments: String) -> ToolCall<'_> {
     ToolCall { id: format!("call_{}", unique_id()), kind: "function", function }
 }
 
-/// A function that was named is called without a word about it: the real one says `stop`.
-const fn finish_reason(talk: &GenerationParams, answer: &Generation) -> &'static str {
-    match &talk.tool {
-        _ if answer.is_truncated => "length",
+/// The real provider reports `stop` for a call of a function that the request named.
+const fn finish_reason(params: &GenerationParams, generation: &Generation) -> &'static str {
+    match &params.tool {
+        _ if generation.is_truncated => "length",
         Some(tool) if !tool.was_named => "tool_calls",
         _ => "stop",
     }
 }
 
-/// All at once.
-pub fn complete(asked: &DemoRequest<GenerationParams>, answer: &Generation) -> Reply {
+/// The completion as one JSON object.
+pub fn complete(request: &DemoRequest<GenerationParams>, generation: &Generation) -> Reply {
     let choice = |index| {
-        let tool = asked.params.tool.as_ref();
+        let tool = request.params.tool.as_ref();
         let message = Message {
             role: "assistant",
-            content: tool.is_none().then(|| answer.text()),
-            tool_calls: tool.map(|tool| [tool_call(tool, answer.text())]),
+            content: tool.is_none().then(|| generation.text()),
+            tool_calls: tool.map(|tool| [tool_call(tool, generation.text())]),
             refusal: None,
             annotations: [],
         };
-        let finish_reason = finish_reason(&asked.params, answer);
+        let finish_reason = finish_reason(&request.params, generation);
         Choice { index, message, logprobs: None, finish_reason }
     };
-    let head = head(asked, "chat.completion");
-    let choices = (0..asked.params.choices).map(choice).collect();
-    let usage = ReportedUsage::of(asked, answer).map(OpenAiUsage::of_chat);
+    let head = head(request, "chat.completion");
+    let choices = (0..request.params.choices).map(choice).collect();
+    let usage = ReportedUsage::of(request, generation).map(OpenAiUsage::of_chat);
     Reply::complete(JSON, StatusCode::OK, to_json(&Completion { head, choices, usage }))
 }
 
-/// A few tokens at a time, with the usage at the end if that was asked for.
-pub fn stream(asked: &DemoRequest<GenerationParams>, answer: &Generation) -> Reply {
-    let usage = ReportedUsage::of(asked, answer).filter(|_| asked.params.includes_usage);
+/// The completion as a stream, with usage in the last chunk if requested.
+pub fn stream(request: &DemoRequest<GenerationParams>, generation: &Generation) -> Reply {
+    let usage = ReportedUsage::of(request, generation).filter(|_| request.params.includes_usage);
     let usage = usage.map(OpenAiUsage::of_chat);
-    let head = head(asked, "chat.completion.chunk");
+    let head = head(request, "chat.completion.chunk");
     let event = |choices, usage| {
         Bytes::from(format!("data: {}\n\n", to_json(&Chunk { head: &head, choices, usage })))
     };
-    let piece = |index, delta, finish_reason| {
+    let chunk = |index, delta, finish_reason| {
         let choice = ChunkChoice { index, delta, logprobs: None, finish_reason };
         event(vec![choice], UsageField::until_last_chunk(usage))
     };
-    let tool = asked.params.tool.as_ref();
-    let mut pieces = Vec::new();
-    for index in 0..asked.params.choices {
+    let tool = request.params.tool.as_ref();
+    let mut chunks = Vec::new();
+    for index in 0..request.params.choices {
         let start = Delta::Start {
             role: "assistant",
             content: tool.is_none().then_some(""),
@@ -179,21 +179,21 @@ pub fn stream(asked: &DemoRequest<GenerationParams>, answer: &Generation) -> Rep
                 .map(|tool| [Indexed { index: 0, call: tool_call(tool, String::new()) }]),
             refusal: None,
         };
-        pieces.push(piece(index, start, None));
-        for portion in answer.deltas() {
+        chunks.push(chunk(index, start, None));
+        for text_delta in generation.deltas() {
             let delta = if tool.is_some() {
-                let function = Function { name: None, arguments: portion.text };
+                let function = Function { name: None, arguments: text_delta.text };
                 Delta::Arguments {
                     tool_calls: [Indexed { index: 0, call: Arguments { function } }],
                 }
             } else {
-                Delta::Text { content: portion.text }
+                Delta::Text { content: text_delta.text }
             };
-            pieces.push(piece(index, delta, None));
+            chunks.push(chunk(index, delta, None));
         }
-        pieces.push(piece(index, Delta::End {}, Some(finish_reason(&asked.params, answer))));
+        chunks.push(chunk(index, Delta::End {}, Some(finish_reason(&request.params, generation))));
     }
-    pieces.extend(usage.map(|usage| event(Vec::new(), UsageField::Value(usage))));
-    pieces.push(Bytes::from_static(b"data: [DONE]\n\n"));
-    Reply::stream(EVENT_STREAM, pieces, OpenAiError::stream_error())
+    chunks.extend(usage.map(|usage| event(Vec::new(), UsageField::Value(usage))));
+    chunks.push(Bytes::from_static(b"data: [DONE]\n\n"));
+    Reply::stream(EVENT_STREAM, chunks, OpenAiError::stream_error())
 }

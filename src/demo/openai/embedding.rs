@@ -1,4 +1,4 @@
-//! Vectors on the wire.
+//! Wire format of embeddings.
 
 use http::StatusCode;
 use serde::Serialize;
@@ -36,11 +36,11 @@ struct Usage {
     total_tokens: u64,
 }
 
-/// A vector for each text.
-pub fn list(asked: &DemoRequest<EmbeddingParams>) -> Reply {
+/// Returns one vector per text.
+pub fn list(request: &DemoRequest<EmbeddingParams>) -> Reply {
     let entry = |(index, text): (usize, &String)| {
-        let numbers = embed(text, asked.params.dimensions);
-        let embedding = if asked.params.as_base64 {
+        let numbers = embed(text, request.params.dimensions);
+        let embedding = if request.params.as_base64 {
             Vector::Base64(base64(&numbers))
         } else {
             Vector::Numbers(numbers)
@@ -49,9 +49,10 @@ pub fn list(asked: &DemoRequest<EmbeddingParams>) -> Reply {
     };
     let list = List {
         object: "list",
-        data: asked.params.texts.iter().enumerate().map(entry).collect(),
-        model: &asked.model,
-        usage: reported_tokens(asked).map(|used| Usage { prompt_tokens: used, total_tokens: used }),
+        data: request.params.texts.iter().enumerate().map(entry).collect(),
+        model: &request.model,
+        usage: reported_tokens(request)
+            .map(|used| Usage { prompt_tokens: used, total_tokens: used }),
     };
     Reply::complete(JSON, StatusCode::OK, to_json(&list))
 }

@@ -1,4 +1,4 @@
-//! Errors in the words of the real provider, which clients match.
+//! Errors with the texts of the real provider, because clients match them.
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
@@ -9,7 +9,7 @@ use crate::demo::reply::{JSON, Reply, id_header, to_json};
 use crate::demo::request::{OutOfRange, WireError};
 use crate::demo::script::InvalidCommand;
 
-/// Why the provider does not answer.
+/// An error response.
 #[derive(Debug, Serialize)]
 pub struct OpenAiError {
     #[serde(skip)]
@@ -22,7 +22,7 @@ pub struct OpenAiError {
 }
 
 impl OpenAiError {
-    /// About a request that cannot be understood.
+    /// A request that cannot be parsed.
     pub fn invalid_request(
         message: impl Into<String>,
         param: Option<&'static str>,
@@ -32,19 +32,18 @@ impl OpenAiError {
         Self { status, message: message.into(), kind: "invalid_request_error", param, code }
     }
 
-    /// The same with another status.
     #[must_use]
     pub fn with_status(self, status: StatusCode) -> Self {
         Self { status, ..self }
     }
 
-    /// The event with which a stream breaks off.
+    /// The error event that ends a stream early.
     pub fn stream_error() -> Bytes {
         let text = Self::of_status(503, "").text();
         Bytes::from(format!("data: {text}\n\n"))
     }
 
-    /// The same for a response, as the event of that number.
+    /// The error event of a Responses stream, with its sequence number.
     pub fn response_stream_error(sequence_number: usize) -> Bytes {
         let error = Self::of_status(503, "");
         let data = json!({"type": "error", "error": error, "sequence_number": sequence_number});

@@ -1,4 +1,4 @@
-//! Images and audio: what is asked for, by JSON or by form, and what is made of it.
+//! Images and audio, requested with JSON or a form.
 
 use std::collections::BTreeMap;
 
@@ -13,20 +13,20 @@ use crate::demo::reply::{EVENT_STREAM, JSON, Reply};
 use crate::demo::request::{CHOICES_MAX, DemoRequest, positive_integer, read_script};
 use crate::dialect::multipart;
 
-/// An image of one pixel.
+/// A PNG image of one pixel.
 const PIXEL: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAA\
      AABJRU5ErkJggg==";
-/// What an image comes to that is shown, and one that is made, by its quality.
+/// Tokens of an input image, and of an output image by quality.
 const INPUT_IMAGE_TOKENS: u64 = 50;
 const OUTPUT_IMAGE_TOKENS: [(&str, u64); 3] = [("low", 272), ("medium", 1_056), ("high", 4_160)];
-/// Samples of sound for a letter, 8,000 of one byte a second, and how many come at once.
+/// Length of speech in 8-bit samples at 8 kHz, and bytes per chunk.
 const SAMPLES_PER_CHAR: usize = 160;
 const CHUNK_BYTES: usize = 4_096;
-/// Tokens of a second that is heard, and of one that is spoken.
+/// Tokens per second of input audio, and of output audio.
 const INPUT_TOKENS_PER_SECOND: u64 = 10;
 const OUTPUT_TOKENS_PER_SECOND: u64 = 20;
 
-/// What a request has: texts by their names, and how many bytes each of its files has.
+/// Fields of a request: texts by name, and the size of each file in bytes.
 #[derive(Debug, Default)]
 pub struct MediaParams {
     texts: BTreeMap<String, String>,
@@ -50,111 +50,116 @@ impl MediaParams {
     }
 }
 
-/// Reads a request; the script stands at the beginning of the text of that name.
-pub fn read(request: &Request<Bytes>, text: &str) -> Result<DemoRequest<MediaParams>, OpenAiError> {
-    let wish = read_params(request.headers(), request.body())?;
-    let script = read_script(request.headers(), wish.text(text))?;
-    let model = match wish.text("model") {
+/// Parses a request. Prompt commands are read from the field `prompt_field`.
+pub fn read(
+    request: &Request<Bytes>,
+    prompt_field: &str,
+) -> Result<DemoRequest<MediaParams>, OpenAiError> {
+    let params = read_params(request.headers(), request.body())?;
+    let script = read_script(request.headers(), params.text(prompt_field))?;
+    let model = match params.text("model") {
         "" => "dall-e-2",
         named => named,
     };
-    wish.count("n")?;
-    Ok(DemoRequest { model: model.to_owned(), script, params: wish })
+    params.count("n")?;
+    Ok(DemoRequest { model: model.to_owned(), script, params })
 }
 
 fn read_params(headers: &HeaderMap, body: &[u8]) -> Result<MediaParams, OpenAiError> {
     let unreadable = |what: &str| OpenAiError::invalid_request(what, None, None);
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let content_type = content_type.unwrap_or_default();
-    let mut wish = MediaParams::default();
+    let mut params = MediaParams::default();
     if content_type.starts_with("multipart/form-data") {
         let boundary = multipart::boundary(content_type).map_err(unreadable)?;
         multipart::parts(body, boundary, |part| {
             let value = &body[part.value];
             if part.is_file {
-                wish.files.push(value.len() as u64);
+                params.files.push(value.len() as u64);
             } else {
                 let text = String::from_utf8_lossy(value).into_owned();
-                wish.texts.insert(part.name.to_owned(), text);
+                params.texts.insert(part.name.to_owned(), text);
             }
         })
         .map_err(|what| unreadable(&what))?;
-        return Ok(wish);
+        return Ok(params);
     }
     let fields: BTreeMap<String, Value> = serde_json::from_slice(body)
         .map_err(|_| unreadable("We could not parse the JSON body of your request."))?;
     for (name, value) in fields {
         match value {
-            Value::String(text) => drop(wish.texts.insert(name, text)),
-            Value::Array(images) if name == "images" => wish.files.extend(images.iter().map(|_| 0)),
-            other => drop(wish.texts.insert(name, other.to_string())),
+            Value::String(text) => drop(params.texts.insert(name, text)),
+            Value::Array(images) if name == "images" => {
+                params.files.extend(images.iter().map(|_| 0))
+            }
+            other => drop(params.texts.insert(name, other.to_string())),
         }
     }
-    Ok(wish)
+    Ok(params)
 }
 
-/// As many images as were asked for.
-pub fn images(asked: &DemoRequest<MediaParams>) -> Reply {
-    let wish = &asked.params;
-    let count = wish.count("n").unwrap_or(1);
+/// Returns as many images as requested.
+pub fn images(request: &DemoRequest<MediaParams>) -> Reply {
+    let params = &request.params;
+    let count = params.count("n").unwrap_or(1);
     let of_quality =
-        OUTPUT_IMAGE_TOKENS.iter().find(|(quality, _)| *quality == wish.text("quality"));
-    let made = of_quality.map_or(OUTPUT_IMAGE_TOKENS[1].1, |(_, tokens)| *tokens) * count;
-    let (told, shown) = (
-        canned_text::estimate_tokens(wish.text("prompt")),
-        wish.files.len() as u64 * INPUT_IMAGE_TOKENS,
+        OUTPUT_IMAGE_TOKENS.iter().find(|(quality, _)| *quality == params.text("quality"));
+    let output = of_quality.map_or(OUTPUT_IMAGE_TOKENS[1].1, |(_, tokens)| *tokens) * count;
+    let (text_tokens, image_tokens) = (
+        canned_text::estimate_tokens(params.text("prompt")),
+        params.files.len() as u64 * INPUT_IMAGE_TOKENS,
     );
-    let input = asked.script.input_tokens.unwrap_or(told + shown);
-    let reports = asked.script.reports_usage && asked.model.contains("image");
+    let input = request.script.input_tokens.unwrap_or(text_tokens + image_tokens);
+    let reports = request.script.reports_usage && request.model.contains("image");
     let usage = reports.then(|| {
         json!({
-            "total_tokens": input + made, "input_tokens": input, "output_tokens": made,
-            "input_tokens_details": {"text_tokens": input.saturating_sub(shown), "image_tokens": shown},
+            "total_tokens": input + output, "input_tokens": input, "output_tokens": output,
+            "input_tokens_details": {"text_tokens": input.saturating_sub(image_tokens), "image_tokens": image_tokens},
         })
     });
-    let kind = if wish.files.is_empty() { "image_generation" } else { "image_edit" };
-    if wish.is_stream() {
+    let kind = if params.files.is_empty() { "image_generation" } else { "image_edit" };
+    if params.is_stream() {
         let part = |index| json!({"b64_json": PIXEL, "partial_image_index": index});
-        let partials = wish.text("partial_images").parse().unwrap_or(0).min(3);
-        let mut pieces: Vec<Bytes> = (0..partials)
-            .map(|at| event(&format!("{kind}.partial_image"), part(at), None))
+        let partials = params.text("partial_images").parse().unwrap_or(0).min(3);
+        let mut chunks: Vec<Bytes> = (0..partials)
+            .map(|index| event(&format!("{kind}.partial_image"), part(index), None))
             .collect();
-        pieces.push(event(&format!("{kind}.completed"), json!({"b64_json": PIXEL}), usage));
-        return Reply::stream(EVENT_STREAM, pieces, OpenAiError::stream_error());
+        chunks.push(event(&format!("{kind}.completed"), json!({"b64_json": PIXEL}), usage));
+        return Reply::stream(EVENT_STREAM, chunks, OpenAiError::stream_error());
     }
     let data = vec![json!({"b64_json": PIXEL}); usize::try_from(count).unwrap_or(1)];
     Reply::complete(JSON, StatusCode::OK, with_usage(json!({"created": 1, "data": data}), usage))
 }
 
-/// A sound as long as its text, of which nothing can be heard.
-pub fn speech(asked: &DemoRequest<MediaParams>) -> Reply {
-    let letters = asked.params.text("input").chars().count();
-    let sound = wav(letters * SAMPLES_PER_CHAR);
-    if asked.params.is_stream() {
-        let input = canned_text::estimate_tokens(asked.params.text("input"));
-        let output = (sound.len() as u64 * OUTPUT_TOKENS_PER_SECOND).div_ceil(8_000);
-        let usage = asked.script.reports_usage.then(|| {
+/// Returns silence, as long as the text would take.
+pub fn speech(request: &DemoRequest<MediaParams>) -> Reply {
+    let chars = request.params.text("input").chars().count();
+    let audio = wav(chars * SAMPLES_PER_CHAR);
+    if request.params.is_stream() {
+        let input = canned_text::estimate_tokens(request.params.text("input"));
+        let output = (audio.len() as u64 * OUTPUT_TOKENS_PER_SECOND).div_ceil(8_000);
+        let usage = request.script.reports_usage.then(|| {
             json!({"input_tokens": input, "output_tokens": output, "total_tokens": input + output})
         });
-        let said = event("speech.audio.delta", json!({"audio": "UklGRg=="}), None);
-        let pieces = vec![said, event("speech.audio.done", json!({}), usage)];
-        return Reply::stream(EVENT_STREAM, pieces, OpenAiError::stream_error());
+        let delta = event("speech.audio.delta", json!({"audio": "UklGRg=="}), None);
+        let chunks = vec![delta, event("speech.audio.done", json!({}), usage)];
+        return Reply::stream(EVENT_STREAM, chunks, OpenAiError::stream_error());
     }
-    let pieces = sound.chunks(CHUNK_BYTES).map(Bytes::copy_from_slice).collect();
+    let chunks = audio.chunks(CHUNK_BYTES).map(Bytes::copy_from_slice).collect();
     let headers = vec![(CONTENT_TYPE, HeaderValue::from_static("audio/wav"))];
-    Reply { status: StatusCode::OK, headers, chunks: pieces, error_event: None }
+    Reply { status: StatusCode::OK, headers, chunks: chunks, error_event: None }
 }
 
-/// What was heard: always the same words.
-pub fn transcription(asked: &DemoRequest<MediaParams>) -> Reply {
-    let (wish, script) = (&asked.params, &asked.script);
+/// Returns the fixed text for any audio.
+pub fn transcription(request: &DemoRequest<MediaParams>) -> Reply {
+    let (params, script) = (&request.params, &request.script);
     let tokens: Vec<String> =
         canned_text::tokens(script.tokens.unwrap_or_else(canned_text::default_tokens)).collect();
     let text = tokens.concat();
-    let seconds = wish.files.iter().sum::<u64>().div_ceil(8_000);
+    let seconds = params.files.iter().sum::<u64>().div_ceil(8_000);
     let usage = script.reports_usage.then(|| {
         let (input, output) = (seconds * INPUT_TOKENS_PER_SECOND, tokens.len() as u64);
-        match &*asked.model {
+        match &*request.model {
             "whisper-1" => json!({"type": "duration", "seconds": seconds}),
             _ => json!({
                 "type": "tokens", "input_tokens": input, "output_tokens": output,
@@ -163,13 +168,13 @@ pub fn transcription(asked: &DemoRequest<MediaParams>) -> Reply {
             }),
         }
     });
-    if wish.is_stream() {
-        let said = |token: &String| event("transcript.text.delta", json!({"delta": token}), None);
-        let mut pieces: Vec<Bytes> = tokens.iter().map(said).collect();
-        pieces.push(event("transcript.text.done", json!({"text": text}), usage));
-        return Reply::stream(EVENT_STREAM, pieces, OpenAiError::stream_error());
+    if params.is_stream() {
+        let delta = |token: &String| event("transcript.text.delta", json!({"delta": token}), None);
+        let mut chunks: Vec<Bytes> = tokens.iter().map(delta).collect();
+        chunks.push(event("transcript.text.done", json!({"text": text}), usage));
+        return Reply::stream(EVENT_STREAM, chunks, OpenAiError::stream_error());
     }
-    match wish.text("response_format") {
+    match params.text("response_format") {
         "text" | "srt" | "vtt" => {
             Reply::complete("text/plain; charset=utf-8", StatusCode::OK, text + "\n")
         }
@@ -177,19 +182,19 @@ pub fn transcription(asked: &DemoRequest<MediaParams>) -> Reply {
     }
 }
 
-fn with_usage(mut said: Value, usage: Option<Value>) -> String {
+fn with_usage(mut data: Value, usage: Option<Value>) -> String {
     if let Some(usage) = usage {
-        said["usage"] = usage;
+        data["usage"] = usage;
     }
-    said.to_string()
+    data.to_string()
 }
 
-fn event(kind: &str, mut said: Value, usage: Option<Value>) -> Bytes {
-    said["type"] = kind.into();
-    format!("event: {kind}\ndata: {}\n\n", with_usage(said, usage)).into()
+fn event(kind: &str, mut data: Value, usage: Option<Value>) -> Bytes {
+    data["type"] = kind.into();
+    format!("event: {kind}\ndata: {}\n\n", with_usage(data, usage)).into()
 }
 
-/// Silence: so many samples of one byte, 8,000 a second.
+/// Returns a WAV file of silence with 8-bit samples at 8 kHz.
 fn wav(samples: usize) -> Vec<u8> {
     let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX).to_le_bytes();
     let mut file = b"RIFF".to_vec();
@@ -205,10 +210,10 @@ mod tests {
     use super::*;
     use crate::demo::script::Script;
 
-    fn asked(model: &str, texts: &[(&str, &str)], files: &[u64]) -> DemoRequest<MediaParams> {
+    fn request(model: &str, texts: &[(&str, &str)], files: &[u64]) -> DemoRequest<MediaParams> {
         let text = |(name, text): &(&str, &str)| ((*name).to_owned(), (*text).to_owned());
-        let wish = MediaParams { texts: texts.iter().map(text).collect(), files: files.to_vec() };
-        DemoRequest { model: model.to_owned(), script: Script::default(), params: wish }
+        let params = MediaParams { texts: texts.iter().map(text).collect(), files: files.to_vec() };
+        DemoRequest { model: model.to_owned(), script: Script::default(), params }
     }
 
     fn body(reply: &Reply) -> Value {
@@ -216,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_read_however_it_comes() {
+    fn json_and_form_requests_are_parsed() {
         let form = "--B\r\ncontent-disposition: form-data; name=n\r\n\r\n2\r\n--B\r\n\
                     content-disposition: form-data; name=image; filename=x\r\n\r\npng\r\n--B--";
         let request = |kind: &str, body: &str| {
@@ -246,28 +251,29 @@ mod tests {
     }
 
     #[test]
-    fn images_are_as_many_as_asked_for_and_only_some_models_count_tokens() {
-        let made = body(&images(&asked("gpt-image-1", &[("n", "2"), ("quality", "low")], &[9])));
-        assert_eq!(made["data"].as_array().map(Vec::len), Some(2));
-        assert_eq!(made["usage"]["output_tokens"], 2 * 272);
-        assert_eq!(made["usage"]["input_tokens_details"]["image_tokens"], 50);
-        assert!(body(&images(&asked("dall-e-3", &[], &[]))).get("usage").is_none());
+    fn the_requested_images_are_returned_and_some_models_report_tokens() {
+        let created =
+            body(&images(&request("gpt-image-1", &[("n", "2"), ("quality", "low")], &[9])));
+        assert_eq!(created["data"].as_array().map(Vec::len), Some(2));
+        assert_eq!(created["usage"]["output_tokens"], 2 * 272);
+        assert_eq!(created["usage"]["input_tokens_details"]["image_tokens"], 50);
+        assert!(body(&images(&request("dall-e-3", &[], &[]))).get("usage").is_none());
         let texts = [("stream", "true"), ("partial_images", "2")];
-        let stream = images(&asked("gpt-image-1", &texts, &[]));
+        let stream = images(&request("gpt-image-1", &texts, &[]));
         assert_eq!(stream.chunks.len(), 3);
         assert!(stream.chunks[2].starts_with(b"event: image_generation.completed\n"));
     }
 
     #[test]
-    fn a_sound_is_as_long_as_its_text_and_is_heard_as_it_was_made() {
-        let spoken = speech(&asked("tts-1", &[("input", "x".repeat(100).as_str())], &[]));
-        let sound = spoken.chunks.concat();
-        assert_eq!((sound.len(), spoken.chunks.len()), (44 + 16_000, 4));
-        let heard = body(&transcription(&asked("whisper-1", &[], &[sound.len() as u64])));
-        assert_eq!(heard["usage"]["seconds"], 3);
-        let heard = body(&transcription(&asked("gpt-4o-transcribe", &[], &[8_000])));
-        assert_eq!(heard["usage"]["input_tokens"], 10);
-        let text = transcription(&asked("whisper-1", &[("response_format", "srt")], &[1]));
+    fn speech_length_follows_the_text_and_sets_transcription_usage() {
+        let reply = speech(&request("tts-1", &[("input", "x".repeat(100).as_str())], &[]));
+        let audio = reply.chunks.concat();
+        assert_eq!((audio.len(), reply.chunks.len()), (44 + 16_000, 4));
+        let transcript = body(&transcription(&request("whisper-1", &[], &[audio.len() as u64])));
+        assert_eq!(transcript["usage"]["seconds"], 3);
+        let transcript = body(&transcription(&request("gpt-4o-transcribe", &[], &[8_000])));
+        assert_eq!(transcript["usage"]["input_tokens"], 10);
+        let text = transcription(&request("whisper-1", &[("response_format", "srt")], &[1]));
         assert!(text.chunks.concat().ends_with(b"metrics.\n"));
     }
 }

@@ -1,4 +1,4 @@
-//! Verdicts on the wire: whatever is said, nothing is wrong with it.
+//! Wire format of moderation results. Nothing is ever flagged.
 
 use http::StatusCode;
 use serde_json::{Map, Value, json};
@@ -22,17 +22,17 @@ const CATEGORIES: [&str; 13] = [
     "violence/graphic",
 ];
 
-/// As many verdicts as were asked for.
-pub fn results(asked: &DemoRequest<usize>) -> Reply {
+/// Returns one result per input.
+pub fn results(request: &DemoRequest<usize>) -> Reply {
     let verdict = json!({
         "flagged": false,
         "categories": for_each_category(&json!(false)),
         "category_scores": for_each_category(&json!(0)),
         "category_applied_input_types": for_each_category(&json!(["text"])),
     });
-    let (id, results) = (format!("modr-{}", unique_id()), vec![verdict; asked.params]);
-    let said = json!({"id": id, "model": asked.model, "results": results});
-    Reply::complete(JSON, StatusCode::OK, said.to_string())
+    let (id, results) = (format!("modr-{}", unique_id()), vec![verdict; request.params]);
+    let body = json!({"id": id, "model": request.model, "results": results});
+    Reply::complete(JSON, StatusCode::OK, body.to_string())
 }
 
 fn for_each_category(value: &Value) -> Map<String, Value> {

@@ -1,4 +1,4 @@
-//! What is asked for in the OpenAI dialect, and what is wrong with what cannot be understood.
+//! Parses requests in the OpenAI dialect.
 
 use bytes::Bytes;
 use http::Request;
@@ -12,21 +12,24 @@ use crate::demo::request::{
 };
 use crate::demo::vector::{EmbeddingParams, dimensions};
 
-/// Answers to all prompts of a completion together.
+/// Largest number of generations for all prompts together.
 const COMPLETIONS_MAX: u64 = 32;
 const INPUTS_MAX: usize = 2048;
-/// The bound of a completion that has none.
+/// Output limit of a legacy completion without `max_tokens`.
 const DEFAULT_MAX_TOKENS: u64 = 16;
 
-/// Reads a chat completion.
+/// Parses a chat completion request.
 pub fn chat(request: &Request<Bytes>) -> Result<DemoRequest<GenerationParams>, OpenAiError> {
     let (body, model) = body_and_model(request)?;
     let messages = messages(&body)?;
     let prompt = messages.last().map(|last| text_of(&last["content"])).unwrap_or_default();
     let script = read_script(request.headers(), &prompt)?;
     let choices = positive_integer(&body["n"], "n", CHOICES_MAX)?.unwrap_or(1);
-    let wish = GenerationParams {
-        input_tokens: input_tokens(messages.iter().map(|said| &said["content"]), &body["tools"]),
+    let params = GenerationParams {
+        input_tokens: input_tokens(
+            messages.iter().map(|message| &message["content"]),
+            &body["tools"],
+        ),
         output_bound: output_bound(&body)?,
         reasoning_tokens: if is_reasoning_model(&model) { REASONING_TOKENS } else { 0 },
         choices,
@@ -35,46 +38,46 @@ pub fn chat(request: &Request<Bytes>) -> Result<DemoRequest<GenerationParams>, O
         is_stream: body["stream"].as_bool().unwrap_or_default(),
         includes_usage: body["stream_options"]["include_usage"].as_bool().unwrap_or_default(),
     };
-    Ok(DemoRequest { model, script, params: wish })
+    Ok(DemoRequest { model, script, params })
 }
 
-/// Reads a completion of the older kind.
+/// Parses a legacy completion request.
 pub fn text(request: &Request<Bytes>) -> Result<DemoRequest<GenerationParams>, OpenAiError> {
     let (body, model) = body_and_model(request)?;
     let prompts = inputs(&body["prompt"], "prompt")?;
     let script = read_script(request.headers(), prompts.last().map_or("", |last| &last.text))?;
-    let each = positive_integer(&body["n"], "n", CHOICES_MAX)?.unwrap_or(1);
-    let drafts =
-        positive_integer(&body["best_of"], "best_of", CHOICES_MAX)?.unwrap_or(each).max(each);
-    let asked = prompts.len() as u64;
-    if COMPLETIONS_MAX < asked * drafts {
-        let message =
-            format!("Invalid 'prompt': at most {COMPLETIONS_MAX} answers can be asked for.");
+    let per_prompt = positive_integer(&body["n"], "n", CHOICES_MAX)?.unwrap_or(1);
+    let generations = positive_integer(&body["best_of"], "best_of", CHOICES_MAX)?
+        .unwrap_or(per_prompt)
+        .max(per_prompt);
+    let prompt_count = prompts.len() as u64;
+    if COMPLETIONS_MAX < prompt_count * generations {
+        let message = format!("Invalid 'prompt': at most {COMPLETIONS_MAX} choices are allowed.");
         return Err(OpenAiError::invalid_request(message, Some("prompt"), Some("invalid_value")));
     }
     let bound = positive_integer(&body["max_tokens"], "max_tokens", u64::MAX)?
         .unwrap_or(DEFAULT_MAX_TOKENS);
-    let wish = GenerationParams {
+    let params = GenerationParams {
         input_tokens: prompts.iter().map(|prompt| prompt.tokens).sum::<u64>().max(1),
         output_bound: Some(bound),
         reasoning_tokens: 0,
-        choices: asked * each,
-        generations: asked * drafts,
+        choices: prompt_count * per_prompt,
+        generations: prompt_count * generations,
         tool: None,
         is_stream: body["stream"].as_bool().unwrap_or_default(),
         includes_usage: body["stream_options"]["include_usage"].as_bool().unwrap_or_default(),
     };
-    Ok(DemoRequest { model, script, params: wish })
+    Ok(DemoRequest { model, script, params })
 }
 
-/// Reads a response, the wish for a shorter form of what was said, or for a count of the input.
+/// Parses a request for a response, its compaction or its input token count.
 pub fn response(request: &Request<Bytes>) -> Result<DemoRequest<GenerationParams>, OpenAiError> {
     let (body, model) = body_and_model(request)?;
     let contents = item_contents(&body["input"])?;
     let script =
         read_script(request.headers(), &contents.last().map_or_else(String::new, text_of))?;
-    let instructions = Some(&body["instructions"]).filter(|told| !told.is_null());
-    let wish = GenerationParams {
+    let instructions = Some(&body["instructions"]).filter(|instructions| !instructions.is_null());
+    let params = GenerationParams {
         input_tokens: input_tokens(contents.iter().chain(instructions), &body["tools"]),
         output_bound: positive_integer(&body["max_output_tokens"], "max_output_tokens", u64::MAX)?,
         reasoning_tokens: if is_reasoning_model(&model) { REASONING_TOKENS } else { 0 },
@@ -84,10 +87,10 @@ pub fn response(request: &Request<Bytes>) -> Result<DemoRequest<GenerationParams
         is_stream: body["stream"].as_bool().unwrap_or_default(),
         includes_usage: true,
     };
-    Ok(DemoRequest { model, script, params: wish })
+    Ok(DemoRequest { model, script, params })
 }
 
-/// Reads what shall be judged: how many verdicts are asked for. The model may be left out.
+/// Parses a moderation request and returns the number of inputs. The model is optional.
 pub fn moderation(request: &Request<Bytes>) -> Result<DemoRequest<usize>, OpenAiError> {
     let body = body(request)?;
     let model = body["model"].as_str().unwrap_or("omni-moderation-latest").to_owned();
@@ -102,7 +105,7 @@ pub fn moderation(request: &Request<Bytes>) -> Result<DemoRequest<usize>, OpenAi
     Ok(DemoRequest { model, script, params: texts.map_or(1, Vec::len) })
 }
 
-/// Reads a wish for vectors.
+/// Parses an embedding request.
 pub fn embedding(request: &Request<Bytes>) -> Result<DemoRequest<EmbeddingParams>, OpenAiError> {
     let (body, model) = body_and_model(request)?;
     let inputs = inputs(&body["input"], "input")?;
@@ -119,13 +122,13 @@ pub fn embedding(request: &Request<Bytes>) -> Result<DemoRequest<EmbeddingParams
             ));
         }
     };
-    let wish = EmbeddingParams {
+    let params = EmbeddingParams {
         input_tokens: inputs.iter().map(|input| input.tokens).sum::<u64>().max(1),
         dimensions: dimensions(&model, &body["dimensions"], "dimensions")?,
         texts: inputs.into_iter().map(|input| input.text).collect(),
         as_base64: in_base64,
     };
-    Ok(DemoRequest { model, script, params: wish })
+    Ok(DemoRequest { model, script, params })
 }
 
 fn body(request: &Request<Bytes>) -> Result<Value, OpenAiError> {
@@ -166,7 +169,7 @@ fn invalid_type(name: &'static str, expected: &str) -> OpenAiError {
     )
 }
 
-/// What is there, and no empty list.
+/// Returns the value, or an error if it is missing or an empty list.
 fn required_non_empty<'a>(value: &'a Value, name: &'static str) -> Result<&'a Value, OpenAiError> {
     match value {
         Value::Null => Err(missing_param(name)),
@@ -180,15 +183,15 @@ fn messages(body: &Value) -> Result<&[Value], OpenAiError> {
     messages.map(Vec::as_slice).ok_or_else(|| missing_param("messages"))
 }
 
-/// What the items of a response's input say: messages, or calls of functions and their results.
+/// Returns the content of per_prompt input item: messages, function calls and their results.
 fn item_contents(input: &Value) -> Result<Vec<Value>, OpenAiError> {
-    let said = |item: &Value| {
-        let mut said = ["content", "output", "arguments"].into_iter();
-        said.find_map(|name| item.get(name)).cloned().unwrap_or_default()
+    let content = |item: &Value| {
+        let mut fields = ["content", "output", "arguments"].into_iter();
+        fields.find_map(|name| item.get(name)).cloned().unwrap_or_default()
     };
     match required_non_empty(input, "input")? {
         Value::String(_) => Ok(vec![input.clone()]),
-        Value::Array(items) => Ok(items.iter().map(said).collect()),
+        Value::Array(items) => Ok(items.iter().map(content).collect()),
         _ => Err(invalid_type("input", "a text or a list of items is expected")),
     }
 }
@@ -205,7 +208,7 @@ fn output_bound(body: &Value) -> Result<Option<u64>, OpenAiError> {
     Ok(new.or(old))
 }
 
-/// The function that must be called, or that the script calls; `function` finds it in a tool.
+/// Returns the function that the request or the script demands. `function` extracts it from a tool.
 fn tool(body: &Value, called: bool, function: fn(&Value) -> &Value) -> Option<ToolInvocation> {
     let choice = &body["tool_choice"];
     let name = function(choice)["name"].as_str();
@@ -215,19 +218,19 @@ fn tool(body: &Value, called: bool, function: fn(&Value) -> &Value) -> Option<To
     ToolInvocation::choose(functions, name).filter(|_| must)
 }
 
-/// `gpt-5…`, `o1…`, `o4-mini`.
+/// Matches `gpt-5…`, `o1…` and `o4-mini`.
 fn is_reasoning_model(model: &str) -> bool {
-    let numbered = |rest: &str| rest.starts_with(|first: char| first.is_ascii_digit());
-    model.starts_with("gpt-5") || model.strip_prefix('o').is_some_and(numbered)
+    let is_numbered = |rest: &str| rest.starts_with(|first: char| first.is_ascii_digit());
+    model.starts_with("gpt-5") || model.strip_prefix('o').is_some_and(is_numbered)
 }
 
-/// A text, or a list of tokens with the text that they are written in.
+/// One input: a text, or a list of token ids with its JSON text.
 struct Input {
     text: String,
     tokens: u64,
 }
 
-/// A text, a list of texts, a list of tokens or a list of such lists.
+/// Parses a text, a list of texts, a list of token ids or a list of such lists.
 fn inputs(value: &Value, name: &'static str) -> Result<Vec<Input>, OpenAiError> {
     let of_tokens = |value: &Value| {
         value.as_array().filter(|list| list.iter().all(Value::is_u64)).map(Vec::len)
@@ -241,7 +244,7 @@ fn inputs(value: &Value, name: &'static str) -> Result<Vec<Input>, OpenAiError> 
     };
     let value = required_non_empty(value, name)?;
     let inputs = match (input(value), value.as_array()) {
-        (Some(one), _) => Some(vec![one]),
+        (Some(single), _) => Some(vec![single]),
         (None, Some(list)) if list.len() <= INPUTS_MAX => list.iter().map(input).collect(),
         _ => None,
     };

@@ -1,4 +1,4 @@
-//! A response on the wire: all at once, or a stream of its events. And what only counts or shortens.
+//! Wire format of responses, complete or as a stream, and of compactions and token counts.
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -10,27 +10,27 @@ use crate::demo::openai::error::OpenAiError;
 use crate::demo::reply::{EVENT_STREAM, JSON, Reply, unique_id};
 use crate::demo::request::{DemoRequest, GenerationParams};
 
-/// What nobody but the provider could read.
+/// Stands for content that only the provider can decrypt.
 const ENCRYPTED_CONTENT: &str = "Z0FBQUFBbWV0ZW9y";
 
-/// The events of a stream, each with its number.
+/// The events of a stream, numbered in order.
 #[derive(Debug, Default)]
 struct Events(Vec<Bytes>);
 
 impl Events {
-    fn push(&mut self, kind: &str, mut said: Value) {
-        said["type"] = kind.into();
-        said["sequence_number"] = self.0.len().into();
-        self.0.push(format!("event: {kind}\ndata: {said}\n\n").into());
+    fn push(&mut self, kind: &str, mut data: Value) {
+        data["type"] = kind.into();
+        data["sequence_number"] = self.0.len().into();
+        self.0.push(format!("event: {kind}\ndata: {data}\n\n").into());
     }
 }
 
-const fn status(answer: &Generation) -> &'static str {
-    if answer.is_truncated { "incomplete" } else { "completed" }
+const fn status(generation: &Generation) -> &'static str {
+    if generation.is_truncated { "incomplete" } else { "completed" }
 }
 
-/// A response before anything was said.
-fn in_progress(asked: &DemoRequest<GenerationParams>) -> Value {
+/// The response before any output.
+fn in_progress(request: &DemoRequest<GenerationParams>) -> Value {
     json!({
         "id": format!("resp_{}", unique_id()),
         "object": "response",
@@ -40,9 +40,9 @@ fn in_progress(asked: &DemoRequest<GenerationParams>) -> Value {
         "error": null,
         "incomplete_details": null,
         "instructions": null,
-        "max_output_tokens": asked.params.output_bound,
+        "max_output_tokens": request.params.output_bound,
         "metadata": {},
-        "model": asked.model,
+        "model": request.model,
         "output": [],
         "parallel_tool_calls": true,
         "previous_response_id": null,
@@ -55,25 +55,25 @@ fn in_progress(asked: &DemoRequest<GenerationParams>) -> Value {
     })
 }
 
-/// The same when all was said.
+/// The response with its output and usage.
 fn finished(
     mut response: Value,
     items: Vec<Value>,
-    asked: &DemoRequest<GenerationParams>,
-    answer: &Generation,
+    request: &DemoRequest<GenerationParams>,
+    generation: &Generation,
 ) -> Value {
-    response["status"] = status(answer).into();
-    if answer.is_truncated {
+    response["status"] = status(generation).into();
+    if generation.is_truncated {
         response["incomplete_details"] = json!({"reason": "max_output_tokens"});
     }
     response["output"] = items.into();
-    response["usage"] = usage(asked, answer);
+    response["usage"] = usage(request, generation);
     response
 }
 
-/// The usage; null if the script says that it is not told.
-fn usage(asked: &DemoRequest<GenerationParams>, answer: &Generation) -> Value {
-    let told = |used: ReportedUsage| {
+/// Usage, or null if the script turns it off.
+fn usage(request: &DemoRequest<GenerationParams>, generation: &Generation) -> Value {
+    let usage = |used: ReportedUsage| {
         json!({
             "input_tokens": used.input,
             "input_tokens_details": {"cached_tokens": used.cached, "cache_write_tokens": 0},
@@ -82,16 +82,17 @@ fn usage(asked: &DemoRequest<GenerationParams>, answer: &Generation) -> Value {
             "total_tokens": used.input + used.output(),
         })
     };
-    ReportedUsage::of(asked, answer).map_or(Value::Null, told)
+    ReportedUsage::of(request, generation).map_or(Value::Null, usage)
 }
 
-/// The items of the output: the thoughts, then the message or the call of a function.
-fn output_items(asked: &DemoRequest<GenerationParams>, answer: &Generation) -> Vec<Value> {
-    let thoughts =
+/// The output items: reasoning, then the message or function call.
+fn output_items(request: &DemoRequest<GenerationParams>, generation: &Generation) -> Vec<Value> {
+    let reasoning =
         || json!({"type": "reasoning", "id": format!("rs_{}", unique_id()), "summary": []});
-    let mut items: Vec<Value> = (0 < answer.reasoning_tokens).then(thoughts).into_iter().collect();
-    let (text, status) = (answer.text(), status(answer));
-    match &asked.params.tool {
+    let mut items: Vec<Value> =
+        (0 < generation.reasoning_tokens).then(reasoning).into_iter().collect();
+    let (text, status) = (generation.text(), status(generation));
+    match &request.params.tool {
         _ if text.is_empty() => {}
         Some(tool) => items.push(json!({
             "type": "function_call", "id": format!("fc_{}", unique_id()), "status": status,
@@ -109,94 +110,95 @@ fn text_part(text: &str) -> Value {
     json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []})
 }
 
-/// All at once.
-pub fn complete(asked: &DemoRequest<GenerationParams>, answer: &Generation) -> Reply {
-    let response = finished(in_progress(asked), output_items(asked, answer), asked, answer);
+/// The response as one JSON object.
+pub fn complete(request: &DemoRequest<GenerationParams>, generation: &Generation) -> Reply {
+    let response =
+        finished(in_progress(request), output_items(request, generation), request, generation);
     Reply::complete(JSON, StatusCode::OK, response.to_string())
 }
 
-/// A few tokens at a time, with the whole response at the end.
-pub fn stream(asked: &DemoRequest<GenerationParams>, answer: &Generation) -> Reply {
-    let (begun, items) = (in_progress(asked), output_items(asked, answer));
+/// The response as a stream. The last event holds the whole response.
+pub fn stream(request: &DemoRequest<GenerationParams>, generation: &Generation) -> Reply {
+    let (response, items) = (in_progress(request), output_items(request, generation));
     let mut events = Events::default();
-    events.push("response.created", json!({"response": begun}));
-    events.push("response.in_progress", json!({"response": begun}));
+    events.push("response.created", json!({"response": response}));
+    events.push("response.in_progress", json!({"response": response}));
     for (index, item) in items.iter().enumerate() {
-        add_item(&mut events, index, item, answer);
+        add_item(&mut events, index, item, generation);
     }
-    let last = format!("response.{}", status(answer));
-    events.push(&last, json!({"response": finished(begun, items, asked, answer)}));
+    let last = format!("response.{}", status(generation));
+    events.push(&last, json!({"response": finished(response, items, request, generation)}));
     let breakoff = OpenAiError::response_stream_error(events.0.len() / 2);
     Reply::stream(EVENT_STREAM, events.0, breakoff)
 }
 
-/// An item with what is said in it.
-fn add_item(events: &mut Events, index: usize, item: &Value, answer: &Generation) {
-    let mut silent = item.clone();
-    for (name, nothing) in
+/// Adds the events of one output item.
+fn add_item(events: &mut Events, index: usize, item: &Value, generation: &Generation) {
+    let mut added = item.clone();
+    for (name, empty) in
         [("content", json!([])), ("arguments", json!("")), ("status", json!("in_progress"))]
     {
-        if let Some(value) = silent.get_mut(name) {
-            *value = nothing;
+        if let Some(value) = added.get_mut(name) {
+            *value = empty;
         }
     }
-    let added = json!({"output_index": index, "item": silent});
+    let added = json!({"output_index": index, "item": added});
     events.push("response.output_item.added", added);
     match item["type"].as_str() {
-        Some("message") => add_text(events, index, item, answer),
-        Some("function_call") => add_arguments(events, index, item, answer),
+        Some("message") => add_text(events, index, item, generation),
+        Some("function_call") => add_arguments(events, index, item, generation),
         _ => {}
     }
     let done = json!({"output_index": index, "item": item});
     events.push("response.output_item.done", done);
 }
 
-fn add_text(events: &mut Events, index: usize, item: &Value, answer: &Generation) {
-    let place = |name: &str, value: Value| {
-        let mut said = json!({"item_id": item["id"], "output_index": index, "content_index": 0});
-        said[name] = value;
-        said
+fn add_text(events: &mut Events, index: usize, item: &Value, generation: &Generation) {
+    let data = |name: &str, value: Value| {
+        let mut data = json!({"item_id": item["id"], "output_index": index, "content_index": 0});
+        data[name] = value;
+        data
     };
     let text = |name: &str, value: String| {
-        let mut said = place(name, value.into());
-        said["logprobs"] = json!([]);
-        said
+        let mut data = data(name, value.into());
+        data["logprobs"] = json!([]);
+        data
     };
-    events.push("response.content_part.added", place("part", text_part("")));
-    for portion in answer.deltas() {
-        events.push("response.output_text.delta", text("delta", portion.text));
+    events.push("response.content_part.added", data("part", text_part("")));
+    for text_delta in generation.deltas() {
+        events.push("response.output_text.delta", text("delta", text_delta.text));
     }
-    events.push("response.output_text.done", text("text", answer.text()));
-    events.push("response.content_part.done", place("part", text_part(&answer.text())));
+    events.push("response.output_text.done", text("text", generation.text()));
+    events.push("response.content_part.done", data("part", text_part(&generation.text())));
 }
 
-fn add_arguments(events: &mut Events, index: usize, item: &Value, answer: &Generation) {
+fn add_arguments(events: &mut Events, index: usize, item: &Value, generation: &Generation) {
     let kind = "response.function_call_arguments";
     let id = &item["id"];
-    for portion in answer.deltas() {
-        let said = json!({"item_id": id, "output_index": index, "delta": portion.text});
-        events.push(&format!("{kind}.delta"), said);
+    for text_delta in generation.deltas() {
+        let data = json!({"item_id": id, "output_index": index, "delta": text_delta.text});
+        events.push(&format!("{kind}.delta"), data);
     }
-    let said = json!({"item_id": id, "output_index": index, "arguments": answer.text()});
-    events.push(&format!("{kind}.done"), said);
+    let data = json!({"item_id": id, "output_index": index, "arguments": generation.text()});
+    events.push(&format!("{kind}.done"), data);
 }
 
-/// A shorter form of what was said, which only the provider can read.
-pub fn compact(asked: &DemoRequest<GenerationParams>, answer: &Generation) -> Reply {
+/// Returns a compaction with encrypted content.
+pub fn compact(request: &DemoRequest<GenerationParams>, generation: &Generation) -> Reply {
     let id = format!("cmp_{}", unique_id());
     let compaction = json!({
         "id": format!("resp_{}", unique_id()),
         "object": "response.compaction",
         "created_at": clock::wall_now().0 / 1000,
         "output": [{"type": "compaction", "id": id, "encrypted_content": ENCRYPTED_CONTENT}],
-        "usage": usage(asked, answer),
+        "usage": usage(request, generation),
     });
     Reply::complete(JSON, StatusCode::OK, compaction.to_string())
 }
 
-/// How many tokens the input comes to.
-pub fn input_token_count(asked: &DemoRequest<GenerationParams>) -> Reply {
-    let tokens = asked.script.input_tokens.unwrap_or(asked.params.input_tokens);
+/// Returns the input token count.
+pub fn input_token_count(request: &DemoRequest<GenerationParams>) -> Reply {
+    let tokens = request.script.input_tokens.unwrap_or(request.params.input_tokens);
     let count = json!({"object": "response.input_tokens", "input_tokens": tokens});
     Reply::complete(JSON, StatusCode::OK, count.to_string())
 }

@@ -1,4 +1,4 @@
-//! What the provider is asked in the OpenAI dialect, and who answers it.
+//! The endpoints of the OpenAI dialect.
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode};
@@ -13,74 +13,78 @@ use crate::demo::script::Script;
 
 /// `POST /v1/chat/completions`.
 pub fn chat(request: &Request<Bytes>) -> (Reply, Script) {
-    respond(request::chat(request), |asked| render(asked, chat::complete, chat::stream))
+    respond(request::chat(request), |request| render(request, chat::complete, chat::stream))
 }
 
 /// `POST /v1/completions`.
 pub fn text(request: &Request<Bytes>) -> (Reply, Script) {
-    respond(request::text(request), |asked| render(asked, text::complete, text::stream))
+    respond(request::text(request), |request| render(request, text::complete, text::stream))
 }
 
 /// `POST /v1/responses`.
 pub fn response(request: &Request<Bytes>) -> (Reply, Script) {
-    respond(request::response(request), |asked| render(asked, response::complete, response::stream))
+    respond(request::response(request), |request| {
+        render(request, response::complete, response::stream)
+    })
 }
 
 /// `POST /v1/responses/compact`.
 pub fn compact(request: &Request<Bytes>) -> (Reply, Script) {
-    respond(request::response(request), |asked| render(asked, response::compact, response::compact))
+    respond(request::response(request), |request| {
+        render(request, response::compact, response::compact)
+    })
 }
 
 /// `POST /v1/responses/input_tokens`.
 pub fn count_tokens(request: &Request<Bytes>) -> (Reply, Script) {
-    respond(request::response(request), |asked| {
-        with_provider_headers(response::input_token_count(asked), &asked.script)
+    respond(request::response(request), |request| {
+        with_provider_headers(response::input_token_count(request), &request.script)
     })
 }
 
 /// `POST /v1/moderations`.
 pub fn moderate(request: &Request<Bytes>) -> (Reply, Script) {
-    respond(request::moderation(request), |asked| {
-        with_provider_headers(moderation::results(asked), &asked.script)
+    respond(request::moderation(request), |request| {
+        with_provider_headers(moderation::results(request), &request.script)
     })
 }
 
 /// `POST /v1/embeddings`.
 pub fn embed(request: &Request<Bytes>) -> (Reply, Script) {
-    respond(request::embedding(request), |asked| {
-        with_provider_headers(embedding::list(asked), &asked.script)
+    respond(request::embedding(request), |request| {
+        with_provider_headers(embedding::list(request), &request.script)
     })
 }
 
 /// `POST /v1/images/generations`, `/v1/images/edits` and `/v1/images/variations`.
 pub fn images(request: &Request<Bytes>) -> (Reply, Script) {
-    respond(media::read(request, "prompt"), |asked| {
-        with_provider_headers(media::images(asked), &asked.script)
+    respond(media::read(request, "prompt"), |request| {
+        with_provider_headers(media::images(request), &request.script)
     })
 }
 
 /// `POST /v1/audio/speech`.
 pub fn speech(request: &Request<Bytes>) -> (Reply, Script) {
-    respond(media::read(request, "input"), |asked| {
-        with_provider_headers(media::speech(asked), &asked.script)
+    respond(media::read(request, "input"), |request| {
+        with_provider_headers(media::speech(request), &request.script)
     })
 }
 
 /// `POST /v1/audio/transcriptions` and `/v1/audio/translations`.
 pub fn transcription(request: &Request<Bytes>) -> (Reply, Script) {
-    respond(media::read(request, "prompt"), |asked| {
-        with_provider_headers(media::transcription(asked), &asked.script)
+    respond(media::read(request, "prompt"), |request| {
+        with_provider_headers(media::transcription(request), &request.script)
     })
 }
 
 type Render = fn(&DemoRequest<GenerationParams>, &Generation) -> Reply;
 
-fn render(asked: &DemoRequest<GenerationParams>, whole: Render, stream: Render) -> Reply {
-    let say = if asked.params.is_stream { stream } else { whole };
-    with_provider_headers(say(asked, &Generation::generate(asked)), &asked.script)
+fn render(request: &DemoRequest<GenerationParams>, whole: Render, stream: Render) -> Reply {
+    let reply = if request.params.is_stream { stream } else { whole };
+    with_provider_headers(reply(request, &Generation::generate(request)), &request.script)
 }
 
-/// With the headers of the real one.
+/// Adds the headers that the real provider sends.
 fn with_provider_headers(reply: Reply, script: &Script) -> Reply {
     let latency = u64::try_from(script.latency.as_millis()).unwrap_or(u64::MAX);
     reply
@@ -91,7 +95,7 @@ fn with_provider_headers(reply: Reply, script: &Script) -> Reply {
         .with_header("x-request-id", id_header("req_"))
 }
 
-/// `GET /v1/models`, or one of them.
+/// `GET /v1/models` and `GET /v1/models/{name}`.
 pub fn models(name: Option<&str>) -> (Reply, Script) {
     let entry = |name: &str| {
         format!(r#"{{"id":"{name}","object":"model","created":1715367049,"owned_by":"demo"}}"#)
@@ -108,15 +112,14 @@ pub fn models(name: Option<&str>) -> (Reply, Script) {
     (reply, Script::default())
 }
 
-/// Any other path.
 pub fn not_found(method: &Method, path: &str) -> (Reply, Script) {
     let message = format!("Unknown request URL: {method} {path}.");
-    let complaint =
+    let error =
         OpenAiError::invalid_request(message, None, None).with_status(StatusCode::NOT_FOUND);
-    (complaint.to_reply(), Script::default())
+    (error.to_reply(), Script::default())
 }
 
-/// A body that is too long, or whose end did not come.
+/// The reply to a body that is too large or incomplete.
 pub fn unreadable() -> Reply {
     let message = "The request body is too large, or its end did not come.";
     OpenAiError::invalid_request(message, None, None)

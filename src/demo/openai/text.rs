@@ -1,4 +1,4 @@
-//! A completion of the older kind on the wire: all at once, or a stream of its chunks.
+//! Wire format of a legacy completion, complete or as a stream.
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -35,42 +35,45 @@ const fn choice(index: u64, text: String, finish_reason: Option<&'static str>) -
     Choice { text, index, logprobs: None, finish_reason }
 }
 
-const fn finish_reason(answer: &Generation) -> &'static str {
-    if answer.is_truncated { "length" } else { "stop" }
+const fn finish_reason(generation: &Generation) -> &'static str {
+    if generation.is_truncated { "length" } else { "stop" }
 }
 
-/// The text of a completion with these choices.
-fn completion(asked: &DemoRequest<GenerationParams>) -> impl Fn(Vec<Choice>, UsageField) -> String {
+/// Returns a function that serializes a completion with these choices and this usage.
+fn completion(
+    request: &DemoRequest<GenerationParams>,
+) -> impl Fn(Vec<Choice>, UsageField) -> String {
     let (id, created) = (format!("cmpl-{}", unique_id()), clock::wall_now().0 / 1000);
     move |choices, usage| {
-        let (id, object, model) = (&*id, "text_completion", &*asked.model);
+        let (id, object, model) = (&*id, "text_completion", &*request.model);
         to_json(&Completion { id, object, created, model, choices, usage })
     }
 }
 
-/// All at once.
-pub fn complete(asked: &DemoRequest<GenerationParams>, answer: &Generation) -> Reply {
-    let choice = |index| choice(index, answer.text(), Some(finish_reason(answer)));
-    let usage = ReportedUsage::of(asked, answer).map(OpenAiUsage::of_text);
-    let choices = (0..asked.params.choices).map(choice).collect();
-    let text = completion(asked)(choices, usage.map_or(UsageField::Absent, UsageField::Value));
+/// The completion as one JSON object.
+pub fn complete(request: &DemoRequest<GenerationParams>, generation: &Generation) -> Reply {
+    let choice = |index| choice(index, generation.text(), Some(finish_reason(generation)));
+    let usage = ReportedUsage::of(request, generation).map(OpenAiUsage::of_text);
+    let choices = (0..request.params.choices).map(choice).collect();
+    let text = completion(request)(choices, usage.map_or(UsageField::Absent, UsageField::Value));
     Reply::complete(JSON, StatusCode::OK, text)
 }
 
-/// A few tokens at a time, with the usage at the end if that was asked for.
-pub fn stream(asked: &DemoRequest<GenerationParams>, answer: &Generation) -> Reply {
-    let usage = ReportedUsage::of(asked, answer).filter(|_| asked.params.includes_usage);
+/// The completion as a stream, with usage in the last chunk if requested.
+pub fn stream(request: &DemoRequest<GenerationParams>, generation: &Generation) -> Reply {
+    let usage = ReportedUsage::of(request, generation).filter(|_| request.params.includes_usage);
     let usage = usage.map(OpenAiUsage::of_text);
-    let completion = completion(asked);
+    let completion = completion(request);
     let event = |choices, usage| Bytes::from(format!("data: {}\n\n", completion(choices, usage)));
-    let piece = |choice| event(vec![choice], UsageField::until_last_chunk(usage));
-    let mut pieces = Vec::new();
-    for index in 0..asked.params.choices {
-        pieces
-            .extend(answer.deltas().into_iter().map(|said| piece(choice(index, said.text, None))));
-        pieces.push(piece(choice(index, String::new(), Some(finish_reason(answer)))));
+    let chunk = |choice| event(vec![choice], UsageField::until_last_chunk(usage));
+    let mut chunks = Vec::new();
+    for index in 0..request.params.choices {
+        chunks.extend(
+            generation.deltas().into_iter().map(|delta| chunk(choice(index, delta.text, None))),
+        );
+        chunks.push(chunk(choice(index, String::new(), Some(finish_reason(generation)))));
     }
-    pieces.extend(usage.map(|usage| event(Vec::new(), UsageField::Value(usage))));
-    pieces.push(Bytes::from_static(b"data: [DONE]\n\n"));
-    Reply::stream(EVENT_STREAM, pieces, OpenAiError::stream_error())
+    chunks.extend(usage.map(|usage| event(Vec::new(), UsageField::Value(usage))));
+    chunks.push(Bytes::from_static(b"data: [DONE]\n\n"));
+    Reply::stream(EVENT_STREAM, chunks, OpenAiError::stream_error())
 }

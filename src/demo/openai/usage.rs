@@ -1,10 +1,10 @@
-//! Usage as the OpenAI dialect tells it.
+//! Wire format of usage in the OpenAI dialect.
 
 use serde::Serialize;
 
 use crate::demo::generation::ReportedUsage;
 
-/// What the answer says that it used.
+/// Usage of a completion.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct OpenAiUsage {
     prompt_tokens: u64,
@@ -38,20 +38,20 @@ struct OutputDetails {
     rejected: u64,
 }
 
-/// The key `usage` of a chunk.
+/// The field `usage` of a chunk.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(untagged)]
 pub enum UsageField {
-    /// Nobody asked for it: there is no such key.
+    /// The field is absent, because the request does not ask for usage.
     Absent,
-    /// It was asked for and is not known yet: null.
+    /// `null`: usage follows in the last chunk.
     Null,
-    /// In the last chunk.
+    /// The usage, in the last chunk.
     Value(OpenAiUsage),
 }
 
 impl OpenAiUsage {
-    /// With its parts, as chat tells it.
+    /// Usage of a chat completion, with details.
     pub fn of_chat(used: ReportedUsage) -> Self {
         let parts = UsageDetails {
             prompt_tokens_details: InputDetails { cached_tokens: used.cached, audio_tokens: 0 },
@@ -63,7 +63,7 @@ impl OpenAiUsage {
         Self { details: Some(parts), ..Self::of_text(used) }
     }
 
-    /// Without parts, as the older completions tell it.
+    /// Usage of a legacy completion, without details.
     pub const fn of_text(used: ReportedUsage) -> Self {
         Self {
             prompt_tokens: used.input,
@@ -75,12 +75,11 @@ impl OpenAiUsage {
 }
 
 impl UsageField {
-    /// What all chunks but the last say.
+    /// The value for all chunks but the last.
     pub const fn until_last_chunk(usage: Option<OpenAiUsage>) -> Self {
         if usage.is_some() { Self::Null } else { Self::Absent }
     }
 
-    /// Whether there is no such key.
     pub const fn is_absent(&self) -> bool {
         matches!(self, Self::Absent)
     }

@@ -20,16 +20,16 @@ async fn send_message(provider: &TestProvider, prompt: &str, stream: bool) -> Pr
     provider.post(MESSAGES, &message_body(prompt, stream)).await
 }
 
-/// The events of a stream; each is announced by its type.
-fn events(answer: &ProviderResponse) -> Vec<Value> {
-    let events = answer.events("text/event-stream; charset=utf-8", "\n\n");
-    let told = events.into_iter().map(|event| {
+/// Returns the events of a stream. The name of each event equals its type.
+fn events(response: &ProviderResponse) -> Vec<Value> {
+    let events = response.events("text/event-stream; charset=utf-8", "\n\n");
+    let fields = events.into_iter().map(|event| {
         let (name, rest) = event.split_once('\n').expect("two lines");
         let data = event_data(rest);
         assert_eq!(name, format!("event: {}", data["type"].as_str().expect("a type")));
         data
     });
-    told.collect()
+    fields.collect()
 }
 
 fn types(events: &[Value]) -> Vec<&str> {
@@ -42,21 +42,21 @@ fn deltas(events: &[Value], name: &str) -> String {
     events.iter().filter_map(|event| event["delta"][name].as_str()).collect()
 }
 
-fn error(answer: &ProviderResponse) -> (u16, Value) {
-    let body = answer.json();
+fn error(response: &ProviderResponse) -> (u16, Value) {
+    let body = response.json();
     assert_eq!(body["type"], "error");
-    assert_eq!(body["request_id"], answer.headers["request-id"].to_str().expect("a text"));
-    (answer.status.as_u16(), body["error"].clone())
+    assert_eq!(body["request_id"], response.headers["request-id"].to_str().expect("a text"));
+    (response.status.as_u16(), body["error"].clone())
 }
 
 #[tokio::test]
-async fn a_message_looks_like_a_real_one() {
+async fn a_message_has_the_real_wire_format() {
     let provider = start_provider().await;
-    let answer = send_message(&provider, "Say hello.", false).await;
-    assert_eq!((answer.status, answer.is_complete), (StatusCode::OK, true));
-    assert_eq!(answer.headers["content-type"], "application/json");
-    assert!(answer.headers.contains_key("request-id"));
-    let body = answer.json();
+    let response = send_message(&provider, "Say hello.", false).await;
+    assert_eq!((response.status, response.is_complete), (StatusCode::OK, true));
+    assert_eq!(response.headers["content-type"], "application/json");
+    assert!(response.headers.contains_key("request-id"));
+    let body = response.json();
     assert!(body["id"].as_str().is_some_and(|id| id.starts_with("msg_")));
     assert_eq!((&body["type"], &body["role"]), (&json!("message"), &json!("assistant")));
     let text: String = canned_text::tokens(canned_text::default_tokens()).collect();
@@ -70,10 +70,11 @@ async fn a_message_looks_like_a_real_one() {
 }
 
 #[tokio::test]
-async fn a_stream_tells_its_usage_at_both_ends() {
+async fn a_stream_reports_usage_at_start_and_end() {
     let provider = start_provider().await;
-    let answer = provider.post("/v1/messages?beta=true", &message_body("/cached 5 x", true)).await;
-    let events = events(&answer);
+    let response =
+        provider.post("/v1/messages?beta=true", &message_body("/cached 5 x", true)).await;
+    let events = events(&response);
     let expected = [
         "message_start",
         "content_block_start",
@@ -86,7 +87,7 @@ async fn a_stream_tells_its_usage_at_both_ends() {
     assert_eq!(types(&events), expected);
     let message = &events[0]["message"];
     assert_eq!((&message["content"], &message["stop_reason"]), (&json!([]), &Value::Null));
-    assert_eq!(message["usage"]["input_tokens"], 12, "what came from a cache is not in it");
+    assert_eq!(message["usage"]["input_tokens"], 12, "cached tokens are excluded");
     assert_eq!(message["usage"]["cache_read_input_tokens"], 5);
     assert_eq!(message["usage"]["output_tokens"], 1);
     assert_eq!(events[1]["content_block"], json!({"type": "text", "text": ""}));
@@ -100,13 +101,13 @@ async fn a_stream_tells_its_usage_at_both_ends() {
 }
 
 #[tokio::test]
-async fn a_bound_is_kept_and_may_be_absent() {
+async fn max_tokens_is_applied_and_optional() {
     let provider = start_provider().await;
     let mut body = message_body("/tokens 50", false);
     body["max_tokens"] = json!(20);
-    let short = provider.post(MESSAGES, &body).await.json();
+    let truncated = provider.post(MESSAGES, &body).await.json();
     assert_eq!(
-        (&short["stop_reason"], &short["usage"]["output_tokens"]),
+        (&truncated["stop_reason"], &truncated["usage"]["output_tokens"]),
         (&json!("max_tokens"), &json!(20))
     );
     body.as_object_mut().expect("an object").remove("max_tokens");
@@ -118,7 +119,7 @@ async fn a_bound_is_kept_and_may_be_absent() {
 }
 
 #[tokio::test]
-async fn thoughts_come_first_and_count() {
+async fn reasoning_comes_first_and_counts() {
     let provider = start_provider().await;
     let mut body = message_body("/tokens 9", true);
     body["thinking"] = json!({"type": "enabled", "budget_tokens": 1024});
@@ -130,16 +131,16 @@ async fn thoughts_come_first_and_count() {
     let usage = &events[events.len() - 2]["usage"];
     assert_eq!(usage["output_tokens"], 41);
     assert_eq!(usage["output_tokens_details"]["thinking_tokens"], 32);
-    let whole = send_message(&provider, "/think 7 /tokens 9", false).await.json();
+    let complete = send_message(&provider, "/think 7 /tokens 9", false).await.json();
     assert_eq!(
-        (&whole["content"][0]["type"], &whole["content"][1]["type"]),
+        (&complete["content"][0]["type"], &complete["content"][1]["type"]),
         (&json!("thinking"), &json!("text"))
     );
-    assert_eq!(whole["usage"]["output_tokens"], 16);
+    assert_eq!(complete["usage"]["output_tokens"], 16);
 }
 
 #[tokio::test]
-async fn a_tool_is_used_where_one_must_be() {
+async fn a_demanded_tool_is_used() {
     let provider = start_provider().await;
     let schema = json!({"type": "object", "properties": {"city": {"type": "string"}}});
     let tools = json!([{"name": "weather", "input_schema": schema}, {"name": "time",
@@ -151,14 +152,14 @@ async fn a_tool_is_used_where_one_must_be() {
     ] {
         let mut body = message_body(prompt, false);
         (body["tools"], body["tool_choice"]) = (tools.clone(), choice);
-        let whole = provider.post(MESSAGES, &body).await.json();
-        let used = &whole["content"][0];
+        let complete = provider.post(MESSAGES, &body).await.json();
+        let used = &complete["content"][0];
         assert_eq!((&used["type"], &used["name"]), (&json!("tool_use"), &json!(name)));
         assert_eq!(
-            (&used["input"], &whole["stop_reason"]),
+            (&used["input"], &complete["stop_reason"]),
             (&json!({"city": "demo"}), &json!("tool_use"))
         );
-        assert_eq!(whole["usage"]["output_tokens"], 4);
+        assert_eq!(complete["usage"]["output_tokens"], 4);
         body["stream"] = json!(true);
         let events = events(&provider.post(MESSAGES, &body).await);
         let block = &events[1]["content_block"];
@@ -169,13 +170,13 @@ async fn a_tool_is_used_where_one_must_be() {
         assert_eq!(deltas(&events, "partial_json"), r#"{"city":"demo"}"#);
         assert_eq!(events[events.len() - 2]["delta"]["stop_reason"], "tool_use");
     }
-    let mut free = message_body("x", false);
-    free["tools"] = tools;
-    assert_eq!(provider.post(MESSAGES, &free).await.json()["stop_reason"], "end_turn");
+    let mut undemanded = message_body("x", false);
+    undemanded["tools"] = tools;
+    assert_eq!(provider.post(MESSAGES, &undemanded).await.json()["stop_reason"], "end_turn");
 }
 
 #[tokio::test]
-async fn a_stream_breaks_off_with_an_error() {
+async fn a_stream_can_end_with_an_error() {
     let provider = start_provider().await;
     let broken = send_message(&provider, "/breakoff", true).await;
     let events = events(&broken);
@@ -184,22 +185,23 @@ async fn a_stream_breaks_off_with_an_error() {
         "Overloaded"}});
     assert_eq!(events.last(), Some(&error));
     assert!(!types(&events).contains(&"message_delta"));
-    let whole = send_message(&provider, "/breakoff", false).await.json();
-    assert_eq!(whole["stop_reason"], "end_turn");
+    let complete = send_message(&provider, "/breakoff", false).await.json();
+    assert_eq!(complete["stop_reason"], "end_turn");
 }
 
 #[tokio::test]
-async fn usage_can_be_left_out() {
+async fn usage_can_be_turned_off() {
     let provider = start_provider().await;
     assert!(send_message(&provider, "/nousage", false).await.json().get("usage").is_none());
-    let answer = send_message(&provider, "/nousage", true).await;
+    let response = send_message(&provider, "/nousage", true).await;
     assert!(
-        !answer.text.contains(r#""usage":"#) && types(&events(&answer)).contains(&"message_stop")
+        !response.text.contains(r#""usage":"#)
+            && types(&events(&response)).contains(&"message_stop")
     );
 }
 
 #[tokio::test]
-async fn tokens_are_counted_as_a_message_counts_them() {
+async fn token_counts_match_message_usage() {
     let provider = start_provider().await;
     let body = message_body("Say hello.", false);
     assert_eq!(provider.post(COUNT, &body).await.text, r#"{"input_tokens":17}"#);
@@ -210,7 +212,7 @@ async fn tokens_are_counted_as_a_message_counts_them() {
 }
 
 #[tokio::test]
-async fn errors_are_told_in_the_words_of_the_real_one() {
+async fn errors_have_the_real_wire_format() {
     let provider = start_provider().await;
     for (status, kind) in [
         (400_u16, "invalid_request_error"),
@@ -222,12 +224,12 @@ async fn errors_are_told_in_the_words_of_the_real_one() {
         (500, "api_error"),
         (529, "overloaded_error"),
     ] {
-        let answer = send_message(&provider, &format!("/error {status}"), true).await;
-        let (told, error) = error(&answer);
-        assert_eq!((told, &error["type"]), (status, &json!(kind)));
-        assert_eq!(answer.headers.contains_key("retry-after"), status == 429);
+        let response = send_message(&provider, &format!("/error {status}"), true).await;
+        let (fields, error) = error(&response);
+        assert_eq!((fields, &error["type"]), (status, &json!(kind)));
+        assert_eq!(response.headers.contains_key("retry-after"), status == 429);
     }
-    for (name, value, complaint) in [
+    for (name, value, message) in [
         ("model", json!(""), "model: Field required"),
         ("messages", Value::Null, "messages: Field required"),
         ("messages", json!([]), "messages: at least one message is required"),
@@ -237,10 +239,7 @@ async fn errors_are_told_in_the_words_of_the_real_one() {
         body[name] = value;
         let (status, error) = error(&provider.post(MESSAGES, &body).await);
         assert_eq!(status, 400);
-        assert!(
-            error["message"].as_str().is_some_and(|text| text.starts_with(complaint)),
-            "{error}"
-        );
+        assert!(error["message"].as_str().is_some_and(|text| text.starts_with(message)), "{error}");
     }
     let mut bare = request(MESSAGES, &message_body("x", false).to_string());
     bare.headers_mut().remove("anthropic-version");

@@ -1,4 +1,4 @@
-//! Contents in the Gemini dialect.
+//! Generated content and embeddings in the Gemini dialect.
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -19,9 +19,9 @@ async fn call(provider: &TestProvider, verb: &str, body: &Value) -> ProviderResp
     provider.post(&format!("{FLASH}:{verb}"), body).await
 }
 
-/// The parts of a stream of events.
-fn events(answer: &ProviderResponse) -> Vec<Value> {
-    answer.events("text/event-stream", "\r\n\r\n").into_iter().map(event_data).collect()
+/// Returns the events of a stream.
+fn events(response: &ProviderResponse) -> Vec<Value> {
+    response.events("text/event-stream", "\r\n\r\n").into_iter().map(event_data).collect()
 }
 
 fn text_of(responses: &[Value]) -> String {
@@ -29,28 +29,28 @@ fn text_of(responses: &[Value]) -> String {
     parts.filter_map(|part| part["text"].as_str()).collect()
 }
 
-fn error(answer: &ProviderResponse) -> (u16, Value) {
-    let error = answer.json()["error"].clone();
-    assert_eq!(error["code"], answer.status.as_u16());
-    (answer.status.as_u16(), error)
+fn error(response: &ProviderResponse) -> (u16, Value) {
+    let error = response.json()["error"].clone();
+    assert_eq!(error["code"], response.status.as_u16());
+    (response.status.as_u16(), error)
 }
 
 #[tokio::test]
-async fn contents_look_like_real_ones() {
+async fn content_has_the_real_wire_format() {
     let provider = start_provider().await;
-    let answer = call(&provider, "generateContent", &content_body("Say hello.")).await;
-    assert_eq!((answer.status, answer.is_complete), (StatusCode::OK, true));
-    assert_eq!(answer.headers["content-type"], "application/json; charset=UTF-8");
-    let body = answer.json();
-    let said = canned_text::default_tokens();
-    let text: String = canned_text::tokens(said).collect();
+    let response = call(&provider, "generateContent", &content_body("Say hello.")).await;
+    assert_eq!((response.status, response.is_complete), (StatusCode::OK, true));
+    assert_eq!(response.headers["content-type"], "application/json; charset=UTF-8");
+    let body = response.json();
+    let tokens = canned_text::default_tokens();
+    let text: String = canned_text::tokens(tokens).collect();
     let candidate = json!({"content": {"parts": [{"text": text}], "role": "model"},
         "finishReason": "STOP", "index": 0});
     assert_eq!(body["candidates"], json!([candidate]));
     assert_eq!(body["modelVersion"], "gemini-2.5-flash");
     assert!(body["responseId"].is_string());
-    let usage = json!({"promptTokenCount": 17, "candidatesTokenCount": said,
-        "thoughtsTokenCount": 32, "totalTokenCount": 49 + said,
+    let usage = json!({"promptTokenCount": 17, "candidatesTokenCount": tokens,
+        "thoughtsTokenCount": 32, "totalTokenCount": 49 + tokens,
         "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 17}]});
     assert_eq!(body["usageMetadata"], usage);
     let under_v1 =
@@ -59,12 +59,12 @@ async fn contents_look_like_real_ones() {
 }
 
 #[tokio::test]
-async fn a_stream_counts_up_in_each_event() {
+async fn usage_accumulates_over_a_stream() {
     let provider = start_provider().await;
-    let answer =
+    let response =
         call(&provider, "streamGenerateContent?alt=sse", &content_body("/tokens 9 /cached 3"))
             .await;
-    let events = events(&answer);
+    let events = events(&response);
     assert_eq!(text_of(&events), canned_text::tokens(9).collect::<String>());
     let counts: Vec<u64> = events
         .iter()
@@ -84,12 +84,16 @@ async fn a_stream_counts_up_in_each_event() {
 }
 
 #[tokio::test]
-async fn without_events_a_stream_is_a_list() {
+async fn without_sse_a_stream_is_a_json_array() {
     let provider = start_provider().await;
-    let answer = call(&provider, "streamGenerateContent", &content_body("/tokens 9")).await;
-    assert_eq!(answer.headers["content-type"], "application/json; charset=UTF-8");
-    assert!(answer.text.contains("}\n,\r\n{") && answer.text.ends_with("}\n]"), "{}", answer.text);
-    let list: Vec<Value> = serde_json::from_str(&answer.text).expect("a list");
+    let response = call(&provider, "streamGenerateContent", &content_body("/tokens 9")).await;
+    assert_eq!(response.headers["content-type"], "application/json; charset=UTF-8");
+    assert!(
+        response.text.contains("}\n,\r\n{") && response.text.ends_with("}\n]"),
+        "{}",
+        response.text
+    );
+    let list: Vec<Value> = serde_json::from_str(&response.text).expect("a list");
     assert_eq!(text_of(&list), canned_text::tokens(9).collect::<String>());
     let refused = call(&provider, "streamGenerateContent", &content_body("/error 503")).await;
     assert_eq!(
@@ -99,7 +103,7 @@ async fn without_events_a_stream_is_a_list() {
 }
 
 #[tokio::test]
-async fn bounds_and_candidates_are_kept_however_they_are_spelled() {
+async fn limits_and_candidates_work_in_camel_and_snake_case() {
     let provider = start_provider().await;
     for config in [
         json!({"generationConfig": {"maxOutputTokens": 20, "candidateCount": 2}}),
@@ -107,10 +111,10 @@ async fn bounds_and_candidates_are_kept_however_they_are_spelled() {
     ] {
         let mut body = content_body("x");
         body.as_object_mut().expect("an object").extend(config.as_object().cloned().expect("one"));
-        let answer = call(&provider, "generateContent", &body).await.json();
-        assert_eq!(answer["candidates"].as_array().map(Vec::len), Some(2));
-        assert_eq!(answer["candidates"][1]["finishReason"], "MAX_TOKENS");
-        let usage = &answer["usageMetadata"];
+        let response = call(&provider, "generateContent", &body).await.json();
+        assert_eq!(response["candidates"].as_array().map(Vec::len), Some(2));
+        assert_eq!(response["candidates"][1]["finishReason"], "MAX_TOKENS");
+        let usage = &response["usageMetadata"];
         assert_eq!(
             (&usage["candidatesTokenCount"], &usage["thoughtsTokenCount"]),
             (&json!(20), &json!(20))
@@ -121,42 +125,42 @@ async fn bounds_and_candidates_are_kept_however_they_are_spelled() {
     }
     let mut body = content_body("/tokens 9");
     body["generationConfig"] = json!({"thinkingConfig": {"thinking_budget": 0}});
-    let answer = call(&provider, "generateContent", &body).await.json();
-    assert!(answer["usageMetadata"].get("thoughtsTokenCount").is_none());
+    let response = call(&provider, "generateContent", &body).await.json();
+    assert!(response["usageMetadata"].get("thoughtsTokenCount").is_none());
 }
 
 #[tokio::test]
-async fn a_function_is_called_where_one_must_be() {
+async fn a_demanded_function_is_called() {
     let provider = start_provider().await;
     let schema = json!({"type": "OBJECT", "properties": {"city": {"type": "STRING"}}});
     let mut body = content_body("x");
     body["tools"] = json!([{"functionDeclarations": [{"name": "weather", "parameters": schema},
         {"name": "time", "parametersJsonSchema": schema}]}]);
-    let free = call(&provider, "generateContent", &body).await.json();
-    assert!(free["candidates"][0]["content"]["parts"][0]["text"].is_string());
+    let undemanded = call(&provider, "generateContent", &body).await.json();
+    assert!(undemanded["candidates"][0]["content"]["parts"][0]["text"].is_string());
     for (config, name) in [
         (json!({"mode": "ANY"}), "weather"),
         (json!({"mode": "ANY", "allowedFunctionNames": ["time"]}), "time"),
     ] {
         body["toolConfig"] = json!({"functionCallingConfig": config});
         let called = json!({"functionCall": {"name": name, "args": {"city": "demo"}}});
-        let whole = call(&provider, "generateContent", &body).await.json();
-        assert_eq!(whole["candidates"][0]["content"]["parts"], json!([called]));
-        assert_eq!(whole["candidates"][0]["finishReason"], "STOP");
-        assert_eq!(whole["usageMetadata"]["candidatesTokenCount"], 4);
+        let complete = call(&provider, "generateContent", &body).await.json();
+        assert_eq!(complete["candidates"][0]["content"]["parts"], json!([called]));
+        assert_eq!(complete["candidates"][0]["finishReason"], "STOP");
+        assert_eq!(complete["usageMetadata"]["candidatesTokenCount"], 4);
         let events = events(&call(&provider, "streamGenerateContent?alt=sse", &body).await);
         assert_eq!(events[0]["candidates"][0]["content"]["parts"], json!([called]));
         let last = events.last().expect("a last event");
-        assert_eq!(last["usageMetadata"], whole["usageMetadata"]);
+        assert_eq!(last["usageMetadata"], complete["usageMetadata"]);
     }
     body["generationConfig"] = json!({"maxOutputTokens": 2});
-    let short = call(&provider, "generateContent", &body).await.json();
-    assert_eq!(short["candidates"][0]["content"], json!({"role": "model"}));
-    assert_eq!(short["candidates"][0]["finishReason"], "MAX_TOKENS");
+    let truncated = call(&provider, "generateContent", &body).await.json();
+    assert_eq!(truncated["candidates"][0]["content"], json!({"role": "model"}));
+    assert_eq!(truncated["candidates"][0]["finishReason"], "MAX_TOKENS");
 }
 
 #[tokio::test]
-async fn a_stream_breaks_off_with_an_error() {
+async fn a_stream_can_end_with_an_error() {
     let provider = start_provider().await;
     let broken = call(&provider, "streamGenerateContent?alt=sse", &content_body("/breakoff")).await;
     let events = events(&broken);
@@ -167,22 +171,25 @@ async fn a_stream_breaks_off_with_an_error() {
         let list: Vec<Value> = serde_json::from_str(&list.text).expect("a list");
         assert_eq!(list.last().expect("an error")["error"]["status"], "UNAVAILABLE");
     }
-    let whole = call(&provider, "generateContent", &content_body("/breakoff")).await.json();
-    assert_eq!(whole["candidates"][0]["finishReason"], "STOP");
+    let complete = call(&provider, "generateContent", &content_body("/breakoff")).await.json();
+    assert_eq!(complete["candidates"][0]["finishReason"], "STOP");
 }
 
 #[tokio::test]
-async fn usage_can_be_left_out() {
+async fn usage_can_be_turned_off() {
     let provider = start_provider().await;
     let body = content_body("/nousage");
     for verb in ["generateContent", "streamGenerateContent", "streamGenerateContent?alt=sse"] {
-        let answer = call(&provider, verb, &body).await;
-        assert!(answer.text.contains("STOP") && !answer.text.contains("usageMetadata"), "{verb}");
+        let response = call(&provider, verb, &body).await;
+        assert!(
+            response.text.contains("STOP") && !response.text.contains("usageMetadata"),
+            "{verb}"
+        );
     }
 }
 
 #[tokio::test]
-async fn tokens_are_counted_as_contents_count_them() {
+async fn token_counts_match_content_usage() {
     let provider = start_provider().await;
     let expected = json!({"totalTokens": 17,
         "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 17}]});
@@ -193,7 +200,7 @@ async fn tokens_are_counted_as_contents_count_them() {
 }
 
 #[tokio::test]
-async fn texts_become_numbers() {
+async fn texts_are_embedded() {
     let provider = start_provider().await;
     let of = async |verb: &str, body: Value| {
         let path = format!("/v1beta/models/gemini-embedding-001:{verb}");
@@ -205,13 +212,13 @@ async fn texts_become_numbers() {
     let requests = json!({"requests": [
         {"content": content("Say hello."), "outputDimensionality": 4},
         {"content": content("abcd"), "outputDimensionality": 4}]});
-    let answer = of("batchEmbedContents", requests).await;
+    let response = of("batchEmbedContents", requests).await;
     let (first, second) = (embedding_json("Say hello.", 4), embedding_json("abcd", 4));
     let start = format!(r#"{{"embeddings":[{{"values":{first}}},{{"values":{second}}}]"#);
-    assert!(answer.text.starts_with(&start), "{}", answer.text);
+    assert!(response.text.starts_with(&start), "{}", response.text);
     let usage = json!({"promptTokenCount": 4,
         "promptTokenDetails": [{"modality": "TEXT", "tokenCount": 4}]});
-    assert_eq!(answer.json()["usageMetadata"], usage);
+    assert_eq!(response.json()["usageMetadata"], usage);
     let bad =
         of("embedContent", json!({"content": content("x"), "outputDimensionality": 5000})).await;
     assert_eq!(error(&bad).0, 400);
@@ -228,7 +235,7 @@ async fn texts_become_numbers() {
 }
 
 #[tokio::test]
-async fn errors_are_told_in_the_words_of_the_real_one() {
+async fn errors_have_the_real_wire_format() {
     let provider = start_provider().await;
     for (code, status) in [
         (400_u16, "INVALID_ARGUMENT"),
@@ -239,8 +246,8 @@ async fn errors_are_told_in_the_words_of_the_real_one() {
         (503, "UNAVAILABLE"),
     ] {
         let body = content_body(&format!("/error {code}"));
-        let (told, error) = error(&call(&provider, "generateContent", &body).await);
-        assert_eq!((told, &error["status"]), (code, &json!(status)));
+        let (fields, error) = error(&call(&provider, "generateContent", &body).await);
+        assert_eq!((fields, &error["status"]), (code, &json!(status)));
         let delay = error["details"][0]["retryDelay"].as_str();
         assert_eq!(delay, (code == 429).then_some("1s"));
     }

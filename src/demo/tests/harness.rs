@@ -1,4 +1,4 @@
-//! The provider on a socket, and what it answered.
+//! Runs the provider on a socket and reads its responses.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub const CHAT: &str = "/v1/chat/completions";
 
 pub struct TestProvider {
     pub address: SocketAddr,
-    /// The provider ends with it.
+    /// The provider shuts down when this is dropped.
     _shutdown: oneshot::Sender<()>,
 }
 
@@ -29,18 +29,18 @@ pub struct ProviderResponse {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub text: String,
-    /// Whether the body came to its end.
+    /// Whether the body was received completely.
     pub is_complete: bool,
-    /// From the request to the head, and from there to the end.
+    /// Time to the response headers, and from there to the end of the body.
     pub took: (Duration, Duration),
 }
 
 pub async fn start_provider() -> TestProvider {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("a bound address");
-    let (stop, stopped) = oneshot::channel();
-    tasks::spawn("provider", serve(listener, stopped));
-    TestProvider { address, _shutdown: stop }
+    let (shutdown, shutdown_requested) = oneshot::channel();
+    tasks::spawn("provider", serve(listener, shutdown_requested));
+    TestProvider { address, _shutdown: shutdown }
 }
 
 impl TestProvider {
@@ -49,27 +49,21 @@ impl TestProvider {
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.expect("it speaks HTTP");
         tasks::spawn("client", connection);
-        let asked = clock::monotonic_now();
-        let answer = sender.send_request(request).await.expect("a head");
-        let (head, answered) = (clock::elapsed_since(asked), clock::monotonic_now());
-        let (parts, mut body) = answer.into_parts();
+        let started_at = clock::monotonic_now();
+        let response = sender.send_request(request).await.expect("a response");
+        let (to_headers, headers_at) = (clock::elapsed_since(started_at), clock::monotonic_now());
+        let (parts, mut body) = response.into_parts();
         let mut bytes = Vec::new();
-        let whole = loop {
+        let is_complete = loop {
             match body.frame().await {
                 Some(Ok(frame)) => bytes.extend(frame.into_data().expect("no trailers")),
                 Some(Err(_)) => break false,
                 None => break true,
             }
         };
-        let took = (head, clock::elapsed_since(answered));
+        let took = (to_headers, clock::elapsed_since(headers_at));
         let text = String::from_utf8(bytes).expect("UTF-8");
-        ProviderResponse {
-            status: parts.status,
-            headers: parts.headers,
-            text,
-            is_complete: whole,
-            took,
-        }
+        ProviderResponse { status: parts.status, headers: parts.headers, text, is_complete, took }
     }
 
     pub async fn get(&self, path: &str) -> ProviderResponse {
@@ -80,14 +74,14 @@ impl TestProvider {
         self.send(request(path, &body.to_string())).await
     }
 
-    /// A chat in the dialect that most speak.
+    /// Sends a chat completion in the OpenAI dialect.
     pub async fn chat(&self, prompt: &str, stream: bool) -> ProviderResponse {
         let body = json!({"model": "gpt-4o-mini", "stream": stream, "messages": messages(prompt)});
         self.post(CHAT, &body).await
     }
 }
 
-/// With the header that one dialect insists on.
+/// Builds a request, with the version header that the Anthropic dialect requires.
 pub fn request(path: &str, body: &str) -> Request<Full<Bytes>> {
     let method = if body.is_empty() { "GET" } else { "POST" };
     let mut request = Request::builder().method(method).uri(path).header("host", "provider");
@@ -106,15 +100,15 @@ impl ProviderResponse {
         serde_json::from_str(&self.text).expect("JSON")
     }
 
-    /// The events of a stream of that type, which end in such a blank line.
-    pub fn events(&self, kind: &str, blank: &str) -> Vec<&str> {
-        assert_eq!(self.headers["content-type"], kind);
-        let mut events: Vec<&str> = self.text.split(blank).collect();
-        assert_eq!(events.pop(), Some(""), "every event ends in a blank line");
+    /// Splits a stream with this content type into events, which end with `blank_line`.
+    pub fn events(&self, content_type: &str, blank_line: &str) -> Vec<&str> {
+        assert_eq!(self.headers["content-type"], content_type);
+        let mut events: Vec<&str> = self.text.split(blank_line).collect();
+        assert_eq!(events.pop(), Some(""), "every event ends with a blank line");
         events
     }
 
-    /// The chunks of a stream in the OpenAI dialect, without the last, which says that it is that.
+    /// Returns the chunks of an OpenAI stream without the final `[DONE]`.
     pub fn chunks(&self) -> Vec<Value> {
         let mut events = self.events("text/event-stream; charset=utf-8", "\n\n");
         assert_eq!(events.pop(), Some("data: [DONE]"));
@@ -122,12 +116,12 @@ impl ProviderResponse {
     }
 }
 
-/// The numbers of a text as they are written.
+/// Returns the JSON of the text's vector.
 pub fn embedding_json(text: &str, dimensions: u64) -> String {
     serde_json::to_string(&vector::embed(text, dimensions)).expect("JSON")
 }
 
-/// What one line of data says.
+/// Parses the data of an event.
 pub fn event_data(event: &str) -> Value {
     let data = event.strip_prefix("data: ").expect("one line of data");
     serde_json::from_str(data).expect("JSON")

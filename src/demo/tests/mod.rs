@@ -1,4 +1,4 @@
-//! The built-in provider through a real socket.
+//! Tests of the built-in provider through a socket.
 
 mod harness;
 mod pacing;

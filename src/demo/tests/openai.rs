@@ -1,4 +1,4 @@
-//! Chats in the OpenAI dialect.
+//! Chat completions in the OpenAI dialect.
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use crate::demo::canned_text;
 use crate::demo::tests::harness::{CHAT, ProviderResponse, messages, request, start_provider};
 
-fn error(answer: &ProviderResponse) -> (u16, Value) {
-    assert!(answer.is_complete && answer.headers.contains_key("x-request-id"));
-    (answer.status.as_u16(), answer.json()["error"].clone())
+fn error(response: &ProviderResponse) -> (u16, Value) {
+    assert!(response.is_complete && response.headers.contains_key("x-request-id"));
+    (response.status.as_u16(), response.json()["error"].clone())
 }
 
 fn text_of(chunks: &[Value]) -> String {
@@ -16,13 +16,13 @@ fn text_of(chunks: &[Value]) -> String {
 }
 
 #[tokio::test]
-async fn a_completion_looks_like_a_real_one() {
-    let answer = start_provider().await.chat("Say hello.", false).await;
-    assert_eq!((answer.status, answer.is_complete), (StatusCode::OK, true));
-    assert_eq!(answer.headers["content-type"], "application/json");
-    assert_eq!(answer.headers["content-length"], answer.text.len().to_string().as_str());
-    assert!(answer.text.starts_with(r#"{"id":"chatcmpl-"#), "{}", answer.text);
-    let body = answer.json();
+async fn a_completion_has_the_real_wire_format() {
+    let response = start_provider().await.chat("Say hello.", false).await;
+    assert_eq!((response.status, response.is_complete), (StatusCode::OK, true));
+    assert_eq!(response.headers["content-type"], "application/json");
+    assert_eq!(response.headers["content-length"], response.text.len().to_string().as_str());
+    assert!(response.text.starts_with(r#"{"id":"chatcmpl-"#), "{}", response.text);
+    let body = response.json();
     assert_eq!(
         (&body["object"], &body["model"]),
         (&json!("chat.completion"), &json!("gpt-4o-mini"))
@@ -32,18 +32,18 @@ async fn a_completion_looks_like_a_real_one() {
     assert_eq!(choice["finish_reason"], "stop");
     let text: String = canned_text::tokens(canned_text::default_tokens()).collect();
     assert_eq!(choice["message"]["content"], text);
-    // 3 for the prompt, 4 a message, 3 for each of the two texts.
+    // 3 tokens for the prompt, 4 per message and 3 for each of the two texts.
     assert_eq!(body["usage"]["prompt_tokens"], 17);
     assert_eq!(body["usage"]["completion_tokens"], canned_text::default_tokens());
     assert_eq!(body["usage"]["total_tokens"], 17 + canned_text::default_tokens());
 }
 
 #[tokio::test]
-async fn a_stream_says_the_same_a_few_tokens_at_a_time() {
+async fn a_stream_has_the_same_text() {
     let provider = start_provider().await;
-    let whole = provider.chat("Say hello.", false).await.json();
+    let complete = provider.chat("Say hello.", false).await.json();
     let chunks = provider.chat("Say hello.", true).await.chunks();
-    assert_eq!(text_of(&chunks), whole["choices"][0]["message"]["content"]);
+    assert_eq!(text_of(&chunks), complete["choices"][0]["message"]["content"]);
     let first = &chunks[0];
     assert_eq!(
         first["choices"][0]["delta"],
@@ -51,14 +51,14 @@ async fn a_stream_says_the_same_a_few_tokens_at_a_time() {
     );
     assert!(chunks.iter().all(|chunk| chunk["id"] == first["id"]));
     assert!(chunks.iter().all(|chunk| chunk["object"] == "chat.completion.chunk"));
-    assert!(chunks.iter().all(|chunk| chunk.get("usage").is_none()), "nobody asked");
+    assert!(chunks.iter().all(|chunk| chunk.get("usage").is_none()), "usage was not requested");
     let last = chunks.last().expect("a last chunk");
     assert_eq!(last["choices"][0]["finish_reason"], "stop");
     assert_eq!(last["choices"][0]["delta"], json!({}));
 }
 
 #[tokio::test]
-async fn a_stream_tells_its_usage_when_asked_to() {
+async fn a_stream_reports_usage_if_requested() {
     let provider = start_provider().await;
     let body = json!({"model": "gpt-4o", "messages": messages("x"), "stream": true,
         "stream_options": {"include_usage": true}, "max_completion_tokens": 5});
@@ -73,28 +73,29 @@ async fn a_stream_tells_its_usage_when_asked_to() {
 }
 
 #[tokio::test]
-async fn bounds_and_choices_are_kept_and_counted() {
+async fn output_limits_and_choices_are_applied_and_counted() {
     let provider = start_provider().await;
-    for (bound, model, thought) in
+    for (limit, model, reasoning) in
         [("max_tokens", "gpt-4o", 0), ("max_completion_tokens", "o4-mini", 10)]
     {
-        let body = json!({"model": model, "messages": messages("/tokens 50"), bound: 20, "n": 3});
-        let answer = provider.post(CHAT, &body).await.json();
-        assert_eq!(answer["choices"].as_array().map(Vec::len), Some(3));
-        assert_eq!(answer["choices"][2]["finish_reason"], "length");
-        assert_eq!(answer["usage"]["completion_tokens"], 60);
-        let parts = &answer["usage"]["completion_tokens_details"];
-        assert_eq!(parts["reasoning_tokens"], 3 * thought);
+        let body = json!({"model": model, "messages": messages("/tokens 50"), limit: 20, "n": 3});
+        let response = provider.post(CHAT, &body).await.json();
+        assert_eq!(response["choices"].as_array().map(Vec::len), Some(3));
+        assert_eq!(response["choices"][2]["finish_reason"], "length");
+        assert_eq!(response["usage"]["completion_tokens"], 60);
+        let parts = &response["usage"]["completion_tokens_details"];
+        assert_eq!(parts["reasoning_tokens"], 3 * reasoning);
     }
-    let asked = provider.chat("/tokens 100 /input 1000 /cached 400 /think 7", false).await.json();
-    assert_eq!(asked["usage"]["prompt_tokens"], 1000);
-    assert_eq!(asked["usage"]["prompt_tokens_details"]["cached_tokens"], 400);
-    assert_eq!(asked["usage"]["completion_tokens"], 107);
-    assert_eq!(asked["choices"][0]["finish_reason"], "stop");
+    let response =
+        provider.chat("/tokens 100 /input 1000 /cached 400 /think 7", false).await.json();
+    assert_eq!(response["usage"]["prompt_tokens"], 1000);
+    assert_eq!(response["usage"]["prompt_tokens_details"]["cached_tokens"], 400);
+    assert_eq!(response["usage"]["completion_tokens"], 107);
+    assert_eq!(response["choices"][0]["finish_reason"], "stop");
 }
 
 #[tokio::test]
-async fn usage_can_be_left_out() {
+async fn usage_can_be_turned_off() {
     let provider = start_provider().await;
     assert!(provider.chat("/nousage", false).await.json().get("usage").is_none());
     let body = json!({"model": "m", "messages": messages("/nousage"), "stream": true,
@@ -104,14 +105,14 @@ async fn usage_can_be_left_out() {
 }
 
 #[tokio::test]
-async fn errors_are_told_in_the_words_of_the_real_one() {
+async fn errors_have_the_real_wire_format() {
     let provider = start_provider().await;
-    let answer = provider.chat("/error 429 please", true).await;
-    assert_eq!(answer.headers["retry-after"], "1");
-    assert_eq!(error(&answer).1["code"], "rate_limit_exceeded");
+    let response = provider.chat("/error 429 please", true).await;
+    assert_eq!(response.headers["retry-after"], "1");
+    assert_eq!(error(&response).1["code"], "rate_limit_exceeded");
     for status in [400_u16, 401, 403, 404, 500, 503, 529] {
-        let answer = provider.chat(&format!("/error {status}"), false).await;
-        assert_eq!(error(&answer).0, status);
+        let response = provider.chat(&format!("/error {status}"), false).await;
+        assert_eq!(error(&response).0, status);
     }
     let of = async |body: &str| error(&provider.send(request(CHAT, body)).await);
     assert_eq!(of("{").await.0, 400);

@@ -1,4 +1,4 @@
-//! Older completions and embeddings in the OpenAI dialect.
+//! Legacy completions and embeddings in the OpenAI dialect.
 
 use serde_json::json;
 
@@ -10,44 +10,44 @@ const TEXT: &str = "/v1/completions";
 const EMBED: &str = "/v1/embeddings";
 
 #[tokio::test]
-async fn an_older_completion_has_a_bound_even_if_none_was_asked_for() {
+async fn a_legacy_completion_has_a_default_output_limit() {
     let provider = start_provider().await;
     let body = json!({"model": "gpt-3.5-turbo-instruct", "prompt": "Say hello."});
-    let whole = provider.post(TEXT, &body).await.json();
-    assert!(whole["id"].as_str().is_some_and(|id| id.starts_with("cmpl-")));
-    assert_eq!(whole["object"], "text_completion");
+    let complete = provider.post(TEXT, &body).await.json();
+    assert!(complete["id"].as_str().is_some_and(|id| id.starts_with("cmpl-")));
+    assert_eq!(complete["object"], "text_completion");
     let text: String = canned_text::tokens(16).collect();
-    assert_eq!(whole["choices"][0]["text"], text);
-    assert_eq!(whole["choices"][0]["finish_reason"], "length");
+    assert_eq!(complete["choices"][0]["text"], text);
+    assert_eq!(complete["choices"][0]["finish_reason"], "length");
     let usage = json!({"prompt_tokens": 3, "completion_tokens": 16, "total_tokens": 19});
-    assert_eq!(whole["usage"], usage);
+    assert_eq!(complete["usage"], usage);
 }
 
 #[tokio::test]
-async fn an_older_completion_answers_each_prompt_and_counts_all_drafts() {
+async fn a_legacy_completion_returns_choices_per_prompt_and_counts_all_generations() {
     let provider = start_provider().await;
     let body = json!({"model": "m", "prompt": [[1, 2, 3], [4, 5]], "n": 2, "best_of": 3,
         "max_tokens": 5});
-    let answer = provider.post(TEXT, &body).await.json();
-    assert_eq!(answer["choices"].as_array().map(Vec::len), Some(4));
-    assert_eq!(answer["choices"][3]["index"], 3);
-    assert_eq!(answer["usage"]["prompt_tokens"], 5);
-    assert_eq!(answer["usage"]["completion_tokens"], 30);
+    let response = provider.post(TEXT, &body).await.json();
+    assert_eq!(response["choices"].as_array().map(Vec::len), Some(4));
+    assert_eq!(response["choices"][3]["index"], 3);
+    assert_eq!(response["usage"]["prompt_tokens"], 5);
+    assert_eq!(response["usage"]["completion_tokens"], 30);
     for prompt in [json!(null), json!([]), json!([1, "a"]), json!({}), json!(vec!["a"; 40])] {
-        let answer = provider.post(TEXT, &json!({"model": "m", "prompt": prompt})).await;
-        assert_eq!(answer.status, 400, "{prompt}");
-        assert_eq!(answer.json()["error"]["param"], "prompt");
+        let response = provider.post(TEXT, &json!({"model": "m", "prompt": prompt})).await;
+        assert_eq!(response.status, 400, "{prompt}");
+        assert_eq!(response.json()["error"]["param"], "prompt");
     }
 }
 
 #[tokio::test]
-async fn an_older_completion_streams_its_text() {
+async fn a_legacy_completion_can_be_streamed() {
     let provider = start_provider().await;
     let mut body = json!({"model": "m", "prompt": "/tokens 9", "max_tokens": 50, "stream": true});
     let chunks = provider.post(TEXT, &body).await.chunks();
     let text = chunks.iter().filter_map(|chunk| chunk["choices"][0]["text"].as_str());
     assert_eq!(text.collect::<String>(), canned_text::tokens(9).collect::<String>());
-    assert!(chunks.iter().all(|chunk| chunk.get("usage").is_none()), "nobody asked");
+    assert!(chunks.iter().all(|chunk| chunk.get("usage").is_none()), "usage was not requested");
     assert_eq!(chunks.last().expect("an end")["choices"][0]["finish_reason"], "stop");
     body["stream_options"] = json!({"include_usage": true});
     let chunks = provider.post(TEXT, &body).await.chunks();
@@ -60,7 +60,7 @@ async fn an_older_completion_streams_its_text() {
 }
 
 #[tokio::test]
-async fn a_text_becomes_numbers_or_their_bytes() {
+async fn embeddings_are_numbers_or_base64() {
     let provider = start_provider().await;
     let mut body = json!({"model": "text-embedding-3-small", "input": "Say hello."});
     let list = provider.post(EMBED, &body).await.json();
@@ -81,7 +81,7 @@ async fn a_text_becomes_numbers_or_their_bytes() {
 }
 
 #[tokio::test]
-async fn every_input_of_an_embedding_counts() {
+async fn all_embedding_inputs_are_counted() {
     let provider = start_provider().await;
     for (input, vectors, tokens) in [
         (json!(["Say hello.", "abcd"]), 2, 4),
@@ -103,8 +103,11 @@ async fn every_input_of_an_embedding_counts() {
     ] {
         let mut body = json!({"model": "text-embedding-3-small", "input": "x"});
         body[name] = value;
-        let answer = provider.post(EMBED, &body).await;
-        assert_eq!((answer.status.as_u16(), &answer.json()["error"]["param"]), (400, &json!(name)));
+        let response = provider.post(EMBED, &body).await;
+        assert_eq!(
+            (response.status.as_u16(), &response.json()["error"]["param"]),
+            (400, &json!(name))
+        );
     }
     let body = json!({"model": "m", "input": "/nousage", "dimensions": 2});
     assert!(provider.post(EMBED, &body).await.json().get("usage").is_none());

@@ -1,4 +1,4 @@
-//! Tools, and streams that break off, in the OpenAI dialect.
+//! Tool calls and stream errors in the OpenAI dialect.
 
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ fn with_tools(prompt: &str, choice: &Value, stream: bool) -> Value {
 }
 
 #[tokio::test]
-async fn a_tool_is_called_where_one_must_be() {
+async fn a_demanded_tool_is_called() {
     let provider = start_provider().await;
     let named = json!({"type": "function", "function": {"name": "time"}});
     for (prompt, choice, name, finish) in [
@@ -23,14 +23,14 @@ async fn a_tool_is_called_where_one_must_be() {
         ("/tool", json!("auto"), "weather", "tool_calls"),
         ("x", named, "time", "stop"),
     ] {
-        let whole = provider.post(CHAT, &with_tools(prompt, &choice, false)).await.json();
-        let choice_of_whole = &whole["choices"][0];
-        assert_eq!(choice_of_whole["message"]["content"], Value::Null);
-        let call = &choice_of_whole["message"]["tool_calls"][0];
+        let complete = provider.post(CHAT, &with_tools(prompt, &choice, false)).await.json();
+        let complete_choice = &complete["choices"][0];
+        assert_eq!(complete_choice["message"]["content"], Value::Null);
+        let call = &complete_choice["message"]["tool_calls"][0];
         assert_eq!((&call["type"], &call["function"]["name"]), (&json!("function"), &json!(name)));
         assert_eq!(call["function"]["arguments"], r#"{"city":"demo"}"#);
-        assert_eq!(choice_of_whole["finish_reason"], finish);
-        assert_eq!(whole["usage"]["completion_tokens"], 4);
+        assert_eq!(complete_choice["finish_reason"], finish);
+        assert_eq!(complete["usage"]["completion_tokens"], 4);
 
         let chunks = provider.post(CHAT, &with_tools(prompt, &choice, true)).await.chunks();
         let calls = chunks.iter().map(|chunk| &chunk["choices"][0]["delta"]["tool_calls"][0]);
@@ -44,21 +44,21 @@ async fn a_tool_is_called_where_one_must_be() {
 }
 
 #[tokio::test]
-async fn no_tool_is_called_where_none_must_be() {
+async fn no_tool_is_called_without_a_demand() {
     let provider = start_provider().await;
-    let free = provider.post(CHAT, &with_tools("x", &json!("auto"), false)).await.json();
-    assert!(free["choices"][0]["message"].get("tool_calls").is_none());
+    let undemanded = provider.post(CHAT, &with_tools("x", &json!("auto"), false)).await.json();
+    assert!(undemanded["choices"][0]["message"].get("tool_calls").is_none());
     let without = provider.chat("/tool", false).await.json();
     assert_eq!(without["choices"][0]["finish_reason"], "stop");
-    let mut short = with_tools("x", &json!("required"), false);
-    short["max_tokens"] = json!(2);
-    let short = provider.post(CHAT, &short).await.json();
-    assert_eq!(short["usage"]["completion_tokens"], 2);
-    assert_eq!(short["choices"][0]["finish_reason"], "length");
+    let mut truncated = with_tools("x", &json!("required"), false);
+    truncated["max_tokens"] = json!(2);
+    let truncated = provider.post(CHAT, &truncated).await.json();
+    assert_eq!(truncated["usage"]["completion_tokens"], 2);
+    assert_eq!(truncated["choices"][0]["finish_reason"], "length");
 }
 
 #[tokio::test]
-async fn a_stream_breaks_off_with_an_error() {
+async fn a_stream_can_end_with_an_error() {
     let provider = start_provider().await;
     let broken = provider.chat("/breakoff", true).await;
     let events = broken.events("text/event-stream; charset=utf-8", "\n\n");
@@ -67,6 +67,6 @@ async fn a_stream_breaks_off_with_an_error() {
     assert_eq!(event_data(last)["error"]["type"], "service_unavailable");
     assert!(others.iter().all(|event| event_data(event).get("error").is_none()));
     assert!(others.iter().all(|event| event_data(event)["choices"][0]["finish_reason"].is_null()));
-    let whole = provider.chat("/breakoff", false).await;
-    assert_eq!(whole.json()["choices"][0]["finish_reason"], "stop");
+    let complete = provider.chat("/breakoff", false).await;
+    assert_eq!(complete.json()["choices"][0]["finish_reason"], "stop");
 }
