@@ -45,18 +45,19 @@ struct ModelView {
 }
 
 pub fn routes(routes: Routes) -> Routes {
-    let price_list = "Shows the prices of a `priceVersion` as exact decimal strings.";
-    let price_list =
-        OperationSpec::platform(Action::ViewAccount, price_list).response::<PriceListView>();
-    let models =
+    let price_list_spec = "Shows the prices of a `priceVersion` as exact decimal strings.";
+    let price_list_spec =
+        OperationSpec::platform(Action::ViewAccount, price_list_spec).response::<PriceListView>();
+    let models_spec =
         OperationSpec::platform(Action::ViewAccount, "Lists the models and their current prices.");
-    let models = models.query_params(LIST_PARAMS).list_response::<ModelView>();
-    let doc = "Reloads models, prices and upstreams from the configuration file.";
-    let doc = OperationSpec::platform(Action::ChangePlatform, doc).response::<ReloadedView>();
+    let models_spec = models_spec.query_params(LIST_PARAMS).list_response::<ModelView>();
+    let reload_spec = "Reloads models, prices and upstreams from the configuration file.";
+    let reload_spec =
+        OperationSpec::platform(Action::ChangePlatform, reload_spec).response::<ReloadedView>();
     routes
-        .post("/api/platform/reload", reload, doc)
-        .get("/api/price-lists/{version}", show_price_list, price_list)
-        .get("/api/models", list_models, models)
+        .post("/api/platform/reload", reload, reload_spec)
+        .get("/api/price-lists/{version}", show_price_list, price_list_spec)
+        .get("/api/models", list_models, models_spec)
 }
 
 async fn list_models(request: AuthenticatedRequest) -> HandlerResult {

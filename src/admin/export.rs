@@ -46,12 +46,12 @@ impl http_body::Body for ChunkedBody {
 }
 
 pub fn routes(routes: Routes) -> Routes {
-    let doc = OperationSpec::in_organization(
+    let spec = OperationSpec::in_organization(
         Action::ViewRecords,
         "Exports the wallet's records, newest first.",
     );
-    let doc = doc.query_params(FILTERS).text_response("text/csv");
-    routes.get("/api/organization/wallet/records/export", export, doc)
+    let spec = spec.query_params(FILTERS).text_response("text/csv");
+    routes.get("/api/organization/wallet/records/export", export, spec)
 }
 
 async fn export(request: AuthenticatedRequest) -> Result<Response, Interrupt> {
@@ -62,8 +62,8 @@ async fn export(request: AuthenticatedRequest) -> Result<Response, Interrupt> {
     let services = &request.state.services;
     services.wait_caught_up().await;
     let mut mutation = request.begin_mutation(Some(&org)).await?;
-    let noted = wallet::audit_export(&mut mutation.work, &org).await;
-    request.finish_mutation(mutation, noted.map(|()| AdminResponse::default())).await?;
+    let result = wallet::audit_export(&mut mutation.work, &org).await;
+    request.finish_mutation(mutation, result.map(|()| AdminResponse::default())).await?;
     let (sender, receiver) = mpsc::channel(CHUNKS_BUFFERED);
     let services = Arc::clone(services);
     tasks::spawn("export", async move {
@@ -94,8 +94,8 @@ async fn send_rows(
     let mut before = None;
     let mut text = CSV_HEADER.to_owned();
     loop {
-        let stretch = RecordRange { before, offset: 0, limit: ROWS_PER_CHUNK };
-        let (rows, _) = wallet::records(services, org, &filter, stretch).await?;
+        let range = RecordRange { before, offset: 0, limit: ROWS_PER_CHUNK };
+        let (rows, _) = wallet::records(services, org, &filter, range).await?;
         for record in &rows {
             push_row(&mut text, record, &services.settings.currency);
         }

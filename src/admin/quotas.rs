@@ -83,18 +83,19 @@ pub fn routes(routes: Routes) -> Routes {
         "Replaces the quota of a project. Usage is kept.",
     );
     let replace_spec = replace_spec.request_body::<QuotaBody>().response::<ProjectQuotaView>();
-    let view_own_spec = "Shows the quota that all projects share.";
-    let view_own_spec = OperationSpec::in_organization(Action::ViewOrganization, view_own_spec);
-    let replace_own_spec = "Replaces the quota that all projects share. Usage is kept.";
-    let replace_own_spec =
-        OperationSpec::in_organization(Action::SetOrganizationQuota, replace_own_spec);
-    let replace_own_spec =
-        replace_own_spec.request_body::<QuotaBody>().response::<OrganizationQuotaView>();
+    let view_organization_spec = "Shows the quota that all projects share.";
+    let view_organization_spec =
+        OperationSpec::in_organization(Action::ViewOrganization, view_organization_spec);
+    let replace_organization_spec = "Replaces the quota that all projects share. Usage is kept.";
+    let replace_organization_spec =
+        OperationSpec::in_organization(Action::SetOrganizationQuota, replace_organization_spec);
+    let replace_organization_spec =
+        replace_organization_spec.request_body::<QuotaBody>().response::<OrganizationQuotaView>();
     routes
         .get(project, view, view_spec.response::<ProjectQuotaView>())
         .post(project, replace, replace_spec)
-        .get(organization, view, view_own_spec.response::<OrganizationQuotaView>())
-        .post(organization, replace, replace_own_spec)
+        .get(organization, view, view_organization_spec.response::<OrganizationQuotaView>())
+        .post(organization, replace, replace_organization_spec)
 }
 
 async fn view(request: AuthenticatedRequest) -> HandlerResult {

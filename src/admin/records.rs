@@ -80,12 +80,12 @@ const KINDS: &[&str] =
     &[RecordKind::Recharge.name(), RecordKind::Consume.name(), RecordKind::Refund.name()];
 
 pub fn routes(routes: Routes) -> Routes {
-    let doc = OperationSpec::in_organization(
+    let spec = OperationSpec::in_organization(
         Action::ViewRecords,
         "Lists the wallet's records, newest first.",
     );
-    let doc = doc.query_params(FILTERS).list_response::<RecordView>();
-    routes.get("/api/organization/wallet/records", list, doc)
+    let spec = spec.query_params(FILTERS).list_response::<RecordView>();
+    routes.get("/api/organization/wallet/records", list, spec)
 }
 
 async fn list(request: AuthenticatedRequest) -> HandlerResult {
@@ -96,9 +96,9 @@ async fn list(request: AuthenticatedRequest) -> HandlerResult {
     query.finish()?;
     let services = &request.state.services;
     let as_of = services.wait_caught_up().await;
-    let stretch =
+    let range =
         RecordRange { before: endless.after, offset: endless.offset(), limit: endless.limit() };
-    let (mut rows, total) = wallet::records(services, &org, &filter, stretch).await?;
+    let (mut rows, total) = wallet::records(services, &org, &filter, range).await?;
     let counted_max = if filter == RecordFilter::default() { i64::MAX } else { COUNTED_MAX };
     let total = Total { count: total, counted_max };
     let listed = endless.trim_rows(&mut rows, total, as_of, |last| last.seq.to_string());

@@ -60,6 +60,7 @@ pub struct RequestId(pub String);
 /// Names of the session cookie. The first is used with HTTPS only: its prefix makes browsers bind
 /// it to the host.
 const COOKIE_NAMES: [&str; 2] = ["__Host-meteor_session", "meteor_session"];
+
 /// The session or token of a request.
 struct Credential<'a> {
     secret: &'a str,

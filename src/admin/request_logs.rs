@@ -148,9 +148,9 @@ async fn list(request: AuthenticatedRequest) -> HandlerResult {
     query.finish()?;
     let services = &request.state.services;
     let as_of = services.wait_caught_up().await;
-    let stretch =
+    let range =
         RequestLogRange { before: endless.after, offset: endless.offset(), limit: endless.limit() };
-    let (mut rows, total) = request_logs::list(services, &org, project, &filter, stretch).await?;
+    let (mut rows, total) = request_logs::list(services, &org, project, &filter, range).await?;
     let counted_max = if filter.is_empty() { i64::MAX } else { COUNTED_MAX };
     let total = Total { count: total, counted_max };
     let listed = endless.trim_rows(&mut rows, total, as_of, |last| last.id.to_string());

@@ -90,12 +90,12 @@ async fn list(request: AuthenticatedRequest) -> HandlerResult {
 
 async fn create(request: AuthenticatedRequest) -> HandlerResult {
     let body: TokenBody = request.body()?;
-    let named = body.organization.as_deref();
+    let requested = body.organization.as_deref();
     let org = match body.kind {
-        TokenKind::Organization => Some(request.org_context_in(named).await?),
+        TokenKind::Organization => Some(request.org_context_in(requested).await?),
         TokenKind::Personal | TokenKind::Platform => None,
     };
-    let organization = named.filter(|_| body.kind == TokenKind::Platform);
+    let organization = requested.filter(|_| body.kind == TokenKind::Platform);
     let organization = organization.map(OrganizationId::parse).transpose();
     let new = tokens::NewToken {
         name: body.name,
@@ -107,8 +107,8 @@ async fn create(request: AuthenticatedRequest) -> HandlerResult {
     let mut mutation = request.begin_mutation(org.as_ref()).await?;
     let result = tokens::create(&mut mutation.work, &request.principal, org.as_ref(), new).await;
     let response = result.map(|(token, secret)| {
-        let shown = Some(secret.expose().to_owned());
-        AdminResponse::object(&to_view(&token, shown)).with_secret(&secret)
+        let view = to_view(&token, Some(secret.expose().to_owned()));
+        AdminResponse::object(&view).with_secret(&secret)
     });
     request.finish_mutation(mutation, response).await
 }

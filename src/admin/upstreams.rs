@@ -29,7 +29,7 @@ struct UpstreamHealthView {
     /// `Closed`, `HalfOpen` or `Open`, on this node.
     circuit: &'static str,
     /// Attempts within the circuit breaker's window, and how many of them failed.
-    tries: u32,
+    attempts: u32,
     failures: u32,
     #[schema(required)]
     last_error: Option<&'static str>,
@@ -38,11 +38,11 @@ struct UpstreamHealthView {
 }
 
 pub fn routes(routes: Routes) -> Routes {
-    let doc = "Lists the upstreams and their health on this node.";
-    let doc = OperationSpec::platform(Action::ViewPlatform, doc)
+    let spec = "Lists the upstreams and their health on this node.";
+    let spec = OperationSpec::platform(Action::ViewPlatform, spec)
         .query_params(LIST_PARAMS)
         .list_response::<UpstreamView>();
-    routes.get("/api/platform/upstreams", list, doc)
+    routes.get("/api/platform/upstreams", list, spec)
 }
 
 async fn list(request: AuthenticatedRequest) -> HandlerResult {
@@ -57,8 +57,8 @@ async fn list(request: AuthenticatedRequest) -> HandlerResult {
 
 fn to_view(state: UpstreamState) -> UpstreamView {
     let UpstreamState { name, dialects, base_url, circuit, window, last_error, last_ok_at } = state;
-    let (tries, failures) = window;
+    let (attempts, failures) = window;
     let last_ok_at = last_ok_at.map(Rfc3339);
-    let health = UpstreamHealthView { circuit, tries, failures, last_error, last_ok_at };
+    let health = UpstreamHealthView { circuit, attempts, failures, last_error, last_ok_at };
     UpstreamView { name, dialects, base_url, health, source: "File" }
 }

@@ -121,14 +121,17 @@ const QUERY: &[(&str, &str)] = &[
 ];
 
 pub fn routes(routes: Routes) -> Routes {
-    let (project, own) = ("/api/projects/{id}/quota-usage", "/api/organization/quota-usage");
-    let doc =
+    let (project, organization) =
+        ("/api/projects/{id}/quota-usage", "/api/organization/quota-usage");
+    let project_spec =
         OperationSpec::in_organization(Action::ViewQuota, "Shows the quota usage of a project.");
-    let doc = doc.query_params(QUERY).response::<ProjectUsageView>();
-    let own_spec = "Shows the quota usage of all projects together.";
-    let own_spec = OperationSpec::in_organization(Action::ViewOrganizationUsage, own_spec);
-    let own_spec = own_spec.query_params(QUERY).response::<OrganizationUsageView>();
-    routes.get(project, view, doc).get(own, view, own_spec)
+    let project_spec = project_spec.query_params(QUERY).response::<ProjectUsageView>();
+    let organization_spec = "Shows the quota usage of all projects together.";
+    let organization_spec =
+        OperationSpec::in_organization(Action::ViewOrganizationUsage, organization_spec);
+    let organization_spec =
+        organization_spec.query_params(QUERY).response::<OrganizationUsageView>();
+    routes.get(project, view, project_spec).get(organization, view, organization_spec)
 }
 
 async fn view(request: AuthenticatedRequest) -> HandlerResult {
@@ -194,13 +197,13 @@ fn to_view(period: String, usage: &QuotaUsage) -> UsageView {
     }
 }
 
-fn counts_view(tally: &WindowUsage) -> CountsView {
+fn counts_view(usage: &WindowUsage) -> CountsView {
     CountsView {
-        request_count: tally.used.requests,
-        token_count: tally.used.tokens,
-        spend: Money(tally.used.spend),
-        held_requests: tally.held.requests,
-        held_tokens: tally.held.tokens,
-        held_spend: Money(tally.held.spend),
+        request_count: usage.used.requests,
+        token_count: usage.used.tokens,
+        spend: Money(usage.used.spend),
+        held_requests: usage.held.requests,
+        held_tokens: usage.held.tokens,
+        held_spend: Money(usage.held.spend),
     }
 }
