@@ -172,8 +172,8 @@ mod tests {
             r#"[{"Model":"b"}]"#.to_owned(),
             r#"{"model":"b"}"#.to_owned(),
         ] {
-            let fault = read(&format!(r#"{{"model":"a","fallbacks":{fallbacks}}}"#));
-            assert_eq!(fault.expect_err("unclear").param, Some("fallbacks"));
+            let error = read(&format!(r#"{{"model":"a","fallbacks":{fallbacks}}}"#));
+            assert_eq!(error.expect_err("unclear").param, Some("fallbacks"));
         }
     }
 }

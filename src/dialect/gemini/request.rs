@@ -266,8 +266,8 @@ mod tests {
             (r#"{"generationConfig":{"candidateCount":129}}"#, "candidateCount"),
             (r#"{"background":true}"#, "background"),
         ] {
-            let fault = content("m", body.as_bytes(), false).expect_err(body);
-            assert_eq!(fault.param, Some(param), "{body}");
+            let error = content("m", body.as_bytes(), false).expect_err(body);
+            assert_eq!(error.param, Some(param), "{body}");
         }
     }
 
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn the_body_must_name_the_model_of_the_path() {
         let names = |body: &str| {
-            let request = input_only("m", body.as_bytes()).map_err(|fault| fault.param)?;
+            let request = input_only("m", body.as_bytes()).map_err(|error| error.param)?;
             let names = request.model_spans.into_iter().map(|span| body[span].to_owned());
             Ok(names.collect::<Vec<_>>())
         };

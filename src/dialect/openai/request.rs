@@ -314,8 +314,8 @@ mod tests {
             (r#""stream":true,"stream_options":1"#, "stream_options"),
         ] {
             let body = format!(r#"{{"model":"a",{rest}}}"#);
-            let fault = completion(body.as_bytes()).expect_err(&body);
-            assert_eq!(fault.param, Some(param), "{body}");
+            let error = completion(body.as_bytes()).expect_err(&body);
+            assert_eq!(error.param, Some(param), "{body}");
         }
         let streams = completion(br#"{"model":"a","stream":true}"#).expect("valid");
         assert!(streams.stream && streams.include_usage.is_some());
