@@ -56,7 +56,7 @@ pub struct RecordView {
 /// Who caused the record.
 #[derive(ToSchema)]
 #[schema(as = Actor)]
-#[expect(dead_code, reason = "the shape of what is stored as JSON, for the document")]
+#[expect(dead_code, reason = "describes stored JSON in the OpenAPI document")]
 struct ActorView {
     kind: String,
     id: String,

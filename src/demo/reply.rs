@@ -58,9 +58,9 @@ impl Reply {
     }
 
     /// Creates an event stream, with the error event that can end it early.
-    pub fn stream(kind: &'static str, chunks: Vec<Bytes>, breakoff: Bytes) -> Self {
+    pub fn stream(kind: &'static str, chunks: Vec<Bytes>, error_event: Bytes) -> Self {
         let headers = vec![(CONTENT_TYPE, HeaderValue::from_static(kind))];
-        Self { status: StatusCode::OK, headers, chunks, error_event: Some(breakoff) }
+        Self { status: StatusCode::OK, headers, chunks, error_event: Some(error_event) }
     }
 
     /// Adds a header.

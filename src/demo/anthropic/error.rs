@@ -74,7 +74,7 @@ impl WireError for AnthropicError {
             }
             529 => "Overloaded".to_owned(),
             500.. => "Internal server error".to_owned(),
-            _ => "This request asked to be refused.".to_owned(),
+            _ => "This error was requested by a demo command.".to_owned(),
         };
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Self { status, message }

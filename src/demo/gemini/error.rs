@@ -86,7 +86,7 @@ impl WireError for GeminiError {
             429 => "You exceeded your current quota, please check your plan.".to_owned(),
             503 | 529 => "The model is overloaded. Please try again later.".to_owned(),
             500.. => "An internal error has occurred. Please retry.".to_owned(),
-            _ => "This request asked to be refused.".to_owned(),
+            _ => "This error was requested by a demo command.".to_owned(),
         };
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Self { status, message }

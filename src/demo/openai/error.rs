@@ -91,7 +91,11 @@ impl WireError for OpenAiError {
                 "The server had an error while processing your request. Sorry about that!"
                     .to_owned(),
             ),
-            _ => ("invalid_request_error", None, "This request asked to be refused.".to_owned()),
+            _ => (
+                "invalid_request_error",
+                None,
+                "This error was requested by a demo command.".to_owned(),
+            ),
         };
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Self { status, message, kind, param: None, code }

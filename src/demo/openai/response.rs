@@ -128,8 +128,8 @@ pub fn stream(request: &DemoRequest<GenerationParams>, generation: &Generation) 
     }
     let last = format!("response.{}", status(generation));
     events.push(&last, json!({"response": finished(response, items, request, generation)}));
-    let breakoff = OpenAiError::response_stream_error(events.0.len() / 2);
-    Reply::stream(EVENT_STREAM, events.0, breakoff)
+    let error_event = OpenAiError::response_stream_error(events.0.len() / 2);
+    Reply::stream(EVENT_STREAM, events.0, error_event)
 }
 
 /// Adds the events of one output item.
