@@ -1,6 +1,6 @@
-//! Every route of the router, walked with callers who may not: the list is taken from the binary.
+//! Calls every route of the router as callers without permission. The binary lists its routes.
 //!
-//! A route for which `Sample::of` has no call fails the walk, so that nobody adds one without it.
+//! A route without a call in `Sample::of` fails the test, so that new routes are covered.
 
 use std::time::Duration;
 
@@ -35,26 +35,26 @@ enum Uses {
 }
 
 fn read_routes() -> Vec<Route> {
-    let told = meteor_command().arg("routes").output().expect("the binary starts");
-    assert!(told.status.success() && told.stderr.is_empty(), "{told:?}");
-    let told = String::from_utf8(told.stdout).expect("a text");
+    let output = meteor_command().arg("routes").output().expect("the binary starts");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let output = String::from_utf8(output.stdout).expect("a text");
     let read = |line: &str| {
         let [method, path, dialect, uses] = line.split(' ').collect::<Vec<_>>()[..] else {
-            panic!("`{line}` is no method, path, dialect and use");
+            panic!("`{line}` is not a method, path, dialect and use");
         };
         let uses = match uses {
             "tokens" => Uses::Tokens,
             "request" => Uses::Request,
             "nothing" => Uses::Nothing,
-            _ => panic!("`{line}` ends with no use that is known here"),
+            _ => panic!("`{line}` ends with an unknown use"),
         };
         let [method, path, dialect] = [method, path, dialect].map(str::to_owned);
         Route { method, path: path.replace("{model}", MODEL), dialect, uses }
     };
-    told.lines().map(read).collect()
+    output.lines().map(read).collect()
 }
 
-/// A call that a route takes.
+/// A valid call of a route.
 struct Sample {
     content_type: &'static str,
     body: String,
@@ -73,8 +73,8 @@ impl Sample {
             let fields = fields.iter().map(field).collect::<String>();
             format!("{fields}--cut--\r\n")
         };
-        let picture = r#""image"; filename="a.png"=png"#;
-        let sound = r#""file"; filename="a.mp3"=mp3"#;
+        let image = r#""image"; filename="a.png"=png"#;
+        let audio = r#""file"; filename="a.mp3"=mp3"#;
         let model = format!("\"model\"={MODEL}");
         let form = |rest: &[&str]| fields(&[&[model.as_str()], rest].concat());
         let body = match (path, verb) {
@@ -87,9 +87,9 @@ impl Sample {
             }
             ("/v1/images/generations", _) => json(r#""prompt":"a","n":1,"size":"1024x1024""#),
             ("/v1/audio/speech", _) => json(r#""input":"a","voice":"alloy""#),
-            ("/v1/images/edits", _) => form(&[picture, "\"prompt\"=a"]),
-            ("/v1/images/variations", _) => form(&[picture]),
-            ("/v1/audio/transcriptions" | "/v1/audio/translations", _) => form(&[sound]),
+            ("/v1/images/edits", _) => form(&[image, "\"prompt\"=a"]),
+            ("/v1/images/variations", _) => form(&[image]),
+            ("/v1/audio/transcriptions" | "/v1/audio/translations", _) => form(&[audio]),
             ("/v1/messages" | "/v1/messages/count_tokens", _) => {
                 anthropic::message(MODEL, Some(20), false)
             }
@@ -97,7 +97,7 @@ impl Sample {
             (_, Some("countTokens")) => gemini::contents(None),
             (_, Some("embedContent")) => r#"{"content":{"parts":[{"text":"a"}]}}"#.to_owned(),
             (_, Some("batchEmbedContents")) => r#"{"requests":[]}"#.to_owned(),
-            _ => panic!("{route:?} has no sample here: add a call that it takes"),
+            _ => panic!("{route:?} has no sample: add a valid call"),
         };
         let is_form = body.starts_with("--cut");
         let content_type =
@@ -116,7 +116,7 @@ impl Route {
         call.header("content-type", content_type)
     }
 
-    /// What a provider says to it.
+    /// The response of the fake provider.
     fn reply(seen: &ReceivedRequest) -> Plan {
         let usage = Usage::of(5, 3);
         if seen.target.starts_with("/v1/messages") {
@@ -131,7 +131,8 @@ impl Route {
     }
 }
 
-/// Who may not call, and what is said to it on a route that uses tokens, a request, or nothing.
+/// A caller without permission, with the expected status on a route that uses tokens, a request or
+/// nothing.
 struct DeniedCaller {
     what: &'static str,
     key: String,
@@ -143,31 +144,32 @@ impl DeniedCaller {
         Self { what, key: key.to_owned(), statuses }
     }
 
-    async fn expect_refused(&self, route: &Route, proxy: &str) {
+    async fn assert_refused(&self, route: &Route, proxy: &str) {
         let status = self.statuses[route.uses as usize];
-        let told = FullResponse::read(route.call(&self.key).send(proxy).await).await;
-        assert_eq!(told.status, status, "{}: {route:?}: {told:?}", self.what);
-        let source = told.find_header("x-meteor-error-source");
+        let response = FullResponse::read(route.call(&self.key).send(proxy).await).await;
+        assert_eq!(response.status, status, "{}: {route:?}: {response:?}", self.what);
+        let source = response.find_header("x-meteor-error-source");
         assert_eq!(source, (status != 200).then_some("gateway"), "{}: {route:?}", self.what);
     }
 }
 
-/// Everybody who may not, each by another reason.
+/// One denied caller for each reason.
 async fn denied_callers(gateway: &Gateway) -> Vec<DeniedCaller> {
     let new = async |funds, quota: &str| Tenant::new(gateway, funds, quota).await;
-    let (poor, spent, mine) =
+    let (unfunded, exhausted, funded) =
         (new(0, "{}").await, new(FUNDS, BLOCKED).await, new(FUNDS, "{}").await);
-    let narrow = mine.create_key(gateway, r#"{"name":"narrow","allowedModels":["other"]}"#).await;
-    let revoked = mine.create_key(gateway, r#"{"name":"revoked"}"#).await;
-    let gone = Request::new("DELETE", &mine.key_path("revoked").await);
-    assert_eq!(mine.send(gone).await.status, 200);
-    let archived = mine.create_second_project(gateway).await;
-    let gone = Request::new("DELETE", &format!("/api/projects/{}", archived.project));
-    assert_eq!(archived.send(gone).await.status, 200);
+    let restricted =
+        funded.create_key(gateway, r#"{"name":"narrow","allowedModels":["other"]}"#).await;
+    let revoked = funded.create_key(gateway, r#"{"name":"revoked"}"#).await;
+    let delete = Request::new("DELETE", &funded.key_path("revoked").await);
+    assert_eq!(funded.send(delete).await.status, 200);
+    let archived = funded.create_second_project(gateway).await;
+    let delete = Request::new("DELETE", &format!("/api/projects/{}", archived.project));
+    assert_eq!(archived.send(delete).await.status, 200);
     vec![
-        DeniedCaller::new("an empty wallet", &poor.key, [402, 200, 200]),
-        DeniedCaller::new("an exhausted limit", &spent.key, [429, 429, 200]),
-        DeniedCaller::new("another model only", &narrow, [403, 403, 200]),
+        DeniedCaller::new("an empty wallet", &unfunded.key, [402, 200, 200]),
+        DeniedCaller::new("an exhausted limit", &exhausted.key, [429, 429, 200]),
+        DeniedCaller::new("another model only", &restricted, [403, 403, 200]),
         DeniedCaller::new("a revoked key", &revoked, [401; 3]),
         DeniedCaller::new("an archived project", &archived.key, [403; 3]),
         DeniedCaller::new("no key", "", [401; 3]),
@@ -178,45 +180,45 @@ async fn denied_callers(gateway: &Gateway) -> Vec<DeniedCaller> {
 async fn every_route_refuses_callers_without_permission() {
     let upstream = Upstream::start(Route::reply).await;
     let gateway = Gateway::with_upstream(&upstream).await;
-    let rich = Tenant::new(&gateway, FUNDS, "{}").await;
+    let funded = Tenant::new(&gateway, FUNDS, "{}").await;
     let strangers = denied_callers(&gateway).await;
     let routes = read_routes();
     assert!(routes.iter().filter(|route| route.uses == Uses::Tokens).count() >= 10, "{routes:?}");
     for route in routes {
-        // Health is for load balancers, which have no key.
+        // Load balancers probe health without a key.
         if route.path == "/healthz" {
             assert_eq!(Request::get(&route.path).send(&gateway.proxy).await.status, 200);
             continue;
         }
         let before = upstream.request_count();
-        // The sample is good: one who may is served, at a price where the route bills.
-        let answer = route.call(&rich.key).send(&gateway.proxy).await;
+        // The sample is valid: a permitted caller is served, and charged if the route bills.
+        let answer = route.call(&funded.key).send(&gateway.proxy).await;
         let (status, id) = (answer.status, answer.id());
         assert_eq!(status, 200, "{route:?}: {}", answer.text().await);
         let sent = usize::from(route.uses != Uses::Nothing);
         assert_eq!(upstream.request_count(), before + sent, "{route:?}");
         if route.uses == Uses::Tokens {
-            assert!(rich.debit(&id).await.at("amount").nano() > 0, "{route:?} bills");
+            assert!(funded.debit(&id).await.at("amount").nano() > 0, "{route:?} bills");
         }
         for stranger in &strangers {
-            stranger.expect_refused(&route, &gateway.proxy).await;
+            stranger.assert_refused(&route, &gateway.proxy).await;
         }
-        // An empty wallet does not refuse what costs no money.
+        // An empty wallet does not refuse a call that costs no money.
         let free = usize::from(route.uses == Uses::Request);
         assert_eq!(
             upstream.request_count(),
             before + sent + free,
-            "{route:?}: who may not reached it"
+            "{route:?}: denied calls were forwarded"
         );
     }
-    rich.assert_settled().await;
+    funded.assert_settled().await;
 }
 
-/// The same place, written in ways that a provider's front might take for it.
+/// Spellings of a path that a provider's front end might normalize to it.
 fn path_variants(path: &str) -> Vec<String> {
     let (folder, name) = path.rsplit_once('/').expect("a path");
-    let (most, last) = path.split_at(path.len() - 1);
-    let escaped = format!("{most}%{:02x}", last.as_bytes()[0]);
+    let (prefix, last) = path.split_at(path.len() - 1);
+    let escaped = format!("{prefix}%{:02x}", last.as_bytes()[0]);
     vec![
         escaped,
         path.to_uppercase(),
@@ -254,19 +256,24 @@ async fn unknown_routes_return_404_and_reach_no_upstream() {
     };
     for route in &routes {
         let methods = METHODS.iter().map(|method| (*method, route.path.clone()));
-        let own = METHODS.iter().find(|method| **method == route.method).expect("a known method");
-        let tricks = path_variants(&route.path).into_iter().map(|path| (*own, path));
-        let odd: Vec<_> = methods.chain(tricks).filter(|asked| !is_route(asked)).collect();
-        assert_eq!(odd.len() + 1, METHODS.len() + 19, "each but the route itself: {odd:?}");
-        for (method, path) in odd {
+        let method =
+            METHODS.iter().find(|method| **method == route.method).expect("a known method");
+        let tricks = path_variants(&route.path).into_iter().map(|path| (*method, path));
+        let variants: Vec<_> = methods.chain(tricks).filter(|request| !is_route(request)).collect();
+        assert_eq!(
+            variants.len() + 1,
+            METHODS.len() + 19,
+            "every variant except the route itself: {variants:?}"
+        );
+        for (method, path) in variants {
             let answer =
                 route.call(&tenant.key).with_target(method, &path).send(&gateway.proxy).await;
-            // What does not begin with a slash is no request at all.
+            // A target without a leading slash is not a valid request.
             let status = if path.starts_with('/') { 404 } else { 400 };
             assert_eq!(answer.status, status, "{method} {path}");
             if method != "HEAD" && status == 404 {
-                let told = answer.json().await;
-                assert!(!told.at("error.message").text().is_empty(), "{method} {path}: {told}");
+                let error = answer.json().await;
+                assert!(!error.at("error.message").text().is_empty(), "{method} {path}: {error}");
             }
         }
     }
@@ -282,21 +289,21 @@ async fn unknown_routes_return_404_and_reach_no_upstream() {
     }
     assert_eq!(upstream.request_count(), 0, "{:?}", upstream.requests());
     tenant.assert_settled().await;
-    assert!(tenant.logs().await.is_empty(), "nothing of it is a call");
+    assert!(tenant.logs().await.is_empty(), "none of them is logged as a call");
 }
 
-/// A target in the form for proxies is the route that its path names, whatever host it names.
+/// A target in absolute form is routed by its path; its host is ignored.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_absolute_target_is_routed_by_its_path_only() {
     let upstream = Upstream::start(Route::reply).await;
     let gateway = Gateway::with_upstream(&upstream).await;
-    let (rich, poor) =
+    let (funded, unfunded) =
         (Tenant::new(&gateway, FUNDS, "{}").await, Tenant::new(&gateway, 0, "{}").await);
     let routes = read_routes();
     let billed = routes.iter().filter(|route| route.uses == Uses::Tokens);
     for (route, sent) in billed.zip(1..) {
         let target = format!("http://127.0.0.1:9{}", route.path);
-        for (tenant, status) in [(&rich, 200), (&poor, 402)] {
+        for (tenant, status) in [(&funded, 200), (&unfunded, 402)] {
             let answer =
                 route.call(&tenant.key).with_target("POST", &target).send(&gateway.proxy).await;
             assert_eq!(answer.status, status, "{target}");
@@ -306,8 +313,8 @@ async fn an_absolute_target_is_routed_by_its_path_only() {
         assert_eq!(seen[sent - 1].target, route.path);
         assert_ne!(seen[sent - 1].header("host"), Some("127.0.0.1:9"));
     }
-    let elsewhere = Request::chat(&rich.key, chat(MODEL, 20, false));
-    let elsewhere =
-        elsewhere.with_target("POST", "http://127.0.0.1:9/v1/files").send(&gateway.proxy).await;
-    assert_eq!(elsewhere.status, 404);
+    let unknown_path = Request::chat(&funded.key, chat(MODEL, 20, false));
+    let unknown_path =
+        unknown_path.with_target("POST", "http://127.0.0.1:9/v1/files").send(&gateway.proxy).await;
+    assert_eq!(unknown_path.status, 404);
 }

@@ -1,4 +1,5 @@
-//! Who leaves early stops the provider at once, pays for what came, and leaves nothing behind.
+//! A client disconnect closes the provider connection, charges what was received and frees the
+//! hold.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +33,7 @@ impl Fixture {
         Request::chat(&self.tenant.key, chat(MODEL, 50, stream))
     }
 
-    /// A streamed call whose first event has come.
+    /// Starts a streamed call and reads its first event.
     async fn started_stream(&self) -> Response {
         let mut answer = self.call(true).send(&self.gateway.proxy).await;
         assert_eq!(answer.status, 200);
@@ -41,24 +42,25 @@ impl Fixture {
         answer
     }
 
-    /// The entry of a call that was broken off: settled by estimate, paid, and nothing held.
-    async fn expect_estimated(&self, id: &str, outcome: &str) -> Json {
+    /// Asserts that an interrupted call is charged by estimate and holds nothing. Returns its log
+    /// entry.
+    async fn assert_estimated(&self, id: &str, outcome: &str) -> Json {
         let log = self.settled_log(id).await;
         assert_eq!(log.at("settledBy").text(), "estimate", "{log}");
         assert_eq!(log.at("outcome").text(), outcome, "{log}");
         let usage = log.at("usage");
-        assert!(usage.at("inputTokens").count() > 0, "the input was read, and counts: {log}");
+        assert!(usage.at("inputTokens").count() > 0, "the input was read and is charged: {log}");
         let debit = self.tenant.debit(id).await;
-        assert!(debit.at("amount").nano() > 0, "leaving is not free: {debit}");
+        assert!(debit.at("amount").nano() > 0, "a disconnect is not free: {debit}");
         assert_eq!(debit.at("amount").nano(), log.at("cost").nano(), "{debit} {log}");
         assert_eq!(debit.at("settledBy").text(), "estimate", "{debit}");
         self.tenant.assert_settled().await;
         log
     }
 
-    /// A call ends soon after its client has left, and then stands in the log.
+    /// Waits for the log entry of a call, which ends soon after its client has disconnected.
     async fn settled_log(&self, id: &str) -> Json {
-        eventually("the call stands in the request log", async || {
+        eventually("the call is in the request log", async || {
             let logs = self.tenant.logs().await;
             logs.into_iter().find(|log| log.at("requestLogId").text() == id)
         })
@@ -67,9 +69,9 @@ impl Fixture {
 }
 
 fn flowing_plan() -> Plan {
-    let mut endless = vec!["more"; 2_000];
-    endless[0] = "Hello";
-    Plan::stream(events(&endless, None), Duration::from_millis(20))
+    let mut words = vec!["more"; 2_000];
+    words[0] = "Hello";
+    Plan::stream(events(&words, None), Duration::from_millis(20))
 }
 
 fn stalling_plan() -> Plan {
@@ -87,59 +89,59 @@ async fn disconnecting_a_silent_stream_closes_the_provider_within_100_ms() {
 }
 
 async fn disconnects_after_one_chunk(plan: fn() -> Plan) {
-    let scene = Fixture::new(plan).await;
+    let fixture = Fixture::new(plan).await;
     for round in 0..5 {
-        let answer = scene.started_stream().await;
+        let answer = fixture.started_stream().await;
         let id = answer.id();
-        let leaving = Instant::now();
+        let disconnected = Instant::now();
         drop(answer);
         assert_within(
             CLOSE_DELAY_MAX,
-            leaving,
-            scene.upstream.wait_for_disconnect(round).await,
+            disconnected,
+            fixture.upstream.wait_for_disconnect(round).await,
             "closing the provider",
         );
-        let log = scene.expect_estimated(&id, "Cancelled").await;
-        assert!(log.at("usage.outputTokens").count() > 0, "what was said counts: {log}");
+        let log = fixture.assert_estimated(&id, "Cancelled").await;
+        assert!(log.at("usage.outputTokens").count() > 0, "received output is charged: {log}");
     }
-    assert_eq!(scene.tenant.usage().await.at("dailyUsage.requestCount").count(), 5);
+    assert_eq!(fixture.tenant.usage().await.at("dailyUsage.requestCount").count(), 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn disconnecting_before_the_response_starts_charges_the_input() {
-    let scene = Fixture::new(|| Plan::json(200, "{}").insert_step(0, Step::Stall)).await;
+    let fixture = Fixture::new(|| Plan::json(200, "{}").insert_step(0, Step::Stall)).await;
     for (round, stream) in [false, true].into_iter().enumerate() {
-        let (request, proxy) = (scene.call(stream), scene.gateway.proxy.clone());
+        let (request, proxy) = (fixture.call(stream), fixture.gateway.proxy.clone());
         let call = tokio::spawn(async move { request.try_send(&proxy).await.is_ok() });
-        scene.upstream.wait_for_requests(round + 1).await;
-        let leaving = Instant::now();
+        fixture.upstream.wait_for_requests(round + 1).await;
+        let disconnected = Instant::now();
         call.abort();
         assert_within(
             CLOSE_DELAY_MAX,
-            leaving,
-            scene.upstream.wait_for_disconnect(round).await,
+            disconnected,
+            fixture.upstream.wait_for_disconnect(round).await,
             "closing the provider",
         );
-        let id = eventually("the call stands in the request log", async || {
-            let logs = scene.tenant.logs().await;
+        let id = eventually("the call is in the request log", async || {
+            let logs = fixture.tenant.logs().await;
             (logs.len() == round + 1).then(|| logs[0].at("requestLogId").text())
         })
         .await;
-        scene.expect_estimated(&id, "Cancelled").await;
+        fixture.assert_estimated(&id, "Cancelled").await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_cut_in_mid_stream_reaches_the_client() {
     let cut = || Plan::stream(events(WORDS, None), Duration::ZERO).insert_step(3, Step::Cut);
-    let scene = Fixture::new(cut).await;
-    let mut answer = scene.started_stream().await;
+    let fixture = Fixture::new(cut).await;
+    let mut answer = fixture.started_stream().await;
     let id = answer.id();
     let (rest, whole) = answer.read_to_end().await;
     let rest = String::from_utf8_lossy(&rest);
-    assert!(!whole || rest.contains(r#"{"error":"#), "the client can see that it broke: {rest:?}");
+    assert!(!whole || rest.contains(r#"{"error":"#), "the client sees the failure: {rest:?}");
     assert!(!rest.contains("[DONE]"), "{rest:?}");
-    scene.expect_estimated(&id, "Failed").await;
+    fixture.assert_estimated(&id, "Failed").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,35 +149,39 @@ async fn a_malformed_stream_is_relayed_and_settled_by_estimate() {
     let garbage: [&[u8]; 3] =
         [b"data: {\"choices\":[\n\n", b"\xff\xfe\0 data:\n\n", b"data: [DONE]\n\n"];
     let plan = move || Plan::stream(garbage, Duration::ZERO);
-    let scene = Fixture::new(plan).await;
-    let mut answer = scene.call(true).send(&scene.gateway.proxy).await;
+    let fixture = Fixture::new(plan).await;
+    let mut answer = fixture.call(true).send(&fixture.gateway.proxy).await;
     let id = answer.id();
     let (body, whole) = answer.read_to_end().await;
-    assert!(whole, "the provider ended it properly");
-    assert_eq!(body, garbage.concat(), "bytes that are not understood are still the client's");
-    scene.expect_estimated(&id, "Completed").await;
+    assert!(whole, "the provider ended the stream cleanly");
+    assert_eq!(body, garbage.concat(), "bytes that cannot be parsed are relayed");
+    fixture.assert_estimated(&id, "Completed").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unreachable_provider_costs_nothing_but_counts_as_a_request() {
-    let scene = Fixture::new(|| {
-        let mut dying = Plan::json(200, "");
-        dying.steps = vec![Step::Cut];
-        dying
+    let fixture = Fixture::new(|| {
+        let mut plan = Plan::json(200, "");
+        plan.steps = vec![Step::Cut];
+        plan
     })
     .await;
-    let answer = scene.call(false).send(&scene.gateway.proxy).await;
+    let answer = fixture.call(false).send(&fixture.gateway.proxy).await;
     assert_eq!(answer.status, 502);
     let id = answer.id();
     let error = answer.json().await.at("error");
     assert_eq!(error.at("type").text(), "upstream_error");
-    let log = scene.settled_log(&id).await;
+    let log = fixture.settled_log(&id).await;
     assert_eq!(log.at("outcome").text(), "Failed", "{log}");
     assert_eq!(log.at("settledBy").text(), "none", "{log}");
-    scene.tenant.assert_settled().await;
-    assert_eq!(scene.tenant.wallet().await.at("balance").nano(), 1_000_000_000);
-    let usage = scene.tenant.usage().await;
-    assert_eq!(usage.at("dailyUsage.requestCount").count(), 1, "it may have reached the provider");
+    fixture.tenant.assert_settled().await;
+    assert_eq!(fixture.tenant.wallet().await.at("balance").nano(), 1_000_000_000);
+    let usage = fixture.tenant.usage().await;
+    assert_eq!(
+        usage.at("dailyUsage.requestCount").count(),
+        1,
+        "the request may have reached the provider"
+    );
     assert_eq!(usage.at("dailyUsage.tokenCount").count(), 0);
 }
 
@@ -185,12 +191,12 @@ async fn random_disconnects_leave_no_holds() {
     let gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::new(&gateway, 1_000_000_000, "{}").await;
     let calls: Vec<_> = (0..60)
-        .map(|turn| {
-            let request = Request::chat(&tenant.key, chat(MODEL, 50, turn % 4 > 0));
+        .map(|index| {
+            let request = Request::chat(&tenant.key, chat(MODEL, 50, index % 4 > 0));
             let proxy = tenant.proxy.clone();
             tokio::spawn(async move {
                 let mut answer = request.send(&proxy).await;
-                for _ in 0..turn % 11 {
+                for _ in 0..index % 11 {
                     if !matches!(answer.piece().await, Ok(Some(_))) {
                         break;
                     }
@@ -199,9 +205,9 @@ async fn random_disconnects_leave_no_holds() {
         })
         .collect();
     for call in calls {
-        call.await.expect("a call that leaves does not fail");
+        call.await.expect("a caller does not panic");
     }
-    eventually("every call stands in the log, and nothing is held", async || {
+    eventually("every call is in the log, and nothing is held", async || {
         let settled = tenant.logs().await.len() == 60 && tenant.holds().await.is_empty();
         settled.then_some(())
     })
@@ -209,5 +215,5 @@ async fn random_disconnects_leave_no_holds() {
     tenant.assert_settled().await;
     assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), 60);
     let debits = tenant.records().await.len() - 1;
-    assert_eq!(debits, 60, "each call was forwarded and is paid");
+    assert_eq!(debits, 60, "each call was forwarded and charged");
 }

@@ -1,7 +1,7 @@
-//! A client that leaves after every single event: what it is charged, to the nano-unit.
+//! A client disconnects after every single event; the charge is exact to the nano-unit.
 //!
-//! Both modes of `onDisconnect`, in three dialects. What must be charged is computed here a second
-//! time, from what the provider has said up to then.
+//! Covers both modes of `onDisconnect` in three dialects. The expected charge is computed
+//! independently from the events that the provider sent up to the disconnect.
 
 use std::time::{Duration, Instant};
 
@@ -16,17 +16,16 @@ use crate::harness::wait::eventually;
 use crate::harness::{anthropic, gemini, openai};
 
 pub const USAGE: Usage = Usage { prompt: 200, completion: 60, cached: 20, reasoning: 40 };
-/// The most output that every call asks for.
+/// The output bound of every call.
 pub const MAX_TOKENS: u64 = 100;
 const FUNDS: i128 = 1_000_000_000;
 const CLOSE_DELAY_MAX: Duration = Duration::from_millis(100);
 
-/// The words of the answer, and how many tokens a count without a vocabulary makes of each: four
-/// letters begun, three digits begun, or any other visible character.
+/// The words of the response, each with its token count without a vocabulary: one token per started
+/// group of four letters or three digits, and per other visible character.
 const WORDS: [(&str, u64); 5] =
     [("Hello", 2), (", world", 3), (" 12345", 2), ("日本", 2), ("!", 1)];
 
-/// What a provider speaks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Dialect {
     OpenAi,
@@ -37,7 +36,7 @@ pub enum Dialect {
 pub const DIALECTS: [Dialect; 3] = [Dialect::OpenAi, Dialect::Anthropic, Dialect::Gemini];
 
 impl Dialect {
-    /// The events of an answer behind a comment, which is the head and no event yet.
+    /// The events of a response after a leading comment, which flushes the head.
     pub fn events(self) -> Vec<String> {
         let words = WORDS.map(|(word, _)| word);
         let events = match self {
@@ -48,7 +47,8 @@ impl Dialect {
         [": begun\n\n".to_owned()].into_iter().chain(events).collect()
     }
 
-    /// A call with more bytes than the provider counts tokens, and fewer of our own.
+    /// A body with more bytes than the provider reports tokens. The gateway's own count of its
+    /// tokens is lower than the reported one.
     pub fn body(self, model: &str) -> String {
         let body = match self {
             Self::OpenAi => openai::chat(model, MAX_TOKENS, true).replacen(
@@ -70,7 +70,7 @@ impl Dialect {
         }
     }
 
-    /// The first events that tell all of the usage: who leaves behind them owes the report.
+    /// The number of events after which the usage is completely reported and therefore charged.
     pub fn usage_reported_after(self) -> usize {
         let events = self.events();
         let whole = format!(":{}", USAGE.completion);
@@ -79,36 +79,40 @@ impl Dialect {
             Self::Anthropic => "event: message_delta",
             Self::Gemini => "\"STOP\"",
         };
-        let told = events.iter().position(|event| event.contains(mark)).expect("it is told");
-        assert!(self == Self::Gemini || events[told].contains(&whole), "{}", events[told]);
-        told + 1
+        let index =
+            events.iter().position(|event| event.contains(mark)).expect("usage is reported");
+        assert!(self == Self::Gemini || events[index].contains(&whole), "{}", events[index]);
+        index + 1
     }
 
-    /// Who leaves behind so many events has cost so much, if the provider ends there.
+    /// The usage and the `settledBy` value after `sent` events, if the provider sends no more.
     pub fn usage_after(self, model: &str, sent: usize) -> (Usage, &'static str) {
         if self.usage_reported_after() <= sent {
             return (USAGE, "usage");
         }
         let events = &self.events()[..sent];
-        let said: u64 = WORDS
+        let output_tokens: u64 = WORDS
             .iter()
             .filter(|(word, _)| events.iter().any(|event| event.contains(&format!("\"{word}\""))))
             .map(|(_, tokens)| tokens)
             .sum();
-        // A token of input is three bytes of the body, until the provider knows better.
-        let counted = self.body(model).len().div_ceil(3) as u64;
-        let begun = u64::from(1 < sent);
+        // Before the provider reports input, three bytes of the body count as one token.
+        let input_tokens = self.body(model).len().div_ceil(3) as u64;
+        let minimum = u64::from(1 < sent);
         let usage = match self {
-            Self::OpenAi => Usage::of(counted, said.max(begun)),
-            _ if begun == 0 => Usage::of(counted, 0),
-            // These make more tokens of the same text.
-            Self::Anthropic => Usage { completion: (said * 13).div_ceil(10).max(1), ..USAGE },
-            Self::Gemini => Usage::of(USAGE.prompt, (said * 13).div_ceil(10).max(1)),
+            Self::OpenAi => Usage::of(input_tokens, output_tokens.max(minimum)),
+            _ if minimum == 0 => Usage::of(input_tokens, 0),
+            // The gateway assumes 30 % more tokens of the same text for these dialects.
+            Self::Anthropic => {
+                Usage { completion: (output_tokens * 13).div_ceil(10).max(1), ..USAGE }
+            }
+            Self::Gemini => Usage::of(USAGE.prompt, (output_tokens * 13).div_ceil(10).max(1)),
         };
         (usage, "estimate")
     }
 
-    /// What reaches a client of the first events: an end is held back until it is settled.
+    /// The bytes of the first `sent` events that reach the client. The gateway holds back the end
+    /// of a stream until the call is settled.
     fn visible_after(self, sent: usize) -> usize {
         let events = &self.events()[..sent];
         let is_over = sent == self.events().len();
@@ -118,28 +122,28 @@ impl Dialect {
     }
 }
 
-/// A provider that stalls, a gateway before it, and an organization with this mode.
+/// A provider that stalls, a gateway in front of it, and an organization with a disconnect mode.
 pub struct DisconnectFixture {
     pub served: Served,
     pub upstream: Upstream,
     pub tenant: Tenant,
-    /// How many calls there were.
+    /// Number of calls made.
     pub calls: usize,
 }
 
 impl DisconnectFixture {
-    /// A provider that answers so; `variables` are those of the gateway's environment.
+    /// Starts a provider that answers by `plan`; `variables` are set in the gateway's environment.
     pub async fn new(
         plan: impl Fn(&ReceivedRequest) -> Plan + Send + Sync + 'static,
         mode: &str,
         variables: &[(&'static str, &str)],
     ) -> Self {
         let provider = Upstream::start(plan).await;
-        let speaks = "dialects = [\"openai\", \"anthropic\", \"gemini\"]\n";
+        let dialects = "dialects = [\"openai\", \"anthropic\", \"gemini\"]\n";
         let rows = upstream("all", &provider.url)
-            + speaks
+            + dialects
             + &upstream("billing", &provider.url)
-            + speaks
+            + dialects
             + "bills_after_disconnect = true\n"
             + &model("plain", "upstream = \"all\"")
             + &model("thinking", "upstream = \"all\"\nhidden_output = true")
@@ -148,10 +152,10 @@ impl DisconnectFixture {
                 "either",
                 "targets = [{ upstream = 'all' }, { upstream = 'billing', priority = 1 }]",
             );
-        let place = variables
+        let config_dir = variables
             .iter()
-            .fold(Place::new(&rows), |place, (name, value)| place.with(name, *value));
-        let served = Served::start(place).await;
+            .fold(Place::new(&rows), |config_dir, (name, value)| config_dir.with(name, *value));
+        let served = Served::start(config_dir).await;
         let tenant = served.tenant(FUNDS, "{}").await;
         let body = format!(r#"{{"onDisconnect":"{mode}"}}"#);
         let put = tenant.send(Request::put("/api/organization", body)).await;
@@ -159,7 +163,7 @@ impl DisconnectFixture {
         Self { served, upstream: provider, tenant, calls: 0 }
     }
 
-    /// One that stalls before an event.
+    /// A fixture whose provider stalls before a settable event.
     async fn stalling(dialect: Dialect, mode: &str) -> (Self, StallAt) {
         let at = StallAt::default();
         let stall = at.clone();
@@ -169,8 +173,8 @@ impl DisconnectFixture {
         (Self::new(plan, mode, &[]).await, at)
     }
 
-    /// A call that has come as far as that many events, all of which the gateway has read, and
-    /// whose client leaves then. Tells when it did; the gateway knows.
+    /// Makes a call, waits until the gateway has read `sent` events and disconnects. Returns the
+    /// time of the disconnect after the gateway has noticed it.
     pub async fn disconnect_after(
         &mut self,
         dialect: Dialect,
@@ -180,40 +184,40 @@ impl DisconnectFixture {
         self.disconnect_with_body(dialect, (model, &dialect.body(model)), sent).await
     }
 
-    /// The same with that body.
+    /// Like `disconnect_after`, with a given model and body.
     pub async fn disconnect_with_body(
         &mut self,
         dialect: Dialect,
-        asked: (&str, &str),
+        model_and_body: (&str, &str),
         sent: usize,
     ) -> Instant {
         if sent == 0 {
-            let request = self.request(dialect, asked);
+            let request = self.request(dialect, model_and_body);
             let proxy = self.tenant.proxy.clone();
             let call = tokio::spawn(async move { request.try_send(&proxy).await.is_ok() });
             self.upstream.wait_for_requests(self.calls).await;
-            let leaving = Instant::now();
+            let disconnected = Instant::now();
             call.abort();
-            assert!(call.await.is_err(), "nothing was answered yet");
+            assert!(call.await.is_err(), "no response has started");
             self.yield_to_worker().await;
-            return leaving;
+            return disconnected;
         }
-        let mut answer = self.start_call(dialect, asked).await;
+        let mut answer = self.start_call(dialect, model_and_body).await;
         let (mut read, visible) = (0, dialect.visible_after(sent));
         while read < visible {
             read += answer.piece().await.expect("a whole piece").expect("more").len();
         }
-        assert_eq!(read, visible, "nothing else came");
+        assert_eq!(read, visible, "nothing else was sent");
         self.yield_to_worker().await;
-        let leaving = Instant::now();
+        let disconnected = Instant::now();
         drop(answer);
         self.yield_to_worker().await;
-        leaving
+        disconnected
     }
 
-    /// A call of that model with that body; its answer has begun.
-    pub async fn start_call(&mut self, dialect: Dialect, asked: (&str, &str)) -> Response {
-        let answer = self.request(dialect, asked).send(&self.tenant.proxy).await;
+    /// Makes a call of this model and body and reads the response head.
+    pub async fn start_call(&mut self, dialect: Dialect, model_and_body: (&str, &str)) -> Response {
+        let answer = self.request(dialect, model_and_body).send(&self.tenant.proxy).await;
         assert_eq!(answer.status, 200);
         answer
     }
@@ -223,14 +227,15 @@ impl DisconnectFixture {
         Request::post(&dialect.path(model), body).bearer(&self.tenant.key)
     }
 
-    /// The same after an end of the gateway, be it by a kill, and a new start.
+    /// Ends the gateway if it still runs and starts it again.
     pub async fn restart(self) -> Self {
         let served = self.served.restart().await;
         let tenant = served.rebind(self.tenant);
         Self { served, tenant, ..self }
     }
 
-    /// Two turns of the only worker: it has read what was there before, and seen who has left.
+    /// Makes two local requests, after which the only worker has read all pending data and noticed
+    /// disconnects.
     pub async fn yield_to_worker(&self) {
         for _ in 0..2 {
             let limits = Request::get("/v1/limits").bearer(&self.tenant.key);
@@ -238,9 +243,9 @@ impl DisconnectFixture {
         }
     }
 
-    /// The entry of the last call, once it is settled and nothing is held.
+    /// Waits until the last call is settled and nothing is held. Returns its log entry.
     pub async fn settled_log(&self) -> Json {
-        let log = eventually("the call stands in the request log", async || {
+        let log = eventually("the call is in the request log", async || {
             let logs = self.tenant.logs().await;
             (logs.len() == self.calls).then(|| logs[0].clone())
         })
@@ -249,8 +254,8 @@ impl DisconnectFixture {
         log
     }
 
-    /// The last call is settled by that rule for that, in log and ledger alike.
-    pub async fn expect_charge(&self, usage: Usage, cost: i128, rule: &str) -> Json {
+    /// Asserts the usage, cost and `settledBy` value of the last call in log and ledger.
+    pub async fn assert_charge(&self, usage: Usage, cost: i128, rule: &str) -> Json {
         let log = self.settled_log().await;
         assert_eq!(log.at("settledBy").text(), rule, "{log}");
         assert_eq!(log.at("usage.inputTokens").count(), usage.prompt, "{log}");
@@ -262,21 +267,21 @@ impl DisconnectFixture {
         log
     }
 
-    /// The last call is charged all that was held for it.
-    pub async fn expect_hold_charged(&self, dialect: Dialect, model: &str) -> Json {
-        let whole = openai::bound(&dialect.body(model), MAX_TOKENS);
-        self.expect_charge(whole, GPT_4O_MINI.cost(whole), "estimate").await
+    /// Asserts that the last call is charged its whole hold.
+    pub async fn assert_hold_charged(&self, dialect: Dialect, model: &str) -> Json {
+        let max_usage = openai::bound(&dialect.body(model), MAX_TOKENS);
+        self.assert_charge(max_usage, GPT_4O_MINI.cost(max_usage), "estimate").await
     }
 
-    /// Waits until the last call is all that is held, which says that it is read on.
+    /// Waits until the last call is the only hold, which means that the gateway drains it.
     pub async fn wait_until_draining(&self) {
-        eventually("the call holds its place", async || {
+        eventually("the call is held", async || {
             (self.tenant.holds().await.len() == 1).then_some(())
         })
         .await;
     }
 
-    /// Ends the stall of the last call.
+    /// Ends the stall of the last call and waits for its log entry.
     pub async fn resume_and_settle(&self) -> Json {
         self.upstream.release();
         let log = self.settled_log().await;
@@ -284,15 +289,15 @@ impl DisconnectFixture {
         log
     }
 
-    /// Whether the last call's connection was closed at once. On a loaded machine the answer may
-    /// be no once in a while.
-    async fn closed_promptly(&self, leaving: Instant) -> bool {
+    /// Whether the last upstream connection was closed promptly. On a loaded machine this may
+    /// occasionally be false.
+    async fn closed_promptly(&self, disconnected: Instant) -> bool {
         let closed = self.upstream.wait_for_disconnect(self.calls - 1).await;
-        closed.saturating_duration_since(leaving) <= CLOSE_DELAY_MAX
+        closed.saturating_duration_since(disconnected) <= CLOSE_DELAY_MAX
     }
 }
 
-/// Before which event the provider stalls.
+/// The event before which the provider stalls.
 #[derive(Clone, Default)]
 struct StallAt(std::sync::Arc<std::sync::atomic::AtomicUsize>);
 
@@ -306,38 +311,38 @@ impl StallAt {
     }
 }
 
-/// How often a scene that has to be quick may be played.
+/// Attempts of a case that depends on timing.
 const ATTEMPTS_MAX: usize = 5;
 
 async fn check_cancel_mode(dialect: Dialect) {
-    let (mut scene, stall) = DisconnectFixture::stalling(dialect, "cancel").await;
+    let (mut fixture, stall) = DisconnectFixture::stalling(dialect, "cancel").await;
     let (mut costs, mut tokens) = (Vec::new(), 0);
     let events = dialect.events().len();
     for sent in 0..=events {
         let (usage, rule) = dialect.usage_after("plain", sent);
         let cost = GPT_4O_MINI.cost(usage);
         stall.set(sent);
-        let mut quick = false;
+        let mut is_prompt = false;
         for _ in 0..ATTEMPTS_MAX {
-            let leaving = scene.disconnect_after(dialect, "plain", sent).await;
-            quick = scene.closed_promptly(leaving).await;
-            let log = scene.expect_charge(usage, cost, rule).await;
+            let disconnected = fixture.disconnect_after(dialect, "plain", sent).await;
+            is_prompt = fixture.closed_promptly(disconnected).await;
+            let log = fixture.assert_charge(usage, cost, rule).await;
             let is_settled = sent == events && dialect != Dialect::Gemini;
             let outcome = if is_settled { "Completed" } else { "Cancelled" };
             assert_eq!(log.at("outcome").text(), outcome, "{log}");
             tokens += usage.total();
-            if quick {
+            if is_prompt {
                 break;
             }
         }
-        assert!(quick, "{dialect:?}: the provider was not left at once after {sent} events");
+        assert!(is_prompt, "{dialect:?}: the provider was not closed promptly after {sent} events");
         costs.push(cost);
     }
-    assert!(costs.is_sorted(), "who leaves later pays no less: {costs:?}");
-    assert_eq!(costs.last(), Some(&GPT_4O_MINI.cost(USAGE)), "and no more than who stays");
-    let used = scene.tenant.usage().await.at("dailyUsage");
+    assert!(costs.is_sorted(), "a later disconnect costs no less: {costs:?}");
+    assert_eq!(costs.last(), Some(&GPT_4O_MINI.cost(USAGE)), "and no more than a completed call");
+    let used = fixture.tenant.usage().await.at("dailyUsage");
     assert_eq!(used.at("tokenCount").count(), tokens, "{used}");
-    assert_eq!(used.at("requestCount").count(), scene.calls as u64, "{used}");
+    assert_eq!(used.at("requestCount").count(), fixture.calls as u64, "{used}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -356,28 +361,28 @@ async fn cancel_mode_charges_received_output_at_every_gemini_event() {
 }
 
 async fn check_drain_mode(dialect: Dialect) {
-    let (mut scene, stall) = DisconnectFixture::stalling(dialect, "drain").await;
-    let (events, stays) = (dialect.events().len(), GPT_4O_MINI.cost(USAGE));
+    let (mut fixture, stall) = DisconnectFixture::stalling(dialect, "drain").await;
+    let (events, full_cost) = (dialect.events().len(), GPT_4O_MINI.cost(USAGE));
     for sent in 0..=events {
         stall.set(sent);
-        scene.disconnect_after(dialect, "plain", sent).await;
+        fixture.disconnect_after(dialect, "plain", sent).await;
         if sent < dialect.usage_reported_after() {
-            scene.wait_until_draining().await;
+            fixture.wait_until_draining().await;
         }
-        let log = scene.resume_and_settle().await;
-        scene.expect_charge(USAGE, stays, "usage").await;
+        let log = fixture.resume_and_settle().await;
+        fixture.assert_charge(USAGE, full_cost, "usage").await;
         let is_settled = sent == events && dialect != Dialect::Gemini;
         let outcome = if is_settled { "Completed" } else { "Cancelled" };
         assert_eq!(log.at("outcome").text(), outcome, "after {sent} events: {log}");
-        let seen = scene.upstream.requests();
+        let seen = fixture.upstream.requests();
         let last = seen.last().expect("the call");
         assert!(
             is_settled || last.disconnected_at.is_none(),
-            "{dialect:?} is read to its end after {sent}"
+            "{dialect:?} is drained to its end after {sent}"
         );
     }
-    let lines = scene.upstream.requests().iter().map(|seen| seen.connection).max();
-    assert_eq!(lines, Some(0), "a connection that was read to its end serves the next call");
+    let connections = fixture.upstream.requests().iter().map(|seen| seen.connection).max();
+    assert_eq!(connections, Some(0), "a drained connection serves the next call");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! An answer that is read on though its client has left: for how long, and what ends it.
+//! Draining a response after its client has disconnected: when, for how long, and what ends it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::harness::serve::{Place, Served, model, upstream};
 use crate::harness::upstream::{Plan, ReceivedRequest, Step};
 use crate::harness::wait::{eventually, with_deadline};
 
-/// For how long the gateway reads on where a test waits for it to give up.
+/// The drain timeout of tests that wait for it to elapse.
 const SHORT_DRAIN: (&str, &str) = ("METEOR__PROXY__DRAIN_AFTER_LEAVE_MS", "200");
 const SHORT_DRAIN_TIME: Duration = Duration::from_millis(200);
 const LONG_DRAIN: (&str, &str) = ("METEOR__PROXY__DRAIN_AFTER_LEAVE_MS", "60000");
@@ -28,7 +28,7 @@ fn dialect_of(seen: &ReceivedRequest) -> Dialect {
     }
 }
 
-/// The answer of the dialect that is spoken, which stalls before that event.
+/// A response in the dialect of the request that stalls before event `before`.
 fn stall_before(before: usize) -> impl Fn(&ReceivedRequest) -> Plan + Send + Sync {
     move |seen| {
         Plan::stream(dialect_of(seen).events(), Duration::ZERO).insert_step(before, Step::Stall)
@@ -38,13 +38,13 @@ fn stall_before(before: usize) -> impl Fn(&ReceivedRequest) -> Plan + Send + Syn
 #[tokio::test(flavor = "multi_thread")]
 async fn hidden_output_is_drained_even_in_cancel_mode() {
     for sent in [0, 1, 3] {
-        let mut scene = DisconnectFixture::new(stall_before(sent), "cancel", &[]).await;
+        let mut fixture = DisconnectFixture::new(stall_before(sent), "cancel", &[]).await;
         for dialect in DIALECTS {
             for model in ["thinking", "billing"] {
-                scene.disconnect_after(dialect, model, sent).await;
-                scene.wait_until_draining().await;
-                scene.resume_and_settle().await;
-                scene.expect_charge(USAGE, GPT_4O_MINI.cost(USAGE), "usage").await;
+                fixture.disconnect_after(dialect, model, sent).await;
+                fixture.wait_until_draining().await;
+                fixture.resume_and_settle().await;
+                fixture.assert_charge(USAGE, GPT_4O_MINI.cost(USAGE), "usage").await;
             }
         }
     }
@@ -53,35 +53,40 @@ async fn hidden_output_is_drained_even_in_cancel_mode() {
 #[tokio::test(flavor = "multi_thread")]
 async fn hidden_output_is_not_drained_after_usage_is_reported() {
     for dialect in DIALECTS {
-        let told = dialect.usage_reported_after();
-        let mut scene = DisconnectFixture::new(stall_before(told), "cancel", &[LONG_DRAIN]).await;
-        scene.disconnect_after(dialect, "thinking", told).await;
-        scene.expect_charge(USAGE, GPT_4O_MINI.cost(USAGE), "usage").await;
-        scene.upstream.wait_for_disconnect(0).await;
+        let events_until_usage = dialect.usage_reported_after();
+        let mut fixture =
+            DisconnectFixture::new(stall_before(events_until_usage), "cancel", &[LONG_DRAIN]).await;
+        fixture.disconnect_after(dialect, "thinking", events_until_usage).await;
+        fixture.assert_charge(USAGE, GPT_4O_MINI.cost(USAGE), "usage").await;
+        fixture.upstream.wait_for_disconnect(0).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_anthropic_call_with_thinking_is_drained() {
-    let mut scene = DisconnectFixture::new(stall_before(3), "cancel", &[]).await;
+    let mut fixture = DisconnectFixture::new(stall_before(3), "cancel", &[]).await;
     let thinking = r#"{"thinking":{"type":"enabled","budget_tokens":1024},"#;
     let body = Dialect::Anthropic.body("plain").replacen('{', thinking, 1);
-    scene.disconnect_with_body(Dialect::Anthropic, ("plain", &body), 3).await;
-    scene.wait_until_draining().await;
-    scene.resume_and_settle().await;
-    scene.expect_charge(USAGE, GPT_4O_MINI.cost(USAGE), "usage").await;
+    fixture.disconnect_with_body(Dialect::Anthropic, ("plain", &body), 3).await;
+    fixture.wait_until_draining().await;
+    fixture.resume_and_settle().await;
+    fixture.assert_charge(USAGE, GPT_4O_MINI.cost(USAGE), "usage").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_timeout_charges_the_hold() {
     for (mode, model) in [("drain", "plain"), ("cancel", "thinking")] {
         for sent in [0, 4] {
-            let mut scene = DisconnectFixture::new(stall_before(sent), mode, &[SHORT_DRAIN]).await;
+            let mut fixture =
+                DisconnectFixture::new(stall_before(sent), mode, &[SHORT_DRAIN]).await;
             for dialect in DIALECTS {
-                let leaving = scene.disconnect_after(dialect, model, sent).await;
-                let closed = scene.upstream.wait_for_disconnect(scene.calls - 1).await;
-                assert!(SHORT_DRAIN_TIME <= closed.duration_since(leaving), "it is waited for");
-                let log = scene.expect_hold_charged(dialect, model).await;
+                let disconnected = fixture.disconnect_after(dialect, model, sent).await;
+                let closed = fixture.upstream.wait_for_disconnect(fixture.calls - 1).await;
+                assert!(
+                    SHORT_DRAIN_TIME <= closed.duration_since(disconnected),
+                    "the drain lasts for its timeout"
+                );
+                let log = fixture.assert_hold_charged(dialect, model).await;
                 assert_eq!(log.at("outcome").text(), "Cancelled", "{log}");
             }
         }
@@ -90,25 +95,26 @@ async fn a_drain_timeout_charges_the_hold() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_drain_timeout_starts_at_the_disconnect() {
-    // The head comes after most of the time, the end never.
-    let time = ("METEOR__PROXY__DRAIN_AFTER_LEAVE_MS", "1000");
+    // The head comes after most of the timeout, the end never.
+    let timeout = ("METEOR__PROXY__DRAIN_AFTER_LEAVE_MS", "1000");
     let late =
         |seen: &ReceivedRequest| stall_before(2)(seen).with_latency(Duration::from_millis(900));
-    let mut scene = DisconnectFixture::new(late, "drain", &[time]).await;
-    let leaving = scene.disconnect_after(Dialect::OpenAi, "plain", 0).await;
-    let took = scene.upstream.wait_for_disconnect(0).await.duration_since(leaving);
-    assert!(took < Duration::from_millis(1_800), "{took:?} is more than once the time");
-    let log = scene.expect_hold_charged(Dialect::OpenAi, "plain").await;
-    assert_eq!(log.at("status").count(), 0, "its client saw none: {log}");
+    let mut fixture = DisconnectFixture::new(late, "drain", &[timeout]).await;
+    let disconnected = fixture.disconnect_after(Dialect::OpenAi, "plain", 0).await;
+    let took = fixture.upstream.wait_for_disconnect(0).await.duration_since(disconnected);
+    assert!(took < Duration::from_millis(1_800), "{took:?} is longer than one timeout");
+    let log = fixture.assert_hold_charged(Dialect::OpenAi, "plain").await;
+    assert_eq!(log.at("status").count(), 0, "the client received no status: {log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reported_usage_is_charged_even_if_the_drain_times_out() {
     for dialect in DIALECTS {
-        let told = dialect.usage_reported_after();
-        let mut scene = DisconnectFixture::new(stall_before(told), "drain", &[SHORT_DRAIN]).await;
-        scene.disconnect_after(dialect, "plain", told).await;
-        scene.expect_charge(USAGE, GPT_4O_MINI.cost(USAGE), "usage").await;
+        let events_until_usage = dialect.usage_reported_after();
+        let mut fixture =
+            DisconnectFixture::new(stall_before(events_until_usage), "drain", &[SHORT_DRAIN]).await;
+        fixture.disconnect_after(dialect, "plain", events_until_usage).await;
+        fixture.assert_charge(USAGE, GPT_4O_MINI.cost(USAGE), "usage").await;
     }
 }
 
@@ -117,12 +123,12 @@ async fn an_upstream_cut_during_a_drain_charges_the_hold() {
     for (sent, cut) in [(1, 1), (3, 3), (3, 5)] {
         let plan =
             move |seen: &ReceivedRequest| stall_before(sent)(seen).insert_step(cut, Step::Cut);
-        let mut scene = DisconnectFixture::new(plan, "drain", &[LONG_DRAIN]).await;
+        let mut fixture = DisconnectFixture::new(plan, "drain", &[LONG_DRAIN]).await;
         for dialect in DIALECTS {
-            scene.disconnect_after(dialect, "plain", sent).await;
-            scene.wait_until_draining().await;
-            scene.resume_and_settle().await;
-            scene.expect_hold_charged(dialect, "plain").await;
+            fixture.disconnect_after(dialect, "plain", sent).await;
+            fixture.wait_until_draining().await;
+            fixture.resume_and_settle().await;
+            fixture.assert_hold_charged(dialect, "plain").await;
         }
     }
 }
@@ -133,13 +139,14 @@ async fn an_upstream_cut_of_a_connected_client_charges_received_output() {
         Plan::stream(dialect_of(seen).events(), Duration::ZERO).insert_step(4, Step::Cut)
     };
     for (mode, model) in [("drain", "plain"), ("cancel", "thinking")] {
-        let mut scene = DisconnectFixture::new(cut, mode, &[]).await;
+        let mut fixture = DisconnectFixture::new(cut, mode, &[]).await;
         for dialect in DIALECTS {
             let body = dialect.body(model);
-            let whole = scene.start_call(dialect, (model, &body)).await.read_to_end().await.1;
-            assert!(!whole, "it broke off");
+            let is_complete =
+                fixture.start_call(dialect, (model, &body)).await.read_to_end().await.1;
+            assert!(!is_complete, "the response was cut");
             let (usage, rule) = dialect.usage_after(model, 4);
-            let log = scene.expect_charge(usage, GPT_4O_MINI.cost(usage), rule).await;
+            let log = fixture.assert_charge(usage, GPT_4O_MINI.cost(usage), rule).await;
             assert_eq!(log.at("outcome").text(), "Failed", "{log}");
         }
     }
@@ -151,69 +158,70 @@ async fn a_drain_without_usage_is_estimated_like_a_connected_call() {
         let events = openai::events(openai::WORDS, None);
         Plan::stream(events, Duration::ZERO).insert_step(3, Step::Stall)
     };
-    let mut scene = DisconnectFixture::new(silent, "drain", &[LONG_DRAIN]).await;
+    let mut fixture = DisconnectFixture::new(silent, "drain", &[LONG_DRAIN]).await;
     let body = Dialect::OpenAi.body("plain");
-    scene.upstream.release();
-    let whole = scene.start_call(Dialect::OpenAi, ("plain", &body)).await.read_to_end().await.1;
-    assert!(whole, "it came to its end");
-    let stayed = scene.resume_and_settle().await;
-    let mut answer = scene.start_call(Dialect::OpenAi, ("plain", &body)).await;
+    fixture.upstream.release();
+    let is_complete =
+        fixture.start_call(Dialect::OpenAi, ("plain", &body)).await.read_to_end().await.1;
+    assert!(is_complete, "the response completed");
+    let connected = fixture.resume_and_settle().await;
+    let mut answer = fixture.start_call(Dialect::OpenAi, ("plain", &body)).await;
     assert!(answer.piece().await.expect("a whole piece").is_some());
     drop(answer);
-    scene.yield_to_worker().await;
-    let left = scene.resume_and_settle().await;
-    assert_eq!(left.at("outcome").text(), "Cancelled", "{left}");
-    for log in [&stayed, &left] {
+    fixture.yield_to_worker().await;
+    let disconnected = fixture.resume_and_settle().await;
+    assert_eq!(disconnected.at("outcome").text(), "Cancelled", "{disconnected}");
+    for log in [&connected, &disconnected] {
         assert_eq!(log.at("settledBy").text(), "estimate", "{log}");
-        assert_eq!(log.at("cost").nano(), stayed.at("cost").nano(), "{log}");
+        assert_eq!(log.at("cost").nano(), connected.at("cost").nano(), "{log}");
     }
 }
 
-/// What a client that has left before the answer begins pays for an upstream that does so.
-async fn expect_free(plan: impl Fn(&ReceivedRequest) -> Plan + Send + Sync + 'static) {
-    let mut scene = DisconnectFixture::new(plan, "drain", &[LONG_DRAIN]).await;
+/// Asserts that a client that disconnects before the response pays nothing for this plan.
+async fn assert_free(plan: impl Fn(&ReceivedRequest) -> Plan + Send + Sync + 'static) {
+    let mut fixture = DisconnectFixture::new(plan, "drain", &[LONG_DRAIN]).await;
     for dialect in DIALECTS {
-        scene.disconnect_after(dialect, "plain", 0).await;
-        scene.wait_until_draining().await;
-        let log = scene.resume_and_settle().await;
+        fixture.disconnect_after(dialect, "plain", 0).await;
+        fixture.wait_until_draining().await;
+        let log = fixture.resume_and_settle().await;
         assert_eq!(log.at("settledBy").text(), "none", "{log}");
         assert_eq!(log.at("outcome").text(), "Failed", "{log}");
     }
-    assert_eq!(scene.tenant.records().await.len(), 1, "nothing but the recharge");
-    let used = scene.tenant.usage().await.at("dailyUsage");
-    assert_eq!(used.at("requestCount").count(), 3, "each has reached the provider: {used}");
+    assert_eq!(fixture.tenant.records().await.len(), 1, "nothing but the recharge");
+    let used = fixture.tenant.usage().await.at("dailyUsage");
+    assert_eq!(used.at("requestCount").count(), 3, "each request reached the provider: {used}");
     assert_eq!(used.at("tokenCount").count(), 0, "{used}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_error_after_a_disconnect_is_free() {
-    expect_free(|_| Plan::json(500, openai::error()).insert_step(0, Step::Stall)).await;
+    assert_free(|_| Plan::json(500, openai::error()).insert_step(0, Step::Stall)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_closing_without_a_response_is_free() {
     let silent = vec![Step::Stall, Step::Cut];
-    expect_free(move |_| Plan { steps: silent.clone(), ..Plan::json(200, "") }).await;
+    assert_free(move |_| Plan { steps: silent.clone(), ..Plan::json(200, "") }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_further_upstream_is_tried_after_a_disconnect() {
     let failing =
         |_: &ReceivedRequest| Plan::json(500, openai::error()).insert_step(0, Step::Stall);
-    let mut scene = DisconnectFixture::new(failing, "drain", &[LONG_DRAIN]).await;
-    scene.disconnect_after(Dialect::OpenAi, "either", 0).await;
-    scene.wait_until_draining().await;
-    let log = scene.resume_and_settle().await;
+    let mut fixture = DisconnectFixture::new(failing, "drain", &[LONG_DRAIN]).await;
+    fixture.disconnect_after(Dialect::OpenAi, "either", 0).await;
+    fixture.wait_until_draining().await;
+    let log = fixture.resume_and_settle().await;
     assert_eq!(log.at("settledBy").text(), "none", "{log}");
-    assert_eq!((log.at("attempts").count(), scene.upstream.request_count()), (1, 1), "{log}");
-    assert_eq!(log.at("status").count(), 0, "its client saw none: {log}");
+    assert_eq!((log.at("attempts").count(), fixture.upstream.request_count()), (1, 1), "{log}");
+    assert_eq!(log.at("status").count(), 0, "the client received no status: {log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn disconnecting_before_forwarding_costs_nothing() {
-    // Connections are opened there, and nobody answers a handshake.
-    let mute = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let port = mute.local_addr().expect("a bound address").port();
+    // A listener that accepts connections but never answers a TLS handshake.
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("a bound address").port();
     let rows = upstream("mute", &format!("https://127.0.0.1:{port}"))
         + &model("plain", "upstream = \"mute\"\nhidden_output = true");
     let served = Served::start(Place::new(&rows)).await;
@@ -222,13 +230,13 @@ async fn disconnecting_before_forwarding_costs_nothing() {
     let proxy = tenant.proxy.clone();
     let call = tokio::spawn(async move { request.try_send(&proxy).await.is_ok() });
     let (_connecting, _) =
-        with_deadline("a connection", mute.accept()).await.expect("a connection");
+        with_deadline("a connection", listener.accept()).await.expect("a connection");
     call.abort();
     let log = eventually("the call ends at once", async || tenant.logs().await.pop()).await;
     assert_eq!(log.at("settledBy").text(), "none", "{log}");
     assert_eq!(log.at("outcome").text(), "Cancelled", "{log}");
     let duration = log.at("durationMs").count();
-    assert!(duration < 4_000, "it does not wait for the connection: {log}");
+    assert!(duration < 4_000, "the call does not wait for the connection: {log}");
     tenant.assert_settled().await;
     let used = tenant.usage().await.at("dailyUsage");
     assert_eq!(used.at("requestCount").count(), 0, "{used}");
@@ -236,16 +244,16 @@ async fn disconnecting_before_forwarding_costs_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_draining_call_keeps_its_concurrency_slot() {
-    let mut scene = DisconnectFixture::new(stall_before(3), "drain", &[LONG_DRAIN]).await;
-    scene.tenant.set_quota(r#"{"concurrentCallsLimit":1}"#).await;
-    scene.disconnect_after(Dialect::OpenAi, "plain", 3).await;
+    let mut fixture = DisconnectFixture::new(stall_before(3), "drain", &[LONG_DRAIN]).await;
+    fixture.tenant.set_quota(r#"{"concurrentCallsLimit":1}"#).await;
+    fixture.disconnect_after(Dialect::OpenAi, "plain", 3).await;
     let held = GPT_4O_MINI.cost(openai::bound(&Dialect::OpenAi.body("plain"), MAX_TOKENS));
-    assert_eq!(scene.tenant.wallet().await.at("frozenAmount").nano(), held);
-    let second = Request::chat(&scene.tenant.key, Dialect::OpenAi.body("plain"));
-    assert_eq!(second.send(&scene.tenant.proxy).await.status, 429, "there is one place");
-    scene.calls += 1;
-    scene.resume_and_settle().await;
-    let first = scene.tenant.logs().await.pop().expect("the first call");
+    assert_eq!(fixture.tenant.wallet().await.at("frozenAmount").nano(), held);
+    let second = Request::chat(&fixture.tenant.key, Dialect::OpenAi.body("plain"));
+    assert_eq!(second.send(&fixture.tenant.proxy).await.status, 429, "the single slot is occupied");
+    fixture.calls += 1;
+    fixture.resume_and_settle().await;
+    let first = fixture.tenant.logs().await.pop().expect("the first call");
     assert_eq!(first.at("cost").nano(), GPT_4O_MINI.cost(USAGE), "{first}");
 }
 
@@ -259,26 +267,26 @@ async fn a_plain_response_follows_the_disconnect_mode() {
         Plan { steps, ..Plan::json(200, "") }
     };
     for mode in ["cancel", "drain"] {
-        let mut scene = DisconnectFixture::new(plan, mode, &[LONG_DRAIN]).await;
+        let mut fixture = DisconnectFixture::new(plan, mode, &[LONG_DRAIN]).await;
         let body = openai::chat("plain", MAX_TOKENS, false);
-        let mut answer = scene.start_call(Dialect::OpenAi, ("plain", &body)).await;
+        let mut answer = fixture.start_call(Dialect::OpenAi, ("plain", &body)).await;
         assert!(answer.piece().await.expect("a whole piece").is_some());
         drop(answer);
         if mode == "drain" {
-            scene.yield_to_worker().await;
-            scene.resume_and_settle().await;
-            scene.expect_charge(USAGE, GPT_4O_MINI.cost(USAGE), "usage").await;
+            fixture.yield_to_worker().await;
+            fixture.resume_and_settle().await;
+            fixture.assert_charge(USAGE, GPT_4O_MINI.cost(USAGE), "usage").await;
         } else {
-            // Three bytes of either body are a token.
+            // Three bytes of either body count as one token.
             let usage = Usage::of(body.len().div_ceil(3) as u64, SENT.div_ceil(3) as u64);
-            scene.expect_charge(usage, GPT_4O_MINI.cost(usage), "estimate").await;
+            fixture.assert_charge(usage, GPT_4O_MINI.cost(usage), "estimate").await;
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_reads_nothing_counts_as_disconnected() {
-    // More than the sockets between them can hold, in comments.
+    // More bytes of comments than the sockets can buffer.
     let idle = ("METEOR__PROXY__CLIENT_IDLE_MS", "300");
     let comment = || format!(":{}\n\n", "x".repeat(1 << 20));
     let plan = move |_: &ReceivedRequest| {
@@ -287,19 +295,19 @@ async fn a_client_that_reads_nothing_counts_as_disconnected() {
         Plan::stream(filled, Duration::ZERO)
     };
     for (mode, is_read) in [("drain", true), ("cancel", false)] {
-        let mut scene = DisconnectFixture::new(plan, mode, &[idle, LONG_DRAIN]).await;
+        let mut fixture = DisconnectFixture::new(plan, mode, &[idle, LONG_DRAIN]).await;
         let body = Dialect::OpenAi.body("plain");
-        let answer = scene.start_call(Dialect::OpenAi, ("plain", &body)).await;
+        let answer = fixture.start_call(Dialect::OpenAi, ("plain", &body)).await;
         if is_read {
-            scene.expect_charge(USAGE, GPT_4O_MINI.cost(USAGE), "usage").await;
+            fixture.assert_charge(USAGE, GPT_4O_MINI.cost(USAGE), "usage").await;
             assert!(
-                scene.upstream.requests()[0].disconnected_at.is_none(),
-                "it was read to its end"
+                fixture.upstream.requests()[0].disconnected_at.is_none(),
+                "the response was drained"
             );
         } else {
             let usage = Usage::of(body.len().div_ceil(3) as u64, 0);
-            scene.expect_charge(usage, GPT_4O_MINI.cost(usage), "estimate").await;
-            scene.upstream.wait_for_disconnect(0).await;
+            fixture.assert_charge(usage, GPT_4O_MINI.cost(usage), "estimate").await;
+            fixture.upstream.wait_for_disconnect(0).await;
         }
         drop(answer);
     }
@@ -308,94 +316,102 @@ async fn a_client_that_reads_nothing_counts_as_disconnected() {
 #[tokio::test(flavor = "multi_thread")]
 async fn shutdown_waits_for_a_draining_response() {
     for sent in [0, 3] {
-        let mut scene = DisconnectFixture::new(stall_before(sent), "drain", &[LONG_DRAIN]).await;
-        scene.disconnect_after(Dialect::OpenAi, "plain", sent).await;
-        scene.served.terminate();
-        let asked = Instant::now();
-        while asked.elapsed() < Duration::from_millis(500) {
-            assert!(scene.served.is_running(), "it waits for the answer");
+        let mut fixture = DisconnectFixture::new(stall_before(sent), "drain", &[LONG_DRAIN]).await;
+        fixture.disconnect_after(Dialect::OpenAi, "plain", sent).await;
+        fixture.served.terminate();
+        let signalled = Instant::now();
+        while signalled.elapsed() < Duration::from_millis(500) {
+            assert!(fixture.served.is_running(), "the process waits for the response");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        scene.upstream.release();
-        assert!(scene.served.ended().await.success());
-        let scene = scene.restart().await;
-        scene.expect_charge(USAGE, GPT_4O_MINI.cost(USAGE), "usage").await;
+        fixture.upstream.release();
+        assert!(fixture.served.ended().await.success());
+        let fixture = fixture.restart().await;
+        fixture.assert_charge(USAGE, GPT_4O_MINI.cost(USAGE), "usage").await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shutdown_timeout_charges_the_hold_of_draining_calls() {
-    let impatient = ("METEOR__PROXY__DRAIN_TIMEOUT_MS", "100");
+    let short_shutdown = ("METEOR__PROXY__DRAIN_TIMEOUT_MS", "100");
     for sent in [0, 3] {
-        let mut scene =
-            DisconnectFixture::new(stall_before(sent), "drain", &[LONG_DRAIN, impatient]).await;
-        scene.disconnect_after(Dialect::OpenAi, "plain", sent).await;
-        scene.served.terminate();
-        assert!(scene.served.ended().await.success());
-        let scene = scene.restart().await;
-        scene.expect_hold_charged(Dialect::OpenAi, "plain").await;
+        let mut fixture =
+            DisconnectFixture::new(stall_before(sent), "drain", &[LONG_DRAIN, short_shutdown])
+                .await;
+        fixture.disconnect_after(Dialect::OpenAi, "plain", sent).await;
+        fixture.served.terminate();
+        assert!(fixture.served.ended().await.success());
+        let fixture = fixture.restart().await;
+        fixture.assert_hold_charged(Dialect::OpenAi, "plain").await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shutdown_timeout_charges_connected_clients_the_received_output() {
-    let impatient = ("METEOR__PROXY__DRAIN_TIMEOUT_MS", "100");
-    let mut scene =
-        DisconnectFixture::new(stall_before(3), "drain", &[LONG_DRAIN, impatient]).await;
+    let short_shutdown = ("METEOR__PROXY__DRAIN_TIMEOUT_MS", "100");
+    let mut fixture =
+        DisconnectFixture::new(stall_before(3), "drain", &[LONG_DRAIN, short_shutdown]).await;
     let body = Dialect::OpenAi.body("plain");
-    let answer = scene.start_call(Dialect::OpenAi, ("plain", &body)).await;
-    scene.yield_to_worker().await;
-    scene.served.terminate();
-    assert!(scene.served.ended().await.success());
+    let answer = fixture.start_call(Dialect::OpenAi, ("plain", &body)).await;
+    fixture.yield_to_worker().await;
+    fixture.served.terminate();
+    assert!(fixture.served.ended().await.success());
     drop(answer);
-    let scene = scene.restart().await;
+    let fixture = fixture.restart().await;
     let (usage, rule) = Dialect::OpenAi.usage_after("plain", 3);
-    scene.expect_charge(usage, GPT_4O_MINI.cost(usage), rule).await;
+    fixture.assert_charge(usage, GPT_4O_MINI.cost(usage), rule).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_draining_call_counts_as_a_connection() {
-    let two = ("METEOR__PROXY__CONNECTIONS_MAX", "2");
-    let mut scene = DisconnectFixture::new(stall_before(3), "drain", &[LONG_DRAIN, two]).await;
-    scene.disconnect_after(Dialect::OpenAi, "plain", 3).await;
+    let two_connections = ("METEOR__PROXY__CONNECTIONS_MAX", "2");
+    let mut fixture =
+        DisconnectFixture::new(stall_before(3), "drain", &[LONG_DRAIN, two_connections]).await;
+    fixture.disconnect_after(Dialect::OpenAi, "plain", 3).await;
     let body = Dialect::OpenAi.body("plain");
-    drop(scene.start_call(Dialect::OpenAi, ("plain", &body)).await);
-    let another = Request::get("/v1/limits").bearer(&scene.tenant.key);
-    let answer = another.send(&scene.tenant.proxy);
-    assert!(tokio::time::timeout(SHORT_DRAIN_TIME, answer).await.is_err(), "there is no room");
-    scene.upstream.release();
-    assert_eq!(with_deadline("room", another.send(&scene.tenant.proxy)).await.status, 200);
+    drop(fixture.start_call(Dialect::OpenAi, ("plain", &body)).await);
+    let another = Request::get("/v1/limits").bearer(&fixture.tenant.key);
+    let answer = another.send(&fixture.tenant.proxy);
+    assert!(
+        tokio::time::timeout(SHORT_DRAIN_TIME, answer).await.is_err(),
+        "the connection limit is reached"
+    );
+    fixture.upstream.release();
+    assert_eq!(
+        with_deadline("a free connection", another.send(&fixture.tenant.proxy)).await.status,
+        200
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_charges_the_hold_of_draining_calls() {
     for sent in [0, 1, 4] {
-        let mut scene = DisconnectFixture::new(stall_before(sent), "drain", &[LONG_DRAIN]).await;
-        scene.disconnect_after(Dialect::OpenAi, "plain", sent).await;
-        let scene = scene.restart().await;
-        scene.expect_hold_charged(Dialect::OpenAi, "plain").await;
+        let mut fixture = DisconnectFixture::new(stall_before(sent), "drain", &[LONG_DRAIN]).await;
+        fixture.disconnect_after(Dialect::OpenAi, "plain", sent).await;
+        let fixture = fixture.restart().await;
+        fixture.assert_hold_charged(Dialect::OpenAi, "plain").await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_charges_fully_reported_usage() {
     for dialect in DIALECTS {
-        let told = Arc::new(Notify::new());
-        let tell = Arc::clone(&told);
+        let reported = Arc::new(Notify::new());
+        let notify = Arc::clone(&reported);
         let plan = move |seen: &ReceivedRequest| {
-            let (tell, end) = (Arc::clone(&tell), dialect.usage_reported_after());
-            let says_so = Step::Notify(Arc::new(move || tell.notify_one()));
+            let (notify, end) = (Arc::clone(&notify), dialect.usage_reported_after());
+            let notify_step = Step::Notify(Arc::new(move || notify.notify_one()));
             stall_before(3)(seen)
-                .insert_step(end, says_so)
+                .insert_step(end, notify_step)
                 .insert_step(end, Step::Wait(Duration::from_mins(1)))
         };
-        let mut scene = DisconnectFixture::new(plan, "drain", &[LONG_DRAIN]).await;
-        scene.disconnect_after(dialect, "plain", 3).await;
-        scene.wait_until_draining().await;
-        scene.upstream.release();
-        with_deadline("the report", told.notified()).await;
-        scene.yield_to_worker().await;
-        let scene = scene.restart().await;
-        scene.expect_charge(USAGE, GPT_4O_MINI.cost(USAGE), "usage").await;
+        let mut fixture = DisconnectFixture::new(plan, "drain", &[LONG_DRAIN]).await;
+        fixture.disconnect_after(dialect, "plain", 3).await;
+        fixture.wait_until_draining().await;
+        fixture.upstream.release();
+        with_deadline("the report", reported.notified()).await;
+        fixture.yield_to_worker().await;
+        let fixture = fixture.restart().await;
+        fixture.assert_charge(USAGE, GPT_4O_MINI.cost(USAGE), "usage").await;
     }
 }

@@ -1,4 +1,4 @@
-//! The real thing as a newcomer runs it: a file, a set-up link, and from there HTTP only.
+//! The first run of `meteor serve`: a config file, a setup link, and from there HTTP only.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ async fn answering_upstream() -> Upstream {
     Upstream::start(|seen| reply(seen, USAGE, Duration::ZERO)).await
 }
 
-/// One upstream and two models of it.
+/// One upstream with two models.
 fn rows(provider: &Upstream) -> String {
     let served = "upstream = \"fake\"";
     upstream("fake", &provider.url)
@@ -30,10 +30,11 @@ fn rows(provider: &Upstream) -> String {
         + &model("gpt-4o-mini-long", served)
 }
 
-/// A call of each kind, completed, paid to the nano and recorded.
-async fn expect_calls_governed(tenant: &Tenant, provider: &Upstream) {
+/// Asserts that a plain and a streamed call complete, are charged exactly and are logged.
+async fn assert_calls_governed(tenant: &Tenant, provider: &Upstream) {
     let (before, seen) = (tenant.wallet().await.at("balance").nano(), provider.request_count());
-    for (paid, (model, stream)) in (1..).zip([("gpt-4o-mini", false), ("gpt-4o-mini-long", true)]) {
+    for (count, (model, stream)) in (1..).zip([("gpt-4o-mini", false), ("gpt-4o-mini-long", true)])
+    {
         let request = Request::chat(&tenant.key, chat(model, 50, stream));
         let answer = request.send(&tenant.proxy).await;
         assert_eq!(answer.status, 200);
@@ -43,19 +44,20 @@ async fn expect_calls_governed(tenant: &Tenant, provider: &Upstream) {
         let cost = GPT_4O_MINI.cost(USAGE);
         assert_eq!(debit.at("amount").nano(), cost, "{debit}");
         assert_eq!(debit.at("settledBy").text(), "usage", "{debit}");
-        assert_eq!(tenant.wallet().await.at("balance").nano(), before - paid * cost);
+        assert_eq!(tenant.wallet().await.at("balance").nano(), before - count * cost);
         let log = tenant.log(&id).await;
         assert_eq!(log.at("outcome").text(), "Completed", "{log}");
         assert_eq!(log.at("model").text(), model, "{log}");
         assert_eq!(log.at("upstream").text(), "fake", "{log}");
     }
-    assert_eq!(provider.request_count() - seen, 2, "each call reached the provider once");
+    assert_eq!(provider.request_count() - seen, 2, "each call reached the provider one time");
     tenant.assert_settled().await;
 }
 
-/// How many links were printed; besides them there is only a line for each call.
-fn count_links(said: Vec<String>) -> usize {
-    let (links, others): (Vec<_>, Vec<_>) = said.into_iter().partition(|line| is_setup_link(line));
+/// The number of setup links in the output; every other line is a call log.
+fn count_links(output: Vec<String>) -> usize {
+    let (links, others): (Vec<_>, Vec<_>) =
+        output.into_iter().partition(|line| is_setup_link(line));
     for line in others {
         assert_eq!(Json::new(&line).at("log").text(), "call", "{line}");
     }
@@ -64,17 +66,20 @@ fn count_links(said: Vec<String>) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_valid_config_passes_the_check() {
-    let place = Place::new(&rows(&answering_upstream().await));
-    let checked = place.run(&["check"]);
-    let said = String::from_utf8_lossy(&checked.stdout);
+    let config_dir = Place::new(&rows(&answering_upstream().await));
+    let checked = config_dir.run(&["check"]);
+    let stdout = String::from_utf8_lossy(&checked.stdout);
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
-    assert_eq!(said.trim_end(), format!("{}: no errors", place.path("gateway.toml").display()));
-    assert!(!place.path("data").exists(), "a check makes nothing");
+    assert_eq!(
+        stdout.trim_end(),
+        format!("{}: no errors", config_dir.path("gateway.toml").display())
+    );
+    assert!(!config_dir.path("data").exists(), "a check creates no files");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_and_serve_report_all_five_config_errors() {
-    let place = Place::new(
+    let config_dir = Place::new(
         "colour = \"red\"\n[journal]\ndurability = \"paper\"\n[[upstreams]]\nname = \"a\"\n\
          base_url = \"ftp://a.example\"\nauth = { secret = \"hunter2\" }\n[[models]]\nid = \"m\"\n\
          upstream = \"b\"\nmax_output_tokens = 9\n\
@@ -87,28 +92,28 @@ async fn check_and_serve_report_all_five_config_errors() {
         "upstreams.0.auth.secret",
         "models.0.upstream",
     ]);
-    for words in [&["check"][..], &["serve", "--config"]] {
-        let ran = place.run(words);
-        let told = String::from_utf8_lossy(&ran.stderr);
-        assert!(!ran.status.success(), "{words:?}: {told}");
-        let told = told.strip_prefix("meteor: ").expect("the name of who speaks");
+    for args in [&["check"][..], &["serve", "--config"]] {
+        let output = config_dir.run(args);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{args:?}: {stderr}");
+        let stderr = stderr.strip_prefix("meteor: ").expect("the program name");
         let paths: Vec<&str> =
-            told.lines().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
-        assert_eq!(paths.len(), 5, "one line a fault: {told}");
-        assert_eq!(paths.into_iter().collect::<BTreeSet<_>>(), expected, "{told}");
-        assert!(!told.contains("hunter2"), "a secret is not told: {told}");
-        assert!(ran.stdout.is_empty(), "{words:?}");
+            stderr.lines().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
+        assert_eq!(paths.len(), 5, "one line per fault: {stderr}");
+        assert_eq!(paths.into_iter().collect::<BTreeSet<_>>(), expected, "{stderr}");
+        assert!(!stderr.contains("hunter2"), "a secret is not printed: {stderr}");
+        assert!(output.stdout.is_empty(), "{args:?}");
     }
-    assert!(!place.path("data").exists(), "nothing was begun");
+    assert!(!config_dir.path("data").exists(), "no data folder is created");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_config_file_is_reported_by_name() {
-    let place = Place::new("");
-    std::fs::remove_file(place.path("gateway.toml")).expect("it was made");
-    let ran = place.run(&["check"]);
-    assert!(!ran.status.success());
-    assert!(String::from_utf8_lossy(&ran.stderr).contains("gateway.toml"));
+    let config_dir = Place::new("");
+    std::fs::remove_file(config_dir.path("gateway.toml")).expect("the file exists");
+    let output = config_dir.run(&["check"]);
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("gateway.toml"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,27 +122,27 @@ async fn setup_from_an_empty_folder_works_over_http_only() {
     let served = Served::start(Place::new(&rows(&provider))).await;
     let link = served.setup_link().await;
     let wrong = served.complete_setup(&link.chars().rev().collect::<String>()).await;
-    assert_eq!(wrong.status, 401, "another link opens nothing");
-    let made = served.complete_setup(&link).await;
-    assert_eq!(made.status, 200);
-    let made = made.json().await.at("data");
-    assert!(made.at("user.isOperator").is_true(), "{made}");
-    assert_eq!(made.at("user.email").text(), "op@example.com");
-    assert_eq!(served.complete_setup(&link).await.status, 401, "a link works once");
-    let operator = served.operator(&made.at("token").text()).await;
+    assert_eq!(wrong.status, 401, "a wrong link is refused");
+    let created = served.complete_setup(&link).await;
+    assert_eq!(created.status, 200);
+    let created = created.json().await.at("data");
+    assert!(created.at("user.isOperator").is_true(), "{created}");
+    assert_eq!(created.at("user.email").text(), "op@example.com");
+    assert_eq!(served.complete_setup(&link).await.status, 401, "a link works a single time");
+    let operator = served.operator(&created.at("token").text()).await;
     let tenant = operator.create_tenant(&served, FUNDS, r#"{"dailyRequestLimit":4}"#).await;
-    expect_calls_governed(&tenant, &provider).await;
+    assert_calls_governed(&tenant, &provider).await;
 
-    // The second start finds all of it, and nobody needs a link any more.
+    // The second start has the same data and prints no link.
     served.terminate();
     let mut served = served;
-    assert_eq!(count_links(served.stdout_lines().await), 1, "the link is printed once");
+    assert_eq!(count_links(served.stdout_lines().await), 1, "the link is printed one time");
     let served = served.restart().await;
     let tenant = served.rebind(tenant);
-    expect_calls_governed(&tenant, &provider).await;
+    assert_calls_governed(&tenant, &provider).await;
     let refused = Request::chat(&tenant.key, chat("gpt-4o-mini", 50, false));
     let refused = refused.send(&tenant.proxy).await;
-    assert_eq!(refused.status, 429, "the quota is kept: four calls fit, and no fifth");
+    assert_eq!(refused.status, 429, "the quota persists: four calls fit, and no fifth");
     let body = format!(r#"{{"email":"Op@Example.com","password":"{PASSWORD}"}}"#);
     let signed_in = Request::post("/api/auth/login", body).send(&served.admin).await;
     assert_eq!(signed_in.status, 200);
@@ -153,19 +158,19 @@ async fn an_unused_setup_link_is_replaced_at_the_next_start() {
     let served = served.restart().await;
     let second = served.setup_link().await;
     assert_ne!(first, second);
-    assert_eq!(served.complete_setup(&first).await.status, 401, "the first link is void");
+    assert_eq!(served.complete_setup(&first).await.status, 401, "the first link is invalid");
     assert_eq!(served.complete_setup(&second).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_from_the_environment_signs_in_without_a_link() {
     let provider = answering_upstream().await;
-    let place = Place::new(&rows(&provider));
-    let file = place.write("password", &format!("{PASSWORD}\n"));
-    let place = place
+    let config_dir = Place::new(&rows(&provider));
+    let file = config_dir.write("password", &format!("{PASSWORD}\n"));
+    let config_dir = config_dir
         .with("METEOR__ADMIN__OPERATOR_EMAIL", "boss@example.com")
         .with("METEOR__ADMIN__OPERATOR_PASSWORD_FILE", file.display().to_string());
-    let served = Served::start(place).await;
+    let served = Served::start(config_dir).await;
     served.hides(PASSWORD);
     let sign_in = |email: &str, password: &str| {
         let body = format!(r#"{{"email":"{email}","password":"{password}"}}"#);
@@ -177,58 +182,64 @@ async fn an_operator_from_the_environment_signs_in_without_a_link() {
     assert_eq!(signed_in.status, 200);
     let session = signed_in.json().await.at("data.token").text();
     let tenant = served.operator(&session).await.create_tenant(&served, FUNDS, "{}").await;
-    expect_calls_governed(&tenant, &provider).await;
+    assert_calls_governed(&tenant, &provider).await;
 
-    // The password is the first one only: a later file changes nobody's.
+    // The password file only sets the initial password.
     std::fs::write(&file, "another horse battery staple\n").expect("the folder can be written");
     let served = served.restart().await;
     assert_eq!(sign_in("boss@example.com", PASSWORD).send(&served.admin).await.status, 200);
     served.terminate();
     let mut served = served;
-    assert_eq!(count_links(served.stdout_lines().await), 0, "nobody needs one");
+    assert_eq!(count_links(served.stdout_lines().await), 0, "no link is printed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn power_durable_calls_survive_a_kill() {
     let provider = answering_upstream().await;
-    let place = Place::new(&format!("[journal]\ndurability = \"power\"\n{}", rows(&provider)));
-    let mut served = Served::start(place).await;
+    let config_dir = Place::new(&format!("[journal]\ndurability = \"power\"\n{}", rows(&provider)));
+    let mut served = Served::start(config_dir).await;
     let tenant = served.tenant(FUNDS, r#"{"dailyRequestLimit":100000}"#).await;
-    expect_calls_governed(&tenant, &provider).await;
+    assert_calls_governed(&tenant, &provider).await;
     let mut ended = Vec::new();
-    let stop = Arc::new(AtomicBool::new(false));
-    let callers: Vec<_> =
-        (0..8).map(|_| tokio::spawn(call_until_gone(tenant.clone(), Arc::clone(&stop)))).collect();
+    let stop_flag = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..8)
+        .map(|_| tokio::spawn(call_until_gone(tenant.clone(), Arc::clone(&stop_flag))))
+        .collect();
     provider.wait_for_requests(102).await;
     served.kill();
-    stop.store(true, Ordering::Relaxed);
+    stop_flag.store(true, Ordering::Relaxed);
     for caller in callers {
         ended.extend(caller.await.expect("a caller ends"));
     }
-    assert!(ended.len() >= 80, "most of what reached the provider had ended: {}", ended.len());
+    assert!(ended.len() >= 80, "most forwarded calls have ended: {}", ended.len());
 
     let served = served.restart().await;
     let tenant = served.rebind(tenant);
     tenant.assert_settled().await;
     let records = tenant.records().await;
     for id in &ended {
-        let own: Vec<_> = records.iter().filter(|record| is_debit_of(record, id)).collect();
-        assert_eq!(own.len(), 1, "a call whose end was seen has one debit: {own:?}");
-        assert_eq!(own[0].at("settledBy").text(), "usage", "{own:?}");
+        let debits_of_call: Vec<_> =
+            records.iter().filter(|record| is_debit_of(record, id)).collect();
+        assert_eq!(
+            debits_of_call.len(),
+            1,
+            "a call whose end was seen has one debit: {debits_of_call:?}"
+        );
+        assert_eq!(debits_of_call[0].at("settledBy").text(), "usage", "{debits_of_call:?}");
     }
-    assert!(complete_call(&tenant).await.is_some(), "it goes on");
-    expect_calls_governed(&tenant, &provider).await;
+    assert!(complete_call(&tenant).await.is_some(), "calls are served again");
+    assert_calls_governed(&tenant, &provider).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sighup_reloads_the_config_file() {
     let provider = answering_upstream().await;
-    let place = Place::new(&rows(&provider));
-    let mut served = Served::start(place.clone()).await;
+    let config_dir = Place::new(&rows(&provider));
+    let mut served = Served::start(config_dir.clone()).await;
     for words in ["catalog reloaded", "catalog reload failed"] {
         served.hang_up();
         eventually(words, async || served.log().contains(words).then_some(())).await;
-        place.write("gateway.toml", "no such section = 1");
+        config_dir.write("gateway.toml", "no such section = 1");
     }
     assert!(served.is_running());
 }

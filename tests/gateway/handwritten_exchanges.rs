@@ -1,5 +1,5 @@
-//! Exchanges written by hand, with all that is odd and allowed in bodies and streams: each comes
-//! through as it was sent, wherever it is cut, and is metered as its provider says.
+//! Handwritten exchanges with unusual but valid bodies and streams: each passes unchanged, however
+//! it is split, and is metered as its provider reports.
 
 use crate::compression::ENCODINGS;
 use crate::harness::exchange::{Exchange, ReplayMode};
@@ -14,7 +14,7 @@ struct HandwrittenExchange {
     /// Whether the lines of the answer end with CRLF.
     crlf: bool,
     answer: &'static str,
-    /// Units of the request log, where the provider says what it bills.
+    /// Expected units in the request log; empty if the provider reports no usage.
     billed: &'static [(&'static str, u64)],
 }
 
@@ -320,50 +320,54 @@ data: {"error": {"code": 503,"message": "The model is overloaded.","status": "UN
     },
 ];
 
-fn to_exchange(written: &HandwrittenExchange) -> Exchange {
-    let answer = written.answer;
+fn to_exchange(handwritten: &HandwrittenExchange) -> Exchange {
+    let answer = handwritten.answer;
     Exchange {
-        name: written.name.to_owned(),
-        target: written.target.to_owned(),
+        name: handwritten.name.to_owned(),
+        target: handwritten.target.to_owned(),
         headers: vec![
             ("anthropic-version".to_owned(), "2023-06-01".to_owned()),
             ("anthropic-beta".to_owned(), "interleaved-thinking-2025-05-14,of-tomorrow".to_owned()),
             ("content-type".to_owned(), "application/json; charset=utf-8".to_owned()),
         ],
-        body: written.body.to_owned(),
-        status: written.status,
+        body: handwritten.body.to_owned(),
+        status: handwritten.status,
         response_headers: vec![
-            ("content-type", written.media_type.to_owned()),
+            ("content-type", handwritten.media_type.to_owned()),
             ("x-should-retry", "false".to_owned()),
         ],
-        response_body: if written.crlf { answer.replace('\n', "\r\n") } else { answer.to_owned() },
+        response_body: if handwritten.crlf {
+            answer.replace('\n', "\r\n")
+        } else {
+            answer.to_owned()
+        },
         encoding: ENCODINGS[answer.len() % ENCODINGS.len()],
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unusual_valid_exchanges_pass_byte_for_byte_however_split() {
-    // Each twice, so that the second is cut elsewhere.
+    // Each exchange twice, so that the second is split at other positions.
     let exchanges: Vec<Exchange> = EXCHANGES.iter().chain(&EXCHANGES).map(to_exchange).collect();
-    let takes = (0..exchanges.len()).flat_map(|index| ReplayMode::ALL.map(|cut| (index, cut)));
-    let stage = ReplayGateway::start(exchanges.clone(), 1).await;
-    let replayed = stage.replay(takes).await;
+    let runs = (0..exchanges.len()).flat_map(|index| ReplayMode::ALL.map(|cut| (index, cut)));
+    let gateway = ReplayGateway::start(exchanges.clone(), 1).await;
+    let replayed = gateway.replay(runs).await;
     assert_eq!(replayed.len(), 2 * ReplayMode::ALL.len() * EXCHANGES.len());
-    let logs = stage.tenant.logs().await;
+    let logs = gateway.tenant.logs().await;
     let mut faults = Vec::new();
     for replay in replayed {
-        let written = &EXCHANGES[replay.exchange % EXCHANGES.len()];
-        let told = |fault: String| format!("{} {:?}: {fault}", written.name, replay.mode);
-        faults.extend(replay.differences.into_iter().map(told));
+        let handwritten = &EXCHANGES[replay.exchange % EXCHANGES.len()];
+        let describe = |fault: String| format!("{} {:?}: {fault}", handwritten.name, replay.mode);
+        faults.extend(replay.differences.into_iter().map(describe));
         let log = logs.iter().find(|log| log.at("requestLogId").text() == replay.id);
         let usage = log.expect("the call is in the request log").at("usage");
-        for (unit, wanted) in written.billed {
+        for (unit, wanted) in handwritten.billed {
             let got = usage.at(unit).count();
             if got != *wanted {
-                faults.push(told(format!("{unit} are {got}, billed were {wanted}")));
+                faults.push(describe(format!("{unit} are {got}, billed were {wanted}")));
             }
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
-    stage.tenant.assert_settled().await;
+    gateway.tenant.assert_settled().await;
 }

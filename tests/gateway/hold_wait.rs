@@ -1,4 +1,5 @@
-//! Calls that wait for what others hold: in line, not for ever, and at no cost.
+//! Calls that wait for amounts held by others: in order, up to a timeout, and at almost no CPU
+//! cost.
 
 use std::time::{Duration, Instant};
 
@@ -14,23 +15,23 @@ use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Step, Upstream};
 use crate::harness::wait::eventually;
 
-/// How long a call waits without anything coming back.
+/// How long a call waits without progress.
 const HOLD_WAIT: Duration = Duration::from_secs(2);
-/// What a test may be late by.
+/// Tolerated delay of a test.
 const SLACK: Duration = Duration::from_millis(1_500);
 
-/// A provider that answers calls of 1,000 tokens when the test says so, and others at once. Every
-/// call uses what it may.
+/// A provider that answers calls of 1,000 tokens when the test releases them, and others
+/// immediately. Every call uses its whole output bound.
 async fn provider() -> Upstream {
     Upstream::start(|seen| {
-        let most = seen.json().at("max_tokens").count();
-        let plan = reply(seen, usage_of(most), Duration::ZERO);
-        if most == 1_000 { plan.insert_step(0, Step::Stall) } else { plan }
+        let max_tokens = seen.json().at("max_tokens").count();
+        let plan = reply(seen, usage_of(max_tokens), Duration::ZERO);
+        if max_tokens == 1_000 { plan.insert_step(0, Step::Stall) } else { plan }
     })
     .await
 }
 
-/// The input is what the vocabulary makes of the body.
+/// The input is the token count of the body.
 fn usage_of(output: u64) -> Usage {
     Usage::of(10, output)
 }
@@ -39,7 +40,7 @@ fn cost_of(output: u64) -> i128 {
     GPT_4O_MINI.cost(usage_of(output))
 }
 
-/// Asks for so many tokens, beside the test.
+/// Starts a call with an output bound of `output` tokens in the background.
 fn start_call(tenant: &Tenant, output: u64) -> JoinHandle<(FullResponse, Instant)> {
     let request = Request::chat(&tenant.key, chat(GPT_4O_MINI.model, output, false));
     let proxy = tenant.proxy.clone();
@@ -48,14 +49,14 @@ fn start_call(tenant: &Tenant, output: u64) -> JoinHandle<(FullResponse, Instant
     )
 }
 
-/// A tenant one call of whom holds 1,000 tokens, with this much left beside.
+/// A tenant with an open call of 1,000 tokens and money for `left` more output tokens.
 async fn tenant_with_open_call(
     gateway: &Gateway,
     provider: &Upstream,
-    left: u64,
+    output_left: u64,
 ) -> (Tenant, JoinHandle<(FullResponse, Instant)>) {
-    let loose = bound(&chat(GPT_4O_MINI.model, 1_000, false), 1_000);
-    let funds = GPT_4O_MINI.cost(loose) + cost_of(left);
+    let byte_bound = bound(&chat(GPT_4O_MINI.model, 1_000, false), 1_000);
+    let funds = GPT_4O_MINI.cost(byte_bound) + cost_of(output_left);
     let tenant = Tenant::new(gateway, funds, "{}").await;
     let before = provider.request_count();
     let open = start_call(&tenant, 1_000);
@@ -63,7 +64,7 @@ async fn tenant_with_open_call(
     (tenant, open)
 }
 
-/// How many calls wait, by the metrics.
+/// The number of waiting calls in the metrics.
 async fn waiting_calls(admin: &str) -> usize {
     let metrics = Request::get("/metrics").send(admin).await.text().await;
     let line = metrics.lines().find(|line| line.starts_with("meteor_waiting_calls "));
@@ -78,7 +79,8 @@ async fn a_huge_waiting_call_blocks_small_ones_until_its_timeout() {
     let (tenant, open) = tenant_with_open_call(&gateway, &provider, 500).await;
     let start = Instant::now();
     let huge = start_call(&tenant, 900);
-    eventually("it waits", async || (waiting_calls(&gateway.admin).await == 1).then_some(())).await;
+    eventually("the call waits", async || (waiting_calls(&gateway.admin).await == 1).then_some(()))
+        .await;
     let small = start_call(&tenant, 20);
     let (answer, at) = small.await.expect("an answer");
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -100,9 +102,10 @@ async fn an_emptied_wallet_refuses_waiting_calls_immediately() {
     let provider = provider().await;
     let gateway = Gateway::with_upstream(&provider).await;
     let (tenant, open) = tenant_with_open_call(&gateway, &provider, 0).await;
-    // What the first call gives back of its loose bound is less than this needs.
+    // The first call returns less of its byte-based hold than this call needs.
     let waiting = start_call(&tenant, 300);
-    eventually("it waits", async || (waiting_calls(&gateway.admin).await == 1).then_some(())).await;
+    eventually("the call waits", async || (waiting_calls(&gateway.admin).await == 1).then_some(()))
+        .await;
     let start = Instant::now();
     provider.release();
     let (refusal, at) = waiting.await.expect("an answer");
@@ -122,19 +125,20 @@ async fn a_key_revoked_while_its_call_waits_is_refused() {
     let keys = tenant.get(&format!("/api/projects/{}/api-keys", tenant.project)).await;
     let id = keys.at("data").list()[0].at("id").text();
     let waiting = start_call(&tenant, 600);
-    eventually("it waits", async || (waiting_calls(&gateway.admin).await == 1).then_some(())).await;
+    eventually("the call waits", async || (waiting_calls(&gateway.admin).await == 1).then_some(()))
+        .await;
     let path = format!("/api/projects/{}/api-keys/{id}", tenant.project);
     let answer = tenant.send(Request::new("DELETE", &path)).await;
     assert_eq!(answer.status, 200);
     tenant.recharge(1_000_000_000).await;
     let (refusal, _) = waiting.await.expect("an answer");
     refusal.assert_error(401, &["invalid_api_key"]);
-    assert_eq!(provider.request_count(), 1, "it was never forwarded");
+    assert_eq!(provider.request_count(), 1, "the waiting call was not forwarded");
     provider.release();
     assert_eq!(open.await.expect("an answer").0.status, 200);
 }
 
-/// So many calls wait; `METEOR_WAITING` says how many.
+/// `METEOR_WAITING` sets the number of waiting calls.
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_calls_use_almost_no_cpu() {
     let waiting: usize =
@@ -143,15 +147,17 @@ async fn waiting_calls_use_almost_no_cpu() {
     let rows = "[admission]\nhold_wait_ms = 60000\n".to_owned()
         + &upstream("one", &provider.url)
         + &model(GPT_4O_MINI.model, "upstream = \"one\"");
-    let place = Place::new(&rows).with("METEOR__PROXY__CONNECTIONS_MAX", "100000");
-    let served = Served::start(place).await;
-    let loose = bound(&chat(GPT_4O_MINI.model, 1_000, false), 1_000);
-    let tenant = served.tenant(GPT_4O_MINI.cost(loose), "{}").await;
+    let config_dir = Place::new(&rows).with("METEOR__PROXY__CONNECTIONS_MAX", "100000");
+    let served = Served::start(config_dir).await;
+    let byte_bound = bound(&chat(GPT_4O_MINI.model, 1_000, false), 1_000);
+    let tenant = served.tenant(GPT_4O_MINI.cost(byte_bound), "{}").await;
     start_call(&tenant, 1_000);
     provider.wait_for_requests(1).await;
     let calls: Vec<_> = (0..waiting).map(|_| start_call(&tenant, 600)).collect();
-    eventually("all wait", async || (waiting_calls(&served.admin).await == waiting).then_some(()))
-        .await;
+    eventually("all calls wait", async || {
+        (waiting_calls(&served.admin).await == waiting).then_some(())
+    })
+    .await;
     let before = served.cpu_time();
     let time = Duration::from_secs(3);
     tokio::time::sleep(time).await;

@@ -1,4 +1,4 @@
-//! Whatever is sent, the answer is a clear refusal: nothing is forwarded, held, counted or broken.
+//! Malformed requests are refused with a clear error; none is forwarded, held or counted.
 
 use std::time::Duration;
 
@@ -28,10 +28,10 @@ impl Fixture {
         Self { gateway, upstream, tenant }
     }
 
-    /// One of `statuses`, with an error that a client can read.
-    async fn expect_refusal(&self, name: &str, request: Request, statuses: &[u16]) {
-        let sent = request.try_send(&self.gateway.proxy).await;
-        let answer = sent.unwrap_or_else(|fault| panic!("{name}: {fault}"));
+    /// Asserts one of `statuses` and an error body that a client can parse.
+    async fn assert_refusal(&self, name: &str, request: Request, statuses: &[u16]) {
+        let result = request.try_send(&self.gateway.proxy).await;
+        let answer = result.unwrap_or_else(|error| panic!("{name}: {error}"));
         let status = answer.status;
         assert_eq!(answer.header("x-meteor-error-source"), Some("gateway"), "{name}: {status}");
         answer.id();
@@ -42,20 +42,24 @@ impl Fixture {
         assert_eq!(error.at("type").text(), "invalid_request_error", "{name}: {error}");
     }
 
-    async fn expect_bad_request(&self, name: &str, body: impl AsRef<[u8]>) {
-        self.expect_refusal(name, Request::chat(&self.tenant.key, body), &[400]).await;
+    async fn assert_bad_request(&self, name: &str, body: impl AsRef<[u8]>) {
+        self.assert_refusal(name, Request::chat(&self.tenant.key, body), &[400]).await;
     }
 
-    /// As before the storm: alive, and no number moved.
+    /// Asserts that the process runs, no counter has changed, and a valid call is still served.
     async fn assert_unharmed(mut self) {
-        assert!(self.gateway.is_running(), "the process lives");
+        assert!(self.gateway.is_running(), "the process runs");
         assert_eq!(self.upstream.request_count(), 0, "nothing was forwarded");
         self.tenant.assert_settled().await;
         assert_eq!(self.tenant.wallet().await.at("lastSeq").count(), 1, "only the recharge");
         let usage = self.tenant.usage().await;
         assert_eq!(usage.at("dailyUsage.requestCount").count(), 0, "{usage}");
         let request = Request::chat(&self.tenant.key, chat("gpt-4o-mini", 5, false));
-        assert_eq!(request.send(&self.gateway.proxy).await.status, 200, "and it still serves");
+        assert_eq!(
+            request.send(&self.gateway.proxy).await.status,
+            200,
+            "a valid call is still served"
+        );
         self.tenant.assert_settled().await;
     }
 }
@@ -66,8 +70,8 @@ fn body_with(field: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_are_not_one_json_object_are_refused() {
-    let scene = Fixture::new().await;
-    let whole = chat("gpt-4o-mini", 5, false);
+    let fixture = Fixture::new().await;
+    let valid_body = chat("gpt-4o-mini", 5, false);
     for (name, body) in [
         ("empty", ""),
         ("blank", " \n "),
@@ -82,25 +86,25 @@ async fn bodies_that_are_not_one_json_object_are_refused() {
         ("a comment", "{/* */\"model\":\"gpt-4o-mini\"}"),
         ("two objects", r#"{"model":"gpt-4o-mini"}{"model":"gpt-4o"}"#),
         ("unbalanced", r#"{"model":"gpt-4o-mini","messages":[}"#),
-        ("a bare control letter", "{\"model\":\"gpt-4o-mini\",\"a\":\"\n\"}"),
+        ("a bare control character", "{\"model\":\"gpt-4o-mini\",\"a\":\"\n\"}"),
         ("no colon", r#"{"model" "gpt-4o-mini"}"#),
         ("no value", r#"{"model":"gpt-4o-mini","messages":}"#),
         ("model is a number", r#"{"model":4,"messages":[]}"#),
         ("model is empty", r#"{"model":"","messages":[]}"#),
         ("no model", r#"{"messages":[]}"#),
     ] {
-        scene.expect_bad_request(name, body).await;
+        fixture.assert_bad_request(name, body).await;
     }
-    for cut in (0..whole.len()).step_by(7) {
-        scene.expect_bad_request(&format!("truncated at {cut}"), &whole[..cut]).await;
+    for cut in (0..valid_body.len()).step_by(7) {
+        fixture.assert_bad_request(&format!("truncated at {cut}"), &valid_body[..cut]).await;
     }
-    scene.assert_unharmed().await;
+    fixture.assert_unharmed().await;
 }
 
-/// Else the gateway prices and bounds one call, and the provider runs another.
+/// Otherwise the gateway would price and bound one call, and the provider would run another.
 #[tokio::test(flavor = "multi_thread")]
 async fn duplicate_policy_fields_are_refused() {
-    let scene = Fixture::new().await;
+    let fixture = Fixture::new().await;
     for (name, body) in [
         ("model", body_with(r#""model":"gpt-4o""#)),
         ("model, the same value", body_with(r#""model":"gpt-4o-mini""#)),
@@ -117,34 +121,34 @@ async fn duplicate_policy_fields_are_refused() {
         ("n", body_with(r#""n":1,"n":128"#)),
         ("stream_options", body_with(r#""stream":true,"stream_options":{},"stream_options":{}"#)),
     ] {
-        scene.expect_bad_request(name, body).await;
+        fixture.assert_bad_request(name, body).await;
     }
-    scene.assert_unharmed().await;
+    fixture.assert_unharmed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn invalid_token_bounds_and_flags_are_refused() {
-    let scene = Fixture::new().await;
+    let fixture = Fixture::new().await;
     for bound in ["-1", "1.5", "\"10\"", "1e3", "99999999999999999999", "true", "[]", "{}"] {
         for field in ["max_tokens", "max_completion_tokens", "n"] {
             let body = body_with(&format!("\"{field}\":{bound}"));
-            scene.expect_bad_request(&format!("{field} {bound}"), body).await;
+            fixture.assert_bad_request(&format!("{field} {bound}"), body).await;
         }
     }
     for stream in ["\"true\"", "1", "[]"] {
         let body = body_with(&format!("\"stream\":{stream}"));
-        scene.expect_bad_request(&format!("stream {stream}"), body).await;
+        fixture.assert_bad_request(&format!("stream {stream}"), body).await;
     }
-    // A product that no integer holds must not wrap round to something small.
+    // A product that overflows an integer must not wrap around to a small bound.
     let huge = body_with(r#""max_tokens":9007199254740991,"n":9007199254740991"#);
-    let answer = Request::chat(&scene.tenant.key, huge).send(&scene.gateway.proxy).await;
+    let answer = Request::chat(&fixture.tenant.key, huge).send(&fixture.gateway.proxy).await;
     assert!([400, 402, 429].contains(&answer.status), "{}", answer.status);
-    scene.assert_unharmed().await;
+    fixture.assert_unharmed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_megabytes_of_nested_json_are_refused() {
-    let scene = Fixture::new().await;
+    let fixture = Fixture::new().await;
     for (open, close) in [("[", "]"), ("{\"a\":", "}"), ("[{\"b\":", "}]")] {
         let depth = 5 * MIB / open.len();
         let deep = open.repeat(depth) + "1" + &close.repeat(depth);
@@ -153,47 +157,47 @@ async fn ten_megabytes_of_nested_json_are_refused() {
             ("alone", deep),
             ("never closed", body_with(&open.repeat(2 * depth))),
         ] {
-            let request = Request::chat(&scene.tenant.key, body);
-            scene.expect_refusal(&format!("{open} {name}"), request, &[400, 413]).await;
+            let request = Request::chat(&fixture.tenant.key, body);
+            fixture.assert_refusal(&format!("{open} {name}"), request, &[400, 413]).await;
         }
     }
-    scene.assert_unharmed().await;
+    fixture.assert_unharmed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_and_missing_content_types_are_refused() {
-    let scene = Fixture::new().await;
-    let plain = Request::chat(&scene.tenant.key, chat("gpt-4o-mini", 5, false));
+    let fixture = Fixture::new().await;
+    let plain = Request::chat(&fixture.tenant.key, chat("gpt-4o-mini", 5, false));
     let plain = plain.without_header("content-type");
-    scene.expect_refusal("no content type", plain.clone(), &[400, 415]).await;
-    for wrong in
+    fixture.assert_refusal("no content type", plain.clone(), &[400, 415]).await;
+    for content_type in
         ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "json", ""]
     {
-        let request = plain.clone().header("content-type", wrong);
-        scene.expect_refusal(wrong, request, &[400, 415]).await;
+        let request = plain.clone().header("content-type", content_type);
+        fixture.assert_refusal(content_type, request, &[400, 415]).await;
     }
-    // Bytes that are not read cannot be bounded.
+    // A compressed body that is not decoded cannot be bounded.
     let zipped =
         plain.header("content-type", "application/json").header("content-encoding", "gzip");
-    scene.expect_refusal("gzip", zipped, &[400, 415]).await;
-    scene.assert_unharmed().await;
+    fixture.assert_refusal("gzip", zipped, &[400, 415]).await;
+    fixture.assert_unharmed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn equivalent_json_content_types_are_accepted() {
-    let scene = Fixture::new().await;
-    for right in
+    let fixture = Fixture::new().await;
+    for content_type in
         ["application/json; charset=utf-8", "Application/JSON", "application/json;charset=UTF-8"]
     {
-        let request = Request::chat(&scene.tenant.key, chat("gpt-4o-mini", 5, false));
-        let request = request.without_header("content-type").header("content-type", right);
-        assert_eq!(request.send(&scene.gateway.proxy).await.status, 200, "{right}");
+        let request = Request::chat(&fixture.tenant.key, chat("gpt-4o-mini", 5, false));
+        let request = request.without_header("content-type").header("content-type", content_type);
+        assert_eq!(request.send(&fixture.gateway.proxy).await.status, 200, "{content_type}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn invalid_utf_8_is_refused() {
-    let scene = Fixture::new().await;
+    let fixture = Fixture::new().await;
     for (name, bytes) in [
         ("a lone byte", &b"\xff"[..]),
         ("cut in two", b"\xc3"),
@@ -203,47 +207,47 @@ async fn invalid_utf_8_is_refused() {
     ] {
         let text =
             [br#"{"model":"gpt-4o-mini","messages":[{"role":"user","content":""#, bytes, b"\"}]}"];
-        scene.expect_bad_request(name, text.concat()).await;
+        fixture.assert_bad_request(name, text.concat()).await;
         let key = [br#"{"model":"gpt-4o-mini","messages":[],""#, bytes, b"\":1}"];
-        scene.expect_bad_request(&format!("{name} in a key"), key.concat()).await;
+        fixture.assert_bad_request(&format!("{name} in a key"), key.concat()).await;
     }
-    scene.assert_unharmed().await;
+    fixture.assert_unharmed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn oversized_bodies_and_headers_are_refused() {
-    let scene = Fixture::new().await;
-    let chat = Request::chat(&scene.tenant.key, "{");
+    let fixture = Fixture::new().await;
+    let chat = Request::chat(&fixture.tenant.key, "{");
     let announced = chat.clone().header("content-length", "1099511627776");
-    scene.expect_refusal("a terabyte announced", announced, &[413]).await;
-    // A chunk of a gigabyte, of which as much comes as is taken.
+    fixture.assert_refusal("a terabyte announced", announced, &[413]).await;
+    // A chunk of a gigabyte, sent until the gateway stops reading.
     let chunked = chat.clone().header("transfer-encoding", "chunked").to_bytes();
     let chunked = [&chunked[..chunked.len() - 1], b"40000000\r\n", &vec![b' '; 256 * MIB]].concat();
-    let answer = send_raw(&scene.gateway.proxy, &chunked).await.expect("an answer, not a cut");
-    assert_eq!(answer.status, 413, "a body that does not say how long it is");
+    let answer = send_raw(&fixture.gateway.proxy, &chunked).await.expect("an answer, not a cut");
+    assert_eq!(answer.status, 413, "a body of unknown length");
     let long = chat.clone().header("x-long", &"a".repeat(2 * MIB));
     let many = (0..5_000).fold(chat, |many, index| many.header(&format!("x-{index}"), "a"));
     for (name, request) in [("a long header", long), ("many headers", many)] {
-        let answer = request.try_send(&scene.gateway.proxy).await.expect(name);
+        let answer = request.try_send(&fixture.gateway.proxy).await.expect(name);
         assert!([400, 413, 431].contains(&answer.status), "{name}: {}", answer.status);
     }
-    scene.assert_unharmed().await;
+    fixture.assert_unharmed().await;
 }
 
-/// A client that writes its whole body before it reads must find the refusal, not a broken
-/// connection.
+/// A client that writes its whole body before it reads must receive the refusal, not a reset.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_sends_an_oversized_body_reads_the_refusal() {
-    let scene = Fixture::new().await;
-    for (key, status) in [(scene.tenant.key.as_str(), 413), ("sk-mtr-wrong", 401)] {
+    let fixture = Fixture::new().await;
+    for (key, status) in [(fixture.tenant.key.as_str(), 413), ("sk-mtr-wrong", 401)] {
         for _ in 0..4 {
-            let mut stream = TcpStream::connect(&scene.gateway.proxy).await.expect("it listens");
+            let mut stream =
+                TcpStream::connect(&fixture.gateway.proxy).await.expect("the proxy listens");
             let length = 40 * MIB;
             let request = Request::chat(key, "").header("connection", "close");
             let request = request.header("content-length", &length.to_string());
-            stream.write_all(&request.to_bytes()).await.expect("the head is taken");
+            stream.write_all(&request.to_bytes()).await.expect("the head is sent");
             for _ in 0..40 {
-                stream.write_all(&vec![b' '; MIB]).await.expect("all of the body is taken");
+                stream.write_all(&vec![b' '; MIB]).await.expect("the whole body is sent");
             }
             let mut answer = Vec::new();
             let _ = stream.read_to_end(&mut answer).await.expect("an answer, not a reset");
@@ -251,12 +255,12 @@ async fn a_client_that_sends_an_oversized_body_reads_the_refusal() {
             assert_eq!(head, format!("HTTP/1.1 {status}"));
         }
     }
-    scene.assert_unharmed().await;
+    fixture.assert_unharmed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn non_http_bytes_do_no_harm() {
-    let scene = Fixture::new().await;
+    let fixture = Fixture::new().await;
     let smuggled = b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 6\r\n\
         transfer-encoding: chunked\r\n\r\n0\r\n\r\nG";
     for wire in [
@@ -269,17 +273,18 @@ async fn non_http_bytes_do_no_harm() {
         b"GET /v1/models HTTP/1.1\r\nauthorization: Bearer \xff\xfe\r\n\r\n",
         smuggled,
     ] {
-        // Some of these are closed without a word, as no client could read one.
-        if let Ok(answer) = send_raw(&scene.gateway.proxy, wire).await {
+        // The gateway closes some of these connections without a response, which no client could
+        // parse.
+        if let Ok(answer) = send_raw(&fixture.gateway.proxy, wire).await {
             assert!((400..500).contains(&answer.status), "{wire:?}: {}", answer.status);
         }
     }
-    scene.assert_unharmed().await;
+    fixture.assert_unharmed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_paths_and_methods_return_404() {
-    let scene = Fixture::new().await;
+    let fixture = Fixture::new().await;
     let body = chat("gpt-4o-mini", 5, false);
     for path in [
         "/",
@@ -297,33 +302,36 @@ async fn unknown_paths_and_methods_return_404() {
         "/api/projects",
         "/metrics",
     ] {
-        let request = Request::post(path, &body).bearer(&scene.tenant.key);
-        let answer = request.send(&scene.gateway.proxy).await;
+        let request = Request::post(path, &body).bearer(&fixture.tenant.key);
+        let answer = request.send(&fixture.gateway.proxy).await;
         assert_eq!(answer.status, 404, "POST {path}");
         assert!(!answer.json().await.at("error.message").text().is_empty(), "POST {path}");
     }
     for method in ["HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE", "BREW"] {
-        let request = Request::new(method, "/v1/chat/completions").bearer(&scene.tenant.key);
-        let answer = request.send(&scene.gateway.proxy).await;
+        let request = Request::new(method, "/v1/chat/completions").bearer(&fixture.tenant.key);
+        let answer = request.send(&fixture.gateway.proxy).await;
         assert_eq!(answer.status, 404, "{method}");
         assert!(answer.header("access-control-allow-origin").is_none(), "{method}");
     }
-    let answer = Request::get("/v1/chat/completions").bearer(&scene.tenant.key);
-    assert!([404, 405].contains(&answer.send(&scene.gateway.proxy).await.status), "GET");
-    scene.assert_unharmed().await;
+    let answer = Request::get("/v1/chat/completions").bearer(&fixture.tenant.key);
+    assert!([404, 405].contains(&answer.send(&fixture.gateway.proxy).await.status), "GET");
+    fixture.assert_unharmed().await;
 }
 
-/// A provider's front that resolves escapes would be led elsewhere, under the gateway's credential.
+/// A provider front end that resolves escapes would serve another path with the gateway's
+/// credential.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_name_with_path_escapes_is_refused() {
     let upstream = Upstream::start(|seen| reply(seen, Usage::of(1, 1), Duration::ZERO)).await;
     let gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::of_demo(&gateway);
-    for odd in ["..%2f", "..%2f..%2fadmin", "%00", "a%00b", "x%0d%0aX-Evil:1", "a%3fb=c", "a%23b"] {
-        let target = format!("/v1beta/models/{odd}:generateContent");
+    for malicious in
+        ["..%2f", "..%2f..%2fadmin", "%00", "a%00b", "x%0d%0aX-Evil:1", "a%3fb=c", "a%23b"]
+    {
+        let target = format!("/v1beta/models/{malicious}:generateContent");
         let call = Request::post(&target, r#"{"contents":[]}"#).bearer(&tenant.key);
         let answer = call.send(&tenant.proxy).await;
-        assert_eq!(answer.status, 400, "{odd}");
+        assert_eq!(answer.status, 400, "{malicious}");
     }
     let call = Request::post(
         "/v1/chat/completions?api-key=KEY".replace("KEY", &tenant.key).as_str(),

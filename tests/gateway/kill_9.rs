@@ -1,4 +1,4 @@
-//! Killed with -9 at random moments under 200 streams, again and again, the books stay exact.
+//! Kills the gateway with SIGKILL at random moments under 200 callers; the ledger stays exact.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,9 +17,9 @@ use crate::harness::tenant::Tenant;
 use crate::harness::wait::eventually;
 
 const CALLERS: usize = 200;
-/// How many answers are open when it is killed, by the count of the provider and by the clients'.
+/// Minimum of responses open at the kill, as counted by the provider and by the clients.
 const OPEN_RESPONSES: usize = 50;
-/// How often a folder is killed before another takes its place: reconciliation stays cheap.
+/// Kills per data folder. A fresh folder follows, so that reconciliation stays cheap.
 const KILLS_PER_FOLDER: u64 = 25;
 const TENANTS: [LimitedBy; 5] = [
     LimitedBy::Nothing,
@@ -44,7 +44,7 @@ pub fn env_number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
 }
 
-/// More than half of them have no limit; the others share the limited tenants.
+/// The tenant and the call plans of each caller: 120 without a limit, 80 with limited tenants.
 fn caller_assignments() -> Vec<(usize, &'static [CallPlan])> {
     let limited = [(1, LIMITED), (2, LIMITED), (3, LIMITED), (4, LIMITED)];
     let free = [(0, UNLIMITED), (5, UNLIMITED)];
@@ -52,7 +52,7 @@ fn caller_assignments() -> Vec<(usize, &'static [CallPlan])> {
     limited.chain(free.iter().cycle().take(CALLERS * 3 / 5)).copied().collect()
 }
 
-/// What the time from the start to the first answer was, of every start.
+/// The time from each start of the process to its first response.
 #[derive(Default)]
 struct StartTimes(Vec<Duration>);
 
@@ -64,25 +64,25 @@ impl StartTimes {
     }
 }
 
-/// Recharges and refunds without a pause until the gateway is gone.
+/// Sends recharges and refunds until the gateway is gone.
 async fn make_payments(
-    site: (Vec<Tenant>, usize),
+    deployment: (Vec<Tenant>, usize),
     ended: Vec<ClientView>,
     tally: Arc<CallerState>,
 ) -> Vec<Payment> {
     let mut all = Vec::new();
-    let (tenants, mut first) = site;
+    let (tenants, mut next_number) = deployment;
     let mut ended = ended.into_iter().cycle();
     while !tally.stop.load(Ordering::Relaxed) {
-        let mut paid = match ended.next() {
-            Some(heard) if first % 2 == 0 => refund(first, &heard),
-            _ => recharge(first, 4, 100_000),
+        let mut payment = match ended.next() {
+            Some(view) if next_number % 2 == 0 => refund(next_number, &view),
+            _ => recharge(next_number, 4, 100_000),
         };
-        first += 1;
-        paid.status = send_payment(&tenants[paid.tenant], &paid).await;
-        let gone = paid.status.is_none();
-        all.push(paid);
-        if gone {
+        next_number += 1;
+        payment.status = send_payment(&tenants[payment.tenant], &payment).await;
+        let is_gone = payment.status.is_none();
+        all.push(payment);
+        if is_gone {
             break;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -90,106 +90,114 @@ async fn make_payments(
     all
 }
 
-/// A gateway under load, up to its death.
+/// Callers and payments that run until the gateway dies.
 pub struct LoadRun {
     callers: RandomCallers,
     payments: JoinHandle<Vec<Payment>>,
 }
 
 impl LoadRun {
-    /// Everybody has room for some calls more, and makes them.
+    /// Raises all limits, so that every tenant has headroom, and starts the callers.
     pub async fn start(
-        site: &mut Deployment,
-        places: &[(usize, &'static [CallPlan])],
+        deployment: &mut Deployment,
+        assignments: &[(usize, &'static [CallPlan])],
         seed: u64,
     ) -> Self {
-        site.raise_limits().await;
+        deployment.raise_limits().await;
         let ended =
-            site.client_views.iter().rev().filter(|heard| heard.ended && heard.call.tenant == 0);
+            deployment.client_views.iter().rev().filter(|view| view.ended && view.call.tenant == 0);
         let ended = ended.take(20).cloned().collect();
-        let crowd = RandomCallers::start(&site.tenants(), places, site.next_marker(), seed);
-        let (payers, tally) = ((site.tenants(), site.payments.len()), Arc::clone(&crowd.state));
+        let crowd = RandomCallers::start(
+            &deployment.tenants(),
+            assignments,
+            deployment.next_marker(),
+            seed,
+        );
+        let (payers, tally) =
+            ((deployment.tenants(), deployment.payments.len()), Arc::clone(&crowd.state));
         let paying = tokio::spawn(make_payments(payers, ended, tally));
         Self { callers: crowd, payments: paying }
     }
 
-    /// Waits for so many answers that the provider has begun and clients have seen.
-    pub async fn wait_for_open(&self, site: &Deployment, answers: usize) -> (usize, usize) {
+    /// Waits until `answers` responses are open at the provider and at the clients. Returns both
+    /// counts.
+    pub async fn wait_for_open(&self, deployment: &Deployment, count: usize) -> (usize, usize) {
         eventually("the answers are open", async || {
             let clients = self.callers.state.open_calls.load(Ordering::SeqCst);
-            (answers <= site.open_responses().min(clients))
-                .then_some((site.open_responses(), clients))
+            (count <= deployment.open_responses().min(clients))
+                .then_some((deployment.open_responses(), clients))
         })
         .await
     }
 
-    /// The gateway is gone: what was seen of it.
-    pub async fn finish(self, site: &mut Deployment) {
-        // Whoever gets the gateway's port next is not to be called.
+    /// Adds the results of the callers and payments to `deployment` once the gateway is gone.
+    pub async fn finish(self, deployment: &mut Deployment) {
+        // Another process may get the gateway's port next; it must not be called.
         self.callers.state.stop.store(true, Ordering::Relaxed);
-        site.client_views.extend(self.callers.join().await);
-        site.payments.extend(self.payments.await.expect("the payer ends"));
+        deployment.client_views.extend(self.callers.join().await);
+        deployment.payments.extend(self.payments.await.expect("the payments end"));
     }
 }
 
-/// Calls until the limit says no: it stands where it stood, however often the gateway was killed.
-async fn exhaust_limit(site: &mut Deployment, place: usize) {
-    let tenant = site.limited_tenants[place].tenant.clone();
-    let way = if site.limited_tenants[place].limited_by == LimitedBy::Requests {
+/// Calls until the limit refuses. Kills must not have moved the limit.
+async fn exhaust_limit(deployment: &mut Deployment, tenant_index: usize) {
+    let tenant = deployment.limited_tenants[tenant_index].tenant.clone();
+    let plan = if deployment.limited_tenants[tenant_index].limited_by == LimitedBy::Requests {
         CallPlan::Whole
     } else {
         CallPlan::LongStream
     };
     for _ in 0..10_000 {
-        let own = PlannedCall {
-            tenant: place,
+        let template = PlannedCall {
+            tenant: tenant_index,
             dialect: Dialect::Anthropic,
             pace_ms: 0,
-            ..single_call(0, way)
+            ..single_call(0, plan)
         };
-        let ask = PlannedCall { marker: site.next_marker(), ..own };
-        let heard = make_call(ask, &tenant, &CallerState::default()).await;
-        let status = heard.head.as_ref().map(|(status, _)| *status);
-        site.client_views.push(heard);
+        let call = PlannedCall { marker: deployment.next_marker(), ..template };
+        let view = make_call(call, &tenant, &CallerState::default()).await;
+        let status = view.head.as_ref().map(|(status, _)| *status);
+        deployment.client_views.push(view);
         if matches!(status, Some(429 | 402)) {
             return;
         }
         assert_eq!(status, Some(200), "served or refused");
     }
-    panic!("{:?} bites nobody", site.limited_tenants[place].limited_by);
+    panic!("{:?} refused no call", deployment.limited_tenants[tenant_index].limited_by);
 }
 
-/// One folder, killed so many times.
+/// Starts one data folder and kills the gateway `kills` times.
 async fn kill_repeatedly(kills: u64, seed: u64) -> StartTimes {
-    let mut dice = Random::new(seed);
+    let mut random = Random::new(seed);
     let mut starts = StartTimes::default();
-    let mut site = Deployment::new(&TENANTS).await;
+    let mut deployment = Deployment::new(&TENANTS).await;
     for _ in 0..kills {
-        let life = LoadRun::start(&mut site, &caller_assignments(), dice.below(u64::MAX)).await;
-        life.wait_for_open(&site, OPEN_RESPONSES).await;
-        tokio::time::sleep(Duration::from_micros(dice.below(1_200_000))).await;
-        let (provider, clients) = life.wait_for_open(&site, OPEN_RESPONSES).await;
-        site.kill();
+        let load =
+            LoadRun::start(&mut deployment, &caller_assignments(), random.below(u64::MAX)).await;
+        load.wait_for_open(&deployment, OPEN_RESPONSES).await;
+        tokio::time::sleep(Duration::from_micros(random.below(1_200_000))).await;
+        let (provider, clients) = load.wait_for_open(&deployment, OPEN_RESPONSES).await;
+        deployment.kill();
         assert!(
             OPEN_RESPONSES <= provider && OPEN_RESPONSES <= clients,
             "{provider} and {clients} answers are open"
         );
-        life.finish(&mut site).await;
-        let (_, took) = site.start(None).await;
+        load.finish(&mut deployment).await;
+        let (_, took) = deployment.start(None).await;
         starts.0.push(took);
-        Reconciliation::load(&site).await.reconcile().await;
-        site.retry_payments().await;
+        Reconciliation::load(&deployment).await.reconcile().await;
+        deployment.retry_payments().await;
     }
-    for place in 1..5 {
-        exhaust_limit(&mut site, place).await;
+    for tenant_index in 1..5 {
+        exhaust_limit(&mut deployment, tenant_index).await;
     }
-    Reconciliation::load(&site).await.reconcile().await;
-    let ended = site.client_views.iter().filter(|heard| heard.ended).count();
-    println!("{kills} kills: {} calls, {ended} to their end", site.client_views.len());
+    Reconciliation::load(&deployment).await.reconcile().await;
+    let ended = deployment.client_views.iter().filter(|view| view.ended).count();
+    println!("{kills} kills: {} calls, {ended} to their end", deployment.client_views.len());
     starts
 }
 
-/// `METEOR_KILLS` says how often, `METEOR_SEED` repeats a run.
+/// `METEOR_KILLS` sets the number of kills, `METEOR_SEED` repeats a run.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_ledger_is_exact_after_repeated_kills_under_load() {
     let kills = env_number("METEOR_KILLS").unwrap_or(5);
@@ -199,9 +207,9 @@ async fn the_ledger_is_exact_after_repeated_kills_under_load() {
     let folders = kills.div_ceil(KILLS_PER_FOLDER);
     let lane = async |lane: u64| {
         let mut starts = Vec::new();
-        for at in (0..folders).filter(|at| at % 2 == lane) {
-            let own = (kills - at * KILLS_PER_FOLDER).min(KILLS_PER_FOLDER);
-            starts.extend(kill_repeatedly(own, seed ^ (at << 32)).await.0);
+        for folder in (0..folders).filter(|folder| folder % 2 == lane) {
+            let folder_kills = (kills - folder * KILLS_PER_FOLDER).min(KILLS_PER_FOLDER);
+            starts.extend(kill_repeatedly(folder_kills, seed ^ (folder << 32)).await.0);
         }
         starts
     };

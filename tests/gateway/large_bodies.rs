@@ -1,4 +1,4 @@
-//! Long bodies on the one worker there is: whoever calls beside them is served all the while.
+//! Large bodies on the single worker: concurrent short calls are served meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,11 +12,11 @@ use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Plan, ReceivedRequest, Step, Upstream};
 
 const USAGE: Usage = Usage { prompt: 9, completion: 3, cached: 0, reasoning: 0 };
-/// As many calls go on beside one whose body takes long to be looked through.
+/// Minimum of short calls that complete while one large body is processed.
 const CONCURRENT_CALLS_MIN: usize = 20;
 const LARGE_BODY_BYTES: usize = 12 << 20;
 
-/// A text of which every byte is looked at.
+/// A JSON text of escapes, of which every byte has to be decoded.
 fn escapes(bytes: usize) -> String {
     r"\u00e9\n".repeat(bytes / 8)
 }
@@ -25,7 +25,7 @@ fn plan(seen: &ReceivedRequest) -> Plan {
     match &*seen.json().at("model").text() {
         "verbose" => flooding_response(),
         "slow" => reply(seen, USAGE, Duration::ZERO).insert_step(0, Step::Stall),
-        // The client has all but the blank line before the provider goes on.
+        // The provider stalls before the final blank line.
         _ if seen.target.ends_with("/responses") => {
             let pieces = image_response_chunks();
             let sends = pieces.len();
@@ -36,18 +36,18 @@ fn plan(seen: &ReceivedRequest) -> Plan {
     }
 }
 
-/// An answer whose text goes on and on.
+/// A response whose text is sent until the test releases the provider.
 fn flooding_response() -> Plan {
     let whole = completion(USAGE);
-    let (before, after) = whole.split_once("Hello").expect("it says so");
+    let (before, after) = whole.split_once("Hello").expect("the text contains Hello");
     let headers = vec![("content-type", "application/json".to_owned())];
     let text = Step::Repeat(escapes(1 << 20).into_bytes());
     let steps = vec![Step::Send(before.into()), text, Step::Send(after.into())];
     Plan { status: 200, headers, chunked: true, steps }
 }
 
-/// A response with an image, in pieces: its last event, which repeats that, is longer than any that
-/// is kept, and its blank line is the last piece.
+/// A response stream with an image, in chunks. Its last event repeats the image and exceeds the
+/// size up to which events are buffered; the last chunk is the final blank line.
 fn image_response_chunks() -> Vec<Vec<u8>> {
     let image = "QUJD".repeat(LARGE_BODY_BYTES / 4);
     let created = r#"{"type":"response.created","response":{"id":"resp_1","usage":null}}"#;
@@ -84,27 +84,28 @@ impl Fixture {
         assert_eq!(request.send(&self.tenant.proxy).await.status, 200);
     }
 
-    /// Makes the call; tells how it was answered, and how many went on beside it, one at a time.
+    /// Makes the call. Returns its response and how many sequential short calls completed
+    /// meanwhile.
     async fn run_with_short_calls(&self, request: Request) -> (FullResponse, usize) {
         let done = Arc::new(AtomicBool::new(false));
-        let (proxy, over) = (self.tenant.proxy.clone(), Arc::clone(&done));
+        let (proxy, is_done) = (self.tenant.proxy.clone(), Arc::clone(&done));
         let long = tokio::spawn(async move {
-            let told = FullResponse::read(request.send(&proxy).await).await;
-            over.store(true, Ordering::SeqCst);
-            told
+            let response = FullResponse::read(request.send(&proxy).await).await;
+            is_done.store(true, Ordering::SeqCst);
+            response
         });
-        let mut beside = 0;
+        let mut short_calls = 0;
         while !done.load(Ordering::SeqCst) {
             self.short_call().await;
-            beside += 1;
+            short_calls += 1;
         }
-        (long.await.expect("it is answered"), beside)
+        (long.await.expect("the call completes"), short_calls)
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_body_delays_no_other_call() {
-    let scene = Fixture::new().await;
+    let fixture = Fixture::new().await;
     let escapes = escapes(LARGE_BODY_BYTES);
     let numbers = "1234,".repeat(LARGE_BODY_BYTES / 5);
     let broken = chat("plain", 9, false).replacen("Say hello.", &escapes, 1) + "}";
@@ -112,82 +113,87 @@ async fn a_large_body_delays_no_other_call() {
         ("/v1/chat/completions", broken, 400),
         ("/v1/embeddings", format!(r#"{{"model":"plain","input":[{numbers}1]}}"#), 200),
     ] {
-        let request = Request::post(path, body).bearer(&scene.tenant.key);
-        let (told, beside) = scene.run_with_short_calls(request.clone()).await;
-        assert_eq!(told.status, status, "{told:?}");
-        assert!(CONCURRENT_CALLS_MIN <= beside, "{path}: only {beside} calls beside it");
-        let once = request.header("idempotency-key", path);
-        let (told, beside) = scene.run_with_short_calls(once).await;
-        assert_eq!(told.status, status, "{told:?}");
-        assert!(CONCURRENT_CALLS_MIN <= beside, "{path}, once: only {beside} calls beside it");
+        let request = Request::post(path, body).bearer(&fixture.tenant.key);
+        let (response, short_calls) = fixture.run_with_short_calls(request.clone()).await;
+        assert_eq!(response.status, status, "{response:?}");
+        assert!(CONCURRENT_CALLS_MIN <= short_calls, "{path}: only {short_calls} short calls");
+        let with_key = request.header("idempotency-key", path);
+        let (response, short_calls) = fixture.run_with_short_calls(with_key).await;
+        assert_eq!(response.status, status, "{response:?}");
+        assert!(
+            CONCURRENT_CALLS_MIN <= short_calls,
+            "{path}, with a key: only {short_calls} short calls"
+        );
     }
-    scene.tenant.assert_settled().await;
+    fixture.tenant.assert_settled().await;
 }
 
-/// Near a limit a body is looked through for what it may ask for, and its tokens are counted.
+/// Near a limit the gateway inspects the body for billable units and counts its tokens.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_body_near_a_limit_delays_no_other_call() {
-    let scene = Fixture::new().await;
+    let fixture = Fixture::new().await;
     let body = chat("plain", 9, false).replacen("Say hello.", &escapes(LARGE_BODY_BYTES / 4), 1);
     let limit = body.len() - 1_000;
-    scene.tenant.set_quota(&format!(r#"{{"dailyTokenLimit":{limit}}}"#)).await;
-    let request = Request::chat(&scene.tenant.key, body);
-    let (told, beside) = scene.run_with_short_calls(request).await;
-    assert!([200, 429].contains(&told.status), "{told:?}");
-    assert!(CONCURRENT_CALLS_MIN <= beside, "only {beside} calls beside it");
-    scene.tenant.assert_settled().await;
+    fixture.tenant.set_quota(&format!(r#"{{"dailyTokenLimit":{limit}}}"#)).await;
+    let request = Request::chat(&fixture.tenant.key, body);
+    let (response, short_calls) = fixture.run_with_short_calls(request).await;
+    assert!([200, 429].contains(&response.status), "{response:?}");
+    assert!(CONCURRENT_CALLS_MIN <= short_calls, "only {short_calls} short calls");
+    fixture.tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_or_late_response_delays_no_other_call() {
-    let scene = Fixture::new().await;
-    let ask = |model: &str| Request::chat(&scene.tenant.key, chat(model, 9, false));
-    let mut long = ask("verbose").send(&scene.tenant.proxy).await;
-    let heard = tokio::spawn(async move {
-        while long.piece().await.expect("it goes on").is_some() {}
+    let fixture = Fixture::new().await;
+    let call_to = |model: &str| Request::chat(&fixture.tenant.key, chat(model, 9, false));
+    let mut long = call_to("verbose").send(&fixture.tenant.proxy).await;
+    let reading = tokio::spawn(async move {
+        while long.piece().await.expect("the stream is not cut").is_some() {}
         long.status
     });
     for _ in 0..CONCURRENT_CALLS_MIN {
-        scene.short_call().await;
+        fixture.short_call().await;
     }
-    assert!(!heard.is_finished(), "it is long");
-    scene.provider.release();
-    assert_eq!(heard.await.expect("it ends"), 200);
-    scene.provider.stall_again();
-    let (late, proxy) = (ask("slow"), scene.tenant.proxy.clone());
-    let before = scene.provider.request_count();
+    assert!(!reading.is_finished(), "the response is still being sent");
+    fixture.provider.release();
+    assert_eq!(reading.await.expect("the call ends"), 200);
+    fixture.provider.stall_again();
+    let (late, proxy) = (call_to("slow"), fixture.tenant.proxy.clone());
+    let before = fixture.provider.request_count();
     let late = tokio::spawn(async move { late.send(&proxy).await.text().await });
-    scene.provider.wait_for_requests(before + 1).await;
+    fixture.provider.wait_for_requests(before + 1).await;
     for _ in 0..CONCURRENT_CALLS_MIN {
-        scene.short_call().await;
+        fixture.short_call().await;
     }
-    assert!(!late.is_finished(), "it is late");
-    scene.provider.release();
-    late.await.expect("it comes");
-    scene.tenant.assert_settled().await;
+    assert!(!late.is_finished(), "the response is still pending");
+    fixture.provider.release();
+    late.await.expect("the call completes");
+    fixture.tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_response_is_settled_before_its_end_is_relayed() {
-    let scene = Fixture::new().await;
-    let (tenant, sent) = (&scene.tenant, image_response_chunks().concat());
+    let fixture = Fixture::new().await;
+    let (tenant, sent) = (&fixture.tenant, image_response_chunks().concat());
     let body = r#"{"model":"plain","input":"Paint.","max_output_tokens":20,"stream":true}"#;
     let request = Request::post("/v1/responses", body).bearer(&tenant.key);
     let mut answer = request.send(&tenant.proxy).await;
     let (id, mut seen) = (answer.id(), Vec::new());
     while seen.len() < sent.len() - 2 {
-        seen.extend(answer.piece().await.expect("it goes on").expect("there is more"));
+        seen.extend(
+            answer.piece().await.expect("the stream is not cut").expect("the stream has not ended"),
+        );
     }
-    // The provider is still to send the blank line.
+    // The provider has not sent the final blank line yet.
     let log = tenant.log(&id).await;
     assert_eq!(log.at("settledBy").text(), "usage", "{log}");
     let counted = ["inputTokens", "outputTokens"].map(|unit| log.at("usage").at(unit).count());
     assert_eq!(counted, [USAGE.prompt, USAGE.completion], "{log}");
     tenant.assert_settled().await;
-    scene.provider.release();
+    fixture.provider.release();
     let (rest, whole) = answer.read_to_end().await;
     seen.extend(rest);
-    assert!(whole && seen == sent, "it passes byte for byte");
+    assert!(whole && seen == sent, "the stream passes byte for byte");
     assert_eq!(tenant.logs().await.len(), 1);
     tenant.assert_settled().await;
 }

@@ -1,4 +1,4 @@
-//! From the first probe to the last byte after SIGTERM.
+//! Probes, metrics, listings and shutdown of the process.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -25,7 +25,7 @@ async fn probes_answer_on_both_listeners() {
         assert_eq!(status(path, &gateway.admin).await, Some(200), "{path}");
     }
     let bare = status("/healthz", &gateway.proxy).await;
-    assert_eq!(bare, Some(200), "a bare one for load balancers");
+    assert_eq!(bare, Some(200), "an unauthenticated probe for load balancers");
     assert_eq!(status("/metrics", &gateway.proxy).await, Some(404), "metrics are not for clients");
 }
 
@@ -34,8 +34,8 @@ async fn metrics_are_documented_and_contain_no_keys() {
     let upstream = Upstream::start(|seen| reply(seen, USAGE, Duration::ZERO)).await;
     let gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::new(&gateway, 1_000_000_000, r#"{"dailyRequestLimit":3}"#).await;
-    for turn in 0..5 {
-        let request = Request::chat(&tenant.key, chat(GPT_4O_MINI.model, 9, turn % 2 == 0));
+    for index in 0..5 {
+        let request = Request::chat(&tenant.key, chat(GPT_4O_MINI.model, 9, index % 2 == 0));
         request.send(&gateway.proxy).await.text().await;
     }
     let answer = Request::get("/metrics").send(&gateway.admin).await;
@@ -44,19 +44,19 @@ async fn metrics_are_documented_and_contain_no_keys() {
     let text = answer.text().await;
     for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
         let (name, value) = line.rsplit_once(' ').expect("a name and a value");
-        assert!(name.starts_with("meteor_"), "a name of our own: {line}");
+        assert!(name.starts_with("meteor_"), "every metric has the meteor_ prefix: {line}");
         assert!(value.parse::<f64>().is_ok(), "{line}");
     }
     assert!(text.contains("daily_requests_exceeded"), "refusals by reason:\n{text}");
     let served: BTreeSet<&str> =
         text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
-    assert_eq!(served, documented_metrics(), "docs/metrics.md lists what is served, and only that");
+    assert_eq!(served, documented_metrics(), "docs/metrics.md lists exactly the served metrics");
     for hidden in [&tenant.key, &gateway.token, &tenant.project, &tenant.organization] {
-        assert!(!text.contains(hidden.as_str()), "no label without bound");
+        assert!(!text.contains(hidden.as_str()), "no label of unbounded cardinality");
     }
 }
 
-/// The first column of the table in the documentation.
+/// The metric names in the first column of the table in docs/metrics.md.
 fn documented_metrics() -> BTreeSet<&'static str> {
     let text = include_str!("../../docs/metrics.md");
     text.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect()
@@ -72,7 +72,7 @@ async fn listing_models_and_limits_requires_a_key_and_is_free() {
     assert_eq!(models.at("object").text(), "list");
     let ids: Vec<_> = models.at("data").list().iter().map(|model| model.at("id").text()).collect();
     for model in ["gpt-4o-mini", "gpt-4o", "gpt-5-mini", "o4-mini", "text-embedding-3-small"] {
-        assert!(ids.iter().any(|id| id == model), "{model} is none of {ids:?}");
+        assert!(ids.iter().any(|id| id == model), "{model} is missing in {ids:?}");
     }
     let limits = Request::get("/v1/limits").bearer(&tenant.key).send(&gateway.proxy).await;
     assert_eq!(limits.status, 200);
@@ -88,8 +88,8 @@ async fn listing_models_and_limits_requires_a_key_and_is_free() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_lets_open_calls_finish_and_exits_with_success() {
     let upstream = Upstream::start(|seen| {
-        let asked = seen.is_set("stream_options.include_usage").then_some(USAGE);
-        Plan::stream(events(WORDS, asked), Duration::ZERO).insert_step(2, Step::Stall)
+        let usage = seen.is_set("stream_options.include_usage").then_some(USAGE);
+        Plan::stream(events(WORDS, usage), Duration::ZERO).insert_step(2, Step::Stall)
     })
     .await;
     let mut gateway = Gateway::with_upstream(&upstream).await;
@@ -100,20 +100,20 @@ async fn sigterm_lets_open_calls_finish_and_exits_with_success() {
     let mut text = answer.piece().await.expect("no cut").expect("a first event");
 
     gateway.terminate();
-    eventually("the gateway says that it drains", async || {
+    eventually("readiness fails during the drain", async || {
         (status("/readyz", &gateway.admin).await != Some(200)).then_some(())
     })
     .await;
-    eventually("no further call is taken", async || {
+    eventually("no further call is accepted", async || {
         let further = request.try_send(&gateway.proxy).await;
         further.map_or(true, |answer| answer.status == 503).then_some(())
     })
     .await;
-    assert!(gateway.is_running(), "it waits for the open stream");
+    assert!(gateway.is_running(), "the process waits for the open stream");
     upstream.release();
     let (rest, whole) = answer.read_to_end().await;
     text.extend(rest);
-    assert!(whole, "the open stream came to its end");
+    assert!(whole, "the open stream completed");
     assert_eq!(String::from_utf8_lossy(&text), events(WORDS, None).concat());
     assert_eq!(gateway.ended().await.code(), Some(0));
 

@@ -1,4 +1,5 @@
-//! Limits are exact: of 400 calls 64 abreast against room for 100, exactly 100 reach the provider.
+//! Limits are exact: of 400 calls, 64 concurrent, against a limit of 100, exactly 100 are
+//! forwarded.
 
 use crate::harness::concurrent_load::{
     FUNDS, LoadGateway, LoadSpec, MAX_TOKENS, OUTPUT_MAX, Tenants, max_usage, within_one_minute,
@@ -21,11 +22,11 @@ struct CountedUsage {
     spend: i128,
 }
 
-/// The sum over both projects, or what the one counts.
-async fn counted_usage(cast: &Tenants, level: Level) -> CountedUsage {
+/// The usage of the project, or the sum over both projects of the organization.
+async fn counted_usage(tenants: &Tenants, level: Level) -> CountedUsage {
     let mut sum = CountedUsage::default();
     let projects = if level == Level::Organization { 2 } else { 1 };
-    for tenant in &cast.limited[..projects] {
+    for tenant in &tenants.limited[..projects] {
         let usage = tenant.usage().await;
         let (day, month) = (usage.at("dailyUsage"), usage.at("monthlyUsage"));
         for count in ["requestCount", "tokenCount", "spend"] {
@@ -39,7 +40,7 @@ async fn counted_usage(cast: &Tenants, level: Level) -> CountedUsage {
     sum
 }
 
-/// Streamed and not, instant and slow, each way once; at the same time.
+/// Runs a streamed instant round and a plain slow round concurrently.
 async fn two_rounds(round: impl AsyncFn(LoadSpec)) {
     tokio::join!(
         Box::pin(round(LoadSpec::at_max_usage(400, true, 0))),
@@ -47,7 +48,7 @@ async fn two_rounds(round: impl AsyncFn(LoadSpec)) {
     );
 }
 
-/// The same the other way about, and with fewer calls than fit.
+/// Runs a plain instant round, a streamed slow one and one with fewer calls than the limit.
 async fn other_rounds(round: impl AsyncFn(LoadSpec)) {
     tokio::join!(
         Box::pin(round(LoadSpec::at_max_usage(400, false, 0))),
@@ -56,55 +57,55 @@ async fn other_rounds(round: impl AsyncFn(LoadSpec)) {
     );
 }
 
-async fn expect_exact_fit(scene: &LoadGateway, storm: LoadSpec, limit: &Limit, level: Level) {
-    let each = limit.amount_for(storm.usage);
-    let room = i128::from(CALLS_ALLOWED) * each;
-    let (cast, outcome, counted, told) = within_one_minute(async || {
-        let cast = Tenants::with_limit(limit, level, room, &scene.gateway).await;
-        let outcome = scene.run(storm, &cast.limited).await;
-        let counted = counted_usage(&cast, level).await;
-        let mut told = Vec::new();
-        for caller in &cast.limited {
-            told.push(caller.limit_status(level.name(), limit.field).await);
+async fn assert_exact_fit(load: &LoadGateway, spec: LoadSpec, limit: &Limit, level: Level) {
+    let each = limit.amount_for(spec.usage);
+    let limit_value = i128::from(CALLS_ALLOWED) * each;
+    let (tenants, outcome, counted, status) = within_one_minute(async || {
+        let tenants = Tenants::with_limit(limit, level, limit_value, &load.gateway).await;
+        let outcome = load.run(spec, &tenants.limited).await;
+        let counted = counted_usage(&tenants, level).await;
+        let mut status = Vec::new();
+        for caller in &tenants.limited {
+            status.push(caller.limit_status(level.name(), limit.field).await);
         }
-        (cast, outcome, counted, told)
+        (tenants, outcome, counted, status)
     })
     .await;
-    let expected = storm.calls.min(100);
-    let what = format!("{} of the {}, {storm:?}", limit.field, level.name());
+    let expected = spec.calls.min(100);
+    let what = format!("{} of the {}, {spec:?}", limit.field, level.name());
     assert_eq!(outcome.served, expected, "{what}; refused: {:?}", outcome.refused.first());
     assert_eq!(outcome.reached, expected, "reached the provider: {what}");
     for refusal in &outcome.refused {
-        limit.assert_refused(level, refusal, (each, room));
+        limit.assert_refused(level, refusal, (each, limit_value));
     }
 
     let requests = expected as u64;
-    let tokens = requests * storm.usage.total();
-    let spend = GPT_4O_MINI.cost(storm.usage) * expected as i128;
+    let tokens = requests * spec.usage.total();
+    let spend = GPT_4O_MINI.cost(spec.usage) * expected as i128;
     let all = CountedUsage { requests, minute_requests: requests, tokens, spend };
-    assert_eq!(counted, all, "what was refused is not counted: {what}");
-    for told in told {
-        let number = |name: &str| limit.parse_amount(&told.at(name));
+    assert_eq!(counted, all, "refused calls are not counted: {what}");
+    for status in status {
+        let number = |name: &str| limit.parse_amount(&status.at(name));
         let used = each * expected as i128;
-        assert_eq!([number("limit"), number("used")], [room, used], "{told}");
-        assert_eq!([number("held"), number("remaining")], [0, room - used], "{told}");
-        assert!(told.at("enforced").is_true(), "{told}");
-        assert!(told.at("resetAt").text().ends_with('Z'), "{told}");
+        assert_eq!([number("limit"), number("used")], [limit_value, used], "{status}");
+        assert_eq!([number("held"), number("remaining")], [0, limit_value - used], "{status}");
+        assert!(status.at("enforced").is_true(), "{status}");
+        assert!(status.at("resetAt").text().ends_with('Z'), "{status}");
     }
-    cast.assert_settled().await;
-    let balance = cast.limited[0].wallet().await.at("balance").nano();
+    tenants.assert_settled().await;
+    let balance = tenants.limited[0].wallet().await.at("balance").nano();
     assert_eq!(balance, FUNDS - spend, "the refused calls cost nothing: {what}");
-    if let Some(free) = cast.unlimited {
-        let answer = storm.request(&free.key).send(&free.proxy).await;
-        assert_eq!(answer.status, 200, "no limit of this caller: {what}");
+    if let Some(free) = tenants.unlimited {
+        let answer = spec.request(&free.key).send(&free.proxy).await;
+        assert_eq!(answer.status, 200, "the limit applies to others: {what}");
         answer.text().await;
     }
 }
 
-async fn expect_exact_fit_of_each(level: Level, limits: impl Fn(&Limit) -> bool) {
-    let scene = LoadGateway::new().await;
+async fn assert_exact_fit_of_each(level: Level, limits: impl Fn(&Limit) -> bool) {
+    let load = LoadGateway::new().await;
     for limit in LIMITS.iter().filter(|limit| limit.measure != Measure::Calls && limits(limit)) {
-        let round = async |storm| expect_exact_fit(&scene, storm, limit, level).await;
+        let round = async |spec| assert_exact_fit(&load, spec, limit, level).await;
         if level == Level::Project {
             other_rounds(round).await;
         }
@@ -114,99 +115,100 @@ async fn expect_exact_fit_of_each(level: Level, limits: impl Fn(&Limit) -> bool)
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_daily_project_limit_of_100_admits_exactly_100() {
-    expect_exact_fit_of_each(Level::Project, |limit| limit.window_seconds == DAY_SECONDS).await;
+    assert_exact_fit_of_each(Level::Project, |limit| limit.window_seconds == DAY_SECONDS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_monthly_project_limit_of_100_admits_exactly_100() {
-    expect_exact_fit_of_each(Level::Project, |limit| limit.window_seconds > DAY_SECONDS).await;
+    assert_exact_fit_of_each(Level::Project, |limit| limit.window_seconds > DAY_SECONDS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_minute_project_limit_of_100_admits_exactly_100() {
-    expect_exact_fit_of_each(Level::Project, |limit| limit.window_seconds == MINUTE_SECONDS).await;
+    assert_exact_fit_of_each(Level::Project, |limit| limit.window_seconds == MINUTE_SECONDS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_key_limit_of_100_admits_exactly_100() {
-    expect_exact_fit_of_each(Level::Key, |limit| KEY_LIMIT_FIELDS.contains(&limit.field)).await;
+    assert_exact_fit_of_each(Level::Key, |limit| KEY_LIMIT_FIELDS.contains(&limit.field)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_daily_organization_limit_of_100_admits_exactly_100() {
-    expect_exact_fit_of_each(Level::Organization, |limit| limit.window_seconds == DAY_SECONDS)
+    assert_exact_fit_of_each(Level::Organization, |limit| limit.window_seconds == DAY_SECONDS)
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_monthly_organization_limit_of_100_admits_exactly_100() {
-    expect_exact_fit_of_each(Level::Organization, |limit| limit.window_seconds > DAY_SECONDS).await;
+    assert_exact_fit_of_each(Level::Organization, |limit| limit.window_seconds > DAY_SECONDS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_minute_organization_limit_of_100_admits_exactly_100() {
-    expect_exact_fit_of_each(Level::Organization, |limit| limit.window_seconds == MINUTE_SECONDS)
+    assert_exact_fit_of_each(Level::Organization, |limit| limit.window_seconds == MINUTE_SECONDS)
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wallet_for_exactly_100_calls_admits_exactly_100() {
-    let scene = LoadGateway::new().await;
-    let round = async |storm: LoadSpec| {
-        expect_wallet_admits_100(&scene, storm, GPT_4O_MINI.cost(storm.usage) * 100).await;
+    let load = LoadGateway::new().await;
+    let round = async |spec: LoadSpec| {
+        assert_wallet_admits_100(&load, spec, GPT_4O_MINI.cost(spec.usage) * 100).await;
     };
     two_rounds(round).await;
     other_rounds(round).await;
 }
 
-async fn expect_wallet_admits_100(scene: &LoadGateway, storm: LoadSpec, funds: i128) {
-    let tenant = Tenant::new(&scene.gateway, funds, "{}").await;
-    let outcome = scene.run(storm, std::slice::from_ref(&tenant)).await;
-    let expected = storm.calls.min(100);
-    assert_eq!(outcome.served, expected, "{storm:?}: {:?}", outcome.refused.first());
-    assert_eq!(outcome.reached, expected, "{storm:?}");
+async fn assert_wallet_admits_100(load: &LoadGateway, spec: LoadSpec, funds: i128) {
+    let tenant = Tenant::new(&load.gateway, funds, "{}").await;
+    let outcome = load.run(spec, std::slice::from_ref(&tenant)).await;
+    let expected = spec.calls.min(100);
+    assert_eq!(outcome.served, expected, "{spec:?}: {:?}", outcome.refused.first());
+    assert_eq!(outcome.reached, expected, "{spec:?}");
     for refusal in &outcome.refused {
-        expect_wallet_refusal(refusal);
+        assert_wallet_refusal(refusal);
     }
     tenant.assert_settled().await;
-    let left = funds - GPT_4O_MINI.cost(storm.usage) * expected as i128;
-    assert_eq!(tenant.wallet().await.at("balance").nano(), left, "all else was spent");
+    let balance = funds - GPT_4O_MINI.cost(spec.usage) * expected as i128;
+    assert_eq!(tenant.wallet().await.at("balance").nano(), balance, "the rest was spent");
     let counted = tenant.usage().await.at("dailyUsage.requestCount").count();
     assert_eq!(counted, expected as u64);
     assert_eq!(tenant.records().await.len(), expected + 1, "one recharge and the debits");
 }
 
-/// Says what it needs, and never what there is: a key's holder need not know the balance.
+/// Asserts that the refusal contains the required amount but not the balance, which a key holder
+/// must not learn.
 #[track_caller]
-fn expect_wallet_refusal(refusal: &FullResponse) {
+fn assert_wallet_refusal(refusal: &FullResponse) {
     let error = refusal.assert_error(402, &["insufficient_balance", "balance_on_hold"]);
     assert_eq!(error.at("type").text(), "insufficient_quota");
-    let told = error.find("limit").unwrap_or_else(|| error.clone());
-    told.at("required");
+    let details = error.find("limit").unwrap_or_else(|| error.clone());
+    details.at("required");
     let on_hold = error.at("code").text() == "balance_on_hold";
-    assert_eq!(told.at("transient").is_true(), on_hold, "{error}");
+    assert_eq!(details.at("transient").is_true(), on_hold, "{error}");
     assert_eq!(refusal.header("x-should-retry"), if on_hold { "true" } else { "false" });
     assert!(!on_hold || refusal.retry_after() <= MINUTE_SECONDS, "{refusal:?}");
     for secret in ["balance\":", "available", "frozen"] {
-        assert!(!refusal.body.contains(secret), "the balance is nobody's business: {error}");
+        assert!(!refusal.body.contains(secret), "the balance is not disclosed: {error}");
     }
 }
 
-/// Calls wait for what open ones hold and will not use: none is refused that would fit at rest.
+/// Calls wait for headroom that open calls hold and return; none is refused that would fit later.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_below_their_bound_are_refused_only_when_none_fits() {
-    let scene = LoadGateway::new().await;
-    let round = async |limit: Option<(usize, Level)>, storm: LoadSpec, said: u64| {
-        let input = input_tokens_of(&scene.gateway, storm, MAX_TOKENS).await;
-        let storm = LoadSpec { usage: Usage::of(input, said), ..storm };
+    let load = LoadGateway::new().await;
+    let round = async |limit: Option<(usize, Level)>, spec: LoadSpec, output_tokens: u64| {
+        let input = input_tokens_of(&load.gateway, spec, MAX_TOKENS).await;
+        let spec = LoadSpec { usage: Usage::of(input, output_tokens), ..spec };
         let bound = Usage::of(input, MAX_TOKENS);
         match limit {
             Some((at, level)) => {
-                expect_no_headroom_left(&scene, storm, bound, (&LIMITS[at], level)).await
+                assert_no_headroom_left(&load, spec, bound, (&LIMITS[at], level)).await
             }
             None => {
-                let [each, most] = [storm.usage, bound].map(|usage| GPT_4O_MINI.cost(usage));
-                expect_wallet_admits_100(&scene, storm, minimum_for_100(storm, each, most)).await;
+                let [each, most] = [spec.usage, bound].map(|usage| GPT_4O_MINI.cost(usage));
+                assert_wallet_admits_100(&load, spec, minimum_for_100(spec, each, most)).await;
             }
         }
     };
@@ -225,73 +227,82 @@ async fn calls_below_their_bound_are_refused_only_when_none_fits() {
     );
 }
 
-/// The least that 100 of these calls fit into, or the most that 101 do not: each may use `most`, of
-/// which it gives back all but `each`.
-fn minimum_for_100(storm: LoadSpec, each: i128, most: i128) -> i128 {
-    if storm.stream { 99 * each + most } else { 100 * each + most - 1 }
+/// The smallest amount into which 100 of these calls fit, or the largest into which 101 do not.
+/// Each call holds `held` and uses `each`.
+fn minimum_for_100(spec: LoadSpec, each: i128, held: i128) -> i128 {
+    if spec.stream { 99 * each + held } else { 100 * each + held - 1 }
 }
 
-/// Input tokens of a call that may say no less than this, as the gateway counts them near a limit.
-async fn input_tokens_of(gateway: &Gateway, storm: LoadSpec, least: u64) -> u64 {
-    let quota = LIMITS[1].quota_json(i128::from(least) + 1);
+/// Input tokens of a call whose smallest output bound is `output`, as the gateway counts them near
+/// a limit.
+async fn input_tokens_of(gateway: &Gateway, spec: LoadSpec, output: u64) -> u64 {
+    let quota = LIMITS[1].quota_json(i128::from(output) + 1);
     let tenant = Tenant::new(gateway, FUNDS, &quota).await;
-    let refusal = FullResponse::read(storm.request(&tenant.key).send(&tenant.proxy).await).await;
+    let refusal = FullResponse::read(spec.request(&tenant.key).send(&tenant.proxy).await).await;
     let error = refusal.assert_error(429, &[LIMITS[1].code]);
-    error.at("limit.requested").count() - least
+    error.at("limit.requested").count() - output
 }
 
-async fn expect_no_headroom_left(
-    scene: &LoadGateway,
-    storm: LoadSpec,
+async fn assert_no_headroom_left(
+    load: &LoadGateway,
+    spec: LoadSpec,
     bound: Usage,
     (limit, level): (&Limit, Level),
 ) {
-    let room = minimum_for_100(storm, limit.amount_for(storm.usage), limit.amount_for(bound));
-    let (cast, outcome) = within_one_minute(async || {
-        let cast = Tenants::with_limit(limit, level, room, &scene.gateway).await;
-        let outcome = scene.run(storm, &cast.limited).await;
-        (cast, outcome)
+    let limit_value = minimum_for_100(spec, limit.amount_for(spec.usage), limit.amount_for(bound));
+    let (tenants, outcome) = within_one_minute(async || {
+        let tenants = Tenants::with_limit(limit, level, limit_value, &load.gateway).await;
+        let outcome = load.run(spec, &tenants.limited).await;
+        (tenants, outcome)
     })
     .await;
-    let expected = storm.calls.min(100);
+    let expected = spec.calls.min(100);
     let (what, first) = (limit.field, outcome.refused.first());
-    assert_eq!(outcome.served, expected, "{what} {storm:?}: {first:?}");
-    assert_eq!(outcome.reached, expected, "{what} {storm:?}");
+    assert_eq!(outcome.served, expected, "{what} {spec:?}: {first:?}");
+    assert_eq!(outcome.reached, expected, "{what} {spec:?}");
     for refusal in &outcome.refused {
-        limit.assert_refused(level, refusal, (limit.amount_for(max_usage(storm.stream)), room));
+        limit.assert_refused(
+            level,
+            refusal,
+            (limit.amount_for(max_usage(spec.stream)), limit_value),
+        );
     }
-    cast.assert_settled().await;
+    tenants.assert_settled().await;
 }
 
-/// Calls that name no bound share what there is: they are given smaller answers, or wait.
+/// Calls without an output bound share the headroom: their output is clamped, or they wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn unbounded_calls_never_exceed_a_limit_and_use_it_up() {
     const FLOOR: u64 = 256;
-    let room = 20_000;
-    let scene = LoadGateway::new().await;
-    let storm = LoadSpec { bounded: false, ..LoadSpec::at_max_usage(400, true, 10) };
-    let input = input_tokens_of(&scene.gateway, storm, FLOOR).await;
-    let least = i128::from(input + FLOOR);
+    let limit_value = 20_000;
+    let load = LoadGateway::new().await;
+    let spec = LoadSpec { bounded: false, ..LoadSpec::at_max_usage(400, true, 10) };
+    let input = input_tokens_of(&load.gateway, spec, FLOOR).await;
+    let min_call = i128::from(input + FLOOR);
     for (level, at) in [(Level::Project, 1), (Level::Organization, 3)] {
-        for said in [OUTPUT_MAX, 100] {
-            let storm = LoadSpec { usage: Usage::of(input, said), ..storm };
-            let cast = Tenants::with_limit(&LIMITS[at], level, room, &scene.gateway).await;
-            let outcome = scene.run(storm, &cast.limited).await;
-            let used = i128::from(counted_usage(&cast, level).await.tokens);
-            let what = format!("{used} used, {} served: {storm:?}", outcome.served);
+        for output_tokens in [OUTPUT_MAX, 100] {
+            let spec = LoadSpec { usage: Usage::of(input, output_tokens), ..spec };
+            let tenants = Tenants::with_limit(&LIMITS[at], level, limit_value, &load.gateway).await;
+            let outcome = load.run(spec, &tenants.limited).await;
+            let used = i128::from(counted_usage(&tenants, level).await.tokens);
+            let what = format!("{used} used, {} served: {spec:?}", outcome.served);
             assert_eq!(outcome.reached, outcome.served, "{what}");
-            assert!(used <= room, "{what}");
-            if said == OUTPUT_MAX {
-                assert!(room - used < least, "room was left: {what}");
+            assert!(used <= limit_value, "{what}");
+            if output_tokens == OUTPUT_MAX {
+                assert!(limit_value - used < min_call, "headroom was left: {what}");
             } else {
-                // The last one that fits leaves less than the least behind.
-                let fit = (room - least) / i128::from(storm.usage.total()) + 1;
+                // After the last call that fits, less than one minimum call is left.
+                let fit = (limit_value - min_call) / i128::from(spec.usage.total()) + 1;
                 assert_eq!(outcome.served as i128, fit, "{what}: {:?}", outcome.refused.first());
             }
             for refusal in &outcome.refused {
-                LIMITS[at].assert_refused(level, refusal, (2 * i128::from(OUTPUT_MAX), room));
+                LIMITS[at].assert_refused(
+                    level,
+                    refusal,
+                    (2 * i128::from(OUTPUT_MAX), limit_value),
+                );
             }
-            cast.assert_settled().await;
+            tenants.assert_settled().await;
         }
     }
 }

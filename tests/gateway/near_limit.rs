@@ -1,5 +1,5 @@
-//! Near a limit: what fits is served, whatever the bound that was not named, and nobody waits for
-//! longer than it helps.
+//! Near a limit, every call that fits is served, even if it names no output bound, and calls run
+//! concurrently as far as the headroom allows.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,10 +18,10 @@ use crate::harness::{anthropic, gemini};
 
 const CALLS: usize = 400;
 const FUNDS: i128 = 1_000_000_000;
-/// The least output that a call without a bound is admitted with.
+/// The smallest output bound to which the gateway clamps a call without one.
 const OUTPUT_FLOOR_TOKENS: u64 = 256;
-/// What every call really uses. The input is what the vocabulary of gpt-4o makes of its body; the
-/// other providers report a number of their own.
+/// The actual usage of every call. The input is the token count of its body in the gpt-4o
+/// vocabulary; the other providers report the same number.
 const ACTUAL_USAGE: Usage =
     Usage { prompt: 10, completion: OUTPUT_FLOOR_TOKENS, cached: 0, reasoning: 0 };
 
@@ -43,12 +43,12 @@ impl Dialect {
         }
     }
 
-    /// A call that names this bound, or none.
+    /// A call with an output bound of `max_tokens`, or without one.
     fn call(self, key: &str, max_tokens: Option<u64>, stream: bool) -> Request {
         let model = self.price().model;
         match self {
             Self::OpenAi => {
-                let bound = max_tokens.map(|most| format!(r#","max_tokens":{most}"#));
+                let bound = max_tokens.map(|max_tokens| format!(r#","max_tokens":{max_tokens}"#));
                 let body = format!(
                     r#"{{"model":"{model}","messages":[{{"role":"user","content":"Say hello."}}],"stream":{stream}{}}}"#,
                     bound.unwrap_or_default()
@@ -68,7 +68,7 @@ impl Dialect {
         }
     }
 
-    /// The output bound that reached the provider, if one did.
+    /// The output bound in the request that the provider received.
     fn bound(self, seen: &ReceivedRequest) -> Option<u64> {
         let path = match self {
             Self::OpenAi | Self::Anthropic => "max_tokens",
@@ -87,16 +87,16 @@ struct Fixture {
 impl Fixture {
     async fn new() -> Self {
         let latency_ms = Arc::new(AtomicU64::new(0));
-        let turned = Arc::clone(&latency_ms);
+        let latency = Arc::clone(&latency_ms);
         let upstream = Upstream::start(move |seen| {
             reply_with(seen, ACTUAL_USAGE)
-                .with_latency(Duration::from_millis(turned.load(Ordering::Relaxed)))
+                .with_latency(Duration::from_millis(latency.load(Ordering::Relaxed)))
         })
         .await;
         Self { gateway: Gateway::with_upstream(&upstream).await, upstream, latency_ms }
     }
 
-    /// In this dialect, streamed and not, instant and slow.
+    /// Runs a round plain and streamed, with an instant and a slow provider.
     async fn for_each_mode(&self, round: impl AsyncFn(bool)) {
         for (stream, latency_ms) in [(false, 0), (true, 0), (false, 200), (true, 200)] {
             self.latency_ms.store(latency_ms, Ordering::Relaxed);
@@ -105,14 +105,14 @@ impl Fixture {
     }
 }
 
-/// Money for exactly 100 such calls, and nobody names a bound.
-async fn expect_money_for_100_serves_100(dialect: Dialect) {
-    let scene = Fixture::new().await;
-    scene
+/// Funds exactly 100 calls without an output bound and asserts that 100 of 400 are served.
+async fn assert_money_for_100_serves_100(dialect: Dialect) {
+    let fixture = Fixture::new().await;
+    fixture
         .for_each_mode(async |stream| {
             let funds = dialect.price().cost(ACTUAL_USAGE) * 100;
-            let tenant = Tenant::new(&scene.gateway, funds, "{}").await;
-            let before = scene.upstream.request_count();
+            let tenant = Tenant::new(&fixture.gateway, funds, "{}").await;
+            let before = fixture.upstream.request_count();
             let call = dialect.call(&tenant.key, None, stream);
             let answers = send_concurrently(&tenant.proxy, &call, CALLS).await;
             let served = answers.iter().filter(|answer| answer.status == 200);
@@ -120,17 +120,22 @@ async fn expect_money_for_100_serves_100(dialect: Dialect) {
             assert_eq!(served.count(), 100, "{dialect:?} {stream}: {:?}", refused.first());
             for refusal in refused {
                 assert_eq!(refusal.status, 402, "{refusal:?}");
-                assert_eq!(refusal.header("x-should-retry"), "false", "not one false refusal");
+                assert_eq!(refusal.header("x-should-retry"), "false", "every refusal is final");
             }
-            let seen = scene.upstream.requests().split_off(before);
+            let seen = fixture.upstream.requests().split_off(before);
             assert_eq!(seen.len(), 100);
             let bounds: Vec<u64> = seen.iter().filter_map(|seen| dialect.bound(seen)).collect();
             assert!(bounds.iter().all(|bound| OUTPUT_FLOOR_TOKENS <= *bound), "{bounds:?}");
-            let told = answers.iter().filter(|answer| answer.has_header("x-meteor-output-clamped"));
-            assert_eq!(told.count(), bounds.len(), "who is bounded is told");
-            assert!(50 < bounds.len(), "the model's own bound would have left the others out");
+            let clamped =
+                answers.iter().filter(|answer| answer.has_header("x-meteor-output-clamped"));
+            assert_eq!(clamped.count(), bounds.len(), "a clamped call has the header");
+            assert!(50 < bounds.len(), "most calls were clamped");
             tenant.assert_settled().await;
-            assert_eq!(tenant.wallet().await.at("balance").nano(), 0, "all was spent");
+            assert_eq!(
+                tenant.wallet().await.at("balance").nano(),
+                0,
+                "the whole balance was spent"
+            );
             let logs = tenant.logs().await;
             let clamped = logs.iter().filter(|log| log.at("outputClamped").is_true()).count();
             assert_eq!(clamped, bounds.len());
@@ -140,27 +145,27 @@ async fn expect_money_for_100_serves_100(dialect: Dialect) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn money_for_100_serves_100_unbounded_chat_calls() {
-    expect_money_for_100_serves_100(Dialect::OpenAi).await;
+    assert_money_for_100_serves_100(Dialect::OpenAi).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn money_for_100_serves_100_unbounded_anthropic_calls() {
-    expect_money_for_100_serves_100(Dialect::Anthropic).await;
+    assert_money_for_100_serves_100(Dialect::Anthropic).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn money_for_100_serves_100_unbounded_gemini_calls() {
-    expect_money_for_100_serves_100(Dialect::Gemini).await;
+    assert_money_for_100_serves_100(Dialect::Gemini).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_for_100_serve_100_unbounded_calls() {
-    let scene = Fixture::new().await;
+    let fixture = Fixture::new().await;
     for dialect in DIALECTS {
-        scene
+        fixture
             .for_each_mode(async |stream| {
                 let quota = format!(r#"{{"dailyTokenLimit":{}}}"#, 100 * ACTUAL_USAGE.total());
-                let tenant = Tenant::new(&scene.gateway, 1_000_000_000_000, &quota).await;
+                let tenant = Tenant::new(&fixture.gateway, 1_000_000_000_000, &quota).await;
                 let call = dialect.call(&tenant.key, None, stream);
                 let answers = send_concurrently(&tenant.proxy, &call, CALLS).await;
                 let refused: Vec<_> =
@@ -168,7 +173,7 @@ async fn tokens_for_100_serve_100_unbounded_calls() {
                 assert_eq!(CALLS - refused.len(), 100, "{dialect:?}: {:?}", refused.first());
                 for refusal in refused {
                     assert_eq!(refusal.status, 429, "{refusal:?}");
-                    assert_eq!(refusal.header("x-should-retry"), "false", "no false refusal");
+                    assert_eq!(refusal.header("x-should-retry"), "false", "every refusal is final");
                 }
                 let usage = tenant.usage().await;
                 assert_eq!(usage.at("dailyUsage.tokenCount").count(), 100 * ACTUAL_USAGE.total());
@@ -178,22 +183,23 @@ async fn tokens_for_100_serve_100_unbounded_calls() {
     }
 }
 
-/// A bound of the client's own is kept: what is left in the end covers none any more.
+/// A bound of the client is not clamped. With a bound of r times the usage, the money for 100 calls
+/// serves 101 - r.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_oversized_bound_reserves_money_and_serves_fewer_calls() {
-    let scene = Fixture::new().await;
-    let serves = async |dialect: Dialect, r: u64, stream| {
+    let fixture = Fixture::new().await;
+    let serves = async |dialect: Dialect, bound_factor: u64, stream| {
         let funds = dialect.price().cost(ACTUAL_USAGE) * 100;
-        let tenant = Tenant::new(&scene.gateway, funds, "{}").await;
-        let call = dialect.call(&tenant.key, Some(r * OUTPUT_FLOOR_TOKENS), stream);
+        let tenant = Tenant::new(&fixture.gateway, funds, "{}").await;
+        let call = dialect.call(&tenant.key, Some(bound_factor * OUTPUT_FLOOR_TOKENS), stream);
         let answers = send_concurrently(&tenant.proxy, &call, CALLS).await;
         let served = answers.iter().filter(|answer| answer.status == 200).count() as u64;
-        assert_eq!(served, 101 - r, "{dialect:?} {r} {stream}");
+        assert_eq!(served, 101 - bound_factor, "{dialect:?} {bound_factor} {stream}");
         tenant.assert_settled().await;
-        let left = dialect.price().cost(ACTUAL_USAGE) * i128::from(r - 1);
-        assert_eq!(tenant.wallet().await.at("balance").nano(), left);
+        let balance = dialect.price().cost(ACTUAL_USAGE) * i128::from(bound_factor - 1);
+        assert_eq!(tenant.wallet().await.at("balance").nano(), balance);
     };
-    scene
+    fixture
         .for_each_mode(async |stream| {
             tokio::join!(
                 serves(Dialect::OpenAi, 1, stream),
@@ -207,23 +213,23 @@ async fn an_oversized_bound_reserves_money_and_serves_fewer_calls() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_run_concurrently_as_far_as_the_money_allows() {
-    let scene = Fixture::new().await;
-    scene.latency_ms.store(200, Ordering::Relaxed);
+    let fixture = Fixture::new().await;
+    fixture.latency_ms.store(200, Ordering::Relaxed);
     let funds = GPT_4O_MINI.cost(ACTUAL_USAGE) * 128;
-    let tenant = Tenant::new(&scene.gateway, funds, "{}").await;
+    let tenant = Tenant::new(&fixture.gateway, funds, "{}").await;
     let call = Dialect::OpenAi.call(&tenant.key, None, false);
     let start = Instant::now();
     let answers = send_concurrently(&tenant.proxy, &call, 128).await;
     assert!(answers.iter().all(|answer| answer.status == 200));
-    // One after the other they would take 25 s; 64 beside each other take two rounds, and one
-    // more for the first call, which took all there was.
+    // Sequentially the calls would take 25 s. 64 concurrent ones take two rounds, plus one for the
+    // first call, which reserved everything.
     assert_within(Duration::from_secs(6), start, Instant::now(), "128 calls of 200 ms");
 }
 
-/// Few bytes may be many tokens: these are held, too.
+/// Attached media of a few bytes may be many tokens, which are held.
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_of_attached_media_are_held() {
-    let scene = Fixture::new().await;
+    let fixture = Fixture::new().await;
     let [claude, flash] = [&CLAUDE_HAIKU, &GEMINI_FLASH].map(|price| price.model);
     let message = |content: &str| {
         let content = content.replace('\'', "\"");
@@ -239,7 +245,7 @@ async fn tokens_of_attached_media_are_held() {
         )
     };
     let generate = gemini::target(flash, false);
-    let tenant = Tenant::new(&scene.gateway, FUNDS, r#"{"dailyTokenLimit":5000}"#).await;
+    let tenant = Tenant::new(&fixture.gateway, FUNDS, r#"{"dailyTokenLimit":5000}"#).await;
     for (target, body, status) in [
         ("/v1/messages", message("{'type':'text','text':'AA=='}"), 200),
         ("/v1/messages", message(image), 429),
@@ -249,26 +255,30 @@ async fn tokens_of_attached_media_are_held() {
         (&generate, content("video/mp4"), 429),
     ] {
         let answer = Request::post(target, &body).bearer(&tenant.key).send(&tenant.proxy).await;
-        let told = answer.status;
-        assert_eq!(told, status, "{body}: {}", answer.text().await);
+        let actual = answer.status;
+        assert_eq!(actual, status, "{body}: {}", answer.text().await);
     }
     tenant.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_output_clamp_an_unbounded_call_is_refused() {
-    let scene = Fixture::new().await;
+    let fixture = Fixture::new().await;
     for dialect in DIALECTS {
         let funds = dialect.price().cost(ACTUAL_USAGE) * 10;
-        let tenant = Tenant::new(&scene.gateway, funds, "{}").await;
+        let tenant = Tenant::new(&fixture.gateway, funds, "{}").await;
         let call = dialect.call(&tenant.key, None, false);
         for (clamps, status) in [("false", 402), ("true", 200)] {
             let body = format!(r#"{{"outputClamp":{clamps}}}"#);
             let put = tenant.send(Request::put("/api/organization", body)).await;
             assert_eq!(put.status, 200);
-            let told = FullResponse::read(call.send(&tenant.proxy).await).await;
-            assert_eq!(told.status, status, "{dialect:?}: {told:?}");
-            assert_eq!(told.has_header("x-meteor-output-clamped"), status == 200, "{told:?}");
+            let response = FullResponse::read(call.send(&tenant.proxy).await).await;
+            assert_eq!(response.status, status, "{dialect:?}: {response:?}");
+            assert_eq!(
+                response.has_header("x-meteor-output-clamped"),
+                status == 200,
+                "{response:?}"
+            );
         }
         tenant.assert_settled().await;
     }

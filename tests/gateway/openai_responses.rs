@@ -1,4 +1,4 @@
-//! Responses, the older completions, and what only counts or judges: metered, kept apart, free.
+//! The OpenAI endpoints for responses, completions, token counts and moderations.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::harness::upstream::{Plan, ReceivedRequest, Upstream};
 const FUNDS: i128 = 1_000_000_000;
 const USAGE: Usage = Usage { prompt: 14, completion: 6, cached: 2, reasoning: 3 };
 
-/// All of a response but its first fields; it names another model than the one it was asked of.
+/// A response object, which names another model than the requested one.
 fn response_object(status: &str, usage: &str) -> String {
     format!(
         r#"{{"id":"resp_Fake1","object":"response","status":"{status}","model":"fake-2026","service_tier":"default","output":[{{"type":"message","content":[]}}],"usage":{usage},"store":true}}"#
@@ -42,25 +42,25 @@ fn events(last: &str, usage: &str) -> Vec<String> {
     ]
 }
 
-/// A response whose tools painted twice, searched files and ran code.
+/// A response whose tools created two images, searched files and ran code.
 fn tool_response() -> String {
     let item = |kind: &str| format!(r#"{{"id":"i","type":"{kind}","status":"completed"}},"#);
     let items = ["image_generation_call", "image_generation_call", "file_search_call"].map(item);
     let ran = item("code_interpreter_call").repeat(2);
-    let said = response_object("completed", &usage_object());
-    said.replacen(r#""output":["#, &format!(r#""output":[{}{ran}"#, items.concat()), 1)
+    let response_text = response_object("completed", &usage_object());
+    response_text.replacen(r#""output":["#, &format!(r#""output":[{}{ran}"#, items.concat()), 1)
 }
 
-/// Fails where it is asked to.
+/// Answers by path; fails if the body contains `Fail.`.
 fn reply(seen: &ReceivedRequest) -> Plan {
     let (stream, fails) = (seen.is_set("stream"), seen.body.contains("Fail."));
     match seen.target.as_str() {
         "/v1/completions" => {
             let word = "data: {\"choices\":[{\"index\":0,\"text\":\"one two\"}]}\n\n";
-            let asked = seen.is_set("stream_options.include_usage");
+            let wants_usage = seen.is_set("stream_options.include_usage");
             let usage =
                 r#"data: {"choices":[],"usage":{"prompt_tokens":14,"completion_tokens":6}}"#;
-            let usage = if asked && !fails { format!("{usage}\n\n") } else { String::new() };
+            let usage = if wants_usage && !fails { format!("{usage}\n\n") } else { String::new() };
             Plan::stream([word.to_owned(), usage + "data: [DONE]\n\n"], Duration::ZERO)
         }
         "/v1/moderations" => Plan::json(200, r#"{"id":"modr-1","results":[{"flagged":false}]}"#),
@@ -86,7 +86,7 @@ async fn setup(funds: i128) -> (Served, Tenant, Upstream) {
     (served, tenant, provider)
 }
 
-/// What is answered, and what the log has of it.
+/// The status, the body and the log entry of a call.
 async fn call(tenant: &Tenant, target: &str, body: &str) -> (u16, String, Json) {
     let answer = Request::post(target, body).bearer(&tenant.key).send(&tenant.proxy).await;
     let (status, id) = (answer.status, answer.id());
@@ -102,15 +102,15 @@ fn request_body(rest: &str) -> String {
 async fn a_response_is_priced_as_the_requested_model() {
     let (_served, tenant, provider) = setup(FUNDS).await;
     let streamed = events("completed", &usage_object()).concat();
-    for (rest, said) in
+    for (rest, expected) in
         [("", response_object("completed", &usage_object())), (r#","stream":true"#, streamed)]
     {
         let (status, text, log) = call(&tenant, "/v1/responses", &request_body(rest)).await;
-        assert_eq!((status, text), (200, said));
+        assert_eq!((status, text), (200, expected));
         assert_eq!(
             provider.requests().pop().expect("the call").body,
             request_body(rest),
-            "nothing is added"
+            "the body is forwarded unchanged"
         );
         assert_eq!(
             (log.at("model").text(), log.at("settledBy").text()),
@@ -192,10 +192,10 @@ async fn a_completion_is_charged_by_usage_or_estimated() {
 #[tokio::test(flavor = "multi_thread")]
 async fn token_counts_and_moderations_cost_a_request_but_no_money() {
     let (_served, tenant, provider) = setup(0).await;
-    let judged = r#"{"input":"x"}"#;
-    let counted = request_body("");
+    let moderation = r#"{"input":"x"}"#;
+    let input = request_body("");
     for (target, body) in
-        [("/v1/moderations", judged), ("/v1/responses/input_tokens", counted.as_str())]
+        [("/v1/moderations", moderation), ("/v1/responses/input_tokens", input.as_str())]
     {
         let (status, text, log) = call(&tenant, target, body).await;
         assert_eq!(status, 200, "{text}");
@@ -204,7 +204,7 @@ async fn token_counts_and_moderations_cost_a_request_but_no_money() {
     }
     assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), 2);
     assert!(tenant.records().await.is_empty());
-    let (status, text, _) = call(&tenant, "/v1/responses", &counted).await;
+    let (status, text, _) = call(&tenant, "/v1/responses", &input).await;
     assert_eq!(status, 402, "{text}");
     tenant.assert_settled().await;
 }

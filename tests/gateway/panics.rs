@@ -1,4 +1,4 @@
-//! A panic ends its own call and no other: what that held is settled by what was known of it.
+//! A panic ends its own call and no other; the call is settled by the usage measured so far.
 
 use crate::harness::limit_assertions::FullResponse;
 use crate::harness::openai::bound;
@@ -10,7 +10,7 @@ use crate::harness::wait::eventually;
 const FUNDS: i128 = 1_000_000_000;
 const MAX_TOKENS: u64 = 20;
 
-/// Where the task of a call panics, and whether its client still sees the end.
+/// The points at which the task of a call panics.
 const PANIC_POINTS: [&str; 8] = [
     "hold-appended",
     "hold-written",
@@ -25,7 +25,7 @@ const PANIC_POINTS: [&str; 8] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_leaves_no_hold_and_affects_no_other_call() {
     for point in PANIC_POINTS {
-        // The other call is the first to pass, and stays open meanwhile.
+        // The other call passes the point first and stays open meanwhile.
         let passings = if ["usage-seen", "settle-appended", "settle-written"].contains(&point) {
             1
         } else if point == "piece-taken" {
@@ -33,29 +33,32 @@ async fn a_panic_leaves_no_hold_and_affects_no_other_call() {
         } else {
             2
         };
-        let place =
+        let config_dir =
             |rows: &str| Place::new(rows).with("METEOR_CRASH", format!("{point}:{passings}:panic"));
-        let mut stage = ScenarioGateway::new(FUNDS, "{}", place).await;
-        stage.server.may_panic = true;
-        let tenant = &stage.tenant;
+        let mut gateway = ScenarioGateway::new(FUNDS, "{}", config_dir).await;
+        gateway.server.may_panic = true;
+        let tenant = &gateway.tenant;
         let mut other = tenant.open_stream(MAX_TOKENS).await;
         let request = crate::harness::client::Request::chat(
             &tenant.key,
             crate::harness::openai::chat("plain", MAX_TOKENS, true),
         );
         if let Ok(mut answer) = request.try_send(&tenant.proxy).await {
-            let whole = answer.read_to_end().await.1;
-            assert!(!whole, "{point}: the call whose task panicked comes to no clean end");
+            let is_complete = answer.read_to_end().await.1;
+            assert!(!is_complete, "{point}: the panicked call has no clean end");
         }
-        assert!(stage.server.log().contains("requested by METEOR_CRASH"), "{point}: it panicked");
+        assert!(
+            gateway.server.log().contains("requested by METEOR_CRASH"),
+            "{point}: the task panicked"
+        );
         eventually(&format!("one hold is left: {point}"), async || {
             (tenant.holds().await.len() == 1).then_some(())
         })
         .await;
-        stage.upstream.release();
+        gateway.upstream.release();
         assert!(other.read_to_end().await.1, "{point}: the other call ends");
-        let told = FullResponse::read(tenant.call("plain", MAX_TOKENS).await).await;
-        assert_eq!(told.status, 200, "{point}: the next call is served");
+        let response = FullResponse::read(tenant.call("plain", MAX_TOKENS).await).await;
+        assert_eq!(response.status, 200, "{point}: the next call is served");
         tenant.assert_settled().await;
 
         let records = tenant.records().await;
@@ -63,9 +66,12 @@ async fn a_panic_leaves_no_hold_and_affects_no_other_call() {
         let amounts: Vec<i128> = debits.map(|record| record.at("amount").nano()).collect();
         let is_forwarded = !point.starts_with("hold");
         assert_eq!(amounts.len(), 2 + usize::from(is_forwarded), "{point}: {amounts:?}");
-        let most = GPT_4O_MINI
+        let max_cost = GPT_4O_MINI
             .cost(bound(&crate::harness::openai::chat("plain", MAX_TOKENS, true), MAX_TOKENS));
-        assert!(amounts.iter().all(|amount| (1..=most).contains(amount)), "{point}: {amounts:?}");
+        assert!(
+            amounts.iter().all(|amount| (1..=max_cost).contains(amount)),
+            "{point}: {amounts:?}"
+        );
         assert!(2 <= amounts.iter().filter(|amount| **amount == GPT_4O_MINI.cost(USAGE)).count());
         let usage = tenant.usage().await;
         let requests = usage.at("dailyUsage.requestCount").count();

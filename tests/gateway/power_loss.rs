@@ -1,5 +1,4 @@
-//! Power that fails at any moment: the disk is left with what was synced, and with any part of what
-//! was not.
+//! Power loss at random moments: the disk keeps what was synced and any part of what was not.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -13,17 +12,18 @@ use crate::harness::serve::{Place, Served};
 use crate::harness::upstream::Upstream;
 use crate::harness::wait::eventually;
 
-/// So often the power fails, unless the variable says otherwise.
+/// Number of power losses unless `METEOR_POWER` sets another.
 const CYCLES: usize = 3;
-/// After so many another organization calls, so that lists stay short.
+/// Power losses per organization, so that its lists stay short.
 const CYCLES_PER_TENANT: usize = 5;
 
 fn cycles() -> usize {
-    let asked = std::env::var("METEOR_POWER").ok();
-    asked.map_or(CYCLES, |cycles| cycles.parse().expect("METEOR_POWER is a number"))
+    let variable = std::env::var("METEOR_POWER").ok();
+    variable.map_or(CYCLES, |cycles| cycles.parse().expect("METEOR_POWER is a number"))
 }
 
-/// Segments go soon after they are projected, so that some come back with the power.
+/// Starts a gateway that deletes segments soon after projection, so that some reappear after a
+/// power loss.
 async fn start_fixture(durability: &str) -> FaultyGateway {
     let provider = Upstream::start(|seen| reply(seen, USAGE, Duration::ZERO)).await;
     let journal = format!("durability = \"{durability}\"\nkeep_ms = 500\n");
@@ -33,27 +33,27 @@ async fn start_fixture(durability: &str) -> FaultyGateway {
     FaultyGateway { upstream: provider, server: served, tenant, shim }
 }
 
-/// Calls until the power fails, and starts again with what the disk has; what callers saw.
+/// Makes calls until the power fails and restarts from the disk. Returns what the callers observed.
 ///
-/// In turn: a few calls; more than a segment of them, with a database that has none of them; and
-/// a few until old segments are removed, with a start before the power fails: what it has forgotten
-/// must not come back.
+/// Alternates by `index`: a few calls; more than a segment of calls while the database cannot
+/// commit; and calls until old segments are deleted, with a restart before the power loss, after
+/// which the deleted entries must not reappear.
 async fn power_cycle(
-    mut scene: FaultyGateway,
-    turn: usize,
-    chance: &mut Random,
+    mut fixture: FaultyGateway,
+    index: usize,
+    random: &mut Random,
 ) -> (FaultyGateway, CallerResults) {
-    scene.tenant.recharge(1).await;
-    if turn % 3 == 1 {
-        scene.shim.inject(&[("sync", ".db-wal", EIO)]);
+    fixture.tenant.recharge(1).await;
+    if index % 3 == 1 {
+        fixture.shim.inject(&[("sync", ".db-wal", EIO)]);
     }
-    let load = Load::start(&scene.tenant);
-    let segments = || scene.shim.list_files("journal");
-    match turn % 3 {
+    let load = Load::start(&fixture.tenant);
+    let segments = || fixture.shim.list_files("journal");
+    match index % 3 {
         1 => {
-            // While the second is written, the third is ready.
+            // The third segment is prepared while the second is written.
             let third = |name: &String| name.ends_with("-00000002.journal");
-            eventually("a second segment is begun", async || {
+            eventually("a second segment is started", async || {
                 segments().iter().any(third).then_some(())
             })
             .await;
@@ -68,65 +68,66 @@ async fn power_cycle(
         }
         _ => {}
     }
-    let calls = 10 + chance.below(150);
+    let calls = 10 + random.below(150);
     load.wait_completed(usize::try_from(calls).expect("a few")).await;
-    scene.server.kill();
+    fixture.server.kill();
     let seen = load.stop().await;
-    scene.shim.clear();
-    if turn % 3 == 2 {
-        scene = scene.restart().await;
-        scene.server.kill();
+    fixture.shim.clear();
+    if index % 3 == 2 {
+        fixture = fixture.restart().await;
+        fixture.server.kill();
     }
-    scene.shim.lose_power(chance);
-    (scene.restart().await, seen)
+    fixture.shim.lose_power(random);
+    (fixture.restart().await, seen)
 }
 
-/// Every recharge that was answered is there.
-async fn expect_recharges(scene: &FaultyGateway, many: usize) {
-    let records = scene.tenant.records().await;
-    let own = records.iter().filter(|record| record.at("type").text() == "Recharge").count();
-    assert_eq!(own, 1 + many);
+/// Asserts that every answered recharge is recorded.
+async fn assert_recharges(fixture: &FaultyGateway, many: usize) {
+    let records = fixture.tenant.records().await;
+    let recharges = records.iter().filter(|record| record.at("type").text() == "Recharge").count();
+    assert_eq!(recharges, 1 + many);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn power_durability_loses_no_completed_call() {
-    let mut chance = Random::from_env("METEOR_POWER_SEED");
-    let mut scene = start_fixture("power").await;
-    let (mut all, mut own) = (CallerResults::default(), 0);
-    for turn in 0..cycles() {
-        if turn > 0 && turn.is_multiple_of(CYCLES_PER_TENANT) {
-            let tenant = scene.tenant.create_tenant(&scene.server, FUNDS, "{}").await;
-            (scene, all, own) = (FaultyGateway { tenant, ..scene }, CallerResults::default(), 0);
+    let mut random = Random::from_env("METEOR_POWER_SEED");
+    let mut fixture = start_fixture("power").await;
+    let (mut completed, mut rounds) = (CallerResults::default(), 0);
+    for index in 0..cycles() {
+        if index > 0 && index.is_multiple_of(CYCLES_PER_TENANT) {
+            let tenant = fixture.tenant.create_tenant(&fixture.server, FUNDS, "{}").await;
+            (fixture, completed, rounds) =
+                (FaultyGateway { tenant, ..fixture }, CallerResults::default(), 0);
         }
         let seen;
-        (scene, seen) = power_cycle(scene, turn, &mut chance).await;
-        all.completed.extend(seen.completed);
-        own += 1;
-        scene.assert_reconciled(&all).await;
-        expect_recharges(&scene, own).await;
+        (fixture, seen) = power_cycle(fixture, index, &mut random).await;
+        completed.completed.extend(seen.completed);
+        rounds += 1;
+        fixture.assert_reconciled(&completed).await;
+        assert_recharges(&fixture, rounds).await;
     }
 }
 
-/// Only what was never synced is lost, and the books are whole without it. What the database had
-/// does not come again.
+/// Only entries that were never synced are lost, and the ledger stays consistent. Entries that the
+/// database has are not applied again.
 #[tokio::test(flavor = "multi_thread")]
 async fn process_durability_loses_only_the_unsynced_tail() {
-    let mut chance = Random::from_env("METEOR_POWER_SEED");
-    let mut scene = start_fixture("process").await;
-    let mut known = debits_by_call(&scene.tenant).await;
-    for turn in 0..cycles() {
-        (scene, _) = power_cycle(scene, turn, &mut chance).await;
-        scene.assert_reconciled(&CallerResults::default()).await;
-        expect_recharges(&scene, turn % CYCLES_PER_TENANT + 1).await;
-        let now = debits_by_call(&scene.tenant).await;
-        for id in known.keys() {
-            assert!(now.contains_key(id), "a debit that was seen is gone: {id}");
+    let mut random = Random::from_env("METEOR_POWER_SEED");
+    let mut fixture = start_fixture("process").await;
+    let mut previous = debits_by_call(&fixture.tenant).await;
+    for index in 0..cycles() {
+        (fixture, _) = power_cycle(fixture, index, &mut random).await;
+        fixture.assert_reconciled(&CallerResults::default()).await;
+        assert_recharges(&fixture, index % CYCLES_PER_TENANT + 1).await;
+        let now = debits_by_call(&fixture.tenant).await;
+        for id in previous.keys() {
+            assert!(now.contains_key(id), "an observed debit is gone: {id}");
         }
-        known = now;
-        if turn % CYCLES_PER_TENANT == CYCLES_PER_TENANT - 1 {
-            let tenant = scene.tenant.create_tenant(&scene.server, FUNDS, "{}").await;
-            scene = FaultyGateway { tenant, ..scene };
-            known = debits_by_call(&scene.tenant).await;
+        previous = now;
+        if index % CYCLES_PER_TENANT == CYCLES_PER_TENANT - 1 {
+            let tenant = fixture.tenant.create_tenant(&fixture.server, FUNDS, "{}").await;
+            fixture = FaultyGateway { tenant, ..fixture };
+            previous = debits_by_call(&fixture.tenant).await;
         }
     }
 }

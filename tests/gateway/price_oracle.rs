@@ -1,8 +1,8 @@
-//! What recorded answers cost, against an oracle: each is replayed through the gateway at the price
-//! list's own prices, and the package genai-prices says what that usage costs.
+//! Compares the cost of recorded responses with an oracle: each is replayed through the gateway at
+//! the prices of the price list, and the package genai-prices computes the cost of the same usage.
 //!
-//! Where the two differ, docs/prices.md has a line that says why; a difference without a line, and a
-//! line without a difference, fail. Without recordings or packages this is skipped, and says so.
+//! docs/prices.md explains each difference; an unexplained difference and an explanation without
+//! one fail. Without recordings or packages the test is skipped and prints so.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -20,10 +20,10 @@ const PRICE_LIST: &str = include_str!("../../config/prices.toml");
 const PRICES_PAGE: &str = include_str!("../../docs/prices.md");
 const FUNDS: i128 = 1_000_000_000_000;
 const INDEX_HEADER: &str = "x-stainless-replay";
-/// The least number of comparisons that are worth the name of a proof.
+/// Minimum number of comparisons.
 const COMPARED_MIN: usize = 100;
 
-/// The folders of recordings, by the names of providers in the list and in the oracle.
+/// Each folder of recordings with the provider name in the price list and the oracle.
 const PROVIDERS: [(&str, &str); 15] = [
     ("anthropic", "anthropic"),
     ("azure-openai", "azure"),
@@ -42,7 +42,7 @@ const PROVIDERS: [(&str, &str); 15] = [
     ("zai", "zai"),
 ];
 
-/// A recorded answer of a model that is priced.
+/// A recorded exchange with a model that has a price.
 struct PricedExchange {
     provider: &'static str,
     model: String,
@@ -59,8 +59,8 @@ impl PricedExchange {
             Some((before, after)) => {
                 let (_, verb) = after.split_once(':')?;
                 exchange.target = format!("{before}/models/{id}:{verb}");
-                let named = |name: &str| format!("\"models/{name}\"");
-                exchange.body = exchange.body.replace(&named(&model), &named(&id));
+                let quoted = |name: &str| format!("\"models/{name}\"");
+                exchange.body = exchange.body.replace(&quoted(&model), &quoted(&id));
             }
             None => {
                 let old = Json::new(&exchange.body).find("model")?.to_string();
@@ -83,20 +83,20 @@ impl PricedExchange {
     }
 }
 
-/// What was asked for; where nobody recorded that, what answered.
+/// The requested model, or the answering one if the request was not recorded.
 fn requested_model(exchange: &Exchange) -> Option<String> {
     if let Some((_, after)) = exchange.target.split_once("/models/") {
         return after.split_once(':').map(|(model, _)| model.to_owned());
     }
-    let asked = Json::new(&exchange.body).find("model")?.text();
-    if asked != "m" {
-        return Some(asked);
+    let model_name = Json::new(&exchange.body).find("model")?.text();
+    if model_name != "m" {
+        return Some(model_name);
     }
     let (_, after) = exchange.response_body.split_once("\"model\":")?;
     Some(after.trim_start().strip_prefix('"')?.split('"').next()?.to_owned())
 }
 
-/// The name of a model here: two providers may have one of the same name.
+/// A model id that is unique across providers, which may share model names.
 fn model_id(provider: &str, model: &str) -> String {
     format!("{provider}~{model}")
 }
@@ -116,22 +116,28 @@ async fn recorded_answers_cost_what_the_oracle_computes() {
         return;
     };
     let recordings = load_corpus(&folder).await.recordings.into_iter();
-    let recordings = recordings.filter(|own| own.is_original && own.exchange.status == 200);
-    let recordings = recordings.map(|own| own.exchange);
+    let recordings = recordings
+        .filter(|gateway_cost| gateway_cost.is_original && gateway_cost.exchange.status == 200);
+    let recordings = recordings.map(|gateway_cost| gateway_cost.exchange);
     let priced: Vec<PricedExchange> = recordings.filter_map(PricedExchange::of).collect();
-    let (served, tenant, _provider) = start_gateway(&priced).await;
+    let (server, tenant, _provider) = start_gateway(&priced).await;
     let logs = replay(&priced, &tenant).await;
-    let facts: Vec<String> = logs.iter().map(|(at, log)| usage_fact(&priced[*at], log)).collect();
-    let file = served.path("usages.json");
+    let facts: Vec<String> =
+        logs.iter().map(|(index, log)| usage_fact(&priced[*index], log)).collect();
+    let file = server.path("usages.json");
     std::fs::write(&file, format!("[{}]", facts.join(","))).expect("the folder can be written");
-    let told = sdk::run_suite(command, &file.display().to_string()).await.list();
-    assert_eq!(told.len(), logs.len());
+    let oracle_cost = sdk::run_suite(command, &file.display().to_string()).await.list();
+    assert_eq!(oracle_cost.len(), logs.len());
     let mut differences: BTreeMap<String, String> = BTreeMap::new();
-    for ((at, log), told) in logs.iter().zip(&told) {
-        let PricedExchange { provider, model, exchange } = &priced[*at];
-        let own = log.at("cost").nano();
-        if told.to_string() != own.to_string() {
-            let line = format!("{own} here, {told} there: {} {}", exchange.name, log.at("usage"));
+    for ((index, log), oracle_cost) in logs.iter().zip(&oracle_cost) {
+        let PricedExchange { provider, model, exchange } = &priced[*index];
+        let gateway_cost = log.at("cost").nano();
+        if oracle_cost.to_string() != gateway_cost.to_string() {
+            let line = format!(
+                "gateway {gateway_cost}, oracle {oracle_cost}: {} {}",
+                exchange.name,
+                log.at("usage")
+            );
             differences.insert(format!("{provider}/{model}"), line);
         }
     }
@@ -148,61 +154,62 @@ async fn recorded_answers_cost_what_the_oracle_computes() {
     );
 }
 
-/// A gateway with a row for each model, before a provider that answers as recorded.
+/// Starts a gateway with a row for each model in front of a provider that answers as recorded.
 async fn start_gateway(priced: &[PricedExchange]) -> (Served, Tenant, Upstream) {
     let answers: Vec<String> =
-        priced.iter().map(|one| one.exchange.response_body.clone()).collect();
+        priced.iter().map(|exchange| exchange.exchange.response_body.clone()).collect();
     let provider = Upstream::start(move |seen| {
-        let mark = seen.header(INDEX_HEADER).expect("the mark passes");
+        let mark = seen.header(INDEX_HEADER).expect("the index header is forwarded");
         Plan::json(200, answers[mark.parse::<usize>().expect("an index")].as_bytes())
     })
     .await;
     let mut text = upstream("all", &provider.url);
     text += "dialects = [\"openai\", \"anthropic\", \"gemini\"]\ndedicated = true\n";
-    let models: BTreeSet<_> = priced.iter().map(|one| (one.provider, &one.model)).collect();
+    let models: BTreeSet<_> =
+        priced.iter().map(|exchange| (exchange.provider, &exchange.model)).collect();
     for (provider, model) in models {
         let id = model_id(provider, model);
         let row = format!("[[models]]\nid = \"{id}\"\nprice = \"{provider}/{model}\"\n");
         write!(text, "{row}upstream = \"all\"\nmax_output_tokens = 1000\n").expect("a text");
     }
-    let served = Served::start(Place::new(&text)).await;
-    let tenant = served.tenant(FUNDS, "{}").await;
-    (served, tenant, provider)
+    let server = Served::start(Place::new(&text)).await;
+    let tenant = server.tenant(FUNDS, "{}").await;
+    (server, tenant, provider)
 }
 
-/// The request log of each that was settled by a report of usage.
+/// Replays each exchange. Returns the log entries of those settled by reported usage.
 async fn replay(priced: &[PricedExchange], tenant: &Tenant) -> Vec<(usize, Json)> {
     let mut ids = Vec::new();
-    for (index, one) in priced.iter().enumerate() {
-        let answer = one.request(index, &tenant.key).send(&tenant.proxy).await;
+    for (index, exchange) in priced.iter().enumerate() {
+        let answer = exchange.request(index, &tenant.key).send(&tenant.proxy).await;
         let (status, id) = (answer.status, answer.id());
         let text = answer.text().await;
         if status == 404 {
-            println!("left out: {} names a second model", one.exchange.name);
+            println!("left out: {} names a second model", exchange.exchange.name);
             continue;
         }
-        assert_eq!(status, 200, "{}: {text}", one.exchange.name);
+        assert_eq!(status, 200, "{}: {text}", exchange.exchange.name);
         ids.push((index, id));
     }
     let logs = tenant.logs().await;
     let by_id: HashMap<String, &Json> =
         logs.iter().map(|log| (log.at("requestLogId").text(), log)).collect();
     let settled = |(index, id): (usize, String)| {
-        let log = (*by_id.get(&id).expect("it is in the log")).clone();
+        let log = (*by_id.get(&id).expect("the call is in the log")).clone();
         (log.at("settledBy").text() == "usage").then_some((index, log))
     };
     ids.into_iter().filter_map(settled).collect()
 }
 
-fn usage_fact(one: &PricedExchange, log: &Json) -> String {
+fn usage_fact(exchange: &PricedExchange, log: &Json) -> String {
     let tier = log.find("serviceTier").filter(|tier| !tier.is_null());
     let tier = tier.map_or_else(String::new, |tier| tier.text());
-    let PricedExchange { provider, model, .. } = one;
+    let PricedExchange { provider, model, .. } = exchange;
     let usage = log.at("usage");
     format!(r#"{{"provider":"{provider}","model":"{model}","tier":"{tier}","usage":{usage}}}"#)
 }
 
-/// The models in the documentation's table of differences.
+/// The models in the table of differences in docs/prices.md.
 fn explained_models() -> BTreeSet<&'static str> {
     let (_, table) = PRICES_PAGE.split_once("## Against an oracle").expect("the section");
     let lines = table.lines().skip_while(|line| !line.starts_with("|---"));

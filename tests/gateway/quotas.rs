@@ -1,4 +1,4 @@
-//! Quotas over the admin API: replaced whole, of projects and of organizations, under ceilings.
+//! Quotas in the admin API: replaced as a whole, for projects and organizations, under ceilings.
 
 use crate::admin::{expect_error, start_gateway};
 use crate::harness::client::Request;
@@ -6,12 +6,12 @@ use crate::harness::json::Json;
 use crate::harness::openai::chat;
 use crate::harness::tenant::Tenant;
 
-/// Changes something, and reads what it became.
+/// Sends a PUT and returns the changed resource.
 async fn put(tenant: &Tenant, path: &str, body: &str) -> Json {
     let answer = tenant.send(Request::put(path, body)).await;
-    let (status, told) = (answer.status, answer.json().await);
-    assert_eq!(status, 200, "PUT {path} {body}: {told}");
-    told.at("data")
+    let (status, body) = (answer.status, answer.json().await);
+    assert_eq!(status, 200, "PUT {path} {body}: {body}");
+    body.at("data")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,7 +32,7 @@ async fn a_quota_is_replaced_entirely_and_keeps_its_usage() {
     for absent in
         ["dailyRequestLimit", "monthlyRequestLimit", "monthlyTokenLimit", "requestsPerMinuteLimit"]
     {
-        assert!(quota.at(absent).is_null(), "{absent} was not given: {quota}");
+        assert!(quota.at(absent).is_null(), "{absent} was omitted: {quota}");
     }
     assert_eq!(quota.at("dailyTokenLimit").count(), 500);
     assert!(quota.at("enforceQuota").is_true());
@@ -43,7 +43,10 @@ async fn a_quota_is_replaced_entirely_and_keeps_its_usage() {
     assert_eq!(usage.at("dailyUsage.tokenCount").count(), 15);
     assert_eq!(usage.at("monthlyUsage.tokenCount").count(), 15);
     assert_eq!(usage.at("quotaLimitRemaining.dailyTokens").count(), 485);
-    assert!(usage.at("quotaLimitRemaining.dailyRequests").is_null(), "no limit, nothing remains");
+    assert!(
+        usage.at("quotaLimitRemaining.dailyRequests").is_null(),
+        "without a limit nothing remains"
+    );
     let day = tenant.get(&format!("/api/projects/{}/quota-usage?period=day", tenant.project)).await;
     assert_eq!(day.at("period").text(), "day");
     day.at("monthlyUsage");
@@ -61,8 +64,11 @@ async fn an_organization_has_one_quota_for_all_its_projects() {
     assert_eq!(quota.at("dailyRequestLimit").count(), 100, "{quota}");
     assert_eq!(quota.at("monthlySpendLimit").to_string(), "0.50", "{quota}");
     assert!(tenant.get(path).await.at("dailyTokenLimit").is_null());
-    let own = tenant.get(&format!("/api/projects/{}/quota", tenant.project)).await;
-    assert!(own.at("dailyRequestLimit").is_null(), "a project's is another: {own}");
+    let project_quota = tenant.get(&format!("/api/projects/{}/quota", tenant.project)).await;
+    assert!(
+        project_quota.at("dailyRequestLimit").is_null(),
+        "the project quota is separate: {project_quota}"
+    );
 
     let key = tenant.create_second_project(&gateway).await.key;
     let mut spent = 0;
@@ -83,11 +89,11 @@ async fn an_organization_has_one_quota_for_all_its_projects() {
         assert_eq!(part.at("heldRequests").count(), 0, "{part}");
     }
     assert_eq!(usage.at("quotaLimitRemaining.dailyRequests").count(), 97, "{usage}");
-    let left = usage.at("quotaLimitRemaining.monthlySpend").nano();
-    assert_eq!(left, 500_000_000 - spent, "{usage}");
+    let remaining = usage.at("quotaLimitRemaining.monthlySpend").nano();
+    assert_eq!(remaining, 500_000_000 - spent, "{usage}");
     let error = expect_error(&tenant, Request::post(path, r#"{"dailyTokenLimit":-1}"#), 400).await;
     assert!(error.to_string().contains("dailyTokenLimit"), "{error}");
-    assert_eq!(tenant.get(path).await.at("dailyRequestLimit").count(), 100, "as it was");
+    assert_eq!(tenant.get(path).await.at("dailyRequestLimit").count(), 100, "unchanged");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,10 +131,10 @@ async fn a_quota_never_exceeds_its_ceiling() {
         let error = expect_error(&tenant, Request::put(&project, ceiling), 400).await;
         assert_eq!(error.at("reason").text(), "above_ceiling", "{error}");
         assert_eq!(error.at("param").text(), field, "{error}");
-        assert!(tenant.get(&project).await.at("ceiling").is_null(), "as it was");
+        assert!(tenant.get(&project).await.at("ceiling").is_null(), "unchanged");
     }
-    let set = put(&tenant, &project, r#"{"ceiling":{"dailyRequestLimit":9}}"#).await;
-    assert_eq!(set.at("ceiling.dailyRequestLimit").count(), 9, "{set}");
+    let updated = put(&tenant, &project, r#"{"ceiling":{"dailyRequestLimit":9}}"#).await;
+    assert_eq!(updated.at("ceiling.dailyRequestLimit").count(), 9, "{updated}");
     for (body, field) in [
         (r#"{"dailyRequestLimit":10}"#, "/dailyRequestLimit"),
         ("{}", "/dailyRequestLimit"),
@@ -141,8 +147,12 @@ async fn a_quota_never_exceeds_its_ceiling() {
     tenant.set_quota(r#"{"dailyRequestLimit":3,"dailyTokenLimit":7}"#).await;
     let body = r#"{"name":"low","ceiling":{"monthlyTokenLimit":4}}"#;
     let low = tenant.post("/api/projects", body).await.at("id").text();
-    let begun = tenant.get(&format!("/api/projects/{low}/quota")).await;
-    assert_eq!(begun.at("monthlyTokenLimit").count(), 4, "it begins at its ceiling: {begun}");
+    let new_quota = tenant.get(&format!("/api/projects/{low}/quota")).await;
+    assert_eq!(
+        new_quota.at("monthlyTokenLimit").count(),
+        4,
+        "a new quota starts at its ceiling: {new_quota}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,5 +174,5 @@ async fn invalid_quota_fields_are_refused_by_name() {
         let error = expect_error(&tenant, Request::post(&path, &body), 400).await;
         assert!(error.to_string().contains(field), "{field} is named: {error}");
     }
-    assert_eq!(tenant.get(&path).await.at("dailyRequestLimit").count(), 9, "as it was");
+    assert_eq!(tenant.get(&path).await.at("dailyRequestLimit").count(), 9, "unchanged");
 }

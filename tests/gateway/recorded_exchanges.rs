@@ -1,8 +1,8 @@
-//! Recorded calls of other clients to other providers, replayed: bodies and headers come through as
-//! they were sent, and the request log says what was billed.
+//! Replays recorded exchanges of other clients and providers: bodies and headers pass unchanged,
+//! and the request log matches the billed usage.
 //!
-//! Without recordings this is skipped, and says so. How those fared that lie beside the project is
-//! written down in docs/recorded.md; `METEOR_WRITE=1` writes it anew.
+//! Without recordings the test is skipped and prints so. docs/recorded.md contains the results for
+//! the default recordings; `METEOR_WRITE=1` regenerates it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
@@ -15,10 +15,10 @@ use crate::harness::exchange::ReplayMode;
 use crate::harness::json::Json;
 use crate::harness::replay::{ReplayGateway, ReplayResult};
 
-/// Answers up to this long are sent byte by byte, too.
+/// Responses up to this size are also sent byte by byte.
 const BYTES_MAX: usize = 8_000;
 
-/// The least number of recordings that are worth the name of a proof.
+/// Minimum number of recordings.
 const REPLAYED_MIN: usize = 200;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,15 +32,15 @@ async fn recorded_exchanges_pass_unchanged_and_are_metered_as_billed() {
     let seed = seed();
     println!("{} recordings; cut by METEOR_SEED={seed}", recordings.len());
     let exchanges = recordings.iter().map(|recording| recording.exchange.clone()).collect();
-    let stage = ReplayGateway::start(exchanges, seed).await;
-    let takes = recordings.iter().enumerate().flat_map(|(index, recording)| {
+    let gateway = ReplayGateway::start(exchanges, seed).await;
+    let runs = recordings.iter().enumerate().flat_map(|(index, recording)| {
         let is_short = recording.exchange.response_body.len() <= BYTES_MAX;
         let cuts =
             ReplayMode::ALL.into_iter().filter(move |cut| is_short || *cut != ReplayMode::Bytes);
         cuts.map(move |cut| (index, cut))
     });
-    let mut replayed = stage.replay(takes).await;
-    let logs = stage.tenant.logs().await;
+    let mut replayed = gateway.replay(runs).await;
+    let logs = gateway.tenant.logs().await;
     let logs: HashMap<String, &Json> =
         logs.iter().map(|log| (log.at("requestLogId").text(), log)).collect();
     for replay in &mut replayed {
@@ -54,47 +54,48 @@ async fn recorded_exchanges_pass_unchanged_and_are_metered_as_billed() {
     println!("{table}");
     let first = faults.iter().take(50).map(String::as_str).collect::<Vec<_>>().join("\n");
     assert!(faults.is_empty(), "{} faults, of which:\n{first}", faults.len());
-    stage.tenant.assert_settled().await;
+    gateway.tenant.assert_settled().await;
     if std::env::var_os("METEOR_RECORDED").is_none() {
         check_documentation(&table);
     }
 }
 
-/// Of the recordings that lie beside the project, the table is kept.
+/// Asserts that docs/recorded.md contains this table, or writes it.
 fn check_documentation(table: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/recorded.md");
     let text = format!("{DOC_HEADER}{table}");
     if std::env::var_os("METEOR_WRITE").is_some() {
         fs::write(&path, &text).expect("docs can be written");
     }
-    let kept = fs::read_to_string(&path).unwrap_or_default();
+    let committed = fs::read_to_string(&path).unwrap_or_default();
     assert!(
-        kept == text,
+        committed == text,
         "docs/recorded.md is out of date; METEOR_WRITE=1 with this test writes it"
     );
 }
 
 const DOC_HEADER: &str = "\
-# Recorded answers
+# Recorded responses
 
-How recorded calls of other clients to other providers fared when they were replayed through the \
-gateway; written by `tests/gateway/recorded.rs`, which fails where this is not so any more. Each \
-answer is sent whole, cut anywhere, compressed (as it was recorded, or else in one of the codings \
-in turn) and, up to 8,000 bytes, byte by byte; chat streams that asked for usage also as if they \
-had not. It passes if the client received every byte, and the request log has the usage and the \
-tier of service that the provider reported. The recordings are no part of the project.
+Results of replaying recorded calls of other clients and providers through the gateway. \
+`tests/gateway/recorded_exchanges.rs` generates this page and fails if a result changes. Each \
+response is sent whole, split at random positions, compressed (as it was recorded, otherwise with \
+each encoding in turn) and, up to 8,000 bytes, byte by byte; chat streams that requested usage are \
+also replayed without that request. A replay passes if the client received every byte and the \
+request log has the usage and the service tier that the provider reported. The recordings are not \
+part of the project.
 
 ";
 
-/// From the environment where a run is to be repeated.
+/// The seed from `METEOR_SEED`, or a random one.
 fn seed() -> u64 {
-    let given = std::env::var("METEOR_SEED").ok();
-    let given = given.map(|seed| seed.parse().expect("METEOR_SEED is a number"));
+    let variable = std::env::var("METEOR_SEED").ok();
+    let variable = variable.map(|seed| seed.parse().expect("METEOR_SEED is a number"));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
-    given.unwrap_or(u64::from(now.subsec_nanos()))
+    variable.unwrap_or(u64::from(now.subsec_nanos()))
 }
 
-/// What the request log has otherwise than the recording.
+/// The differences between the request log and the recording.
 fn log_mismatches(recording: &Recording, log: &Json) -> Vec<String> {
     let mut faults = Vec::new();
     let status = recording.exchange.status;
@@ -122,12 +123,12 @@ fn log_mismatches(recording: &Recording, log: &Json) -> Vec<String> {
     }
     let settled_by = log.at("settledBy").text();
     if settled_by != "usage" {
-        faults.push(format!("settled by {settled_by}, though the provider told its usage"));
+        faults.push(format!("settled by {settled_by}, although the provider reported usage"));
     }
     faults
 }
 
-/// All faults; and how each provider's endpoints fared, and what was not compared.
+/// All differences, and a table of the results by provider and endpoint.
 fn report(
     recordings: &[Recording],
     replayed: &[ReplayResult],
@@ -145,21 +146,21 @@ fn report(
         let [.., passed, failed] = kinds.entry(&recording.label).or_default();
         *if replay.differences.is_empty() { passed } else { failed } += 1;
         let name = &recording.exchange.name;
-        let told =
+        let lines =
             replay.differences.iter().map(|fault| format!("{name} {:?}: {fault}", replay.mode));
-        faults.extend(told);
+        faults.extend(lines);
     }
-    let mut table = "| provider | endpoint | answers | with usage | replays passed | failed |\n\
+    let mut table = "| provider | endpoint | responses | with usage | replays passed | failed |\n\
                      |---|---|---|---|---|---|\n"
         .to_owned();
     for (kind, [all, billed, passed, failed]) in kinds {
         writeln!(table, "{kind} {all} | {billed} | {passed} | {failed} |").expect("a text");
     }
-    table += "\nLeft out:\n\n| provider | endpoint | why | answers |\n|---|---|---|---|\n";
+    table += "\nSkipped:\n\n| provider | endpoint | reason | responses |\n|---|---|---|---|\n";
     for (why, answers) in left_out {
         writeln!(table, "{why} {answers} |").expect("a text");
     }
-    table += "\nNot compared with the summary of its usage, only for its bytes:\n\n";
+    table += "\nCompared byte for byte, but not by usage:\n\n";
     for (part, reason) in BILLING_EXCEPTIONS {
         writeln!(table, "- `{part}`: {reason}").expect("a text");
     }

@@ -1,5 +1,4 @@
-//! Refunds: linked to what was consumed, and never more than is left of it, however many come at
-//! once.
+//! Refunds are linked to a consumed amount and never exceed it, even when they are concurrent.
 
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use crate::harness::tenant::Tenant;
 use crate::harness::upstream::Upstream;
 
 const FUNDS: i128 = 1_000_000;
-/// 97 tokens out and 2 in: a cost that has no eighth.
+/// 2 input and 97 output tokens: a cost that is not divisible by eight.
 const USAGE: Usage = Usage { prompt: 2, completion: 97, cached: 0, reasoning: 0 };
 const PATH: &str = "/api/organization/wallet/refund";
 
@@ -35,16 +34,20 @@ async fn concurrent_refunds_never_exceed_the_consumed_amount() {
     assert_eq!(tenant.debit(&call).await.at("amount").nano(), cost);
     let usage = tenant.usage().await;
 
-    assert_eq!(refund(&other, &call, 1).await.status, 404, "it is another's");
+    assert_eq!(
+        refund(&other, &call, 1).await.status,
+        404,
+        "the call belongs to another organization"
+    );
     assert_eq!(refund(&tenant, &call, 0).await.status, 400);
     let part = cost / 8;
-    let many = (0..40).map(|_| {
+    let refunds = (0..40).map(|_| {
         let (tenant, call) = (tenant.clone(), call.clone());
         tokio::spawn(async move { refund(&tenant, &call, part).await.status })
     });
     let mut posted = 0;
-    for one in many.collect::<Vec<_>>() {
-        match one.await.expect("an answer") {
+    for task in refunds.collect::<Vec<_>>() {
+        match task.await.expect("an answer") {
             200 => posted += 1,
             409 => {}
             status => panic!("{status}"),
@@ -54,7 +57,7 @@ async fn concurrent_refunds_never_exceed_the_consumed_amount() {
     let rest = cost - 8 * part;
     assert_eq!(refund(&tenant, &call, rest + 1).await.status, 409, "one nano-unit too many");
     assert_eq!(refund(&tenant, &call, rest).await.status, 200);
-    assert_eq!(refund(&tenant, &call, 1).await.status, 409, "nothing is left");
+    assert_eq!(refund(&tenant, &call, 1).await.status, 409, "everything is refunded");
 
     let records = tenant.records().await;
     let mut refunded = 0;
@@ -64,20 +67,20 @@ async fn concurrent_refunds_never_exceed_the_consumed_amount() {
         refunded += record.at("amount").nano();
     }
     assert_eq!(refunded, cost);
-    let shown = tenant.debit(&call).await;
-    assert_eq!(shown.at("refundedAmount").nano(), cost, "{shown}");
-    assert!(!shown.at("priceVersion").text().is_empty(), "{shown}");
+    let refunded_debit = tenant.debit(&call).await;
+    assert_eq!(refunded_debit.at("refundedAmount").nano(), cost, "{refunded_debit}");
+    assert!(!refunded_debit.at("priceVersion").text().is_empty(), "{refunded_debit}");
     assert_eq!(tenant.wallet().await.at("balance").nano(), FUNDS);
     let after = tenant.usage().await;
     for field in ["dailyUsage.requestCount", "dailyUsage.tokenCount"] {
-        assert_eq!(after.at(field).count(), usage.at(field).count(), "what was used stays used");
+        assert_eq!(after.at(field).count(), usage.at(field).count(), "usage is not refunded");
     }
     tenant.assert_settled().await;
 
-    // The money is there for calls at once.
-    let most =
+    // The refunded money is available to calls immediately.
+    let max_cost =
         GPT_4O_MINI.cost(crate::harness::openai::bound(&chat(GPT_4O_MINI.model, 100, false), 100));
-    assert!(most < FUNDS);
+    assert!(max_cost < FUNDS);
     let request = Request::chat(&tenant.key, chat(GPT_4O_MINI.model, 100, false));
     assert_eq!(request.send(&tenant.proxy).await.status, 200);
 }

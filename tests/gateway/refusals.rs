@@ -1,4 +1,5 @@
-//! What a refusal says, in which order limits are asked, and what a call in flight holds.
+//! Error bodies of refusals, the order in which limits are checked, and the hold of a call in
+//! flight.
 
 use std::time::Duration;
 
@@ -32,19 +33,19 @@ async fn a_call_in_flight_holds_its_bound_in_money_and_tokens() {
     let proxy = tenant.proxy.clone();
     let call = tokio::spawn(async move { request.send(&proxy).await.text().await });
     upstream.wait_for_requests(1).await;
-    let used = bound_usage(true);
+    let held = bound_usage(true);
     let holds = tenant.holds().await;
     assert_eq!(holds.len(), 1, "{holds:?}");
-    let cost = GPT_4O_MINI.cost(used);
+    let cost = GPT_4O_MINI.cost(held);
     assert_eq!(holds[0].at("amount").nano(), cost, "{holds:?}");
-    assert_eq!(holds[0].at("tokens").count(), used.total(), "{holds:?}");
+    assert_eq!(holds[0].at("tokens").count(), held.total(), "{holds:?}");
     assert_eq!(holds[0].at("kind").text(), "Call");
     let wallet = tenant.wallet().await;
     assert_eq!(wallet.at("frozenAmount").nano(), cost, "{wallet}");
     assert_eq!(wallet.at("availableAmount").nano(), 1_000_000_000 - cost, "{wallet}");
     let usage = tenant.usage().await;
-    assert_eq!(usage.at("dailyUsage.heldTokens").count(), used.total(), "{usage}");
-    assert_eq!(usage.at("quotaLimitRemaining.dailyTokens").count(), 100_000 - used.total());
+    assert_eq!(usage.at("dailyUsage.heldTokens").count(), held.total(), "{usage}");
+    assert_eq!(usage.at("quotaLimitRemaining.dailyTokens").count(), 100_000 - held.total());
     upstream.release();
     call.await.expect("the call ends");
     tenant.assert_settled().await;
@@ -66,8 +67,8 @@ async fn the_first_exceeded_limit_in_order_is_named() {
     let refused = async |tenant: &Tenant, limit: &Limit, level: Level| {
         let error = send_call(tenant).await.assert_error(429, &[limit.code]);
         assert_eq!(error.at("limit.level").text(), level.name(), "{error}");
-        let told = tenant.limit_status(level.name(), limit.field).await;
-        assert!(told.at("enforced").is_true(), "{told}");
+        let status = tenant.limit_status(level.name(), limit.field).await;
+        assert!(status.at("enforced").is_true(), "{status}");
     };
     tenant.key = tenant.create_key(&gateway, &named(format!("{spend},{minute}"))).await;
     for first in 0..LIMITS.len() {
@@ -86,7 +87,7 @@ async fn the_first_exceeded_limit_in_order_is_named() {
     tenant.set_organization_quota("{}").await;
     let error = send_call(&tenant).await.assert_error(402, &["insufficient_balance"]);
     assert_eq!(error.at("type").text(), "insufficient_quota");
-    assert_eq!(upstream.request_count(), 0, "nothing that was refused reached the provider");
+    assert_eq!(upstream.request_count(), 0, "refused calls are not forwarded");
     assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), 0);
 }
 
@@ -95,13 +96,13 @@ async fn send_call(tenant: &Tenant) -> FullResponse {
     FullResponse::read(request.send(&tenant.proxy).await).await
 }
 
-/// A storm of refusals is no storm in the log, and yet none is lost.
+/// Many refusals do not flood the log, but each is counted.
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_beyond_ten_per_second_share_one_log_entry() {
     let upstream = Upstream::start(|_| Plan::json(500, "{}")).await;
     let gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::new(&gateway, 0, r#"{"dailyRequestLimit":0}"#).await;
-    let abreast: Vec<_> = (0..10)
+    let callers: Vec<_> = (0..10)
         .map(|_| {
             let tenant = tenant.clone();
             tokio::spawn(async move {
@@ -111,7 +112,7 @@ async fn refusals_beyond_ten_per_second_share_one_log_entry() {
             })
         })
         .collect();
-    for caller in abreast {
+    for caller in callers {
         caller.await.expect("each is refused");
     }
     let logs = eventually("every refusal is counted in the log", async || {
@@ -129,7 +130,7 @@ async fn refusals_beyond_ten_per_second_share_one_log_entry() {
     tenant.assert_settled().await;
 }
 
-/// A call in each dialect, without a key.
+/// A call in each dialect, without a credential.
 fn calls_in_each_dialect(model: &str) -> [Request; 3] {
     [
         Request::post("/v1/chat/completions", chat(model, MAX_TOKENS, false)),
@@ -138,8 +139,8 @@ fn calls_in_each_dialect(model: &str) -> [Request; 3] {
     ]
 }
 
-/// What the three dialects call one refusal: a type, a type and a status.
-async fn expect_in_each_dialect(
+/// Asserts the status and the error name of a refusal in each dialect: a type, a type and a status.
+async fn assert_in_each_dialect(
     requests: [Request; 3],
     proxy: &str,
     status: u16,
@@ -147,10 +148,10 @@ async fn expect_in_each_dialect(
 ) {
     let mut codes = Vec::new();
     for ((request, name), dialect) in requests.into_iter().zip(names).zip(0..) {
-        let told = FullResponse::read(request.send(proxy).await).await;
-        assert_eq!(told.status, status, "{told:?}");
-        assert_eq!(told.header("x-meteor-error-source"), "gateway");
-        let (body, id) = (Json::new(&told.body), told.header("x-request-id"));
+        let response = FullResponse::read(request.send(proxy).await).await;
+        assert_eq!(response.status, status, "{response:?}");
+        assert_eq!(response.header("x-meteor-error-source"), "gateway");
+        let (body, id) = (Json::new(&response.body), response.header("x-request-id"));
         let error = body.at("error");
         assert!(!error.at("message").text().is_empty(), "{error}");
         let (kind, code) = match dialect {
@@ -158,7 +159,7 @@ async fn expect_in_each_dialect(
             1 => {
                 assert_eq!(body.at("type").text(), "error", "{body}");
                 assert_eq!(body.at("request_id").text(), id, "{body}");
-                assert_eq!(told.header("request-id"), id);
+                assert_eq!(response.header("request-id"), id);
                 (error.at("type").text(), error.at("code").text())
             }
             _ => {
@@ -166,7 +167,7 @@ async fn expect_in_each_dialect(
                 let details = error.at("details").list();
                 assert_eq!(details[0].at("domain").text(), "meteor", "{error}");
                 let delay = details.get(1).map(|detail| detail.at("retryDelay").text());
-                let after = told.headers.iter().find(|(name, _)| name == "retry-after");
+                let after = response.headers.iter().find(|(name, _)| name == "retry-after");
                 assert_eq!(delay, after.map(|(_, seconds)| format!("{seconds}s")), "{error}");
                 (error.at("status").text(), details[0].at("reason").text().to_lowercase())
             }
@@ -176,37 +177,41 @@ async fn expect_in_each_dialect(
         assert_eq!(error.find("required").is_some(), status == 402, "{error}");
         codes.push(code);
     }
-    assert!(codes.iter().all(|code| *code == codes[0]), "one code in all dialects: {codes:?}");
+    assert!(
+        codes.iter().all(|code| *code == codes[0]),
+        "the code is the same in all dialects: {codes:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_refusal_has_the_error_shape_of_its_dialect() {
     let gateway = Gateway::with_built_in_provider().await;
-    let rich = Tenant::new(&gateway, 1_000_000_000, "{}").await;
-    let poor = Tenant::new(&gateway, 0, "{}").await;
-    let spent = Tenant::new(&gateway, 1_000_000_000, r#"{"dailyRequestLimit":0}"#).await;
-    let narrow = rich.create_key(&gateway, r#"{"name":"narrow","allowedModels":["gpt-4o"]}"#).await;
+    let funded = Tenant::new(&gateway, 1_000_000_000, "{}").await;
+    let unfunded = Tenant::new(&gateway, 0, "{}").await;
+    let exhausted = Tenant::new(&gateway, 1_000_000_000, r#"{"dailyRequestLimit":0}"#).await;
+    let restricted =
+        funded.create_key(&gateway, r#"{"name":"narrow","allowedModels":["gpt-4o"]}"#).await;
     let (proxy, model) = (&*gateway.proxy, GPT_4O_MINI.model);
     let by = |key: &str, model: &str| calls_in_each_dialect(model).map(|call| call.bearer(key));
 
     let names = ["authentication_error", "authentication_error", "UNAUTHENTICATED"];
-    expect_in_each_dialect(calls_in_each_dialect(model), proxy, 401, names).await;
+    assert_in_each_dialect(calls_in_each_dialect(model), proxy, 401, names).await;
     let names = ["permission_error", "permission_error", "PERMISSION_DENIED"];
-    expect_in_each_dialect(by(&narrow, model), proxy, 403, names).await;
+    assert_in_each_dialect(by(&restricted, model), proxy, 403, names).await;
     let names = ["invalid_request_error", "not_found_error", "NOT_FOUND"];
-    expect_in_each_dialect(by(&rich.key, "nobody"), proxy, 404, names).await;
+    assert_in_each_dialect(by(&funded.key, "nobody"), proxy, 404, names).await;
     let unknown = ["/v1/chats", "/v1/messages/batches", "/v1beta/tunedModels"];
-    expect_in_each_dialect(unknown.map(Request::get), proxy, 404, names).await;
+    assert_in_each_dialect(unknown.map(Request::get), proxy, 404, names).await;
     let names = ["invalid_request_error", "invalid_request_error", "INVALID_ARGUMENT"];
     let paths = ["/v1/chat/completions", "/v1/messages", &gemini::target(model, false)];
-    let broken = paths.map(|path| Request::post(path, "{").bearer(&rich.key));
-    expect_in_each_dialect(broken, proxy, 400, names).await;
+    let broken = paths.map(|path| Request::post(path, "{").bearer(&funded.key));
+    assert_in_each_dialect(broken, proxy, 400, names).await;
     let names = ["insufficient_quota", "billing_error", "FAILED_PRECONDITION"];
-    expect_in_each_dialect(by(&poor.key, model), proxy, 402, names).await;
+    assert_in_each_dialect(by(&unfunded.key, model), proxy, 402, names).await;
     let names = ["insufficient_quota", "rate_limit_error", "RESOURCE_EXHAUSTED"];
-    expect_in_each_dialect(by(&spent.key, model), proxy, 429, names).await;
+    assert_in_each_dialect(by(&exhausted.key, model), proxy, 429, names).await;
 
-    for (tenant, refused) in [(&poor, 3), (&spent, 3)] {
+    for (tenant, refused) in [(&unfunded, 3), (&exhausted, 3)] {
         let logs = tenant.logs().await;
         let mut dialects: Vec<_> = logs.iter().map(|log| log.at("dialect").text()).collect();
         dialects.sort();

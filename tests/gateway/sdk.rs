@@ -1,7 +1,7 @@
-//! The official SDKs against the gateway: what each of them does stands in `tests/sdk`.
+//! Runs the official SDKs against the gateway; the suites are in `tests/sdk`.
 //!
-//! A suite is told the facts of its scene as one JSON argument, shows what its package makes of
-//! the gateway, and says what it has sent. Here is checked what only this side can see.
+//! A suite receives its setup as one JSON argument, checks the behavior of its package, and prints
+//! what it has sent. This side checks what only the provider and the request log show.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,13 +20,13 @@ use crate::harness::upstream::{Plan, ReceivedRequest, Step, Upstream, closed_por
 
 const USAGE: openai::Usage = openai::Usage { prompt: 9, completion: 3, cached: 0, reasoning: 0 };
 const FUNDS: i128 = 1_000_000_000;
-/// Enough for one call of `FEW_FUNDS_BOUND` tokens of output, and not for two.
+/// Enough money for one call of `FEW_FUNDS_BOUND` output tokens, but not for two.
 const FEW_FUNDS: i128 = 10_000_000;
 const FEW_FUNDS_BOUND: u64 = 16_000;
-/// Said by one who wants the provider to stall once it has begun to answer.
+/// A prompt that makes the provider stall after it has started to answer.
 const STALL_TEXT: &str = "Stall.";
 const BODY_BYTES_MAX: &str = "10000";
-/// Beyond what the slowest package takes to load on a busy machine.
+/// Longer than the slowest package takes to load on a busy machine.
 const SUITE_TIMEOUT: Duration = Duration::from_mins(2);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,7 +59,6 @@ async fn the_google_python_sdk_completes_calls_and_raises_errors() {
     check_suite(Dialect::Gemini, "python", "genai_sdk.py").await;
 }
 
-/// What a suite and its provider speak.
 #[derive(Clone, Copy)]
 enum Dialect {
     OpenAi,
@@ -76,7 +75,7 @@ impl Dialect {
         }
     }
 
-    /// What is asked to answer, and what to embed; the built-in provider has them too.
+    /// The chat and the embedding model of the suite; the built-in provider has them, too.
     fn models(self) -> (&'static str, &'static str) {
         match self {
             Self::OpenAi => ("gpt-4o-mini", "text-embedding-3-small"),
@@ -94,14 +93,15 @@ impl Dialect {
         .concat()
     }
 
-    /// The provider: it fails where the text that it is sent says so.
+    /// The response of the provider, which fails if the prompt requests it.
     fn response_plan(self, seen: &ReceivedRequest) -> Plan {
-        let says = |text: &str| seen.body.contains(text);
-        if let Some(status) = [500, 503, 529].into_iter().find(|s| says(&format!("Fail with {s}.")))
+        let contains = |text: &str| seen.body.contains(text);
+        if let Some(status) =
+            [500, 503, 529].into_iter().find(|s| contains(&format!("Fail with {s}.")))
         {
             return self.failure(status);
         }
-        if says("Break off.") {
+        if contains("Break off.") {
             return Plan::stream(self.broken_off(), Duration::ZERO);
         }
         let plan = match self {
@@ -109,21 +109,24 @@ impl Dialect {
             Self::Anthropic => anthropic::reply(seen, USAGE, Duration::ZERO),
             Self::Gemini => gemini::reply(seen, USAGE, Duration::ZERO),
         };
-        if says(STALL_TEXT) { plan.insert_step(1, Step::Stall) } else { plan }
+        if contains(STALL_TEXT) { plan.insert_step(1, Step::Stall) } else { plan }
     }
 
-    /// A call that begins to answer, and holds nearly all of `FEW_FUNDS` until the provider is
-    /// released.
+    /// A call that holds nearly all of `FEW_FUNDS` until the provider is released.
     fn stalled_call(self, key: &str) -> Request {
         let (model, _) = self.models();
         let request = |target: &str, body: String| {
             Request::post(target, body.replace("Say hello.", STALL_TEXT)).bearer(key)
         };
-        let most = FEW_FUNDS_BOUND;
+        let max_tokens = FEW_FUNDS_BOUND;
         match self {
-            Self::OpenAi => request("/v1/chat/completions", openai::chat(model, most, true)),
-            Self::Anthropic => request("/v1/messages", anthropic::message(model, Some(most), true)),
-            Self::Gemini => request(&gemini::target(model, true), gemini::contents(Some(most))),
+            Self::OpenAi => request("/v1/chat/completions", openai::chat(model, max_tokens, true)),
+            Self::Anthropic => {
+                request("/v1/messages", anthropic::message(model, Some(max_tokens), true))
+            }
+            Self::Gemini => {
+                request(&gemini::target(model, true), gemini::contents(Some(max_tokens)))
+            }
         }
     }
 
@@ -141,7 +144,7 @@ impl Dialect {
         }
     }
 
-    /// A stream that has begun, and then fails.
+    /// A stream that fails after its first events.
     fn broken_off(self) -> Vec<String> {
         let (events, error) = match self {
             Self::OpenAi => (openai::events(openai::WORDS, None), openai::error_event()),
@@ -158,83 +161,90 @@ impl Dialect {
     }
 }
 
-/// Runs one suite in a scene of its own, and checks what its package cannot know.
+/// Runs one suite with a gateway of its own and checks the provider and the request log.
 async fn check_suite(dialect: Dialect, runtime: &str, script: &str) {
     let Some(command) = suite_command(runtime, script) else { return };
     let provider = Upstream::start(move |seen| dialect.response_plan(seen)).await;
-    let (_away, nowhere) = closed_port();
-    let served = Served::start(gateway_config(dialect, &provider.url, &nowhere)).await;
+    let (_closed_port, closed_url) = closed_port();
+    let served = Served::start(gateway_config(dialect, &provider.url, &closed_url)).await;
     let built_in = Gateway::with_built_in_provider().await;
     let funded = served.tenant(FUNDS, "{}").await;
-    let narrow = funded.create_key(&served, r#"{"name":"narrow","allowedModels":["other"]}"#).await;
-    let poor = funded.create_tenant(&served, 0, "{}").await;
+    let restricted =
+        funded.create_key(&served, r#"{"name":"narrow","allowedModels":["other"]}"#).await;
+    let unfunded = funded.create_tenant(&served, 0, "{}").await;
     let held = funded.create_tenant(&served, FEW_FUNDS, "{}").await;
-    let spent = funded.create_tenant(&served, FUNDS, r#"{"dailyRequestLimit":0}"#).await;
-    let hurried = funded.create_tenant(&served, FUNDS, r#"{"requestsPerMinuteLimit":0}"#).await;
+    let exhausted = funded.create_tenant(&served, FUNDS, r#"{"dailyRequestLimit":0}"#).await;
+    let rate_limited =
+        funded.create_tenant(&served, FUNDS, r#"{"requestsPerMinuteLimit":0}"#).await;
     let keys = [
         ("funded", &*funded.key),
-        ("narrow", &narrow),
-        ("poor", &poor.key),
+        ("restricted", &restricted),
+        ("unfunded", &unfunded.key),
         ("held", &held.key),
-        ("spent", &spent.key),
-        ("hurried", &hurried.key),
+        ("exhausted", &exhausted.key),
+        ("rate_limited", &rate_limited.key),
         ("wrong", "sk-mtr-wrong"),
         ("builtIn", &built_in.key),
     ];
     let stalled = dialect.stalled_call(&held.key).send(&served.proxy).await;
     assert_eq!(stalled.status, 200);
-    let said =
+    let summary =
         run_suite(command, &suite_facts(dialect, &served.proxy, &built_in.proxy, &keys)).await;
     provider.release();
     stalled.text().await;
 
-    let forwarded = said.at("forwarded").count() + 1;
+    let forwarded = summary.at("forwarded").count() + 1;
     assert_eq!(
         provider.request_count() as u64,
         forwarded,
-        "each call once, and none that was refused"
+        "each call is forwarded one time, and no refused one"
     );
     for seen in provider.requests() {
-        let told = keys.iter().find(|(_, key)| (seen.target.clone() + &seen.head).contains(key));
-        assert!(told.is_none(), "a key reached the provider: {told:?}");
+        let leaked = keys.iter().find(|(_, key)| (seen.target.clone() + &seen.head).contains(key));
+        assert!(leaked.is_none(), "a key reached the provider: {leaked:?}");
     }
-    let tenants = [("poor", &poor), ("held", &held), ("spent", &spent), ("hurried", &hurried)];
+    let tenants = [
+        ("unfunded", &unfunded),
+        ("held", &held),
+        ("exhausted", &exhausted),
+        ("rate_limited", &rate_limited),
+    ];
     for (name, tenant) in tenants {
         let refused =
             tenant.logs().await.into_iter().filter(|log| log.at("outcome").text() == "Refused");
         let counted: u64 = refused.map(|log| log.at("count").count()).sum();
-        assert_eq!(counted, said.at("sent").at(name).count(), "attempts in the log of {name}");
+        assert_eq!(counted, summary.at("sent").at(name).count(), "attempts in the log of {name}");
         tenant.assert_settled().await;
     }
     funded.assert_settled().await;
-    let newcomer = Tenant::of_demo(&built_in);
-    for told in said.at("told").list() {
-        let log = newcomer.log(&told.at("requestLogId").text()).await;
+    let demo_tenant = Tenant::of_demo(&built_in);
+    for leaked in summary.at("reported").list() {
+        let log = demo_tenant.log(&leaked.at("requestLogId").text()).await;
         assert_eq!(log.at("settledBy").text(), "usage", "{log}");
         for unit in ["usage.inputTokens", "usage.outputTokens"] {
-            assert_eq!(log.at(unit).count(), told.at(unit).count(), "{unit} of {log}");
+            assert_eq!(log.at(unit).count(), leaked.at(unit).count(), "{unit} of {log}");
         }
     }
-    newcomer.assert_settled().await;
+    demo_tenant.assert_settled().await;
 }
 
-/// A gateway with what a suite asks for, and with one upstream that is away.
-fn gateway_config(dialect: Dialect, provider: &str, nowhere: &str) -> Place {
-    let (asked, embedder) = dialect.models();
-    let speaks = format!("dialects = [\"{}\"]\n", dialect.name());
+/// The configuration of a suite, including an unreachable upstream.
+fn gateway_config(dialect: Dialect, provider: &str, closed_url: &str) -> Place {
+    let (chat_model, embedder) = dialect.models();
+    let dialects = format!("dialects = [\"{}\"]\n", dialect.name());
     let rows = [
         upstream("fake", provider),
-        speaks.clone(),
-        upstream("nowhere", nowhere),
-        speaks,
-        model(asked, "upstream = \"fake\""),
+        dialects.clone(),
+        upstream("nowhere", closed_url),
+        dialects,
+        model(chat_model, "upstream = \"fake\""),
         model(embedder, "upstream = \"fake\""),
-        model("away", "upstream = \"nowhere\""),
+        model("unreachable", "upstream = \"nowhere\""),
     ];
     Place::new(&rows.concat()).with("METEOR__PROXY__BODY_BYTES_MAX", BODY_BYTES_MAX)
 }
 
-/// What a suite is told.
+/// The JSON argument of a suite.
 fn suite_facts(dialect: Dialect, proxy: &str, built_in: &str, keys: &[(&str, &str)]) -> String {
     let keys: Vec<String> = keys.iter().map(|(name, key)| format!(r#""{name}":"{key}""#)).collect();
     let (model, embedder) = dialect.models();
@@ -245,13 +255,13 @@ fn suite_facts(dialect: Dialect, proxy: &str, built_in: &str, keys: &[(&str, &st
     )
 }
 
-/// Where `tests/run` keeps the packages, a folder for each runtime.
+/// The folder where `tests/run` installs the packages, a subfolder for each runtime.
 fn packages() -> PathBuf {
-    let target = scratch().parent().expect("it lies in the target folder");
+    let target = scratch().parent().expect("scratch is in the target folder");
     std::env::var_os("SDK_FOLDER").map_or_else(|| target.join("sdk"), PathBuf::from)
 }
 
-/// The suite as a program, or nothing where its packages are missing and may be.
+/// The command of a suite, or `None` if its packages are missing and not required.
 pub fn suite_command(runtime: &str, script: &str) -> Option<Command> {
     let folder = packages().join(runtime);
     let (program, present) = if runtime == "node" {
@@ -261,12 +271,12 @@ pub fn suite_command(runtime: &str, script: &str) -> Option<Command> {
     };
     if !present.exists() {
         let required = std::env::var_os("REQUIRE_SDK").is_some_and(|value| value == "1");
-        assert!(!required, "no packages in {}; `tests/run` puts them there", folder.display());
+        assert!(!required, "no packages in {}; `tests/run` installs them", folder.display());
         println!("skipped: no packages in {}; run `tests/run`", folder.display());
         return None;
     }
     let mut command = Command::new(program);
-    // Nothing of the surroundings but where programs are: no key, no proxy, no other address.
+    // Inherit only PATH, so that no key, proxy or base URL of the environment is used.
     command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
     command.env("PYTHONDONTWRITEBYTECODE", "1").env("SDK_NODE", packages().join("node/"));
     command.env("HOME", scratch());
@@ -274,7 +284,7 @@ pub fn suite_command(runtime: &str, script: &str) -> Option<Command> {
     Some(command)
 }
 
-/// Runs a suite to its end; gives what it says on its last line.
+/// Runs a suite to its end. Returns the JSON on its last line.
 pub async fn run_suite(mut command: Command, facts: &str) -> Json {
     command.arg(facts);
     let mut suite = Process::start(command, |_| false);
@@ -284,10 +294,10 @@ pub async fn run_suite(mut command: Command, facts: &str) -> Json {
         }
     });
     let in_time = ended.await.is_ok();
-    assert!(in_time, "it took longer than {SUITE_TIMEOUT:?}: {}", suite.log());
+    assert!(in_time, "the suite took longer than {SUITE_TIMEOUT:?}: {}", suite.log());
     let status = suite.ended().await;
     assert!(status.success(), "{status}: {}", suite.log());
     let lines = suite.stdout_lines().await;
     println!("{}", lines.join("\n"));
-    Json::new(lines.last().expect("it says what it sent"))
+    Json::new(lines.last().expect("the suite prints a summary"))
 }

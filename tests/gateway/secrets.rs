@@ -1,6 +1,6 @@
-//! A key opens its project and is told to nobody; the provider's secret is told to nobody at all.
+//! Keys and upstream secrets are never disclosed to clients, providers, logs or files.
 //!
-//! That no log holds a secret is checked at the end of every test here, where its gateway ends.
+//! When a gateway ends, the harness asserts that its log contains no forbidden secret.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -16,14 +16,14 @@ use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Plan, ReceivedRequest, Step, Upstream};
 
 const MODEL: &str = "gpt-4o-mini";
-/// As a provider echoes it when it does not like it.
+/// The upstream credential, which a provider may echo in an error.
 const UPSTREAM_SECRET: &str = "sk-proj-Upstream0Secret1That2Nobody3May4See5";
 
 async fn answering_upstream() -> Upstream {
     Upstream::start(|seen| reply(seen, Usage::of(9, 3), Duration::ZERO)).await
 }
 
-async fn expect_refused(request: Request, gateway: &Gateway, status: u16) -> Json {
+async fn assert_refused(request: Request, gateway: &Gateway, status: u16) -> Json {
     let answer = request.send(&gateway.proxy).await;
     assert_eq!(answer.status, status);
     assert_eq!(answer.header("x-meteor-error-source"), Some("gateway"));
@@ -38,30 +38,30 @@ async fn a_wrong_key_is_401_and_has_no_effect() {
     let gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::new(&gateway, 1_000_000_000, "{}").await;
     let body = chat(MODEL, 5, false);
-    let mut other = tenant.key.clone().into_bytes();
-    other[20] = if other[20] == b'a' { b'b' } else { b'a' };
-    let other = String::from_utf8(other).expect("a key is ASCII");
+    let mut altered = tenant.key.clone().into_bytes();
+    altered[20] = if altered[20] == b'a' { b'b' } else { b'a' };
+    let altered = String::from_utf8(altered).expect("a key is ASCII");
     let unknown = format!("sk-mtr-{}", "0".repeat(49));
     let long = "k".repeat(5_000);
     let token = gateway.token.as_str();
-    for key in ["", "sk-", "sk-mtr-", "nonsense", &other, &unknown, &long, token] {
-        let error = expect_refused(Request::chat(key, &body), &gateway, 401).await;
+    for key in ["", "sk-", "sk-mtr-", "nonsense", &altered, &unknown, &long, token] {
+        let error = assert_refused(Request::chat(key, &body), &gateway, 401).await;
         assert_eq!(error.at("type").text(), "authentication_error", "{key}: {error}");
         assert_eq!(error.at("code").text(), "invalid_api_key", "{key}: {error}");
         assert!(key.len() < 9 || !error.to_string().contains(key), "a key is not echoed: {error}");
     }
-    expect_refused(Request::post("/v1/chat/completions", &body), &gateway, 401).await;
+    assert_refused(Request::post("/v1/chat/completions", &body), &gateway, 401).await;
     let basic = Request::post("/v1/chat/completions", &body).header("authorization", "Basic YTpi");
-    expect_refused(basic, &gateway, 401).await;
+    assert_refused(basic, &gateway, 401).await;
     let two = Request::chat(&tenant.key, &body).header("x-api-key", &unknown);
-    expect_refused(two, &gateway, 401).await;
-    // A key is no token: the admin listener does not know it.
+    assert_refused(two, &gateway, 401).await;
+    // An API key is not an admin token.
     let answer = Request::get("/api/projects").bearer(&tenant.key).send(&gateway.admin).await;
     assert_eq!(answer.status, 401);
     assert_eq!(upstream.request_count(), 0);
     tenant.assert_settled().await;
     assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), 0);
-    assert!(tenant.logs().await.is_empty(), "a call without a key belongs to nobody's log");
+    assert!(tenant.logs().await.is_empty(), "a call without a valid key is not logged");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,7 +69,7 @@ async fn the_key_is_accepted_in_five_positions_and_never_forwarded() {
     let upstream = answering_upstream().await;
     let gateway = Gateway::with_trace_log(&upstream).await;
     let key = &gateway.key;
-    // What no spelling of the key can hide.
+    // The part of the key that is the same in every spelling.
     gateway.hides(&key[10..]);
     let escaped = key.replace('-', "%2D");
     let path = "/v1/chat/completions";
@@ -95,12 +95,12 @@ async fn the_key_is_accepted_in_five_positions_and_never_forwarded() {
         assert!(!seen.head.contains(&key[10..]) && !seen.body.contains(key), "{head}");
         for dropped in ["x-api-key:", "x-goog-api-key:", "cookie:", "openai-organization:", "key="]
         {
-            assert!(!head.contains(dropped), "{dropped} is not the provider's: {head}");
+            assert!(!head.contains(dropped), "{dropped} is not forwarded: {head}");
         }
-        assert!(head.contains("x-mine: kept"), "what is not ours passes: {head}");
+        assert!(head.contains("x-mine: kept"), "other headers pass: {head}");
         assert_eq!(seen.target.split('?').next(), Some(path));
     }
-    // A key that is refused is not told either, wherever it stood.
+    // A refused key is not disclosed either, whatever its position.
     let other = format!("sk-mtr-{}", "0".repeat(49));
     gateway.hides(&other[10..]);
     for request in [
@@ -113,36 +113,40 @@ async fn the_key_is_accepted_in_five_positions_and_never_forwarded() {
     ] {
         assert_eq!(request.send(&gateway.proxy).await.status, 401, "{request:?}");
     }
-    let nowhere = Request::get(&format!("/v1beta/files?key={key}"));
-    assert_eq!(nowhere.send(&gateway.proxy).await.status, 404);
+    let unknown_path = Request::get(&format!("/v1beta/files?key={key}"));
+    assert_eq!(unknown_path.send(&gateway.proxy).await.status, 404);
     assert_eq!(upstream.request_count(), 9);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_credential_error_becomes_a_502_without_its_body() {
     for status in [401, 402, 403] {
-        let told = format!(
+        let error_body = format!(
             r#"{{"error":{{"message":"Incorrect API key provided: {UPSTREAM_SECRET}","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}}}"#
         );
-        let upstream = Upstream::start(move |_| Plan::json(status, told.clone())).await;
+        let upstream = Upstream::start(move |_| Plan::json(status, error_body.clone())).await;
         let gateway = Gateway::with_trace_log(&upstream).await;
         gateway.hides(UPSTREAM_SECRET);
         let tenant = Tenant::new(&gateway, 1_000_000_000, "{}").await;
         for stream in [false, true] {
             let request = Request::chat(&tenant.key, chat(MODEL, 5, stream));
             let answer = request.send(&gateway.proxy).await;
-            let shut = stream && answer.status == 503; // The circuit may have opened by now.
-            assert!(answer.status == 502 || shut, "{status}: {}", answer.status);
+            let circuit_open = stream && answer.status == 503; // The circuit may have opened by now.
+            assert!(answer.status == 502 || circuit_open, "{status}: {}", answer.status);
             assert_eq!(answer.header("x-meteor-error-source"), Some("gateway"));
             let heads = format!("{:?}", answer.headers);
             let body = answer.text().await;
             assert!(!body.contains("Incorrect") && !body.contains(UPSTREAM_SECRET), "{body}");
             assert!(!heads.contains(UPSTREAM_SECRET), "{heads}");
             let kind = Json::new(&body).at("error.type").text();
-            assert!(kind == "upstream_error" || shut, "{body}");
+            assert!(kind == "upstream_error" || circuit_open, "{body}");
         }
         tenant.assert_settled().await;
-        assert_eq!(tenant.wallet().await.at("balance").nano(), 1_000_000_000, "it costs nothing");
+        assert_eq!(
+            tenant.wallet().await.at("balance").nano(),
+            1_000_000_000,
+            "the call costs nothing"
+        );
     }
 }
 
@@ -175,10 +179,14 @@ async fn other_provider_errors_pass_byte_for_byte() {
     }
     tenant.assert_settled().await;
     assert_eq!(tenant.wallet().await.at("balance").nano(), 1_000_000_000, "an error costs nothing");
-    assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), 5, "but it counts");
+    assert_eq!(
+        tenant.usage().await.at("dailyUsage.requestCount").count(),
+        5,
+        "an error counts as a request"
+    );
 }
 
-/// Answers with the status that the seed says, and echoes the target wherever it can.
+/// Answers with the status in `seed` and echoes the target in headers and body.
 fn echo_target(seen: &ReceivedRequest) -> Plan {
     let (status, target) = (seen.json().at("seed").count(), &seen.target);
     let mut plan = Plan::json(u16::try_from(status).expect("a status"), "");
@@ -187,7 +195,7 @@ fn echo_target(seen: &ReceivedRequest) -> Plan {
     }
     plan.headers.push(("refresh", format!("0; url={target}")));
     plan.headers.push(("x-mine", "kept".to_owned()));
-    // The secret, which comes last, comes in two pieces.
+    // The secret at the end of the target is split over two writes.
     let half = target.len().saturating_sub(UPSTREAM_SECRET.len() / 2);
     let mut pieces = vec![format!("no {}", &target[..half]), format!("{} here", &target[half..])];
     if seen.json().at("n").count() == 2 {
@@ -202,11 +210,12 @@ fn echo_target(seen: &ReceivedRequest) -> Plan {
 async fn an_echoed_secret_in_the_target_is_redacted() {
     let provider = Upstream::start(echo_target).await;
     let auth = "auth = { kind = \"query\", parameter = \"code\", secret = { env = \"CODE\" } }\n";
-    let own = upstream("own", &provider.url) + auth;
-    let none = upstream("none", &provider.url);
+    let with_secret = upstream("own", &provider.url) + auth;
+    let without_secret = upstream("none", &provider.url);
     let models = model("m", "upstream = \"own\"") + &model("n", "upstream = \"none\"");
-    let place = Place::new(&(own + &none + &models)).with("CODE", UPSTREAM_SECRET);
-    let served = Served::start(place).await;
+    let config_dir =
+        Place::new(&(with_secret + &without_secret + &models)).with("CODE", UPSTREAM_SECRET);
+    let served = Served::start(config_dir).await;
     served.hides(UPSTREAM_SECRET);
     let tenant = served.tenant(1_000_000_000, "{}").await;
     let call = async |model: &str, status: u16, n: u8| {
@@ -225,14 +234,14 @@ async fn an_echoed_secret_in_the_target_is_redacted() {
         }
         assert_eq!(answer.text().await, "no /v1/chat/completions?code=*** here");
     }
-    // What is too long to be searched does not pass at all.
+    // An error body that is too long to be searched is replaced.
     let answer = call("m", 404, 2).await;
     let (status, id) = (answer.status, answer.id());
     let body = answer.text().await;
     assert!(status == 502 && !body.contains(UPSTREAM_SECRET), "{status}: {body}");
     assert_eq!(Json::new(&body).at("error.code").text(), "upstream_error");
     assert_eq!(tenant.log(&id).await.at("status").count(), 502);
-    // Who has no secret there says what it likes, but for where it may be found.
+    // Without a secret in the target, only the location headers are removed.
     let answer = call("n", 404, 2).await;
     assert_eq!((answer.status, answer.header("location")), (404, None));
     assert!(answer.header("x-asked").is_some() && answer.text().await.len() > 64 << 10);
@@ -254,7 +263,7 @@ async fn keys_are_stored_as_hashes_except_in_the_demo_file() {
     let (mut folders, mut files) = (vec![gateway.data_folder()], 0);
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry")) {
-            let meta = entry.metadata().expect("the facts of a file");
+            let meta = entry.metadata().expect("the metadata of a file");
             if meta.is_dir() {
                 folders.push(entry.path());
             } else if entry.file_name() == "demo.json" {
@@ -262,11 +271,11 @@ async fn keys_are_stored_as_hashes_except_in_the_demo_file() {
             } else {
                 let bytes = fs::read(entry.path()).expect("a readable file");
                 let text = String::from_utf8_lossy(&bytes);
-                let told = contains_secret(&text) || text.contains(&tenant.key[7..]);
-                assert!(!told, "a secret stands in {:?}", entry.path());
+                let is_leaked = contains_secret(&text) || text.contains(&tenant.key[7..]);
+                assert!(!is_leaked, "a secret is in {:?}", entry.path());
                 files += 1;
             }
         }
     }
-    assert!(files > 0, "the data folder holds something");
+    assert!(files > 0, "the data folder is not empty");
 }

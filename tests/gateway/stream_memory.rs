@@ -1,4 +1,4 @@
-//! Two thousand open streams: what each of them costs in memory, in its midst and while it flows.
+//! Memory per open stream, measured with two thousand stalled and flowing streams.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -14,47 +14,48 @@ use crate::harness::upstream::{Plan, Step, Upstream};
 
 const STREAMS: usize = 2_000;
 const WARMUP_STREAMS: usize = 100;
-/// The first says nothing, the last three how it ends.
+/// Events of a stream: the first has no text, the last three end the stream.
 const EVENTS: usize = 10;
 const OPENERS: usize = 20;
-/// The most memory of one stream, whatever it does.
+/// Maximum memory per stream, stalled or flowing.
 const BYTES_MAX: u64 = 32 << 10;
 const USAGE: Usage = Usage { prompt: 9, completion: 20, cached: 0, reasoning: 0 };
 
-/// A stream of so many events that stalls in its midst, and flows on at a pace.
+/// A stream that stalls after two events and then sends one every 30 ms.
 fn plan() -> Plan {
     let words = ["and so on"; EVENTS - 4];
     Plan::stream(events(&words, Some(USAGE)), Duration::from_millis(30)).insert_step(2, Step::Stall)
 }
 
-/// As many files as there may be: each stream is two sockets here and two in the gateway.
+/// Raises the file limit to its maximum: each stream needs two sockets in the test and two in the
+/// gateway.
 fn raise_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    setrlimit(Resource::Nofile, limit).expect("up to the hard limit anybody may");
-    let most = limit.maximum.unwrap_or(u64::MAX);
-    assert!(5 * STREAMS as u64 <= most, "{STREAMS} streams need more files than {most}");
+    setrlimit(Resource::Nofile, limit).expect("the soft limit may be raised to the hard limit");
+    let files_max = limit.maximum.unwrap_or(u64::MAX);
+    assert!(5 * STREAMS as u64 <= files_max, "{STREAMS} streams need more files than {files_max}");
 }
 
-/// Opens as many, some at a time, each up to its first event.
+/// Opens streams concurrently and reads the first event of each.
 async fn open_streams(tenant: &Tenant, streams: usize) -> Vec<Response> {
     let request = Request::chat(&tenant.key, chat("m", 99, true));
     let openers = (0..OPENERS).map(|_| {
         let (proxy, request) = (tenant.proxy.clone(), request.clone());
         tokio::spawn(async move {
-            let mut own = Vec::new();
+            let mut opened = Vec::new();
             for _ in 0..streams / OPENERS {
                 let mut answer = request.send(&proxy).await;
                 assert_eq!(answer.status, 200);
                 answer.piece().await.expect("no cut").expect("an event");
-                own.push(answer);
+                opened.push(answer);
             }
-            own
+            opened
         })
     });
     let mut all = Vec::new();
     for opener in openers.collect::<Vec<_>>() {
-        all.extend(opener.await.expect("they are opened"));
+        all.extend(opener.await.expect("the streams open"));
     }
     all
 }
@@ -63,7 +64,7 @@ async fn finish_streams(streams: Vec<Response>) {
     let ends = streams.into_iter().map(|mut stream| {
         tokio::spawn(async move {
             let (rest, whole) = stream.read_to_end().await;
-            assert!(whole && rest.ends_with(b"data: [DONE]\n\n"), "it comes to its end");
+            assert!(whole && rest.ends_with(b"data: [DONE]\n\n"), "the stream completes");
         })
     });
     for end in ends.collect::<Vec<_>>() {
@@ -77,8 +78,8 @@ async fn an_open_stream_takes_no_more_than_32_kb() {
     let ended = Arc::new(AtomicBool::new(false));
     let provider = {
         let ended = Arc::clone(&ended);
-        let tell: Arc<dyn Fn() + Send + Sync> = Arc::new(move || ended.store(true, SeqCst));
-        Upstream::start(move |_| plan().insert_step(EVENTS - 1, Step::Notify(Arc::clone(&tell))))
+        let on_end: Arc<dyn Fn() + Send + Sync> = Arc::new(move || ended.store(true, SeqCst));
+        Upstream::start(move |_| plan().insert_step(EVENTS - 1, Step::Notify(Arc::clone(&on_end))))
             .await
     };
     let rows = upstream("a", &provider.url) + &model("m", "upstream = \"a\"");
@@ -88,21 +89,21 @@ async fn an_open_stream_takes_no_more_than_32_kb() {
     finish_streams(open_streams(&tenant, WARMUP_STREAMS).await).await;
     provider.stall_again();
     ended.store(false, SeqCst);
-    let none = served.resident_bytes();
+    let baseline = served.resident_bytes();
     let streams = open_streams(&tenant, STREAMS).await;
-    let each = |memory: u64| (memory - none) / STREAMS as u64;
-    let in_midst = each(served.resident_bytes());
+    let per_stream = |memory: u64| (memory - baseline) / STREAMS as u64;
+    let stalled = per_stream(served.resident_bytes());
     provider.release();
     let ending = tokio::spawn(finish_streams(streams));
-    let mut at_most = 0;
+    let mut memory_max = 0;
     while !ended.load(SeqCst) {
-        at_most = at_most.max(served.resident_bytes());
+        memory_max = memory_max.max(served.resident_bytes());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let flowing = each(at_most);
+    let flowing = per_stream(memory_max);
     ending.await.expect("all end");
-    println!("bytes a stream: {in_midst} in its midst, {flowing} flowing");
-    assert!(in_midst <= BYTES_MAX && flowing <= BYTES_MAX, "{in_midst}, flowing {flowing}");
+    println!("bytes per stream: {stalled} stalled, {flowing} flowing");
+    assert!(stalled <= BYTES_MAX && flowing <= BYTES_MAX, "{stalled}, flowing {flowing}");
     let calls = tenant.usage().await.at("dailyUsage.requestCount").count();
     assert_eq!(calls, (WARMUP_STREAMS + STREAMS) as u64);
     tenant.assert_settled().await;

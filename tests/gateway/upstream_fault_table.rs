@@ -1,27 +1,29 @@
-//! The table of misbehaviours: what a provider may do on the wire, what the client sees of it, what
-//! is charged, and who is asked next. `docs/upstreams.md` is written from it, `misbehaving` proves it.
+//! The table of upstream faults: what a provider does on the wire, what the client observes, what
+//! is charged, and whether another upstream is tried. `docs/upstreams.md` is generated from the
+//! table, and `upstream_faults` tests each row.
 
 use crate::harness::openai::{Usage, WORDS, completion, error, error_event, events};
 use crate::harness::raw_upstream::{WireAction, send};
 
 pub const USAGE: Usage = Usage { prompt: 14, completion: 6, cached: 2, reasoning: 0 };
 
-/// What a client sees.
+/// What the client observes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Observed {
-    /// An error that the gateway tells, with that status, as no answer came that it could pass on.
+    /// An error of the gateway with this status, source `upstream`, because no response could be
+    /// relayed.
     UpstreamError(u16),
-    /// The same, but the fault is the gateway's.
+    /// An error of the gateway with this status, source `gateway`.
     GatewayError(u16),
-    /// An error, or what is none of both, as the provider told it.
+    /// A response of the provider with this status, relayed unchanged.
     Relayed(u16),
-    /// A whole answer, byte for byte.
+    /// A complete response, byte for byte.
     Complete,
-    /// Part of an answer, and no end.
+    /// Part of a response, then a cut.
     Cut,
-    /// Every event, and no end.
+    /// Every event, but no end of the body.
     AllButEnd,
-    /// What comes, until it has enough and leaves.
+    /// An endless response, from which the client disconnects.
     Disconnects,
 }
 
@@ -29,17 +31,16 @@ pub enum Observed {
 pub enum Charged {
     Nothing,
     Usage,
-    /// The input that was counted, and what was counted of the output.
+    /// The gateway's own count of the input and of the received output.
     Estimate,
 }
 
-/// What the provider does.
 pub enum Behavior {
     RefusesConnections,
     ClosesConnection,
-    /// This, once it was asked.
+    /// Performs these actions after it has read the request.
     Performs(fn() -> Vec<WireAction>),
-    /// The first at first, then the second.
+    /// Performs the first actions on the first request, the second on the next.
     Recovers(fn() -> Vec<WireAction>, fn() -> Vec<WireAction>),
 }
 
@@ -48,12 +49,12 @@ pub struct FaultRow {
     pub behavior: Behavior,
     pub stream: bool,
     pub observed: Observed,
-    /// The body that it sees, or how it begins.
+    /// The expected body.
     pub body: fn() -> String,
     pub charged: Charged,
-    /// Whether another provider is asked, if there is one.
+    /// Whether another upstream is tried, if there is one.
     pub retried: bool,
-    /// Whether its time-outs are short.
+    /// Whether the upstream has short timeouts.
     pub short_timeouts: bool,
 }
 
@@ -64,7 +65,7 @@ fn chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
 }
 
-/// A stream whose head is followed by these events, each a chunk.
+/// A stream head followed by these events, each in a chunk of its own.
 fn chunked(events: &[String]) -> String {
     let chunks: String = events.iter().map(|event| chunk(event)).collect();
     format!("{STREAM_HEAD}transfer-encoding: chunked\r\n\r\n{chunks}")
@@ -103,7 +104,7 @@ fn half_body() -> String {
     whole_body()[..whole_body().len() / 2].to_owned()
 }
 
-/// The last byte waits to see whether it is the last of all.
+/// The body without its last byte, which the gateway holds back until the response has ended.
 fn without_last_byte(mut body: String) -> String {
     body.pop();
     body
@@ -137,8 +138,12 @@ const fn error_row(
     }
 }
 
-const fn row(what: &'static str, acts: fn() -> Vec<WireAction>, told: Expectation) -> FaultRow {
-    let (stream, sees, body, charged) = told;
+const fn row(
+    what: &'static str,
+    acts: fn() -> Vec<WireAction>,
+    expectation: Expectation,
+) -> FaultRow {
+    let (stream, sees, body, charged) = expectation;
     let does = Behavior::Performs(acts);
     FaultRow {
         name: what,
@@ -156,14 +161,14 @@ const fn with_short_timeouts(row: FaultRow) -> FaultRow {
     FaultRow { short_timeouts: true, ..row }
 }
 
-/// Of a stream or of a whole answer, what is seen of it, and what is charged.
+/// Whether the call is streamed, what the client observes, the expected body, and the charge.
 type Expectation = (bool, Observed, fn() -> String, Charged);
 
-const fn expect_cut(stream: bool, body: fn() -> String) -> Expectation {
+const fn assert_cut(stream: bool, body: fn() -> String) -> Expectation {
     (stream, Observed::Cut, body, Charged::Estimate)
 }
 
-const fn expect_complete(stream: bool, body: fn() -> String) -> Expectation {
+const fn assert_complete(stream: bool, body: fn() -> String) -> Expectation {
     (stream, Observed::Complete, body, Charged::Usage)
 }
 
@@ -189,7 +194,7 @@ pub static FAULTS: &[FaultRow] = &[
         true,
     )),
     with_short_timeouts(error_row(
-        "says `100 Continue`, and then nothing",
+        "sends `100 Continue`, then nothing",
         || vec![send("HTTP/1.1 100 Continue\r\n\r\n"), WireAction::AwaitClose],
         Observed::UpstreamError(504),
         true,
@@ -224,7 +229,7 @@ pub static FAULTS: &[FaultRow] = &[
         true,
     ),
     error_row(
-        "429 without",
+        "429 without `Retry-After`",
         || vec![send(sized_response("429 Slow", "", error()))],
         Observed::Relayed(429),
         true,
@@ -234,10 +239,10 @@ pub static FAULTS: &[FaultRow] = &[
             || vec![send(sized_response("500 Oh", "", error()))],
             || vec![send(sized_response("200 OK", "", &whole_body()))],
         ),
-        ..error_row("500, and the next time an answer", Vec::new, Observed::Relayed(500), true)
+        ..error_row("500, then a response to the next call", Vec::new, Observed::Relayed(500), true)
     },
     error_row(
-        "503 for ever",
+        "503 repeatedly",
         || vec![send(sized_response("503 No", "", error()))],
         Observed::Relayed(503),
         true,
@@ -249,7 +254,7 @@ pub static FAULTS: &[FaultRow] = &[
         true,
     ),
     error_row(
-        "302 to another place",
+        "302 to another location",
         || vec![send(sized_response("302 There", "location: http://elsewhere/\r\n", error()))],
         Observed::Relayed(302),
         false,
@@ -257,22 +262,22 @@ pub static FAULTS: &[FaultRow] = &[
     with_short_timeouts(row(
         "stalls after the head",
         || vec![send(chunked(&[])), WireAction::AwaitClose],
-        expect_cut(true, empty_body),
+        assert_cut(true, empty_body),
     )),
     with_short_timeouts(row(
         "stalls between two events",
         || vec![send(chunked(&good_events()[..3])), WireAction::AwaitClose],
-        expect_cut(true, || first_events(3)),
+        assert_cut(true, || first_events(3)),
     )),
     row(
         "cuts within an event",
         || vec![send(chunked(&good_events()[..3])), send(chunk(&good_events()[3][..20]))],
-        expect_cut(true, || first_events(3) + &good_events()[3][..20]),
+        assert_cut(true, || first_events(3) + &good_events()[3][..20]),
     ),
     row(
         "cuts before the usage",
         || vec![send(chunked(&without_usage()))],
-        expect_cut(true, || without_usage().concat()),
+        assert_cut(true, || without_usage().concat()),
     ),
     row(
         "cuts after the usage, before `[DONE]`",
@@ -287,7 +292,7 @@ pub static FAULTS: &[FaultRow] = &[
     row(
         "garbles the size of a chunk",
         || vec![send(chunked(&good_events()[..2])), send("what?\r\n")],
-        expect_cut(true, || first_events(2)),
+        assert_cut(true, || first_events(2)),
     ),
     row(
         "garbles an event",
@@ -296,7 +301,7 @@ pub static FAULTS: &[FaultRow] = &[
             events.insert(2, "data: {\"what?\n\n".to_owned());
             vec![send(chunked(&events)), send("0\r\n\r\n"), WireAction::AwaitClose]
         },
-        expect_complete(true, || {
+        assert_complete(true, || {
             first_events(2) + "data: {\"what?\n\n" + &good_events()[2..].concat()
         }),
     ),
@@ -322,7 +327,7 @@ pub static FAULTS: &[FaultRow] = &[
                 half_body()
             ))]
         },
-        expect_cut(false, || without_last_byte(half_body())),
+        assert_cut(false, || without_last_byte(half_body())),
     ),
     with_short_timeouts(row(
         "sends less than its `content-length`, and stalls",
@@ -330,7 +335,7 @@ pub static FAULTS: &[FaultRow] = &[
             let head = format!("{JSON_HEAD}content-length: {}\r\n\r\n", whole_body().len() + 9);
             vec![send(head + &whole_body()), WireAction::AwaitClose]
         },
-        expect_cut(false, || without_last_byte(whole_body())),
+        assert_cut(false, || without_last_byte(whole_body())),
     )),
     row(
         "sends more than its `content-length`",
@@ -348,7 +353,7 @@ pub static FAULTS: &[FaultRow] = &[
                 WireAction::AwaitClose,
             ]
         },
-        expect_complete(false, whole_body),
+        assert_complete(false, whole_body),
     ),
     row(
         "drips, a byte at a time",
@@ -358,7 +363,7 @@ pub static FAULTS: &[FaultRow] = &[
                 WireAction::AwaitClose,
             ]
         },
-        expect_complete(true, all_events),
+        assert_complete(true, all_events),
     ),
     row(
         "streams without an end",
@@ -368,49 +373,51 @@ pub static FAULTS: &[FaultRow] = &[
     row(
         "HTTP/1.0, without a length",
         || vec![send(JSON_HEAD.replace("1.1", "1.0") + "\r\n" + &whole_body())],
-        expect_complete(false, whole_body),
+        assert_complete(false, whole_body),
     ),
 ];
 
 const DOC_HEADER: &str = "# Upstreams
 
-Which upstream a call goes to, and what becomes of it when that one misbehaves. The table is written by a test, which proves each of its rows.
+Which upstream serves a call, and what happens when it fails. A test generates this page and checks each row of the table.
 
-## Who is asked
+## Selection
 
-A model has targets: upstreams, each with the model's name there, a `priority` and a `weight`. Those of the least priority come first. Of one priority one is drawn for each call, by weight; the others follow, the heaviest first. `aliases` are other names of a model: a call by one of them is recorded, priced and allowed as the model, and a key that may use either name may use both.
+A model has targets: upstreams, each with the model's name there, a `priority` and a `weight`. Targets with the lowest `priority` value come first. Among targets of equal priority one is drawn for each call by weight; the others follow, the heaviest first. `aliases` are additional names of a model: a call by an alias is logged, priced and authorized as the model, and a key that may use either name may use both.
 
-The next one is asked when there is no connection, no head within `first_byte_timeout_ms`, 429, 5xx, or a refusal of the gateway's own credential (401, 402, 403): on the same hold, and as one request. Once a byte of an answer has gone to the client, nobody else is asked. The last one's answer stands.
+The next target is tried if there is no connection, no response head within `first_byte_timeout_ms`, a 429, a 5xx, or a refusal of the gateway's own credential (401, 402, 403). All attempts share one hold and count as one request. After the first byte of a response has been sent to the client, no other target is tried. If every target fails, the client receives the last response.
 
-An upstream is skipped, which means that it comes after all others:
+A target is skipped, that is, tried only after all others:
 
-- while its *circuit* is open. It opens after five failures in a row, when more than half of at least twenty tries in ten seconds have failed, or at once when it refuses the gateway's own credential. Failures are 5xx, time-outs, lost connections, and answers that break off; 429 is none. After a second one call is let through as a probe; after each that fails the circuit is open for twice as long, up to a minute. An answer closes it. All of these are settings of `circuit`.
-- for one model, after a 429 or 5xx with `Retry-After` (or `retry-after-ms`), for as long as that says and at most `retry_after_max_ms`.
+- while the *circuit* of its upstream is open. The circuit opens after five consecutive failures, when more than half of at least twenty attempts in ten seconds have failed, or immediately when the upstream refuses the gateway's own credential. Failures are 5xx, timeouts, lost connections, and responses that are cut; 429 is not a failure. After one second a single call is let through as a probe; each failed probe doubles the time, up to one minute. A successful response closes the circuit. All of these values are settings of `circuit`.
+- for one model, after a 429 or 5xx with `Retry-After` (or `retry-after-ms`), for that time, at most `retry_after_max_ms`.
 
-A call is never refused for it: where nobody else is left, whoever is skipped is asked, and a model with one upstream does not notice.
+Skipping never refuses a call: if no other target is left, a skipped one is tried. A model with a single upstream is not affected.
 
-`connect_timeout_ms` bounds the connection, `idle_timeout_ms` each silence of an answer that has begun. [Metrics](metrics.md) tell of tries, circuits, skips and cuts.
+`connect_timeout_ms` limits the time to connect, `idle_timeout_ms` each pause of a response that has started. [Metrics](metrics.md) report attempts, circuits, skips and cuts.
 
-## Misbehaviours
+## Faults
 
-*Estimate* is the input as the gateway counts it, and what it counts of the output that came; *usage* is what the upstream reported. A cut is a connection that closes without the end that its framing promised, so that no client takes a part for the whole. What is not charged gives its hold back; it counts as a request unless there was no connection.
+*Estimate* is the gateway's own count of the input and of the received output; *usage* is what the upstream reported. A cut is a connection that closes without the end that its framing promised, so that the client cannot mistake a part for the whole. A call that is not charged returns its hold; it counts as a request unless there was no connection.
 
-| the upstream | the client sees | charged | another is asked |
+| upstream behavior | client sees | charged | next target tried |
 |---|---|---|---|
 ";
 
 fn fault_table() -> String {
-    let told = |row: &FaultRow| {
+    let format_row = |row: &FaultRow| {
         let sees = match row.observed {
             Observed::UpstreamError(status) | Observed::GatewayError(status) => {
-                format!("{status}, of the gateway")
+                format!("{status} from the gateway")
             }
-            Observed::Relayed(status) => format!("{status}, as the upstream tells it"),
-            Observed::Complete if row.charged == Charged::Usage => "the answer".to_owned(),
-            Observed::Complete => "what came, as it came".to_owned(),
-            Observed::Cut => "what came, then a cut".to_owned(),
+            Observed::Relayed(status) => format!("{status}, relayed from the upstream"),
+            Observed::Complete if row.charged == Charged::Usage => {
+                "the complete response".to_owned()
+            }
+            Observed::Complete => "what was received, unchanged".to_owned(),
+            Observed::Cut => "what was received, then a cut".to_owned(),
             Observed::AllButEnd => "every event, then a cut".to_owned(),
-            Observed::Disconnects => "what comes, until it leaves".to_owned(),
+            Observed::Disconnects => "what is sent, until the client disconnects".to_owned(),
         };
         let charged = match row.charged {
             Charged::Nothing => "nothing",
@@ -420,15 +427,15 @@ fn fault_table() -> String {
         let retried = if row.retried { "yes" } else { "no" };
         format!("| {} | {sees} | {charged} | {retried} |\n", row.name)
     };
-    FAULTS.iter().map(told).collect()
+    FAULTS.iter().map(format_row).collect()
 }
 
 #[test]
 fn the_upstreams_page_matches_the_fault_table() {
-    let page = format!("{DOC_HEADER}{}", fault_table());
-    let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/upstreams.md");
-    if std::fs::read_to_string(kept).unwrap_or_default() != page {
-        std::fs::write(kept, &page).expect("docs is writable");
-        panic!("docs/upstreams.md was out of date and is written anew: look at it, commit it");
+    let expected_page = format!("{DOC_HEADER}{}", fault_table());
+    let doc_path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/upstreams.md");
+    if std::fs::read_to_string(doc_path).unwrap_or_default() != expected_page {
+        std::fs::write(doc_path, &expected_page).expect("docs is writable");
+        panic!("docs/upstreams.md was out of date and has been regenerated; review and commit it");
     }
 }

@@ -1,4 +1,4 @@
-//! A provider misbehaves as each row of `misbehaviours` says, and the rest of the row is so.
+//! Tests each row of `upstream_fault_table` against the running gateway.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,11 +17,11 @@ use crate::upstream_fault_table::{
     Behavior, Charged, FAULTS, FaultRow, Observed, USAGE, whole_body,
 };
 
-/// What the other one uses, which is well.
+/// The usage that the healthy upstream reports.
 const HEALTHY_USAGE: Usage = Usage { prompt: 13, completion: 5, cached: 1, reasoning: 0 };
 const FUNDS: i128 = 1_000_000_000;
 
-/// A provider as its row says, and where it is.
+/// A provider with the behavior of a row.
 enum FaultyProvider {
     Scripted(RawUpstream),
     Closed { _port: tokio::net::TcpSocket, url: String },
@@ -36,7 +36,7 @@ impl FaultyProvider {
             }
             Behavior::ClosesConnection => RawUpstream::start(|_| None).await,
             Behavior::Performs(acts) => RawUpstream::start(move |_| Some(acts())).await,
-            // Of each pair of connections the second goes well.
+            // The second connection of each pair succeeds.
             Behavior::Recovers(first, then) => {
                 RawUpstream::start(move |at| Some(if at % 2 == 0 { first() } else { then() })).await
             }
@@ -59,17 +59,17 @@ impl FaultyProvider {
     }
 }
 
-/// Calls a model whose client wants the usage too, so that every byte passes.
+/// Calls a model and requests usage, so that the gateway relays every byte.
 async fn call(row: &FaultRow, tenant: &Tenant, model: &str) -> Response {
     let body = chat(model, 40, row.stream);
     let options = r#"{"stream_options":{"include_usage":true},"#;
     let body = if row.stream { body.replacen('{', options, 1) } else { body };
     let answer = Request::chat(&tenant.key, body).try_send(&tenant.proxy).await;
-    answer.unwrap_or_else(|fault| panic!("{}: {fault}", row.name))
+    answer.unwrap_or_else(|error| panic!("{}: {error}", row.name))
 }
 
-/// Fails unless the client sees what the row says.
-async fn expect_observed(row: &FaultRow, mut answer: Response) {
+/// Asserts that the client observes what the row specifies.
+async fn assert_observed(row: &FaultRow, mut answer: Response) {
     let what = row.name;
     let source = answer.header("x-meteor-error-source").map(str::to_owned);
     let (status, expected) = match row.observed {
@@ -79,8 +79,8 @@ async fn expect_observed(row: &FaultRow, mut answer: Response) {
     };
     assert_eq!((answer.status, source.as_deref()), (status, expected), "{what}");
     assert_eq!(answer.header("location"), None, "{what}");
-    let asks_for_time = what == "429 with `Retry-After`";
-    assert_eq!(answer.header("retry-after"), asks_for_time.then_some("7"), "{what}");
+    let has_retry_after = what == "429 with `Retry-After`";
+    assert_eq!(answer.header("retry-after"), has_retry_after.then_some("7"), "{what}");
     if row.observed == Observed::Disconnects {
         for _ in 0..20 {
             answer.piece().await.expect(what).expect(what);
@@ -99,8 +99,8 @@ async fn expect_observed(row: &FaultRow, mut answer: Response) {
     }
 }
 
-/// Fails unless the call is charged so; gives what it costs.
-async fn expect_charge(
+/// Asserts how the call is charged. Returns its cost.
+async fn assert_charge(
     row: &FaultRow,
     tenant: &Tenant,
     id: &str,
@@ -108,7 +108,7 @@ async fn expect_charge(
     usage: Usage,
 ) -> i128 {
     let what = row.name;
-    let log = eventually(&format!("{what}: it is logged"), async || {
+    let log = eventually(&format!("{what}: the call is logged"), async || {
         let logs = tenant.logs().await;
         logs.into_iter().find(|log| log.at("requestLogId").text() == id)
     })
@@ -120,7 +120,7 @@ async fn expect_charge(
     };
     assert_eq!(log.at("settledBy").text(), settled_by, "{what}: {log}");
     let count = |unit: &str| log.at("usage").at(unit).count();
-    let noted = Usage {
+    let logged = Usage {
         cached: count("cachedInputTokens"),
         ..Usage::of(count("inputTokens"), count("outputTokens"))
     };
@@ -128,9 +128,9 @@ async fn expect_charge(
         Charged::Nothing => 0,
         Charged::Usage => GPT_4O_MINI.cost(usage),
         Charged::Estimate => {
-            assert!(0 < noted.prompt, "{what}: the input was read: {log}");
-            assert!(noted.completion <= 40, "{what}: no more than it asked for: {log}");
-            GPT_4O_MINI.cost(noted)
+            assert!(0 < logged.prompt, "{what}: the input is charged: {log}");
+            assert!(logged.completion <= 40, "{what}: no more than the bound: {log}");
+            GPT_4O_MINI.cost(logged)
         }
     };
     assert_eq!(log.at("cost").nano(), cost, "{what}: {log}");
@@ -140,34 +140,38 @@ async fn expect_charge(
     cost
 }
 
-/// One row, with this provider alone and then with another one behind it.
+/// Checks one row with this provider alone and then with a healthy fallback.
 async fn check_row(
     row: &FaultRow,
-    at: usize,
+    index: usize,
     tenant: Tenant,
     provider: FaultyProvider,
-    well: Arc<Upstream>,
+    healthy: Arc<Upstream>,
 ) {
     let what = row.name;
     let connects = !matches!(row.behavior, Behavior::RefusesConnections);
-    let answer = call(row, &tenant, &format!("alone-{at}")).await;
+    let answer = call(row, &tenant, &format!("alone-{index}")).await;
     let id = answer.id();
-    expect_observed(row, answer).await;
-    let mut cost = expect_charge(row, &tenant, &id, row.charged, USAGE).await;
-    let asked = usize::from(connects);
-    assert_eq!(provider.request_count(), asked, "{what}: it is asked once");
+    assert_observed(row, answer).await;
+    let mut cost = assert_charge(row, &tenant, &id, row.charged, USAGE).await;
+    let request_count = usize::from(connects);
+    assert_eq!(
+        provider.request_count(),
+        request_count,
+        "{what}: the provider receives one request"
+    );
     let mut requests = u64::from(connects);
     assert_eq!(attempts(&tenant, &id).await, 1, "{what}");
     if let (Behavior::Recovers(..), FaultyProvider::Scripted(rude)) = (&row.behavior, &provider) {
-        let answer = call(row, &tenant, &format!("alone-{at}")).await;
+        let answer = call(row, &tenant, &format!("alone-{index}")).await;
         let id = answer.id();
         assert_eq!(answer.text().await, whole_body(), "{what}");
-        cost += expect_charge(row, &tenant, &id, Charged::Usage, USAGE).await;
+        cost += assert_charge(row, &tenant, &id, Charged::Usage, USAGE).await;
         assert_eq!(rude.request_count(), 2, "{what}");
         requests += 1;
     }
 
-    let answer = call(row, &tenant, &format!("backed-{at}")).await;
+    let answer = call(row, &tenant, &format!("backed-{index}")).await;
     let id = answer.id();
     requests += 1;
     if row.retried {
@@ -178,23 +182,26 @@ async fn check_row(
             completion(HEALTHY_USAGE)
         };
         assert_eq!(answer.text().await, expected, "{what}");
-        cost += expect_charge(row, &tenant, &id, Charged::Usage, HEALTHY_USAGE).await;
+        cost += assert_charge(row, &tenant, &id, Charged::Usage, HEALTHY_USAGE).await;
     } else {
-        expect_observed(row, answer).await;
-        cost += expect_charge(row, &tenant, &id, row.charged, USAGE).await;
+        assert_observed(row, answer).await;
+        cost += assert_charge(row, &tenant, &id, row.charged, USAGE).await;
     }
     assert_eq!(attempts(&tenant, &id).await, 1 + u64::from(row.retried), "{what}");
-    let others =
-        well.requests().iter().filter(|seen| seen.body.contains(&format!("backed-{at}\""))).count();
-    assert_eq!(others, usize::from(row.retried), "{what}: the other is asked once or not at all");
+    let fallback_requests = healthy
+        .requests()
+        .iter()
+        .filter(|seen| seen.body.contains(&format!("backed-{index}\"")))
+        .count();
+    assert_eq!(fallback_requests, usize::from(row.retried), "{what}: requests to the fallback");
     let counted = tenant.usage().await.at("dailyUsage.requestCount").count();
-    // Whether the request had begun to go out when the connection closed is for chance to say.
-    let unsure = u64::from(matches!(row.behavior, Behavior::ClosesConnection));
-    assert!((requests - unsure..=requests).contains(&counted), "{what}: {counted} requests");
+    // It is a race whether the request is being sent when the connection closes.
+    let uncertain = u64::from(matches!(row.behavior, Behavior::ClosesConnection));
+    assert!((requests - uncertain..=requests).contains(&counted), "{what}: {counted} requests");
     assert_eq!(tenant.wallet().await.at("balance").nano(), FUNDS - cost, "{what}");
     tenant.assert_settled().await;
     if let FaultyProvider::Scripted(rude) = &provider {
-        eventually(&format!("{what}: no connection is left to hang"), async || {
+        eventually(&format!("{what}: unused connections are closed"), async || {
             (rude.open_connections() <= 2).then_some(())
         })
         .await;
@@ -207,37 +214,44 @@ async fn attempts(tenant: &Tenant, id: &str) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_upstream_fault_matches_its_table_row() {
-    let well = Arc::new(Upstream::start(|seen| reply(seen, HEALTHY_USAGE, Duration::ZERO)).await);
-    let mut rows = upstream("well", &well.url);
+    let healthy =
+        Arc::new(Upstream::start(|seen| reply(seen, HEALTHY_USAGE, Duration::ZERO)).await);
+    let mut rows = upstream("well", &healthy.url);
     let mut providers = Vec::new();
-    for (at, row) in FAULTS.iter().enumerate() {
+    for (index, row) in FAULTS.iter().enumerate() {
         let provider = FaultyProvider::start(row).await;
-        // Two of them, so that neither the circuit nor the connections of one are the other's.
+        // Two upstreams, because circuit and connections must not be shared.
         for name in ["alone", "backed"] {
-            rows += &upstream(&format!("{name}-{at}"), provider.url());
+            rows += &upstream(&format!("{name}-{index}"), provider.url());
             if row.short_timeouts {
                 rows += "first_byte_timeout_ms = 300\nidle_timeout_ms = 300\n";
             }
         }
-        rows += &model(&format!("alone-{at}"), &format!("upstream = \"alone-{at}\""));
+        rows += &model(&format!("alone-{index}"), &format!("upstream = \"alone-{index}\""));
         let targets = format!(
-            r#"targets = [{{ upstream = "backed-{at}" }}, {{ upstream = "well", priority = 1 }}]"#
+            r#"targets = [{{ upstream = "backed-{index}" }}, {{ upstream = "well", priority = 1 }}]"#
         );
-        rows += &model(&format!("backed-{at}"), &targets);
+        rows += &model(&format!("backed-{index}"), &targets);
         providers.push(provider);
     }
-    let served = Served::start(Place::new(&rows)).await;
-    let operator = served.tenant(0, "{}").await;
-    let proofs = LocalSet::new();
-    let mut begun = Vec::new();
-    for ((at, row), provider) in FAULTS.iter().enumerate().zip(providers) {
-        let tenant = operator.create_tenant(&served, FUNDS, "{}").await;
-        begun.push(proofs.spawn_local(check_row(row, at, tenant, provider, Arc::clone(&well))));
+    let server = Served::start(Place::new(&rows)).await;
+    let operator = server.tenant(0, "{}").await;
+    let local_set = LocalSet::new();
+    let mut tasks = Vec::new();
+    for ((index, row), provider) in FAULTS.iter().enumerate().zip(providers) {
+        let tenant = operator.create_tenant(&server, FUNDS, "{}").await;
+        tasks.push(local_set.spawn_local(check_row(
+            row,
+            index,
+            tenant,
+            provider,
+            Arc::clone(&healthy),
+        )));
     }
-    proofs.await;
+    local_set.await;
     let mut failed = Vec::new();
-    for (proof, row) in begun.into_iter().zip(FAULTS) {
-        failed.extend(proof.await.is_err().then_some(row.name));
+    for (task, row) in tasks.into_iter().zip(FAULTS) {
+        failed.extend(task.await.is_err().then_some(row.name));
     }
-    assert!(failed.is_empty(), "these do not hold: {failed:?}");
+    assert!(failed.is_empty(), "these rows failed: {failed:?}");
 }

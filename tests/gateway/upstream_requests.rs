@@ -1,4 +1,4 @@
-//! Which upstream serves a call, what it is told, and on which connection.
+//! Which upstream serves a call, what the gateway sends to it, and on which connection.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ async fn answering_upstream() -> Upstream {
     Upstream::start(|seen| reply(seen, USAGE, Duration::ZERO)).await
 }
 
-/// A provider that answers everything with this status.
+/// A provider that answers every request with this status.
 async fn failing_upstream(status: u16) -> Upstream {
     let body = format!(r#"{{"error":{{"message":"failed by plan","code":{status}}}}}"#);
     Upstream::start(move |_| Plan::json(status, body.clone())).await
@@ -30,14 +30,14 @@ async fn setup(rows: &str) -> (Served, Tenant) {
     (served, tenant)
 }
 
-/// Calls, and gives the entry of the request log.
+/// Completes a call. Returns its log entry.
 async fn complete(tenant: &Tenant, body: &str) -> Json {
     let answer = Request::chat(&tenant.key, body).send(&tenant.proxy).await;
     assert_eq!(answer.status, 200);
     let id = answer.id();
     let stream = body.contains(r#""stream":true"#);
-    let said = if stream { events(WORDS, None).concat() } else { completion(USAGE) };
-    assert_eq!(answer.text().await, said, "the answer is the provider's own");
+    let expected = if stream { events(WORDS, None).concat() } else { completion(USAGE) };
+    assert_eq!(answer.text().await, expected, "the response is relayed unchanged");
     let debit = tenant.debit(&id).await;
     assert_eq!(debit.at("amount").nano(), GPT_4O_MINI.cost(USAGE), "{debit}");
     tenant.log(&id).await
@@ -51,25 +51,25 @@ async fn the_upstream_model_replaces_only_the_model_in_the_body() {
         + &model("assistant", &format!("upstream = \"fake\"\nupstream_model = '{odd}'"))
         + &model("plain", "upstream = \"fake\"");
     let (_served, tenant) = setup(&rows).await;
-    let there = r#""vendor/\"große\" \\ 7b""#;
+    let upstream_name = r#""vendor/\"große\" \\ 7b""#;
     for body in [
         r#"{"model":@,"messages":[],"max_tokens":9}"#,
         r#"{ "messages" : [{"role":"user","content":"\"model\":\"assistant\""}] , "max_tokens":9,"model" : @ }"#,
         r#"{"metadata":{"model":"assistant"},"model":@,"messages":[],"max_tokens":9}"#,
     ] {
-        // The same name, as another writer of JSON may spell it.
+        // The same name in another JSON spelling.
         for name in [r#""assistant""#, r#""assist\u0061nt""#] {
             let log = complete(&tenant, &body.replace('@', name)).await;
             assert_eq!(log.at("model").text(), "assistant", "{log}");
             assert_eq!(log.at("upstreamModel").text(), odd, "{log}");
             let seen = provider.requests().pop().expect("the call");
-            let expected = body.replace('@', there);
+            let expected = body.replace('@', upstream_name);
             assert_eq!(seen.body, expected);
             assert_eq!(seen.header("content-length"), Some(&*expected.len().to_string()));
         }
     }
     let log = complete(&tenant, &chat("plain", 9, false)).await;
-    assert!(log.at("upstreamModel").is_null(), "it has no other name there: {log}");
+    assert!(log.at("upstreamModel").is_null(), "the upstream model has the same name: {log}");
     assert_eq!(provider.requests().pop().expect("the call").body, chat("plain", 9, false));
 
     let listed = Request::get("/v1/models").bearer(&tenant.key).send(&tenant.proxy).await;
@@ -95,8 +95,8 @@ async fn a_stream_gets_the_upstream_model_and_the_usage_option() {
         let seen = provider.requests().pop().expect("the call");
         assert_eq!(seen.json().at("model").text(), "vendor-7b", "{}", seen.body);
         assert!(seen.is_set("stream_options.include_usage"), "{}", seen.body);
-        for kept in [r#""stream":true"#, r#""messages":[]"#, r#""max_tokens":9"#] {
-            assert!(seen.body.contains(kept), "{}", seen.body);
+        for expected_part in [r#""stream":true"#, r#""messages":[]"#, r#""max_tokens":9"#] {
+            assert!(seen.body.contains(expected_part), "{}", seen.body);
         }
     }
     tenant.assert_settled().await;
@@ -121,30 +121,34 @@ async fn the_second_target_serves_when_the_first_fails() {
     for (name, url, _) in &firsts {
         rows += &upstream(name, url);
         rows += if *name == "silent" { "first_byte_timeout_ms = 200\n" } else { "" };
-        // Against the order of the file: the priority decides.
+        // The priority decides, not the order in the file.
         let targets = format!(
             r#"targets = [{{ upstream = "second", priority = 2 }}, {{ upstream = "{name}", model = "only-there", priority = 1 }}]"#
         );
         rows += &model(&format!("via-{name}"), &targets);
     }
     let (_served, tenant) = setup(&rows).await;
-    for (turn, (name, _, first)) in firsts.iter().enumerate() {
-        let body = chat(&format!("via-{name}"), 40, turn % 2 == 0);
+    for (index, (name, _, first)) in firsts.iter().enumerate() {
+        let body = chat(&format!("via-{name}"), 40, index % 2 == 0);
         let log = complete(&tenant, &body).await;
         assert_eq!(log.at("upstream").text(), "second", "{name}: {log}");
         assert!(log.at("upstreamModel").is_null(), "{name}: {log}");
         assert_eq!(log.at("attempts").count(), 2, "{name}: {log}");
         assert_eq!(log.at("settledBy").text(), "usage", "{name}: {log}");
-        assert_eq!(second.request_count(), turn + 1, "{name}: asked once");
+        assert_eq!(second.request_count(), index + 1, "{name}: one request");
         if let Some(first) = first {
             let seen = first.requests();
-            assert_eq!(seen.len(), 1, "{name}: asked once");
+            assert_eq!(seen.len(), 1, "{name}: one request");
             assert_eq!(seen[0].json().at("model").text(), "only-there");
         }
     }
     let calls = firsts.len() as u64;
     assert_eq!(tenant.usage().await.at("dailyUsage.requestCount").count(), calls);
-    assert_eq!(tenant.records().await.len() as u64, calls + 1, "one debit each, and the recharge");
+    assert_eq!(
+        tenant.records().await.len() as u64,
+        calls + 1,
+        "one debit per call, and the recharge"
+    );
     tenant.assert_settled().await;
 }
 
@@ -167,9 +171,9 @@ async fn a_call_that_fails_over_has_one_hold() {
     second.wait_for_requests(1).await;
     let holds = tenant.holds().await;
     assert_eq!(holds.len(), 1, "{holds:?}");
-    let most = GPT_4O_MINI.cost(bound(&body, 40));
-    assert_eq!(holds[0].at("amount").nano(), most, "{holds:?}");
-    assert_eq!(tenant.wallet().await.at("frozenAmount").nano(), most);
+    let max_cost = GPT_4O_MINI.cost(bound(&body, 40));
+    assert_eq!(holds[0].at("amount").nano(), max_cost, "{holds:?}");
+    assert_eq!(tenant.wallet().await.at("frozenAmount").nano(), max_cost);
     second.release();
     assert_eq!(call.await.expect("the call"), completion(USAGE));
     assert_eq!((first.request_count(), second.request_count()), (1, 1));
@@ -195,14 +199,14 @@ async fn a_client_error_is_not_retried_on_the_second_target() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn when_every_target_fails_the_last_error_is_returned_free() {
-    let (busy, broken, shut) =
+    let (busy, broken, unauthorized) =
         (failing_upstream(429).await, failing_upstream(500).await, failing_upstream(401).await);
     let both = |a: &str, b: &str| {
         format!(r#"targets = [{{ upstream = "{a}" }}, {{ upstream = "{b}", priority = 1 }}]"#)
     };
     let rows = upstream("busy", &busy.url)
         + &upstream("broken", &broken.url)
-        + &upstream("shut", &shut.url)
+        + &upstream("shut", &unauthorized.url)
         + &model("busy-broken", &both("busy", "broken"))
         + &model("broken-shut", &both("broken", "shut"));
     let (_served, tenant) = setup(&rows).await;
@@ -213,8 +217,8 @@ async fn when_every_target_fails_the_last_error_is_returned_free() {
         assert_eq!(answer.status, status, "{name}");
         assert_eq!(answer.header("x-meteor-error-source"), Some(source), "{name}");
         let id = answer.id();
-        let told = answer.text().await;
-        assert_eq!(told.contains("failed by plan"), source == "upstream", "{told}");
+        let body = answer.text().await;
+        assert_eq!(body.contains("failed by plan"), source == "upstream", "{body}");
         let log = tenant.log(&id).await;
         assert_eq!(log.at("attempts").count(), 2, "{log}");
         assert_eq!(log.at("outcome").text(), "Failed", "{log}");
@@ -232,14 +236,15 @@ async fn a_connection_is_reused_until_the_upstream_closes_it() {
     for round in 0..10 {
         for stream in [false, true] {
             let log = complete(&tenant, &chat("plain", 40, stream)).await;
-            assert_eq!(log.at("attempts").count(), 1, "not another target: {log}");
+            assert_eq!(log.at("attempts").count(), 1, "a single attempt: {log}");
             let seen = provider.requests().pop().expect("the call");
-            assert_eq!(seen.connection, round, "one connection until it is closed");
+            assert_eq!(seen.connection, round, "the connection is reused until it is closed");
         }
-        // The next call may come before the gateway has noticed: it is sent again all the same.
+        // The next call may come before the gateway has noticed; it is then sent on a new
+        // connection.
         provider.close_idle_connections().await;
     }
-    assert_eq!(provider.request_count(), 20, "no call came twice");
+    assert_eq!(provider.request_count(), 20, "no call was sent twice");
     tenant.assert_settled().await;
 }
 
@@ -250,8 +255,8 @@ async fn a_silent_upstream_times_out() {
         reply(seen, USAGE, Duration::ZERO).insert_step(sent, Step::Stall)
     })
     .await;
-    let times = "first_byte_timeout_ms = 300\nidle_timeout_ms = 300\n";
-    let rows = upstream("fake", &provider.url) + times + &model("plain", "upstream = \"fake\"");
+    let timeouts = "first_byte_timeout_ms = 300\nidle_timeout_ms = 300\n";
+    let rows = upstream("fake", &provider.url) + timeouts + &model("plain", "upstream = \"fake\"");
     let (_served, tenant) = setup(&rows).await;
     let answer = Request::chat(&tenant.key, chat("plain", 40, false)).send(&tenant.proxy).await;
     assert_eq!(answer.status, 504);
@@ -263,12 +268,12 @@ async fn a_silent_upstream_times_out() {
 
     let request = Request::chat(&tenant.key, chat("plain", 40, true));
     let mut answer = request.send(&tenant.proxy).await;
-    assert_eq!(answer.status, 200, "it had begun");
+    assert_eq!(answer.status, 200, "the response had started");
     let (rest, whole) = answer.read_to_end().await;
-    assert!(!whole, "a broken answer is never a clean end: {rest:?}");
+    assert!(!whole, "a broken response has no clean end: {rest:?}");
     provider.wait_for_disconnect(1).await;
     let id = answer.id();
-    let logged = eventually("the end is noted", async || {
+    let logged = eventually("the end is logged", async || {
         let logs = tenant.logs().await;
         logs.into_iter().find(|log| log.at("requestLogId").text() == id)
     })
@@ -282,14 +287,17 @@ async fn the_upstream_receives_its_credential_but_not_the_clients() {
     let secret = "s3cret-of-the-upstream";
     let provider = answering_upstream().await;
     let row = |name: &str, more: &str| upstream(name, &provider.url) + more;
-    let read = r#"secret = { env = "FAKE_SECRET" }"#;
-    let rows = row("bearer", &format!("auth = {{ {read} }}\nheaders = {{ X-Team = \"blue\" }}\n"))
-        + &row(
-            "header",
-            &format!("auth = {{ kind = \"header\", header = \"api-key\", {read} }}\n"),
-        )
-        + &row("query", &format!("auth = {{ kind = \"query\", parameter = \"code\", {read} }}\n"))
-        + &upstream("deeper", &format!("{}/tenant/a", provider.url))
+    let secret_source = r#"secret = { env = "FAKE_SECRET" }"#;
+    let rows = row(
+        "bearer",
+        &format!("auth = {{ {secret_source} }}\nheaders = {{ X-Team = \"blue\" }}\n"),
+    ) + &row(
+        "header",
+        &format!("auth = {{ kind = \"header\", header = \"api-key\", {secret_source} }}\n"),
+    ) + &row(
+        "query",
+        &format!("auth = {{ kind = \"query\", parameter = \"code\", {secret_source} }}\n"),
+    ) + &upstream("deeper", &format!("{}/tenant/a", provider.url))
         + &["bearer", "header", "query", "deeper"]
             .map(|name| model(name, &format!("upstream = \"{name}\"")))
             .concat();
@@ -297,7 +305,7 @@ async fn the_upstream_receives_its_credential_but_not_the_clients() {
     served.hides(secret);
     let tenant = served.tenant(FUNDS, "{}").await;
     let bearer = format!("Bearer {secret}");
-    for (name, own, target) in [
+    for (name, credential, target) in [
         ("bearer", Some(("authorization", &*bearer)), "/v1/chat/completions".to_owned()),
         ("header", Some(("api-key", secret)), "/v1/chat/completions".to_owned()),
         ("query", None, format!("/v1/chat/completions?code={secret}")),
@@ -319,7 +327,9 @@ async fn the_upstream_receives_its_credential_but_not_the_clients() {
             assert_eq!(seen.target, target, "{name}");
             assert!(!seen.head.contains(&tenant.key), "{name}: {}", seen.head);
             for header in ["authorization", "api-key"] {
-                let value = own.filter(|(own, _)| *own == header).map(|(_, value)| value);
+                let value = credential
+                    .filter(|(credential, _)| *credential == header)
+                    .map(|(_, value)| value);
                 assert_eq!(seen.header(header), value, "{name}: {}", seen.head);
             }
             let team = if name == "bearer" { "blue" } else { "red" };

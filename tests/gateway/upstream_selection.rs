@@ -1,4 +1,4 @@
-//! Which upstream is asked first, which is skipped, and when it is asked again.
+//! Which upstream is tried first, which is skipped, and when it is tried again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::harness::wait::eventually;
 
 const USAGE: Usage = Usage { prompt: 5, completion: 2, cached: 0, reasoning: 0 };
 const FUNDS: i128 = 1_000_000_000;
-/// So often an upstream fails until its circuit opens, where nothing else is said.
+/// Default number of failures that open a circuit.
 const FAILURES: usize = 5;
 
-/// A provider that answers with the status that it is set to.
+/// A provider that answers with a settable status.
 struct StatusProvider {
     provider: Upstream,
     status: Arc<AtomicU16>,
@@ -26,9 +26,9 @@ struct StatusProvider {
 
 impl StatusProvider {
     async fn start(status: u16, headers: &'static [(&'static str, &'static str)]) -> Self {
-        let told = Arc::new(AtomicU16::new(status));
-        let status = Arc::clone(&told);
-        let provider = Upstream::start(move |seen| match told.load(SeqCst) {
+        let configured = Arc::new(AtomicU16::new(status));
+        let status = Arc::clone(&configured);
+        let provider = Upstream::start(move |seen| match configured.load(SeqCst) {
             200 => reply(seen, USAGE, Duration::ZERO),
             status => {
                 let mut plan = Plan::json(status, error());
@@ -45,7 +45,7 @@ impl StatusProvider {
     }
 }
 
-/// `first`, and `second` for when that fails; `circuit` is how the first one is guarded.
+/// The upstreams `first` and, as its fallback, `second`.
 struct UpstreamPair {
     served: Served,
     tenant: Tenant,
@@ -69,7 +69,7 @@ impl UpstreamPair {
         Self { served, tenant, first, second }
     }
 
-    /// Calls, and says who was asked and how it was answered.
+    /// Makes a call. Returns the requests to `first` and `second` and the status.
     async fn call(&self, model: &str) -> (usize, usize, u16) {
         let before = (self.first.provider.request_count(), self.second.provider.request_count());
         let request = Request::chat(&self.tenant.key, chat(model, 9, false));
@@ -79,19 +79,19 @@ impl UpstreamPair {
         (after.0 - before.0, after.1 - before.1, answer.status)
     }
 
-    /// What the operator is told of `first`.
+    /// The health of `first` in the admin API.
     async fn health(&self) -> Json {
         let listed = self.tenant.get("/api/platform/upstreams").await.at("data").list();
         let first = listed.into_iter().find(|row| row.at("name").text() == "first");
         first.expect("it is listed").at("health")
     }
 
-    /// The value of a metric of `first`.
+    /// The value of a metric with the label `upstream="first"`.
     async fn metric(&self, name: &str) -> u64 {
-        let told = Request::get("/metrics").send(&self.served.admin).await.text().await;
+        let metrics = Request::get("/metrics").send(&self.served.admin).await.text().await;
         let start = format!("{name}{{upstream=\"first\"}} ");
-        let line = told.lines().find_map(|line| line.strip_prefix(&start));
-        line.unwrap_or_else(|| panic!("{name} in {told}")).parse().expect("a whole number")
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&start));
+        line.unwrap_or_else(|| panic!("{name} in {metrics}")).parse().expect("a whole number")
     }
 }
 
@@ -104,23 +104,23 @@ async fn a_failing_upstream_is_skipped_until_a_probe_succeeds() {
     }
     assert_eq!(pair.metric("meteor_upstream_circuit").await, 2);
     let opened = Instant::now();
-    assert_eq!(pair.call("both").await, (0, 1, 200), "it is skipped");
-    let told = pair.health().await;
-    assert_ne!(told.at("circuit").text(), "Closed", "{told}");
-    assert_eq!(told.at("lastError").text(), "failed", "{told}");
-    assert!(told.at("lastOkAt").is_null(), "{told}");
-    assert_eq!(pair.call("also").await, (0, 1, 200), "for every model");
+    assert_eq!(pair.call("both").await, (0, 1, 200), "first is skipped");
+    let health = pair.health().await;
+    assert_ne!(health.at("circuit").text(), "Closed", "{health}");
+    assert_eq!(health.at("lastError").text(), "failed", "{health}");
+    assert!(health.at("lastOkAt").is_null(), "{health}");
+    assert_eq!(pair.call("also").await, (0, 1, 200), "first is skipped for every model");
     assert_eq!(pair.metric("meteor_upstream_skipped_total").await, 2);
-    eventually("a probe goes out", async || (pair.call("both").await.0 == 1).then_some(())).await;
-    assert!(opened.elapsed() > Duration::from_millis(200), "not before its time");
-    assert_eq!(pair.metric("meteor_upstream_circuit_opened_total").await, 2, "it failed");
+    eventually("a probe is sent", async || (pair.call("both").await.0 == 1).then_some(())).await;
+    assert!(opened.elapsed() > Duration::from_millis(200), "not before the time has elapsed");
+    assert_eq!(pair.metric("meteor_upstream_circuit_opened_total").await, 2, "the probe failed");
     pair.first.set_status(200);
-    eventually("it serves again", async || (pair.call("both").await.0 == 1).then_some(())).await;
+    eventually("first serves again", async || (pair.call("both").await.0 == 1).then_some(())).await;
     assert_eq!(pair.call("both").await, (1, 0, 200));
     assert_eq!(pair.metric("meteor_upstream_circuit").await, 0);
-    let told = pair.health().await;
-    assert_eq!(told.at("circuit").text(), "Closed", "{told}");
-    assert!(told.at("lastOkAt").text().ends_with('Z'), "{told}");
+    let health = pair.health().await;
+    assert_eq!(health.at("circuit").text(), "Closed", "{health}");
+    assert!(health.at("lastOkAt").text().ends_with('Z'), "{health}");
     pair.tenant.assert_settled().await;
 }
 
@@ -135,10 +135,10 @@ async fn a_models_only_upstream_is_used_despite_its_open_circuit() {
         assert_eq!(pair.call("only").await, (1, 0, 500));
     }
     assert_eq!(pair.metric("meteor_upstream_circuit").await, 2);
-    assert_eq!(pair.call("both").await, (0, 1, 200), "where there is another, that is asked");
+    assert_eq!(pair.call("both").await, (0, 1, 200), "a fallback is preferred");
     pair.first.set_status(200);
     assert_eq!(pair.call("only").await, (1, 0, 200));
-    assert_eq!(pair.metric("meteor_upstream_circuit").await, 0, "who answers is back");
+    assert_eq!(pair.metric("meteor_upstream_circuit").await, 0, "a success closes the circuit");
     pair.tenant.assert_settled().await;
 }
 
@@ -173,7 +173,7 @@ async fn a_refused_credential_opens_the_circuit_and_429_never_does() {
     )
     .await;
     for _ in 0..3 * FAILURES {
-        assert_eq!(pair.call("both").await, (1, 1, 200), "a limit is no fault");
+        assert_eq!(pair.call("both").await, (1, 1, 200), "a 429 is not a failure");
     }
     pair.first.set_status(401);
     assert_eq!(pair.call("both").await, (1, 1, 200));
@@ -186,21 +186,21 @@ async fn a_refused_credential_opens_the_circuit_and_429_never_does() {
 async fn retry_after_starts_a_cooldown_for_that_model_only() {
     let first = StatusProvider::start(429, &[("retry-after", "1")]).await;
     let pair = UpstreamPair::new(first, "circuit = { failures = 1000 }\n").await;
-    let asked = Instant::now();
+    let started = Instant::now();
     assert_eq!(pair.call("both").await, (1, 1, 200));
-    assert_eq!(pair.call("both").await, (0, 1, 200), "it rests");
-    assert_eq!(pair.call("also").await, (1, 1, 200), "for that model alone");
+    assert_eq!(pair.call("both").await, (0, 1, 200), "first is in cooldown");
+    assert_eq!(pair.call("also").await, (1, 1, 200), "the cooldown is per model");
     for _ in 0..2 {
         let request = Request::chat(&pair.tenant.key, chat("only", 9, false));
         let answer = request.send(&pair.tenant.proxy).await;
-        assert_eq!(answer.status, 429, "where there is no other it is asked all the same");
+        assert_eq!(answer.status, 429, "an only upstream is tried during its cooldown");
         assert_eq!(answer.header("retry-after"), Some("1"));
         assert_eq!(answer.header("x-meteor-error-source"), Some("upstream"));
         answer.text().await;
     }
     pair.first.set_status(200);
-    eventually("it serves again", async || (pair.call("both").await.0 == 1).then_some(())).await;
-    assert!(asked.elapsed() >= Duration::from_secs(1), "not before its time");
+    eventually("first serves again", async || (pair.call("both").await.0 == 1).then_some(())).await;
+    assert!(started.elapsed() >= Duration::from_secs(1), "not before the time has elapsed");
     pair.tenant.assert_settled().await;
 }
 
@@ -210,7 +210,8 @@ async fn the_cooldown_from_retry_after_is_bounded() {
     let circuit = "circuit = { failures = 1000 }\nretry_after_max_ms = 200\n";
     let pair = UpstreamPair::new(first, circuit).await;
     assert_eq!(pair.call("both").await, (1, 1, 200));
-    eventually("it is asked again", async || (pair.call("both").await.0 == 1).then_some(())).await;
+    eventually("first is tried again", async || (pair.call("both").await.0 == 1).then_some(()))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,7 +225,7 @@ async fn cut_responses_open_the_circuit() {
     for broken in 1..=4 {
         let request = Request::chat(&pair.tenant.key, chat("both", 9, true));
         let mut answer = request.send(&pair.tenant.proxy).await;
-        assert!(!answer.read_to_end().await.1, "it breaks off");
+        assert!(!answer.read_to_end().await.1, "the response is cut");
         assert_eq!(pair.metric("meteor_upstream_interrupted_total").await, broken);
     }
     assert_eq!(pair.call("both").await, (0, 1, 200));
@@ -255,14 +256,14 @@ async fn targets_of_one_priority_share_the_calls_by_weight() {
     let counts = |names: &[&str]| {
         names.iter().map(|name| providers[name].provider.request_count()).sum::<usize>()
     };
-    assert_eq!(counts(&["heavy", "light"]), 200, "a spare and a later one are not asked");
-    // Six times as far from 150 as is usual.
+    assert_eq!(counts(&["heavy", "light"]), 200, "weight 0 and a later priority are not tried");
+    // Six standard deviations around 150.
     assert!((113..=187).contains(&counts(&["heavy"])), "{}", counts(&["heavy"]));
-    for (gone, next) in [("heavy", "light"), ("light", "spare"), ("spare", "later")] {
-        providers[gone].set_status(500);
+    for (failed, next) in [("heavy", "light"), ("light", "spare"), ("spare", "later")] {
+        providers[failed].set_status(500);
         let before = counts(&[next]);
         call().await;
-        assert_eq!(counts(&[next]), before + 1, "{next} comes after {gone}");
+        assert_eq!(counts(&[next]), before + 1, "{next} comes after {failed}");
     }
     tenant.assert_settled().await;
 }
@@ -270,37 +271,38 @@ async fn targets_of_one_priority_share_the_calls_by_weight() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_alias_is_one_more_name_of_a_model() {
     let provider = StatusProvider::start(200, &[]).await;
-    let served_there = "aliases = [\"latest\", \"best\"]\nupstream = \"fake\"";
+    let with_aliases = "aliases = [\"latest\", \"best\"]\nupstream = \"fake\"";
     let rows = upstream("fake", &provider.provider.url)
-        + &model("real", served_there)
+        + &model("real", with_aliases)
         + &model(
             "other",
             "aliases = [\"renamed\"]\nupstream = \"fake\"\nupstream_model = \"there\"",
         );
     let served = Served::start(Place::new(&rows)).await;
     let tenant = served.tenant(FUNDS, "{}").await;
-    for (asked, sent, logged) in
+    for (requested, sent, logged) in
         [("latest", "real", "real"), ("best", "real", "real"), ("renamed", "there", "other")]
     {
-        let answer = Request::chat(&tenant.key, chat(asked, 9, false)).send(&tenant.proxy).await;
-        assert_eq!(answer.status, 200, "{asked}");
+        let answer =
+            Request::chat(&tenant.key, chat(requested, 9, false)).send(&tenant.proxy).await;
+        assert_eq!(answer.status, 200, "{requested}");
         let id = answer.id();
         answer.text().await;
         let seen = provider.provider.requests().pop().expect("the call");
-        assert_eq!(seen.body, chat(sent, 9, false), "the provider does not know an alias");
+        assert_eq!(seen.body, chat(sent, 9, false), "the alias is replaced");
         assert_eq!(tenant.log(&id).await.at("model").text(), logged);
     }
-    for (allowed, asked, status) in [
+    for (allowed, requested, status) in [
         ("latest", "latest", 200),
         ("latest", "real", 403),
         ("real", "latest", 200),
         ("oth*", "renamed", 200),
         ("oth*", "latest", 403),
     ] {
-        let key = format!(r#"{{"name":"{allowed} {asked}","allowedModels":["{allowed}"]}}"#);
+        let key = format!(r#"{{"name":"{allowed} {requested}","allowedModels":["{allowed}"]}}"#);
         let key = tenant.create_key(&served, &key).await;
-        let answer = Request::chat(&key, chat(asked, 9, false)).send(&tenant.proxy).await;
-        assert_eq!(answer.status, status, "{asked} by a key to {allowed}");
+        let answer = Request::chat(&key, chat(requested, 9, false)).send(&tenant.proxy).await;
+        assert_eq!(answer.status, status, "{requested} by a key to {allowed}");
     }
     tenant.assert_settled().await;
 }

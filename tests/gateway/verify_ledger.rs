@@ -1,5 +1,5 @@
-//! `meteor verify-ledger` beside a gateway that runs, one that was killed, one that was stopped, and
-//! books that somebody has tampered with; and the gateway's own watch over them.
+//! `meteor verify-ledger` with a running, a killed and a stopped gateway and with a tampered
+//! ledger, and the chain auditor of the running gateway.
 
 use std::path::Path;
 use std::process::Output;
@@ -25,7 +25,7 @@ use crate::harness::wait::eventually;
 const USAGE: Usage = Usage { prompt: 21, completion: 6, cached: 4, reasoning: 0 };
 const FUNDS: i128 = 1_000_000_000_000;
 
-/// How long the books are looked at under load; `VERIFY_SECONDS` makes it longer.
+/// How long the ledger is verified under load; `VERIFY_SECONDS` sets another time.
 fn load_time() -> Duration {
     let seconds = std::env::var("VERIFY_SECONDS").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(4))
@@ -42,16 +42,16 @@ fn output_text(output: &Output) -> String {
 }
 
 #[track_caller]
-fn expect_sound(output: &Output) -> String {
-    let said = output_text(output);
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    assert!(said.trim_end().ends_with(", 0 violations"), "{said}");
-    said
+fn assert_sound(output: &Output) -> String {
+    let text = output_text(output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.trim_end().ends_with(", 0 violations"), "{text}");
+    text
 }
 
-/// The number before these words.
-fn number_before(said: &str, words: &str) -> u64 {
-    let before = said.split(words).next().expect("a text").trim_end();
+/// The number before these words in the output.
+fn number_before(output_text: &str, words: &str) -> u64 {
+    let before = output_text.split(words).next().expect("a text").trim_end();
     before.rsplit(' ').next().and_then(|word| word.parse().ok()).expect("a number")
 }
 
@@ -59,7 +59,7 @@ async fn tamper(data: &Path, sql: &'static str) {
     let options = SqliteConnectOptions::new().filename(data.join("meteor.db"));
     let options = options.foreign_keys(false).busy_timeout(Duration::from_secs(20));
     let mut connection = options.connect().await.expect("a database");
-    sqlx::raw_sql(sql).execute(&mut connection).await.expect("planted");
+    sqlx::raw_sql(sql).execute(&mut connection).await.expect("the statement runs");
     connection.close().await.expect("closed");
 }
 
@@ -75,48 +75,49 @@ async fn metric(admin: &str, name: &str) -> u64 {
 async fn verification_under_load_reports_no_false_violation() {
     let provider = Upstream::start(|seen| reply(seen, USAGE, Duration::ZERO)).await;
     let rows = upstream("fake", &provider.url) + &model("gpt-4o-mini", "upstream = \"fake\"");
-    // The smallest segments, removed as soon as may be: they go while they are read.
-    let place = Place::new(&format!("[journal]\nsegment_bytes = 1048576\nkeep_ms = 0\n{rows}"));
-    let served = Served::start(place.clone()).await;
+    // The smallest segments, deleted as soon as possible, so that they vanish while they are read.
+    let config_dir =
+        Place::new(&format!("[journal]\nsegment_bytes = 1048576\nkeep_ms = 0\n{rows}"));
+    let served = Served::start(config_dir.clone()).await;
     let tenant = served.tenant(FUNDS, "{}").await;
     let other = tenant.create_tenant(&served, FUNDS, "{}").await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let both = [tenant, other];
+    let stop_flag = Arc::new(AtomicBool::new(false));
+    let tenants = [tenant, other];
     let callers: Vec<_> = (0..16)
-        .map(|n| tokio::spawn(call_until_gone(both[n % 2].clone(), Arc::clone(&stop))))
+        .map(|n| tokio::spawn(call_until_gone(tenants[n % 2].clone(), Arc::clone(&stop_flag))))
         .collect();
-    let begun = Instant::now();
-    let (mut looks, mut open, mut unprojected) = (0, 0, 0);
-    while begun.elapsed() < load_time() || looks < 5 {
-        let place = place.clone();
-        let look = move || place.run(&["verify-ledger", "--config"]);
-        let output = tokio::task::spawn_blocking(look).await.expect("a look");
-        let said = expect_sound(&output);
-        looks += 1;
-        open += number_before(&said, "open holds");
-        unprojected += number_before(&said, "unprojected entries");
+    let started = Instant::now();
+    let (mut verifications, mut open, mut unprojected) = (0, 0, 0);
+    while started.elapsed() < load_time() || verifications < 5 {
+        let config_dir = config_dir.clone();
+        let verify = move || config_dir.run(&["verify-ledger", "--config"]);
+        let output = tokio::task::spawn_blocking(verify).await.expect("a verification");
+        let text = assert_sound(&output);
+        verifications += 1;
+        open += number_before(&text, "open holds");
+        unprojected += number_before(&text, "unprojected entries");
     }
-    assert!(0 < open && 0 < unprojected, "calls were on their way: {open}, {unprojected}");
+    assert!(0 < open && 0 < unprojected, "calls were in flight: {open}, {unprojected}");
     assert_eq!(metric(&served.admin, "meteor_ledger_violations_total").await, 0);
-    stop.store(true, Ordering::Relaxed);
+    stop_flag.store(true, Ordering::Relaxed);
     let mut calls = 0;
     for caller in callers {
         calls += caller.await.expect("a caller ends").len() as u64;
     }
-    for tenant in &both {
-        assert_eq!(tenant.wallet().await.at("frozenAmount").nano(), 0, "nothing is held any more");
+    for tenant in &tenants {
+        assert_eq!(tenant.wallet().await.at("frozenAmount").nano(), 0, "nothing is held");
     }
-    let said = expect_sound(&place.run(&["verify-ledger", "--config"]));
-    assert!(said.starts_with("2 organizations, "), "{said}");
-    assert_eq!(number_before(&said, "records"), calls + 2, "{said}");
+    let text = assert_sound(&config_dir.run(&["verify-ledger", "--config"]));
+    assert!(text.starts_with("2 organizations, "), "{text}");
+    assert_eq!(number_before(&text, "records"), calls + 2, "{text}");
     assert_eq!(
-        (number_before(&said, "calls"), number_before(&said, "open holds")),
+        (number_before(&text, "calls"), number_before(&text, "open holds")),
         (calls, 0),
-        "{said}"
+        "{text}"
     );
-    println!("{looks} looks beside {calls} calls");
-    // The watch has followed every record, and found nothing.
-    eventually("the watch follows all", async || {
+    println!("{verifications} verifications during {calls} calls");
+    // The auditor has checked every record and found nothing.
+    eventually("the auditor has checked all records", async || {
         let followed = metric(&served.admin, "meteor_ledger_checked_records_total").await;
         (followed == calls + 2).then_some(())
     })
@@ -147,25 +148,25 @@ async fn a_killed_ledger_verifies_and_tampered_records_are_reported() {
         answer.piece().await.expect("a whole piece").expect("a first event");
         open.push(answer);
     }
-    let said = expect_sound(&verify(&data, &[]));
-    assert_eq!(number_before(&said, "open holds"), 5, "{said}");
+    let text = assert_sound(&verify(&data, &[]));
+    assert_eq!(number_before(&text, "open holds"), 5, "{text}");
     gateway.kill();
-    let said = expect_sound(&verify(&data, &[]));
-    assert_eq!(number_before(&said, "open holds"), 5, "of a killed one: {said}");
-    assert!(!said.contains(" 0.00 frozen"), "{said}");
+    let text = assert_sound(&verify(&data, &[]));
+    assert_eq!(number_before(&text, "open holds"), 5, "of a killed gateway: {text}");
+    assert!(!text.contains(" 0.00 frozen"), "{text}");
     let mut gateway = gateway.restart().await;
-    let said = expect_sound(&verify(&data, &[]));
+    let text = assert_sound(&verify(&data, &[]));
     assert_eq!(
-        (number_before(&said, "calls"), number_before(&said, "open holds")),
+        (number_before(&text, "calls"), number_before(&text, "open holds")),
         (15, 0),
-        "{said}"
+        "{text}"
     );
     gateway.terminate();
     assert_eq!(gateway.ended().await.code(), Some(0));
     let files = || std::fs::read_dir(&data).expect("a folder").count();
     let before = files();
-    expect_sound(&verify(&data, &[]));
-    assert_eq!(files(), before, "a look leaves no file behind");
+    assert_sound(&verify(&data, &[]));
+    assert_eq!(files(), before, "verification leaves no file behind");
 
     tamper(
         &data,
@@ -175,21 +176,21 @@ async fn a_killed_ledger_verifies_and_tampered_records_are_reported() {
     )
     .await;
     let output = verify(&data, &[]);
-    let told = output_lines(&output);
-    assert_eq!((output.status.code(), told.len()), (Some(1), 3), "{told:?}");
+    let lines = output_lines(&output);
+    assert_eq!((output.status.code(), lines.len()), (Some(1), 3), "{lines:?}");
     let row = format!("wallet_records {} seq 4: previous balance ", tenant.organization);
-    assert!(told[0].starts_with(&row) && told[0].contains("; expected "), "{told:?}");
-    assert!(told[1].contains(" seq 5: previous balance "), "{told:?}");
-    assert!(told[2].ends_with(", 2 violations"), "{told:?}");
-    let told: Vec<Json> =
+    assert!(lines[0].starts_with(&row) && lines[0].contains("; expected "), "{lines:?}");
+    assert!(lines[1].contains(" seq 5: previous balance "), "{lines:?}");
+    assert!(lines[2].ends_with(", 2 violations"), "{lines:?}");
+    let lines: Vec<Json> =
         output_lines(&verify(&data, &["--json"])).iter().map(|line| Json::new(line)).collect();
     assert_eq!(
-        (told[0].at("type").text(), told[0].at("row").text()),
+        (lines[0].at("type").text(), lines[0].at("row").text()),
         ("violation".into(), "seq 4".into())
     );
-    assert_eq!(told[0].at("organization").text(), tenant.organization);
+    assert_eq!(lines[0].at("organization").text(), tenant.organization);
     assert_eq!(
-        (told[2].at("type").text(), told[2].at("violations").count()),
+        (lines[2].at("type").text(), lines[2].at("violations").count()),
         ("summary".into(), 2)
     );
 }
@@ -209,9 +210,9 @@ fn a_missing_or_foreign_database_cannot_be_verified() {
             std::fs::write(folder.path().join("meteor.db"), text).expect("written");
         }
         let output = verify(folder.path(), &[]);
-        let said = output_text(&output);
-        assert_eq!(output.status.code(), Some(2), "{said}");
-        assert!(said.starts_with("meteor: ") && said.contains(expected), "{said}");
+        let text = output_text(&output);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.starts_with("meteor: ") && text.contains(expected), "{text}");
     }
 }
 
@@ -221,22 +222,23 @@ async fn a_running_gateway_reports_a_tampered_wallet() {
     let gateway = Gateway::with_upstream(&provider).await;
     let tenant = Tenant::of_demo(&gateway);
     complete_call(&tenant).await.expect("a call");
-    eventually("the watch follows", async || {
+    eventually("the auditor has checked the records", async || {
         let followed = metric(&gateway.admin, "meteor_ledger_checked_records_total").await;
         (followed >= 2).then_some(())
     })
     .await;
     assert_eq!(metric(&gateway.admin, "meteor_ledger_violations_total").await, 0);
     tamper(&gateway.data_folder(), "UPDATE wallets SET balance_nano = balance_nano + 1").await;
-    // One in the database, and one beside what is in memory.
-    eventually("the watch tells", async || {
-        let told = metric(&gateway.admin, "meteor_ledger_violations_total").await;
-        (told >= 2).then_some(())
+    // One violation within the database, and one against the state in memory.
+    eventually("the auditor reports violations", async || {
+        let violations = metric(&gateway.admin, "meteor_ledger_violations_total").await;
+        (violations >= 2).then_some(())
     })
     .await;
     let log = gateway.log();
-    let told: Vec<_> = log.lines().filter(|line| line.contains("ledger violation found")).collect();
-    assert_eq!(told.len(), 2, "{told:?}");
-    assert!(told.iter().all(|line| line.contains(&tenant.organization)), "{told:?}");
+    let violations: Vec<_> =
+        log.lines().filter(|line| line.contains("ledger violation found")).collect();
+    assert_eq!(violations.len(), 2, "{violations:?}");
+    assert!(violations.iter().all(|line| line.contains(&tenant.organization)), "{violations:?}");
     assert!(!tenant.wallet().await.at("ledgerCheck.ok").is_true());
 }

@@ -1,4 +1,4 @@
-//! All at once: as many calls as there are sockets, on one wallet that is there for some of them.
+//! Many simultaneous calls on one wallet that covers only some of them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::harness::upstream::Upstream;
 
 const MAX_TOKENS: u64 = 20;
 
-/// How many calls there are, and for how many there is money.
+/// The number of calls, and how many of them the wallet covers.
 fn call_counts() -> (usize, usize) {
     let calls = std::env::var("METEOR_PARALLEL")
         .map_or(1_500, |calls| calls.parse().expect("a number of calls"));
@@ -24,14 +24,14 @@ fn call_counts() -> (usize, usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_calls_are_served_exactly_up_to_the_wallet_balance() {
-    let (calls, paid) = call_counts();
+    let (calls, funded) = call_counts();
     let body = chat(GPT_4O_MINI.model, MAX_TOKENS, false);
     let usage = Usage::of(9, MAX_TOKENS);
     let cost = GPT_4O_MINI.cost(usage);
     let upstream = Upstream::start(move |seen| reply(seen, usage, Duration::ZERO)).await;
     let gateway = Gateway::with_upstream(&upstream).await;
-    let money = cost * i128::try_from(paid).expect("few");
-    // A last nano-unit is missing for one more.
+    let money = cost * i128::try_from(funded).expect("few");
+    // One nano-unit short of covering another call.
     let tenant = Tenant::new(&gateway, money + cost - 1, "{}").await;
 
     let start = Arc::new(Barrier::new(calls));
@@ -47,14 +47,14 @@ async fn concurrent_calls_are_served_exactly_up_to_the_wallet_balance() {
         .collect();
     let mut served = 0;
     for call in all {
-        let told = call.await.expect("a call ends");
-        if told.status == 200 {
+        let response = call.await.expect("a call ends");
+        if response.status == 200 {
             served += 1;
         } else {
-            told.assert_error(402, &["insufficient_balance", "balance_on_hold"]);
+            response.assert_error(402, &["insufficient_balance", "balance_on_hold"]);
         }
     }
-    assert_eq!((served, upstream.request_count()), (paid, paid), "of {calls}");
+    assert_eq!((served, upstream.request_count()), (funded, funded), "of {calls}");
     assert_eq!(tenant.wallet().await.at("balance").nano(), cost - 1);
     tenant.assert_settled().await;
     println!("{served} of {calls} were served");

@@ -1,9 +1,9 @@
-"""The official `google-genai` package: what completes, what raises, and that nothing is retried."""
+"""The official `google-genai` package: completions, error classes, and that nothing is retried."""
 
 import httpx2
 from google import genai
 from google.genai import errors, types
-from scene import BREAK_OFF, FACTS, KEYS, REFUSALS, SAY, Wire, finish, raises, refused, walk
+from suite import BREAK_OFF_PROMPT, SETUP, KEYS, REFUSALS, PROMPT, Wire, finish, raises, check_refusals
 
 KINDS = {status: errors.ClientError for status in (400, 401, 402, 403, 404, 413, 429)}
 KINDS |= {status: errors.ServerError for status in (500, 503)}
@@ -13,68 +13,68 @@ TOOLS = [
 
 
 class Client:
-    """The package as it comes, which does not retry; `retry_options` make it."""
+    """The package, which retries only with `retry_options`."""
 
-    def __init__(self, key: str = "funded", url: str = FACTS["proxy"], **options) -> None:
+    def __init__(self, key: str = "funded", url: str = SETUP["proxy"], **options) -> None:
         self.wire = Wire(key)
         self.http = httpx2.Client(event_hooks=self.wire.hooks, timeout=30)
         options = types.HttpOptions(base_url=url, httpx_client=self.http, **options)
         self.api = genai.Client(api_key=KEYS[key], http_options=options)
 
-    def _asked(self, text: str = SAY, model: str = FACTS["model"], bound: int = 20, **more):
+    def _arguments(self, text: str = PROMPT, model: str = SETUP["model"], bound: int = 20, **more):
         config = types.GenerateContentConfig(max_output_tokens=bound, **more)
         return {"model": model, "contents": text, "config": config}
 
-    def ask(self, **asked):
-        return self.api.models.generate_content(**self._asked(**asked))
+    def call(self, **fields):
+        return self.api.models.generate_content(**self._arguments(**fields))
 
-    def stream(self, **asked):
-        return list(self.api.models.generate_content_stream(**self._asked(**asked)))
+    def stream(self, **fields):
+        return list(self.api.models.generate_content_stream(**self._arguments(**fields)))
 
 
 def is_usage(usage) -> None:
-    told = (usage.prompt_token_count, usage.candidates_token_count)
-    assert told == (FACTS["input"], FACTS["output"]), usage
-    assert usage.total_token_count == FACTS["input"] + FACTS["output"], usage
+    reported = (usage.prompt_token_count, usage.candidates_token_count)
+    assert reported == (SETUP["input"], SETUP["output"]), usage
+    assert usage.total_token_count == SETUP["input"] + SETUP["output"], usage
 
 
 def completes() -> None:
     client = Client()
-    answer = client.ask()
-    assert answer.text == FACTS["text"], answer
+    answer = client.call()
+    assert answer.text == SETUP["text"], answer
     is_usage(answer.usage_metadata)
     chunks = client.stream()
-    assert "".join(chunk.text or "" for chunk in chunks) == FACTS["text"], chunks
+    assert "".join(chunk.text or "" for chunk in chunks) == SETUP["text"], chunks
     is_usage(chunks[-1].usage_metadata)
     assert client.wire.attempts == 2, client.wire.attempts
 
 
 def calls_tools() -> None:
     client = Client()
-    for answer in (client.ask(tools=TOOLS), client.stream(tools=TOOLS)[0]):
+    for answer in (client.call(tools=TOOLS), client.stream(tools=TOOLS)[0]):
         [call] = answer.function_calls
         assert (call.name, call.args) == ("get_weather", {"city": "Kraków"}), answer
 
 
 def counts() -> None:
-    counted = Client().api.models.count_tokens(model=FACTS["model"], contents=SAY)
-    assert counted.total_tokens == FACTS["input"], counted
+    counted = Client().api.models.count_tokens(model=SETUP["model"], contents=PROMPT)
+    assert counted.total_tokens == SETUP["input"], counted
 
 
 def embeds() -> None:
     texts = ["Hello", "you"]
-    answer = Client().api.models.embed_content(model=FACTS["embedder"], contents=texts)
+    answer = Client().api.models.embed_content(model=SETUP["embedder"], contents=texts)
     assert [each.values for each in answer.embeddings] == [[0.25, -0.5, 0.125]] * 2, answer
 
 
 def lists_models() -> None:
     listed = [model.name for model in Client().api.models.list()]
-    assert f"models/{FACTS['model']}" in listed, listed
+    assert f"models/{SETUP['model']}" in listed, listed
 
 
-def takes_the_key_in_either_place() -> None:
+def accepts_the_key_in_header_and_query() -> None:
     client = Client()
-    assert client.ask().text == FACTS["text"]
+    assert client.call().text == SETUP["text"]
     assert client.wire.request.headers["x-goog-api-key"] == KEYS["funded"]
 
     def in_the_query(request) -> None:
@@ -83,27 +83,27 @@ def takes_the_key_in_either_place() -> None:
 
     client = Client()
     client.http.event_hooks["request"].append(in_the_query)
-    assert client.ask().text == FACTS["text"]
+    assert client.call().text == SETUP["text"]
 
 
 def breaks_off() -> None:
-    error = raises(errors.ServerError, lambda: Client().stream(text=BREAK_OFF))
+    error = raises(errors.ServerError, lambda: Client().stream(text=BREAK_OFF_PROMPT))
     assert (error.code, error.status) == (503, "UNAVAILABLE"), error
 
 
 def completes_with_the_built_in_provider() -> None:
-    client = Client("builtIn", FACTS["builtIn"])
-    assert client.ask().text
+    client = Client("builtIn", SETUP["builtIn"])
+    assert client.call().text
     chunks = client.stream()
     assert any(chunk.text for chunk in chunks), chunks
     assert chunks[-1].usage_metadata.total_token_count > 0, chunks
 
 
-def retries_a_daily_limit_when_told_to_retry() -> None:
-    """Neither `x-should-retry` nor `Retry-After` reaches it: five attempts, pauses of its own."""
+def retries_a_daily_limit_with_retries_enabled() -> None:
+    """The package ignores `x-should-retry` and `Retry-After`: five attempts with its own pauses."""
     for row in REFUSALS:
         if row.get("limit"):
-            row = row | {"what": f"{row['what']}, retries asked for", "retried": True}
+            row = row | {"name": f"{row['name']}, with retries enabled", "retried": True}
             client = Client(row["key"], retry_options=types.HttpRetryOptions())
             refused(row, client, errors.ClientError, retries=4, obeys=False)
 
@@ -113,16 +113,16 @@ calls_tools()
 counts()
 embeds()
 lists_models()
-takes_the_key_in_either_place()
+accepts_the_key_in_header_and_query()
 breaks_off()
 completes_with_the_built_in_provider()
-walk(
+check_refusals(
     "gemini",
     Client,
     KINDS,
-    said=lambda error: (error.code, error.status),
+    status_and_code=lambda error: (error.code, error.status),
     limit=lambda error: error.details["error"]["limit"],
     retries=0,
 )
-retries_a_daily_limit_when_told_to_retry()
+retries_a_daily_limit_with_retries_enabled()
 finish(f"google-genai {genai.__version__} (Python)")

@@ -1,8 +1,8 @@
-"""What each usage costs by the package genai-prices: an oracle that shares nothing with the gateway.
+"""Computes the cost of usages with the package genai-prices, independently of the gateway.
 
-Its argument names a JSON file: a list of {provider, model, tier, usage}. On its last line it says,
-for each, the cost in whole nano-units, rounded up, or why it has none. Of prices that hold for some
-hours of the day the dearest counts, as in the price list.
+The argument names a JSON file with a list of {provider, model, tier, usage}. The last output line is
+a list with the cost of each in nano-units, rounded up, or the reason why it has none. If a price
+depends on the hour of the day, the highest one counts, as in the price list.
 """
 
 import json
@@ -41,8 +41,8 @@ def cost(call):
     )
     try:
         price = max(at(hour).total_price for hour in range(24))
-    except (LookupError, ValueError, TypeError) as fault:
-        return str(fault) or type(fault).__name__
+    except (LookupError, ValueError, TypeError) as error:
+        return str(error) or type(error).__name__
     return int((price * 10**9).to_integral_value(ROUND_CEILING))
 
 
