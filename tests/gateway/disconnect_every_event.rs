@@ -289,8 +289,7 @@ impl DisconnectFixture {
         log
     }
 
-    /// Whether the last upstream connection was closed promptly. On a loaded machine this may
-    /// occasionally be false.
+    /// Whether the last upstream connection was closed promptly; may be false on a loaded machine.
     async fn closed_promptly(&self, disconnected: Instant) -> bool {
         let closed = self.upstream.wait_for_disconnect(self.calls - 1).await;
         closed.saturating_duration_since(disconnected) <= CLOSE_DELAY_MAX

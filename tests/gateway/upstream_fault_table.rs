@@ -164,11 +164,11 @@ const fn with_short_timeouts(row: FaultRow) -> FaultRow {
 /// Whether the call is streamed, what the client observes, the expected body, and the charge.
 type Expectation = (bool, Observed, fn() -> String, Charged);
 
-const fn assert_cut(stream: bool, body: fn() -> String) -> Expectation {
+const fn cut_response(stream: bool, body: fn() -> String) -> Expectation {
     (stream, Observed::Cut, body, Charged::Estimate)
 }
 
-const fn assert_complete(stream: bool, body: fn() -> String) -> Expectation {
+const fn complete_response(stream: bool, body: fn() -> String) -> Expectation {
     (stream, Observed::Complete, body, Charged::Usage)
 }
 
@@ -262,22 +262,22 @@ pub static FAULTS: &[FaultRow] = &[
     with_short_timeouts(row(
         "stalls after the head",
         || vec![send(chunked(&[])), WireAction::AwaitClose],
-        assert_cut(true, empty_body),
+        cut_response(true, empty_body),
     )),
     with_short_timeouts(row(
         "stalls between two events",
         || vec![send(chunked(&good_events()[..3])), WireAction::AwaitClose],
-        assert_cut(true, || first_events(3)),
+        cut_response(true, || first_events(3)),
     )),
     row(
         "cuts within an event",
         || vec![send(chunked(&good_events()[..3])), send(chunk(&good_events()[3][..20]))],
-        assert_cut(true, || first_events(3) + &good_events()[3][..20]),
+        cut_response(true, || first_events(3) + &good_events()[3][..20]),
     ),
     row(
         "cuts before the usage",
         || vec![send(chunked(&without_usage()))],
-        assert_cut(true, || without_usage().concat()),
+        cut_response(true, || without_usage().concat()),
     ),
     row(
         "cuts after the usage, before `[DONE]`",
@@ -292,7 +292,7 @@ pub static FAULTS: &[FaultRow] = &[
     row(
         "garbles the size of a chunk",
         || vec![send(chunked(&good_events()[..2])), send("what?\r\n")],
-        assert_cut(true, || first_events(2)),
+        cut_response(true, || first_events(2)),
     ),
     row(
         "garbles an event",
@@ -301,7 +301,7 @@ pub static FAULTS: &[FaultRow] = &[
             events.insert(2, "data: {\"what?\n\n".to_owned());
             vec![send(chunked(&events)), send("0\r\n\r\n"), WireAction::AwaitClose]
         },
-        assert_complete(true, || {
+        complete_response(true, || {
             first_events(2) + "data: {\"what?\n\n" + &good_events()[2..].concat()
         }),
     ),
@@ -327,7 +327,7 @@ pub static FAULTS: &[FaultRow] = &[
                 half_body()
             ))]
         },
-        assert_cut(false, || without_last_byte(half_body())),
+        cut_response(false, || without_last_byte(half_body())),
     ),
     with_short_timeouts(row(
         "sends less than its `content-length`, and stalls",
@@ -335,7 +335,7 @@ pub static FAULTS: &[FaultRow] = &[
             let head = format!("{JSON_HEAD}content-length: {}\r\n\r\n", whole_body().len() + 9);
             vec![send(head + &whole_body()), WireAction::AwaitClose]
         },
-        assert_cut(false, || without_last_byte(whole_body())),
+        cut_response(false, || without_last_byte(whole_body())),
     )),
     row(
         "sends more than its `content-length`",
@@ -353,7 +353,7 @@ pub static FAULTS: &[FaultRow] = &[
                 WireAction::AwaitClose,
             ]
         },
-        assert_complete(false, whole_body),
+        complete_response(false, whole_body),
     ),
     row(
         "drips, a byte at a time",
@@ -363,7 +363,7 @@ pub static FAULTS: &[FaultRow] = &[
                 WireAction::AwaitClose,
             ]
         },
-        assert_complete(true, all_events),
+        complete_response(true, all_events),
     ),
     row(
         "streams without an end",
@@ -373,69 +373,6 @@ pub static FAULTS: &[FaultRow] = &[
     row(
         "HTTP/1.0, without a length",
         || vec![send(JSON_HEAD.replace("1.1", "1.0") + "\r\n" + &whole_body())],
-        assert_complete(false, whole_body),
+        complete_response(false, whole_body),
     ),
 ];
-
-const DOC_HEADER: &str = "# Upstreams
-
-Which upstream serves a call, and what happens when it fails. A test generates this page and checks each row of the table.
-
-## Selection
-
-A model has targets: upstreams, each with the model's name there, a `priority` and a `weight`. Targets with the lowest `priority` value come first. Among targets of equal priority one is drawn for each call by weight; the others follow, the heaviest first. `aliases` are additional names of a model: a call by an alias is logged, priced and authorized as the model, and a key that may use either name may use both.
-
-The next target is tried if there is no connection, no response head within `first_byte_timeout_ms`, a 429, a 5xx, or a refusal of the gateway's own credential (401, 402, 403). All attempts share one hold and count as one request. After the first byte of a response has been sent to the client, no other target is tried. If every target fails, the client receives the last response.
-
-A target is skipped, that is, tried only after all others:
-
-- while the *circuit* of its upstream is open. The circuit opens after five consecutive failures, when more than half of at least twenty attempts in ten seconds have failed, or immediately when the upstream refuses the gateway's own credential. Failures are 5xx, timeouts, lost connections, and responses that are cut; 429 is not a failure. After one second a single call is let through as a probe; each failed probe doubles the time, up to one minute. A successful response closes the circuit. All of these values are settings of `circuit`.
-- for one model, after a 429 or 5xx with `Retry-After` (or `retry-after-ms`), for that time, at most `retry_after_max_ms`.
-
-Skipping never refuses a call: if no other target is left, a skipped one is tried. A model with a single upstream is not affected.
-
-`connect_timeout_ms` limits the time to connect, `idle_timeout_ms` each pause of a response that has started. [Metrics](metrics.md) report attempts, circuits, skips and cuts.
-
-## Faults
-
-*Estimate* is the gateway's own count of the input and of the received output; *usage* is what the upstream reported. A cut is a connection that closes without the end that its framing promised, so that the client cannot mistake a part for the whole. A call that is not charged returns its hold; it counts as a request unless there was no connection.
-
-| upstream behavior | client sees | charged | next target tried |
-|---|---|---|---|
-";
-
-fn fault_table() -> String {
-    let format_row = |row: &FaultRow| {
-        let sees = match row.observed {
-            Observed::UpstreamError(status) | Observed::GatewayError(status) => {
-                format!("{status} from the gateway")
-            }
-            Observed::Relayed(status) => format!("{status}, relayed from the upstream"),
-            Observed::Complete if row.charged == Charged::Usage => {
-                "the complete response".to_owned()
-            }
-            Observed::Complete => "what was received, unchanged".to_owned(),
-            Observed::Cut => "what was received, then a cut".to_owned(),
-            Observed::AllButEnd => "every event, then a cut".to_owned(),
-            Observed::Disconnects => "what is sent, until the client disconnects".to_owned(),
-        };
-        let charged = match row.charged {
-            Charged::Nothing => "nothing",
-            Charged::Usage => "usage",
-            Charged::Estimate => "estimate",
-        };
-        let retried = if row.retried { "yes" } else { "no" };
-        format!("| {} | {sees} | {charged} | {retried} |\n", row.name)
-    };
-    FAULTS.iter().map(format_row).collect()
-}
-
-#[test]
-fn the_upstreams_page_matches_the_fault_table() {
-    let expected_page = format!("{DOC_HEADER}{}", fault_table());
-    let doc_path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/upstreams.md");
-    if std::fs::read_to_string(doc_path).unwrap_or_default() != expected_page {
-        std::fs::write(doc_path, &expected_page).expect("docs is writable");
-        panic!("docs/upstreams.md was out of date and has been regenerated; review and commit it");
-    }
-}
