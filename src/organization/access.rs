@@ -1,4 +1,4 @@
-//! Access: who asks, and from which seat in which organization.
+//! Authentication of admin requests, and the organization in which each request acts.
 
 use std::sync::Arc;
 
@@ -17,65 +17,59 @@ use crate::store::sessions;
 use crate::store::users::{self, User};
 use crate::tasks;
 
-/// How somebody showed who they are.
+/// How a principal was authenticated.
 #[derive(Debug, Clone)]
 pub enum AuthMethod {
-    /// They signed in.
+    /// By a session, after a sign-in with a password.
     Session(SecretHash),
-    /// A program of theirs.
+    /// By an admin token.
     Token(Box<AdminToken>),
-    /// The process itself, at its start.
+    /// Not at all: the process acts by itself, at startup or in a test.
     System,
 }
 
-/// Somebody who is known.
+/// An authenticated person or token.
 #[derive(Debug, Clone)]
 pub struct Principal {
-    /// Who; for an organization's token, who made it.
+    /// The person; for a token, its creator.
     pub user: User,
-    /// How.
     pub auth_method: AuthMethod,
 }
 
-/// Who did something, for the audit log and for records.
+/// Who performed a change, for the audit log and for wallet records.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Actor {
-    /// `User`, `Operator`, `Token` or `System`.
     pub kind: &'static str,
-    /// Their id.
+    /// The id of the user or token.
     pub id: String,
-    /// Their name.
     pub name: String,
 }
 
-/// Somebody in an organization.
+/// A principal in one organization, with the rights that it has there.
 #[derive(Debug, Clone)]
 pub struct OrgContext {
-    /// Who.
     pub principal: Arc<Principal>,
-    /// Where.
     pub organization: Organization,
     grants: Grants,
     projects: Vec<(ProjectId, ProjectRole)>,
 }
 
-/// A session unused for so long has ended: a day.
+/// A session that was not used for this long has expired: one day.
 const SESSION_IDLE_TIMEOUT_MS: i64 = 86_400_000;
-/// Uses are noted to the minute.
+/// The last use of a session or token is stored to the minute.
 const LAST_USE_RESOLUTION_MS: i64 = 60_000;
 
 impl Principal {
-    /// The operator, as the process itself acts at its start.
+    /// Returns the principal with which the process acts on behalf of the operator.
     pub const fn system(operator: User) -> Self {
         Self { user: operator, auth_method: AuthMethod::System }
     }
 
-    /// Whether they act for the whole deployment.
+    /// True if the principal acts for the whole deployment.
     pub fn is_operator(&self) -> bool {
         self.user.is_operator && self.token_kind() != Some(TokenKind::Organization)
     }
 
-    /// The kind of their token.
     pub fn token_kind(&self) -> Option<TokenKind> {
         match &self.auth_method {
             AuthMethod::Token(token) => TokenKind::parse(&token.kind),
@@ -83,7 +77,7 @@ impl Principal {
         }
     }
 
-    /// What their token is scoped for; `None`: no token, no bound.
+    /// The scopes of the token; `None` if no token is used, so that scopes do not restrict.
     pub fn scopes(&self) -> Option<Vec<Scope>> {
         match &self.auth_method {
             AuthMethod::Token(token) => {
@@ -93,7 +87,7 @@ impl Principal {
         }
     }
 
-    /// The organization that their token names.
+    /// The organization that the token belongs to or acts in by default.
     pub fn token_organization(&self) -> Option<OrganizationId> {
         match &self.auth_method {
             AuthMethod::Token(token) => token.organization,
@@ -101,7 +95,7 @@ impl Principal {
         }
     }
 
-    /// Who the audit log says it was.
+    /// Returns the entry for the audit log.
     pub fn actor(&self) -> Actor {
         let (kind, id, name) = match &self.auth_method {
             AuthMethod::Token(token) => ("Token", token.id.to_string(), token.name.clone()),
@@ -114,7 +108,7 @@ impl Principal {
         Actor { kind, id, name }
     }
 
-    /// Whether they may, outside of any organization.
+    /// Checks that the principal may perform `action` outside of any organization.
     pub fn require(&self, right: Action) -> Result<(), UseCaseError> {
         let standing = Grants {
             operator: self.is_operator(),
@@ -129,7 +123,7 @@ impl Principal {
 }
 
 impl OrgContext {
-    /// The operator's, in that organization.
+    /// Returns the context of the operator in `organization`.
     pub fn for_operator(principal: Arc<Principal>, organization: Organization) -> Self {
         let grants = Grants {
             operator: true,
@@ -141,23 +135,22 @@ impl OrgContext {
         Self { principal, organization, grants, projects: Vec::new() }
     }
 
-    /// Whether they act as the operator.
     pub const fn is_operator(&self) -> bool {
         self.grants.operator
     }
 
-    /// Their own role in that project.
+    /// Returns the role of the principal in the project.
     pub fn project_role(&self, project: ProjectId) -> Option<ProjectRole> {
         self.projects.iter().find(|(id, _)| *id == project).map(|(_, role)| *role)
     }
 
-    /// Whether they may, in the organization as a whole.
+    /// Checks that the principal may perform `action` in the whole organization.
     pub fn require(&self, right: Action) -> Result<(), UseCaseError> {
         right.authorize(&self.grants, None)?;
         self.check_not_closed(right)
     }
 
-    /// How much of that project they may.
+    /// Returns what the principal may access in the project with `action`.
     pub fn require_in_project(
         &self,
         right: Action,
@@ -168,7 +161,7 @@ impl OrgContext {
         Ok(reach)
     }
 
-    /// A closed organization is a record of what was: nothing in it changes any more.
+    /// Refuses changes in a closed organization: its data is kept as a record.
     fn check_not_closed(&self, right: Action) -> Result<(), UseCaseError> {
         if self.organization.status == "Closed" && right.rule().scope.changes() {
             return Err(UseCaseError::conflict(
@@ -180,7 +173,7 @@ impl OrgContext {
     }
 }
 
-/// Finds who shows that secret.
+/// Returns the principal that owns `secret`, a session or an admin token.
 pub async fn authenticate(platform: &Services, secret: &str) -> Result<Principal, UseCaseError> {
     let now = clock::wall_now();
     if secret.starts_with(SecretKind::ApiKey.prefix()) {
@@ -229,8 +222,8 @@ async fn authenticate_token(
     Ok(Principal { user, auth_method: AuthMethod::Token(Box::new(token)) })
 }
 
-/// Takes the seat that a request asks for: by its header, its body, the token, or because there
-/// is only one.
+/// Determines the organization in which a request acts: by its header, its body, the token, or the
+/// only membership of the user.
 pub async fn resolve_org(
     platform: &Services,
     principal: &Arc<Principal>,
@@ -298,7 +291,7 @@ enum LastUse {
     Token(crate::domain::ids::AdminTokenId),
 }
 
-/// Notes a use, beside the request. It may get lost; nothing depends on it.
+/// Records a use in a background task. A failure loses the record; nothing depends on it.
 fn record_last_use(platform: &Services, noted: LastUse, now: UnixMs) {
     let Ok(slot) = Arc::clone(&platform.last_use_permits).try_acquire_owned() else { return };
     let database = platform.database.clone();

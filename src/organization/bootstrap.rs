@@ -1,4 +1,4 @@
-//! Bootstrap: from an empty database to its first operator.
+//! Creation of the first operator in an empty database.
 
 use std::sync::Arc;
 
@@ -15,30 +15,29 @@ use crate::store::columns::new_id;
 use crate::store::setup_links;
 use crate::store::users::{self, User};
 
-/// Who becomes the operator.
+/// The operator to create.
 #[derive(Debug)]
 pub struct NewOperator {
-    /// Their address, as typed.
+    /// The email address, not yet normalized.
     pub email: String,
-    /// Their name.
     pub name: String,
-    /// `None`: they sign in by no password.
+    /// `None` if the operator cannot sign in with a password.
     pub password: Option<Secret>,
 }
 
-/// What the start of the process has to tell.
+/// What the first start found or created.
 #[derive(Debug)]
 pub enum FirstStart {
-    /// There is an operator.
+    /// An operator exists.
     Ready,
-    /// There is none yet: whoever shows this secret within the hour becomes it.
+    /// No operator exists. With this secret, one can be created within the next hour.
     Link(Secret),
 }
 
-/// How long a set-up link works: an hour.
+/// How long a setup link is valid: one hour.
 const SETUP_LINK_LIFETIME_MS: i64 = 3_600_000;
 
-/// Sees to it that there is an operator, or a way to become it.
+/// Creates the configured operator, or else a setup link, unless an operator exists.
 pub async fn first_start(
     platform: &Arc<Services>,
     given: Option<NewOperator>,
@@ -58,12 +57,12 @@ pub async fn first_start(
     Ok(FirstStart::Link(minted.secret))
 }
 
-/// The set-up link as it is printed, for people to open.
+/// Returns the setup link to print.
 pub fn setup_url(public_url: &str, secret: &Secret) -> String {
     format!("{}/setup?token={}", public_url.trim_end_matches('/'), secret.expose())
 }
 
-/// The operator who is there, or else a new one.
+/// Returns the first operator; creates `new` if there is none.
 pub async fn ensure_operator(
     platform: &Arc<Services>,
     given: NewOperator,
@@ -90,7 +89,7 @@ pub async fn ensure_operator(
     Ok(operator)
 }
 
-/// Makes the first operator by the link, which works once.
+/// Creates the first operator with the secret of a setup link, which works once.
 pub async fn set_up(
     work: &mut UnitOfWork,
     token: &str,
@@ -140,7 +139,7 @@ async fn add_operator(
     Ok(user)
 }
 
-/// An address as it is compared: trimmed and case-folded.
+/// Returns an email address in the form in which it is stored: trimmed and in lower case.
 pub fn normalize_email(email: &str) -> String {
     email.trim().to_lowercase()
 }

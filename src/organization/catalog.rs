@@ -1,4 +1,4 @@
-//! The catalog: models, their prices and where they are served, as the file says.
+//! The catalog: models, their prices and their upstreams, and its reload.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::organization::services::{
 use crate::organization::unit_of_work::{AuditChange, Origin, UnitOfWork};
 use crate::store::{price_lists, prices};
 
-/// Reads the file again and puts it in force. Open calls go on by what they were admitted under.
+/// Reloads the catalog from its file. Open calls continue with the catalog they were admitted under.
 pub async fn reload(
     work: &mut UnitOfWork,
     principal: &Principal,
@@ -25,7 +25,7 @@ pub async fn reload(
     reload_and_audit(work, &principal.actor()).await
 }
 
-/// The same, asked for by whoever may send signals to the process.
+/// Reloads the catalog because the process received SIGHUP.
 pub async fn reload_on_signal(platform: &Arc<Services>) -> Result<Reloaded, UseCaseError> {
     let mut work = UnitOfWork::begin(platform, Origin::default()).await?;
     let actor = Actor { kind: "System", id: String::new(), name: "SIGHUP".to_owned() };
@@ -34,16 +34,15 @@ pub async fn reload_on_signal(platform: &Arc<Services>) -> Result<Reloaded, UseC
     Ok(reloaded)
 }
 
-/// A model that can be called, and what it costs now.
+/// A model that can be called, with its current prices.
 #[derive(Debug)]
 pub struct AvailableModel {
-    /// The model.
     pub model: Arc<Model>,
-    /// Each version of prices that a call can come to, and its rows; first choice first.
+    /// The price versions that can apply to a call, each with its rows as JSON, in target order.
     pub prices: Vec<(Arc<str>, Value)>,
 }
 
-/// All that can be called, in the order of its names. Where it is served is not told.
+/// Returns the models that can be called, sorted by name, without their upstreams.
 pub fn available_models(
     platform: &Services,
     principal: &Principal,
@@ -63,7 +62,7 @@ pub fn available_models(
     Ok(platform.catalog.models().into_iter().map(offer).collect())
 }
 
-/// The prices that a record names by their version: what its cost was computed with.
+/// Returns the price rows of a `priceVersion`, with which the cost of a record was computed.
 pub async fn price_list(
     platform: &Services,
     principal: &Principal,
@@ -73,7 +72,7 @@ pub async fn price_list(
     price_lists::find(&platform.database, version).await?.ok_or(UseCaseError::NotFound)
 }
 
-/// The upstreams in use on this node, and how they have been lately.
+/// Returns the upstreams of this node with their current health.
 pub fn upstreams(
     platform: &Services,
     principal: &Principal,
@@ -103,8 +102,10 @@ async fn reload_and_audit(work: &mut UnitOfWork, actor: &Actor) -> Result<Reload
     Ok(reloaded)
 }
 
-/// Has a catalog in force after the commit, under the prices that are laid over it by then. What
-/// it costs is kept with the commit, before a record can name it.
+/// Activates a staged catalog after the commit, with the price overrides that are in force then.
+///
+/// Its price versions are stored in the same transaction, before a record can refer to them. The
+/// catalog lock is held until the activation, because each catalog is derived from the one before.
 pub async fn activate_after_commit(
     work: &mut UnitOfWork,
     prepare: impl FnOnce(&dyn CatalogSource, &[PriceOverride]) -> Result<StagedCatalog, UseCaseError>,

@@ -1,4 +1,4 @@
-//! Denied: why a use case did not do what was asked.
+//! The errors of use cases.
 
 use std::time::Duration;
 
@@ -6,49 +6,47 @@ use crate::ledger::wallets::PostError;
 use crate::organization::rights::Forbidden;
 use crate::store::database::DatabaseError;
 
-/// What is wrong with one field.
+/// What is wrong with one field of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldError {
-    /// A JSON pointer, or the name of a query parameter.
+    /// A JSON pointer, or the name of a header or query parameter.
     pub param: String,
-    /// A stable word.
+    /// A stable error code.
     pub reason: &'static str,
-    /// What to do.
+    /// What to do, for people.
     pub message: String,
 }
 
 impl FieldError {
-    /// A fault of that field.
     pub fn new(param: impl Into<String>, reason: &'static str, message: impl Into<String>) -> Self {
         Self { param: param.into(), reason, message: message.into() }
     }
 }
 
-/// Why not.
+/// Why a use case was not executed.
 #[derive(Debug)]
 pub enum UseCaseError {
-    /// The request makes no sense: every fault of it.
+    /// The request is invalid; all invalid fields.
     Invalid(Vec<FieldError>),
-    /// It is not known who asks.
+    /// The credential is missing or invalid; the reason code.
     Unauthenticated(&'static str),
-    /// They may not.
     Forbidden(Forbidden),
-    /// They would give what they do not have.
+    /// The principal cannot grant this scope or token kind, because it does not have it.
     CannotGrant(String),
-    /// There is no such thing, as far as they may know.
+    /// The object does not exist, or the principal may not know that it does.
     NotFound,
-    /// It cannot be done as things are.
+    /// The state of the object does not allow the change; reason code and message.
     Conflict(&'static str, String),
-    /// It was changed since they read it.
+    /// The object was changed since the client read it.
     VersionConflict,
-    /// Too often: after so long again.
+    /// Too many attempts; may be retried after this duration.
     Throttled(Duration),
-    /// Ours.
+    /// The gateway failed; the cause, for the log.
     Internal(String),
 }
 
 impl UseCaseError {
-    /// One field is wrong.
+    /// Returns an error about one field.
     pub fn field(
         param: impl Into<String>,
         reason: &'static str,
@@ -57,7 +55,7 @@ impl UseCaseError {
         Self::Invalid(vec![FieldError::new(param, reason, message)])
     }
 
-    /// It cannot be done as things are.
+    /// The state of the object does not allow the change; reason code and message.
     pub fn conflict(reason: &'static str, message: impl Into<String>) -> Self {
         Self::Conflict(reason, message.into())
     }

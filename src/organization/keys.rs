@@ -1,4 +1,4 @@
-//! API keys: made, changed, rotated and revoked. A secret is shown once.
+//! API keys: creation, change, rotation and revocation. A secret is shown once.
 
 use std::collections::BTreeMap;
 
@@ -20,31 +20,29 @@ use crate::store::columns::new_id;
 use crate::store::members;
 use crate::store::paging::{Page, Sort};
 
-/// What can be said of a key. `None` leaves a field as it is, or at its default in a new one.
+/// A change of a key. `None` leaves a field unchanged, or at its default in a new key.
 #[derive(Debug, Default)]
 pub struct KeyChange {
-    /// What it is called.
     pub name: Option<String>,
-    /// Whose it is; nobody's: the project's own.
+    /// The owner; `Some(None)` makes the key belong to the project alone.
     pub owner: Option<Option<UserId>>,
-    /// Whether it is switched on.
     pub enabled: Option<bool>,
-    /// When it ends.
+    /// `Some(None)`: the key does not expire.
     pub expires_at: Option<Option<UnixMs>>,
-    /// Globs of the models it may use.
+    /// Glob patterns of the models it may use; `Some(None)` allows all.
     pub allowed_models: Option<Option<Vec<String>>>,
-    /// Where it may be used from.
+    /// The client networks it may be used from; `Some(None)` allows all.
     pub allowed_cidrs: Option<Option<Vec<String>>>,
-    /// Its own calls a minute.
+    /// The key's own limit of requests per minute.
     pub requests_per_minute: Option<Option<i64>>,
-    /// Its own money a month.
+    /// The key's own limit of spend per month.
     pub monthly_spend: Option<Option<Nano>>,
-    /// Whatever its makers note.
+    /// Free-form names and values of the client.
     pub metadata: Option<BTreeMap<String, String>>,
 }
 
 impl KeyChange {
-    /// The key as it is after the change.
+    /// Returns the key after the change.
     fn apply(self, key: ApiKey, now: UnixMs) -> ApiKey {
         let old = key;
         ApiKey {
@@ -65,7 +63,7 @@ impl KeyChange {
     }
 }
 
-/// Makes a key.
+/// Creates a key. A person who may manage only their own keys becomes its owner.
 pub async fn create(
     work: &mut UnitOfWork,
     seat: &OrgContext,
@@ -109,7 +107,7 @@ pub async fn create(
     Ok((key, minted.secret))
 }
 
-/// A page of a project's keys, or of one's own among them.
+/// Returns one page of the project's keys, or of the principal's own keys, and the total count.
 pub async fn list(
     platform: &Services,
     seat: &OrgContext,
@@ -122,7 +120,6 @@ pub async fn list(
     Ok(api_keys::list(platform.database.reader(), project, owner, page, sort).await?)
 }
 
-/// Changes a key.
 pub async fn change(
     work: &mut UnitOfWork,
     seat: &OrgContext,
@@ -139,14 +136,14 @@ pub async fn change(
     Ok(after)
 }
 
-/// Revokes a key for good.
+/// Revokes a key; it cannot be enabled again.
 pub async fn revoke(
     work: &mut UnitOfWork,
     seat: &OrgContext,
     which: (ProjectId, ApiKeyId),
 ) -> Result<(), UseCaseError> {
     let found = find_for_update(work, seat, which).await;
-    // To delete what is deleted is to find nothing.
+    // Revoking a revoked key gives 404, like revoking a key that does not exist.
     let (before, _) = found.map_err(|denied| match denied {
         UseCaseError::Conflict("key_revoked", _) => UseCaseError::NotFound,
         other => other,
@@ -165,8 +162,8 @@ pub async fn revoke(
     audit(work, seat, "key.revoke", (Some(&before), Some(&after))).await
 }
 
-/// Gives a key another secret. The one it had works for `grace_seconds` more; the one before that
-/// ends now.
+/// Replaces the secret of a key. The current secret stays valid for `grace_seconds`; an older one
+/// that is still in its grace period ends now.
 pub async fn rotate(
     work: &mut UnitOfWork,
     seat: &OrgContext,
@@ -191,7 +188,7 @@ pub async fn rotate(
     Ok((after, minted.secret))
 }
 
-/// Finds a key that they may change.
+/// Finds a key that the principal may change.
 async fn find_for_update(
     work: &mut UnitOfWork,
     seat: &OrgContext,
@@ -209,7 +206,8 @@ async fn find_for_update(
     Ok((key, reach))
 }
 
-/// Whoever may change only their own keys keeps them; an owner belongs to the organization.
+/// Checks a change of the owner: it must be a member of the organization, and a person who may
+/// manage only their own keys cannot give a key to somebody else.
 async fn check_owner(
     work: &mut UnitOfWork,
     seat: &OrgContext,

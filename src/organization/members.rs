@@ -1,4 +1,4 @@
-//! Members: who belongs to an organization.
+//! Members of an organization.
 
 use crate::domain::ids::UserId;
 use crate::organization::access::OrgContext;
@@ -11,7 +11,7 @@ use crate::store::columns::new_id;
 use crate::store::members;
 use crate::store::users::{self, User};
 
-/// Makes a person, who can sign in by no password yet, an Admin of the organization.
+/// Adds a person as an Admin of the organization. A new user has no password and cannot sign in yet.
 pub async fn add_admin(
     work: &mut UnitOfWork,
     seat: &OrgContext,

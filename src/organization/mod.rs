@@ -1,4 +1,4 @@
-//! What people may do: the use cases of the admin API, each with its right, checked here once.
+//! The use cases of the admin API. Each use case checks its own access rule, and only there.
 
 pub mod roles;
 pub mod rights;

@@ -1,4 +1,4 @@
-//! Organizations: the operator makes them, their Admins run them.
+//! Organizations: created by the operator, managed by their Admins.
 
 use serde_json::{Value, json};
 
@@ -12,43 +12,39 @@ use crate::store::columns::new_id;
 use crate::store::organizations::{self, Organization};
 use crate::store::paging::{Page, Sort};
 
-/// An organization to make.
+/// An organization to create.
 #[derive(Debug)]
 pub struct NewOrganization {
-    /// What it is called.
     pub name: String,
-    /// What it is for.
     pub description: Option<String>,
-    /// Whether its own people may recharge its wallet.
+    /// Whether its own members may recharge its wallet.
     pub self_funding: bool,
-    /// What becomes of a call whose client leaves.
+    /// What happens to a call whose client disconnects.
     pub on_disconnect: String,
-    /// Whether the output of its calls is cut to what limits and wallet leave.
+    /// Whether the output bound of its calls is lowered to the headroom of limits and wallet.
     pub output_clamp: bool,
-    /// Globs of the models it may use; `None` is all.
+    /// Glob patterns of the models it may use; `None` allows all.
     pub allowed_models: Option<Vec<String>>,
 }
 
-/// What to change of one. `None` leaves a field as it is.
+/// A change of an organization. `None` leaves a field unchanged.
 #[derive(Debug, Default)]
 pub struct OrganizationChange {
-    /// What it is called.
     pub name: Option<String>,
-    /// What it is for.
     pub description: Option<Option<String>>,
-    /// The operator's to say.
+    /// Only the operator may change this.
     pub status: Option<String>,
-    /// The operator's to say.
+    /// Only the operator may change this.
     pub self_funding: Option<bool>,
-    /// What becomes of a call whose client leaves.
+    /// What happens to a call whose client disconnects.
     pub on_disconnect: Option<String>,
-    /// Whether the output of its calls is cut to what limits and wallet leave.
+    /// Whether the output bound of its calls is lowered to the headroom of limits and wallet.
     pub output_clamp: Option<bool>,
-    /// Globs of the models it may use.
+    /// Glob patterns of the models it may use; `Some(None)` allows all.
     pub allowed_models: Option<Option<Vec<String>>>,
 }
 
-/// Makes an organization, and its wallet with nothing in it.
+/// Creates an organization with an empty wallet.
 pub async fn create(
     work: &mut UnitOfWork,
     principal: &Principal,
@@ -84,7 +80,7 @@ pub async fn create(
     Ok(organization)
 }
 
-/// A page of the deployment's organizations.
+/// Returns one page of the organizations of the deployment, and the total count.
 pub async fn list(
     platform: &Services,
     principal: &Principal,
@@ -97,13 +93,13 @@ pub async fn list(
     Ok(organizations::list(reader, filter.0, filter.1, page, sort).await?)
 }
 
-/// The organization in which they sit.
+/// Returns the organization of the context.
 pub fn view(seat: &OrgContext) -> Result<&Organization, UseCaseError> {
     seat.require(Action::ViewOrganization)?;
     Ok(&seat.organization)
 }
 
-/// Changes it.
+/// Changes the organization. Closing it requires that no call is open.
 pub async fn change(
     work: &mut UnitOfWork,
     seat: &OrgContext,

@@ -1,4 +1,4 @@
-//! Passwords: hashed by Argon2 beside the runtime's own threads, a few at a time.
+//! Password hashing with Argon2, on blocking threads, a few at a time.
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,17 +8,18 @@ use tokio::sync::Semaphore;
 use crate::organization::error::UseCaseError;
 use crate::settings::secret::Secret;
 
-/// How many are hashed at once: each takes 19 MiB and a core.
+/// How many hashes may be computed at once: each takes 19 MiB and one core.
 const CONCURRENT_HASHES_MAX: usize = 2;
 
-/// The lengths that a password may have, in characters.
+/// The permitted length of a password, in characters.
 pub const LENGTH_RANGE: std::ops::RangeInclusive<usize> = 10..=128;
 
-/// Where passwords are hashed.
+/// The password hasher.
 #[derive(Debug, Clone)]
 pub struct Passwords {
     slots: Arc<Semaphore>,
-    /// The hash of no password: who is unknown takes as long to refuse as who is known.
+    /// A hash that matches no password. Verified for unknown users, so that the response time does not
+    /// reveal whether a user exists.
     decoy: Arc<OnceLock<String>>,
 }
 
@@ -29,12 +30,12 @@ impl Default for Passwords {
 }
 
 impl Passwords {
-    /// The hash of a new password, to be kept.
+    /// Hashes a new password.
     pub async fn hash(&self, password: Secret) -> Result<String, UseCaseError> {
         self.run(move || hash_blocking(&password)).await?
     }
 
-    /// Whether `password` is the one that was kept.
+    /// Returns whether `password` matches `hash`; false if there is no hash.
     pub async fn verify(
         &self,
         password: Secret,

@@ -1,4 +1,4 @@
-//! Prices: what the operator lays over those of the file, until it is deleted.
+//! Prices that the operator sets through the API. They override the configured prices.
 
 use std::sync::Arc;
 
@@ -21,33 +21,33 @@ use crate::store::columns::new_id;
 use crate::store::price_lists;
 use crate::store::prices::{self, StoredPrice};
 
-/// A price that is asked for.
+/// A price to create.
 #[derive(Debug)]
 pub struct NewPrice {
-    /// The public name of the model.
     pub model: String,
-    /// The name of the one upstream where it costs that; `None`: wherever it is served.
+    /// The upstream at which the price applies; `None`: at all upstreams of the model.
     pub upstream: Option<String>,
-    /// The tier.
+    /// The service tier.
     pub tier: ServiceTier,
-    /// What each unit costs.
+    /// The price of each unit.
     pub prices: PriceTable,
-    /// The same with more input than so many tokens.
+    /// The prices above a number of input tokens.
     pub tiers: Vec<(u64, PriceTable)>,
-    /// From when on; `None`: now.
+    /// When the price takes effect; `None`: now.
     pub from: Option<UnixMs>,
 }
 
-/// A price that holds or held.
+/// A price that is or was in force.
 #[derive(Debug)]
 pub enum ListedPrice {
-    /// The operator posted it.
+    /// Set by the operator through the API.
     Api(StoredPrice),
-    /// The file says so, for one place; the version of its prices there.
+    /// Configured in the file for one upstream, with its price version.
     File(PriceOverride, Arc<str>),
 }
 
-/// The prices of the admin API, newest first, ended ones too; then those of the file in force.
+/// Returns the prices set through the API, newest first, including ended ones, and then the
+/// configured prices.
 pub async fn list(
     platform: &Services,
     principal: &Principal,
@@ -65,7 +65,7 @@ pub async fn list(
     Ok(listed)
 }
 
-/// What the file says of a model: for each place, time and tier.
+/// Returns the configured prices of a model, one for each upstream, start time and service tier.
 fn configured_prices(model: &Model, upstreams: &[String]) -> Vec<ListedPrice> {
     let mut listed = Vec::new();
     for target in &model.targets {
@@ -87,8 +87,7 @@ fn configured_prices(model: &Model, upstreams: &[String]) -> Vec<ListedPrice> {
     listed
 }
 
-/// Lays a price over those of the file. It ends the one before it, of the same model, place and
-/// tier.
+/// Creates a price. It ends the earlier price for the same model, upstream and service tier.
 pub async fn create(
     work: &mut UnitOfWork,
     principal: &Principal,
@@ -118,7 +117,7 @@ pub async fn create(
     Ok(price)
 }
 
-/// Ends a price: from now on the file's holds, or that of every place.
+/// Ends a price: from now on the next more general price applies, or the configured one.
 pub async fn delete(
     work: &mut UnitOfWork,
     principal: &Principal,
@@ -133,7 +132,7 @@ pub async fn delete(
     apply_and_audit(work, principal, "price.delete", &price, (Some(audit_json(&price)), None)).await
 }
 
-/// Puts what was done in force, and into the audit log.
+/// Puts a change of prices in force and writes it into the audit log.
 async fn apply_and_audit(
     work: &mut UnitOfWork,
     principal: &Principal,
@@ -147,7 +146,7 @@ async fn apply_and_audit(
     work.audit(&principal.actor(), change).await
 }
 
-/// Finds every fault that only the catalog shows.
+/// Checks a new price against the catalog, and collects all errors.
 fn check(platform: &Services, new: &NewPrice, now: UnixMs) -> Result<(), UseCaseError> {
     let mut faults = Vec::new();
     let models = platform.catalog.models();

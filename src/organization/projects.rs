@@ -1,4 +1,4 @@
-//! Projects: made, changed and archived; their ledger stays.
+//! Projects: creation, change and archiving. The records of an archived project stay.
 
 use serde_json::{Value, json};
 
@@ -16,35 +16,32 @@ use crate::store::paging::{Page, Sort};
 use crate::store::projects::{self, Project};
 use crate::store::{members, quotas};
 
-/// A project to make.
+/// A project to create.
 #[derive(Debug, Default)]
 pub struct NewProject {
-    /// What it is called.
     pub name: String,
-    /// What it is for.
     pub description: Option<String>,
-    /// The organization, as the body names it.
+    /// The organization id in the request body, if any.
     pub organization: Option<String>,
-    /// Globs of the models it may use; `None` is all.
+    /// Glob patterns of the models it may use; `None` allows all.
     pub allowed_models: Option<Vec<String>>,
-    /// The most that its Owners may set.
+    /// The highest limits that its Owners may set.
     pub ceiling: Option<Limits>,
 }
 
-/// What to change of one. `None` leaves a field as it is.
+/// A change of a project. `None` leaves a field unchanged.
 #[derive(Debug, Default)]
 pub struct ProjectChange {
-    /// What it is called.
     pub name: Option<String>,
-    /// What it is for.
     pub description: Option<Option<String>>,
-    /// Globs of the models it may use.
+    /// Glob patterns of the models it may use; `Some(None)` allows all.
     pub allowed_models: Option<Option<Vec<String>>>,
-    /// The most that its Owners may set.
+    /// The highest limits that its Owners may set.
     pub ceiling: Option<Option<Limits>>,
 }
 
-/// Makes a project. A person who makes one owns it. Where it has a ceiling, its quota begins there.
+/// Creates a project. A member of the organization who creates it becomes its Owner. If it has a
+/// ceiling, its first quota equals the ceiling.
 pub async fn create(
     work: &mut UnitOfWork,
     seat: &OrgContext,
@@ -87,9 +84,9 @@ pub async fn create(
     Ok(project)
 }
 
-/// A page of the organization's projects, by part of the name and by status.
+/// Returns one page of the projects of the organization, and the total count.
 ///
-/// Whoever may not see all of one sees its name and status.
+/// A principal without the right to view a project sees its name and status only.
 pub async fn list(
     platform: &Services,
     seat: &OrgContext,
@@ -103,7 +100,7 @@ pub async fn list(
     Ok((projects.into_iter().map(|project| hide_restricted_fields(seat, project)).collect(), total))
 }
 
-/// One project.
+/// Returns one project, with the fields that the principal may see.
 pub async fn view(
     platform: &Services,
     seat: &OrgContext,
@@ -122,7 +119,7 @@ fn hide_restricted_fields(seat: &OrgContext, project: Project) -> Project {
     Project { description: None, template_id: None, allowed_models: None, ceiling: None, ..project }
 }
 
-/// Finds a project in which they may do that, and how much of it.
+/// Finds a project in which the principal may perform `action`, and the access level.
 pub async fn find_for(
     platform: &Services,
     seat: &OrgContext,
@@ -135,7 +132,7 @@ pub async fn find_for(
     Ok((project, reach))
 }
 
-/// Finds a project in which they may change that; an archived one does not change.
+/// Like [`find_for`], for a change: refuses archived projects.
 pub async fn find_for_update(
     work: &mut UnitOfWork,
     seat: &OrgContext,
@@ -151,7 +148,6 @@ pub async fn find_for_update(
     Ok((project, reach))
 }
 
-/// Changes a project.
 pub async fn change(
     work: &mut UnitOfWork,
     seat: &OrgContext,
@@ -196,7 +192,7 @@ pub async fn change(
     Ok(after)
 }
 
-/// Archives a project: its keys open nothing any more, its ledger stays.
+/// Archives a project: its keys are refused from now on, its records stay.
 pub async fn archive(
     work: &mut UnitOfWork,
     seat: &OrgContext,
@@ -222,8 +218,10 @@ pub async fn archive(
     audit(work, seat, "project.archive", (Some(&before), Some(&after))).await
 }
 
-/// Every limit that the ceiling names must be set, not be above it, and be enforced. `tell` gives
-/// the field and the message: of a limit, or of the enforcement of all.
+/// Checks that each limit of the ceiling is set in `quota`, not above the ceiling, and enforced.
+///
+/// `describe` returns the field and the message of the error: for a limit, or with `None` for the
+/// enforcement of all limits.
 pub fn check_ceiling(
     quota: &Quota,
     ceiling: &Limits,

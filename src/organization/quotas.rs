@@ -1,5 +1,4 @@
-//! Quotas: all limits of a project, or of an organization's projects together, replaced whole.
-//! Usage is kept.
+//! Quotas of projects and organizations. A quota is replaced as a whole; usage is kept.
 
 use serde_json::{Value, json};
 
@@ -14,17 +13,17 @@ use crate::organization::unit_of_work::{AuditChange, Effect, UnitOfWork};
 use crate::store::columns::Subject;
 use crate::store::quotas::{self, StoredQuota};
 
-/// Whose quota.
+/// The project or organization to which a quota applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QuotaSubject {
-    /// That of the organization in which they sit: all its projects together.
+    /// The organization of the context: all its projects together.
     Organization,
-    /// A project's.
+    /// One project.
     Project(ProjectId),
 }
 
 impl QuotaSubject {
-    /// By which id quota and usage are kept.
+    /// Returns the id under which the quota and its usage are stored.
     pub const fn id(self, seat: &OrgContext) -> Subject {
         match self {
             Self::Organization => seat.organization.id.0,
@@ -33,7 +32,7 @@ impl QuotaSubject {
     }
 }
 
-/// The quota.
+/// Returns the quota.
 pub async fn view(
     platform: &Services,
     seat: &OrgContext,
@@ -48,7 +47,7 @@ pub async fn view(
     Ok(quotas::read(platform.database.reader(), whose.id(seat)).await?)
 }
 
-/// Puts a quota in the place of the one there is. Open calls are honoured.
+/// Replaces the quota. Open calls are not affected.
 pub async fn replace(
     work: &mut UnitOfWork,
     seat: &OrgContext,

@@ -1,4 +1,4 @@
-//! The request log of a project: all of it, or that of one's own keys.
+//! The request log of a project: of all keys, or of the principal's own keys.
 
 use crate::domain::ids::{ProjectId, RequestLogId};
 use crate::organization::access::OrgContext;
@@ -11,7 +11,7 @@ use crate::store::request_logs::{
     self, RequestLog, RequestLogFilter, RequestLogRange, RequestLogVisibility,
 };
 
-/// A stretch of the entries, newest first, and how many match.
+/// Returns a range of the entries, newest first, and the number of matches.
 pub async fn list(
     platform: &Services,
     seat: &OrgContext,
@@ -29,7 +29,7 @@ pub async fn list(
     Ok((rows, total))
 }
 
-/// One entry.
+/// Returns one entry.
 pub async fn view(
     platform: &Services,
     seat: &OrgContext,

@@ -1,122 +1,114 @@
-//! Rights: who may do what. One table, and one pure function that reads it.
+//! Access rules: one table of actions, and one pure function that evaluates it.
 
 use crate::organization::roles::{Permission, ProjectRole, Role, Scope};
 
-/// Something that somebody may do.
+/// What a person or token wants to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// See one's own account and tokens.
+    /// View one's own account and tokens.
     ViewAccount,
-    /// Change them.
+    /// Change one's own account and tokens.
     ChangeAccount,
-    /// See the deployment's organizations.
+    /// View the organizations, upstreams and prices of the deployment.
     ViewPlatform,
-    /// Make organizations.
+    /// Create organizations, reload the catalog and change prices.
     ChangePlatform,
-    /// See the organization.
+    /// View the organization.
     ViewOrganization,
-    /// Change it.
+    /// Change the organization.
     ChangeOrganization,
-    /// Set the limits of all its projects together.
+    /// Set the limits that apply to all projects of the organization together.
     SetOrganizationQuota,
-    /// See what it used.
+    /// View the usage of the organization.
     ViewOrganizationUsage,
-    /// Make tokens that act for it.
+    /// Create and revoke tokens that act for the organization.
     ManageTokens,
-    /// See balance and holds.
+    /// View the balance and the holds.
     ViewWallet,
-    /// See and export records.
+    /// View and export wallet records.
     ViewRecords,
-    /// Pay in.
+    /// Recharge the wallet.
     Recharge,
-    /// Give a call's cost back.
+    /// Refund the cost of a call.
     Refund,
-    /// Switch the wallet on and off.
     SwitchWallet,
-    /// See that projects exist, by name and status.
+    /// View the name and status of each project.
     ListProjects,
-    /// See all of a project.
+    /// View all fields of a project.
     ViewProject,
-    /// Make projects.
     CreateProject,
-    /// Change a project.
     ChangeProject,
-    /// Archive it.
     ArchiveProject,
-    /// See a quota and its usage.
+    /// View the quota and the usage of a project.
     ViewQuota,
-    /// Set it.
+    /// Set the quota of a project.
     SetQuota,
-    /// Set the most that Owners may set.
+    /// Set the ceiling: the highest limits that Owners may set.
     SetCeiling,
-    /// See API keys.
+    /// View API keys.
     ViewKeys,
-    /// Make, change, rotate and revoke them.
+    /// Create, change, rotate and revoke API keys.
     ManageKeys,
-    /// See the log of calls.
+    /// View the request log.
     ViewRequestLogs,
 }
 
-/// How much of a thing a right opens.
+/// How many of the objects in question an action may touch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AccessLevel {
-    /// Nothing.
     None,
-    /// One's own only.
+    /// Only objects that the person owns.
     Own,
-    /// All of it.
     All,
 }
 
-/// One row of the table. The operator has every right.
+/// Who may perform an action. The operator may perform every action.
 #[derive(Debug, Clone, Copy)]
 pub struct AccessRule {
-    /// What a token must be scoped for.
+    /// The scope that a token needs.
     pub scope: Scope,
-    /// Whether an Admin has it.
+    /// Whether an Admin of the organization may.
     pub admin: bool,
-    /// The permission by which a Member has it.
+    /// The permission with which a Member of the organization may.
     pub permission: Option<Permission>,
-    /// What an Owner of the project has.
+    /// What an Owner of the project may access.
     pub owner: AccessLevel,
-    /// What a Member of the project has.
+    /// What a Member of the project may access.
     pub project_member: AccessLevel,
-    /// Whether every member has it.
+    /// Whether every member of the organization may.
     pub member: bool,
-    /// Whether the organization must pay for itself.
+    /// Whether the organization must be self-funding.
     pub self_funding: bool,
 }
 
-/// Who somebody is, as far as rights ask.
+/// What a person or token was granted in an organization.
 #[derive(Debug, Clone)]
 pub struct Grants {
-    /// Whether they operate the deployment.
+    /// True for an operator of the deployment.
     pub operator: bool,
-    /// Their role in the organization.
     pub role: Role,
-    /// What they were granted.
     pub permissions: Vec<Permission>,
-    /// What their token is scoped for; `None`: no token, no bound.
+    /// The scopes of the token; `None` if no token is used, so that scopes do not restrict.
     pub scopes: Option<Vec<Scope>>,
-    /// Whether the organization pays for itself.
+    /// Whether the organization recharges its own wallet.
     pub self_funding: bool,
 }
 
-/// Why not.
+/// Why an action is forbidden.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forbidden {
-    /// The token is not scoped for it.
+    /// The token lacks this scope.
     Scope(Scope),
-    /// The role is None.
+    /// The role in the organization is `None`.
     NoRole,
-    /// Only the operator pays in here.
+    /// Only the operator may recharge the wallet of this organization.
     SelfFunding,
-    /// This permission or role.
+    /// This permission or role is missing.
     Permission(&'static str),
 }
 
 impl Action {
-    /// Its row.
+    /// Returns the access rule of this action.
     pub const fn rule(self) -> AccessRule {
         use AccessLevel::{All, None as Nothing, Own};
         use Permission as P;
@@ -149,7 +141,7 @@ impl Action {
         }
     }
 
-    /// What `standing` opens of it, in a project where they are `project`.
+    /// Decides what `grants` allow, in a project in which the person has the role `project`.
     pub fn authorize(
         self,
         standing: &Grants,
@@ -186,7 +178,7 @@ impl Action {
 }
 
 impl AccessRule {
-    /// What to ask for, to whoever lacks the right.
+    /// Returns the permission or role to name in the error.
     const fn required_grant(self) -> &'static str {
         match self.permission {
             Some(permission) => permission.name(),

@@ -1,34 +1,33 @@
-//! Secrets that are shown once: made of 256 random bits, with a checksum, kept as a hash.
+//! Generated secrets: 256 random bits and a checksum. Only the hash is stored.
 
 use sha2::{Digest, Sha256};
 
 use crate::accounting::directory::KEY_PREFIX;
 use crate::settings::secret::Secret;
 
-/// SHA-256 of a secret: all of it that is kept.
+/// The SHA-256 hash of a secret.
 pub type SecretHash = [u8; 32];
 
-/// What a secret opens; its first letters say so.
+/// What a secret gives access to; the prefix of the secret names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SecretKind {
-    /// The data plane.
     ApiKey,
-    /// The admin API, for programs.
+    /// The admin API, for a program.
     AdminToken,
-    /// The admin API, for one sign-in.
+    /// The admin API, for a signed-in person.
     Session,
-    /// The set-up of the first operator.
+    /// The creation of the first operator.
     SetupLink,
 }
 
-/// A secret just made.
+/// A secret that was just generated.
 #[derive(Debug)]
 pub struct GeneratedSecret {
-    /// To be shown, once.
+    /// To be returned to the client, once.
     pub secret: Secret,
-    /// To be kept.
+    /// To be stored.
     pub hash: SecretHash,
-    /// To be shown later.
+    /// The last four characters, by which people recognize the secret.
     pub last4: String,
 }
 
@@ -37,7 +36,7 @@ const RANDOM_DIGITS: usize = 43;
 const CHECK_DIGITS: usize = 6;
 
 impl SecretKind {
-    /// Its first letters.
+    /// Returns the prefix of such secrets.
     pub const fn prefix(self) -> &'static str {
         match self {
             Self::ApiKey => KEY_PREFIX,
@@ -47,7 +46,7 @@ impl SecretKind {
         }
     }
 
-    /// Makes a new one.
+    /// Generates a secret.
     pub fn generate(self) -> GeneratedSecret {
         let mut text = String::with_capacity(64);
         text.push_str(self.prefix());
@@ -58,7 +57,8 @@ impl SecretKind {
         GeneratedSecret { hash: hash(&text), last4, secret: Secret::new(text) }
     }
 
-    /// Whether `text` has its shape, checksum included: what is not need not be looked up.
+    /// Returns whether `text` has the prefix, length and checksum of such a secret. A text that has not
+    /// is refused without a database query.
     pub fn matches_format(self, text: &str) -> bool {
         let Some(digits) = text.strip_prefix(self.prefix()) else { return false };
         digits.len() == RANDOM_DIGITS + CHECK_DIGITS
@@ -67,7 +67,6 @@ impl SecretKind {
     }
 }
 
-/// SHA-256 of a secret.
 pub fn hash(secret: &str) -> SecretHash {
     Sha256::digest(secret.as_bytes()).into()
 }
@@ -77,14 +76,15 @@ fn push_random_digits(text: &mut String, count: usize) {
     while text.len() < end {
         let mut bytes = [0; 64];
         getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
-        // 248 is the largest multiple of 62 in a byte: what is above would favour some digits.
+        // 248 is the largest multiple of 62 that fits in a byte. Larger bytes are dropped, as they would
+        // make some digits more likely than others.
         let digits = bytes.into_iter().filter(|byte| *byte < 248).map(|byte| byte % 62);
         let left = end - text.len();
         text.extend(digits.take(left).map(|digit| char::from(DIGITS[usize::from(digit)])));
     }
 }
 
-/// CRC-32 in base 62.
+/// Returns the CRC-32 of `text` in base 62.
 fn checksum(text: &str) -> String {
     let mut rest = crc32fast::hash(text.as_bytes());
     let mut digits = [b'0'; CHECK_DIGITS];

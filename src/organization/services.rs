@@ -1,4 +1,4 @@
-//! The platform: what every use case works on.
+//! The services that every use case uses.
 
 use std::sync::Arc;
 
@@ -15,25 +15,25 @@ use crate::organization::passwords::Passwords;
 use crate::organization::throttle::Throttle;
 use crate::store::database::Database;
 
-/// What is the same for the whole deployment.
+/// Settings of the deployment that use cases need.
 #[derive(Debug, Clone)]
 pub struct DeploymentSettings {
-    /// The one currency.
+    /// The currency of all amounts.
     pub currency: String,
-    /// The name of this node.
+    /// The id of this node.
     pub node: String,
 }
 
-/// What a reload has put in force.
+/// The size of a catalog that was put in force.
 #[derive(Debug, Clone, Copy)]
 pub struct Reloaded {
-    /// How many models have a name.
+    /// The number of listed models.
     pub models: usize,
-    /// How many upstreams serve them.
+    /// The number of upstreams.
     pub upstreams: usize,
 }
 
-/// Puts something in force that has no fault any more.
+/// A function to run after a commit. It cannot fail.
 pub struct CommitHook(pub Box<dyn FnOnce() + Send>);
 
 impl std::fmt::Debug for CommitHook {
@@ -42,33 +42,28 @@ impl std::fmt::Debug for CommitHook {
     }
 }
 
-/// A catalog that was read and is not in force yet.
+/// A validated catalog that is not in force yet.
 #[derive(Debug)]
 pub struct StagedCatalog {
-    /// What is in it.
     pub reloaded: Reloaded,
-    /// All its prices: to be kept before a record names one of them.
+    /// All its tariffs. They must be stored before a record can refer to one of them.
     pub tariffs: Vec<Arc<Tariff>>,
-    /// Puts it in force.
+    /// Puts the catalog in force.
     pub activate: CommitHook,
 }
 
-/// An upstream, and how it has been lately.
+/// An upstream and its current health.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamState {
-    /// Its name.
     pub name: String,
-    /// What it speaks.
     pub dialects: Vec<&'static str>,
-    /// Where it is.
     pub base_url: String,
-    /// `Closed`, `HalfOpen` or `Open`.
     pub circuit: &'static str,
-    /// Tries and failures of the window until now.
+    /// Attempts in the current window of the breaker.
     pub window: (u32, u32),
-    /// How the last try came out that was not answered.
+    /// How the last failed attempt failed.
     pub last_error: Option<&'static str>,
-    /// When it last answered.
+    /// When the upstream last responded.
     pub last_ok_at: Option<UnixMs>,
 }
 
@@ -90,35 +85,31 @@ pub trait CatalogSource: std::fmt::Debug + Send + Sync {
     fn with_overrides(&self, laid: &[PriceOverride]) -> StagedCatalog;
 }
 
-/// The deployment, as seen by this node.
+/// What all use cases share on this node.
 #[derive(Debug)]
 pub struct Services {
-    /// Where everything is kept.
     pub database: Database,
-    /// What calls see of it.
+    /// The keys, projects and organizations that calls are checked against.
     pub directory: Arc<Directory>,
-    /// How far the database is behind the journal.
+    /// Waits until the database has caught up with the journal.
     pub read_barrier: Arc<ReadBarrier>,
-    /// What is the same everywhere.
     pub settings: DeploymentSettings,
-    /// The catalog, and how it is read again.
     pub catalog: Arc<dyn CatalogSource>,
-    /// Held from when a catalog is prepared until it is in force: each is made of the one before.
+    /// Held from the staging of a catalog to its activation, because each catalog is derived from the
+    /// one before.
     pub catalog_lock: Arc<Mutex<()>>,
-    /// Where passwords are hashed.
     pub passwords: Passwords,
-    /// How often one address may try to sign in.
+    /// Limits sign-in attempts by client address.
     pub throttle: Throttle,
-    /// What is known of each ledger.
+    /// The verification state of each ledger.
     pub chain_auditor: ChainAuditor,
-    /// Held from a commit until the directory has seen it: edits arrive in the order of commits.
+    /// Held from a commit until the directory is updated, so that updates arrive in commit order.
     pub commit_order: Mutex<()>,
-    /// One note of use is written at a time; those that would queue are dropped.
+    /// Allows one write of a last use at a time; further ones are dropped, not queued.
     pub last_use_permits: Arc<Semaphore>,
 }
 
 impl Services {
-    /// Puts the parts together.
     pub fn new(
         database: Database,
         directory: Arc<Directory>,
@@ -141,9 +132,9 @@ impl Services {
         })
     }
 
-    /// Waits until reads see every call that has ended by now, a second at most.
+    /// Waits, one second at most, until the database has every call that has ended by now.
     ///
-    /// `None` when they do; else the moment up to which they may be behind.
+    /// Returns `None` if it has; else the instant up to which it is complete.
     pub async fn wait_caught_up(&self) -> Option<UnixMs> {
         self.read_barrier.wait_caught_up().await
     }

@@ -1,4 +1,4 @@
-//! Sign-in: from an address and a password to a session.
+//! Sign-in with email and password, and sign-out.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,21 +14,20 @@ use crate::settings::secret::Secret;
 use crate::store::sessions;
 use crate::store::users::{self, User};
 
-/// A session just begun.
+/// A session that was just started.
 #[derive(Debug)]
 pub struct SignedIn {
-    /// Whose.
     pub user: User,
-    /// Its secret, shown once.
+    /// The session secret. Only its hash is stored.
     pub secret: Secret,
-    /// When it ends, whatever happens.
+    /// When the session ends even if it is in use.
     pub expires_at: UnixMs,
 }
 
-/// How long a session lasts at most: a week.
+/// The maximum lifetime of a session: one week.
 const SESSION_LIFETIME_MS: i64 = 7 * 86_400_000;
 
-/// Signs in. Who is unknown and who is mistaken are told the same, in the same time.
+/// Signs in. An unknown user and a wrong password give the same error after the same time.
 pub async fn sign_in(
     platform: &Arc<Services>,
     origin: Origin,
@@ -54,12 +53,12 @@ pub async fn sign_in(
     Ok(signed_in)
 }
 
-/// Counts a try to sign in from there.
+/// Counts a sign-in attempt from `address`; refuses it if there were too many.
 pub fn check_throttle(platform: &Services, address: IpAddr) -> Result<(), UseCaseError> {
     platform.throttle.check(address)
 }
 
-/// Begins a session for somebody who has shown who they are.
+/// Starts a session for an authenticated user.
 pub async fn begin_session(work: &mut UnitOfWork, user: User) -> Result<SignedIn, UseCaseError> {
     let now = work.now();
     let minted = SecretKind::Session.generate();
@@ -72,7 +71,7 @@ pub async fn begin_session(work: &mut UnitOfWork, user: User) -> Result<SignedIn
     Ok(SignedIn { user, secret: minted.secret, expires_at })
 }
 
-/// Ends the session by which they act.
+/// Ends the session that the principal uses.
 pub async fn sign_out(work: &mut UnitOfWork, principal: &Principal) -> Result<(), UseCaseError> {
     let AuthMethod::Session(hash) = &principal.auth_method else {
         let message = "a token has no session to end: revoke it instead";

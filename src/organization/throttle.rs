@@ -1,4 +1,4 @@
-//! The sign-in throttle: a few tries a minute from one address.
+//! The rate limit of sign-in attempts by client address.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
@@ -9,13 +9,13 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use crate::organization::error::UseCaseError;
 
-/// Tries a minute from one address; as many at once.
+/// Attempts per minute from one network; also the burst size.
 const ATTEMPTS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(20).expect("more than none");
 
-/// Beyond so many addresses those that are quiet are forgotten.
+/// Above this number of tracked networks, idle ones are removed.
 const ADDRESSES_MAX: usize = 10_000;
 
-/// Tries by address.
+/// Attempts by client network.
 #[derive(Debug)]
 pub struct Throttle(DefaultKeyedRateLimiter<IpAddr>);
 
@@ -26,7 +26,7 @@ impl Default for Throttle {
 }
 
 impl Throttle {
-    /// Counts a try from there.
+    /// Counts an attempt from `address`; refuses it if there were too many.
     pub fn check(&self, address: IpAddr) -> Result<(), UseCaseError> {
         if ADDRESSES_MAX < self.0.len() {
             self.0.retain_recent();
@@ -39,7 +39,8 @@ impl Throttle {
     }
 }
 
-/// Whoever has one v6 address has the 2⁶⁴ around it.
+/// Returns the IPv4 address, or the /64 network of an IPv6 address, as a client usually has all
+/// addresses of its /64.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),

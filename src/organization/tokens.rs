@@ -1,4 +1,5 @@
-//! Admin tokens: how programs act, never with more than their maker's rights.
+//! Admin tokens, with which programs use the admin API. A token never has more rights than its
+//! creator.
 
 use crate::domain::ids::{AdminTokenId, OrganizationId};
 use crate::domain::time::UnixMs;
@@ -15,24 +16,21 @@ use crate::store::columns::new_id;
 use crate::store::organizations;
 use crate::store::paging::{Page, Sort};
 
-/// A token to make.
+/// A token to create.
 #[derive(Debug)]
 pub struct NewToken {
-    /// What it is called.
     pub name: String,
-    /// What it acts as.
     pub kind: TokenKind,
-    /// For a Platform token: where it acts by default.
+    /// For a `Platform` token: the organization in which it acts by default.
     pub organization: Option<OrganizationId>,
-    /// What it may do at most.
     pub scopes: Vec<Scope>,
-    /// When it ends: `None`: in ninety days, `Some(None)`: never.
+    /// `None`: the token expires in 90 days; `Some(None)`: never.
     pub expires_at: Option<Option<UnixMs>>,
 }
 
 const DEFAULT_LIFETIME_MS: i64 = 90 * 86_400_000;
 
-/// Makes a token; its secret is shown once. An Organization token needs a seat to make it from.
+/// Creates a token and returns it with its secret. An `Organization` token requires a context.
 pub async fn create(
     work: &mut UnitOfWork,
     principal: &Principal,
@@ -81,7 +79,7 @@ pub async fn create(
     Ok((token, minted.secret))
 }
 
-/// A token makes no token that may more than itself.
+/// Checks that a token creates no token with more rights than its own.
 fn check_grantable(
     principal: &Principal,
     kind: TokenKind,
@@ -92,7 +90,7 @@ fn check_grantable(
         return Err(UseCaseError::CannotGrant(scope.name().to_owned()));
     }
     match principal.token_kind() {
-        // It would act with its maker's rights, which are not the organization's.
+        // A token of another kind would act with the rights of the creator, not of the organization.
         Some(TokenKind::Organization) if kind != TokenKind::Organization => {
             Err(UseCaseError::CannotGrant(kind.name().to_owned()))
         }
@@ -100,12 +98,13 @@ fn check_grantable(
     }
 }
 
-/// An organization's token is its maker's in name only.
+/// Returns false for an `Organization` token, which does not have the rights of its creator.
 fn acts_as_creator(principal: &Principal) -> bool {
     principal.token_kind() != Some(TokenKind::Organization)
 }
 
-/// A page of one's own tokens and, for who manages them, of the organization's.
+/// Returns one page of the principal's own tokens and, if it may manage them, of the tokens of the
+/// organization, and the total count.
 pub async fn list(
     platform: &Services,
     principal: &Principal,
@@ -121,7 +120,6 @@ pub async fn list(
     Ok(admin_tokens::list(platform.database.reader(), visible, page, sort).await?)
 }
 
-/// Revokes a token.
 pub async fn revoke(
     work: &mut UnitOfWork,
     principal: &Principal,

@@ -1,4 +1,4 @@
-//! Work: one unit of change. All of it is committed, or nothing; then the directory sees it.
+//! A unit of work: all of its changes are committed, or none. Then the directory is updated.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -20,44 +20,40 @@ use crate::store::audit::{self, AuditEntry};
 use crate::store::database::DatabaseError;
 use crate::tasks;
 
-/// Where a change comes from.
+/// The request that causes a change.
 #[derive(Debug, Clone, Default)]
 pub struct Origin {
-    /// The client's address.
     pub address: Option<IpAddr>,
-    /// The id of the request.
     pub request_id: String,
-    /// The version that the client has read and wants to change.
+    /// The version that the client expects, from `If-Match`.
     pub if_match: Option<i64>,
 }
 
-/// What the rest of the process must learn of a change.
+/// What in memory must be updated after a commit.
 #[derive(Debug, Clone, Copy)]
 pub enum Effect {
-    /// Money came in.
+    /// The wallet was credited with this amount.
     Credit(OrganizationId, Nano),
-    /// A project, its quota or its keys changed.
     Project(ProjectId),
-    /// An organization or its wallet changed.
+    /// An organization, its quota or its wallet changed.
     Organization(OrganizationId),
 }
 
-/// A change, as the audit log tells it.
+/// A change, as the audit log records it.
 #[derive(Debug)]
 pub struct AuditChange {
-    /// Where; `None`: on the platform.
+    /// The organization; `None` for a change of the platform.
     pub organization: Option<OrganizationId>,
-    /// What was done, such as `project.update`.
+    /// The name of the change, such as `project.update`.
     pub action: Cow<'static, str>,
-    /// To what: its kind, id and name.
     pub target: (&'static str, String, String),
-    /// What it was.
+    /// The changed fields before the change.
     pub before: Option<Value>,
-    /// What it became.
+    /// The changed fields after the change.
     pub after: Option<Value>,
 }
 
-/// A unit of change that is under way.
+/// A database transaction with the effects that follow its commit.
 #[derive(Debug)]
 pub struct UnitOfWork {
     services: Arc<Services>,
@@ -69,7 +65,7 @@ pub struct UnitOfWork {
 }
 
 impl UnitOfWork {
-    /// Begins; there is one at a time.
+    /// Begins a transaction. Waits for the one before it, as there is one at a time.
     pub async fn begin(platform: &Arc<Services>, origin: Origin) -> Result<Self, UseCaseError> {
         let tx = platform.database.begin().await?;
         let platform = Arc::clone(platform);
@@ -83,22 +79,21 @@ impl UnitOfWork {
         })
     }
 
-    /// What it works on.
     pub const fn services(&self) -> &Arc<Services> {
         &self.services
     }
 
-    /// Where its statements run.
+    /// The connection on which the transaction runs.
     pub fn connection(&mut self) -> &mut SqliteConnection {
         &mut self.tx
     }
 
-    /// The moment of the change.
+    /// The time of the change.
     pub const fn now(&self) -> UnixMs {
         self.now
     }
 
-    /// Whether the client knows the state that it changes.
+    /// Checks that the object still has the version that the client expects.
     pub fn check_version(&self, version: i64) -> Result<(), UseCaseError> {
         if self.origin.if_match.is_some_and(|known| known != version) {
             return Err(UseCaseError::VersionConflict);
@@ -106,22 +101,22 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// Has the rest of the process learn of it, after the commit.
+    /// Adds an update of the state in memory, to be applied after the commit.
     pub fn after_commit(&mut self, effect: Effect) {
         self.effects.push(effect);
     }
 
-    /// Puts something in force, after the commit.
+    /// Adds a hook to be run after the commit.
     pub fn add_hook(&mut self, enforce: CommitHook) {
         self.hooks.push(enforce);
     }
 
-    /// Writes it into the audit log.
+    /// Writes a change into the audit log.
     pub async fn audit(&mut self, by: &Actor, change: AuditChange) -> Result<(), UseCaseError> {
         self.log(by, change, true).await
     }
 
-    /// Writes into the audit log that it was denied.
+    /// Writes a denied change into the audit log.
     pub async fn audit_denied(
         &mut self,
         by: &Actor,
@@ -152,7 +147,8 @@ impl UnitOfWork {
         Ok(audit::insert(&mut self.tx, &entry).await?)
     }
 
-    /// Commits, and then has the directory see it. Once begun this ends, whoever waits for it.
+    /// Commits, runs the hooks and applies the effects. Runs in a task of its own, so that it completes
+    /// even if the request is cancelled.
     pub async fn commit(self) -> Result<(), UseCaseError> {
         let Self { services: platform, tx, now, effects, hooks: enforced, .. } = self;
         let landed = tasks::spawn("commit", async move {
@@ -172,12 +168,13 @@ impl UnitOfWork {
     }
 }
 
-/// How long to wait before an edit is read again.
+/// The delay before a failed refresh of the directory is retried.
 const REFRESH_RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// Brings a commit into the books and the directory.
+/// Applies a committed change to the live state and the directory.
 ///
-/// A wallet that is not in the books yet is read with its money in it: it is not funded again.
+/// A wallet without live state is loaded from the database with the new balance, so that it is not
+/// credited a second time.
 async fn apply_effects(platform: &Services, effects: &[Effect], now: UnixMs) {
     let directory = &platform.directory;
     let mut unread = Vec::new();
@@ -190,7 +187,7 @@ async fn apply_effects(platform: &Services, effects: &[Effect], now: UnixMs) {
         }
     }
     for effect in effects {
-        // What is committed is in force: the directory must learn of it, however often it takes.
+        // The change is committed, so the refresh is retried until the directory has it.
         while let Err(fault) = refresh(platform, effect, &unread, now).await {
             tracing::error!(%fault, ?effect, "an edit is not in force yet; it is read again");
             tokio::time::sleep(REFRESH_RETRY_DELAY).await;

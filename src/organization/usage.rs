@@ -1,4 +1,4 @@
-//! Quota usage: what is settled and held in each window, and what remains.
+//! Usage of a quota: what is settled and held in each window, and what remains.
 
 use crate::clock;
 use crate::domain::counter::WindowUsage;
@@ -14,31 +14,28 @@ use crate::organization::services::Services;
 use crate::store::columns::Subject;
 use crate::store::{quotas, usage};
 
-/// Where a project or an organization stands, all windows at one moment.
+/// The usage of a project or an organization in all windows at one instant.
 #[derive(Debug, Clone, Copy)]
 pub struct QuotaUsage {
-    /// That moment.
+    /// That instant.
     pub as_of: UnixMs,
-    /// The limits in force.
     pub quota: Quota,
-    /// The minute.
     pub minute: WindowUsage,
-    /// When the next one begins.
+    /// When the next minute begins.
     pub minute_reset_at: UnixMs,
-    /// The day.
     pub day: WindowUsage,
-    /// Which day that is.
+    /// The date of `day`.
     pub date: Day,
-    /// The month that holds it, the day included.
+    /// The usage of the month up to and including `date`.
     pub month: WindowUsage,
-    /// Which month that is.
+    /// The first day of the month, and the first day after it.
     pub month_window: Month,
-    /// Calls open now.
+    /// The number of open calls.
     pub open_calls: i64,
 }
 
 impl QuotaUsage {
-    /// What remains under a limit; `None` without one.
+    /// Returns the headroom under `limit`; `None` if the limit is not set.
     pub fn remaining(&self, limit: Limit) -> Option<i64> {
         let tally = match limit.window() {
             Window::Minute => self.minute,
@@ -54,7 +51,7 @@ impl QuotaUsage {
     }
 }
 
-/// Where it stands now, or stood at the end of that date.
+/// Returns the usage now, or at the end of `date`.
 pub async fn view(
     platform: &Services,
     seat: &OrgContext,
@@ -70,7 +67,7 @@ pub async fn view(
     load(platform, seat, whose, date).await
 }
 
-/// Where it stands, for whoever was let in.
+/// Like [`view`], without an access check: the caller has made it.
 pub async fn load(
     platform: &Services,
     seat: &OrgContext,
@@ -100,7 +97,7 @@ pub async fn load(
     }
 }
 
-/// From the rows of each day: what is settled, with nothing held.
+/// Sums the daily rows in the database: settled usage only, without holds.
 async fn load_settled(
     platform: &Services,
     subject: Subject,

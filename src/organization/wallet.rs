@@ -1,4 +1,4 @@
-//! The wallet: its balance, what comes in, and what is held of it.
+//! The wallet of an organization: balance, recharges, refunds, records and holds.
 
 use serde_json::json;
 
@@ -17,51 +17,50 @@ use crate::organization::rights::{Action, Forbidden};
 use crate::organization::services::Services;
 use crate::organization::unit_of_work::{AuditChange, Effect, UnitOfWork};
 
-/// A wallet, as it stands.
+/// The state of a wallet.
 #[derive(Debug, Clone, Copy)]
 pub struct WalletStatus {
-    /// As the ledger has it.
+    /// The balance and the switches in the database.
     pub stored: StoredWallet,
-    /// What open calls hold of it.
+    /// The money that open calls hold.
     pub held: Nano,
-    /// How far its chain was followed.
+    /// How far the ledger chain was verified.
     pub check: ChainStatus,
 }
 
-/// Money paid in.
+/// A recharge to post.
 #[derive(Debug, Clone)]
 pub struct NewRecharge {
-    /// How much: more than nothing.
+    /// Greater than zero.
     pub amount: Nano,
-    /// What stands beside it.
     pub description: Option<String>,
-    /// The payment's own number.
+    /// The number of the payment.
     pub reference: Option<String>,
 }
 
-/// A call's cost given back.
+/// A refund to post.
 #[derive(Debug, Clone)]
 pub struct NewRefund {
-    /// Which call.
+    /// The call whose cost is refunded.
     pub call: RequestLogId,
-    /// How much: at most what is left of its Consume.
+    /// At most what is left of the call's Consume record.
     pub amount: Nano,
-    /// What stands beside it.
     pub description: Option<String>,
 }
 
-/// The most matches of a filter that are counted.
+/// Matches of a filter are counted up to this number.
 pub const COUNTED_MAX: i64 = 10_000;
 
-/// The wallet as it stands.
+/// Returns the state of the wallet.
 pub async fn view(platform: &Services, seat: &OrgContext) -> Result<WalletStatus, UseCaseError> {
     seat.require(Action::ViewWallet)?;
     load(platform, seat).await
 }
 
-/// The wallet, for whoever was let in.
+/// Loads the state of the wallet, without an access check: the caller has made it.
 ///
-/// What is held is read first: a call that ends in between is then missing from neither side.
+/// The holds are read before the balance, so that a call that settles in between is counted in one
+/// of the two.
 async fn load(platform: &Services, seat: &OrgContext) -> Result<WalletStatus, UseCaseError> {
     let organization = seat.organization.id;
     let book = platform.directory.live_state().organization(organization);
@@ -72,7 +71,8 @@ async fn load(platform: &Services, seat: &OrgContext) -> Result<WalletStatus, Us
     Ok(WalletStatus { stored, held: frozen, check })
 }
 
-/// Switches it on or off for new calls; open ones finish.
+/// Switches the wallet on or off for new calls; open calls finish. A wallet that the operator
+/// switched off can be switched on by the operator only.
 pub async fn set_active(
     work: &mut UnitOfWork,
     seat: &OrgContext,
@@ -100,7 +100,7 @@ pub async fn set_active(
     work.audit(&seat.principal.actor(), change).await
 }
 
-/// The wallet inside a change, after it.
+/// Returns the state of the wallet after [`set_active`].
 pub async fn view_after_update(
     platform: &Services,
     seat: &OrgContext,
@@ -109,7 +109,7 @@ pub async fn view_after_update(
     load(platform, seat).await
 }
 
-/// Pays in.
+/// Posts a recharge.
 pub async fn recharge(
     work: &mut UnitOfWork,
     seat: &OrgContext,
@@ -130,7 +130,7 @@ pub async fn recharge(
     posted
 }
 
-/// Gives back part or all of what a call cost.
+/// Posts a refund of part or all of what a call cost.
 pub async fn refund(
     work: &mut UnitOfWork,
     seat: &OrgContext,
@@ -187,7 +187,8 @@ async fn post(
     Ok(record)
 }
 
-/// A stretch of the records, newest first, and how many match.
+/// Returns a range of the records, newest first, and the number of matches, counted up to
+/// `COUNTED_MAX` + 1.
 pub async fn records(
     platform: &Services,
     seat: &OrgContext,
@@ -202,7 +203,7 @@ pub async fn records(
     Ok((rows, total))
 }
 
-/// Notes that the records leave the house.
+/// Writes an export of the records into the audit log.
 pub async fn audit_export(work: &mut UnitOfWork, seat: &OrgContext) -> Result<(), UseCaseError> {
     seat.require(Action::ViewRecords)?;
     let change = AuditChange {
@@ -215,7 +216,7 @@ pub async fn audit_export(work: &mut UnitOfWork, seat: &OrgContext) -> Result<()
     work.audit(&seat.principal.actor(), change).await
 }
 
-/// What open calls hold, newest first.
+/// Returns the holds of open calls, newest first.
 pub fn holds(
     platform: &Services,
     seat: &OrgContext,

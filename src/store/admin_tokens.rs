@@ -1,4 +1,4 @@
-//! Admin tokens: how programs act on the admin API. Only hashes of their secrets are kept.
+//! Admin tokens, with which programs use the admin API. Only hashes of their secrets are stored.
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection, SqlitePool};
@@ -12,43 +12,35 @@ use crate::store::paging::{self, ListQuery, Page, Sort};
 /// A token, without its secret.
 #[derive(Debug, Clone)]
 pub struct AdminToken {
-    /// Which.
     pub id: AdminTokenId,
-    /// What its maker calls it.
     pub name: String,
-    /// `Personal`, `Organization` or `Platform`.
     pub kind: String,
-    /// The organization it belongs to, or acts in by default.
+    /// The organization that it belongs to or acts in by default.
     pub organization: Option<OrganizationId>,
-    /// What it may do at most.
     pub scopes: Vec<String>,
-    /// The last letters of its secret.
+    /// The last four characters of its secret.
     pub last4: String,
-    /// When it ends; `None`: never.
+    /// `None`: the token does not expire.
     pub expires_at: Option<UnixMs>,
-    /// Whose it is.
     pub created_by: UserId,
-    /// When it was made.
     pub created_at: UnixMs,
-    /// When it was last used, to the minute.
+    /// To the minute.
     pub last_used_at: Option<UnixMs>,
-    /// When it was revoked.
     pub revoked_at: Option<UnixMs>,
 }
 
-/// The fields by which tokens are sorted, and their columns.
+/// The sort fields of the API and their columns.
 pub const SORTS: &[(&str, &str)] = &[("name", "name"), ("createdAt", "created_at")];
 
-/// Whose tokens are listed.
+/// Which tokens a list shows.
 #[derive(Debug, Clone, Copy)]
 pub struct TokenVisibility {
-    /// Those that this user made for themselves.
+    /// `Personal` and `Platform` tokens that this user created.
     pub created_by: Option<UserId>,
-    /// And all of this organization's.
+    /// Also all tokens of this organization.
     pub organization: Option<OrganizationId>,
 }
 
-/// Adds a token.
 pub async fn insert(
     connection: &mut SqliteConnection,
     token: &AdminToken,
@@ -74,7 +66,7 @@ pub async fn insert(
     Ok(())
 }
 
-/// The token with that secret.
+/// Returns the token with this secret hash.
 pub async fn find(
     pool: &SqlitePool,
     secret_hash: &[u8; 32],
@@ -86,7 +78,7 @@ pub async fn find(
     Ok(row.as_ref().map(token).transpose()?)
 }
 
-/// A page of tokens, and how many there are.
+/// Returns one page of the visible tokens, and the total count.
 pub async fn list(
     pool: &SqlitePool,
     visible: TokenVisibility,
@@ -108,7 +100,6 @@ pub async fn list(
     Ok((rows.iter().map(token).collect::<Result<_, _>>()?, total))
 }
 
-/// The token with that id.
 pub async fn by_id(
     connection: &mut SqliteConnection,
     which: AdminTokenId,
@@ -120,7 +111,6 @@ pub async fn by_id(
     Ok(row.as_ref().map(token).transpose()?)
 }
 
-/// Ends it for good.
 pub async fn revoke(
     connection: &mut SqliteConnection,
     which: AdminTokenId,
@@ -134,7 +124,6 @@ pub async fn revoke(
     Ok(())
 }
 
-/// Notes that it was used.
 pub async fn record_use(
     connection: &mut SqliteConnection,
     which: AdminTokenId,

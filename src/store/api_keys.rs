@@ -1,4 +1,4 @@
-//! API keys: what opens a project. Only hashes of their secrets are kept.
+//! API keys, with which programs call the data plane. Only hashes of their secrets are stored.
 
 use std::collections::BTreeMap;
 
@@ -15,53 +15,44 @@ use crate::store::paging::{self, ListQuery, Page, Sort};
 /// A key, without its secret.
 #[derive(Debug, Clone)]
 pub struct ApiKey {
-    /// Which.
     pub id: ApiKeyId,
-    /// What it opens.
     pub project: ProjectId,
-    /// What it is called.
     pub name: String,
-    /// The last letters of its secret.
+    /// The last four characters of its secret.
     pub last4: String,
-    /// Whose it is; `None`: the project's own.
+    /// `None`: the key belongs to the project alone.
     pub owner: Option<UserId>,
-    /// Whether it is switched on.
     pub enabled: bool,
-    /// Why it was switched off, when nobody did so by hand.
+    /// Why the gateway disabled the key; `None` if a person did.
     pub disabled_reason: Option<String>,
-    /// When it ends; `None`: never.
+    /// `None`: the key does not expire.
     pub expires_at: Option<UnixMs>,
-    /// Globs of the models it may use; `None` is all.
+    /// Glob patterns of the models it may use; `None` allows all.
     pub allowed_models: Option<Vec<String>>,
-    /// Where it may be used from; `None` is anywhere.
+    /// The client networks it may be used from; `None` allows all.
     pub allowed_cidrs: Option<Vec<String>>,
-    /// Its own calls a minute.
+    /// The key's own limit of requests per minute.
     pub requests_per_minute: Option<i64>,
-    /// Its own money a month.
+    /// The key's own limit of spend per month.
     pub monthly_spend: Option<Nano>,
-    /// Whatever its makers note.
+    /// Free-form names and values of the client.
     pub metadata: BTreeMap<String, String>,
-    /// Until when the secret before the last rotation works.
+    /// When the secret before the last rotation expires.
     pub previous_expires_at: Option<UnixMs>,
-    /// Who made it.
     pub created_by: UserId,
-    /// When it was made.
     pub created_at: UnixMs,
-    /// When it was last changed.
     pub updated_at: UnixMs,
-    /// When it was last used, to the minute.
+    /// To the minute.
     pub last_used_at: Option<UnixMs>,
-    /// When it was revoked.
     pub revoked_at: Option<UnixMs>,
-    /// Counts its changes.
+    /// Incremented by each change.
     pub version: i64,
 }
 
-/// The fields by which keys are sorted, and their columns.
+/// The sort fields of the API and their columns.
 pub const SORTS: &[(&str, &str)] =
     &[("name", "name"), ("createdAt", "created_at"), ("lastUsedAt", "last_used_at")];
 
-/// Adds a key.
 pub async fn insert(
     connection: &mut SqliteConnection,
     key: &ApiKey,
@@ -94,7 +85,7 @@ pub async fn insert(
     Ok(())
 }
 
-/// Writes what can be changed of it.
+/// Writes all columns that can change.
 pub async fn update(connection: &mut SqliteConnection, key: &ApiKey) -> Result<(), DatabaseError> {
     sqlx::query(
         "UPDATE api_keys SET name = $2, owner_user_id = $3, enabled = $4, disabled_reason = $5,
@@ -122,7 +113,7 @@ pub async fn update(connection: &mut SqliteConnection, key: &ApiKey) -> Result<(
     Ok(())
 }
 
-/// Gives it another secret; the one it had works until `previous_expires_at`.
+/// Replaces the secret; the current one stays valid until `previous_expires_at`.
 pub async fn rotate(
     connection: &mut SqliteConnection,
     key: &ApiKey,
@@ -145,7 +136,7 @@ pub async fn rotate(
     Ok(())
 }
 
-/// The key with that id, if that project has it.
+/// Returns the key, if it belongs to the project.
 pub async fn by_id(
     connection: &mut SqliteConnection,
     project: ProjectId,
@@ -159,7 +150,7 @@ pub async fn by_id(
     Ok(row.as_ref().map(key).transpose()?)
 }
 
-/// A page of a project's keys, or of one owner's among them, and how many there are.
+/// Returns one page of the project's keys, or of those of one owner, and the total count.
 pub async fn list(
     pool: &SqlitePool,
     project: ProjectId,

@@ -1,4 +1,4 @@
-//! The audit log: who changed what, and what it was before.
+//! The audit log: who changed or tried to change what, with the state before and after.
 
 use std::net::IpAddr;
 
@@ -9,32 +9,28 @@ use crate::domain::time::UnixMs;
 use crate::store::columns::{new_id, uuid};
 use crate::store::database::DatabaseError;
 
-/// One line of it.
+/// One line of the audit log.
 #[derive(Debug)]
 pub struct AuditEntry<'a> {
-    /// When.
     pub at: UnixMs,
-    /// In which organization; `None`: on the platform.
+    /// `None` for a change of the platform.
     pub organization: Option<OrganizationId>,
-    /// Who, as a JSON object.
+    /// A JSON object.
     pub actor: String,
-    /// What was done, such as `project.update`.
+    /// The name of the change, such as `project.update`.
     pub action: &'a str,
-    /// To what, as a JSON object.
+    /// A JSON object.
     pub target: String,
-    /// What it was, as a JSON object.
+    /// The changed fields before the change, as a JSON object.
     pub before: Option<String>,
-    /// What it became.
+    /// The changed fields after the change, as a JSON object.
     pub after: Option<String>,
-    /// Whether it was done or denied.
+    /// False if the change was denied.
     pub done: bool,
-    /// Where it was asked from.
     pub client_address: Option<IpAddr>,
-    /// The id of the request.
     pub request_id: String,
 }
 
-/// Adds a line.
 pub async fn insert(
     connection: &mut SqliteConnection,
     entry: &AuditEntry<'_>,

@@ -1,4 +1,4 @@
-//! Members: which people belong to which organizations and projects, in which role.
+//! Members of organizations and projects, with their roles.
 
 use sqlx::{Row, SqliteConnection, SqliteExecutor, SqlitePool};
 
@@ -7,22 +7,19 @@ use crate::domain::time::UnixMs;
 use crate::store::columns::{id, json, texts, uuid};
 use crate::store::database::DatabaseError;
 
-/// A person in an organization.
+/// The membership of a user in an organization.
 #[derive(Debug, Clone)]
 pub struct Membership {
-    /// Where.
     pub organization: OrganizationId,
-    /// Its name.
     pub organization_name: String,
-    /// `Admin`, `Member` or `None`.
     pub role: String,
-    /// What was granted beside the role.
+    /// The permissions granted in addition to the role.
     pub permissions: Vec<String>,
-    /// Their roles in its projects, `Owner` or `Member`.
+    /// The roles of the user in projects of the organization.
     pub projects: Vec<(ProjectId, String)>,
 }
 
-/// Where a person is an active member, by name of the organization.
+/// Returns the active memberships of a user, sorted by name of the organization.
 pub async fn of_user(pool: &SqlitePool, who: UserId) -> Result<Vec<Membership>, DatabaseError> {
     let rows = sqlx::query(
         "SELECT m.organization_id, o.name, m.role, m.permissions
@@ -60,7 +57,7 @@ pub async fn of_user(pool: &SqlitePool, who: UserId) -> Result<Vec<Membership>, 
     Ok(memberships)
 }
 
-/// Whether they are an active member there.
+/// Returns whether the user is an active member with a role other than `None`.
 pub async fn is_member(
     executor: impl SqliteExecutor<'_>,
     organization: OrganizationId,
@@ -77,7 +74,7 @@ pub async fn is_member(
     Ok(found.is_some())
 }
 
-/// Adds a person to an organization.
+/// Adds a member to an organization.
 pub async fn insert(
     connection: &mut SqliteConnection,
     organization: OrganizationId,
@@ -100,7 +97,7 @@ pub async fn insert(
     Ok(())
 }
 
-/// Adds a person to a project.
+/// Adds a member to a project.
 pub async fn insert_in_project(
     connection: &mut SqliteConnection,
     project: ProjectId,

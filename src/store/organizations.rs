@@ -1,4 +1,4 @@
-//! Organizations: who pays, and what is isolated from each other.
+//! Organizations: the tenants that pay, isolated from each other.
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection, SqliteExecutor, SqlitePool};
@@ -9,38 +9,31 @@ use crate::store::columns::{at, id, json_or_null, texts, uuid};
 use crate::store::database::DatabaseError;
 use crate::store::paging::{self, ListQuery, Page, Sort};
 
-/// An organization.
 #[derive(Debug, Clone)]
 pub struct Organization {
-    /// Which.
     pub id: OrganizationId,
-    /// What it is called.
     pub name: String,
-    /// What it is for.
     pub description: Option<String>,
-    /// `Active`, `Inactive` or `Closed`.
     pub status: String,
-    /// Whether its own people may recharge its wallet.
+    /// Whether its own members may recharge its wallet.
     pub self_funding: bool,
-    /// What becomes of a call whose client leaves: `cancel` or `drain`.
+    /// What happens to a call whose client disconnects.
     pub on_disconnect: String,
-    /// Whether the output of its calls is cut to what limits and wallet leave.
+    /// Whether the output bound of its calls is lowered to the headroom of limits and wallet.
     pub output_clamp: bool,
-    /// Globs of the models it may use; `None` is all.
+    /// Glob patterns of the models it may use; `None` allows all.
     pub allowed_models: Option<Vec<String>>,
-    /// Its active members.
+    /// Active members only.
     pub member_count: i64,
-    /// Its projects, archived ones too.
+    /// Includes archived projects.
     pub project_count: i64,
-    /// When it was made.
     pub created_at: UnixMs,
-    /// When it was last changed.
     pub updated_at: UnixMs,
-    /// Counts its changes.
+    /// Incremented by each change.
     pub version: i64,
 }
 
-/// The fields by which organizations are sorted, and their columns.
+/// The sort fields of the API and their columns.
 pub const SORTS: &[(&str, &str)] = &[("name", "name"), ("createdAt", "created_at")];
 
 const COLUMNS: &str = "*,
@@ -48,7 +41,7 @@ const COLUMNS: &str = "*,
         WHERE m.organization_id = organizations.id AND m.status = 'Active') AS member_count,
     (SELECT count(*) FROM projects p WHERE p.organization_id = organizations.id) AS project_count";
 
-/// Adds an organization with its wallet: nothing in it, and switched on.
+/// Adds an organization with an empty, active wallet.
 pub async fn insert(
     connection: &mut SqliteConnection,
     organization: &Organization,
@@ -83,7 +76,7 @@ pub async fn insert(
     Ok(())
 }
 
-/// Writes what can be changed of it.
+/// Writes all columns that can change.
 pub async fn update(
     connection: &mut SqliteConnection,
     organization: &Organization,
@@ -109,7 +102,6 @@ pub async fn update(
     Ok(())
 }
 
-/// The organization with that id.
 pub async fn by_id(
     executor: impl SqliteExecutor<'_>,
     which: OrganizationId,
@@ -122,7 +114,7 @@ pub async fn by_id(
     Ok(row.as_ref().map(organization).transpose()?)
 }
 
-/// A page of those whose name holds `part`, and how many there are.
+/// Returns one page of the organizations that match, and the total count.
 pub async fn list(
     pool: &SqlitePool,
     part: Option<&str>,

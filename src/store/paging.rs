@@ -1,4 +1,4 @@
-//! Which part of a list is asked for, and in which order.
+//! Pages and sort orders of lists.
 
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
@@ -7,51 +7,49 @@ use sqlx::{AssertSqlSafe, Row, Sqlite, SqlitePool};
 /// A page of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Page {
-    /// From 1.
+    /// The number of the page, from 1.
     pub page: u32,
-    /// Rows a page.
+    /// Rows per page.
     pub size: u32,
 }
 
 impl Page {
-    /// As SQL counts: how many rows.
+    /// The value for LIMIT.
     pub fn limit(self) -> i64 {
         i64::from(self.size)
     }
 
-    /// As SQL counts: after how many rows.
+    /// The value for OFFSET.
     pub fn offset(self) -> i64 {
         (i64::from(self.page) - 1) * i64::from(self.size)
     }
 
-    /// Its rows of a list that is whole in memory.
+    /// Returns the rows of this page from a complete list.
     pub fn cut<T>(self, rows: Vec<T>) -> impl Iterator<Item = T> {
         let (skip, take) = (usize::try_from(self.offset()), usize::try_from(self.limit()));
         rows.into_iter().skip(skip.unwrap_or(usize::MAX)).take(take.unwrap_or(0))
     }
 }
 
-/// The order of a list: one of the columns that its `SORTS` name.
+/// The order of a list, by one of the columns in its `SORTS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sort {
-    /// The column; never a text of the client's.
+    /// The column; never text from the client, as it becomes part of the SQL.
     pub column: &'static str,
-    /// Largest first.
     pub descending: bool,
 }
 
 impl Sort {
-    /// Newest first.
     pub const NEWEST: Self = Self { column: "created_at", descending: true };
 
-    /// The end of a query, ties broken by id.
+    /// Returns the ORDER BY and LIMIT clauses. Rows that compare equal are ordered by id.
     pub fn order_by(self) -> String {
         let direction = if self.descending { "DESC" } else { "ASC" };
         format!("ORDER BY {} {direction}, id {direction} LIMIT $1 OFFSET $2", self.column)
     }
 }
 
-/// A pattern for `LIKE … ESCAPE '\'` that finds `part` anywhere.
+/// Returns a pattern for `LIKE … ESCAPE '\'` that matches texts which contain `part`.
 pub fn pattern(part: &str) -> String {
     let mut pattern = String::from("%");
     for letter in part.chars() {
@@ -64,20 +62,19 @@ pub fn pattern(part: &str) -> String {
     pattern
 }
 
-/// A query whose values are still being bound.
+/// A query whose values are not all bound yet.
 pub type PageQuery<'q> = Query<'q, Sqlite, SqliteArguments>;
 
-/// What a list shows, as the two halves of a query: `SELECT …` and `FROM … WHERE …`, in which
-/// values begin at `$3`.
+/// The query of a list. `$1` and `$2` are LIMIT and OFFSET; its own values begin at `$3`.
 #[derive(Debug, Clone, Copy)]
 pub struct ListQuery {
-    /// The columns.
+    /// The expressions after SELECT.
     pub columns: &'static str,
-    /// Tables and conditions.
+    /// The FROM and WHERE clauses.
     pub from: &'static str,
 }
 
-/// The rows of a page, and how many there are on all pages.
+/// Reads the rows of a page, and the number of rows on all pages, in one transaction.
 pub async fn read<'q>(
     pool: &SqlitePool,
     shown: ListQuery,

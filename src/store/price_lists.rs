@@ -1,4 +1,5 @@
-//! The prices behind each version that a record names: kept for good once they are in force.
+//! The price rows of each price version. A version that was in force is never deleted, as wallet
+//! records refer to it.
 
 use std::fmt::Write as _;
 
@@ -14,7 +15,7 @@ use crate::domain::time::UnixMs;
 use crate::domain::usage::Unit;
 use crate::store::database::{Database, DatabaseError};
 
-/// Keeps the prices of those tariffs, each under its version. What is known already stays.
+/// Stores the price rows of each tariff under its version. Versions that exist are not changed.
 pub async fn insert_missing(
     connection: &mut SqliteConnection,
     tariffs: impl Iterator<Item = &Tariff>,
@@ -34,8 +35,9 @@ pub async fn insert_missing(
     Ok(())
 }
 
-/// The prices of a version: a list of `{serviceTier, aboveInputTokens, prices}`, each price an
-/// exact decimal text, per million units or per one where it is counted one by one.
+/// Returns the price rows of a version: a list of `{serviceTier, aboveInputTokens, prices}`. Each
+/// price is an exact decimal string, per million tokens or characters, and per one of any other
+/// unit.
 pub async fn find(database: &Database, version: &str) -> Result<Option<Value>, DatabaseError> {
     let text: Option<String> =
         sqlx::query_scalar("SELECT prices FROM price_lists WHERE version = $1")
@@ -46,7 +48,7 @@ pub async fn find(database: &Database, version: &str) -> Result<Option<Value>, D
     Ok(text.map(read).transpose().map_err(|fault| sqlx::Error::Decode(fault.into()))?)
 }
 
-/// Its rows as they are kept, and told: see [`find`].
+/// Returns the rows of a tariff in the form described at [`find`].
 pub fn rows_json(tariff: &Tariff) -> Value {
     let row = |row: &PriceRow| {
         json!({
@@ -58,19 +60,19 @@ pub fn rows_json(tariff: &Tariff) -> Value {
     tariff.rows().iter().map(row).collect()
 }
 
-/// A tier as it is told.
+/// Returns the name of a service tier in the API and in SQL.
 pub fn tier_name(tier: ServiceTier) -> String {
     if tier.is_default() { "default".to_owned() } else { tier.name().to_owned() }
 }
 
-/// Prices by unit, each an exact decimal text.
+/// Returns the prices by unit, each an exact decimal string.
 pub fn prices_json(prices: &PriceTable) -> Map<String, Value> {
     let price =
         |unit: Unit| Some((unit.name().to_owned(), prices.price_of(unit)?.to_string().into()));
     Unit::ALL.into_iter().filter_map(price).collect()
 }
 
-/// What [`prices`] has written; `None` of anything else.
+/// Parses the output of [`prices_json`]; returns `None` for anything else.
 pub fn parse_prices(told: &Map<String, Value>) -> Option<PriceTable> {
     told.iter().try_fold(PriceTable::default(), |prices, (name, price)| {
         let unit = Unit::ALL.into_iter().find(|unit| unit.name() == name)?;
@@ -78,10 +80,10 @@ pub fn parse_prices(told: &Map<String, Value>) -> Option<PriceTable> {
     })
 }
 
-/// Names these prices of that source: the same ones always alike, others differently.
+/// Returns the version of price rows from `source`: equal for equal rows, and different otherwise.
 pub fn version(source: &str, rows: &[PriceRow]) -> String {
     let mut text = String::new();
-    // Writing to a text cannot fail.
+    // Writing to a string cannot fail.
     for PriceRow { tier, above_input_tokens, prices } in rows {
         if !tier.is_default() || 0 < *above_input_tokens {
             let _ = writeln!(text, "[{} {above_input_tokens}]", tier.name());
@@ -142,7 +144,7 @@ mod tests {
         assert_ne!(stepped(10), stepped(11));
         let flex = PriceRow { tier: ServiceTier::new("flex").expect("short"), ..row(0, with(1)) };
         assert_ne!(version("file", &[row(0, with(1)), flex]), of(with(1)));
-        // Records name it: it must never change for the same prices.
+        // Wallet records refer to the version: it must never change for the same prices.
         assert_eq!(of(with(150_000_000)), "file-4c8adfbe");
     }
 }

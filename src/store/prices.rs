@@ -1,4 +1,4 @@
-//! Prices of the admin API: laid over those of the file until they end.
+//! Prices set through the admin API. They override the configured prices until they end.
 
 use std::sync::Arc;
 
@@ -15,26 +15,22 @@ use crate::store::columns::{at, at_or_null, id, uuid};
 use crate::store::database::{Database, DatabaseError};
 use crate::store::price_lists;
 
-/// A price as it is kept.
+/// A price as stored.
 #[derive(Debug, Clone)]
 pub struct StoredPrice {
-    /// Which.
     pub id: PriceId,
-    /// What it says.
     pub price_override: PriceOverride,
-    /// Names its rows.
+    /// The price version of its rows.
     pub version: String,
-    /// Who posted it.
     pub created_by: UserId,
-    /// When.
     pub created_at: UnixMs,
 }
 
-/// What is for the same model, place and tier as the price whose values are bound first.
+/// Selects the prices for the model, upstream and service tier that are bound as `$1` to `$3`.
 const SAME_MODEL_UPSTREAM_TIER: &str = "model = $1 AND upstream IS $2 AND service_tier = $3";
 
-/// Adds a price. The one before it ends where it begins; it ends where the next one begins, and
-/// that end is answered.
+/// Adds a price. The price before it ends when it begins, and it ends when the next one begins.
+/// Returns that end.
 pub async fn insert(
     connection: &mut SqliteConnection,
     price: &StoredPrice,
@@ -85,8 +81,8 @@ pub async fn insert(
     Ok(until.map(UnixMs))
 }
 
-/// Ends a price now. One that has not begun is forgotten, and the one that it would have ended goes
-/// on.
+/// Ends a price now. A price that has not begun is deleted, and the price that it would have ended
+/// stays in force.
 pub async fn end(
     connection: &mut SqliteConnection,
     price: &StoredPrice,
@@ -120,7 +116,6 @@ pub async fn end(
     Ok(())
 }
 
-/// The price of that id.
 pub async fn by_id(
     connection: &mut SqliteConnection,
     which: PriceId,
@@ -132,7 +127,7 @@ pub async fn by_id(
     Ok(row.as_ref().map(price).transpose()?)
 }
 
-/// All prices that ever were, newest first; of one model, if it is named.
+/// Returns all prices including ended ones, newest first, optionally of one model only.
 pub async fn list(
     database: &Database,
     model: Option<&str>,
@@ -146,7 +141,7 @@ pub async fn list(
     Ok(rows.iter().map(price).collect::<Result<_, _>>()?)
 }
 
-/// Those that have not ended.
+/// Returns the prices that have not ended.
 pub async fn active_overrides(
     executor: impl SqliteExecutor<'_>,
     now: UnixMs,
@@ -159,7 +154,7 @@ pub async fn active_overrides(
     Ok(rows.iter().map(laid).collect::<Result<_, _>>()?)
 }
 
-/// Its rows as they are kept: the prices for any input, and those for more.
+/// Returns the values of the columns `prices` (for any input size) and `tiers` (for larger inputs).
 pub fn columns_json(laid: &PriceOverride) -> (Value, Value) {
     let first = laid.rows.first().map(|row| price_lists::prices_json(&row.prices));
     let tier = |row: &PriceRow| {

@@ -1,4 +1,4 @@
-//! Projects: what is metered.
+//! Projects: the units that are metered and limited.
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection, SqliteExecutor, SqlitePool};
@@ -11,47 +11,36 @@ use crate::store::database::DatabaseError;
 use crate::store::paging::{self, ListQuery, Page, Sort};
 use crate::store::quotas;
 
-/// A project.
 #[derive(Debug, Clone)]
 pub struct Project {
-    /// Which.
     pub id: ProjectId,
-    /// Whose.
     pub organization: OrganizationId,
-    /// What it is called.
     pub name: String,
-    /// What it is for.
     pub description: Option<String>,
-    /// Whether it is not archived.
     pub active: bool,
-    /// The template it was made from.
+    /// The template from which it was created.
     pub template_id: Option<String>,
-    /// Globs of the models it may use; `None` is all.
+    /// Glob patterns of the models it may use; `None` allows all.
     pub allowed_models: Option<Vec<String>>,
-    /// The most that its Owners may set as limits.
+    /// The highest limits that its Owners may set.
     pub ceiling: Option<Limits>,
-    /// Whether nobody owns it.
+    /// True if no member has the role `Owner`.
     pub ownerless: bool,
-    /// Who made it.
     pub created_by: UserId,
-    /// When it was made.
     pub created_at: UnixMs,
-    /// When it was last changed.
     pub updated_at: UnixMs,
-    /// When it was archived.
     pub archived_at: Option<UnixMs>,
-    /// Counts its changes.
+    /// Incremented by each change.
     pub version: i64,
 }
 
-/// The fields by which projects are sorted, and their columns.
+/// The sort fields of the API and their columns.
 pub const SORTS: &[(&str, &str)] =
     &[("name", "name"), ("createdAt", "created_at"), ("updatedAt", "updated_at")];
 
 const COLUMNS: &str = "*, NOT EXISTS (SELECT 1 FROM project_members m
     WHERE m.project_id = projects.id AND m.role = 'Owner') AS ownerless";
 
-/// Adds a project.
 pub async fn insert(
     connection: &mut SqliteConnection,
     project: &Project,
@@ -78,7 +67,7 @@ pub async fn insert(
     Ok(())
 }
 
-/// Writes what can be changed of it.
+/// Writes all columns that can change.
 pub async fn update(
     connection: &mut SqliteConnection,
     project: &Project,
@@ -102,7 +91,7 @@ pub async fn update(
     Ok(())
 }
 
-/// The project with that id, if that organization has it.
+/// Returns the project, if it belongs to the organization.
 pub async fn by_id(
     executor: impl SqliteExecutor<'_>,
     organization: OrganizationId,
@@ -117,7 +106,7 @@ pub async fn by_id(
     Ok(row.as_ref().map(project).transpose()?)
 }
 
-/// A page of an organization's projects, and how many there are.
+/// Returns one page of the projects of an organization that match, and the total count.
 pub async fn list(
     pool: &SqlitePool,
     organization: OrganizationId,

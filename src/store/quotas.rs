@@ -1,4 +1,5 @@
-//! The quota of a project or an organization as a row: its limits are one JSON object by field name, money in nano-units.
+//! Quotas of projects and organizations. The limits of a row are one JSON object by field name, with
+//! money in nano-units.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +11,8 @@ use crate::domain::time::{ResetDay, UnixMs};
 use crate::store::columns::{self, Subject};
 use crate::store::database::DatabaseError;
 
-/// The quota of three columns; the default one where there is no row.
+/// Parses a quota from its columns. Returns the default quota if they are NULL because there is no
+/// row.
 pub fn parse_quota(
     limits: Option<&str>,
     enforce: Option<bool>,
@@ -25,7 +27,7 @@ pub fn parse_quota(
     Ok(Quota { limits: parse_limits(limits)?, enforce, reset_day })
 }
 
-/// Limits from their JSON object.
+/// Parses limits from their JSON object.
 pub fn parse_limits(json: &str) -> Result<Limits, sqlx::Error> {
     let values: BTreeMap<String, i64> =
         serde_json::from_str(json).map_err(|fault| sqlx::Error::Decode(Box::new(fault)))?;
@@ -34,27 +36,26 @@ pub fn parse_limits(json: &str) -> Result<Limits, sqlx::Error> {
     }))
 }
 
-/// The JSON object of those limits that are set.
+/// Returns the JSON object of the limits that are set.
 pub fn limits_json(limits: &Limits) -> String {
     let values: BTreeMap<&str, i64> =
         limits.configured().map(|(limit, value)| (limit.field(), value)).collect();
     serde_json::to_string(&values).unwrap_or_else(|_| "{}".to_owned())
 }
 
-/// A quota as it was set.
+/// A quota as stored.
 #[derive(Debug, Clone, Copy)]
 pub struct StoredQuota {
-    /// The limits.
     pub quota: Quota,
-    /// When it was first set; `None`: never.
+    /// `None` if the quota was never set.
     pub created_at: Option<UnixMs>,
-    /// When it was last set.
+    /// `None` if the quota was never set.
     pub updated_at: Option<UnixMs>,
-    /// Counts how often it was set.
+    /// How often the quota was set.
     pub version: i64,
 }
 
-/// The quota of that project or organization.
+/// Reads the quota of a project or organization; the default one if it was never set.
 pub async fn read(
     executor: impl SqliteExecutor<'_>,
     subject: Subject,
@@ -79,7 +80,7 @@ pub async fn read(
     })
 }
 
-/// Puts a quota in the place of any other.
+/// Sets the quota, in place of any earlier one.
 pub async fn replace(
     connection: &mut SqliteConnection,
     subject: Subject,

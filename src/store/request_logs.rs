@@ -1,4 +1,4 @@
-//! The request log: one entry a call, refused ones too. The projector writes it.
+//! The request log: one entry for each call, including refused ones. The projector writes it.
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection, SqliteExecutor};
@@ -9,74 +9,57 @@ use crate::domain::time::UnixMs;
 use crate::store::columns::{at, id, id_or_null, uuid};
 use crate::store::database::DatabaseError;
 
-/// An entry, with the names that its ids have now.
+/// An entry, with the current names of the project and the key.
 #[derive(Debug, Clone)]
 pub struct RequestLog {
-    /// The call.
     pub id: RequestLogId,
-    /// When it came.
+    /// When the call arrived.
     pub created_at: UnixMs,
-    /// Who pays.
     pub organization: OrganizationId,
-    /// The project.
     pub project: ProjectId,
-    /// Its name.
     pub project_name: Option<String>,
-    /// The key.
     pub key: ApiKeyId,
-    /// Its name.
     pub key_name: Option<String>,
-    /// Whose key it is.
+    /// The owner of the key.
     pub owner: Option<UserId>,
-    /// `Completed`, `Refused`, `Failed` or `Cancelled`.
     pub outcome: String,
-    /// The status that was answered.
+    /// The HTTP status of the response.
     pub status: i64,
-    /// Why it was refused.
+    /// The code of the refusal.
     pub refusal: Option<String>,
-    /// The public name of the model.
     pub model: Option<String>,
-    /// The upstream that was tried last.
+    /// The upstream of the last attempt.
     pub upstream: Option<String>,
-    /// Whether the answer was streamed.
+    /// Whether the response was streamed.
     pub stream: bool,
-    /// What it cost.
     pub cost: Nano,
-    /// The record that debits it.
+    /// The wallet record of its charge.
     pub record: Option<RecordId>,
-    /// The fields that nothing filters by, as a JSON object.
+    /// The fields that cannot be filtered by, as a JSON object.
     pub detail: String,
 }
 
-/// Which entries are shown.
+/// Conditions that entries must meet; `None` is no condition.
 #[derive(Debug, Clone, Default)]
 pub struct RequestLogFilter {
-    /// From that instant on.
+    /// Created at this instant or later.
     pub from: Option<UnixMs>,
-    /// Before that instant.
+    /// Created before this instant.
     pub to: Option<UnixMs>,
-    /// With that status.
     pub status: Option<i64>,
-    /// With that outcome.
     pub outcome: Option<&'static str>,
-    /// With that refusal.
     pub refusal: Option<String>,
-    /// Of that model.
     pub model: Option<String>,
-    /// Of that key.
     pub key: Option<ApiKeyId>,
-    /// Of that upstream.
     pub upstream: Option<String>,
-    /// Streamed, or not.
     pub stream: Option<bool>,
-    /// That cost at least so much.
+    /// Cost this amount or more.
     pub min_cost: Option<Nano>,
-    /// That call only.
     pub call: Option<RequestLogId>,
 }
 
 impl RequestLogFilter {
-    /// Whether it shows all.
+    /// True if all entries match.
     pub fn is_empty(&self) -> bool {
         let Self { from, to, status, outcome, refusal, model, key, upstream, stream, .. } = self;
         from.is_none()
@@ -93,23 +76,22 @@ impl RequestLogFilter {
     }
 }
 
-/// Whose entries are shown.
+/// Which entries of a project a principal may see.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestLogVisibility {
-    /// The project.
     pub project: ProjectId,
-    /// Of this owner's keys only.
+    /// If set, only calls with keys of this owner.
     pub owner: Option<UserId>,
 }
 
-/// Which stretch of the list: newest first, after `before`.
+/// A range of entries, newest first.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestLogRange {
-    /// Older than this call.
+    /// Only entries older than this call.
     pub before: Option<RequestLogId>,
-    /// Skipped, newest first.
+    /// How many entries to skip.
     pub offset: i64,
-    /// The most entries.
+    /// The maximum number of entries.
     pub limit: i64,
 }
 
@@ -149,7 +131,7 @@ macro_rules! bound {
     };
 }
 
-/// A stretch of a project's entries, newest first.
+/// Returns a range of the entries, newest first.
 pub async fn list(
     connection: &mut SqliteConnection,
     visible: RequestLogVisibility,
@@ -169,7 +151,7 @@ pub async fn list(
     Ok(rows.iter().map(entry).collect::<Result<_, _>>()?)
 }
 
-/// How many of a project's entries there are, counted up to `most`.
+/// Counts the entries that match, up to `count_max`.
 pub async fn count(
     connection: &mut SqliteConnection,
     visible: RequestLogVisibility,
@@ -181,7 +163,7 @@ pub async fn count(
     Ok(bound!(query, visible, filter).bind(most).fetch_one(&mut *connection).await?.try_get(0)?)
 }
 
-/// One entry, if that project has it.
+/// Returns one entry, if it belongs to the project.
 pub async fn by_id(
     executor: impl SqliteExecutor<'_>,
     project: ProjectId,

@@ -1,4 +1,4 @@
-//! Sessions: who is signed in. Only hashes of their secrets are kept.
+//! Sessions of signed-in users. Only hashes of their secrets are stored.
 
 use sqlx::{Row, SqliteConnection, SqlitePool};
 
@@ -8,18 +8,17 @@ use crate::store::columns::{at, uuid};
 use crate::store::database::DatabaseError;
 use crate::store::users::{User, user};
 
-/// A session that was found, and whose it is.
+/// A session with its user.
 #[derive(Debug, Clone)]
 pub struct Session {
-    /// Whose.
     pub user: User,
-    /// When it ends, whatever happens.
+    /// When the session ends even if it is in use.
     pub expires_at: UnixMs,
-    /// When it was last used, to the minute.
+    /// To the minute.
     pub last_seen_at: UnixMs,
 }
 
-/// Begins a session.
+/// Adds a session, and deletes expired ones.
 pub async fn insert(
     connection: &mut SqliteConnection,
     secret_hash: &[u8; 32],
@@ -44,7 +43,7 @@ pub async fn insert(
     Ok(())
 }
 
-/// The session with that secret.
+/// Returns the session with this secret hash.
 pub async fn find(
     pool: &SqlitePool,
     secret_hash: &[u8; 32],
@@ -66,7 +65,6 @@ pub async fn find(
     Ok(row.as_ref().map(session).transpose()?)
 }
 
-/// Notes that it was used.
 pub async fn record_use(
     connection: &mut SqliteConnection,
     secret_hash: &[u8; 32],
@@ -80,7 +78,7 @@ pub async fn record_use(
     Ok(())
 }
 
-/// Ends it; whether there was one.
+/// Deletes the session; returns whether there was one.
 pub async fn delete(
     connection: &mut SqliteConnection,
     secret_hash: &[u8; 32],

@@ -1,11 +1,11 @@
-//! The set-up link: one secret, by which the first operator is made.
+//! The setup link: one secret with which the first operator can be created.
 
 use sqlx::{Row, SqliteConnection, SqliteExecutor};
 
 use crate::domain::time::UnixMs;
 use crate::store::database::DatabaseError;
 
-/// Puts a new link in the place of any other.
+/// Stores a link, in place of any earlier one.
 pub async fn replace(
     connection: &mut SqliteConnection,
     secret_hash: &[u8; 32],
@@ -20,13 +20,12 @@ pub async fn replace(
     Ok(())
 }
 
-/// Forgets all links.
 pub async fn clear(connection: &mut SqliteConnection) -> Result<(), DatabaseError> {
     sqlx::query("DELETE FROM setup_links").execute(connection).await?;
     Ok(())
 }
 
-/// When the link with that secret ends.
+/// Returns when the link with this secret hash expires.
 pub async fn expiry(
     executor: impl SqliteExecutor<'_>,
     secret_hash: &[u8; 32],

@@ -1,4 +1,4 @@
-//! Users: people who may sign in.
+//! Users: people who can be operators and members.
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection, SqliteExecutor};
@@ -8,28 +8,20 @@ use crate::domain::time::UnixMs;
 use crate::store::columns::{at, at_or_null, id, uuid};
 use crate::store::database::DatabaseError;
 
-/// A person.
 #[derive(Debug, Clone)]
 pub struct User {
-    /// Who.
     pub id: UserId,
-    /// Trimmed and case-folded.
+    /// Trimmed and in lower case.
     pub email: String,
-    /// As they call themselves.
     pub name: String,
-    /// Argon2; `None`: signs in by no password.
+    /// An Argon2 hash; `None` if the user cannot sign in with a password.
     pub password_hash: Option<String>,
-    /// Whether they operate the deployment.
     pub is_operator: bool,
-    /// Whether the address is known to be theirs.
     pub email_verified: bool,
-    /// When they were made.
     pub created_at: UnixMs,
-    /// When they last signed in.
     pub last_login_at: Option<UnixMs>,
 }
 
-/// Adds a person.
 pub async fn insert(connection: &mut SqliteConnection, user: &User) -> Result<(), DatabaseError> {
     sqlx::query(
         "INSERT INTO users
@@ -48,7 +40,7 @@ pub async fn insert(connection: &mut SqliteConnection, user: &User) -> Result<()
     Ok(())
 }
 
-/// The person with that address, trimmed and case-folded.
+/// Returns the user with this normalized email address.
 pub async fn by_email(
     executor: impl SqliteExecutor<'_>,
     email: &str,
@@ -58,7 +50,6 @@ pub async fn by_email(
     Ok(row.await?.as_ref().map(user).transpose()?)
 }
 
-/// The person with that id.
 pub async fn by_id(
     executor: impl SqliteExecutor<'_>,
     who: UserId,
@@ -70,7 +61,7 @@ pub async fn by_id(
     Ok(row.as_ref().map(user).transpose()?)
 }
 
-/// The operator who was there first.
+/// Returns the operator who was created first.
 pub async fn first_operator(
     executor: impl SqliteExecutor<'_>,
 ) -> Result<Option<User>, DatabaseError> {
@@ -80,7 +71,6 @@ pub async fn first_operator(
     Ok(row.as_ref().map(user).transpose()?)
 }
 
-/// Notes that they signed in.
 pub async fn record_login(
     connection: &mut SqliteConnection,
     who: UserId,
@@ -94,7 +84,7 @@ pub async fn record_login(
     Ok(())
 }
 
-/// The columns of `users`.
+/// Reads a user from the columns of `users`.
 pub fn user(row: &SqliteRow) -> Result<User, sqlx::Error> {
     Ok(User {
         id: UserId(id(row, "id")?),
