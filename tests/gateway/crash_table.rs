@@ -1,5 +1,5 @@
 //! The table of crashes: for each point what has been seen, and what stands in the ledger after the
-//! next start. `docs/crashes.md` is written from it, and `points` proves each row.
+//! next start. `docs/crash-safety.md` is written from it, and `points` proves each row.
 
 use crate::harness::process::meteor_command;
 use crate::harness::random_callers::CallPlan;
@@ -258,10 +258,10 @@ fn table_rows() -> String {
 #[test]
 fn the_crash_page_matches_the_table() {
     let page = format!("{PAGE_HEAD}{}", table_rows());
-    let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/crashes.md");
+    let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/crash-safety.md");
     if std::fs::read_to_string(kept).unwrap_or_default() != page {
         std::fs::write(kept, &page).expect("docs is writable");
-        panic!("docs/crashes.md was out of date and is written anew: look at it, commit it");
+        panic!("docs/crash-safety.md was out of date and is written anew: look at it, commit it");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Replays recorded exchanges of other clients and providers: bodies and headers pass unchanged,
 //! and the request log matches the billed usage.
 //!
-//! Without recordings the test is skipped and prints so. docs/recorded.md contains the results for
+//! Without recordings the test is skipped and prints so. docs/compatibility.md contains the results for
 //! the default recordings; `METEOR_WRITE=1` regenerates it.
 
 use std::collections::{BTreeMap, HashMap};
@@ -60,9 +60,9 @@ async fn recorded_exchanges_pass_unchanged_and_are_metered_as_billed() {
     }
 }
 
-/// Asserts that docs/recorded.md contains this table, or writes it.
+/// Asserts that docs/compatibility.md contains this table, or writes it.
 fn check_documentation(table: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/recorded.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/compatibility.md");
     let text = format!("{DOC_HEADER}{table}");
     if std::env::var_os("METEOR_WRITE").is_some() {
         fs::write(&path, &text).expect("docs can be written");
@@ -70,7 +70,7 @@ fn check_documentation(table: &str) {
     let committed = fs::read_to_string(&path).unwrap_or_default();
     assert!(
         committed == text,
-        "docs/recorded.md is out of date; METEOR_WRITE=1 with this test writes it"
+        "docs/compatibility.md is out of date; METEOR_WRITE=1 with this test writes it"
     );
 }
 

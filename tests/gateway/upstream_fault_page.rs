@@ -1,4 +1,4 @@
-//! Generates `docs/upstreams.md` from the table of upstream faults.
+//! Generates `docs/routing-and-failover.md` from the table of upstream faults.
 
 use crate::upstream_fault_table::{Charged, FAULTS, FaultRow, Observed};
 
@@ -58,9 +58,9 @@ fn fault_table() -> String {
 #[test]
 fn the_upstreams_page_matches_the_fault_table() {
     let expected_page = format!("{DOC_HEADER}{}", fault_table());
-    let doc_path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/upstreams.md");
+    let doc_path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/routing-and-failover.md");
     if std::fs::read_to_string(doc_path).unwrap_or_default() != expected_page {
         std::fs::write(doc_path, &expected_page).expect("docs is writable");
-        panic!("docs/upstreams.md was out of date and has been regenerated; review and commit it");
+        panic!("docs/routing-and-failover.md was out of date and has been regenerated; review and commit it");
     }
 }

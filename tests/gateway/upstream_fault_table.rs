@@ -1,5 +1,5 @@
 //! The table of upstream faults: what a provider does on the wire, what the client observes, what
-//! is charged, and whether another upstream is tried. `docs/upstreams.md` is generated from the
+//! is charged, and whether another upstream is tried. `docs/routing-and-failover.md` is generated from the
 //! table, and `upstream_faults` tests each row.
 
 use crate::harness::openai::{Usage, WORDS, completion, error, error_event, events};

@@ -303,10 +303,10 @@ charged, `call` with its `status`, `usage` and `cost`.
     fn the_documented_table_is_up_to_date() {
         let rows: String = all_refusals().iter().map(row).collect();
         let table = format!("{TABLE_HEAD}{rows}");
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/refusals.md");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/errors.md");
         if std::fs::read_to_string(path).unwrap_or_default() != table {
             std::fs::write(path, &table).expect("docs is writable");
-            panic!("docs/refusals.md was out of date and was regenerated: review and commit it");
+            panic!("docs/errors.md was out of date and was regenerated: review and commit it");
         }
     }
 
