@@ -28,8 +28,11 @@ const RISE_MAX_PERCENT: u64 = 2;
 /// Calls before the count begins: connections, caches and buffers have their size by then.
 const WARM_UP_CALLS: usize = 64;
 const COUNTED_CALLS: usize = 256;
-/// Calls in the journal that is replayed; one batch of the projector.
-const REPLAYED_CALLS: usize = 512;
+/// Rounds in which system calls are counted. The smallest count stands: reads that a busy machine
+/// splits only add to it.
+const SYSTEM_CALL_ROUNDS: usize = 5;
+/// Calls in the journal that is replayed. SQLite gets them in statements of 512 rows.
+const REPLAYED_CALLS: usize = 1_024;
 const FUNDS: i128 = 1_000_000_000_000_000;
 const QUOTA: &str = r#"{"dailyRequestLimit":1000000,"monthlyRequestLimit":1000000,"dailyTokenLimit":1000000000,"monthlyTokenLimit":1000000000,"requestsPerMinuteLimit":1000000}"#;
 const NO_REQUESTS: &str = r#"{"dailyRequestLimit":0}"#;
@@ -171,10 +174,11 @@ fn counted_binary() -> PathBuf {
     PathBuf::from(path.expect("an executable was built").1.split('"').next().expect("its path"))
 }
 
-/// A configuration before the provider, with the log of a new installation.
+/// A configuration before the provider, with the log of a new installation, but without what sqlx
+/// logs of statements that are slow under callgrind.
 fn place(provider: &str) -> Place {
     let rows = upstream("fake", provider) + &model(MODEL, "upstream = \"fake\"");
-    Place::new(&rows).with("METEOR__LOG__LEVEL", "info")
+    Place::new(&rows).with("RUST_LOG", "info,sqlx=off")
 }
 
 /// A tenant for each scenario, made before anything is counted.
@@ -246,12 +250,13 @@ async fn count_system_calls(binary: &Path, figures: &mut Figures) {
         let wire = wire(scenario, tenant);
         let mut connection = Connection::open(&served.proxy);
         connection.call(WARM_UP_CALLS, &wire, scenario.status);
-        let trace = Trace::attach(&worker, served.path("trace"));
-        connection.call(COUNTED_CALLS, &wire, scenario.status);
-        figures.insert(
-            format!("{} system calls", scenario.name),
-            per_100(trace.detach(), COUNTED_CALLS),
-        );
+        let counts = (0..SYSTEM_CALL_ROUNDS).map(|_| {
+            let trace = Trace::attach(&worker, served.path("trace"));
+            connection.call(COUNTED_CALLS, &wire, scenario.status);
+            trace.detach()
+        });
+        let smallest = counts.min().expect("a round");
+        figures.insert(format!("{} system calls", scenario.name), per_100(smallest, COUNTED_CALLS));
     }
 }
 
