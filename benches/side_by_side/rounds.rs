@@ -184,7 +184,7 @@ impl<'a> Bench<'a> {
     fn read_report(&self, load: &Process) -> Result<Report> {
         let within = Duration::from_secs_f64(self.options.seconds) + REPORT_LATE_MAX;
         let report: Report = serde_json::from_str(&load.read_line(within).context("load")?)?;
-        match report.fault {
+        match report.error {
             Some(fault) => bail!("{fault}"),
             None => Ok(report),
         }
