@@ -139,7 +139,7 @@ impl Node {
             proxy_address,
             database,
             directory,
-            read_barrier: read_barrier,
+            read_barrier,
             id,
             shared,
             journal,

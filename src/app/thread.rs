@@ -66,7 +66,7 @@ fn run_worker(setup: WorkerSetup, socket: TcpListener) -> io::Result<()> {
             writer: Rc::clone(&writer),
             lender: LocalLender,
             settings: admission,
-            input_cache: input_cache,
+            input_cache,
         }),
         pool: Pool::new(tls),
         detached: DetachedCalls::new(settings.drain_after_disconnect),

@@ -67,7 +67,7 @@ fn samples() -> Vec<Entry<String>> {
         Entry::Progress(Progress { id: RequestLogId(1), charge }),
         Entry::Settled(CallResult { state_id: Some("container_1".to_owned()), ..result.clone() }),
         Entry::Voided(CallResult { first_byte_us: Some(3), ..result }),
-        Entry::Refused(Refused { header: header, status: 429, code: "x".to_owned(), count: 3 }),
+        Entry::Refused(Refused { header, status: 429, code: "x".to_owned(), count: 3 }),
     ]
 }
 
