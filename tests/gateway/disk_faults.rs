@@ -329,7 +329,7 @@ async fn a_read_only_file_system_exits_and_blocks_restart() {
     let folder = scene.server.path("data");
     assert!(told.contains(folder.to_str().expect("text")), "it names the folder: {told}");
     assert!(told.contains("Read-only file system"), "{told}");
-    assert!(told.contains("make it writable"), "it says what to do: {told}");
+    assert!(told.contains("check permissions"), "it says what to do: {told}");
     scene.shim.clear();
     let scene = scene.restart().await;
     scene.assert_reconciled(&seen).await;
