@@ -296,14 +296,14 @@ mod tests {
 
     #[derive(Debug)]
     #[expect(clippy::option_option, reason = "absent, null and a string differ")]
-    struct Thing {
+    struct TestBody {
         name: String,
         note: Option<Option<String>>,
         count: i64,
         cost: Option<Nano>,
     }
 
-    body! { Thing as "Thing" {
+    body! { TestBody as "TestBody" {
         name: required("name", Text { min: 1, max: 5 }),
         note: nullable("note", Text { min: 0, max: 5 }),
         count: with_default("count", IntegerIn { min: 0, max: 9 }, 7),
@@ -311,7 +311,7 @@ mod tests {
     }}
 
     fn errors(json: &str) -> Vec<String> {
-        let error = read::<Thing>(json.as_bytes()).expect_err(json).to_json();
+        let error = read::<TestBody>(json.as_bytes()).expect_err(json).to_json();
         let error: serde_json::Value = serde_json::from_str(&error).expect("JSON");
         let errors = error["error"]["errors"].as_array().expect("a list").clone();
         let text = |error: &serde_json::Value, field: &str| {
@@ -325,10 +325,10 @@ mod tests {
 
     #[test]
     fn absent_null_and_present_fields_differ() {
-        let thing = read::<Thing>(br#"{"name":"a"}"#).expect("a thing");
-        assert_eq!((thing.name.as_str(), thing.note, thing.count), ("a", None, 7));
-        let thing = read::<Thing>(br#"{"name":"a","note":null,"cost":"0.1"}"#).expect("a thing");
-        assert_eq!((thing.note, thing.cost), (Some(None), Some(Nano(100_000_000))));
+        let body = read::<TestBody>(br#"{"name":"a"}"#).expect("a body");
+        assert_eq!((body.name.as_str(), body.note, body.count), ("a", None, 7));
+        let body = read::<TestBody>(br#"{"name":"a","note":null,"cost":"0.1"}"#).expect("a body");
+        assert_eq!((body.note, body.cost), (Some(None), Some(Nano(100_000_000))));
     }
 
     #[test]

@@ -277,7 +277,7 @@ mod tests {
     fn forwarded_addresses_count_only_behind_trusted_proxies() {
         let mut headers = HeaderMap::new();
         headers.insert("x-forwarded-for", "9.9.9.9, 8.8.8.8, 10.0.0.2".parse().expect("a header"));
-        let proxies = [Cidr::parse("10.0.0.0/8").expect("a block")];
+        let proxies = [Cidr::parse("10.0.0.0/8").expect("a CIDR")];
         let from = |peer: &str, trusted: &[Cidr]| {
             client_address(peer.parse().expect(peer), &headers, trusted).to_string()
         };

@@ -34,7 +34,7 @@ pub const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
 
 /// Serializes a response body.
 pub fn to_json(body: &impl Serialize) -> String {
-    serde_json::to_string(body).expect("the shapes have text keys and no failing parts")
+    serde_json::to_string(body).expect("response bodies have string keys and serialize")
 }
 
 /// Returns letters and digits that were never returned before.
@@ -47,7 +47,7 @@ pub fn unique_id() -> String {
 /// Returns a header value with a unique id and this prefix.
 pub fn id_header(kind: &str) -> HeaderValue {
     let id = format!("{kind}{}", unique_id());
-    HeaderValue::try_from(id).expect("letters and digits are the value of a header")
+    HeaderValue::try_from(id).expect("letters and digits are a header value")
 }
 
 impl Reply {

@@ -45,9 +45,9 @@ pub async fn start_provider() -> TestProvider {
 
 impl TestProvider {
     pub async fn send(&self, request: Request<Full<Bytes>>) -> ProviderResponse {
-        let stream = TcpStream::connect(self.address).await.expect("it listens");
+        let stream = TcpStream::connect(self.address).await.expect("a listening socket");
         let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.expect("it speaks HTTP");
+            http1::handshake(TokioIo::new(stream)).await.expect("an HTTP connection");
         tasks::spawn("client", connection);
         let started_at = clock::monotonic_now();
         let response = sender.send_request(request).await.expect("a response");

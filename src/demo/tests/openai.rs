@@ -27,7 +27,7 @@ async fn a_completion_has_the_real_wire_format() {
         (&body["object"], &body["model"]),
         (&json!("chat.completion"), &json!("gpt-4o-mini"))
     );
-    assert!(1_700_000_000 < body["created"].as_i64().expect("a time"));
+    assert!(1_700_000_000 < body["created"].as_i64().expect("a timestamp"));
     let choice = &body["choices"][0];
     assert_eq!(choice["finish_reason"], "stop");
     let text: String = canned_text::tokens(canned_text::default_tokens()).collect();

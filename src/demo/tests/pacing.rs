@@ -48,7 +48,7 @@ async fn the_provider_shuts_down_on_request() {
     let address = listener.local_addr().expect("a bound address");
     let (shutdown, shutdown_requested) = oneshot::channel::<()>();
     let server = tasks::spawn("provider", serve(listener, shutdown_requested));
-    let idle = TcpStream::connect(address).await.expect("it listens");
+    let idle = TcpStream::connect(address).await.expect("a listening socket");
     drop(shutdown);
     server.await.expect("no panic");
     assert!(TcpStream::connect(address).await.is_err());
