@@ -38,7 +38,7 @@ pub struct ErrorView {
     kind: &'static str,
     /// Stable machine-readable code.
     reason: String,
-    /// Human-readable text. May change between releases.
+    /// Human-readable message.
     message: String,
     /// What the error is about: a JSON pointer, query parameter, header or missing permission.
     #[schema(required)]

@@ -211,7 +211,7 @@ impl Routes {
             operation = operation.parameter(parameter(name, ParameterIn::Query, description));
         }
         if spec.organization {
-            let description = "Organization id. Required if the credential belongs to several.";
+            let description = "Organization id. Required if the credential does not determine it.";
             let header = parameter("X-Organization-Id", ParameterIn::Header, description);
             operation = operation.parameter(header);
         }

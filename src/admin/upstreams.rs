@@ -28,8 +28,9 @@ struct UpstreamView {
 struct UpstreamHealthView {
     /// `Closed`, `HalfOpen` or `Open`, on this node.
     circuit: &'static str,
-    /// Attempts within the circuit breaker's window, and how many of them failed.
+    /// Attempts within the circuit breaker's window.
     attempts: u32,
+    /// Failed attempts within the window.
     failures: u32,
     #[schema(required)]
     last_error: Option<&'static str>,

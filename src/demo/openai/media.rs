@@ -147,7 +147,7 @@ pub fn speech(request: &DemoRequest<MediaParams>) -> Reply {
     }
     let chunks = audio.chunks(CHUNK_BYTES).map(Bytes::copy_from_slice).collect();
     let headers = vec![(CONTENT_TYPE, HeaderValue::from_static("audio/wav"))];
-    Reply { status: StatusCode::OK, headers, chunks: chunks, error_event: None }
+    Reply { status: StatusCode::OK, headers, chunks, error_event: None }
 }
 
 /// Returns the fixed text for any audio.
