@@ -146,7 +146,7 @@ fn to_view(stored: &StoredQuota) -> QuotaView {
 mod tests {
     use sqlx::Row;
 
-    use crate::admin::tests::test_api::TestApi;
+    use crate::admin::tests::test_api::{TestApi, TestResponse};
     use crate::domain::ids::{OrganizationId, ProjectId, UserId};
     use crate::domain::limit::Limit;
     use crate::organization::access::{AuthMethod, Principal};
@@ -255,6 +255,15 @@ mod tests {
         assert!(audited[0].get::<String, _>(1).contains(&api.organization));
     }
 
+    /// Returns the fields of a quota that are above the ceiling.
+    fn params_above_ceiling(response: &TestResponse) -> Vec<&str> {
+        response.expect_error(400);
+        let errors = response.json["error"]["errors"].as_array().expect("a list");
+        let is_above = |error: &serde_json::Value| error["reason"] == "above_ceiling";
+        assert!(errors.iter().all(is_above), "{}", response.text);
+        errors.iter().filter_map(|error| error["param"].as_str()).collect()
+    }
+
     #[tokio::test]
     async fn an_owner_stays_below_the_ceiling_and_cannot_change_it() {
         let api = TestApi::new().await;
@@ -279,16 +288,7 @@ mod tests {
             ),
         ] {
             let response = project_owner.post(&path, body).await;
-            response.expect_error(400);
-            let errors = response.json["error"]["errors"].as_array().expect("a list");
-            let named: Vec<&str> =
-                errors.iter().filter_map(|error| error["param"].as_str()).collect();
-            assert_eq!(named, fields, "{body}");
-            assert!(
-                errors.iter().all(|error| error["reason"] == "above_ceiling"),
-                "{}",
-                response.text
-            );
+            assert_eq!(params_above_ceiling(&response), fields, "{body}");
         }
         for body in [
             r#"{"ceiling":null}"#,

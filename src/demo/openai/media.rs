@@ -90,7 +90,7 @@ fn read_params(headers: &HeaderMap, body: &[u8]) -> Result<MediaParams, OpenAiEr
         match value {
             Value::String(text) => drop(params.texts.insert(name, text)),
             Value::Array(images) if name == "images" => {
-                params.files.extend(images.iter().map(|_| 0))
+                params.files.extend(images.iter().map(|_| 0));
             }
             other => drop(params.texts.insert(name, other.to_string())),
         }

@@ -183,7 +183,7 @@ fn messages(body: &Value) -> Result<&[Value], OpenAiError> {
     messages.map(Vec::as_slice).ok_or_else(|| missing_param("messages"))
 }
 
-/// Returns the content of per_prompt input item: messages, function calls and their results.
+/// Returns the content of each input item: messages, function calls and their results.
 fn item_contents(input: &Value) -> Result<Vec<Value>, OpenAiError> {
     let content = |item: &Value| {
         let mut fields = ["content", "output", "arguments"].into_iter();
