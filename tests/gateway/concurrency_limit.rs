@@ -1,15 +1,17 @@
 //! Concurrency limits: never more open calls than the limit, and every ended call frees its slot.
 
 use crate::harness::concurrent_load::{LoadGateway, LoadSpec, Pace, Tenants};
-use crate::harness::limit_assertions::{LIMITS, Level, Limit};
+use crate::harness::limit_assertions::{Level, Limit, by_field};
 
-const CONCURRENT_CALLS: &Limit = &LIMITS[6];
+fn concurrent_calls() -> &'static Limit {
+    by_field("concurrentCallsLimit")
+}
 
 /// Asserts that exactly `fit` calls are open while the others are refused, and that all slots are
 /// free again afterwards.
 async fn assert_concurrency(load: &LoadGateway, level: Level, fit: usize) {
     let limit_value = fit as i128;
-    let tenants = Tenants::with_limit(CONCURRENT_CALLS, level, limit_value, &load.gateway).await;
+    let tenants = Tenants::with_limit(concurrent_calls(), level, limit_value, &load.gateway).await;
     let all = 400;
     let until_open = Pace::UntilOpen(fit);
     for (stream, pace) in
@@ -26,11 +28,11 @@ async fn assert_concurrency(load: &LoadGateway, level: Level, fit: usize) {
         }
         assert!(outcome.served >= fit, "{what}");
         for refusal in &outcome.refused {
-            CONCURRENT_CALLS.assert_refused(level, refusal, (1, limit_value));
+            concurrent_calls().assert_refused(level, refusal, (1, limit_value));
         }
         for caller in &tenants.limited {
-            let status = caller.limit_status(level.name(), CONCURRENT_CALLS.field).await;
-            let number = |name: &str| CONCURRENT_CALLS.parse_amount(&status.at(name));
+            let status = caller.limit_status(level.name(), concurrent_calls().field).await;
+            let number = |name: &str| concurrent_calls().parse_amount(&status.at(name));
             let numbers = ["limit", "used", "held", "remaining"].map(number);
             assert_eq!(numbers, [limit_value, 0, 0, limit_value], "{status}");
             assert!(status.at("resetAt").is_null(), "a concurrency limit has no window: {status}");

@@ -7,6 +7,7 @@ use crate::harness::concurrent_load::{
 use crate::harness::demo::Gateway;
 use crate::harness::limit_assertions::{
     DAY_SECONDS, FullResponse, KEY_LIMIT_FIELDS, LIMITS, Level, Limit, MINUTE_SECONDS, Measure,
+    by_field,
 };
 use crate::harness::openai::Usage;
 use crate::harness::price::GPT_4O_MINI;
@@ -198,21 +199,21 @@ fn assert_wallet_refusal(refusal: &FullResponse) {
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_below_their_bound_are_refused_only_when_none_fits() {
     let load = LoadGateway::new().await;
-    let round = async |limit: Option<(usize, Level)>, spec: LoadSpec, output_tokens: u64| {
+    let round = async |limit: Option<(&str, Level)>, spec: LoadSpec, output_tokens: u64| {
         let input = input_tokens_of(&load.gateway, spec, MAX_TOKENS).await;
         let spec = LoadSpec { usage: Usage::of(input, output_tokens), ..spec };
         let bound = Usage::of(input, MAX_TOKENS);
         match limit {
-            Some((at, level)) => {
-                assert_no_headroom_left(&load, spec, bound, (&LIMITS[at], level)).await
+            Some((field, level)) => {
+                assert_no_headroom_left(&load, spec, bound, (by_field(field), level)).await
             }
             None => {
-                let [each, most] = [spec.usage, bound].map(|usage| GPT_4O_MINI.cost(usage));
-                assert_wallet_admits_100(&load, spec, minimum_for_100(spec, each, most)).await;
+                let [each, held] = [spec.usage, bound].map(|usage| GPT_4O_MINI.cost(usage));
+                assert_wallet_admits_100(&load, spec, minimum_for_100(spec, each, held)).await;
             }
         }
     };
-    let rounds = async |limit: Option<(usize, Level)>| {
+    let rounds = async |limit: Option<(&str, Level)>| {
         tokio::join!(
             Box::pin(round(limit, LoadSpec::at_max_usage(400, true, 0), 1)),
             Box::pin(round(limit, LoadSpec::at_max_usage(400, false, 100), 1)),
@@ -220,9 +221,9 @@ async fn calls_below_their_bound_are_refused_only_when_none_fits() {
         );
     };
     tokio::join!(
-        Box::pin(rounds(Some((1, Level::Project)))),
-        Box::pin(rounds(Some((5, Level::Organization)))),
-        Box::pin(rounds(Some((8, Level::Key)))),
+        Box::pin(rounds(Some(("dailyTokenLimit", Level::Project)))),
+        Box::pin(rounds(Some(("tokensPerMinuteLimit", Level::Organization)))),
+        Box::pin(rounds(Some(("monthlySpendLimit", Level::Key)))),
         Box::pin(rounds(None)),
     );
 }
@@ -236,10 +237,11 @@ fn minimum_for_100(spec: LoadSpec, each: i128, held: i128) -> i128 {
 /// Input tokens of a call whose smallest output bound is `output`, as the gateway counts them near
 /// a limit.
 async fn input_tokens_of(gateway: &Gateway, spec: LoadSpec, output: u64) -> u64 {
-    let quota = LIMITS[1].quota_json(i128::from(output) + 1);
+    let limit = by_field("dailyTokenLimit");
+    let quota = limit.quota_json(i128::from(output) + 1);
     let tenant = Tenant::new(gateway, FUNDS, &quota).await;
     let refusal = FullResponse::read(spec.request(&tenant.key).send(&tenant.proxy).await).await;
-    let error = refusal.assert_error(429, &[LIMITS[1].code]);
+    let error = refusal.assert_error(429, &[limit.code]);
     error.at("limit.requested").count() - output
 }
 
@@ -279,10 +281,13 @@ async fn unbounded_calls_never_exceed_a_limit_and_use_it_up() {
     let spec = LoadSpec { bounded: false, ..LoadSpec::at_max_usage(400, true, 10) };
     let input = input_tokens_of(&load.gateway, spec, FLOOR).await;
     let min_call = i128::from(input + FLOOR);
-    for (level, at) in [(Level::Project, 1), (Level::Organization, 3)] {
+    for (level, field) in
+        [(Level::Project, "dailyTokenLimit"), (Level::Organization, "monthlyTokenLimit")]
+    {
+        let limit = by_field(field);
         for output_tokens in [OUTPUT_MAX, 100] {
             let spec = LoadSpec { usage: Usage::of(input, output_tokens), ..spec };
-            let tenants = Tenants::with_limit(&LIMITS[at], level, limit_value, &load.gateway).await;
+            let tenants = Tenants::with_limit(limit, level, limit_value, &load.gateway).await;
             let outcome = load.run(spec, &tenants.limited).await;
             let used = i128::from(counted_usage(&tenants, level).await.tokens);
             let what = format!("{used} used, {} served: {spec:?}", outcome.served);
@@ -296,11 +301,7 @@ async fn unbounded_calls_never_exceed_a_limit_and_use_it_up() {
                 assert_eq!(outcome.served as i128, fit, "{what}: {:?}", outcome.refused.first());
             }
             for refusal in &outcome.refused {
-                LIMITS[at].assert_refused(
-                    level,
-                    refusal,
-                    (2 * i128::from(OUTPUT_MAX), limit_value),
-                );
+                limit.assert_refused(level, refusal, (2 * i128::from(OUTPUT_MAX), limit_value));
             }
             tenants.assert_settled().await;
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::harness::client::Request;
 use crate::harness::demo::Gateway;
 use crate::harness::json::Json;
-use crate::harness::limit_assertions::{FullResponse, LIMITS, Level, Limit};
+use crate::harness::limit_assertions::{FullResponse, LIMITS, Level, Limit, by_field};
 use crate::harness::openai::{Usage, bound, chat, reply};
 use crate::harness::price::GPT_4O_MINI;
 use crate::harness::tenant::Tenant;
@@ -62,8 +62,10 @@ async fn the_first_exceeded_limit_in_order_is_named() {
     };
     tenant.set_organization_quota(&format!("{{{}}}", zeros(&LIMITS))).await;
     let named = |limits: String| format!(r#"{{"name":"narrow",{limits}}}"#);
-    let spend = zeros(&LIMITS[8..]);
-    let minute = zeros(&LIMITS[4..5]);
+    let (spend_limit, minute_limit) =
+        (by_field("monthlySpendLimit"), by_field("requestsPerMinuteLimit"));
+    let spend = zeros(std::slice::from_ref(spend_limit));
+    let minute = zeros(std::slice::from_ref(minute_limit));
     let refused = async |tenant: &Tenant, limit: &Limit, level: Level| {
         let error = send_call(tenant).await.assert_error(429, &[limit.code]);
         assert_eq!(error.at("limit.level").text(), level.name(), "{error}");
@@ -71,18 +73,18 @@ async fn the_first_exceeded_limit_in_order_is_named() {
         assert!(status.at("enforced").is_true(), "{status}");
     };
     tenant.key = tenant.create_key(&gateway, &named(format!("{spend},{minute}"))).await;
-    for first in 0..LIMITS.len() {
-        tenant.set_quota(&format!("{{{}}}", zeros(&LIMITS[first..]))).await;
-        refused(&tenant, &LIMITS[first], Level::Project).await;
+    for (index, first) in LIMITS.iter().enumerate() {
+        tenant.set_quota(&format!("{{{}}}", zeros(&LIMITS[index..]))).await;
+        refused(&tenant, first, Level::Project).await;
     }
     tenant.set_quota("{}").await;
-    refused(&tenant, &LIMITS[4], Level::Key).await;
+    refused(&tenant, minute_limit, Level::Key).await;
     tenant.key = tenant.create_key(&gateway, &named(spend)).await;
-    refused(&tenant, &LIMITS[8], Level::Key).await;
+    refused(&tenant, spend_limit, Level::Key).await;
     tenant.key = tenant.create_key(&gateway, r#"{"name":"wide"}"#).await;
-    for first in 0..LIMITS.len() {
-        tenant.set_organization_quota(&format!("{{{}}}", zeros(&LIMITS[first..]))).await;
-        refused(&tenant, &LIMITS[first], Level::Organization).await;
+    for (index, first) in LIMITS.iter().enumerate() {
+        tenant.set_organization_quota(&format!("{{{}}}", zeros(&LIMITS[index..]))).await;
+        refused(&tenant, first, Level::Organization).await;
     }
     tenant.set_organization_quota("{}").await;
     let error = send_call(&tenant).await.assert_error(402, &["insufficient_balance"]);
