@@ -15,7 +15,7 @@ use meteor::domain::usage::{Unit, UnitSet, Usage};
 #[path = "gateway/harness/usage_oracle.rs"]
 mod slow;
 
-use slow::{Kinds, Row, apart, cost, total};
+use slow::{PriceRow, UnitCounts, cost, split_by_unit, total};
 
 /// The kinds of a usage; each has a price.
 const KINDS: [&str; 20] = [
@@ -79,12 +79,12 @@ impl Random {
     }
 
     /// Returns a random usage with at least one of `kind`.
-    fn usage(&mut self, kind: &'static str) -> Kinds {
-        let mut kinds: Kinds = Vec::new();
+    fn usage(&mut self, kind: &'static str) -> UnitCounts {
+        let mut kinds: UnitCounts = Vec::new();
         for other in KINDS {
             let count = if other == kind { 1 + self.count() } else { self.below(2) * self.count() };
             // A realistic count, because these are expensive.
-            let is_one = slow::SINGLY.contains(&other);
+            let is_one = slow::PRICED_EACH.contains(&other);
             kinds.push((other, if is_one { count.min(1_000) } else { count }));
         }
         kinds
@@ -92,8 +92,8 @@ impl Random {
 }
 
 /// Returns a report of few tokens whose parts overlap and sometimes exceed their totals.
-fn random_report(random: &mut Random) -> Kinds {
-    let mut report: Kinds = KINDS
+fn random_report(random: &mut Random) -> UnitCounts {
+    let mut report: UnitCounts = KINDS
         .into_iter()
         .filter(|kind| kind.ends_with("Tokens"))
         .map(|kind| (kind, random.below(40)))
@@ -109,7 +109,7 @@ fn random_report(random: &mut Random) -> Kinds {
     report
 }
 
-fn count_of(report: &Kinds, unit: &str) -> u64 {
+fn count_of(report: &UnitCounts, unit: &str) -> u64 {
     report.iter().filter(|(kind, _)| *kind == unit).map(|(_, count)| count).sum()
 }
 
@@ -127,29 +127,30 @@ fn unit(name: &str) -> Unit {
 }
 
 /// Converts rows of the slow calculation to a tariff of the gateway.
-fn tariff(rows: &[Row]) -> Tariff {
-    let row = |row: &Row| {
+fn tariff(rows: &[PriceRow]) -> Tariff {
+    let row = |row: &PriceRow| {
         let with = |prices: PriceTable, (name, price): &(&str, String)| {
             let nano = Nano::parse(price).expect("decimal text");
             prices.with(unit(name), nano.0).expect("in range")
         };
         let tier = ServiceTier::new(row.tier).expect("a short name");
         let prices = row.prices.iter().fold(PriceTable::default(), with);
-        tariff::PriceRow { tier, above_input_tokens: row.above, prices }
+        tariff::PriceRow { tier, above_input_tokens: row.above_input_tokens, prices }
     };
     Tariff::from_rows(rows.iter().map(row).collect(), "v".into()).expect("a row for every call")
 }
 
 /// Converts disjoint kinds to a usage of the gateway, whose totals include their parts.
-fn usage(kinds: &Kinds) -> Usage {
+fn usage(kinds: &UnitCounts) -> Usage {
     let with = |usage: Usage, unit: Unit| usage.with(unit, total(kinds, unit.name()));
     Unit::ALL.into_iter().fold(Usage::default(), with)
 }
 
-fn agree(rows: &[Row], tier: &str, kinds: &Kinds) {
+fn agree(rows: &[PriceRow], tier: &str, kinds: &UnitCounts) {
     let named = ServiceTier::new(tier).expect("a short name");
     let fast = tariff(rows).cost(&usage(kinds), named);
-    let prices: Vec<_> = rows.iter().map(|row| (row.tier, row.above, &row.prices)).collect();
+    let prices: Vec<_> =
+        rows.iter().map(|row| (row.tier, row.above_input_tokens, &row.prices)).collect();
     assert_eq!(i128::from(fast.0), cost(rows, tier, kinds), "{tier} {kinds:?} at {prices:?}");
 }
 
@@ -158,7 +159,8 @@ fn each_kind_of_price_costs_the_same_as_the_slow_calculation() {
     let mut random = random();
     for kind in KINDS {
         for _ in 0..USAGES {
-            let rows = [Row { tier: "default", above: 0, prices: random.prices(kind) }];
+            let rows =
+                [PriceRow { tier: "default", above_input_tokens: 0, prices: random.prices(kind) }];
             agree(&rows, "default", &random.usage(kind));
         }
     }
@@ -173,7 +175,7 @@ fn each_size_of_input_costs_the_same_as_the_slow_calculation() {
         // Often exactly at the threshold.
         let above = (input + random.below(3)).saturating_sub(1).max(1);
         let above = if random.below(2) == 0 { above } else { 1 + random.count() };
-        let row = |above, prices| Row { tier: "default", above, prices };
+        let row = |above, prices| PriceRow { tier: "default", above_input_tokens: above, prices };
         let first = row(0, random.prices("inputTokens"));
         let second = row(above, random.prices("cachedInputTokens"));
         let third = row(above + 1 + random.count(), random.prices("outputTokens"));
@@ -190,9 +192,17 @@ fn each_service_tier_costs_the_same_as_the_slow_calculation() {
         let mut rows = Vec::new();
         let others = ["flex", "us", "fast", "fast-us"].into_iter().filter(|_| random.below(2) == 0);
         for tier in ["default"].into_iter().chain(others.collect::<Vec<_>>()) {
-            rows.push(Row { tier, above: 0, prices: random.prices("inputTokens") });
+            rows.push(PriceRow {
+                tier,
+                above_input_tokens: 0,
+                prices: random.prices("inputTokens"),
+            });
             if random.below(2) == 0 {
-                rows.push(Row { tier, above, prices: random.prices("outputTokens") });
+                rows.push(PriceRow {
+                    tier,
+                    above_input_tokens: above,
+                    prices: random.prices("outputTokens"),
+                });
             }
         }
         for tier in ["default", "flex", "us", "fast", "fast-us", "fast-eu", "of-tomorrow"] {
@@ -206,9 +216,9 @@ fn overlapping_parts_cost_the_same_as_the_slow_calculation_and_never_more_than_t
     let mut random = random();
     for kind in KINDS {
         for _ in 0..USAGES {
-            let row = Row { tier: "default", above: 0, prices: random.prices(kind) };
+            let row = PriceRow { tier: "default", above_input_tokens: 0, prices: random.prices(kind) };
             let report = random_report(&mut random);
-            let kinds = apart(&row, &report);
+            let kinds = split_by_unit(&row, &report);
             let usage = report
                 .iter()
                 .fold(Usage::default(), |usage, (kind, count)| usage.with(unit(kind), *count));

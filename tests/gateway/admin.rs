@@ -1,4 +1,4 @@
-//! The admin API: envelopes, money in and out, nothing of others shown.
+//! The admin API: response envelopes, recharges, and isolation between organizations.
 
 use crate::harness::client::Request;
 use crate::harness::demo::Gateway;
@@ -15,15 +15,15 @@ pub async fn start_gateway(funds: i128) -> (Gateway, Upstream, Tenant) {
     (gateway, upstream, tenant)
 }
 
-/// The error of an answer in the envelope that every error has.
+/// Sends the request, expects this status and returns the error of the envelope.
 pub async fn expect_error(tenant: &Tenant, request: Request, status: u16) -> Json {
     error_envelope(tenant.send(request).await, status).await
 }
 
-async fn error_envelope(answer: crate::harness::client::Response, status: u16) -> Json {
-    let told = answer.status;
-    let body = answer.json().await;
-    assert_eq!(told, status, "{body}");
+async fn error_envelope(response: crate::harness::client::Response, status: u16) -> Json {
+    let actual = response.status;
+    let body = response.json().await;
+    assert_eq!(actual, status, "{body}");
     assert_eq!(body.at("code").count(), u64::from(status), "{body}");
     assert!(body.at("data").is_null(), "{body}");
     let error = body.at("error");
@@ -123,26 +123,26 @@ async fn invalid_amounts_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn repeating_an_idempotency_key_does_not_repeat_the_recharge() {
     let (_gateway, _upstream, tenant) = start_gateway(0).await;
-    let keyed = |key: &str, amount: i128| {
+    let recharge = |key: &str, amount: i128| {
         let body = format!(r#"{{"amount":{}}}"#, money(amount));
         Request::post("/api/organization/wallet/recharge", body).header("idempotency-key", key)
     };
-    let first = tenant.send(keyed("one", 5_000_000_000)).await.text().await;
+    let first = tenant.send(recharge("one", 5_000_000_000)).await.text().await;
     for _ in 0..3 {
-        let answer = tenant.send(keyed("one", 5_000_000_000)).await;
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.text().await, first, "the first answer again");
+        let response = tenant.send(recharge("one", 5_000_000_000)).await;
+        assert_eq!(response.status, 200);
+        assert_eq!(response.text().await, first, "the first response again");
     }
-    expect_error(&tenant, keyed("one", 6_000_000_000), 422).await;
-    let abreast: Vec<_> = (0..16)
+    expect_error(&tenant, recharge("one", 6_000_000_000), 422).await;
+    let concurrent: Vec<_> = (0..16)
         .map(|_| {
-            let (request, admin) = (tenant.authorize(keyed("two", 1)), tenant.admin.clone());
+            let (request, admin) = (tenant.authorize(recharge("two", 1)), tenant.admin.clone());
             tokio::spawn(async move { request.send(&admin).await.status })
         })
         .collect();
-    for answer in abreast {
-        let status = answer.await.expect("an answer");
-        assert!([200, 409].contains(&status), "done, or still running: {status}");
+    for response in concurrent {
+        let status = response.await.expect("a response");
+        assert!([200, 409].contains(&status), "done or in progress: {status}");
     }
     assert_eq!(tenant.wallet().await.at("balance").nano(), 5_000_000_001);
     tenant.assert_settled().await;
@@ -180,7 +180,7 @@ async fn foreign_and_missing_resources_are_404() {
     }
     expect_error(&tenant, Request::get("/api/nothing"), 404).await;
     let listed = tenant.get("/api/projects").await;
-    assert_eq!(listed.at("total").count(), 1, "only its own: {listed}");
+    assert_eq!(listed.at("total").count(), 1, "only this tenant's: {listed}");
     assert_eq!(listed.at("data").list()[0].at("id").text(), tenant.project);
 }
 
@@ -189,8 +189,8 @@ async fn admin_requests_without_a_valid_token_are_401() {
     let (gateway, _upstream, tenant) = start_gateway(0).await;
     let path = "/api/organization/wallet";
     for token in ["", "at-mtr-", "nonsense", gateway.key.as_str(), tenant.key.as_str()] {
-        let answer = Request::get(path).bearer(token).send(&gateway.admin).await;
-        let error = error_envelope(answer, 401).await;
+        let response = Request::get(path).bearer(token).send(&gateway.admin).await;
+        let error = error_envelope(response, 401).await;
         assert_eq!(error.at("type").text(), "unauthenticated");
     }
     error_envelope(Request::get(path).send(&gateway.admin).await, 401).await;
@@ -205,13 +205,13 @@ async fn key_secrets_are_not_listed_and_allowed_models_are_enforced() {
     assert!(random.len() == 49 && random.bytes().all(|byte| byte.is_ascii_alphanumeric()));
     let list = tenant.get(&path).await;
     assert_eq!(list.at("total").count(), 2, "{list}");
-    assert!(!list.to_string().contains(random), "a secret is shown once");
+    assert!(!list.to_string().contains(random), "a secret is shown only at creation");
     let listed = &list.at("data").list()[0];
     assert_eq!(listed.at("last4").text(), key[key.len() - 4..]);
     for (model, status) in [("gpt-4o", 200), ("gpt-4o-mini", 200), ("o4-mini", 403)] {
-        let answer = Request::chat(&key, chat(model, 5, false)).send(&gateway.proxy).await;
-        assert_eq!(answer.status, status, "{model}");
-        let body = answer.json().await;
+        let response = Request::chat(&key, chat(model, 5, false)).send(&gateway.proxy).await;
+        assert_eq!(response.status, status, "{model}");
+        let body = response.json().await;
         if status == 403 {
             assert_eq!(body.at("error.type").text(), "permission_error", "{body}");
         }
@@ -235,9 +235,9 @@ async fn lists_are_paginated_and_invalid_page_parameters_are_refused() {
         page.at("data").list().iter().map(|row| row.at("amount").nano()).collect();
     assert_eq!(amounts, [3, 2], "newest first");
     assert!(tenant.get(&format!("{path}?page=9")).await.at("data").list().is_empty());
-    for wrong in ["page=0", "size=0", "size=101", "page=x", "size=-1"] {
-        let error = expect_error(&tenant, Request::get(&format!("{path}?{wrong}")), 400).await;
-        let (name, _) = wrong.split_once('=').expect("a pair");
-        assert!(error.to_string().contains(name), "{wrong}: {error}");
+    for parameter in ["page=0", "size=0", "size=101", "page=x", "size=-1"] {
+        let error = expect_error(&tenant, Request::get(&format!("{path}?{parameter}")), 400).await;
+        let (name, _) = parameter.split_once('=').expect("a pair");
+        assert!(error.to_string().contains(name), "{parameter}: {error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Wall clocks that step, and the ends of minutes, days and months under open calls.
+//! Wall-clock steps, and ends of minutes, days and months during open calls.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,7 +9,7 @@ use crate::harness::fault_shim::FaultShim;
 use crate::harness::json::Json;
 use crate::harness::limit_assertions::FullResponse;
 use crate::harness::openai::{Usage, WORDS, chat, events, reply};
-use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::serve::{ConfigDir, Server, model, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Plan, Step, Upstream};
 use crate::harness::wait::eventually;
@@ -18,24 +18,24 @@ const FUNDS: i128 = 1_000_000_000_000;
 const USAGE: Usage = Usage { prompt: 20, completion: 7, cached: 0, reasoning: 0 };
 const HOUR_MS: i64 = 3_600_000;
 const MINUTE_MS: i64 = 60_000;
-/// 2027-01-31T23:58:00Z: a minute, a day and a month end soon.
+/// 2027-01-31T23:58:00Z, shortly before the end of a minute, a day and a month.
 const BEFORE_MONTH_END_MS: i64 = 1_801_439_880_000;
-/// 2027-03-01T01:00:00Z: two hours before it is another day and another month.
+/// 2027-03-01T01:00:00Z. Two hours earlier it is another day and another month.
 const AFTER_MONTH_START_MS: i64 = 1_803_862_800_000;
-/// Streams over midnight, unless the variable says otherwise.
+/// Number of streams across midnight, unless `METEOR_STREAMS` is set.
 const STREAMS: u64 = 200;
 
 impl FaultShim {
-    /// Makes it that instant; time goes on from there.
-    fn set_time(&self, instant: i64) {
+    /// Sets the wall clock to this instant, from which it goes on.
+    fn set_time(&self, instant_ms: i64) {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
         self.set_clock_offset_ms(
-            instant - i64::try_from(since.as_millis()).expect("a time in this age"),
+            instant_ms - i64::try_from(since.as_millis()).expect("a time in this age"),
         );
     }
 }
 
-/// Calls of `steady` end when they may; others at once.
+/// Responds to calls of `plain` at once; streams of other models stall until released.
 async fn start_upstream() -> Upstream {
     Upstream::start(|seen| {
         if seen.json().at("model").text() == "plain" {
@@ -46,37 +46,37 @@ async fn start_upstream() -> Upstream {
     .await
 }
 
-/// A gateway at that instant, before two providers of which each serves a model of streams.
-async fn start_gateway_at(instant: i64, providers: [&Upstream; 2]) -> (FaultShim, Served) {
-    let [first, second] = providers.map(|provider| &*provider.url);
-    let rows = upstream("first", first)
-        + &upstream("second", second)
+/// Starts a gateway at this instant with two upstreams, each with one streaming model.
+async fn start_gateway_at(instant_ms: i64, providers: [&Upstream; 2]) -> (FaultShim, Server) {
+    let [first_upstream, second_upstream] = providers.map(|provider| &*provider.url);
+    let rows = upstream("first", first_upstream)
+        + &upstream("second", second_upstream)
         + &model("plain", r#"upstream = "first""#)
         + &model("first", r#"upstream = "first""#)
         + &model("second", r#"upstream = "second""#);
-    let (shim, place) = FaultShim::install(Place::new(&rows));
-    shim.set_time(instant);
-    let served = Served::start(place).await;
-    (shim, served)
+    let (shim, config_dir) = FaultShim::install(ConfigDir::new(&rows));
+    shim.set_time(instant_ms);
+    let server = Server::start(config_dir).await;
+    (shim, server)
 }
 
 async fn plain_call(tenant: &Tenant) -> FullResponse {
     tenant.call_to_end("plain", 30).await
 }
 
-/// Calls until the limit says no; how many were served.
+/// Calls until the limit refuses; returns the number of admitted calls and the refusal.
 async fn call_until_refused(tenant: &Tenant, code: &str) -> (usize, FullResponse) {
-    for served in 0..1_000 {
-        let told = plain_call(tenant).await;
-        if told.status != 200 {
-            told.assert_error(429, &[code]);
-            return (served, told);
+    for admitted in 0..1_000 {
+        let response = plain_call(tenant).await;
+        if response.status != 200 {
+            response.assert_error(429, &[code]);
+            return (admitted, response);
         }
     }
     panic!("no limit is reached");
 }
 
-/// When a call was made, by its id.
+/// The time in a call's id.
 fn id_time_ms(id: &str) -> u64 {
     let digits: String = id.chars().filter(|letter| *letter != '-').take(12).collect();
     u64::from_str_radix(&digits, 16).expect("a UUID")
@@ -85,34 +85,34 @@ fn id_time_ms(id: &str) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn clock_steps_neither_reset_limits_nor_lose_usage() {
     let provider = start_upstream().await;
-    let (shim, mut served) = start_gateway_at(AFTER_MONTH_START_MS, [&provider, &provider]).await;
+    let (shim, mut server) = start_gateway_at(AFTER_MONTH_START_MS, [&provider, &provider]).await;
     let limits = r#"{"dailyRequestLimit":30,"monthlyRequestLimit":1000}"#;
-    let tenant = served.tenant(FUNDS, limits).await;
+    let tenant = server.tenant(FUNDS, limits).await;
     let mut ids = Vec::new();
     for step in [0, -2 * HOUR_MS, 0, -2 * HOUR_MS, MINUTE_MS] {
         shim.set_time(AFTER_MONTH_START_MS + step);
         for _ in 0..5 {
-            let answer = tenant.call("plain", 30).await;
-            assert_eq!(answer.status, 200);
-            ids.push(answer.id());
-            assert!(answer.text().await.ends_with("[DONE]\n\n"));
+            let response = tenant.call("plain", 30).await;
+            assert_eq!(response.status, 200);
+            ids.push(response.id());
+            assert!(response.text().await.ends_with("[DONE]\n\n"));
         }
         let usage = tenant.usage().await;
         let [day, month] = ["dailyUsage", "monthlyUsage"].map(|part| usage.at(part));
         assert_eq!(day.at("requestCount").count(), ids.len() as u64, "{usage}");
         assert_eq!(month.at("requestCount").count(), ids.len() as u64, "{usage}");
-        assert_eq!(day.at("date").text(), "2027-03-01", "no day comes again: {usage}");
+        assert_eq!(day.at("date").text(), "2027-03-01", "no day is repeated: {usage}");
     }
     assert!(ids.is_sorted_by_key(|id| id_time_ms(id)), "ids are in the order of calls: {ids:?}");
     let records = tenant.records().await;
     let times: Vec<_> = records.iter().map(|record| record.at("createdAt").text()).collect();
-    assert!(times.iter().rev().is_sorted(), "the ledger's times are in its order: {times:?}");
+    assert!(times.iter().rev().is_sorted(), "the ledger is ordered by time: {times:?}");
 
-    // A start at a time that was already does not give it again either.
+    // Nor does a restart at an earlier time reset the limit.
     shim.set_time(AFTER_MONTH_START_MS - 2 * HOUR_MS);
-    served.kill();
-    let served = served.restart().await;
-    let tenant = served.rebind(tenant);
+    server.kill();
+    let server = server.restart().await;
+    let tenant = server.rebind(tenant);
     let (more, refusal) = call_until_refused(&tenant, "daily_requests_exceeded").await;
     assert_eq!(more, 5, "30 a day");
     assert!((1..=86_400 + 2 * 3_600).contains(&refusal.retry_after()), "{refusal:?}");
@@ -126,8 +126,8 @@ async fn clock_steps_neither_reset_limits_nor_lose_usage() {
 async fn a_jumping_clock_serves_exactly_the_limit() {
     const LIMIT: usize = 300;
     let provider = start_upstream().await;
-    let (shim, served) = start_gateway_at(AFTER_MONTH_START_MS, [&provider, &provider]).await;
-    let tenant = served.tenant(FUNDS, &format!(r#"{{"dailyRequestLimit":{LIMIT}}}"#)).await;
+    let (shim, server) = start_gateway_at(AFTER_MONTH_START_MS, [&provider, &provider]).await;
+    let tenant = server.tenant(FUNDS, &format!(r#"{{"dailyRequestLimit":{LIMIT}}}"#)).await;
     let mut callers = JoinSet::new();
     for _ in 0..16 {
         let tenant = tenant.clone();
@@ -135,15 +135,15 @@ async fn a_jumping_clock_serves_exactly_the_limit() {
             .spawn(async move { call_until_refused(&tenant, "daily_requests_exceeded").await.0 });
     }
     let mut steps = [-2, 0, -26, -1, 0, -800].into_iter().cycle();
-    let mut all = 0;
+    let mut admitted = 0;
     while !callers.is_empty() {
         shim.set_time(AFTER_MONTH_START_MS + steps.next().expect("a circle") * HOUR_MS);
         tokio::time::sleep(Duration::from_millis(10)).await;
-        while let Some(served) = callers.try_join_next() {
-            all += served.expect("a caller ends");
+        while let Some(calls) = callers.try_join_next() {
+            admitted += calls.expect("a caller ends");
         }
     }
-    assert_eq!((all, provider.request_count()), (LIMIT, LIMIT));
+    assert_eq!((admitted, provider.request_count()), (LIMIT, LIMIT));
     let usage = tenant.usage().await.at("dailyUsage");
     assert_eq!(usage.at("requestCount").count(), LIMIT as u64, "{usage}");
     assert_eq!(usage.at("date").text(), "2027-03-01", "{usage}");
@@ -153,12 +153,16 @@ async fn a_jumping_clock_serves_exactly_the_limit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_minute_window_ends_after_a_backward_clock_step() {
     let provider = start_upstream().await;
-    let (shim, served) = start_gateway_at(AFTER_MONTH_START_MS, [&provider, &provider]).await;
-    let tenant = served.tenant(FUNDS, r#"{"requestsPerMinuteLimit":5}"#).await;
-    // Three seconds are left of the minute.
+    let (shim, server) = start_gateway_at(AFTER_MONTH_START_MS, [&provider, &provider]).await;
+    let tenant = server.tenant(FUNDS, r#"{"requestsPerMinuteLimit":5}"#).await;
+    // Three seconds before the end of the minute.
     shim.set_time(AFTER_MONTH_START_MS + 2 * MINUTE_MS - 3_000);
-    let (first, refusal) = call_until_refused(&tenant, "requests_per_minute_exceeded").await;
-    assert!(first == 5 && (1..=60).contains(&refusal.retry_after()), "{first} {refusal:?}");
+    let (first_upstream, refusal) =
+        call_until_refused(&tenant, "requests_per_minute_exceeded").await;
+    assert!(
+        first_upstream == 5 && (1..=60).contains(&refusal.retry_after()),
+        "{first_upstream} {refusal:?}"
+    );
     shim.set_time(AFTER_MONTH_START_MS - 2 * HOUR_MS);
     let again = plain_call(&tenant).await;
     again.assert_error(429, &["requests_per_minute_exceeded"]);
@@ -171,28 +175,28 @@ async fn a_minute_window_ends_after_a_backward_clock_step() {
     tenant.assert_settled().await;
 }
 
-/// Opens so many streams of that model, each to its first piece.
+/// Opens streams of this model, each to its first piece.
 async fn open_streams(tenant: &Tenant, model: &str, streams: u64) -> Vec<Response> {
     let mut opening = JoinSet::new();
     let mut open = Vec::new();
     for _ in 0..streams {
         if opening.len() == 64 {
-            open.extend(opening.join_next().await.map(|answer| answer.expect("a stream")));
+            open.extend(opening.join_next().await.map(|response| response.expect("a stream")));
         }
         let request = Request::chat(&tenant.key, chat(model, 30, true));
         let proxy = tenant.proxy.clone();
         opening.spawn(async move {
-            let mut answer = request.send(&proxy).await;
-            assert_eq!(answer.status, 200);
-            answer.piece().await.expect("a whole piece").expect("a first event");
-            answer
+            let mut response = request.send(&proxy).await;
+            assert_eq!(response.status, 200);
+            response.piece().await.expect("a whole piece").expect("a first event");
+            response
         });
     }
     open.extend(opening.join_all().await);
     open
 }
 
-/// The day's usage of a tenant: settled requests and tokens, held requests.
+/// Usage of a day: settled requests and tokens, held requests.
 async fn day_usage(tenant: &Tenant, date: Option<&str>) -> [u64; 3] {
     let query = date.map_or(String::new(), |date| format!("?date={date}"));
     let usage = tenant.get(&format!("/api/projects/{}/quota-usage{query}", tenant.project)).await;
@@ -203,14 +207,14 @@ fn counts(part: &Json) -> [u64; 3] {
     ["requestCount", "tokenCount", "heldRequests"].map(|count| part.at(count).count())
 }
 
-/// Begins the month on that day; what is shown of it then.
+/// Sets the reset day; returns the usage of the month that results.
 async fn month_usage_from(tenant: &Tenant, day: u8, limit: u64) -> [u64; 3] {
     let quota = format!(r#"{{"monthlyRequestLimit":{limit},"customResetDay":{day}}}"#);
     tenant.set_quota(&quota).await;
     counts(&tenant.usage().await.at("monthlyUsage"))
 }
 
-/// The reset day goes to and fro while calls come: no more are served than the limit leaves.
+/// Changes the reset day repeatedly during calls: no more calls are admitted than the limit leaves.
 async fn toggle_reset_day_under_calls(tenant: &Tenant, limit: u64, left: usize) {
     let mut calls = JoinSet::new();
     for _ in 0..4 * left {
@@ -220,10 +224,10 @@ async fn toggle_reset_day_under_calls(tenant: &Tenant, limit: u64, left: usize) 
     for day in [28, 15, 28, 15] {
         month_usage_from(tenant, day, limit).await;
     }
-    let told = calls.join_all().await;
-    let served = told.iter().filter(|told| told.status == 200).count();
-    assert_eq!(served, left, "what the limit leaves");
-    for refusal in told.iter().filter(|told| told.status != 200) {
+    let responses = calls.join_all().await;
+    let admitted = responses.iter().filter(|response| response.status == 200).count();
+    assert_eq!(admitted, left, "what the limit leaves");
+    for refusal in responses.iter().filter(|response| response.status != 200) {
         refusal.assert_error(429, &["monthly_requests_exceeded"]);
     }
 }
@@ -232,29 +236,31 @@ async fn toggle_reset_day_under_calls(tenant: &Tenant, limit: u64, left: usize) 
 async fn streams_across_midnight_settle_in_the_period_of_admission() {
     const YESTERDAY: &str = "2027-01-31";
     const LEFT: usize = 5;
-    let asked = std::env::var("METEOR_STREAMS").ok();
-    let all = asked.map_or(STREAMS, |all| all.parse().expect("METEOR_STREAMS is a number"));
-    let (half, limit) = (all / 2, all / 2 * 2 + LEFT as u64);
-    let (first, second) = (start_upstream().await, start_upstream().await);
-    let (shim, mut served) = start_gateway_at(BEFORE_MONTH_END_MS, [&first, &second]).await;
+    let configured = std::env::var("METEOR_STREAMS").ok();
+    let stream_count = configured
+        .map_or(STREAMS, |stream_count| stream_count.parse().expect("METEOR_STREAMS is a number"));
+    let (half, limit) = (stream_count / 2, stream_count / 2 * 2 + LEFT as u64);
+    let (first_upstream, second_upstream) = (start_upstream().await, start_upstream().await);
+    let (shim, mut server) =
+        start_gateway_at(BEFORE_MONTH_END_MS, [&first_upstream, &second_upstream]).await;
     let quota = format!(r#"{{"monthlyRequestLimit":{limit},"customResetDay":15}}"#);
-    let tenant = served.tenant(FUNDS, &quota).await;
-    let mut ending = open_streams(&tenant, "first", half).await;
+    let tenant = server.tenant(FUNDS, &quota).await;
+    let mut finishing = open_streams(&tenant, "first", half).await;
     let orphans = open_streams(&tenant, "second", half).await;
     assert_eq!(day_usage(&tenant, None).await, [0, 0, 2 * half]);
 
     shim.set_time(BEFORE_MONTH_END_MS + 3 * MINUTE_MS);
     assert_eq!(day_usage(&tenant, None).await, [0; 3], "today is another day");
-    first.release();
-    for answer in &mut ending {
-        let (rest, whole) = answer.read_to_end().await;
-        assert!(whole && rest.ends_with(b"[DONE]\n\n"), "it comes to its end");
+    first_upstream.release();
+    for response in &mut finishing {
+        let (rest, whole) = response.read_to_end().await;
+        assert!(whole && rest.ends_with(b"[DONE]\n\n"), "the stream completes");
     }
     let tokens = half * USAGE.total();
     assert_eq!(day_usage(&tenant, Some(YESTERDAY)).await, [half, tokens, 0]);
-    assert_eq!(day_usage(&tenant, None).await, [0; 3], "nothing of it is today's");
+    assert_eq!(day_usage(&tenant, None).await, [0; 3], "nothing is counted today");
 
-    // Whatever the reset day was meanwhile, the sum of the same days is the same.
+    // The reset day may change in between: the sum over the same days stays the same.
     for _ in 0..3 {
         assert_eq!(month_usage_from(&tenant, 1, limit).await, [0; 3], "February");
         for since in [28, 15] {
@@ -270,11 +276,11 @@ async fn streams_across_midnight_settle_in_the_period_of_admission() {
     let today = [left, left * USAGE.total(), 0];
     assert_eq!(day_usage(&tenant, None).await, today);
 
-    served.kill();
-    let served = served.restart().await;
-    let tenant = served.rebind(tenant);
+    server.kill();
+    let server = server.restart().await;
+    let tenant = server.rebind(tenant);
     for mut orphan in orphans {
-        assert!(!orphan.read_to_end().await.1, "its end was not seen");
+        assert!(!orphan.read_to_end().await.1, "the stream is cut");
     }
     assert_eq!(
         day_usage(&tenant, Some(YESTERDAY)).await,

@@ -1,4 +1,4 @@
-//! However a call ends, its place among the calls at once is free again, and only once.
+//! However a call ends, its concurrency slot is freed, and only one time.
 
 use std::time::Instant;
 
@@ -6,10 +6,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::harness::client::{Request, Response};
-use crate::harness::limit_assertions::{LIMITS, Level};
+use crate::harness::limit_assertions::{Level, by_field};
 use crate::harness::openai::chat;
 use crate::harness::scenario_upstream::ScenarioGateway;
-use crate::harness::serve::Place;
+use crate::harness::serve::ConfigDir;
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::Upstream;
 
@@ -20,15 +20,15 @@ const THREE_CONCURRENT: &str = r#"{"concurrentCallsLimit":3}"#;
 /// How a call ends.
 #[derive(Clone, Copy, Debug)]
 enum Ending {
-    /// The client leaves before the answer begins,
+    /// The client disconnects before the response,
     DisconnectBeforeResponse,
-    /// in its midst,
+    /// in the middle of the response,
     DisconnectMidStream,
-    /// or while it still sends.
+    /// or while it sends the request.
     DisconnectMidRequest,
-    /// The client is told so, of a call of that model and bound.
+    /// A call of this model and output limit has this status.
     Status(&'static str, u64, u16),
-    /// The answer of that model begins and breaks.
+    /// The response of this model breaks off.
     BrokenStream(&'static str),
 }
 
@@ -50,7 +50,7 @@ const ENDINGS: [Ending; 14] = [
 ];
 
 impl Ending {
-    /// A call that ends so; what it says is over when it has ended for its client.
+    /// Makes a call that ends in this way; returns after its end.
     async fn run(self, tenant: &Tenant, upstream: &Upstream) {
         match self {
             Self::DisconnectBeforeResponse => {
@@ -58,7 +58,7 @@ impl Ending {
                 let call = tokio::spawn(async move { tenant.call("mute", 20).await.status });
                 upstream.wait_for_requests(reached + 1).await;
                 call.abort();
-                assert!(call.await.is_err(), "it was still open");
+                assert!(call.await.is_err(), "the call was still open");
             }
             Self::DisconnectMidStream => drop(tenant.open_stream(20).await),
             Self::DisconnectMidRequest => {
@@ -67,19 +67,19 @@ impl Ending {
                 stream.write_all(&wire[..wire.len() - 10]).await.expect("sent");
             }
             Self::Status(model, max_tokens, status) => {
-                let told = tenant.call_to_end(model, max_tokens).await;
-                assert_eq!(told.status, status, "{told:?}");
+                let refusal = tenant.call_to_end(model, max_tokens).await;
+                assert_eq!(refusal.status, status, "{refusal:?}");
             }
             Self::BrokenStream(model) => {
-                let mut answer = tenant.call(model, 20).await;
-                assert_eq!(answer.status, 200);
-                assert!(!answer.read_to_end().await.1, "it breaks");
+                let mut response = tenant.call(model, 20).await;
+                assert_eq!(response.status, 200);
+                assert!(!response.read_to_end().await.1, "the response breaks off");
             }
         }
     }
 }
 
-/// Of four calls at once three are served, whichever; then their places are free again.
+/// Asserts that three of four concurrent calls are admitted and their slots are freed.
 async fn assert_three_fit(tenant: &Tenant, upstream: &Upstream) {
     let calls: Vec<_> = (0..4)
         .map(|_| {
@@ -89,25 +89,30 @@ async fn assert_three_fit(tenant: &Tenant, upstream: &Upstream) {
         .collect();
     let (mut open, mut refused) = (Vec::new(), Vec::new());
     for call in calls {
-        let answer = call.await.expect("an answer");
-        if answer.status == 200 { open.push(answer) } else { refused.push(answer) }
+        let response = call.await.expect("a response");
+        if response.status == 200 { open.push(response) } else { refused.push(response) }
     }
-    assert_eq!((open.len(), refused.len()), (3, 1), "{:?}", refused.first().map(|no| no.status));
-    let told = tenant.call_to_end("steady", 20).await;
-    LIMITS[6].assert_refused(Level::Project, &told, (1, 3));
+    assert_eq!(
+        (open.len(), refused.len()),
+        (3, 1),
+        "{:?}",
+        refused.first().map(|response| response.status)
+    );
+    let refusal = tenant.call_to_end("steady", 20).await;
+    by_field("concurrentCallsLimit").assert_refused(Level::Project, &refusal, (1, 3));
     assert_eq!(tenant.concurrency_headroom().await, 0);
     upstream.release();
-    for mut answer in open {
-        assert!(answer.read_to_end().await.1, "it comes to its end");
+    for mut response in open {
+        assert!(response.read_to_end().await.1, "the response completes");
     }
     upstream.stall_again();
-    assert_eq!(tenant.concurrency_headroom().await, 3, "who has seen the end finds the place free");
+    assert_eq!(tenant.concurrency_headroom().await, 3, "the slots are free after the end");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_call_ending_frees_its_concurrency_slot() {
-    let stage = ScenarioGateway::new(FUNDS, THREE_CONCURRENT, Place::new).await;
-    let (tenant, upstream) = (&stage.tenant, &stage.upstream);
+    let gateway = ScenarioGateway::new(FUNDS, THREE_CONCURRENT, ConfigDir::new).await;
+    let (tenant, upstream) = (&gateway.tenant, &gateway.upstream);
     for ending in ENDINGS {
         let what = format!("after {ending:?}");
         tokio::join!(
@@ -119,12 +124,12 @@ async fn every_call_ending_frees_its_concurrency_slot() {
         tenant.assert_settled().await;
         assert_three_fit(tenant, upstream).await;
     }
-    // A place that was given back twice would let a fourth in.
+    // A slot freed twice would admit a fourth call.
     assert_eq!(tenant.concurrency_headroom().await, 3);
     tenant.assert_settled().await;
 }
 
-/// Three calls of which each has begun to be answered.
+/// Opens three calls; returns after the first piece of each.
 async fn open_three(tenant: &Tenant) -> Vec<Response> {
     let mut open = Vec::new();
     for _ in 0..3 {
@@ -134,68 +139,69 @@ async fn open_three(tenant: &Tenant) -> Vec<Response> {
     open
 }
 
-/// Once it has started again, nothing is open or held.
-async fn restart_and_check(stage: ScenarioGateway) -> ScenarioGateway {
-    stage.upstream.stall_again();
-    let stage = stage.restart().await;
-    let tenant = &stage.tenant;
+/// Restarts the gateway and asserts that nothing is open or held.
+async fn restart_and_check(gateway: ScenarioGateway) -> ScenarioGateway {
+    gateway.upstream.stall_again();
+    let gateway = gateway.restart().await;
+    let tenant = &gateway.tenant;
     assert_eq!(tenant.concurrency_headroom().await, 3, "nothing is open after a start");
     tenant.assert_settled().await;
-    assert_three_fit(tenant, &stage.upstream).await;
+    assert_three_fit(tenant, &gateway.upstream).await;
     tenant.assert_settled().await;
-    stage
+    gateway
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_and_shutdown_free_all_concurrency_slots() {
-    let mut stage = ScenarioGateway::new(FUNDS, THREE_CONCURRENT, Place::new).await;
-    let open = open_three(&stage.tenant).await;
-    stage.server.kill();
+    let mut gateway = ScenarioGateway::new(FUNDS, THREE_CONCURRENT, ConfigDir::new).await;
+    let open = open_three(&gateway.tenant).await;
+    gateway.server.kill();
     drop(open);
-    let mut stage = restart_and_check(stage).await;
+    let mut gateway = restart_and_check(gateway).await;
 
-    let open = open_three(&stage.tenant).await;
-    stage.server.terminate();
-    stage.upstream.release();
-    for mut answer in open {
-        assert!(answer.read_to_end().await.1, "a stop lets open calls finish");
+    let open = open_three(&gateway.tenant).await;
+    gateway.server.terminate();
+    gateway.upstream.release();
+    for mut response in open {
+        assert!(response.read_to_end().await.1, "a shutdown lets open calls finish");
     }
-    assert!(stage.server.ended().await.success());
-    let stage = restart_and_check(stage).await;
-    let requests = stage.tenant.usage().await.at("dailyUsage.requestCount").count();
+    assert!(gateway.server.wait_exit().await.success());
+    let gateway = restart_and_check(gateway).await;
+    let requests = gateway.tenant.usage().await.at("dailyUsage.requestCount").count();
     assert_eq!(requests, 4 * 3, "each of them is counted");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_drain_timeout_frees_all_concurrency_slots() {
-    let place = |rows: &str| Place::new(rows).with("METEOR__PROXY__DRAIN_TIMEOUT_MS", "100");
-    let mut stage = ScenarioGateway::new(FUNDS, THREE_CONCURRENT, place).await;
-    let open = open_three(&stage.tenant).await;
-    stage.server.terminate();
-    stage.server.ended().await;
-    for mut answer in open {
-        assert!(!answer.read_to_end().await.1, "a broken answer is no clean end");
+    let config_dir =
+        |rows: &str| ConfigDir::new(rows).with_env("METEOR__PROXY__DRAIN_TIMEOUT_MS", "100");
+    let mut gateway = ScenarioGateway::new(FUNDS, THREE_CONCURRENT, config_dir).await;
+    let open = open_three(&gateway.tenant).await;
+    gateway.server.terminate();
+    gateway.server.wait_exit().await;
+    for mut response in open {
+        assert!(!response.read_to_end().await.1, "a cut response has no clean end");
     }
-    let stage = restart_and_check(stage).await;
-    let requests = stage.tenant.usage().await.at("dailyUsage.requestCount").count();
+    let gateway = restart_and_check(gateway).await;
+    let requests = gateway.tenant.usage().await.at("dailyUsage.requestCount").count();
     assert_eq!(requests, 2 * 3, "each of them is counted");
 }
 
-/// An error of the provider is free; but while its body is still coming, its call is open.
+/// An upstream error is free of charge; but its call stays open until its body is complete.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unfinished_error_body_occupies_a_concurrency_slot() {
-    let stage = ScenarioGateway::new(FUNDS, THREE_CONCURRENT, Place::new).await;
-    let (tenant, upstream) = (&stage.tenant, &stage.upstream);
+    let gateway = ScenarioGateway::new(FUNDS, THREE_CONCURRENT, ConfigDir::new).await;
+    let (tenant, upstream) = (&gateway.tenant, &gateway.upstream);
     let mut open = Vec::new();
     for _ in 0..3 {
-        let answer = tenant.call("verbose", 20).await;
-        assert_eq!(answer.status, 500);
-        open.push(answer);
+        let response = tenant.call("verbose", 20).await;
+        assert_eq!(response.status, 500);
+        open.push(response);
     }
-    assert_eq!(tenant.concurrency_headroom().await, 0, "three are open at the provider");
+    assert_eq!(tenant.concurrency_headroom().await, 0, "three calls are open at the upstream");
     upstream.release();
-    for mut answer in open {
-        assert!(answer.read_to_end().await.1);
+    for mut response in open {
+        assert!(response.read_to_end().await.1);
     }
     assert_eq!(tenant.concurrency_headroom().await, 3);
     tenant.assert_settled().await;

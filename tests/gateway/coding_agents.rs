@@ -1,11 +1,11 @@
-//! What a coding client demands of a gateway, beyond bodies that pass unmodified.
+//! What coding agents require of a gateway, in addition to unmodified bodies.
 
 use std::time::Duration;
 
 use crate::harness::anthropic;
 use crate::harness::client::Request;
 use crate::harness::openai::Usage;
-use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::serve::{ConfigDir, Server, model, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Plan, ReceivedRequest, Step, Upstream};
 
@@ -15,17 +15,17 @@ const CHAT_WITHOUT_USAGE: &str = r#"{"model":"gpt-a","stream":true,"messages":[]
 const CHAT: &str =
     r#"{"model":"gpt-a","stream":true,"stream_options":{"include_usage":true},"messages":[]}"#;
 
-async fn start_gateway(provider: &Upstream) -> (Served, Tenant) {
+async fn start_gateway(provider: &Upstream) -> (Server, Tenant) {
     let rows = upstream("all", &provider.url)
         + "dialects = [\"openai\", \"anthropic\", \"gemini\"]\n"
         + &model("claude-a", "upstream = \"all\"")
         + &model("gpt-a", "upstream = \"all\"");
-    let served = Served::start(Place::new(&rows)).await;
-    let tenant = served.tenant(1_000_000_000, "{}").await;
-    (served, tenant)
+    let server = Server::start(ConfigDir::new(&rows)).await;
+    let tenant = server.tenant(1_000_000_000, "{}").await;
+    (server, tenant)
 }
 
-/// The request as such a client makes it, with its key in either place.
+/// The request as a coding agent sends it, with its key in either header.
 fn as_coding_agent(request: Request, key: &str, as_bearer: bool) -> Request {
     let request = request
         .header("anthropic-version", "2023-06-01")
@@ -40,20 +40,20 @@ fn as_coding_agent(request: Request, key: &str, as_bearer: bool) -> Request {
 
 fn anthropic_reply(seen: &ReceivedRequest) -> Plan {
     let mut plan = anthropic::reply(seen, USAGE, Duration::ZERO);
-    plan.headers.push(("x-of-tomorrow", "kept".to_owned()));
+    plan.headers.push(("x-future-header", "kept".to_owned()));
     plan
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn coding_agent_calls_work_with_either_key_header() {
     let provider = Upstream::start(anthropic_reply).await;
-    let (_served, tenant) = start_gateway(&provider).await;
+    let (_server, tenant) = start_gateway(&provider).await;
     for as_bearer in [true, false] {
         for target in ["/v1/messages?beta=true", "/v1/messages/count_tokens?beta=true"] {
             let request = as_coding_agent(Request::post(target, MESSAGE), &tenant.key, as_bearer);
-            let answer = request.send(&tenant.proxy).await;
-            assert_eq!(answer.status, 200, "{target}");
-            assert_eq!(answer.header("x-of-tomorrow"), Some("kept"));
+            let response = request.send(&tenant.proxy).await;
+            assert_eq!(response.status, 200, "{target}");
+            assert_eq!(response.header("x-future-header"), Some("kept"));
             let seen = provider.requests().pop().expect("the call");
             assert_eq!((&*seen.target, &*seen.body), (target, MESSAGE));
             for (name, value) in [
@@ -71,21 +71,21 @@ async fn coding_agent_calls_work_with_either_key_header() {
                 assert_eq!(seen.header(name), value, "{name}");
             }
             let plan = anthropic_reply(&seen);
-            let kept = plan.headers.iter().find(|(name, _)| *name == "content-type");
-            assert_eq!(answer.header("content-type"), kept.map(|(_, value)| &**value));
-            answer.text().await;
+            let content_type = plan.headers.iter().find(|(name, _)| *name == "content-type");
+            assert_eq!(response.header("content-type"), content_type.map(|(_, value)| &**value));
+            response.text().await;
         }
         let request =
             as_coding_agent(Request::get("/v1/models?limit=1000"), &tenant.key, as_bearer);
-        let told = request.send(&tenant.proxy).await.json().await;
-        assert_eq!(told.at("data").list()[0].at("type").text(), "model", "{told}");
-        assert!(!told.at("has_more").is_true());
+        let list = request.send(&tenant.proxy).await.json().await;
+        assert_eq!(list.at("data").list()[0].at("type").text(), "model", "{list}");
+        assert!(!list.at("has_more").is_true());
     }
-    assert_eq!(provider.request_count(), 4, "models are told by the gateway");
+    assert_eq!(provider.request_count(), 4, "the gateway lists models itself");
     tenant.assert_settled().await;
 }
 
-/// A stream that says nothing else for as long as nobody lets it go on.
+/// The stream stalls after a ping or comment until released.
 #[tokio::test(flavor = "multi_thread")]
 async fn pings_and_comments_pass_before_the_next_event() {
     const START: &str = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":10,\"output_tokens\":1}}}\n\n";
@@ -93,12 +93,12 @@ async fn pings_and_comments_pass_before_the_next_event() {
     const CHUNK: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n";
     const DONE: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":1}}\n\ndata: [DONE]\n\n";
     const PING: &str = "event: ping\ndata: {\"type\": \"ping\"}\n\n";
-    let crlf = |text: &str| text.replace('\n', "\r\n");
+    let with_crlf = |text: &str| text.replace('\n', "\r\n");
     let (messages, chat) = ("/v1/messages?beta=true", "/v1/chat/completions");
     for (target, body, pieces) in [
         (messages, MESSAGE, [START, PING, DELTA].map(str::to_owned)),
         (messages, MESSAGE, [PING, PING, DELTA].map(str::to_owned)),
-        (messages, MESSAGE, [START, PING, DELTA].map(crlf)),
+        (messages, MESSAGE, [START, PING, DELTA].map(with_crlf)),
         (messages, MESSAGE, [START, ": keep-alive\n\n", DELTA].map(str::to_owned)),
         (messages, MESSAGE, [START, ":\n", DELTA].map(str::to_owned)),
         (chat, CHAT, [CHUNK, ": PROCESSING\n\n", DONE].map(str::to_owned)),
@@ -112,21 +112,21 @@ async fn pings_and_comments_pass_before_the_next_event() {
             Plan::stream(sent.clone(), Duration::ZERO).insert_step(2, Step::Stall)
         })
         .await;
-        let (_served, tenant) = start_gateway(&provider).await;
+        let (_server, tenant) = start_gateway(&provider).await;
         let request = as_coding_agent(Request::post(target, body), &tenant.key, true);
-        let mut answer = request.send(&tenant.proxy).await;
-        let (mut came, wanted) = (Vec::new(), pieces[..2].concat());
-        while came.len() < wanted.len() {
-            let piece = answer.piece().await;
+        let mut response = request.send(&tenant.proxy).await;
+        let (mut received, expected) = (Vec::new(), pieces[..2].concat());
+        while received.len() < expected.len() {
+            let piece = response.piece().await;
             let piece = piece.unwrap_or_else(|fault| panic!("{target} {pieces:?}: {fault}"));
-            came.extend(piece.expect("more to come"));
+            received.extend(piece.expect("more to come"));
         }
-        assert_eq!(String::from_utf8_lossy(&came), wanted);
+        assert_eq!(String::from_utf8_lossy(&received), expected);
         provider.release();
-        let (rest, whole) = answer.read_to_end().await;
-        assert!(whole, "{pieces:?}");
-        let stripped = if body == CHAT_WITHOUT_USAGE { "data: [DONE]\n\n" } else { &pieces[2] };
-        assert_eq!(String::from_utf8_lossy(&rest), stripped);
+        let (rest, complete) = response.read_to_end().await;
+        assert!(complete, "{pieces:?}");
+        let expected_end = if body == CHAT_WITHOUT_USAGE { "data: [DONE]\n\n" } else { &pieces[2] };
+        assert_eq!(String::from_utf8_lossy(&rest), expected_end);
         tenant.assert_settled().await;
     }
 }

@@ -1,5 +1,5 @@
-//! Prices, models, quotas and keys that are edited under calls in flight: a call is settled by what
-//! was in force when it was admitted, and nothing that was edited away comes back.
+//! Changes of prices, models, quotas and keys during calls: a call settles by the configuration in
+//! force at its admission, and removed settings do not come back.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::harness::json::Json;
 use crate::harness::limit_assertions::FullResponse;
 use crate::harness::openai::{Usage, WORDS, chat, completion, events};
 use crate::harness::price::{GPT_4O, GPT_4O_MINI, Price};
-use crate::harness::serve::{Place, Served, upstream};
+use crate::harness::serve::{ConfigDir, Server, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Plan, Upstream};
 
@@ -19,7 +19,7 @@ const USAGE: Usage = Usage { prompt: 9, completion: 3, cached: 0, reasoning: 0 }
 const CALLERS: usize = 200;
 const FUNDS: i128 = 1_000_000_000_000;
 
-/// What the file says: the prices of its models, and whether there is a second one.
+/// A version of the configuration: the prices, and whether there is a second model.
 struct ConfigVersion {
     price: &'static Price,
     prices: &'static str,
@@ -29,31 +29,31 @@ struct ConfigVersion {
 const CHEAP: &str = r#"{ inputTokens = "0.15", outputTokens = "0.60" }"#;
 const EXPENSIVE: &str = r#"{ inputTokens = "2.50", outputTokens = "10.00" }"#;
 
-/// What it says in turn.
+/// The versions, applied in turn.
 const VERSIONS: [ConfigVersion; 3] = [
     ConfigVersion { price: &GPT_4O_MINI, prices: CHEAP, has_second_model: true },
     ConfigVersion { price: &GPT_4O, prices: EXPENSIVE, has_second_model: true },
     ConfigVersion { price: &GPT_4O, prices: EXPENSIVE, has_second_model: false },
 ];
 
-/// How many edits there are.
+/// Number of edits.
 fn edit_count() -> usize {
     std::env::var("METEOR_EDITS").map_or(90, |edits| edits.parse().expect("a number of edits"))
 }
 
-fn config_rows(provider: &Upstream, text: &ConfigVersion) -> String {
+fn config_rows(provider: &Upstream, version: &ConfigVersion) -> String {
     let row = |id: &str| {
-        let prices = text.prices;
+        let prices = version.prices;
         format!(
             "[[models]]\nid = \"{id}\"\nupstream = \"fake\"\nmax_output_tokens = 100\n\
              prices = {prices}\n"
         )
     };
-    let second = if text.has_second_model { row("second") } else { String::new() };
+    let second = if version.has_second_model { row("second") } else { String::new() };
     upstream("fake", &provider.url) + &row("first") + &second
 }
 
-/// Even while one text is in force, odd while another follows it.
+/// Even while one version is in force, odd while it is being replaced.
 #[derive(Default)]
 struct EditClock(AtomicUsize);
 
@@ -67,7 +67,7 @@ impl EditClock {
     }
 }
 
-/// A call that was served: its id, and the clock before it was sent and when its head had come.
+/// A completed call: its id, and the clock before it was sent and after its head arrived.
 struct ServedCall {
     id: String,
     from: usize,
@@ -80,34 +80,37 @@ async fn call_until_stopped(
     clock: Arc<EditClock>,
     stop: Arc<AtomicBool>,
 ) -> (Vec<ServedCall>, usize) {
-    let (mut served, mut refused) = (Vec::new(), 0);
+    let (mut server, mut refused) = (Vec::new(), 0);
     while !stop.load(Ordering::Relaxed) {
         let from = clock.read();
         let request = Request::chat(&tenant.key, chat(model, 30, true));
-        let mut answer = request.send(&tenant.proxy).await;
+        let mut response = request.send(&tenant.proxy).await;
         let to = clock.read();
-        match answer.status {
+        match response.status {
             200 => {
-                assert!(answer.read_to_end().await.1, "an open call ends, whatever is edited");
-                served.push(ServedCall { id: answer.id(), from, to });
+                assert!(
+                    response.read_to_end().await.1,
+                    "an open call completes whatever is edited"
+                );
+                server.push(ServedCall { id: response.id(), from, to });
             }
             404 if model == "second" => refused += 1,
             401 | 429 => refused += 1,
-            status => panic!("{status}: {}", answer.text().await),
+            status => panic!("{status}: {}", response.text().await),
         }
-        if answer.status != 200 {
+        if response.status != 200 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
-    (served, refused)
+    (server, refused)
 }
 
-/// Sends one edit after the other; which text was in force while the clock showed 0, 2, 4, …
+/// Applies the edits; returns the version in force at clock 0, 2, 4, …
 async fn apply_edits(
-    (place, provider): (&Place, &Upstream),
+    (config_dir, provider): (&ConfigDir, &Upstream),
     tenant: &Tenant,
     clock: &EditClock,
-    text: impl Fn(&str) -> String,
+    config_with: impl Fn(&str) -> String,
 ) -> Vec<usize> {
     let mut in_force = vec![0];
     for edit in 1..=edit_count() {
@@ -115,7 +118,8 @@ async fn apply_edits(
             0 => {
                 let next = edit / 3 % VERSIONS.len();
                 clock.tick();
-                place.write("gateway.toml", &text(&config_rows(provider, &VERSIONS[next])));
+                config_dir
+                    .write("gateway.toml", &config_with(&config_rows(provider, &VERSIONS[next])));
                 tenant.post("/api/platform/reload", "").await;
                 clock.tick();
                 in_force.push(next);
@@ -131,8 +135,8 @@ async fn apply_edits(
                 let enabled = edit % 2 == 0;
                 let path = tenant.key_path("second").await;
                 let body = format!(r#"{{"enabled":{enabled}}}"#);
-                let answer = tenant.send(Request::put(&path, body)).await;
-                assert_eq!(answer.status, 200);
+                let response = tenant.send(Request::put(&path, body)).await;
+                assert_eq!(response.status, 200);
             }
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -142,8 +146,8 @@ async fn apply_edits(
 
 async fn assert_refused(tenant: &Tenant, status: u16) {
     let request = Request::chat(&tenant.key, chat("first", 30, true));
-    let told = FullResponse::read(request.send(&tenant.proxy).await).await;
-    assert_eq!(told.status, status, "an edit that was answered is in force: {told:?}");
+    let response = FullResponse::read(request.send(&tenant.proxy).await).await;
+    assert_eq!(response.status, status, "a confirmed edit is in force: {response:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,43 +155,48 @@ async fn calls_settle_at_the_configuration_of_their_admission() {
     let provider =
         Upstream::start(|_| Plan::stream(events(WORDS, Some(USAGE)), Duration::from_millis(30)))
             .await;
-    let place =
-        Place::new(&config_rows(&provider, &VERSIONS[0])).with("METEOR__PROXY__WORKERS", "2");
-    let whole = std::fs::read_to_string(place.path("gateway.toml")).expect("the file");
-    let own = whole.replace(&config_rows(&provider, &VERSIONS[0]), "");
-    let served = Served::start(place.clone()).await;
-    let tenant = served.tenant(FUNDS, "{}").await;
+    let config_dir =
+        ConfigDir::new(&config_rows(&provider, &VERSIONS[0])).with("METEOR__PROXY__WORKERS", "2");
+    let file_text = std::fs::read_to_string(config_dir.path("gateway.toml")).expect("the file");
+    let other_settings = file_text.replace(&config_rows(&provider, &VERSIONS[0]), "");
+    let server = Server::start(config_dir.clone()).await;
+    let tenant = server.tenant(FUNDS, "{}").await;
     let other =
-        Tenant { key: tenant.create_key(&served, r#"{"name":"second"}"#).await, ..tenant.clone() };
+        Tenant { key: tenant.create_key(&server, r#"{"name":"second"}"#).await, ..tenant.clone() };
 
     let (clock, stop) = (Arc::new(EditClock::default()), Arc::new(AtomicBool::new(false)));
     let callers: Vec<_> = (0..CALLERS)
         .map(|n| {
-            let who = if n % 4 == 0 { other.clone() } else { tenant.clone() };
+            let caller_tenant = if n % 4 == 0 { other.clone() } else { tenant.clone() };
             let model = if n % 3 == 0 { "second" } else { "first" };
-            tokio::spawn(call_until_stopped(who, model, Arc::clone(&clock), Arc::clone(&stop)))
+            tokio::spawn(call_until_stopped(
+                caller_tenant,
+                model,
+                Arc::clone(&clock),
+                Arc::clone(&stop),
+            ))
         })
         .collect();
-    let text = |rows: &str| format!("{own}{rows}");
-    let in_force = apply_edits((&place, &provider), &tenant, &clock, text).await;
+    let config_with = |rows: &str| format!("{other_settings}{rows}");
+    let in_force = apply_edits((&config_dir, &provider), &tenant, &clock, config_with).await;
     tenant.set_quota("{}").await;
     stop.store(true, Ordering::Relaxed);
     let (mut calls, mut refusals) = (Vec::new(), 0);
     for caller in callers {
-        let (served, refused) = caller.await.expect("a caller ends");
-        calls.extend(served);
+        let (server, refused) = caller.await.expect("a caller ends");
+        calls.extend(server);
         refusals += refused;
     }
     tenant.assert_settled().await;
     assert!(CALLERS < calls.len() && 0 < refusals, "{} and {refusals}", calls.len());
 
     let records = tenant.records().await;
-    let paid: HashMap<String, i128> = records
+    let debits: HashMap<String, i128> = records
         .iter()
         .filter(|record| record.at("type").text() == "Consume")
         .map(|record| (record.at("requestLogId").text(), record.at("amount").nano()))
         .collect();
-    assert_eq!(paid.len(), calls.len(), "whoever was served has paid");
+    assert_eq!(debits.len(), calls.len(), "every completed call has a debit");
     let is_debit = |record: &&Json| record.at("type").text() == "Consume";
     let consumed: Vec<&Json> = records.iter().filter(is_debit).collect();
     let versions: HashSet<String> =
@@ -198,21 +207,26 @@ async fn calls_settle_at_the_configuration_of_their_admission() {
         lists.insert(version, Price::from_list(&list).cost(USAGE));
     }
     for record in consumed {
-        let again = lists[&record.at("priceVersion").text()];
-        assert_eq!(again, record.at("amount").nano(), "computed again by what it names");
+        let recomputed = lists[&record.at("priceVersion").text()];
+        assert_eq!(
+            recomputed,
+            record.at("amount").nano(),
+            "the named price list gives the same cost"
+        );
     }
     let mut certain = 0;
     for call in &calls {
-        let may = in_force[call.from / 2..=(call.to.div_ceil(2)).min(in_force.len() - 1)]
+        let possible_costs = in_force
+            [call.from / 2..=(call.to.div_ceil(2)).min(in_force.len() - 1)]
             .iter()
-            .map(|text| VERSIONS[*text].price.cost(USAGE));
-        let (may, amount) = (may.collect::<Vec<_>>(), paid[&call.id]);
-        assert!(may.contains(&amount), "{amount} while {}..={}", call.from, call.to);
-        certain += usize::from(may.len() == 1);
+            .map(|version| VERSIONS[*version].price.cost(USAGE));
+        let (possible_costs, amount) = (possible_costs.collect::<Vec<_>>(), debits[&call.id]);
+        assert!(possible_costs.contains(&amount), "{amount} while {}..={}", call.from, call.to);
+        certain += usize::from(possible_costs.len() == 1);
     }
     assert!(calls.len() / 4 < certain, "{certain} of {}", calls.len());
     println!(
-        "{} edits, {} calls, {certain} under one text, {refusals} refused",
+        "{} edits, {} calls, {certain} under one version, {refusals} refused",
         edit_count(),
         calls.len()
     );
@@ -221,30 +235,30 @@ async fn calls_settle_at_the_configuration_of_their_admission() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_invalid_configuration_file_changes_nothing() {
     let provider = Upstream::start(|_| Plan::json(200, completion(USAGE))).await;
-    let place = Place::new(&config_rows(&provider, &VERSIONS[0]));
-    let whole = std::fs::read_to_string(place.path("gateway.toml")).expect("the file");
-    let served = Served::start(place.clone()).await;
-    let tenant = served.tenant(FUNDS, "{}").await;
-    for (text, told) in [
-        (whole.replace("0.15", "minus"), "inputTokens"),
-        (whole.replace("\"fake\"\nmax", "\"fale\"\nmax"), "fale"),
-        (format!("[money]\ncurrency = \"EUR\"\n{whole}"), "currency"),
+    let config_dir = ConfigDir::new(&config_rows(&provider, &VERSIONS[0]));
+    let file_text = std::fs::read_to_string(config_dir.path("gateway.toml")).expect("the file");
+    let server = Server::start(config_dir.clone()).await;
+    let tenant = server.tenant(FUNDS, "{}").await;
+    for (text, expected_text) in [
+        (file_text.replace("0.15", "minus"), "inputTokens"),
+        (file_text.replace("\"fake\"\nmax", "\"fale\"\nmax"), "fale"),
+        (format!("[money]\ncurrency = \"EUR\"\n{file_text}"), "currency"),
     ] {
-        place.write("gateway.toml", &text.replace("0.60", "9.00"));
-        let answer = tenant.send(Request::post("/api/platform/reload", "")).await;
-        let status = answer.status;
-        let error = answer.json().await.at("error");
+        config_dir.write("gateway.toml", &text.replace("0.60", "9.00"));
+        let response = tenant.send(Request::post("/api/platform/reload", "")).await;
+        let status = response.status;
+        let error = response.json().await.at("error");
         assert_eq!(
             (status, &*error.at("reason").text()),
             (409, "invalid_configuration"),
             "{error}"
         );
-        assert!(error.at("message").text().contains(told), "{error}");
+        assert!(error.at("message").text().contains(expected_text), "{error}");
         let call = Request::chat(&tenant.key, chat("first", 30, false)).send(&tenant.proxy).await;
         let (status, id) = (call.status, call.id());
         assert_eq!(status, 200);
         assert!(call.text().await.contains("choices"));
         let amount = tenant.debit(&id).await.at("amount").nano();
-        assert_eq!(amount, GPT_4O_MINI.cost(USAGE), "the price is as it was");
+        assert_eq!(amount, GPT_4O_MINI.cost(USAGE), "the price is unchanged");
     }
 }

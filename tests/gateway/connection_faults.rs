@@ -1,5 +1,5 @@
-//! What a provider or a client can do wrong at the seams of a call, each with what it must not do
-//! to the books.
+//! Connection faults of upstreams and clients at critical points of a call, and their effect on
+//! billing.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -36,7 +36,7 @@ async fn a_request_read_by_the_upstream_is_never_resent() {
         reply(seen, USAGE, Duration::from_millis(50))
     })
     .await;
-    // Many at once, so that many connections are idle afterwards.
+    // Concurrent calls, so that several connections are idle afterwards.
     let calls = (0..8).map(|_| {
         let request = Request::chat(&tenant.key, chat(MODEL, 9, false));
         let proxy = gateway.proxy.clone();
@@ -47,29 +47,29 @@ async fn a_request_read_by_the_upstream_is_never_resent() {
     }
     let before = upstream.request_count();
     DIES.store(true, Ordering::SeqCst);
-    let answer = Request::chat(&tenant.key, chat(MODEL, 9, false)).send(&gateway.proxy).await;
-    assert_eq!(answer.status, 502);
-    assert_eq!(upstream.request_count() - before, 1, "it may have acted on what it read");
+    let response = Request::chat(&tenant.key, chat(MODEL, 9, false)).send(&gateway.proxy).await;
+    assert_eq!(response.status, 502);
+    assert_eq!(upstream.request_count() - before, 1, "the upstream may have acted on the request");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_response_broken_before_its_first_byte_fails() {
     for stream in [false, true] {
         let (_upstream, gateway, tenant) = start_gateway(move |_| {
-            // A head that promises a hundred bytes and, with it, the end of the connection.
+            // A head with a content-length of 100 bytes, followed by the end of the connection.
             let steps = vec![Step::Send(Vec::new()), Step::Cut, Step::Send(vec![b' '; 100])];
-            let kind = if stream { "text/event-stream" } else { "application/json" };
-            let headers = vec![("content-type", kind.to_owned())];
+            let content_type = if stream { "text/event-stream" } else { "application/json" };
+            let headers = vec![("content-type", content_type.to_owned())];
             Plan { status: 200, headers, chunked: false, steps }
         })
         .await;
         let request = Request::chat(&tenant.key, chat(MODEL, 9, stream));
-        // The head may be lost with the rest; what must not come is an end.
-        if let Ok(mut answer) = request.try_send(&gateway.proxy).await {
-            let (bytes, whole) = answer.read_to_end().await;
-            assert!(bytes.is_empty() && !whole, "the client is not told that this is all");
+        // The head may be lost as well; what must not arrive is a clean end.
+        if let Ok(mut response) = request.try_send(&gateway.proxy).await {
+            let (bytes, complete) = response.read_to_end().await;
+            assert!(bytes.is_empty() && !complete, "the client sees no clean end");
         }
-        let logs = eventually("the call stands in the log", async || {
+        let logs = eventually("the call is in the log", async || {
             Some(tenant.logs().await).filter(|logs| !logs.is_empty())
         })
         .await;
@@ -85,12 +85,12 @@ async fn a_response_without_a_body_completes_the_call() {
     let (upstream, gateway, tenant) = start_gateway(|_| Plan::json(200, "")).await;
     for round in 1..=3 {
         let request = Request::chat(&tenant.key, chat(MODEL, 9, false));
-        let answer = request.send(&gateway.proxy).await;
-        assert_eq!(answer.status, 200);
-        let log = tenant.log(&answer.id()).await;
+        let response = request.send(&gateway.proxy).await;
+        assert_eq!(response.status, 200);
+        let log = tenant.log(&response.id()).await;
         assert_eq!(log.at("outcome").text(), "Completed", "{log}");
         assert_eq!(upstream.request_count(), round);
-        tenant.debit(&answer.id()).await;
+        tenant.debit(&response.id()).await;
     }
     tenant.assert_settled().await;
 }
@@ -106,9 +106,9 @@ async fn the_last_byte_of_a_response_follows_its_debit() {
     })
     .await;
     let request = Request::chat(&tenant.key, chat(MODEL, 9, false));
-    let answer = request.send(&gateway.proxy).await;
-    let id = answer.id();
-    assert_eq!(answer.text().await, text);
+    let response = request.send(&gateway.proxy).await;
+    let id = response.id();
+    assert_eq!(response.text().await, text);
     assert_eq!(tenant.debit(&id).await.at("settledBy").text(), "usage");
 }
 
@@ -118,14 +118,14 @@ async fn a_split_terminator_passes_unmodified() {
     let end = pieces.pop().expect("a terminator");
     let (line, blank) = end.split_at(end.len() - 1);
     pieces.extend([line.to_owned(), blank.to_owned()]);
-    let whole = pieces.concat();
+    let complete = pieces.concat();
     let (_upstream, gateway, tenant) =
         start_gateway(move |_| Plan::stream(pieces.clone(), Duration::from_millis(20))).await;
     let body = chat(MODEL, 9, true);
-    let asking = body.replacen('{', r#"{"stream_options":{"include_usage":true},"#, 1);
-    let answer = Request::chat(&tenant.key, asking).send(&gateway.proxy).await;
-    let id = answer.id();
-    assert_eq!(answer.text().await, whole);
+    let with_usage = body.replacen('{', r#"{"stream_options":{"include_usage":true},"#, 1);
+    let response = Request::chat(&tenant.key, with_usage).send(&gateway.proxy).await;
+    let id = response.id();
+    assert_eq!(response.text().await, complete);
     assert_eq!(tenant.debit(&id).await.at("settledBy").text(), "usage");
 }
 
@@ -152,9 +152,10 @@ async fn a_key_revoked_during_the_body_is_refused() {
     let (head, tail) = wire.split_at(wire.len() - 10);
     let mut stream = TcpStream::connect(&gateway.proxy).await.expect("a connection");
     stream.write_all(head).await.expect("sent");
-    // Answered on another connection after the head was read: the gateway knows the key by now.
-    let answer = Request::chat(&tenant.key, chat(MODEL, 9, false)).send(&gateway.proxy).await;
-    assert_eq!(answer.status, 200);
+    // A call on another connection completes after this head was read, so the gateway has looked up
+    // the key.
+    let response = Request::chat(&tenant.key, chat(MODEL, 9, false)).send(&gateway.proxy).await;
+    assert_eq!(response.status, 200);
     let keys = tenant.get(&format!("/api/projects/{}/api-keys", tenant.project)).await;
     for key in keys.at("data").list() {
         let path = format!("/api/projects/{}/api-keys/{}", tenant.project, key.at("id").text());
@@ -162,9 +163,9 @@ async fn a_key_revoked_during_the_body_is_refused() {
         assert_eq!(revoked.status, 200);
     }
     stream.write_all(tail).await.expect("sent");
-    let mut told = [0; 12];
-    stream.read_exact(&mut told).await.expect("an answer");
-    assert_eq!(&told, b"HTTP/1.1 401");
+    let mut status_line = [0; 12];
+    stream.read_exact(&mut status_line).await.expect("a response");
+    assert_eq!(&status_line, b"HTTP/1.1 401");
     assert_eq!(upstream.request_count(), 1);
 }
 
@@ -180,17 +181,17 @@ async fn http_1_0_responses_are_relayed_as_http_1_1() {
             let mut request = [0; 4096];
             let read = socket.read(&mut request).await.unwrap_or_default();
             assert_ne!(read, 0, "a request");
-            // The end of such an answer is the end of its connection.
+            // Such a response ends with its connection.
             socket.write_all(wire.as_bytes()).await.expect("sent");
         }
     });
     let gateway = Gateway::with_upstream(&upstream).await;
     let tenant = Tenant::new(&gateway, 1_000_000_000, "{}").await;
     let body = chat(MODEL, 9, true);
-    let asking = body.replacen('{', r#"{"stream_options":{"include_usage":true},"#, 1);
-    let answer = Request::chat(&tenant.key, asking).send(&gateway.proxy).await;
-    assert_eq!(answer.header("transfer-encoding"), Some("chunked"));
-    let id = answer.id();
-    assert_eq!(answer.text().await, stream);
+    let with_usage = body.replacen('{', r#"{"stream_options":{"include_usage":true},"#, 1);
+    let response = Request::chat(&tenant.key, with_usage).send(&gateway.proxy).await;
+    assert_eq!(response.header("transfer-encoding"), Some("chunked"));
+    let id = response.id();
+    assert_eq!(response.text().await, stream);
     assert_eq!(tenant.debit(&id).await.at("settledBy").text(), "usage");
 }

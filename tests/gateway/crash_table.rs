@@ -1,11 +1,11 @@
-//! The table of crashes: for each point what has been seen, and what stands in the ledger after the
-//! next start. `docs/crash-safety.md` is written from it, and `points` proves each row.
+//! The crash table: for each crash point, what was observed and what the ledger contains after a
+//! restart. The documentation page is generated from it, and `crash_points` proves each row.
 
 use crate::harness::process::meteor_command;
 use crate::harness::random_callers::CallPlan;
 use crate::harness::reconcile::CallState;
 
-/// What makes a gateway pass the point.
+/// What makes a gateway reach the crash point.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Trigger {
     Call(CallPlan),
@@ -13,33 +13,33 @@ pub enum Trigger {
     ManyCalls,
     Recharge,
     Refund,
-    /// Both, in lives of their own.
+    /// A recharge and a refund, in separate runs.
     AnyPayment,
-    /// A start that finds calls open.
+    /// A restart that finds open calls.
     Start,
 }
 
-/// What its client has seen.
+/// What the client has seen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ClientSees {
     Nothing,
     NoEnd,
     MaybeEnd,
-    /// Of the admin API: no answer.
+    /// No response of the admin API.
     NoResponse,
 }
 
-/// What stands in the ledger.
+/// What the ledger contains.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LedgerState {
     Call(&'static [CallState]),
-    /// Whether the payment does.
+    /// True if the payment is recorded.
     Payment(bool),
-    /// Every call that was open has ended.
+    /// Every open call is settled.
     Orphans,
 }
 
-/// Whether the provider has seen the call.
+/// Whether the call reached the upstream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum UpstreamSees {
     NotReached,
@@ -49,13 +49,13 @@ pub enum UpstreamSees {
 
 pub struct CrashCase {
     pub point: &'static str,
-    /// When the process dies there.
+    /// The state in which the process dies.
     pub when: &'static str,
     pub trigger: Trigger,
     pub upstream: UpstreamSees,
     pub client: ClientSees,
     pub ledger: LedgerState,
-    /// The most passings that a life under load can be asked for.
+    /// The highest passing that one run under load can reach.
     pub passings_max: u64,
 }
 
@@ -64,15 +64,15 @@ const UNLIMITED: u64 = u64::MAX;
 const fn call_case(
     point: &'static str,
     when: &'static str,
-    way: CallPlan,
-    told: Expected,
+    plan: CallPlan,
+    expected: Expected,
 ) -> CrashCase {
-    let (provider, client, states) = told;
+    let (provider, client, states) = expected;
     let ledger = LedgerState::Call(states);
     CrashCase {
         point,
         when,
-        trigger: Trigger::Call(way),
+        trigger: Trigger::Call(plan),
         upstream: provider,
         client,
         ledger,
@@ -111,22 +111,32 @@ const BATCHED: Expected =
     (UpstreamSees::Reached, ClientSees::MaybeEnd, &[CallState::Void, CallState::Usage]);
 
 pub const CRASH_CASES: [CrashCase; 22] = [
-    call_case("hold-appended", "the hold is in memory, and not written", CallPlan::Stream, ABSENT),
-    call_case("hold-written", "the hold is written, and nothing sent", CallPlan::Stream, UNSENT),
+    call_case("hold-appended", "the hold is in memory and not written", CallPlan::Stream, ABSENT),
+    call_case("hold-written", "the hold is written and nothing is sent", CallPlan::Stream, UNSENT),
     call_case(
         "forwarding",
-        "the call counts as forwarded, and nothing is sent",
+        "the call counts as forwarded and nothing is sent",
         CallPlan::Stream,
         UNSENT,
     ),
-    call_case("request-sent", "the request is with the system", CallPlan::Stream, UNANSWERED),
-    call_case("answered", "the head of the answer is here", CallPlan::Stream, UNANSWERED),
-    call_case("piece-taken", "the first piece of the answer is here", CallPlan::Stream, BEGUN),
-    call_case("usage-seen", "the usage was read, and the end not yet", CallPlan::Stream, BEGUN),
-    call_case("progress-appended", "the first progress is in memory", CallPlan::LongStream, BEGUN),
+    call_case("request-sent", "the request is in the socket buffer", CallPlan::Stream, UNANSWERED),
+    call_case("answered", "the response head has arrived", CallPlan::Stream, UNANSWERED),
+    call_case(
+        "piece-taken",
+        "the first piece of the response has arrived",
+        CallPlan::Stream,
+        BEGUN,
+    ),
+    call_case("usage-seen", "the usage has been read, the end has not", CallPlan::Stream, BEGUN),
+    call_case(
+        "progress-appended",
+        "the first checkpoint is in memory",
+        CallPlan::LongStream,
+        BEGUN,
+    ),
     call_case(
         "progress-written",
-        "the first piece after a progress is here",
+        "the first piece after a checkpoint has arrived",
         CallPlan::LongStream,
         CHECKPOINTED,
     ),
@@ -136,21 +146,16 @@ pub const CRASH_CASES: [CrashCase; 22] = [
         CallPlan::UpstreamError,
         UNANSWERED,
     ),
-    call_case(
-        "settle-appended",
-        "the debit is in memory, and not written",
-        CallPlan::Stream,
-        BEGUN,
-    ),
+    call_case("settle-appended", "the debit is in memory and not written", CallPlan::Stream, BEGUN),
     call_case(
         "buffer-written",
-        "a hold is written, and nobody told of it",
+        "a hold is written and its waiter not woken",
         CallPlan::Stream,
         UNSENT,
     ),
     CrashCase {
         point: "segment-rolled",
-        when: "the next segment is begun, and empty",
+        when: "the next segment is created and empty",
         trigger: Trigger::ManyCalls,
         upstream: UpstreamSees::MaybeReached,
         client: ClientSees::NoEnd,
@@ -159,7 +164,7 @@ pub const CRASH_CASES: [CrashCase; 22] = [
     },
     call_case(
         "settle-written",
-        "the debit is written, the end held back",
+        "the debit is written and the end of the stream held back",
         CallPlan::Stream,
         END_HELD_BACK,
     ),
@@ -167,7 +172,7 @@ pub const CRASH_CASES: [CrashCase; 22] = [
     call_case("batch-uncommitted", "a batch is in an open transaction", CallPlan::Whole, BATCHED),
     call_case(
         "batch-committed",
-        "it is committed, and nobody told of it",
+        "the batch is committed and its readers not notified",
         CallPlan::Whole,
         BATCHED,
     ),
@@ -180,13 +185,13 @@ pub const CRASH_CASES: [CrashCase; 22] = [
     payment_case("refund-posted", "a refund is in an open transaction", Trigger::Refund, false),
     payment_case(
         "money-committed",
-        "either is committed, and not in the books",
+        "a payment is committed and not in the live state",
         Trigger::AnyPayment,
         true,
     ),
     CrashCase {
         point: "recovery-projected",
-        when: "a start has projected the journal, and ended no open call",
+        when: "a restart has projected the journal and settled no open call",
         trigger: Trigger::Start,
         upstream: UpstreamSees::Reached,
         client: ClientSees::NoEnd,
@@ -195,7 +200,7 @@ pub const CRASH_CASES: [CrashCase; 22] = [
     },
     CrashCase {
         point: "recovery-orphan",
-        when: "a start has ended one of the open calls, and not the next",
+        when: "a restart has settled one open call and not the next",
         trigger: Trigger::Start,
         upstream: UpstreamSees::Reached,
         client: ClientSees::NoEnd,
@@ -204,17 +209,18 @@ pub const CRASH_CASES: [CrashCase; 22] = [
     },
 ];
 
-const PAGE_HEAD: &str = "# Crashes
+const PAGE_HEAD: &str = "# Crash safety
 
-What is so when the process dies at the worst moments. Written by a test from the table that it \
-proves: it has the gateway die at each, starts it again on the same folder, and looks.
+What the ledger contains after the process dies at a critical point. A test generates this page from \
+the table that it proves: it kills the gateway at each point, restarts it on the same folder and \
+checks the result.
 
 A debug build dies at the n-th passing of a point with `METEOR_CRASH=<point>:<n>`, as by `kill -9`; \
-a release build has no points and refuses the variable. *Counts* is: against the limits on requests. \
-What is not charged gives its tokens and its money back. `just points` tries many passings of each \
-under load, and `just kills` kills at random.
+a release build has no crash points and refuses the variable. *Counts* means: counts against request \
+limits. Tokens and money that are not charged are returned. `just points` tests many passings of each \
+point under load, and `just kills` kills at random times.
 
-| point | the process dies when | the provider | the client has seen | after the next start |
+| point | the process dies when | the upstream | the client has seen | after the restart |
 |---|---|---|---|---|
 ";
 
@@ -222,32 +228,34 @@ fn table_rows() -> String {
     let row = |row: &CrashCase| {
         let provider = match (row.trigger, row.upstream) {
             (Trigger::Recharge | Trigger::Refund | Trigger::AnyPayment, _) => "–",
-            (_, UpstreamSees::NotReached) => "has not seen it",
-            (_, UpstreamSees::Reached) => "has seen it",
-            (_, UpstreamSees::MaybeReached) => "may have seen it",
+            (_, UpstreamSees::NotReached) => "has not received the call",
+            (_, UpstreamSees::Reached) => "has received the call",
+            (_, UpstreamSees::MaybeReached) => "may have received the call",
         };
         let client = match row.client {
             ClientSees::Nothing => "nothing",
             ClientSees::NoEnd => "no end",
-            ClientSees::MaybeEnd => "all, or no end",
+            ClientSees::MaybeEnd => "everything, or no end",
             ClientSees::NoResponse => {
-                "no answer; who asks again with the same key is answered, and it is done once"
+                "no response; a retry with the same idempotency key applies the payment one time"
             }
         };
-        let state = |state: &CallState| match state {
-            CallState::Absent => "stands nowhere, does not count",
+        let describe = |describe: &CallState| match describe {
+            CallState::Absent => "not recorded, does not count",
             CallState::Void => "not charged, counts",
-            CallState::Estimate => "charged by its last progress, counts",
+            CallState::Estimate => "charged by its last checkpoint, counts",
             CallState::Usage => "charged by its usage, counts",
         };
         let ledger = match row.ledger {
-            LedgerState::Call(states) => states.iter().map(state).collect::<Vec<_>>().join("; or "),
-            LedgerState::Payment(true) => "is there, once".to_owned(),
-            LedgerState::Payment(false) => "is not there".to_owned(),
+            LedgerState::Call(states) => {
+                states.iter().map(describe).collect::<Vec<_>>().join("; or ")
+            }
+            LedgerState::Payment(true) => "the payment is recorded one time".to_owned(),
+            LedgerState::Payment(false) => "the payment is not recorded".to_owned(),
             LedgerState::Orphans => {
                 let each =
-                    [CallState::Void, CallState::Estimate].iter().map(state).collect::<Vec<_>>();
-                format!("each open call once: {}", each.join("; or "))
+                    [CallState::Void, CallState::Estimate].iter().map(describe).collect::<Vec<_>>();
+                format!("each open call, one time: {}", each.join("; or "))
             }
         };
         format!("| `{}` | {} | {provider} | {client} | {ledger} |\n", row.point, row.when)
@@ -258,20 +266,23 @@ fn table_rows() -> String {
 #[test]
 fn the_crash_page_matches_the_table() {
     let page = format!("{PAGE_HEAD}{}", table_rows());
-    let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/crash-safety.md");
-    if std::fs::read_to_string(kept).unwrap_or_default() != page {
-        std::fs::write(kept, &page).expect("docs is writable");
-        panic!("docs/crash-safety.md was out of date and is written anew: look at it, commit it");
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/crash-safety.md");
+    if std::fs::read_to_string(file).unwrap_or_default() != page {
+        std::fs::write(file, &page).expect("docs is writable");
+        panic!("docs/crash-safety.md was out of date and has been rewritten: review and commit it");
     }
 }
 
 #[test]
 fn unknown_crash_points_are_refused_with_the_full_list() {
-    let output =
-        meteor_command().arg("demo").env("METEOR_CRASH", "nowhere:1").output().expect("it starts");
+    let output = meteor_command()
+        .arg("demo")
+        .env("METEOR_CRASH", "nowhere:1")
+        .output()
+        .expect("the binary starts");
     assert!(!output.status.success(), "{output:?}");
-    let told = String::from_utf8(output.stderr).expect("text");
-    let (_, listed) = told.trim().split_once("the points are ").expect("a list of points");
+    let expected = String::from_utf8(output.stderr).expect("text");
+    let (_, listed) = expected.trim().split_once("the points are ").expect("a list of points");
     let rows: Vec<&str> = CRASH_CASES.iter().map(|row| row.point).collect();
     assert_eq!(listed.split(", ").collect::<Vec<_>>(), rows);
 }

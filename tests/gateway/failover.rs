@@ -1,5 +1,5 @@
-//! Two providers of which one dies every second, under load: no client hears of it before the first
-//! byte, and the books are exact.
+//! Two upstreams that fail in turn every second, under load: clients see no failure before the
+//! first byte, and billing is exact.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::harness::json::Json;
 use crate::harness::openai::{Usage, chat, completion, events};
 use crate::harness::price::GPT_4O_MINI;
 use crate::harness::random_callers::Random;
-use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::serve::{ConfigDir, Server, model, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Plan, ReceivedRequest, Upstream};
 use crate::kill_9::env_number;
@@ -24,18 +24,18 @@ use crate::kill_9::env_number;
 const FUNDS: i128 = 1_000_000_000_000;
 const CALLERS: u64 = 8;
 const WORDS: [&str; 8] = ["one ", "two ", "three ", "four ", "five ", "six ", "seven ", "eight "];
-/// How often somebody dies, and how long that one is dead. A call has the rest of the time to be
-/// sent on before the other one dies, too.
+/// Interval and duration of outages. In the remaining time a call can be retried before the other
+/// upstream fails.
 const OUTAGE_INTERVAL: Duration = Duration::from_secs(1);
 const OUTAGE: Duration = Duration::from_millis(300);
-/// Tells the provider which call it is.
+/// Identifies the call to the upstream.
 const MARKER: &str = "x-marker";
 
-/// A provider behind a port that it can lose, with all of its connections.
+/// An upstream behind a port that can close together with all of its connections.
 struct FlakyUpstream {
     provider: Upstream,
     address: SocketAddr,
-    /// Bound as long as the test runs, so that nobody else gets the port.
+    /// Stays bound during the test, so that no other process takes the port.
     _port: TcpSocket,
     forwarder: Option<JoinHandle<()>>,
 }
@@ -52,43 +52,43 @@ impl FlakyUpstream {
         let provider = Upstream::start(plan).await;
         let port = bind_reusable("127.0.0.1:0".parse().expect("an address"));
         let address = port.local_addr().expect("a bound address");
-        let mut own = Self { provider, address, _port: port, forwarder: None };
-        own.accept_connections();
-        own
+        let mut flaky = Self { provider, address, _port: port, forwarder: None };
+        flaky.accept_connections();
+        flaky
     }
 
     fn accept_connections(&mut self) {
-        let listener = bind_reusable(self.address).listen(1_024).expect("nobody else listens");
-        let there = self.provider.url.trim_start_matches("http://").to_owned();
-        self.forwarder = Some(tokio::spawn(forward_connections(listener, there)));
+        let listener = bind_reusable(self.address).listen(1_024).expect("the port is free");
+        let target = self.provider.url.trim_start_matches("http://").to_owned();
+        self.forwarder = Some(tokio::spawn(forward_connections(listener, target)));
     }
 
-    /// All connections close, and no other is accepted.
+    /// Closes all connections and accepts no others.
     async fn drop_connections(&mut self) {
-        let life = self.forwarder.take().expect("it lives");
-        life.abort();
-        let ended = life.await;
-        assert!(ended.is_err_and(|fault| fault.is_cancelled()), "it lived until now");
+        let forwarder = self.forwarder.take().expect("the forwarder runs");
+        forwarder.abort();
+        let ended = forwarder.await;
+        assert!(ended.is_err_and(|fault| fault.is_cancelled()), "the forwarder ran until now");
     }
 
-    /// Which calls have reached it, each once.
+    /// The calls that reached this upstream. Asserts that none did twice.
     fn markers(&self) -> HashSet<u64> {
         let seen = self.provider.requests();
         let markers: HashSet<u64> = seen.iter().map(marker).collect();
-        assert_eq!(markers.len(), seen.len(), "no call comes to one provider twice");
+        assert_eq!(markers.len(), seen.len(), "no call reaches one upstream twice");
         markers
     }
 }
 
-/// Passes connections on until it is aborted; they end with it.
-async fn forward_connections(listener: TcpListener, there: String) {
+/// Forwards connections until aborted; they end with it.
+async fn forward_connections(listener: TcpListener, target: String) {
     let mut connections = JoinSet::new();
-    while let Ok((mut near, _)) = listener.accept().await {
-        let there = there.clone();
+    while let Ok((mut client, _)) = listener.accept().await {
+        let target = target.clone();
         connections.spawn(async move {
-            if let Ok(mut far) = TcpStream::connect(there).await {
-                let _ = near.set_nodelay(true).and(far.set_nodelay(true));
-                let _ = copy_bidirectional(&mut near, &mut far).await;
+            if let Ok(mut upstream_connection) = TcpStream::connect(target).await {
+                let _ = client.set_nodelay(true).and(upstream_connection.set_nodelay(true));
+                let _ = copy_bidirectional(&mut client, &mut upstream_connection).await;
             }
         });
         while connections.try_join_next().is_some() {}
@@ -99,37 +99,37 @@ fn marker(seen: &ReceivedRequest) -> u64 {
     seen.header(MARKER).expect("a marker").parse().expect("a number")
 }
 
-/// What the call of that number uses.
+/// The usage of a call.
 fn usage(marker: u64) -> Usage {
     Usage { cached: marker % 5, ..Usage::of(10 + marker % 7, 1 + marker % 30) }
 }
 
 fn plan(seen: &ReceivedRequest) -> Plan {
-    let mut dice = Random::new(marker(seen));
+    let mut random = Random::new(marker(seen));
     let usage = usage(marker(seen));
-    let pace = Duration::from_millis(dice.below(20));
+    let pace = Duration::from_millis(random.below(20));
     let plan = if seen.is_set("stream") {
         Plan::stream(events(&WORDS, Some(usage)), pace)
     } else {
         Plan::json(200, completion(usage))
     };
-    plan.with_latency(Duration::from_millis(dice.below(30)))
+    plan.with_latency(Duration::from_millis(random.below(30)))
 }
 
-/// What a client has seen of a call.
+/// What a client observed of a call.
 struct ObservedCall {
     marker: u64,
     id: String,
     complete: bool,
 }
 
-/// Calls until it is told to stop.
+/// Calls until `stop` is set.
 async fn call_until_stopped(
     tenant: Tenant,
     next: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
 ) -> Vec<ObservedCall> {
-    let mut heard = Vec::new();
+    let mut calls = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let marker = next.fetch_add(1, Ordering::Relaxed);
         let stream = !marker.is_multiple_of(3);
@@ -137,65 +137,67 @@ async fn call_until_stopped(
         let body = chat("both", 40, stream);
         let body = if stream { body.replacen('{', options, 1) } else { body };
         let request = Request::chat(&tenant.key, body).header(MARKER, &marker.to_string());
-        let mut answer = request.send(&tenant.proxy).await;
-        let (id, status) = (answer.id(), answer.status);
-        let (body, ended) = answer.read_to_end().await;
+        let mut response = request.send(&tenant.proxy).await;
+        let (id, status) = (response.id(), response.status);
+        let (body, ended) = response.read_to_end().await;
         let body = String::from_utf8_lossy(&body).into_owned();
         assert_eq!(status, 200, "a failure before the first byte of call {marker}: {body}");
         let usage = usage(marker);
-        let whole = if stream { events(&WORDS, Some(usage)).concat() } else { completion(usage) };
-        assert!(whole.starts_with(&body) && (body == whole || !ended), "{marker}: {body}");
-        heard.push(ObservedCall { marker, id, complete: ended });
+        let expected =
+            if stream { events(&WORDS, Some(usage)).concat() } else { completion(usage) };
+        assert!(expected.starts_with(&body) && (body == expected || !ended), "{marker}: {body}");
+        calls.push(ObservedCall { marker, id, complete: ended });
     }
-    heard
+    calls
 }
 
-/// One after the other dies and rises again.
-async fn run_outages(mortals: &mut [FlakyUpstream; 2], seconds: u64) {
+/// Takes down one upstream after the other.
+async fn run_outages(upstreams: &mut [FlakyUpstream; 2], seconds: u64) {
     for at in 0..seconds {
         let begun = Instant::now();
-        let mortal = &mut mortals[usize::from(at % 2 == 1)];
-        mortal.drop_connections().await;
+        let flaky = &mut upstreams[usize::from(at % 2 == 1)];
+        flaky.drop_connections().await;
         tokio::time::sleep(OUTAGE).await;
-        mortal.accept_connections();
+        flaky.accept_connections();
         tokio::time::sleep(OUTAGE_INTERVAL.saturating_sub(begun.elapsed())).await;
     }
 }
 
-/// `METEOR_FAILOVER` says for how many seconds.
+/// `METEOR_FAILOVER` is the duration in seconds.
 #[tokio::test(flavor = "multi_thread")]
 async fn alternating_upstream_outages_are_invisible_before_the_first_byte() {
     let seconds = env_number("METEOR_FAILOVER").unwrap_or(4);
-    let mut mortals = [FlakyUpstream::start().await, FlakyUpstream::start().await];
+    let mut upstreams = [FlakyUpstream::start().await, FlakyUpstream::start().await];
     let targets = r#"targets = [{ upstream = "first" }, { upstream = "second" }]"#;
-    let rows = upstream("first", &format!("http://{}", mortals[0].address))
-        + &upstream("second", &format!("http://{}", mortals[1].address))
+    let rows = upstream("first", &format!("http://{}", upstreams[0].address))
+        + &upstream("second", &format!("http://{}", upstreams[1].address))
         + &model("both", targets);
-    let place = Place::new(&rows).with("METEOR__PROXY__WORKERS", "2");
-    let served = Served::start(place.with("METEOR__LOG__LEVEL", "info")).await;
-    let tenant = served.tenant(FUNDS, "{}").await;
+    let config_dir = ConfigDir::new(&rows).with_env("METEOR__PROXY__WORKERS", "2");
+    let server = Server::start(config_dir.with_env("METEOR__LOG__LEVEL", "info")).await;
+    let tenant = server.tenant(FUNDS, "{}").await;
     let (next, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let begin =
         |_| tokio::spawn(call_until_stopped(tenant.clone(), Arc::clone(&next), Arc::clone(&stop)));
     let callers: Vec<_> = (0..CALLERS).map(begin).collect();
-    run_outages(&mut mortals, seconds).await;
+    run_outages(&mut upstreams, seconds).await;
     stop.store(true, Ordering::Relaxed);
-    let mut heard = Vec::new();
+    let mut calls = Vec::new();
     for caller in callers {
-        heard.extend(caller.await.expect("a caller whose calls were all answered"));
+        calls.extend(caller.await.expect("a caller"));
     }
-    let cuts = heard.iter().filter(|heard| !heard.complete).count();
-    println!("{} calls in {seconds} s, {cuts} of them cut after their first byte", heard.len());
-    assert!(cuts < heard.len(), "some came to their end");
-    assert_exact_billing(&served, &tenant, &heard, &mortals).await;
+    let cuts = calls.iter().filter(|calls| !calls.complete).count();
+    println!("{} calls in {seconds} s, {cuts} of them cut after their first byte", calls.len());
+    assert!(cuts < calls.len(), "some calls completed");
+    assert_exact_billing(&server, &tenant, &calls, &upstreams).await;
 }
 
-/// Every call is recorded once, at what it used, and has reached whom its record names.
+/// Asserts that every call is recorded exactly one time with its usage, and reached the upstream in
+/// its log entry.
 async fn assert_exact_billing(
-    served: &Served,
+    server: &Server,
     tenant: &Tenant,
-    heard: &[ObservedCall],
-    mortals: &[FlakyUpstream; 2],
+    calls: &[ObservedCall],
+    upstreams: &[FlakyUpstream; 2],
 ) {
     tenant.assert_settled().await;
     let by_id = |rows: Vec<Json>| -> HashMap<String, Json> {
@@ -204,36 +206,42 @@ async fn assert_exact_billing(
     let logs = by_id(tenant.logs().await);
     let mut records = tenant.records().await;
     records.retain(|record| record.at("type").text() == "Consume");
-    assert_eq!((logs.len(), records.len()), (heard.len(), heard.len()), "each call once");
+    assert_eq!((logs.len(), records.len()), (calls.len(), calls.len()), "one entry per call");
     let records = by_id(records);
-    let reached =
-        HashMap::from([("first", mortals[0].markers()), ("second", mortals[1].markers())]);
-    let (mut spent, mut both) = (0, 0);
-    for ObservedCall { marker, id, complete: ended } in heard {
+    let calls_by_upstream =
+        HashMap::from([("first", upstreams[0].markers()), ("second", upstreams[1].markers())]);
+    let (mut total_cost, mut retried) = (0, 0);
+    for ObservedCall { marker, id, complete: ended } in calls {
         let (log, record) = (&logs[id], &records[id]);
         let count = |unit: &str| log.at("usage").at(unit).count();
-        let noted = Usage {
+        let metered = Usage {
             cached: count("cachedInputTokens"),
             ..Usage::of(count("inputTokens"), count("outputTokens"))
         };
-        let cost = GPT_4O_MINI.cost(noted);
+        let cost = GPT_4O_MINI.cost(metered);
         assert_eq!(log.at("cost").nano(), cost, "{log}");
         assert_eq!(record.at("amount").nano(), cost, "{record}");
-        spent += cost;
+        total_cost += cost;
         if *ended {
-            assert_eq!(cost, GPT_4O_MINI.cost(usage(*marker)), "by its usage: {log}");
+            assert_eq!(cost, GPT_4O_MINI.cost(usage(*marker)), "charged by its usage: {log}");
             assert_eq!(log.at("settledBy").text(), "usage", "{log}");
         } else {
-            assert!(0 < noted.prompt && noted.completion <= 40, "by what came: {log}");
+            assert!(
+                0 < metered.prompt && metered.completion <= 40,
+                "charged by what arrived: {log}"
+            );
         }
-        assert!(reached[&*log.at("upstream").text()].contains(marker), "it was there: {log}");
-        both += usize::from(reached.values().all(|markers| markers.contains(marker)));
+        assert!(
+            calls_by_upstream[&*log.at("upstream").text()].contains(marker),
+            "the upstream received the call: {log}"
+        );
+        retried += usize::from(calls_by_upstream.values().all(|markers| markers.contains(marker)));
         assert!((1..=2).contains(&log.at("attempts").count()), "{log}");
     }
-    println!("{both} of them had reached both providers, and were charged once");
-    assert_eq!(tenant.wallet().await.at("balance").nano(), FUNDS - spent);
+    println!("{retried} of them reached both upstreams and were charged one time");
+    assert_eq!(tenant.wallet().await.at("balance").nano(), FUNDS - total_cost);
     let counted = tenant.usage().await.at("dailyUsage.requestCount").count();
-    assert_eq!(counted, heard.len() as u64, "each is one request, however many were tried");
-    let metrics = Request::get("/metrics").send(&served.admin).await.text().await;
+    assert_eq!(counted, calls.len() as u64, "each call is one request, however many attempts");
+    let metrics = Request::get("/metrics").send(&server.admin).await.text().await;
     assert!(metrics.contains("\nmeteor_ledger_violations_total 0\n"), "the ledger is sound");
 }

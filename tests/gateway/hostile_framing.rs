@@ -1,5 +1,5 @@
-//! Hostile framing: lines, heads and lengths as no specification wants them, and answers that do
-//! not say what they used.
+//! Hostile framing: unusual line ends, heads, lengths and content types, and responses without
+//! usage.
 
 use std::time::Duration;
 
@@ -10,38 +10,38 @@ use crate::dialect_routing::start_gateway;
 use crate::harness::client::Request;
 use crate::harness::json::Json;
 use crate::harness::openai::{Usage, WORDS, chat, completion, events};
-use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::serve::{ConfigDir, Server, model, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Plan, Step, Upstream};
 use crate::harness::{anthropic, gemini};
 
 const USAGE: Usage = Usage { prompt: 14, completion: 6, cached: 2, reasoning: 0 };
 
-/// A provider that puts these bytes on the wire after each request.
-async fn start_raw_upstream(answer: Vec<u8>) -> String {
+/// Starts an upstream that writes these bytes after each request.
+async fn start_raw_upstream(response: Vec<u8>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("a bound address"));
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut read = Vec::new();
-            // The requests here end with the brace of their body.
+            // Requests in this file end with the closing brace of their body.
             while !read.ends_with(b"}") {
                 if stream.read_buf(&mut read).await.unwrap_or(0) == 0 {
                     break;
                 }
             }
-            let _ = stream.write_all(&answer).await;
+            let _ = stream.write_all(&response).await;
             let _ = stream.shutdown().await;
         }
     });
     url
 }
 
-async fn start_openai_gateway(url: &str) -> (Served, Tenant) {
+async fn start_openai_gateway(url: &str) -> (Server, Tenant) {
     let rows = upstream("all", url) + &model("plain", "upstream = \"all\"");
-    let served = Served::start(Place::new(&rows)).await;
-    let tenant = served.tenant(1_000_000_000, "{}").await;
-    (served, tenant)
+    let server = Server::start(ConfigDir::new(&rows)).await;
+    let tenant = server.tenant(1_000_000_000, "{}").await;
+    (server, tenant)
 }
 
 fn assert_usage(log: &Json, usage: Usage) {
@@ -60,16 +60,17 @@ async fn early_hints_and_trailers_are_not_relayed() {
         "{head}trailer: x-sum\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\nx-sum: 1\r\n\r\n",
         body.len()
     );
-    for answer in [length, trailed] {
-        let (_served, tenant) =
-            start_openai_gateway(&start_raw_upstream(answer.into_bytes()).await).await;
-        let answer = Request::chat(&tenant.key, chat("plain", 50, false)).send(&tenant.proxy).await;
+    for response in [length, trailed] {
+        let (_server, tenant) =
+            start_openai_gateway(&start_raw_upstream(response.into_bytes()).await).await;
+        let response =
+            Request::chat(&tenant.key, chat("plain", 50, false)).send(&tenant.proxy).await;
         assert_eq!(
-            (answer.status, answer.header("link"), answer.header("trailer")),
+            (response.status, response.header("link"), response.header("trailer")),
             (200, None, None)
         );
-        let id = answer.id();
-        assert_eq!(answer.text().await, body);
+        let id = response.id();
+        assert_eq!(response.text().await, body);
         assert_usage(&tenant.log(&id).await, USAGE);
         tenant.assert_settled().await;
     }
@@ -78,24 +79,24 @@ async fn early_hints_and_trailers_are_not_relayed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn expect_100_continue_is_honored() {
     let provider = Upstream::start(|_| Plan::json(200, completion(USAGE))).await;
-    let (_served, tenant) = start_gateway(&provider, "").await;
+    let (_server, tenant) = start_gateway(&provider, "").await;
     let wire =
         Request::chat(&tenant.key, chat("plain", 50, false)).header("expect", "100-continue");
     let wire = wire.to_bytes();
     let end = wire.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
-    let mut stream = TcpStream::connect(&tenant.proxy).await.expect("it listens");
-    stream.write_all(&wire[..end]).await.expect("the head is taken");
-    let mut told = vec![0; 25];
-    stream.read_exact(&mut told).await.expect("it is asked");
-    assert_eq!(told, b"HTTP/1.1 100 Continue\r\n\r\n");
-    stream.write_all(&wire[end..]).await.expect("the body is taken");
+    let mut stream = TcpStream::connect(&tenant.proxy).await.expect("the gateway listens");
+    stream.write_all(&wire[..end]).await.expect("the head is sent");
+    let mut interim = vec![0; 25];
+    stream.read_exact(&mut interim).await.expect("an interim response");
+    assert_eq!(interim, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(&wire[end..]).await.expect("the body is sent");
     let mut head = vec![0; 12];
-    stream.read_exact(&mut head).await.expect("an answer");
+    stream.read_exact(&mut head).await.expect("a response");
     assert_eq!(head, b"HTTP/1.1 200");
     assert_eq!(provider.requests()[0].header("expect"), None);
 }
 
-/// What it is its bytes say: with another type, with none, and under a length of its own.
+/// The bytes decide whether a response is a stream, not its content type or length.
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_are_metered_under_any_content_type_and_framing() {
     const TYPES: [&str; 4] = ["", "text/plain", "application/json", "application/octet-stream"];
@@ -105,14 +106,14 @@ async fn streams_are_metered_under_any_content_type_and_framing() {
         } else {
             Plan::stream(events(WORDS, Some(USAGE)), Duration::ZERO)
         };
-        let kind = seen.header("x-stainless-kind").expect("it passes");
-        let kind = TYPES.iter().find(|own| **own == kind).filter(|own| !own.is_empty());
+        let kind = seen.header("x-stainless-kind").expect("the header passes");
+        let kind = TYPES.iter().find(|name| **name == kind).filter(|name| !name.is_empty());
         plan.headers = kind.map(|kind| ("content-type", (*kind).to_owned())).into_iter().collect();
         plan.chunked = seen.header("x-stainless-chunked") == Some("true");
         plan
     })
     .await;
-    let (_served, tenant) = start_gateway(&provider, "").await;
+    let (_server, tenant) = start_gateway(&provider, "").await;
     for (kind, chunked) in TYPES.into_iter().flat_map(|kind| [(kind, true), (kind, false)]) {
         let call = async |target: &str, body: String| {
             let request = Request::post(target, body).bearer(&tenant.key);
@@ -120,23 +121,24 @@ async fn streams_are_metered_under_any_content_type_and_framing() {
             let request = request.header("x-stainless-chunked", &chunked.to_string());
             request.send(&tenant.proxy).await
         };
-        let asking = chat("plain", 50, true).replacen(
+        let with_usage = chat("plain", 50, true).replacen(
             '{',
             r#"{"stream_options":{"include_usage":true},"#,
             1,
         );
         let message = anthropic::message("plain", Some(50), true);
-        for (target, body) in [("/v1/chat/completions", asking), ("/v1/messages", message)] {
-            let mut answer = call(target, body).await;
-            let (id, (_, whole)) = (answer.id(), answer.read_to_end().await);
-            assert!(whole, "{target} {kind:?}");
+        for (target, body) in [("/v1/chat/completions", with_usage), ("/v1/messages", message)] {
+            let mut response = call(target, body).await;
+            let (id, (_, complete)) = (response.id(), response.read_to_end().await);
+            assert!(complete, "{target} {kind:?}");
             assert_usage(&tenant.log(&id).await, USAGE);
         }
-        // What is said to be a document comes as it is; all else without what was not asked for.
-        let answer = call("/v1/chat/completions", chat("plain", 50, true)).await;
+        // A response declared as a document passes unmodified; others lose the usage that was not
+        // requested.
+        let response = call("/v1/chat/completions", chat("plain", 50, true)).await;
         let is_document = kind == "application/json";
-        let wanted = if is_document { events(WORDS, Some(USAGE)) } else { events(WORDS, None) };
-        assert_eq!(answer.text().await, wanted.concat(), "{kind:?}");
+        let expected = if is_document { events(WORDS, Some(USAGE)) } else { events(WORDS, None) };
+        assert_eq!(response.text().await, expected.concat(), "{kind:?}");
     }
     tenant.assert_settled().await;
 }
@@ -152,8 +154,8 @@ async fn a_document_with_a_stream_content_type_is_metered() {
         Plan::stream([body], Duration::ZERO)
     })
     .await;
-    let (_served, tenant) = start_gateway(&provider, "").await;
-    for (target, body, wanted) in [
+    let (_server, tenant) = start_gateway(&provider, "").await;
+    for (target, body, expected) in [
         ("/v1/chat/completions", chat("plain", 50, true), completion(USAGE)),
         (
             "/v1/messages",
@@ -161,9 +163,9 @@ async fn a_document_with_a_stream_content_type_is_metered() {
             anthropic::complete_message(USAGE),
         ),
     ] {
-        let answer = Request::post(target, body).bearer(&tenant.key).send(&tenant.proxy).await;
-        let id = answer.id();
-        assert_eq!(answer.text().await, wanted);
+        let response = Request::post(target, body).bearer(&tenant.key).send(&tenant.proxy).await;
+        let id = response.id();
+        assert_eq!(response.text().await, expected);
         assert_usage(&tenant.log(&id).await, USAGE);
     }
     tenant.assert_settled().await;
@@ -181,19 +183,19 @@ async fn cr_line_ends_and_a_byte_order_mark_are_read() {
         Plan::stream(bytes.chunks(7).map(<[u8]>::to_vec), Duration::ZERO)
     })
     .await;
-    let (_served, tenant) = start_gateway(&provider, "").await;
-    let wanted = "\u{feff}".to_owned() + &events(&["a"], None).concat();
-    for (target, body, wanted) in [
-        ("/v1/chat/completions", chat("plain", 50, true), wanted),
+    let (_server, tenant) = start_gateway(&provider, "").await;
+    let expected = "\u{feff}".to_owned() + &events(&["a"], None).concat();
+    for (target, body, expected) in [
+        ("/v1/chat/completions", chat("plain", 50, true), expected),
         (
             "/v1/messages",
             anthropic::message("plain", Some(50), true),
             anthropic::events(&["a"], USAGE).concat(),
         ),
     ] {
-        let answer = Request::post(target, body).bearer(&tenant.key).send(&tenant.proxy).await;
-        let id = answer.id();
-        assert_eq!(answer.text().await, wanted.replace('\n', "\r"), "{target}");
+        let response = Request::post(target, body).bearer(&tenant.key).send(&tenant.proxy).await;
+        let id = response.id();
+        assert_eq!(response.text().await, expected.replace('\n', "\r"), "{target}");
         assert_usage(&tenant.log(&id).await, USAGE);
     }
     tenant.assert_settled().await;
@@ -215,7 +217,7 @@ async fn large_images_pass_in_both_directions_and_are_metered() {
         }
     })
     .await;
-    let (_served, tenant) = start_gateway(&provider, "").await;
+    let (_server, tenant) = start_gateway(&provider, "").await;
     let part = part.replacen(&image[..5_000_000], "", 1);
     let body = format!(r#"{{"contents":[{{"parts":[{part}]}}]}}"#);
     for target in [
@@ -223,17 +225,17 @@ async fn large_images_pass_in_both_directions_and_are_metered() {
         "/v1beta/models/plain:generateContent",
     ] {
         let request = Request::post(target, &body).bearer(&tenant.key);
-        let answer = request.send(&tenant.proxy).await;
-        assert_eq!(answer.status, 200);
-        let id = answer.id();
-        assert!(answer.text().await.contains(&chunk), "{target}");
+        let response = request.send(&tenant.proxy).await;
+        assert_eq!(response.status, 200);
+        let id = response.id();
+        assert!(response.text().await.contains(&chunk), "{target}");
         assert_usage(&tenant.log(&id).await, Usage::of(5, 1_290));
         assert!(provider.requests().pop().expect("the call").body == body);
     }
     tenant.assert_settled().await;
 }
 
-/// An answer in each dialect, streamed and whole, of which the provider says nothing.
+/// Responses without usage in each dialect, streamed and whole.
 fn calls_without_usage() -> Vec<(&'static str, String, Plan)> {
     let none = Duration::ZERO;
     let text = r#"{"candidates":[{"content":{"parts":[{"text":"Hello there, you"}]},"finishReason":"STOP"}]}"#;
@@ -297,13 +299,14 @@ async fn missing_usage_is_estimated_in_every_dialect() {
         calls_without_usage()[index.expect("the index passes")].2.clone()
     })
     .await;
-    let (_served, tenant) = start_gateway(&provider, "").await;
+    let (_server, tenant) = start_gateway(&provider, "").await;
     for (index, (target, body, _)) in calls_without_usage().iter().enumerate() {
         let request = Request::post(target, body).bearer(&tenant.key);
         let request = request.header("x-stainless-index", &index.to_string());
-        let mut answer = request.send(&tenant.proxy).await;
-        let (id, status, (_, whole)) = (answer.id(), answer.status, answer.read_to_end().await);
-        assert!(whole && status == 200, "{target}");
+        let mut response = request.send(&tenant.proxy).await;
+        let (id, status, (_, complete)) =
+            (response.id(), response.status, response.read_to_end().await);
+        assert!(complete && status == 200, "{target}");
         let log = tenant.log(&id).await;
         assert_eq!(log.at("outcome").text(), "Completed", "{target}: {log}");
         assert_eq!(log.at("settledBy").text(), "estimate", "{target}: {log}");
@@ -351,10 +354,10 @@ async fn a_mid_stream_error_fails_the_call_and_charges_output() {
             steps: pieces.map(begun).to_vec(),
         };
         let provider = Upstream::start(move |_| plan.clone()).await;
-        let (_served, tenant) = start_gateway(&provider, "").await;
-        let answer = Request::post(target, body).bearer(&tenant.key).send(&tenant.proxy).await;
-        let id = answer.id();
-        assert_eq!(answer.text().await, pieces.concat());
+        let (_server, tenant) = start_gateway(&provider, "").await;
+        let response = Request::post(target, body).bearer(&tenant.key).send(&tenant.proxy).await;
+        let id = response.id();
+        assert_eq!(response.text().await, pieces.concat());
         let log = tenant.log(&id).await;
         assert_eq!(log.at("outcome").text(), "Failed", "{target}: {log}");
         assert_eq!(log.at("settledBy").text(), "estimate", "{target}: {log}");

@@ -1,15 +1,15 @@
-//! The gateway seen from outside: the real binary, real sockets, a provider that misbehaves.
+//! Tests of the real binary through real sockets, with a fake upstream that can misbehave.
 //!
-//! Nothing here names the crate under test; what it must do is written down a second time, in the
-//! fake provider (`upstream`, and a file for what each dialect says), the price oracle (`price`), the
-//! books (`tenant`) and what passes unmodified (`exchange`).
+//! Nothing in this crate names the crate under test. Expected behaviour is implemented a second
+//! time in the harness: responses of each dialect, prices, the ledger and what passes through
+//! unmodified.
 #![expect(
     clippy::disallowed_methods,
-    reason = "tests stand outside the house: they read clocks and start tasks of their own"
+    reason = "tests read clocks and start tasks directly; the rules for `src` do not apply here"
 )]
 
 mod harness;
-// One topic a file.
+// One topic per file.
 mod admin;
 mod audio;
 mod secondary_models;

@@ -1,4 +1,4 @@
-//! The civil calendar by counting: years, then months, then days.
+//! The civil calendar, computed by counting years, months and days.
 
 pub const MINUTE_MS: i64 = 60_000;
 pub const DAY_MS: i64 = 86_400_000;
@@ -25,8 +25,8 @@ fn month_days(year: i64, month: i64) -> i64 {
     }
 }
 
-/// The first day, and the first after the last, of the month that holds `day`, where each begins on
-/// its `reset_day`.
+/// The first day of the month that contains `day`, and of the next month, where months begin on
+/// `reset_day`.
 pub fn month_of(day: i64, reset_day: i64) -> (i64, i64) {
     let (mut year, mut month, mut first) = (1970, 1, 0);
     while first + year_days(year) <= day {

@@ -1,4 +1,4 @@
-//! Whether what the node holds in memory is what the model says.
+//! Compares the node's memory with the model.
 
 use meteor::accounting::limit_state::LimitState;
 use meteor::domain::counter::WindowUsage;
@@ -21,14 +21,14 @@ fn used_and_held(tally: WindowUsage) -> [Sums; 2] {
     [sums(tally.used), sums(tally.held)]
 }
 
-/// Every window of everybody, every wallet and every hold; without moving any.
+/// Checks all windows, wallets and holds, without advancing any time.
 pub fn check_memory(world: &World) {
     let (model, books) = (&world.model, world.node.process().directory.live_state());
-    for who in KEYS {
-        let caller = world.node.process().caller(who.key);
+    for owner in KEYS {
+        let caller = world.node.process().caller(owner.key);
         let mut project = caller.project.lock();
-        check_limit_state(model, who.project, &project.limits);
-        check_limit_state(model, who.key, project.keys.limit_state(caller.slot));
+        check_limit_state(model, owner.project, &project.limits);
+        check_limit_state(model, owner.key, project.keys.limit_state(caller.slot));
     }
     let (mut open, mut held) = (0, 0);
     for organization in [1, 2] {
@@ -36,35 +36,35 @@ pub fn check_memory(world: &World) {
         let page = book.lock();
         check_limit_state(model, organization, &page.limits);
         let wallet = (page.wallet.balance().0, page.wallet.held().0, page.wallet.is_active());
-        let off = model.inactive_wallets.contains(&organization);
-        let expected = (model.balance(organization), model.held_amount(organization), !off);
+        let inactive = model.inactive_wallets.contains(&organization);
+        let expected = (model.balance(organization), model.held_amount(organization), !inactive);
         assert_eq!(wallet, expected, "balance, frozen, active of {organization}");
         drop(page);
         let holds = book.holds();
         let shown: Vec<_> =
             holds.iter().map(|(id, hold)| (id.0, hold.tokens, hold.amount.0)).collect();
         let calls = model.calls.iter();
-        let own =
+        let open_calls =
             calls.filter(|call| call.owner.organization == organization && call.end.is_none());
-        let mut told: Vec<_> =
-            own.map(|call| (u128::from(call.id), call.tokens, call.money)).collect();
-        told.sort_unstable();
-        assert_eq!(shown, told, "holds of {organization}");
-        open += told.len();
+        let mut expected_holds: Vec<_> =
+            open_calls.map(|call| (u128::from(call.id), call.tokens, call.money)).collect();
+        expected_holds.sort_unstable();
+        assert_eq!(shown, expected_holds, "holds of {organization}");
+        open += expected_holds.len();
         held += expected.1;
     }
     let (count, sum) = books.open_holds();
     assert_eq!((count, sum.0, books.waiting()), (open, held, 0), "open, held, waiting");
     for chain in world.node.process().journal.chains() {
-        // Whoever is admitted while there is room may write its end when there is none.
-        let most = world.node.backlog_bytes_max + SEGMENT_BYTES * 4;
-        assert!(chain.backlog_bytes() < most, "{} bytes of backlog", chain.backlog_bytes());
+        // A call admitted while the backlog has space may write its end when there is none.
+        let max = world.node.backlog_bytes_max + SEGMENT_BYTES * 4;
+        assert!(chain.backlog_bytes() < max, "{} bytes of backlog", chain.backlog_bytes());
     }
 }
 
 fn check_limit_state(model: &Model, subject: Subject, account: &LimitState) {
     let (counters, seen) = (&account.counters, model.latest_times[&subject]);
-    assert_eq!(counters.last_seen().0, seen, "what {subject} has seen of time");
+    assert_eq!(counters.last_seen().0, seen, "latest time of {subject}");
     let shown = UsageStatus {
         minute: used_and_held(counters.window_usage(Window::Minute)),
         day: used_and_held(counters.window_usage(Window::Day)),
@@ -76,13 +76,13 @@ fn check_limit_state(model: &Model, subject: Subject, account: &LimitState) {
     assert_eq!(month, month_of(day_of(seen), model.quota(subject).reset_day), "of {subject}");
 }
 
-/// What the API shows now. Whoever asks sees the windows of this moment.
-pub fn check_reported(world: &mut World, dice: &mut Random) {
-    let (who, now) = (dice.pick(&KEYS), UnixMs(world.now));
+/// Checks what the API reports at the current time.
+pub fn check_reported(world: &mut World, random: &mut Random) {
+    let (owner, now) = (random.pick(&KEYS), UnixMs(world.now));
     let directory = &world.node.process().directory;
-    if dice.one_in(2) {
-        world.model.advance_time(&[who.project], now.0);
-        let book = directory.live_state().project(ProjectId(who.project.into())).expect("a book");
+    if random.one_in(2) {
+        world.model.advance_time(&[owner.project], now.0);
+        let book = directory.live_state().project(ProjectId(owner.project.into())).expect("a book");
         let standing = book.usage_snapshot(now);
         let shown = UsageStatus {
             minute: used_and_held(standing.minute),
@@ -90,20 +90,20 @@ pub fn check_reported(world: &mut World, dice: &mut Random) {
             month: used_and_held(standing.month),
             open: standing.open_calls,
         };
-        assert_eq!(shown, world.model.usage_status(who.project), "shown of {}", who.project);
+        assert_eq!(shown, world.model.usage_status(owner.project), "shown of {}", owner.project);
         return;
     }
-    let at = world.model.advance_time(&who.all(), now.0);
-    let standings = world.node.process().caller(who.key).limit_statuses(now);
+    let at = world.model.advance_time(&owner.all(), now.0);
+    let standings = world.node.process().caller(owner.key).limit_statuses(now);
     for standing in &standings {
         let subject = match standing.level {
-            Level::Project => who.project,
-            Level::Key => who.key,
-            Level::Organization => who.organization,
+            Level::Project => owner.project,
+            Level::Key => owner.key,
+            Level::Organization => owner.organization,
         };
         let (quota, rule) = (world.model.quota(subject), standing.limit as usize);
-        let told = Model::used_and_held(&world.model.usage_status(subject), rule);
-        assert_eq!([standing.used, standing.held], told, "{standing:?}");
+        let expected_holds = Model::used_and_held(&world.model.usage_status(subject), rule);
+        assert_eq!([standing.used, standing.held], expected_holds, "{standing:?}");
         assert_eq!(Some(standing.value), quota.limits[rule], "{standing:?}");
         assert_eq!(standing.enforced, quota.enforce, "{standing:?}");
         let reset = match RULES[rule].0 {
@@ -114,18 +114,19 @@ pub fn check_reported(world: &mut World, dice: &mut Random) {
         };
         assert_eq!(standing.reset_at.0, reset, "{standing:?}");
     }
-    let set = who.all().map(|subject| world.model.quota(subject).limits.into_iter().flatten());
+    let set = owner.all().map(|subject| world.model.quota(subject).limits.into_iter().flatten());
     assert_eq!(standings.len(), set.into_iter().flatten().count(), "every limit is shown");
 }
 
-/// Segments that were projected are removed; what is not projected stays, and is little.
+/// Removes projected segments and checks that few are left.
 pub fn check_segment_cleanup(world: &World) {
     let journal = &world.node.process().journal;
     journal.remove_old().expect("removed");
-    let left = segment::list(journal.folder()).expect("a folder").len();
-    // Segments hold the backlog but for less than an entry each; one is written, one is spare.
+    let remaining = segment::list(journal.folder()).expect("a folder").len();
+    // Each segment is full but for less than one entry; per worker one is being written and one is
+    // spare.
     let process = world.node.process();
     let of_backlog = journal.backlog_bytes() / (SEGMENT_BYTES - 512);
-    let most = usize::try_from(of_backlog).expect("few") + process.contexts.len() * 3;
-    assert!(left <= most, "{left} segments are left");
+    let max = usize::try_from(of_backlog).expect("few") + process.contexts.len() * 3;
+    assert!(remaining <= max, "{remaining} segments are left");
 }

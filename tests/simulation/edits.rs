@@ -1,4 +1,5 @@
-//! Edits of limits and wallets: committed, and then brought into the books, as the admin side does.
+//! Changes of limits and wallets: committed to the database, then applied to the live state, as the
+//! admin API does.
 
 use meteor::domain::ids::{OrganizationId, ProjectId, RequestLogId};
 use meteor::domain::limit::{Limit, Limits};
@@ -17,36 +18,36 @@ use crate::model::{self, RULES, Subject};
 use crate::node::KEYS;
 use crate::world::World;
 
-/// A value near which calls run into the limit.
-fn value(rule: usize, dice: &mut Random) -> i64 {
-    let most = match RULES[rule] {
+/// A limit that the calls of a history come close to.
+fn value(rule: usize, random: &mut Random) -> i64 {
+    let max = match RULES[rule] {
         (model::Span::Now, _) => 5,
         (model::Span::Minute, measure) => [6, 200, 900][measure],
         (model::Span::Day, measure) => [12, 400, 1_800][measure],
         (model::Span::Month, measure) => [20, 700, 3_000][measure],
     };
-    dice.between(0, most)
+    random.between(0, max)
 }
 
-pub async fn quota(world: &mut World, dice: &mut Random) {
-    let who = dice.pick(&KEYS);
-    let is_project = !dice.one_in(3);
-    let subject = if is_project { who.project } else { who.organization };
+pub async fn quota(world: &mut World, random: &mut Random) {
+    let owner = random.pick(&KEYS);
+    let is_project = !random.one_in(3);
+    let subject = if is_project { owner.project } else { owner.organization };
     let mut quota = world.model.quota(subject);
-    if dice.one_in(4) {
+    if random.one_in(4) {
         quota.limits = [None; 9];
     }
-    for _ in 0..dice.between(0, 2) {
-        let rule = dice.index(9);
-        quota.limits[rule] = (!dice.one_in(5)).then(|| value(rule, dice));
+    for _ in 0..random.between(0, 2) {
+        let rule = random.index(9);
+        quota.limits[rule] = (!random.one_in(5)).then(|| value(rule, random));
     }
-    if dice.one_in(4) {
+    if random.one_in(4) {
         quota.enforce = !quota.enforce;
     }
-    if dice.one_in(2) {
+    if random.one_in(2) {
         let today = day_of(world.now) - month_of(day_of(world.now), 1).0 + 1;
-        let near = today + dice.between(-1, 1);
-        quota.reset_day = if dice.one_in(3) { dice.between(1, 28) } else { near.clamp(1, 28) };
+        let near = today + random.between(-1, 1);
+        quota.reset_day = if random.one_in(3) { random.between(1, 28) } else { near.clamp(1, 28) };
     }
     world.trace(format!("{subject} {quota:?}"));
     let limits = Limit::ALL.into_iter().zip(quota.limits);
@@ -63,7 +64,7 @@ pub async fn quota(world: &mut World, dice: &mut Random) {
     refresh(world, subject, is_project).await;
 }
 
-/// Brings what was committed of a project or an organization into the books.
+/// Applies the committed settings of a project or an organization to the live state.
 async fn refresh(world: &World, subject: Subject, is_project: bool) {
     let (database, now) = (&world.node.database, UnixMs(world.now));
     let (directory, id) = (&world.node.process().directory, u128::from(subject));
@@ -75,38 +76,38 @@ async fn refresh(world: &World, subject: Subject, is_project: bool) {
     refreshed.expect("refreshed");
 }
 
-pub async fn key_limits(world: &mut World, dice: &mut Random) {
-    let who = dice.pick(&KEYS);
+pub async fn key_limits(world: &mut World, random: &mut Random) {
+    let owner = random.pick(&KEYS);
     let mut quota = model::Quota::default();
     for rule in [4, 8] {
-        quota.limits[rule] = (!dice.one_in(3)).then(|| value(rule, dice));
+        quota.limits[rule] = (!random.one_in(3)).then(|| value(rule, random));
     }
-    world.trace(format!("{} {:?}", who.key, quota.limits));
+    world.trace(format!("{} {:?}", owner.key, quota.limits));
     let mut tx = world.node.database.begin().await.expect("a transaction");
     sqlx::query(
         "UPDATE api_keys SET requests_per_minute_limit = $2, monthly_spend_limit_nano = $3
          WHERE id = $1",
     )
-    .bind(Uuid::from_u128(u128::from(who.key)))
+    .bind(Uuid::from_u128(u128::from(owner.key)))
     .bind(quota.limits[4])
     .bind(quota.limits[8])
     .execute(&mut *tx)
     .await
     .expect("updated");
     tx.commit().await.expect("committed");
-    world.model.quotas.insert(who.key, quota);
-    refresh(world, who.project, true).await;
+    world.model.quotas.insert(owner.key, quota);
+    refresh(world, owner.project, true).await;
 }
 
-pub async fn toggle_wallet(world: &mut World, dice: &mut Random) {
-    let organization = dice.pick(&[1, 2]);
-    let was_off = world.model.inactive_wallets.contains(&organization);
-    world.trace(format!("{organization} {}", if was_off { "on" } else { "off" }));
+pub async fn toggle_wallet(world: &mut World, random: &mut Random) {
+    let organization = random.pick(&[1, 2]);
+    let was_inactive = world.model.inactive_wallets.contains(&organization);
+    world.trace(format!("{organization} {}", if was_inactive { "on" } else { "off" }));
     let (id, now) = (OrganizationId(u128::from(organization)), UnixMs(world.now));
     let mut tx = world.node.database.begin().await.expect("a transaction");
-    wallets::set_active(&mut tx, id, was_off, true, now).await.expect("switched");
+    wallets::set_active(&mut tx, id, was_inactive, true, now).await.expect("switched");
     tx.commit().await.expect("committed");
-    if was_off {
+    if was_inactive {
         world.model.inactive_wallets.remove(&organization);
     } else {
         world.model.inactive_wallets.insert(organization);
@@ -118,25 +119,25 @@ pub async fn recharge(world: &mut World, organization: Subject, amount: i64) {
     pay(world, organization, amount, None).await;
 }
 
-/// Gives back a part of what a call cost that is in the ledger.
-pub async fn refund(world: &mut World, dice: &mut Random) {
+/// Refunds part of the cost of a call in the ledger.
+pub async fn refund(world: &mut World, random: &mut Random) {
     let mut tx = world.node.database.begin_snapshot().await.expect("a picture");
-    let mut left = Vec::new();
+    let mut refundable = Vec::new();
     for call in world.model.calls.iter().rev().take(12) {
         let organization = OrganizationId(u128::from(call.owner.organization));
         let id = RequestLogId(u128::from(call.id));
         if let Some(record) = records::consume(&mut tx, organization, id).await.expect("read") {
             let refunded = record.refunded.unwrap_or_default();
-            left.push((call.owner.organization, call.id, (record.amount - refunded).0));
+            refundable.push((call.owner.organization, call.id, (record.amount - refunded).0));
         }
     }
     drop(tx);
-    left.retain(|(.., left)| 0 < *left);
-    if left.is_empty() {
+    refundable.retain(|(.., refundable)| 0 < *refundable);
+    if refundable.is_empty() {
         return;
     }
-    let (organization, call, most) = dice.pick(&left);
-    pay(world, organization, dice.between(1, most), Some(call)).await;
+    let (organization, call, max) = random.pick(&refundable);
+    pay(world, organization, random.between(1, max), Some(call)).await;
 }
 
 async fn pay(world: &mut World, organization: Subject, amount: i64, call: Option<u64>) {

@@ -1,60 +1,60 @@
-//! Histories: what happens in which order, made of a seed and of nothing else.
+//! Histories: sequences of steps that are determined by a seed.
 //!
-//! A step is a verb and dice. What the dice mean is decided when it is acted, by what there is then:
-//! so a history from which steps were taken out is still a history.
+//! A step is an action and a random number generator. The numbers are interpreted when the step
+//! runs, so a history remains valid when steps are removed.
 
-/// What happens.
+/// The action of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// A call comes.
+    /// A call arrives.
     Call,
-    /// Several calls come at once.
+    /// Several calls arrive.
     Burst,
-    /// A call is given to an upstream.
+    /// A call is forwarded.
     Forward,
-    /// An upstream says, or the gateway counts, what a call has used.
+    /// The upstream reports usage, or the gateway counts it.
     ReportUsage,
-    /// What a call has cost so far is written down.
+    /// The progress of a call is checkpointed.
     Checkpoint,
     /// A call ends.
     End,
-    /// A worker's entries are written.
+    /// The buffered entries of a worker are written.
     Write,
-    /// A stretch of the journal is brought into the database.
+    /// The projector applies part of the journal to the database.
     Project,
-    /// Old segments are removed.
+    /// Projected segments are removed.
     Sweep,
     /// Time passes.
     Tick,
-    /// The next minute is near.
+    /// Time moves close to the next minute.
     NearMinuteEnd,
-    /// Midnight is near.
+    /// Time moves close to midnight.
     NearMidnight,
     /// Days pass.
     Days,
     /// The wall clock steps back.
     ClockBack,
-    /// Limits of a project or an organization are replaced.
+    /// The quota of a project or an organization is replaced.
     Quota,
-    /// Limits of a key are replaced.
+    /// The limits of a key are replaced.
     KeyLimits,
-    /// A wallet is switched off or on.
+    /// A wallet is deactivated or activated.
     ToggleWallet,
-    /// Money is paid in.
+    /// A wallet is recharged.
     Recharge,
-    /// Part of a call's cost is given back.
+    /// Part of a call's cost is refunded.
     Refund,
-    /// Somebody asks where things stand.
+    /// The status of limits is read.
     ReadStatus,
-    /// A refusal is written into the journal.
+    /// A refusal is written to the journal.
     Refuse,
-    /// The process is killed, and started again.
+    /// The process is killed and restarted.
     Kill,
-    /// The process is stopped in good order, and started again.
+    /// The process is shut down in order and restarted.
     Shutdown,
 }
 
-/// How often each happens.
+/// Relative frequency of each action.
 const WEIGHTS: &[(Action, u64)] = &[
     (Action::Call, 30),
     (Action::Burst, 9),
@@ -81,14 +81,13 @@ const WEIGHTS: &[(Action, u64)] = &[
     (Action::Shutdown, 1),
 ];
 
-/// One step.
 #[derive(Debug, Clone, Copy)]
 pub struct Step {
     pub action: Action,
     pub random: Random,
 }
 
-/// Chance that is already decided. Each throw takes the next number.
+/// A reproducible random number generator.
 #[derive(Debug, Clone, Copy)]
 pub struct Random(u64);
 
@@ -97,79 +96,78 @@ impl Random {
         Self(seed)
     }
 
-    /// A number below `sides`.
-    pub fn below(&mut self, sides: u64) -> u64 {
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ mixed >> 31) % sides
+        (mixed ^ mixed >> 31) % limit
     }
 
-    /// A number from `first` to `last`.
+    /// A number from `first` to `last`, inclusive.
     pub fn between(&mut self, first: i64, last: i64) -> i64 {
         first + i64::try_from(self.below(last.abs_diff(first) + 1)).expect("a small number")
     }
 
-    /// Whether it is one case in so many.
+    /// True in one of `cases` cases.
     pub fn one_in(&mut self, cases: u64) -> bool {
         self.below(cases) == 0
     }
 
-    /// One of them.
+    /// A random item.
     pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.index(of.len())]
     }
 
-    /// A place in a list that long.
+    /// A random index into a list of this length.
     pub fn index(&mut self, length: usize) -> usize {
-        usize::try_from(self.below(length as u64)).expect("a place")
+        usize::try_from(self.below(length as u64)).expect("an index")
     }
 }
 
-/// How a history begins, and its steps.
+/// The initial state and the steps.
 #[derive(Debug, Clone)]
 pub struct History {
     pub start: i64,
-    /// What each organization begins with.
+    /// The initial balance of each organization.
     pub money: i64,
-    /// How far the projector may fall behind.
+    /// The limit of the projector's backlog.
     pub backlog_bytes_max: u64,
     pub steps: Vec<Step>,
 }
 
-/// 2024-02-26T23:00Z: a leap day and the end of a month are near.
+/// 2024-02-26T23:00Z, shortly before a leap day and the end of a month.
 const START_MS: i64 = 1_708_988_400_000;
 const DAY_MS: i64 = 86_400_000;
 
-/// The history of that seed.
 pub fn history(seed: u64) -> History {
-    let mut dice = Random::new(seed.wrapping_mul(0xd134_2543_de82_ef95));
-    let start = START_MS + dice.between(0, 400) * DAY_MS + dice.between(0, DAY_MS - 1);
-    let money = dice.pick(&[250, 900, 5_000, 50_000]);
-    let backlog_bytes_max = dice.pick(&[5_000, 100_000]);
-    let mut steps: Vec<Step> = (0..dice.between(60, 160)).map(|_| step(&mut dice)).collect();
-    if dice.one_in(3) {
-        // Nothing dies and little is projected, so that much is in memory and in the journal.
+    let mut random = Random::new(seed.wrapping_mul(0xd134_2543_de82_ef95));
+    let start = START_MS + random.between(0, 400) * DAY_MS + random.between(0, DAY_MS - 1);
+    let money = random.pick(&[250, 900, 5_000, 50_000]);
+    let backlog_bytes_max = random.pick(&[5_000, 100_000]);
+    let mut steps: Vec<Step> = (0..random.between(60, 160)).map(|_| step(&mut random)).collect();
+    if random.one_in(3) {
+        // Rarely kill or project, so that much is in memory and in the journal.
         for step in &mut steps {
-            let rare = matches!(step.action, Action::Kill | Action::Project | Action::Shutdown);
-            if rare && !dice.one_in(8) {
-                step.action = dice.pick(&[Action::Burst, Action::End, Action::Write]);
+            let is_rare = matches!(step.action, Action::Kill | Action::Project | Action::Shutdown);
+            if is_rare && !random.one_in(8) {
+                step.action = random.pick(&[Action::Burst, Action::End, Action::Write]);
             }
         }
-        steps.extend([Action::Write, Action::Kill].map(|action| Step { action, random: dice }));
+        steps.extend([Action::Write, Action::Kill].map(|action| Step { action, random: random }));
     }
     History { start, money, backlog_bytes_max, steps }
 }
 
-fn step(dice: &mut Random) -> Step {
+fn step(random: &mut Random) -> Step {
     let all = WEIGHTS.iter().map(|(_, weight)| weight).sum();
-    let mut left = dice.below(all);
+    let mut remaining = random.below(all);
     for (verb, weight) in WEIGHTS {
-        if left < *weight {
-            return Step { action: *verb, random: Random::new(dice.below(u64::MAX)) };
+        if remaining < *weight {
+            return Step { action: *verb, random: Random::new(random.below(u64::MAX)) };
         }
-        left -= weight;
+        remaining -= weight;
     }
     unreachable!("the weights are summed")
 }

@@ -1,5 +1,5 @@
-//! Whether what is durable is what the model says: of every chain of the journal the first so many
-//! calls, each exactly as it ended, and nothing else.
+//! Compares the database with the model: of each journal chain the first entries, each call exactly
+//! as it ended, and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,22 +10,22 @@ use uuid::Uuid;
 use crate::model::{End, Model, ModelEntry, Subject, Sums};
 use crate::world::World;
 
-/// Checks the database; `whole` says that everything that was written must be in it.
-pub async fn check(world: &World, whole: bool) {
+/// Checks the database. If `is_complete`, everything written must be in it.
+pub async fn check(world: &World, is_complete: bool) {
     let mut tx = world.node.database.begin_snapshot().await.expect("a picture");
-    let known = check_request_log(&mut tx, &world.model, whole).await;
+    let logged_ids = check_request_log(&mut tx, &world.model, is_complete).await;
     for organization in [1, 2] {
-        check_wallet_chain(&mut tx, &world.model, organization, &known).await;
+        check_wallet_chain(&mut tx, &world.model, organization, &logged_ids).await;
     }
-    check_usage(&mut tx, &world.model, &known).await;
-    if whole {
+    check_usage(&mut tx, &world.model, &logged_ids).await;
+    if is_complete {
         let open = rows(&mut tx, "SELECT request_log_id FROM open_holds").await;
         let open: BTreeSet<u64> = open.iter().map(|row| number(row, 0)).collect();
-        let told = world.model.calls.iter();
-        let told = told.filter(|call| !known.contains(&call.id));
-        let told: BTreeSet<u64> =
-            told.map(|call| call.id).filter(|id| world.model.is_held(*id)).collect();
-        assert_eq!(open, told, "open holds in the database");
+        let held = world.model.calls.iter();
+        let held = held.filter(|call| !logged_ids.contains(&call.id));
+        let held: BTreeSet<u64> =
+            held.map(|call| call.id).filter(|id| world.model.is_held(*id)).collect();
+        assert_eq!(open, held, "open holds in the database");
     }
 }
 
@@ -37,56 +37,60 @@ fn number(row: &SqliteRow, column: usize) -> u64 {
     u64::try_from(row.get::<Uuid, _>(column).as_u128()).expect("a small number")
 }
 
-/// The calls in the request log: those that had ended before this run, and the first so many ends
-/// of each chain.
-async fn check_request_log(tx: &mut SqliteConnection, model: &Model, whole: bool) -> BTreeSet<u64> {
+/// Checks the request log: calls that ended before this run, and a prefix of the ends of each
+/// chain. Returns their ids.
+async fn check_request_log(
+    tx: &mut SqliteConnection,
+    model: &Model,
+    is_complete: bool,
+) -> BTreeSet<u64> {
     let query = "SELECT id, cost_nano FROM request_logs WHERE outcome <> 'Refused'";
     let logged: BTreeMap<u64, i64> =
         rows(tx, query).await.iter().map(|row| (number(row, 0), row.get(1))).collect();
     let mut expected: BTreeSet<u64> = model.calls.iter().map(|call| call.id).collect();
-    for (told, written) in &model.chains {
-        for told in told {
-            if let ModelEntry::Held(id) = told {
+    for (entries, written) in &model.chains {
+        for entry in entries {
+            if let ModelEntry::Held(id) = entry {
                 expected.remove(id);
             }
         }
-        let mut went_on = true;
-        for told in &told[..*written] {
-            let ModelEntry::Ended(id, _) = told else { continue };
+        let mut is_prefix = true;
+        for entry in &entries[..*written] {
+            let ModelEntry::Ended(id, _) = entry else { continue };
             let is_logged = logged.contains_key(id);
-            assert!(went_on || !is_logged, "{id} is logged, but not what ended before it");
-            assert!(is_logged || !whole, "{id} has ended, and is not in the log");
-            went_on = is_logged;
+            assert!(is_prefix || !is_logged, "{id} is logged, but a call that ended before is not");
+            assert!(is_logged || !is_complete, "{id} has ended, and is not in the log");
+            is_prefix = is_logged;
             if is_logged {
                 expected.insert(*id);
             }
         }
     }
-    let known: BTreeSet<u64> = logged.keys().copied().collect();
-    assert_eq!(known, expected, "calls in the log");
-    for (id, end) in ends(model, &known) {
+    let logged_ids: BTreeSet<u64> = logged.keys().copied().collect();
+    assert_eq!(logged_ids, expected, "calls in the log");
+    for (id, end) in ends(model, &logged_ids) {
         assert_eq!(logged[&id], end.money, "the cost of {id} in the log");
     }
-    known
+    logged_ids
 }
 
-fn ends(model: &Model, known: &BTreeSet<u64>) -> Vec<(u64, End)> {
-    let ended = model.calls.iter().filter(|call| known.contains(&call.id));
-    ended.map(|call| (call.id, call.end.expect("it has ended"))).collect()
+fn ends(model: &Model, logged_ids: &BTreeSet<u64>) -> Vec<(u64, End)> {
+    let ended = model.calls.iter().filter(|call| logged_ids.contains(&call.id));
+    ended.map(|call| (call.id, call.end.expect("the call has ended"))).collect()
 }
 
-/// The records of a wallet: one chain, what was paid in, and one Consume for every charged call.
+/// Checks the records of a wallet: one chain, the payments, and one Consume per charged call.
 async fn check_wallet_chain(
     tx: &mut SqliteConnection,
     model: &Model,
     organization: Subject,
-    known: &BTreeSet<u64>,
+    logged_ids: &BTreeSet<u64>,
 ) {
     let query = "SELECT request_log_id, organization_id, seq, kind, amount_nano,
         previous_balance_nano, current_balance_nano, overage FROM wallet_records
         ORDER BY organization_id, seq";
     let (mut seq, mut balance) = (0, 0);
-    let (mut consumed, mut paid) = (BTreeMap::new(), Vec::new());
+    let (mut consumed, mut payments) = (BTreeMap::new(), Vec::new());
     for row in rows(tx, query).await.iter().filter(|row| number(row, 1) == organization) {
         seq += 1;
         assert_eq!(
@@ -101,22 +105,23 @@ async fn check_wallet_chain(
         if row.get::<&str, _>(3) == "Consume" {
             assert_eq!(moved, -amount);
             let twice = consumed.insert(call.expect("a call"), (amount, row.get::<bool, _>(7)));
-            assert_eq!(twice, None, "a call is charged once");
+            assert_eq!(twice, None, "a call has one debit");
         } else {
             assert_eq!(moved, amount);
-            paid.push((organization, amount, call));
+            payments.push((organization, amount, call));
         }
     }
-    let own = |call: &u64| {
+    let belongs = |call: &u64| {
         model.calls.iter().any(|c| c.id == *call && c.owner.organization == organization)
     };
-    let charged = ends(model, known).into_iter().filter(|(id, end)| end.charged && own(id));
+    let charged =
+        ends(model, logged_ids).into_iter().filter(|(id, end)| end.charged && belongs(id));
     let charged: BTreeMap<u64, (i64, bool)> =
         charged.map(|(id, end)| (id, (end.money, end.overage))).collect();
     assert_eq!(consumed, charged, "what the calls of {organization} are charged");
-    let told: Vec<_> =
-        model.payments.iter().filter(|paid| paid.0 == organization).copied().collect();
-    assert_eq!(paid, told, "what was paid to {organization}");
+    let expected: Vec<_> =
+        model.payments.iter().filter(|payments| payments.0 == organization).copied().collect();
+    assert_eq!(payments, expected, "what was paid to {organization}");
     let overages: i64 = charged.values().filter(|(_, over)| *over).map(|(cost, _)| cost).sum();
     assert!(-overages <= balance, "{balance} of {organization} is below zero by more than overage");
     let query = "SELECT organization_id, balance_nano, last_seq FROM wallets";
@@ -125,8 +130,8 @@ async fn check_wallet_chain(
     assert_eq!((wallet.get::<i64, _>(1), wallet.get::<i64, _>(2)), (balance, seq), "the wallet");
 }
 
-/// What everybody used, by day and in the latest minute.
-async fn check_usage(tx: &mut SqliteConnection, model: &Model, known: &BTreeSet<u64>) {
+/// Checks the usage by day and in the latest minute.
+async fn check_usage(tx: &mut SqliteConnection, model: &Model, logged_ids: &BTreeSet<u64>) {
     let mut days: BTreeMap<Subject, BTreeMap<i64, Sums>> = BTreeMap::new();
     let query = "SELECT subject_id, day, requests, input_tokens + output_tokens, spend_nano
         FROM usage_days";
@@ -141,8 +146,8 @@ async fn check_usage(tx: &mut SqliteConnection, model: &Model, known: &BTreeSet<
         .map(|row| (number(row, 0), (row.get(1), [row.get(2), row.get(3), row.get(4)])))
         .collect();
     for subject in model.subjects() {
-        let (told_days, told_minute) = model.usage(subject, known);
-        assert_eq!(days.remove(&subject).unwrap_or_default(), told_days, "days of {subject}");
-        assert_eq!(minutes.get(&subject).copied(), told_minute, "latest minute of {subject}");
+        let (expected_days, expected_minute) = model.usage(subject, logged_ids);
+        assert_eq!(days.remove(&subject).unwrap_or_default(), expected_days, "days of {subject}");
+        assert_eq!(minutes.get(&subject).copied(), expected_minute, "latest minute of {subject}");
     }
 }

@@ -1,23 +1,23 @@
-//! A node in a world of its own: virtual time, seeded histories, crashes anywhere, and a model that
-//! says what must be true after every step.
+//! Deterministic simulation of a node: virtual time, seeded histories, crashes at any point, and a
+//! model that predicts the state after every step.
 //!
-//! `METEOR_SEED=7` acts the history of one seed and tells it; `METEOR_SEEDS=10000` acts so many.
+//! `METEOR_SEED=7` runs the history of one seed and prints it; `METEOR_SEEDS=10000` runs that many.
 #![expect(
     clippy::disallowed_methods,
-    reason = "tests stand outside the house: they read the environment and start threads"
+    reason = "tests read the environment and start threads; the rules for `src` do not apply here"
 )]
 
-// What must be true.
+// The model.
 mod calendar;
 mod price;
 mod model;
-// What is done, and to what.
+// The node and the steps.
 mod history;
 mod node;
 mod admission;
 mod edits;
 mod world;
-// Whether it is so.
+// The checks.
 mod check;
 mod ledger;
 mod windows;
@@ -31,40 +31,40 @@ use tokio::runtime::{Builder, Runtime};
 use crate::history::{History, history};
 use crate::world::Trace;
 
-/// How many seeds are acted where nobody says otherwise.
+/// Number of seeds if the environment sets none.
 const SEEDS: u64 = 100;
 
-/// How often a failing history is tried with fewer steps.
+/// Attempts at a shorter history that fails.
 const SHRINKS_MAX: usize = 300;
 
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
-/// Acts a history; what went wrong, and what had happened until then.
+/// Runs a history. Returns the trace, or the failure and the trace up to it.
 fn run(runtime: &Runtime, history: &History) -> Result<String, (String, String)> {
-    let story = Trace::default();
-    let acted =
-        catch_unwind(AssertUnwindSafe(|| runtime.block_on(world::run_history(history, &story))));
-    let story = story.take();
-    let Err(fault) = acted else { return Ok(story) };
-    let text = fault.downcast_ref::<String>().cloned();
-    let text = text.or_else(|| fault.downcast_ref::<&str>().map(ToString::to_string));
-    Err((text.unwrap_or_default(), story))
+    let trace = Trace::default();
+    let outcome =
+        catch_unwind(AssertUnwindSafe(|| runtime.block_on(world::run_history(history, &trace))));
+    let trace = trace.take();
+    let Err(failure) = outcome else { return Ok(trace) };
+    let text = failure.downcast_ref::<String>().cloned();
+    let text = text.or_else(|| failure.downcast_ref::<&str>().map(ToString::to_string));
+    Err((text.unwrap_or_default(), trace))
 }
 
-/// The same fault with fewer steps, found by leaving out ever shorter stretches.
+/// Shrinks a failing history by leaving out ever shorter ranges of steps.
 fn shrink(runtime: &Runtime, mut history: History) -> History {
-    let mut tries = 0;
+    let mut attempts = 0;
     let mut length = history.steps.len() / 2;
     while 0 < length {
         let mut at = 0;
-        while at < history.steps.len() && tries < SHRINKS_MAX {
-            tries += 1;
-            let mut fewer = history.clone();
-            fewer.steps.drain(at..(at + length).min(history.steps.len()));
-            if run(runtime, &fewer).is_err() {
-                history = fewer;
+        while at < history.steps.len() && attempts < SHRINKS_MAX {
+            attempts += 1;
+            let mut shorter = history.clone();
+            shorter.steps.drain(at..(at + length).min(history.steps.len()));
+            if run(runtime, &shorter).is_err() {
+                history = shorter;
             } else {
                 at += length;
             }
@@ -91,30 +91,30 @@ fn node_state_matches_the_model_in_every_history() {
             if !seeds.contains(&seed) || failed.lock().expect("no panic").is_some() {
                 return;
             }
-            // Where the process stops itself, its last words say which seed it was.
+            // If the process aborts, the log names the seed.
             let _seed = tracing::error_span!("history", METEOR_SEED = seed).entered();
             match run(&runtime, &history(seed)) {
-                Ok(story) if one.is_some() => println!("{story}"),
+                Ok(trace) if one.is_some() => println!("{trace}"),
                 Ok(_) => {}
-                Err((fault, _)) => *failed.lock().expect("no panic") = Some((seed, fault)),
+                Err((failure, _)) => *failed.lock().expect("no panic") = Some((seed, failure)),
             }
         }
     };
-    let stops = tracing_subscriber::EnvFilter::new("meteor::tasks=error,simulation=error");
-    tracing_subscriber::fmt().with_env_filter(stops).with_writer(std::io::stderr).init();
+    let filter = tracing_subscriber::EnvFilter::new("meteor::tasks=error,simulation=error");
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
     let failed = failed.into_inner().expect("no panic");
-    let shrunken = failed.map(|(seed, fault)| {
+    let shrunken = failed.map(|(seed, failure)| {
         std::panic::set_hook(Box::new(|_| {}));
         let runtime = runtime();
         let shrunken = shrink(&runtime, history(seed));
-        let again = run(&runtime, &shrunken);
+        let rerun = run(&runtime, &shrunken);
         drop(std::panic::take_hook());
-        (seed, fault, again)
+        (seed, failure, rerun)
     });
-    if let Some((seed, fault, again)) = shrunken {
-        let (fewer, story) = again.err().unwrap_or_default();
-        panic!("METEOR_SEED={seed}: {fault}\n\nThe shortest history found:{story}\n\n{fewer}");
+    if let Some((seed, failure, rerun)) = shrunken {
+        let (shorter, trace) = rerun.err().unwrap_or_default();
+        panic!("METEOR_SEED={seed}: {failure}\n\nThe shortest history found:{trace}\n\n{shorter}");
     }
 }

@@ -1,15 +1,16 @@
-//! What must be true, said in the plainest way: a list of calls, a list of payments, and sums.
+//! The model: a list of calls, a list of payments, and sums over them.
 //!
-//! Nothing here names the crate under test: windows, prices and sums are written a second time.
+//! Nothing in this file names the crate under test; windows, prices and sums are implemented a
+//! second time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::calendar::{DAY_MS, MINUTE_MS, day_of, minute_of, month_of};
 
-/// A project, a key or an organization, by a number of its own.
+/// The number of a project, key or organization.
 pub type Subject = u64;
 
-/// Owner calls.
+/// The project, key and organization of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
     pub organization: Subject,
@@ -23,14 +24,14 @@ impl Owner {
     }
 }
 
-/// What is counted: requests, tokens, nano-units.
+/// Requests, tokens, nano-units.
 pub type Sums = [i64; 3];
 
 const REQUESTS: usize = 0;
 const TOKENS: usize = 1;
 const MONEY: usize = 2;
 
-/// Over which stretch of time.
+/// The window of a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Span {
     Minute,
@@ -39,7 +40,7 @@ pub enum Span {
     Now,
 }
 
-/// The limits that there are, as the documentation lists them.
+/// All limits, in the order of the documentation.
 pub const RULES: [(Span, usize); 9] = [
     (Span::Day, REQUESTS),
     (Span::Day, TOKENS),
@@ -66,7 +67,7 @@ impl Default for Quota {
     }
 }
 
-/// What a call came to.
+/// How a call is counted and charged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct End {
     pub counted: bool,
@@ -76,19 +77,19 @@ pub struct End {
     pub overage: bool,
 }
 
-/// A call that was admitted.
+/// An admitted call.
 #[derive(Debug, Clone, Copy)]
 pub struct Call {
     pub id: u64,
     pub owner: Owner,
-    /// The moment that decides its windows.
+    /// The time that determines its windows.
     pub at: i64,
     pub tokens: i64,
     pub money: i64,
     pub end: Option<End>,
 }
 
-/// What a chain of the journal was told.
+/// An entry in a chain of the journal.
 #[derive(Debug, Clone, Copy)]
 pub enum ModelEntry {
     Held(u64),
@@ -97,18 +98,18 @@ pub enum ModelEntry {
     Refused,
 }
 
-/// What stands in the way of a call.
+/// A reason for which a call cannot be admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Obstacle {
-    /// That limit of that subject, and what is used and held of it.
+    /// This limit of this subject, with its used and held amounts.
     Limit { subject: Subject, rule: usize, used: i64, held: i64 },
-    /// The wallet is switched off.
+    /// The wallet is inactive.
     WalletInactive,
-    /// The wallet does not cover it.
+    /// The wallet does not cover the call.
     InsufficientFunds,
 }
 
-/// Used and held of one subject, in its running windows.
+/// Used and held amounts of a subject in the current windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct UsageStatus {
     pub minute: [Sums; 2],
@@ -117,40 +118,40 @@ pub struct UsageStatus {
     pub open: i64,
 }
 
-/// Everything that was told, and nothing else.
+/// Everything that was written to the node.
 #[derive(Debug, Default)]
 pub struct Model {
     pub calls: Vec<Call>,
-    /// Organization, amount, and the call that is refunded.
+    /// Organization, amount, and the refunded call.
     pub payments: Vec<(Subject, i64, Option<u64>)>,
     pub quotas: BTreeMap<Subject, Quota>,
     pub keys: Vec<Owner>,
     pub inactive_wallets: BTreeSet<Subject>,
-    /// The latest moment that each has seen.
+    /// The latest time observed by each subject.
     pub latest_times: BTreeMap<Subject, i64>,
-    /// What was told to each chain of this run, and how much of it is written.
+    /// The entries of each chain in this run, and how many of them are written.
     pub chains: Vec<(Vec<ModelEntry>, usize)>,
 }
 
 impl Model {
     pub fn subjects(&self) -> BTreeSet<Subject> {
-        self.keys.iter().flat_map(|who| who.all()).collect()
+        self.keys.iter().flat_map(|owner| owner.all()).collect()
     }
 
     pub fn call(&mut self, id: u64) -> &mut Call {
         self.calls.iter_mut().rev().find(|call| call.id == id).expect("a call that was admitted")
     }
 
-    /// A key's month, and whether its limits are enforced, are its project's.
+    /// A key takes the reset day and the enforcement flag from its project.
     pub fn quota(&self, subject: Subject) -> Quota {
-        let own = self.quotas.get(&subject).copied().unwrap_or_default();
-        match self.keys.iter().find(|who| who.key == subject) {
-            Some(who) => Quota { limits: own.limits, ..self.quota(who.project) },
-            None => own,
+        let calls = self.quotas.get(&subject).copied().unwrap_or_default();
+        match self.keys.iter().find(|owner| owner.key == subject) {
+            Some(owner) => Quota { limits: calls.limits, ..self.quota(owner.project) },
+            None => calls,
         }
     }
 
-    /// Time never goes back for whoever has seen it.
+    /// Advances the time of these subjects; time never goes back for a subject.
     pub fn advance_time(&mut self, subjects: &[Subject], now: i64) -> i64 {
         let latest = subjects.iter().filter_map(|subject| self.latest_times.get(subject)).max();
         let at = latest.map_or(now, |latest| now.max(*latest));
@@ -158,7 +159,7 @@ impl Model {
         at
     }
 
-    /// Where the subject stands at the latest moment that it has seen.
+    /// The status of a subject at its latest time.
     pub fn usage_status(&self, subject: Subject) -> UsageStatus {
         let at = self.latest_times[&subject];
         let (first, end) = month_of(day_of(at), self.quota(subject).reset_day);
@@ -181,7 +182,7 @@ impl Model {
         standing
     }
 
-    /// Used and held under a rule.
+    /// Used and held amounts under a limit.
     pub fn used_and_held(standing: &UsageStatus, rule: usize) -> [i64; 2] {
         let (span, measure) = RULES[rule];
         match span {
@@ -192,10 +193,10 @@ impl Model {
         }
     }
 
-    /// All that keeps a call from being admitted now.
-    pub fn obstacles(&self, who: Owner, tokens: i64, money: i64) -> Vec<Obstacle> {
+    /// All reasons for which a call cannot be admitted now.
+    pub fn obstacles(&self, owner: Owner, tokens: i64, money: i64) -> Vec<Obstacle> {
         let mut found = Vec::new();
-        for subject in who.all() {
+        for subject in owner.all() {
             let quota = self.quota(subject);
             if !quota.enforce || quota.limits == [None; 9] {
                 continue;
@@ -209,10 +210,10 @@ impl Model {
                 }
             }
         }
-        if self.inactive_wallets.contains(&who.organization) {
+        if self.inactive_wallets.contains(&owner.organization) {
             found.push(Obstacle::WalletInactive);
         } else if money != 0
-            && self.balance(who.organization) < self.held_amount(who.organization) + money
+            && self.balance(owner.organization) < self.held_amount(owner.organization) + money
         {
             found.push(Obstacle::InsufficientFunds);
         }
@@ -224,46 +225,50 @@ impl Model {
     }
 
     pub fn paid_in(&self, organization: Subject) -> i64 {
-        self.payments.iter().filter(|paid| paid.0 == organization).map(|paid| paid.1).sum()
+        self.payments
+            .iter()
+            .filter(|payment| payment.0 == organization)
+            .map(|payment| payment.1)
+            .sum()
     }
 
-    /// What was paid in, without what calls cost.
+    /// Payments minus the cost of calls.
     pub fn balance(&self, organization: Subject) -> i64 {
         let cost = |call: &Call| call.end.map_or(0, |end| end.money);
         self.paid_in(organization) - self.calls_of(organization).map(cost).sum::<i64>()
     }
 
-    /// What open calls hold.
+    /// The amount that open calls hold.
     pub fn held_amount(&self, organization: Subject) -> i64 {
         self.calls_of(organization).filter(|call| call.end.is_none()).map(|call| call.money).sum()
     }
 
-    /// Notes an entry of a chain, and what it does.
-    pub fn append(&mut self, chain: usize, told: ModelEntry) {
-        if let ModelEntry::Ended(id, end) = told {
+    /// Appends an entry to a chain and applies it.
+    pub fn append(&mut self, chain: usize, entry: ModelEntry) {
+        if let ModelEntry::Ended(id, end) = entry {
             self.call(id).end = Some(end);
         }
-        self.chains[chain].0.push(told);
+        self.chains[chain].0.push(entry);
     }
 
-    /// Whether that call's hold is written: it may be forwarded.
+    /// True if the hold of this call is written, so that it may be forwarded.
     pub fn is_held(&self, id: u64) -> bool {
-        let written = self.chains.iter().flat_map(|(told, written)| &told[..*written]);
-        written.into_iter().any(|told| matches!(told, ModelEntry::Held(held) if *held == id))
+        let written = self.chains.iter().flat_map(|(entries, written)| &entries[..*written]);
+        written.into_iter().any(|entry| matches!(entry, ModelEntry::Held(held) if *held == id))
     }
 
-    /// The process dies at `now`, and begins anew: of each chain so many entries remain.
+    /// The process dies and restarts at `now`; the first `surviving` entries of each chain remain.
     ///
-    /// A call whose end was written has ended so. One that was open ends by its last progress, or
-    /// for nothing, and counts as a request. One whose hold was not written never was.
-    pub fn crash(&mut self, kept: &[usize], now: i64) {
-        let mut lives: BTreeSet<u64> = BTreeSet::new();
+    /// A call whose end was written has ended. An open call is charged by its last checkpoint, or
+    /// nothing, and counts as a request. A call whose hold was not written never existed.
+    pub fn crash(&mut self, surviving: &[usize], now: i64) {
+        let mut surviving_holds: BTreeSet<u64> = BTreeSet::new();
         let mut ends: BTreeMap<u64, End> = BTreeMap::new();
         let lost = End { counted: true, ..End::default() };
-        for ((told, _), kept) in self.chains.iter().zip(kept) {
-            for told in &told[..*kept] {
-                match *told {
-                    ModelEntry::Held(id) => lives.extend([id]),
+        for ((entries, _), surviving) in self.chains.iter().zip(surviving) {
+            for entry in &entries[..*surviving] {
+                match *entry {
+                    ModelEntry::Held(id) => surviving_holds.extend([id]),
                     ModelEntry::Checkpoint(id, end) | ModelEntry::Ended(id, end) => {
                         ends.insert(id, end);
                     }
@@ -271,24 +276,24 @@ impl Model {
                 }
             }
         }
-        let held = self.chains.iter().flat_map(|(told, _)| told.iter());
+        let held = self.chains.iter().flat_map(|(entries, _)| entries.iter());
         let of_this_run: BTreeSet<u64> = held
-            .filter_map(|told| if let ModelEntry::Held(id) = told { Some(*id) } else { None })
+            .filter_map(|entry| if let ModelEntry::Held(id) = entry { Some(*id) } else { None })
             .collect();
-        self.calls.retain(|call| !of_this_run.contains(&call.id) || lives.contains(&call.id));
+        self.calls
+            .retain(|call| !of_this_run.contains(&call.id) || surviving_holds.contains(&call.id));
         for call in self.calls.iter_mut().filter(|call| of_this_run.contains(&call.id)) {
             call.end = Some(ends.get(&call.id).copied().unwrap_or(lost));
         }
         self.chains.iter_mut().for_each(|chain| *chain = (Vec::new(), 0));
         for subject in self.subjects() {
-            let own = self.calls.iter().filter(|call| call.owner.all().contains(&subject));
-            let latest = own.map(|call| minute_of(call.at) * MINUTE_MS).max();
+            let calls = self.calls.iter().filter(|call| call.owner.all().contains(&subject));
+            let latest = calls.map(|call| minute_of(call.at) * MINUTE_MS).max();
             self.latest_times.insert(subject, latest.map_or(now, |latest| latest.max(now)));
         }
     }
 
-    /// What the subject used on each day, and in the latest minute of any call, over calls that
-    /// have ended and that `counts` names.
+    /// Usage of the subject per day and in the latest minute, over the ended calls in `counts`.
     pub fn usage(
         &self,
         subject: Subject,
@@ -296,8 +301,8 @@ impl Model {
     ) -> (BTreeMap<i64, Sums>, Option<(i64, Sums)>) {
         let mut days: BTreeMap<i64, Sums> = BTreeMap::new();
         let mut minutes: BTreeMap<i64, Sums> = BTreeMap::new();
-        let own = self.calls.iter().filter(|call| call.owner.all().contains(&subject));
-        for call in own.filter(|call| counts.contains(&call.id)) {
+        let calls = self.calls.iter().filter(|call| call.owner.all().contains(&subject));
+        for call in calls.filter(|call| counts.contains(&call.id)) {
             let end = call.end.unwrap_or_default();
             let sums = [i64::from(end.counted), end.tokens, end.money];
             let day = days.entry(call.at.div_euclid(DAY_MS)).or_default();

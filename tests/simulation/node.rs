@@ -1,4 +1,4 @@
-//! The node under test: everything of the real one but sockets, threads and clocks.
+//! The node under test: the real components without sockets, threads and clocks.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -25,13 +25,13 @@ use uuid::Uuid;
 
 use crate::model::{Owner, Subject};
 
-/// How many chains the journal has.
+/// Number of workers, which is also the number of journal chains.
 pub const WORKERS: u16 = 2;
 
-/// Small, so that chains have many of them: about twenty entries each.
+/// Small, so that chains have many segments: about twenty entries each.
 pub const SEGMENT_BYTES: u64 = 4 * 1024;
 
-/// Owner there is.
+/// All API keys and their owners.
 pub const KEYS: [Owner; 4] = [
     Owner { organization: 1, project: 11, key: 111 },
     Owner { organization: 1, project: 11, key: 112 },
@@ -39,7 +39,7 @@ pub const KEYS: [Owner; 4] = [
     Owner { organization: 2, project: 21, key: 211 },
 ];
 
-/// A node, and what outlives its process.
+/// A node: its process, and what survives the process.
 pub struct Node {
     folder: TempDir,
     pub database: Database,
@@ -48,7 +48,7 @@ pub struct Node {
     process: Option<Process>,
 }
 
-/// What is gone when the process is.
+/// The state that is lost with the process.
 pub struct Process {
     pub journal: Arc<Journal>,
     pub directory: Directory,
@@ -56,18 +56,19 @@ pub struct Process {
     projector: Projector,
 }
 
-/// How many more transactions are committed; then the process is taken to have died before one.
+/// The number of transactions that still commit. The next commit is refused and counts as the death
+/// of the process.
 #[derive(Clone)]
 struct CommitBudget {
     left: Arc<AtomicI64>,
     refused: Arc<Notify>,
 }
 
-/// The process died on its way.
+/// The process died before it finished.
 #[derive(Debug)]
 pub struct ProcessDied;
 
-/// A database in which everybody is, to be copied.
+/// A database with all owners, copied for each node.
 static POPULATED: LazyLock<(TempDir, PathBuf)> = LazyLock::new(|| {
     let folder = folder();
     let file = folder.path().join("populated.db");
@@ -78,7 +79,7 @@ static POPULATED: LazyLock<(TempDir, PathBuf)> = LazyLock::new(|| {
     (folder, file)
 });
 
-/// In memory, where there is such a place: nothing here is about disks.
+/// A temporary folder in memory if possible, because these tests are not about disks.
 fn folder() -> TempDir {
     let memory = Path::new("/dev/shm");
     let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
@@ -121,7 +122,7 @@ async fn populate(file: &Path) {
 }
 
 impl Node {
-    /// A node whose process does not run yet.
+    /// Creates a node without a running process.
     pub async fn new(backlog_bytes_max: u64) -> Self {
         let folder = folder();
         std::fs::copy(&POPULATED.1, folder.path().join("gateway.db")).expect("a copy");
@@ -135,10 +136,10 @@ impl Node {
     }
 
     pub fn process(&self) -> &Process {
-        self.process.as_ref().expect("it runs")
+        self.process.as_ref().expect("the process runs")
     }
 
-    /// Starts as the real one does; dies when it has committed so often.
+    /// Starts the process like the real one; it dies after `commits` commits.
     pub async fn start(&mut self, now: i64, commits: i64) -> Result<(), ProcessDied> {
         let now = UnixMs(now);
         self.commits.left.store(commits, Ordering::Relaxed);
@@ -180,26 +181,26 @@ impl Node {
         Ok(())
     }
 
-    /// Brings about so many entries a chain into the database; dies when it has committed so often.
-    pub async fn project(&mut self, most: usize, commits: i64) -> Result<(), ProcessDied> {
+    /// Projects about `entries_max` entries per chain; the process dies after `commits` commits.
+    pub async fn project(&mut self, entries_max: usize, commits: i64) -> Result<(), ProcessDied> {
         self.commits.left.store(commits, Ordering::Relaxed);
-        let process = self.process.as_mut().expect("it runs");
+        let process = self.process.as_mut().expect("the process runs");
         let projected = tokio::select! {
             biased;
-            () = process.projector.project(most) => Ok(()),
+            () = process.projector.project(entries_max) => Ok(()),
             () = self.commits.refused.notified() => Err(ProcessDied),
         };
         self.commits.left.store(i64::MAX, Ordering::Relaxed);
         projected
     }
 
-    /// The process is gone: its memory, and what it had not written.
+    /// Kills the process: its memory and unwritten entries are lost.
     pub async fn kill(&mut self) {
         self.process = None;
         self.reopen().await;
     }
 
-    /// The process has ended by itself.
+    /// The process has exited by itself.
     pub fn exited(&mut self) {
         self.process = None;
     }
@@ -209,15 +210,15 @@ impl Node {
         (self.database, self.commits) = open(self.folder.path()).await;
     }
 
-    /// Writes what a worker has not written yet, but only the first bytes of it, as a write that was
-    /// cut. How many entries came through whole.
+    /// Writes the buffered entries of a worker, but only the first bytes, like an interrupted
+    /// write. Returns the number of whole entries written.
     pub fn write_torn(&self, worker: usize, bytes: impl FnOnce(usize) -> usize) -> usize {
         let process = self.process();
         let chain = process.journal.chains()[worker].name;
         let folder = self.journal_folder();
         let segments = segment::list(&folder).expect("a folder");
-        let own = segments.into_iter().filter(|name| name.chain() == chain);
-        let files: Vec<PathBuf> = own.map(|name| name.path(&folder)).collect();
+        let own_segments = segments.into_iter().filter(|name| name.chain() == chain);
+        let files: Vec<PathBuf> = own_segments.map(|name| name.path(&folder)).collect();
         let read = |file: &PathBuf| std::fs::read(file).expect("a segment");
         let ends: Vec<usize> = files.iter().map(|file| whole_entries(&read(file), 0).1).collect();
         process.contexts[worker].writer.commit();
@@ -227,10 +228,10 @@ impl Node {
         for (file, end) in files.iter().zip(ends) {
             let complete = read(file);
             let mut torn = complete.clone();
-            let kept = (whole_entries(&complete, end).1 - end).min(left);
-            left -= kept;
-            torn[end + kept..].fill(0);
-            // An entry that ends with zeros bears the loss of them.
+            let kept_bytes = (whole_entries(&complete, end).1 - end).min(left);
+            left -= kept_bytes;
+            torn[end + kept_bytes..].fill(0);
+            // Cutting off trailing zeros leaves an entry whole.
             let same = torn.iter().zip(&complete).take_while(|(torn, whole)| torn == whole).count();
             whole += whole_entries(&complete[..same.max(end)], end).0;
             std::fs::write(file, &torn).expect("a segment");
@@ -240,7 +241,7 @@ impl Node {
 }
 
 impl Process {
-    /// Owner calls with that key.
+    /// The caller with this key.
     pub fn caller(&self, key: Subject) -> Arc<Caller> {
         let mut secret = [0; 32];
         let id = Uuid::from_u128(u128::from(key)).into_bytes();
@@ -250,8 +251,8 @@ impl Process {
     }
 }
 
-/// Whole entries from `start` on: how many, and where they end. Each begins with its length, and
-/// 8 bytes before its body.
+/// Number of whole entries from `start` on, and their end. Each has an 8-byte header that begins
+/// with its length.
 fn whole_entries(segment: &[u8], start: usize) -> (usize, usize) {
     let (mut count, mut at) = (0, start);
     while let Some(header) = segment.get(at..at + 8) {
@@ -272,11 +273,11 @@ async fn open(folder: &Path) -> (Database, CommitBudget) {
     let mut tx = database.begin().await.expect("a transaction");
     let CommitBudget { left, refused } = commits.clone();
     tx.lock_handle().await.expect("the connection").set_commit_hook(move || {
-        let may = 0 < left.fetch_sub(1, Ordering::Relaxed);
-        if !may {
+        let is_permitted = 0 < left.fetch_sub(1, Ordering::Relaxed);
+        if !is_permitted {
             refused.notify_one();
         }
-        may
+        is_permitted
     });
     tx.rollback().await.expect("nothing was done");
     (database, commits)

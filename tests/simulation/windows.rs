@@ -1,5 +1,5 @@
-//! Windows over two hundred years: every instant lies in one minute, one day and one month, and
-//! counters put a call there.
+//! Windows over two hundred years: every time is in one minute, day and month, and counters assign
+//! calls to them.
 
 use meteor::domain::counter::WindowCounters;
 use meteor::domain::limit::{Amounts, Window};
@@ -17,7 +17,7 @@ fn reset(day: i64) -> ResetDay {
     u8::try_from(day).ok().and_then(ResetDay::new).expect("1..=28")
 }
 
-/// The month of an instant as the domain has it: its first millisecond, and the next one's.
+/// The month of a time in the crate under test: its first millisecond, and that of the next month.
 fn month(at: i64, reset_day: i64) -> (i64, i64) {
     let month = reset(reset_day).month_of(UnixMs(at).day());
     assert!(month.contains(UnixMs(at).day()), "{at} is in its own month");
@@ -25,7 +25,7 @@ fn month(at: i64, reset_day: i64) -> (i64, i64) {
 }
 
 #[test]
-fn months_follow_one_another_without_a_gap() {
+fn months_are_contiguous() {
     for reset_day in 1..=28 {
         let mut first = month(0, reset_day).0;
         while first < CENTURIES_MS {
@@ -54,14 +54,14 @@ fn a_millisecond_from_midnight_is_another_day() {
     }
 }
 
-/// What a call used, for every measure another number.
+/// Usage of a call, with a different amount per measure.
 fn used(tokens: i64) -> Amounts {
     Amounts { requests: 1, tokens, spend: Nano(3 * tokens) }
 }
 
-/// Any instant, or one beside a midnight.
+/// Any time, or one next to midnight.
 fn instant() -> impl Strategy<Value = i64> {
-    let edge = (1..73_000_i64, -1..=1_i64).prop_map(|(day, beside)| day * DAY_MS + beside);
+    let edge = (1..73_000_i64, -1..=1_i64).prop_map(|(day, near)| day * DAY_MS + near);
     prop_oneof![0..CENTURIES_MS, edge]
 }
 
@@ -69,7 +69,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn an_instant_lies_in_the_month_that_a_calendar_names(at in instant(), day in 1..=28_i64) {
+    fn months_match_the_calendar(at in instant(), day in 1..=28_i64) {
         let (first, end) = month_of(day_of(at), day);
         prop_assert_eq!(month(at, day), (first * DAY_MS, end * DAY_MS));
         prop_assert_eq!(UnixMs(at).minute(), Minute(minute_of(at)));
@@ -80,31 +80,31 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Calls come after pauses of minutes to weeks; now and then the month begins on another day.
+    /// Calls follow after minutes to weeks; occasionally the reset day changes.
     #[test]
-    fn counters_are_sums_over_windows_whatever_the_reset_day(
+    fn counters_are_sums_over_windows_for_any_reset_day(
         start in instant(),
         calls in vec((0..11 * DAY_MS, 1..100_i64, proptest::option::of(1..=28_i64)), 1..40),
-        beside in vec(any::<bool>(), 40),
+        near in vec(any::<bool>(), 40),
     ) {
         let nothing = (Minute(0), Amounts::default());
         let mut counters = WindowCounters::restore(ResetDay::FIRST, UnixMs(start), nothing, []);
-        let (mut now, mut reset_day, mut told) = (start, 1, Vec::new());
-        for ((pause, tokens, other_day), beside) in calls.into_iter().zip(beside) {
-            now += if beside { pause % 90_000 } else { pause };
+        let (mut now, mut reset_day, mut calls_made) = (start, 1, Vec::new());
+        for ((pause, tokens, other_day), near) in calls.into_iter().zip(near) {
+            now += if near { pause % 90_000 } else { pause };
             let windows = counters.advance_to(UnixMs(now));
             prop_assert_eq!((windows.minute.0, windows.day.0), (minute_of(now), day_of(now)));
             counters.hold(windows, &used(tokens));
             counters.settle(windows, &used(tokens), &used(tokens));
-            told.push((now, tokens));
+            calls_made.push((now, tokens));
             for day in [other_day.unwrap_or(reset_day), 28, 1, reset_day] {
                 counters.set_reset_day(reset(day));
                 let (first, end) = month_of(day_of(now), day);
                 let sum = |holds: &dyn Fn(i64) -> bool| {
-                    let own = told.iter().filter(|(at, _)| holds(*at));
-                    let own: Vec<i64> = own.map(|(_, tokens)| *tokens).collect();
-                    let tokens: i64 = own.iter().sum();
-                    (i64::try_from(own.len()).expect("few"), tokens, 3 * tokens)
+                    let tokens_in_window = calls_made.iter().filter(|(at, _)| holds(*at));
+                    let tokens_in_window: Vec<i64> = tokens_in_window.map(|(_, tokens)| *tokens).collect();
+                    let tokens: i64 = tokens_in_window.iter().sum();
+                    (i64::try_from(tokens_in_window.len()).expect("few"), tokens, 3 * tokens)
                 };
                 let spans: [(Window, &dyn Fn(i64) -> bool); 3] = [
                     (Window::Minute, &|at| minute_of(at) == minute_of(now)),

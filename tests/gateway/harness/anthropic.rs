@@ -1,4 +1,4 @@
-//! What Anthropic says, byte for byte, and what the tests ask it.
+//! Byte-exact Anthropic responses, and request bodies for the Anthropic dialect.
 
 use std::time::Duration;
 
@@ -7,7 +7,8 @@ use crate::harness::json::Json;
 use crate::harness::openai::Usage;
 use crate::harness::upstream::{Plan, ReceivedRequest, Upstream};
 
-/// The words of the fake answer; the last ones look like usage and like an event, and are not.
+/// The text of the fake response, in stream deltas. The last two look like usage and like an event
+/// and must not be read as such.
 pub const WORDS: &[&str] = &[
     "Hello",
     ", wörld",
@@ -16,11 +17,11 @@ pub const WORDS: &[&str] = &[
     r"\n\nevent: message_delta\ndata: {}\n\n",
 ];
 
-/// The tool that it calls when it is offered any, and what it calls it with.
+/// The tool that the fake upstream calls if the request offers any tool.
 pub const TOOL: &str = "get_weather";
 const TOOL_INPUT: &str = r#"{"city":"Kraków"}"#;
 
-/// Anthropic counts cached input apart from the other.
+/// Anthropic reports cached input separately from other input.
 fn input_usage(usage: Usage) -> String {
     let uncached = usage.prompt - usage.cached;
     format!(
@@ -29,7 +30,7 @@ fn input_usage(usage: Usage) -> String {
     )
 }
 
-/// As a whole answer says it, and the first event, which knows no more than a token of output.
+/// Usage of a complete message. The first event of a stream has the same form, with an output of 1.
 fn usage_json(usage: Usage, output: u64) -> String {
     format!(
         r#"{{{},"cache_creation":{{"ephemeral_5m_input_tokens":0,"ephemeral_1h_input_tokens":0}},"output_tokens":{output},"service_tier":"standard","inference_geo":"global"}}"#,
@@ -37,20 +38,20 @@ fn usage_json(usage: Usage, output: u64) -> String {
     )
 }
 
-fn message_json(content: &str, stop: &str, usage: Usage) -> String {
+fn message_json(content: &str, stop_reason: &str, usage: Usage) -> String {
     let usage = usage_json(usage, usage.completion);
     format!(
-        r#"{{"model":"claude-fake-1-20260101","id":"msg_01Fake","type":"message","role":"assistant","content":[{content}],"stop_reason":"{stop}","stop_sequence":null,"usage":{usage}}}"#
+        r#"{{"model":"claude-fake-1-20260101","id":"msg_01Fake","type":"message","role":"assistant","content":[{content}],"stop_reason":"{stop_reason}","stop_sequence":null,"usage":{usage}}}"#
     )
 }
 
-/// The body of a call that was not streamed.
+/// Response body of a message without streaming.
 pub fn complete_message(usage: Usage) -> String {
     let text = format!(r#"{{"type":"text","text":"{}"}}"#, WORDS.concat());
     message_json(&text, "end_turn", usage)
 }
 
-/// The same for a call that offers a tool.
+/// Like [`complete_message`], with a tool call.
 pub fn tool_use(usage: Usage) -> String {
     let call = format!(
         r#"{{"type":"tool_use","id":"toolu_01Fake","name":"{TOOL}","input":{TOOL_INPUT}}}"#
@@ -58,18 +59,23 @@ pub fn tool_use(usage: Usage) -> String {
     message_json(&call, "tool_use", usage)
 }
 
-/// An event whose `data` is padded, as Anthropic pads it.
-fn event(kind: &str, rest: &str) -> String {
-    format!("event: {kind}\ndata: {{\"type\":\"{kind}\"{rest}      }}\n\n")
+/// An event whose `data` is padded with spaces, as Anthropic does.
+fn event(kind: &str, members: &str) -> String {
+    format!("event: {kind}\ndata: {{\"type\":\"{kind}\"{members}      }}\n\n")
 }
 
-fn stream(block: &str, deltas: impl Iterator<Item = String>, stop: &str, u: Usage) -> Vec<String> {
+fn stream(
+    block: &str,
+    deltas: impl Iterator<Item = String>,
+    stop_reason: &str,
+    u: Usage,
+) -> Vec<String> {
     let message = format!(
         r#","message":{{"model":"claude-fake-1-20260101","id":"msg_01Fake","type":"message","role":"assistant","content":[],"stop_reason":null,"stop_sequence":null,"usage":{}}}"#,
         usage_json(u, 1)
     );
     let end = format!(
-        r#","delta":{{"stop_reason":"{stop}","stop_sequence":null}},"usage":{{{},"output_tokens":{},"output_tokens_details":{{"thinking_tokens":{}}}}}"#,
+        r#","delta":{{"stop_reason":"{stop_reason}","stop_sequence":null}},"usage":{{{},"output_tokens":{},"output_tokens_details":{{"thinking_tokens":{}}}}}"#,
         input_usage(u),
         u.completion,
         u.reasoning
@@ -88,13 +94,13 @@ fn stream(block: &str, deltas: impl Iterator<Item = String>, stop: &str, u: Usag
     events
 }
 
-/// The events of a streamed call.
+/// Events of a streamed message.
 pub fn events(words: &[&str], usage: Usage) -> Vec<String> {
     let deltas = words.iter().map(|word| format!(r#"{{"type":"text_delta","text":"{word}"}}"#));
     stream(r#"{"type":"text","text":""}"#, deltas, "end_turn", usage)
 }
 
-/// The same for a call that offers a tool: its input comes as pieces of JSON.
+/// Like [`events`], with a tool call whose input is split into pieces of JSON.
 pub fn tool_events(usage: Usage) -> Vec<String> {
     let escaped = TOOL_INPUT.replace('"', "\\\"");
     let (first, second) = escaped.split_at(7);
@@ -106,24 +112,25 @@ pub fn tool_events(usage: Usage) -> Vec<String> {
     stream(&block, deltas, "tool_use", usage)
 }
 
-/// The answer of `count_tokens`.
+/// Response body of `count_tokens`.
 pub fn token_count(usage: Usage) -> String {
     format!(r#"{{"input_tokens":{}}}"#, usage.prompt)
 }
 
-/// An error of Anthropic's own, such as `overloaded_error`.
+/// An error response body, such as `overloaded_error`.
 pub fn error(kind: &str) -> String {
     format!(
         r#"{{"type":"error","error":{{"type":"{kind}","message":"Failed by plan"}},"request_id":"req_011Fake"}}"#
     )
 }
 
-/// The same in the midst of a stream.
+/// The same error as an event within a stream.
 pub fn error_event(kind: &str) -> String {
     format!("event: error\ndata: {}\n\n", error(kind))
 }
 
-/// Answers as the request asks: counted, streamed or whole, with a tool where one is offered.
+/// The response that fits the request: a token count, streamed or whole, with a tool call if a tool
+/// is offered.
 pub fn reply(seen: &ReceivedRequest, usage: Usage, pace: Duration) -> Plan {
     let offered = seen.json().find("tools").is_some();
     if seen.target.contains("/count_tokens") {
@@ -135,9 +142,9 @@ pub fn reply(seen: &ReceivedRequest, usage: Usage, pace: Duration) -> Plan {
     }
 }
 
-/// A call of `/v1/messages`, with a bound of its output or (as Anthropic forbids) without.
+/// A request body for `/v1/messages`. Anthropic requires `max_tokens`; `None` leaves it out.
 pub fn message(model: &str, max_tokens: Option<u64>, stream: bool) -> String {
-    let bound = max_tokens.map_or(String::new(), |most| format!(r#","max_tokens":{most}"#));
+    let bound = max_tokens.map_or(String::new(), |tokens| format!(r#","max_tokens":{tokens}"#));
     format!(
         r#"{{"model":"{model}","messages":[{{"role":"user","content":"Say hello."}}]{bound},"stream":{stream}}}"#
     )
@@ -148,34 +155,40 @@ async fn fake_anthropic_responses_are_valid_json_and_report_usage() {
     let usage = Usage { prompt: 14, completion: 6, cached: 2, reasoning: 1 };
     let provider = Upstream::start(move |seen| reply(seen, usage, Duration::ZERO)).await;
     let address = provider.url.trim_start_matches("http://");
-    let ask = async |path: &str, body: String| {
+    let send = async |path: &str, body: String| {
         let request = Request::post(path, body);
         request.send(address).await.text().await
     };
     let plain = |stream| message("claude-fake-1", Some(20), stream);
     let offering = |stream| plain(stream).replacen('{', r#"{"tools":[],"#, 1);
-    for (body, stop) in [(plain(false), "end_turn"), (offering(false), "tool_use")] {
-        let said = Json::new(&ask("/v1/messages", body).await);
-        assert_eq!(said.at("stop_reason").text(), stop);
-        assert_eq!(said.at("usage.input_tokens").count(), 12, "cached input is told apart");
-        assert_eq!(said.at("usage.cache_read_input_tokens").count(), 2);
-        assert_eq!(said.at("usage.output_tokens").count(), 6);
+    for (body, stop_reason) in [(plain(false), "end_turn"), (offering(false), "tool_use")] {
+        let response = Json::new(&send("/v1/messages", body).await);
+        assert_eq!(response.at("stop_reason").text(), stop_reason);
+        assert_eq!(
+            response.at("usage.input_tokens").count(),
+            12,
+            "cached input is reported separately"
+        );
+        assert_eq!(response.at("usage.cache_read_input_tokens").count(), 2);
+        assert_eq!(response.at("usage.output_tokens").count(), 6);
     }
-    for (body, stop) in [(plain(true), "end_turn"), (offering(true), "tool_use")] {
-        let said = ask("/v1/messages", body).await;
+    for (body, stop_reason) in [(plain(true), "end_turn"), (offering(true), "tool_use")] {
+        let response = send("/v1/messages", body).await;
         let mut last = None;
-        for event in said.split_terminator("\n\n") {
+        for event in response.split_terminator("\n\n") {
             let (kind, data) = event.split_once("\ndata: ").expect("a kind and its data");
             let data = Json::new(data);
             assert_eq!(kind, format!("event: {}", data.at("type").text()));
             last = data.find("delta.stop_reason").is_some().then_some(data).or(last);
         }
         let last = last.expect("a message_delta");
-        assert_eq!(last.at("delta.stop_reason").text(), stop);
+        assert_eq!(last.at("delta.stop_reason").text(), stop_reason);
         assert_eq!(last.at("usage.output_tokens").count(), 6, "{last}");
-        assert!(said.ends_with("event: message_stop\ndata: {\"type\":\"message_stop\"      }\n\n"));
+        assert!(
+            response.ends_with("event: message_stop\ndata: {\"type\":\"message_stop\"      }\n\n")
+        );
     }
-    let counted = ask("/v1/messages/count_tokens", message("claude-fake-1", None, false)).await;
+    let counted = send("/v1/messages/count_tokens", message("claude-fake-1", None, false)).await;
     assert_eq!(Json::new(&counted).at("input_tokens").count(), 14);
     let event = error_event("overloaded_error");
     let data = event.strip_prefix("event: error\ndata: ").expect("its kind comes first");

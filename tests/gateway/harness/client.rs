@@ -1,4 +1,4 @@
-//! An HTTP/1.1 client that shows every byte, takes them one piece at a time, and leaves at will.
+//! An HTTP/1.1 client that exposes every byte, reads piece by piece and can disconnect at any time.
 
 use std::io::{Error, ErrorKind, Result};
 
@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use crate::harness::json::Json;
 use crate::harness::wait::with_deadline;
 
-/// A request as it will stand on the wire; one connection each.
+/// A request; each is sent on a new connection.
 #[derive(Clone, Debug)]
 pub struct Request {
     method: &'static str,
@@ -35,12 +35,12 @@ impl Request {
         Self { method: "PUT", ..Self::post(target, body) }
     }
 
-    /// A chat call with this key.
+    /// A chat completion with this API key.
     pub fn chat(key: &str, body: impl AsRef<[u8]>) -> Self {
         Self::post("/v1/chat/completions", body).bearer(key)
     }
 
-    /// The same with another method and target.
+    /// Replaces the method and the target.
     pub fn with_target(self, method: &'static str, target: &str) -> Self {
         Self { method, target: target.to_owned(), ..self }
     }
@@ -51,7 +51,7 @@ impl Request {
     }
 
     pub fn without_header(mut self, name: &str) -> Self {
-        self.headers.retain(|(own, _)| own != name);
+        self.headers.retain(|(field, _)| field != name);
         self
     }
 
@@ -74,10 +74,10 @@ impl Request {
         [wire.as_bytes(), b"\r\n", &self.body].concat()
     }
 
-    /// Sends and reads up to the end of the head; the test fails if there is none.
+    /// Sends the request and reads the response head. Panics if there is none.
     pub async fn send(&self, authority: &str) -> Response {
         let sent = self.try_send(authority).await;
-        sent.unwrap_or_else(|fault| panic!("{} {}: {fault}", self.method, self.target))
+        sent.unwrap_or_else(|error| panic!("{} {}: {error}", self.method, self.target))
     }
 
     pub async fn try_send(&self, authority: &str) -> Result<Response> {
@@ -85,30 +85,30 @@ impl Request {
     }
 }
 
-/// Puts `wire` on a new connection and reads the head of what comes back, also while writing: a
-/// server may answer, and stop reading, before it has seen all.
+/// Sends `wire` on a new connection and reads the response head. Reads while writing, because a
+/// server may respond and stop reading before it has received everything.
 pub async fn send_raw(authority: &str, wire: &[u8]) -> Result<Response> {
-    with_deadline(&format!("an answer of {authority}"), async {
+    with_deadline(&format!("a response from {authority}"), async {
         send_on(TcpStream::connect(authority).await?, wire).await
     })
     .await
 }
 
-/// The same on a connection that is there.
+/// Like [`send_raw`], on an open connection.
 pub async fn send_on(stream: TcpStream, wire: &[u8]) -> Result<Response> {
     stream.set_nodelay(true)?;
     let (mut reads, mut writes) = stream.into_split();
     let writing = async {
-        // A refused write shows in what is read, or in that nothing is.
+        // A failed write shows up in the read.
         let _ = writes.write_all(wire).await;
         std::future::pending::<()>().await;
     };
-    let mut answer = tokio::select! {
-        answer = Response::read(&mut reads) => answer?,
-        () = writing => unreachable!("it waits for ever"),
+    let mut response = tokio::select! {
+        response = Response::read(&mut reads) => response?,
+        () = writing => unreachable!("the write future never completes"),
     };
-    answer.stream = Some(reads.reunite(writes).expect("both halves are of one stream"));
-    Ok(answer)
+    response.stream = Some(reads.reunite(writes).expect("both halves are of one stream"));
+    Ok(response)
 }
 
 enum Framing {
@@ -117,7 +117,7 @@ enum Framing {
     Close,
 }
 
-/// The head of an answer, and the way to its body.
+/// A response head, and the connection from which its body is read.
 pub struct Response {
     pub status: u16,
     pub headers: Vec<(String, String)>,
@@ -134,7 +134,7 @@ impl Response {
                 break end;
             }
             if reads.read_buf(&mut unread).await? == 0 {
-                return Err(Error::new(ErrorKind::UnexpectedEof, "closed without an answer"));
+                return Err(Error::new(ErrorKind::UnexpectedEof, "closed without a response"));
             }
         };
         let head = String::from_utf8(unread[..end].to_vec()).map_err(Error::other)?;
@@ -144,7 +144,7 @@ impl Response {
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
-        let value = |name: &str| headers.iter().find(|(own, _)| own == name).map(|(_, v)| &**v);
+        let value = |name: &str| headers.iter().find(|(field, _)| field == name).map(|(_, v)| &**v);
         let framing = match (value("transfer-encoding"), value("content-length")) {
             (Some("chunked"), _) => Framing::Chunked,
             (_, Some(length)) => Framing::Length(length.parse().map_err(Error::other)?),
@@ -156,16 +156,16 @@ impl Response {
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| &**value)
+        self.headers.iter().find(|(field, _)| field == name).map(|(_, value)| &**value)
     }
 
-    /// The id under which the call stands in the request log and the ledger.
+    /// The id of the call in the request log and the ledger.
     #[track_caller]
     pub fn id(&self) -> String {
-        self.header("x-request-id").expect("every answer carries x-request-id").to_owned()
+        self.header("x-request-id").expect("every response has x-request-id").to_owned()
     }
 
-    /// The next piece of the body; `None` at its proper end, an error where it was cut.
+    /// Returns the next piece of the body, `None` at its proper end, or an error if it was cut.
     pub async fn piece(&mut self) -> Result<Option<Vec<u8>>> {
         with_deadline("a piece of the body", self.next_piece_unbounded()).await
     }
@@ -213,7 +213,7 @@ impl Response {
         Ok(())
     }
 
-    /// All that came of the body, and whether it came to its end.
+    /// Reads the rest of the body. The flag is true if the body came to its proper end.
     pub async fn read_to_end(&mut self) -> (Vec<u8>, bool) {
         let mut body = Vec::new();
         loop {
@@ -226,9 +226,9 @@ impl Response {
     }
 
     pub async fn text(mut self) -> String {
-        let (body, whole) = self.read_to_end().await;
+        let (body, complete) = self.read_to_end().await;
         let body = String::from_utf8(body).expect("the body is UTF-8");
-        assert!(whole, "the body was cut after {body:?}");
+        assert!(complete, "the body was cut after {body:?}");
         body
     }
 

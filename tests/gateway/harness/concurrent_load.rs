@@ -1,4 +1,4 @@
-//! A storm: many calls, 64 abreast, against one limit; and what became of them.
+//! Many calls, 64 concurrently, against one limit, and their outcome.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,52 +19,52 @@ use crate::harness::wait::eventually;
 
 const CONCURRENCY: usize = 64;
 pub const MAX_TOKENS: u64 = 20;
-/// The most that the model says.
+/// The maximum output of the model.
 pub const OUTPUT_MAX: u64 = 16_384;
 pub const FUNDS: i128 = 1_000_000_000_000;
 
-/// How long the provider takes.
+/// How long the upstream takes.
 #[derive(Clone, Copy, Debug)]
 pub enum Pace {
     Ms(u64),
-    /// Until this many calls are open and all others were answered.
+    /// Until this many calls are open and all others have a response.
     UntilOpen(usize),
 }
 
-/// How the calls of a storm go.
+/// The calls of one load.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadSpec {
     pub calls: usize,
     pub stream: bool,
     pub pace: Pace,
-    /// What it reports.
+    /// The usage that the upstream reports.
     pub usage: Usage,
-    /// Whether the calls name a bound of their output.
+    /// True if the calls set an output limit.
     pub bounded: bool,
 }
 
-/// What became of them.
+/// The outcome of all calls of a load.
 pub struct LoadOutcome {
     pub served: usize,
-    /// How many reached the provider.
+    /// Calls that reached the upstream.
     pub reached: usize,
-    /// How many were open there at once.
+    /// The largest number of calls open at the upstream at one time.
     pub open_max: usize,
     pub refused: Vec<FullResponse>,
 }
 
-/// The most that one of its calls can use.
+/// The largest usage of one call.
 pub fn max_usage(stream: bool) -> Usage {
     bound(&chat(GPT_4O_MINI.model, MAX_TOKENS, stream), MAX_TOKENS)
 }
 
 impl LoadSpec {
-    /// Calls of which each uses all that it may.
+    /// Calls that each use their maximum.
     pub fn at_max_usage(calls: usize, stream: bool, latency_ms: u64) -> Self {
         Self { calls, stream, pace: Pace::Ms(latency_ms), usage: max_usage(stream), bounded: true }
     }
 
-    /// One of its calls. Its headers tell the provider what to do.
+    /// One call. Its headers control the upstream's response.
     pub fn request(&self, key: &str) -> Request {
         let Usage { prompt, completion, .. } = self.usage;
         let mut body = chat(GPT_4O_MINI.model, MAX_TOKENS, self.stream);
@@ -79,7 +79,7 @@ impl LoadSpec {
     }
 }
 
-/// What the provider has seen of one storm.
+/// What the upstream observes of one load.
 #[derive(Clone, Copy, Default)]
 struct LoadCounters {
     reached: usize,
@@ -87,32 +87,33 @@ struct LoadCounters {
     open_max: usize,
 }
 
-/// What it has seen of each.
+/// The counters of each load, by name.
 #[derive(Default)]
 struct LoadRegistry(Mutex<HashMap<String, LoadCounters>>);
 
 impl LoadRegistry {
-    fn update<T>(&self, storm: &str, note: impl FnOnce(&mut LoadCounters) -> T) -> T {
-        let mut storms = self.0.lock().expect("no test panics while it counts");
-        note(storms.entry(storm.to_owned()).or_default())
+    fn update<T>(&self, load: &str, change: impl FnOnce(&mut LoadCounters) -> T) -> T {
+        let mut loads = self.0.lock().expect("the lock is not poisoned");
+        change(loads.entry(load.to_owned()).or_default())
     }
 
-    fn call_started(&self, storm: &str) {
-        self.update(storm, |seen| {
+    fn call_started(&self, load: &str) {
+        self.update(load, |seen| {
             seen.reached += 1;
             seen.open += 1;
             seen.open_max = seen.open_max.max(seen.open);
         });
     }
 
-    fn call_ended(&self, storm: &str) {
-        self.update(storm, |seen| seen.open -= 1);
+    fn call_ended(&self, load: &str) {
+        self.update(load, |seen| seen.open -= 1);
     }
 }
 
 type Worker = JoinHandle<Vec<FullResponse>>;
 
-/// Begins to send so many calls, 64 abreast: these in turn, each to its proxy.
+/// Starts `CONCURRENCY` workers that send `calls` calls in total, taking `requests` in turn, each
+/// to its proxy address.
 fn spawn_workers(
     requests: Vec<(Request, String)>,
     calls: usize,
@@ -122,27 +123,27 @@ fn spawn_workers(
     let worker = |(request, proxy): (Request, String)| {
         let (tickets, answered) = (Arc::clone(&tickets), Arc::clone(answered));
         tokio::spawn(async move {
-            let mut answers = Vec::new();
+            let mut responses = Vec::new();
             while tickets.fetch_add(1, Ordering::Relaxed) < calls {
-                answers.push(FullResponse::read(request.send(&proxy).await).await);
+                responses.push(FullResponse::read(request.send(&proxy).await).await);
                 answered.fetch_add(1, Ordering::Relaxed);
             }
-            answers
+            responses
         })
     };
     requests.into_iter().cycle().take(CONCURRENCY).map(worker).collect()
 }
 
-/// All that was answered.
+/// Collects the responses of all workers.
 async fn collect_responses(workers: Vec<Worker>) -> Vec<FullResponse> {
-    let mut answers = Vec::new();
+    let mut responses = Vec::new();
     for worker in workers {
-        answers.extend(worker.await.expect("no worker fails"));
+        responses.extend(worker.await.expect("no worker fails"));
     }
-    answers
+    responses
 }
 
-/// Sends this call so many times, 64 abreast; all answers.
+/// Sends this request `calls` times, 64 concurrently; returns all responses.
 pub async fn send_concurrently(proxy: &str, request: &Request, calls: usize) -> Vec<FullResponse> {
     collect_responses(spawn_workers(
         vec![(request.clone(), proxy.to_owned())],
@@ -152,7 +153,7 @@ pub async fn send_concurrently(proxy: &str, request: &Request, calls: usize) -> 
     .await
 }
 
-/// A gateway before a provider that does as the headers of each call say.
+/// A gateway in front of an upstream that the headers of each call control.
 pub struct LoadGateway {
     pub gateway: Gateway,
     upstream: Upstream,
@@ -161,24 +162,24 @@ pub struct LoadGateway {
 
 impl LoadGateway {
     pub async fn new() -> Self {
-        let storms = Arc::new(LoadRegistry::default());
-        let noted = Arc::clone(&storms);
-        let upstream = Upstream::start(move |request| plan(request, &noted)).await;
-        Self { gateway: Gateway::with_upstream(&upstream).await, upstream, loads: storms }
+        let loads = Arc::new(LoadRegistry::default());
+        let registry = Arc::clone(&loads);
+        let upstream = Upstream::start(move |request| plan(request, &registry)).await;
+        Self { gateway: Gateway::with_upstream(&upstream).await, upstream, loads }
     }
 
-    /// Sends them all, by these callers in turn.
-    pub async fn run(&self, storm: LoadSpec, callers: &[Tenant]) -> LoadOutcome {
+    /// Sends all calls, alternating between the callers.
+    pub async fn run(&self, load: LoadSpec, callers: &[Tenant]) -> LoadOutcome {
         static STORMS: AtomicUsize = AtomicUsize::new(0);
         let name = STORMS.fetch_add(1, Ordering::Relaxed).to_string();
         let answered = Arc::new(AtomicUsize::new(0));
         let request = |caller: &Tenant| {
-            (storm.request(&caller.key).header("x-storm", &name), caller.proxy.clone())
+            (load.request(&caller.key).header("x-load", &name), caller.proxy.clone())
         };
-        let workers = spawn_workers(callers.iter().map(request).collect(), storm.calls, &answered);
-        if let Pace::UntilOpen(open) = storm.pace {
-            eventually("all but the open calls are answered", async || {
-                (open + answered.load(Ordering::Relaxed) == storm.calls).then_some(())
+        let workers = spawn_workers(callers.iter().map(request).collect(), load.calls, &answered);
+        if let Pace::UntilOpen(open) = load.pace {
+            eventually("all but the open calls have a response", async || {
+                (open + answered.load(Ordering::Relaxed) == load.calls).then_some(())
             })
             .await;
             eventually("they are open", async || {
@@ -189,29 +190,29 @@ impl LoadGateway {
         }
         let mut refused = collect_responses(workers).await;
         self.upstream.stall_again();
-        assert_eq!(refused.len(), storm.calls);
-        refused.retain(|answer| answer.status != 200);
+        assert_eq!(refused.len(), load.calls);
+        refused.retain(|response| response.status != 200);
         let LoadCounters { reached, open_max, .. } = self.loads.update(&name, |seen| *seen);
-        LoadOutcome { served: storm.calls - refused.len(), reached, open_max, refused }
+        LoadOutcome { served: load.calls - refused.len(), reached, open_max, refused }
     }
 }
 
-/// A call is open until the last of its answer is about to be sent.
-fn plan(request: &upstream::ReceivedRequest, storms: &Arc<LoadRegistry>) -> Plan {
+/// A call counts as open until the last piece of its response is about to be sent.
+fn plan(request: &upstream::ReceivedRequest, loads: &Arc<LoadRegistry>) -> Plan {
     let usage = numbers(request, "x-usage");
     let bound = ["max_tokens", "max_completion_tokens"]
         .into_iter()
         .find_map(|field| request.json().find(field));
-    let said = usage[1].min(bound.map_or(OUTPUT_MAX, |bound| bound.count()));
-    let plan = reply(request, Usage::of(usage[0], said), Duration::ZERO);
+    let output = usage[1].min(bound.map_or(OUTPUT_MAX, |bound| bound.count()));
+    let plan = reply(request, Usage::of(usage[0], output), Duration::ZERO);
     let plan = match request.header("x-latency-ms") {
         Some(_) => plan.with_latency(Duration::from_millis(numbers(request, "x-latency-ms")[0])),
         None => plan.insert_step(0, Step::Stall),
     };
-    let storm = request.header("x-storm").unwrap_or_default().to_owned();
-    storms.call_started(&storm);
-    let (storms, pieces) = (Arc::clone(storms), plan.send_count());
-    plan.insert_step(pieces - 1, Step::Notify(Arc::new(move || storms.call_ended(&storm))))
+    let load = request.header("x-load").unwrap_or_default().to_owned();
+    loads.call_started(&load);
+    let (loads, pieces) = (Arc::clone(loads), plan.send_count());
+    plan.insert_step(pieces - 1, Step::Notify(Arc::new(move || loads.call_ended(&load))))
 }
 
 fn numbers(request: &upstream::ReceivedRequest, name: &str) -> Vec<u64> {
@@ -219,38 +220,42 @@ fn numbers(request: &upstream::ReceivedRequest, name: &str) -> Vec<u64> {
     text.split(' ').map(|number| number.parse().expect("a number")).collect()
 }
 
-/// Who calls under one limit, and somebody beside it.
+/// Callers that share one limit, and one that it does not apply to.
 pub struct Tenants {
     pub limited: Vec<Tenant>,
     pub unlimited: Option<Tenant>,
 }
 
 impl Tenants {
-    /// Two keys of one project, both secrets of one key, or two projects of one organization.
+    /// Creates two keys of one project, two secrets of one key, or two projects of one
+    /// organization, depending on the level.
     pub async fn with_limit(limit: &Limit, level: Level, value: i128, gateway: &Gateway) -> Self {
         let quota = limit.quota_json(value);
         let tenant = async |quota: &str| Tenant::new(gateway, FUNDS, quota).await;
-        let one = match level {
+        let first = match level {
             Level::Project => tenant(&quota).await,
             Level::Key | Level::Organization => tenant("{}").await,
         };
         match level {
             Level::Project => {
-                let key = one.create_key(gateway, r#"{"name":"second"}"#).await;
-                let free = one.create_second_project(gateway).await;
-                Self { limited: vec![one.clone(), Tenant { key, ..one }], unlimited: Some(free) }
+                let key = first.create_key(gateway, r#"{"name":"second"}"#).await;
+                let free = first.create_second_project(gateway).await;
+                Self {
+                    limited: vec![first.clone(), Tenant { key, ..first }],
+                    unlimited: Some(free),
+                }
             }
             Level::Key => {
                 let body = format!(r#"{{"name":"own",{}"#, &quota[1..]);
-                let old = one.create_key(gateway, &body).await;
-                let new = one.rotate_key("own", gateway).await;
-                let with = |key| Tenant { key, ..one.clone() };
-                Self { limited: vec![with(old), with(new)], unlimited: Some(one) }
+                let old = first.create_key(gateway, &body).await;
+                let new = first.rotate_key("own", gateway).await;
+                let with = |key| Tenant { key, ..first.clone() };
+                Self { limited: vec![with(old), with(new)], unlimited: Some(first) }
             }
             Level::Organization => {
-                one.set_organization_quota(&quota).await;
-                let second = one.create_second_project(gateway).await;
-                Self { limited: vec![one, second], unlimited: None }
+                first.set_organization_quota(&quota).await;
+                let second = first.create_second_project(gateway).await;
+                Self { limited: vec![first, second], unlimited: None }
             }
         }
     }
@@ -262,18 +267,18 @@ impl Tenants {
     }
 }
 
-/// Does it within one minute: once more when a new one begins in its midst.
+/// Runs `work` within one minute; repeats it if a new minute began meanwhile.
 pub async fn within_one_minute<T>(work: impl AsyncFn() -> T) -> T {
     loop {
-        let begun = unix_minute();
-        let done = work().await;
-        if begun == unix_minute() {
-            return done;
+        let started = unix_minute();
+        let result = work().await;
+        if started == unix_minute() {
+            return result;
         }
     }
 }
 
-/// Waits, where it must, until what takes a moment fits into the running minute.
+/// Waits until at least 5 seconds are left of the current minute.
 pub async fn wait_for_early_minute() {
     eventually("a minute begins", async || {
         (unix_seconds() % MINUTE_SECONDS < MINUTE_SECONDS - 5).then_some(())

@@ -1,6 +1,6 @@
-//! Recorded calls of other clients to other providers: what was sent, answered and billed.
+//! Recorded calls of other clients to other providers: requests, responses and billed usage.
 //!
-//! The recordings are no part of the project. `METEOR_RECORDED` names their folder, or they lie at
+//! The recordings are not part of the project. `METEOR_RECORDED` names their folder; the default is
 //! `../shared/data/recorded`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,28 +11,34 @@ use crate::compression::ENCODINGS;
 use crate::harness::client::Request;
 use crate::harness::exchange::Exchange;
 use crate::harness::json::Json;
-use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::serve::{ConfigDir, Server, model, upstream};
 
-/// Recordings whose summary is not what this one answer costs, each with the reason.
+/// Recordings whose billing summary does not match this one response, with the reason.
 pub const BILLING_EXCEPTIONS: [(&str, &str); 7] = [
-    ("moonshotai-reasoning", "it lacks the cached tokens, which stand beside the details"),
-    ("test_generate_content_with_files", "it lacks a modality that is told as a number"),
-    ("test_generate_content_with_file_uri_image_True", "the provider left the input out"),
+    (
+        "moonshotai-reasoning",
+        "the summary lacks the cached tokens, which are outside of the details",
+    ),
+    (
+        "test_generate_content_with_files",
+        "the summary lacks a modality that is reported as a number",
+    ),
+    ("test_generate_content_with_file_uri_image_True", "the provider left out the input"),
     ("anthropic-tool-search-deferred-regex", SEVERAL_RESPONSES),
     ("anthropic-tool-search-regex.1", SEVERAL_RESPONSES),
     ("anthropic-tool-search-bm25.1", SEVERAL_RESPONSES),
     ("stream-openai-shell-tool.1", SEVERAL_RESPONSES),
 ];
 const SEVERAL_RESPONSES: &str =
-    "it tells of the last of several answers, which were pasted into one body";
+    "the summary covers the last of several responses, which were joined in one body";
 
-/// Recordings of calls that the gateway refuses, each with the reason.
+/// Recordings of calls that the gateway refuses, with the reason.
 const REFUSED_RECORDINGS: [(&str, &str); 2] = [
-    ("test_async_prompt_template", "its model stands in a template that the provider keeps"),
-    ("completion-bad-request", "its bound is no whole number, and the gateway says so itself"),
+    ("test_async_prompt_template", "the model is in a template that the provider stores"),
+    ("completion-bad-request", "the output limit is not an integer, which the gateway refuses"),
 ];
 
-/// Headers of answers that are about the call and must come back.
+/// Response headers that describe the call and must reach the client.
 const PASSED_RESPONSE_HEADERS: [&str; 9] = [
     "content-type",
     "openai-processing-ms",
@@ -45,103 +51,104 @@ const PASSED_RESPONSE_HEADERS: [&str; 9] = [
     "retry-after",
 ];
 
-/// What was recorded of one call.
+/// One recorded call.
 pub struct Recording {
-    /// Provider and endpoint.
+    /// Provider and endpoint, as cells of a Markdown table.
     pub label: String,
     pub exchange: Exchange,
-    /// Whether it was recorded so: not only asked for in another way.
+    /// False for a variant of a recording that does not request usage.
     pub is_original: bool,
-    /// What was billed, by unit; nothing where the provider did not say.
+    /// Billed usage by unit; `None` if the provider reported none.
     pub billed: Option<BTreeMap<&'static str, u64>>,
-    /// Whether it fails in the midst of its stream.
+    /// True if the stream contains an error.
     pub fails: bool,
-    /// The tier of service that the answer names.
+    /// The service tier in the response.
     pub tier: Option<String>,
 }
 
-/// What was recorded of endpoints that are served, and how many of others, by provider and endpoint.
+/// Recordings of served endpoints, and the number of others by provider, endpoint and reason.
 pub struct Corpus {
     pub recordings: Vec<Recording>,
     pub skipped: BTreeMap<String, usize>,
 }
 
-/// Where the recordings are, if they are here.
+/// The folder of the recordings, if there is one.
 pub fn corpus_folder() -> Option<PathBuf> {
     let named = std::env::var_os("METEOR_RECORDED").map(PathBuf::from);
     let is_named = named.is_some();
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/recorded");
-    let folder = named.unwrap_or(beside);
-    let is_there = folder.join("INDEX.json").exists();
-    assert!(is_there || !is_named, "METEOR_RECORDED: no INDEX.json in {}", folder.display());
-    is_there.then_some(folder)
+    let default_folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/recorded");
+    let folder = named.unwrap_or(default_folder);
+    let exists = folder.join("INDEX.json").exists();
+    assert!(exists || !is_named, "METEOR_RECORDED: no INDEX.json in {}", folder.display());
+    exists.then_some(folder)
 }
 
 fn read_json(path: &Path) -> Json {
     Json::new(&fs::read_to_string(path).expect("a recording"))
 }
 
-/// All that is there.
+/// Reads all recordings.
 pub async fn load_corpus(folder: &Path) -> Corpus {
     let entries = read_json(&folder.join("INDEX.json")).list();
     let endpoints: BTreeSet<String> =
         entries.iter().map(|entry| entry.at("endpoint").text()).collect();
-    let served = served_endpoints(&endpoints).await;
+    let endpoints_served = served_endpoints(&endpoints).await;
     let mut left_out: BTreeMap<String, usize> = BTreeMap::new();
-    let mut out = |why: String| *left_out.entry(why).or_default() += 1;
+    let mut skip = |why: String| *left_out.entry(why).or_default() += 1;
     let mut recordings = Vec::new();
     for (index, entry) in entries.iter().enumerate() {
         let endpoint = entry.at("endpoint").text();
         let provider = entry.at("provider").text();
-        if !served.contains(&endpoint) {
-            out(format!("| {provider} | {endpoint} | not served, 404 |"));
+        if !endpoints_served.contains(&endpoint) {
+            skip(format!("| {provider} | {endpoint} | not served, 404 |"));
             continue;
         }
-        // What a provider says of the gateway's own credential is not for the client.
+        // A credential error of the provider is about the gateway's credential and not relayed.
         if [401, 402, 403].contains(&entry.at("status").count()) {
-            out(format!("| {provider} | {endpoint} | the provider refuses a credential |"));
+            skip(format!("| {provider} | {endpoint} | the provider refuses a credential |"));
             continue;
         }
         let file = entry.at("file").text();
         if let Some((_, reason)) = REFUSED_RECORDINGS.iter().find(|(part, _)| file.contains(part)) {
-            out(format!("| {provider} | {endpoint} | refused: {reason} |"));
+            skip(format!("| {provider} | {endpoint} | refused: {reason} |"));
             continue;
         }
         let recorded = read_json(&folder.join(&file));
         let wire = entry.at("wire_encoding").to_string();
-        let known = ENCODINGS.into_iter().find(|coding| wire.trim_matches('"') == *coding);
-        let coding = known.unwrap_or(ENCODINGS[index % ENCODINGS.len()]);
+        let recorded_encoding =
+            ENCODINGS.into_iter().find(|encoding| wire.trim_matches('"') == *encoding);
+        let encoding = recorded_encoding.unwrap_or(ENCODINGS[index % ENCODINGS.len()]);
         let tier = recorded.find("truth.service_tier").filter(|tier| !tier.is_null());
-        let own = Recording {
+        let recording = Recording {
             label: format!("| {provider} | {endpoint} |"),
             billed: billed_units(&file, &recorded),
             fails: recorded.find("truth.error_events").is_some(),
             tier: tier.map(|tier| tier.text()),
-            exchange: Exchange { encoding: coding, ..read_exchange(file, &endpoint, &recorded) },
+            exchange: Exchange { encoding, ..read_exchange(file, &endpoint, &recorded) },
             is_original: true,
         };
-        recordings.extend(without_usage_request(&own));
-        recordings.push(own);
+        recordings.extend(without_usage_request(&recording));
+        recordings.push(recording);
     }
-    Corpus { recordings: recordings, skipped: left_out }
+    Corpus { recordings, skipped: left_out }
 }
 
-/// Those of the endpoints whose path the gateway knows.
+/// The endpoints whose path the gateway serves.
 async fn served_endpoints(endpoints: &BTreeSet<String>) -> BTreeSet<String> {
     let rows = upstream("none", "http://127.0.0.1:9") + &model("m", "upstream = \"none\"");
-    let gateway = Served::start(Place::new(&rows)).await;
-    let mut served = BTreeSet::new();
+    let gateway = Server::start(ConfigDir::new(&rows)).await;
+    let mut endpoints_served = BTreeSet::new();
     for endpoint in endpoints {
         let Some(path) = endpoint_path(endpoint, "m") else { continue };
-        // Without a key any path that is there is 401.
+        // Without a key, every served path responds with 401.
         if Request::post(&path, "{}").send(&gateway.proxy).await.status == 401 {
-            served.insert(endpoint.clone());
+            endpoints_served.insert(endpoint.clone());
         }
     }
-    served
+    endpoints_served
 }
 
-/// The same from a client that did not want to hear of usage, where this one did.
+/// The same call from a client that does not request usage, if this one did.
 fn without_usage_request(recording: &Recording) -> Option<Recording> {
     let exchange = &recording.exchange;
     let body = Json::new(&exchange.body);
@@ -160,7 +167,7 @@ fn without_usage_request(recording: &Recording) -> Option<Recording> {
     })
 }
 
-/// Where an endpoint is; a path that only tells again what was told is none.
+/// The path of an endpoint; `None` for paths that only return stored responses.
 fn endpoint_path(endpoint: &str, model: &str) -> Option<String> {
     Some(match endpoint.split_once('.')? {
         ("openai", "chat") => "/v1/chat/completions".to_owned(),
@@ -178,8 +185,8 @@ fn read_exchange(file: String, endpoint: &str, recorded: &Json) -> Exchange {
         let (model, _) = path.split_once("/models/")?.1.split_once(':')?;
         Some(model.to_owned())
     });
-    let mut target =
-        endpoint_path(endpoint, model.as_deref().unwrap_or("gemini")).expect("it is served");
+    let mut target = endpoint_path(endpoint, model.as_deref().unwrap_or("gemini"))
+        .expect("the endpoint is served");
     let query = recorded.at("query").text();
     if !query.is_empty() {
         target = format!("{target}?{query}");
@@ -195,9 +202,9 @@ fn read_exchange(file: String, endpoint: &str, recorded: &Json) -> Exchange {
         let value = sent.find(name).map(|value| value.text())?;
         Some((name.to_owned(), value))
     });
-    let told = recorded.at("response.headers");
+    let response_headers_ = recorded.at("response.headers");
     let answer_headers = PASSED_RESPONSE_HEADERS.into_iter().filter_map(|name| {
-        let value = told.find(name).map(|value| value.text())?;
+        let value = response_headers_.find(name).map(|value| value.text())?;
         Some((name, value))
     });
     Exchange {
@@ -212,7 +219,7 @@ fn read_exchange(file: String, endpoint: &str, recorded: &Json) -> Exchange {
     }
 }
 
-/// The request for an answer of which nobody recorded what was asked.
+/// A request for a recording without a request body.
 fn placeholder_request(endpoint: &str, stream: bool) -> String {
     let about = match endpoint.split_once('.').expect("a dialect") {
         ("gemini", _) => return r#"{"contents":[{"parts":[{"text":"x"}]}]}"#.to_owned(),
@@ -225,7 +232,7 @@ fn placeholder_request(endpoint: &str, stream: bool) -> String {
     format!(r#"{{"model":"m","stream":{stream},{about}}}"#)
 }
 
-/// What the recording says was billed, in the units of the request log.
+/// The usage that the recording says was billed, in the units of the request log.
 fn billed_units(file: &str, recorded: &Json) -> Option<BTreeMap<&'static str, u64>> {
     let norm = recorded.find("truth.norm").filter(|norm| !norm.is_null())?;
     if recorded.at("response.status").count() != 200
@@ -239,7 +246,7 @@ fn billed_units(file: &str, recorded: &Json) -> Option<BTreeMap<&'static str, u6
     };
     let count = |name: &str| counted(&norm, name);
     let (mut input, mut output) = (count("input"), count("output").max(count("output_billed")));
-    // What an adviser used is billed on top of the totals.
+    // Usage of an advisor is billed in addition to the totals.
     for part in norm.find("iterations").map(|parts| parts.list()).unwrap_or_default() {
         if part.at("type").text() == "advisor_message" {
             input += counted(&part, "input");
@@ -247,14 +254,14 @@ fn billed_units(file: &str, recorded: &Json) -> Option<BTreeMap<&'static str, u6
         }
     }
     let cached = count("cache_read");
-    // No count of Gemini's tells of searches; nor does that of the others where there were none.
+    // Gemini does not count searches; others leave the count out if it is zero.
     let tells_searches =
         norm.find("web_search").is_some() || recorded.at("endpoint").text().contains("responses");
     let units = [
         ("inputTokens", input),
         ("outputTokens", output),
         ("cachedInputTokens", cached),
-        // One provider calls the same tokens both written and read.
+        // One provider reports the same tokens as both written and read.
         ("cacheWriteTokens", count("cache_write").min(input.saturating_sub(cached))),
         ("cacheWrite5mTokens", count("cache_write_5m")),
         ("cacheWrite1hTokens", count("cache_write_1h")),
@@ -266,11 +273,12 @@ fn billed_units(file: &str, recorded: &Json) -> Option<BTreeMap<&'static str, u6
         ("outputAudioTokens", count("audio_out")),
         ("outputImageTokens", count("image_out")),
     ];
-    let told = units.into_iter().filter(|(unit, _)| tells_searches || *unit != "webSearches");
-    (0 < input + output).then(|| told.collect())
+    let response_headers_ =
+        units.into_iter().filter(|(unit, _)| tells_searches || *unit != "webSearches");
+    (0 < input + output).then(|| response_headers_.collect())
 }
 
-/// Searches stand beside the usage of a response: as items of its output.
+/// The Responses API reports searches as output items, not in the usage.
 fn count_searches(recorded: &Json) -> u64 {
     let body = recorded.at("response.body").text();
     let last = body.lines().rfind(|line| line.contains("\"type\":\"response.completed\""));

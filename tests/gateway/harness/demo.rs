@@ -1,4 +1,4 @@
-//! `meteor demo` as the tests run it: started, killed, started again on the same folder.
+//! `meteor demo` as a test process that can be killed and restarted on the same data folder.
 
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use crate::harness::wait::eventually;
 
 /// A running `meteor demo`.
 pub struct Gateway {
-    /// Host and port of the two listeners.
+    /// Host and port of the listener.
     pub proxy: String,
     pub admin: String,
     pub key: String,
@@ -29,22 +29,22 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// With a provider of the test's own.
+    /// Starts the demo in front of this upstream.
     pub async fn with_upstream(upstream: &Upstream) -> Self {
         Self::start(temp_folder(), Some(upstream.url.clone()), "debug").await
     }
 
-    /// With a log that tells all it can.
+    /// Like [`Self::with_upstream`], with the log level `trace`.
     pub async fn with_trace_log(upstream: &Upstream) -> Self {
         Self::start(temp_folder(), Some(upstream.url.clone()), "trace").await
     }
 
-    /// With the provider that is built in, as a newcomer starts it.
+    /// Starts the demo with its built-in upstream, as a new user does.
     pub async fn with_built_in_provider() -> Self {
         Self::start(temp_folder(), None, "debug").await
     }
 
-    /// After its end: again, with the same folder and provider.
+    /// Kills the process and starts it again with the same folder and upstream.
     pub async fn restart(mut self) -> Self {
         self.kill();
         let again = Self::start(Arc::clone(&self.folder), self.upstream.clone(), "debug").await;
@@ -72,18 +72,17 @@ impl Gateway {
             folder,
             upstream,
         };
-        gateway.hides(&gateway.key);
-        gateway.hides(&gateway.token);
+        gateway.forbid_in_log(&gateway.key);
+        gateway.forbid_in_log(&gateway.token);
         wait_ready(&gateway.admin).await;
         gateway
     }
 
-    /// A second process on the same folder, while this one runs: how it ends.
+    /// Starts a second process on the same folder while this one runs; returns its exit status.
     pub async fn start_second_process(&self) -> ExitStatus {
-        spawn(&self.folder, self.upstream.as_deref(), "debug").ended().await
+        spawn(&self.folder, self.upstream.as_deref(), "debug").wait_exit().await
     }
 
-    /// Where it keeps everything.
     pub fn data_folder(&self) -> PathBuf {
         self.folder.path().join("data")
     }
@@ -103,11 +102,11 @@ impl DerefMut for Gateway {
     }
 }
 
-/// Waits until the gateway with this admin listener says that it is ready.
+/// Waits until `/readyz` on this admin listener returns 200.
 pub async fn wait_ready(admin: &str) {
     eventually("the gateway is ready", async || {
-        let answer = Request::get("/readyz").try_send(admin).await.ok()?;
-        (answer.status == 200).then_some(())
+        let response = Request::get("/readyz").try_send(admin).await.ok()?;
+        (response.status == 200).then_some(())
     })
     .await;
 }
@@ -130,7 +129,7 @@ pub fn temp_folder() -> Arc<TempDir> {
     Arc::new(TempDir::new_in(scratch()).expect("a folder for the test"))
 }
 
-/// The time since `start`, for what must happen soon.
+/// Panics if more than `limit` passed between `start` and `end`.
 #[track_caller]
 pub fn assert_within(limit: Duration, start: Instant, end: Instant, what: &str) {
     let took = end.saturating_duration_since(start);

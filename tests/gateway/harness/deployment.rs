@@ -1,5 +1,5 @@
-//! A site: one data folder, before which a gateway is killed and started again and again, with the
-//! provider behind it, its tenants, and all that was seen of their calls.
+//! One data folder with a gateway that is killed and restarted, its upstream, its tenants, and all
+//! that clients and the upstream observed.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -21,29 +21,29 @@ use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Plan, ReceivedRequest, Step, Upstream};
 use crate::harness::{anthropic, gemini};
 
-/// A limit of a tenant's own, which grows while the gateway is killed and started.
+/// The limit of a tenant, which is raised in every round.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LimitedBy {
     Nothing,
     Requests,
     Tokens,
-    /// Over all projects of the organization.
+    /// A spend limit of the organization.
     Spend,
     Wallet,
 }
 
-/// Who calls, under which limit.
+/// A tenant and its limit.
 pub struct LimitedTenant {
     pub tenant: Tenant,
     pub limited_by: LimitedBy,
-    /// Where the limit stands; of a wallet, what was paid in.
+    /// The value of the limit. For a wallet: the amount paid in.
     pub limit: i128,
 }
 
-/// Money that was paid in, or given back, and whether that was answered.
+/// A recharge or refund, and whether it was confirmed.
 #[derive(Clone, Debug)]
 pub struct Payment {
-    /// Stands beside the record, and is the key under which it is done once.
+    /// The reference of the wallet record, and the idempotency key.
     pub name: String,
     pub tenant: usize,
     pub path: &'static str,
@@ -51,9 +51,9 @@ pub struct Payment {
     pub status: Option<u16>,
 }
 
-/// What a tenant has at first, and what it gets more of with each round.
-pub const fn limit_step(bites: LimitedBy) -> i128 {
-    match bites {
+/// The initial limit of a tenant, and its increase per round.
+pub const fn limit_step(limited_by: LimitedBy) -> i128 {
+    match limited_by {
         LimitedBy::Nothing => 1_000_000_000_000,
         LimitedBy::Requests => 15,
         LimitedBy::Tokens => 2_500,
@@ -61,7 +61,7 @@ pub const fn limit_step(bites: LimitedBy) -> i128 {
     }
 }
 
-/// A data folder and what is known of it from outside.
+/// A data folder and everything observed from outside.
 pub struct Deployment {
     folder: Arc<TempDir>,
     upstream: Upstream,
@@ -72,7 +72,7 @@ pub struct Deployment {
     pub payments: Vec<Payment>,
 }
 
-/// Counts an answer as open until its plan is dropped, however that comes.
+/// Counts a response as open until its plan is dropped, however that happens.
 struct OpenGuard(Arc<AtomicUsize>);
 
 impl Drop for OpenGuard {
@@ -82,15 +82,15 @@ impl Drop for OpenGuard {
 }
 
 impl Deployment {
-    /// A folder with these tenants; a second project of the first one joins them.
-    pub async fn new(bites: &[LimitedBy]) -> Self {
+    /// Creates these tenants, and a second project of the first one.
+    pub async fn new(limited_by: &[LimitedBy]) -> Self {
         let folder = temp_folder();
-        let log = folder.path().join("provider.log");
+        let log = folder.path().join("upstream.log");
         let log = OpenOptions::new().create(true).append(true).open(log).expect("a log");
         let (log, open) = (Mutex::new(log), Arc::new(AtomicUsize::new(0)));
         let counted = Arc::clone(&open);
         let upstream = Upstream::start(move |seen| plan(seen, &log, &counted)).await;
-        let mut site = Self {
+        let mut deployment = Self {
             folder,
             upstream,
             open,
@@ -99,29 +99,33 @@ impl Deployment {
             client_views: Vec::new(),
             payments: Vec::new(),
         };
-        let (operator, _) = site.start(None).await;
-        let process = site.process.as_ref().expect("it was started");
-        for bites in bites {
-            let limit = limit_step(*bites);
-            let (funds, quota) = match bites {
+        let (operator, _) = deployment.start(None).await;
+        let process = deployment.process.as_ref().expect("the process was started");
+        for limited_by in limited_by {
+            let limit = limit_step(*limited_by);
+            let (funds, quota) = match limited_by {
                 LimitedBy::Wallet => (limit, "{}".to_owned()),
                 LimitedBy::Spend => (limit_step(LimitedBy::Nothing), "{}".to_owned()),
-                _ => (limit_step(LimitedBy::Nothing), quota(*bites, limit)),
+                _ => (limit_step(LimitedBy::Nothing), quota(*limited_by, limit)),
             };
             let tenant = operator.create_tenant(process, funds, &quota).await;
-            if *bites == LimitedBy::Spend {
-                tenant.set_organization_quota(&self::quota(*bites, limit)).await;
+            if *limited_by == LimitedBy::Spend {
+                tenant.set_organization_quota(&self::quota(*limited_by, limit)).await;
             }
-            site.limited_tenants.push(LimitedTenant { tenant, limited_by: *bites, limit });
+            deployment.limited_tenants.push(LimitedTenant {
+                tenant,
+                limited_by: *limited_by,
+                limit,
+            });
         }
-        let mut second = site.limited_tenants[0].tenant.create_second_project(process).await;
+        let mut second = deployment.limited_tenants[0].tenant.create_second_project(process).await;
         second.key = second.create_key(process, r#"{"name":"third"}"#).await;
-        site.limited_tenants.push(LimitedTenant {
+        deployment.limited_tenants.push(LimitedTenant {
             tenant: second,
             limited_by: LimitedBy::Nothing,
             limit: 0,
         });
-        site
+        deployment
     }
 
     fn spawn(&self, crash: Option<&str>) -> Process {
@@ -129,7 +133,7 @@ impl Deployment {
         command.args(["demo", "--json", "--upstream", &self.upstream.url, "--data"]);
         command.arg(self.folder.path().join("data")).env("RUST_LOG", "warn");
         command.env("METEOR__LOG__CALLS", "false").env("METEOR__JOURNAL__SEGMENT_BYTES", "1048576");
-        // So that a call is refused before the next kill, and does not wait for it.
+        // Refuse a call before the next kill instead of letting it wait.
         command.env("METEOR__ADMISSION__HOLD_WAIT_MS", "100");
         if let Some(crash) = crash {
             command.env("METEOR_CRASH", crash);
@@ -137,13 +141,13 @@ impl Deployment {
         Process::start(command, |line| line.contains("\"proxyUrl\""))
     }
 
-    /// Starts the gateway; who runs it, and how long it took until it was ready.
+    /// Starts the gateway. Returns the operator and the time until it was ready.
     pub async fn start(&mut self, crash: Option<&str>) -> (Tenant, Duration) {
         assert!(self.process.is_none(), "one at a time");
         let begun = Instant::now();
         let process = self.spawn(crash);
-        let facts = Json::new(&process.wait_for_line(|line| line.contains("\"proxyUrl\"")).await);
-        let text = |name: &str| facts.at(name).text();
+        let info = Json::new(&process.wait_for_line(|line| line.contains("\"proxyUrl\"")).await);
+        let text = |name: &str| info.at(name).text();
         let authority = |name: &str| text(name).trim_start_matches("http://").to_owned();
         let operator = Tenant {
             admin: authority("adminUrl"),
@@ -155,9 +159,9 @@ impl Deployment {
         };
         wait_ready(&operator.admin).await;
         let took = begun.elapsed();
-        process.hides(&operator.token);
+        process.forbid_in_log(&operator.token);
         for LimitedTenant { tenant, .. } in &mut self.limited_tenants {
-            process.hides(&tenant.key);
+            process.forbid_in_log(&tenant.key);
             tenant.admin.clone_from(&operator.admin);
             tenant.proxy.clone_from(&operator.proxy);
         }
@@ -165,45 +169,45 @@ impl Deployment {
         (operator, took)
     }
 
-    /// Starts it at a point that it does not live to pass.
+    /// Starts the gateway with a crash point that it reaches before it is ready.
     pub async fn start_and_crash(&mut self, crash: &str) {
         assert!(self.process.is_none(), "one at a time");
         self.process = Some(self.spawn(Some(crash)));
         self.wait_for_crash().await;
     }
 
-    /// Waits until it has killed itself.
+    /// Waits until the process has killed itself.
     pub async fn wait_for_crash(&mut self) {
-        let mut process = self.process.take().expect("it was started");
-        let status = process.ended().await;
+        let mut process = self.process.take().expect("the process was started");
+        let status = process.wait_exit().await;
         assert_eq!(status.signal(), Some(9), "{status}: {}", process.log());
     }
 
-    /// As `kill -9`.
+    /// Sends SIGKILL.
     pub fn kill(&mut self) {
-        let mut process = self.process.take().expect("it was started");
-        assert!(process.is_running(), "it ended by itself: {}", process.log());
+        let mut process = self.process.take().expect("the process was started");
+        assert!(process.is_running(), "the process exited by itself: {}", process.log());
         process.kill();
     }
 
     pub fn tenants(&self) -> Vec<Tenant> {
-        self.limited_tenants.iter().map(|place| place.tenant.clone()).collect()
+        self.limited_tenants.iter().map(|tenant_index| tenant_index.tenant.clone()).collect()
     }
 
-    /// How many answers the provider has begun and not ended.
+    /// Number of responses that the upstream has begun and not ended.
     pub fn open_responses(&self) -> usize {
         self.open.load(Ordering::SeqCst)
     }
 
-    /// The first marker that no call has had.
+    /// The first unused marker.
     pub fn next_marker(&self) -> u32 {
-        self.client_views.iter().map(|heard| heard.call.marker + 1).max().unwrap_or_default()
+        self.client_views.iter().map(|view| view.call.marker + 1).max().unwrap_or_default()
     }
 
-    /// The calls that have reached the provider, as its own log has them.
+    /// Markers of the calls in the upstream's log.
     pub fn forwarded_markers(&self) -> Vec<u32> {
-        let log = std::fs::read_to_string(self.folder.path().join("provider.log"));
-        let log = log.expect("the provider's log can be read");
+        let log = std::fs::read_to_string(self.folder.path().join("upstream.log"));
+        let log = log.expect("the upstream's log can be read");
         log.lines().map(|line| line.parse().expect("a marker")).collect()
     }
 
@@ -211,23 +215,24 @@ impl Deployment {
         self.folder.path().join("data/meteor.db")
     }
 
-    /// Gives every tenant that is at its limit room for some calls more.
+    /// Raises the limit of every limited tenant by one step.
     pub async fn raise_limits(&mut self) {
-        for at in 0..self.limited_tenants.len() {
-            let LimitedTenant { tenant, limited_by: bites, limit } = &mut self.limited_tenants[at];
-            match bites {
+        for index in 0..self.limited_tenants.len() {
+            let LimitedTenant { tenant, limited_by, limit } = &mut self.limited_tenants[index];
+            match limited_by {
                 LimitedBy::Nothing => continue,
                 LimitedBy::Wallet => {
-                    let paid = recharge(self.payments.len(), at, limit_step(LimitedBy::Wallet));
-                    self.pay(paid).await;
+                    let payment =
+                        recharge(self.payments.len(), index, limit_step(LimitedBy::Wallet));
+                    self.pay(payment).await;
                     continue;
                 }
                 LimitedBy::Requests | LimitedBy::Tokens | LimitedBy::Spend => {
-                    *limit += limit_step(*bites)
+                    *limit += limit_step(*limited_by)
                 }
             }
-            let quota = quota(*bites, *limit);
-            if *bites == LimitedBy::Spend {
+            let quota = quota(*limited_by, *limit);
+            if *limited_by == LimitedBy::Spend {
                 tenant.set_organization_quota(&quota).await;
             } else {
                 tenant.set_quota(&quota).await;
@@ -235,26 +240,27 @@ impl Deployment {
         }
     }
 
-    /// Asks for all that was not answered once more: it is done once.
+    /// Repeats every payment without a response; idempotency keys keep it from applying twice.
     pub async fn retry_payments(&mut self) {
-        for at in 0..self.payments.len() {
-            if self.payments[at].status.is_none() {
-                let mut paid = self.payments[at].clone();
-                paid.status = send_payment(&self.limited_tenants[paid.tenant].tenant, &paid).await;
-                assert!(paid.status.is_some(), "an answer: {paid:?}");
-                self.payments[at] = paid;
+        for index in 0..self.payments.len() {
+            if self.payments[index].status.is_none() {
+                let mut payment = self.payments[index].clone();
+                payment.status =
+                    send_payment(&self.limited_tenants[payment.tenant].tenant, &payment).await;
+                assert!(payment.status.is_some(), "a response: {payment:?}");
+                self.payments[index] = payment;
             }
         }
     }
 
-    pub async fn pay(&mut self, mut paid: Payment) {
-        paid.status = send_payment(&self.limited_tenants[paid.tenant].tenant, &paid).await;
-        self.payments.push(paid);
+    pub async fn pay(&mut self, mut payment: Payment) {
+        payment.status = send_payment(&self.limited_tenants[payment.tenant].tenant, &payment).await;
+        self.payments.push(payment);
     }
 }
 
-fn quota(bites: LimitedBy, limit: i128) -> String {
-    match bites {
+fn quota(limited_by: LimitedBy, limit: i128) -> String {
+    match limited_by {
         LimitedBy::Nothing | LimitedBy::Wallet => "{}".to_owned(),
         LimitedBy::Requests => format!(r#"{{"dailyRequestLimit":{limit}}}"#),
         LimitedBy::Tokens => format!(r#"{{"dailyTokenLimit":{limit}}}"#),
@@ -262,47 +268,64 @@ fn quota(bites: LimitedBy, limit: i128) -> String {
     }
 }
 
-/// Money for the wallet of a place.
-pub fn recharge(number: usize, place: usize, nano: i128) -> Payment {
+/// A recharge of the wallet of a tenant.
+pub fn recharge(number: usize, tenant_index: usize, nano: i128) -> Payment {
     let name = format!("paid-{number}");
     let body = format!(r#"{{"amount":{},"reference":"{name}"}}"#, money(nano));
-    Payment { name, tenant: place, path: "/api/organization/wallet/recharge", body, status: None }
+    Payment {
+        name,
+        tenant: tenant_index,
+        path: "/api/organization/wallet/recharge",
+        body,
+        status: None,
+    }
 }
 
-/// A part of what a call has cost, given back.
-pub fn refund(number: usize, heard: &ClientView) -> Payment {
-    let (name, place) = (format!("paid-{number}"), heard.call.tenant);
-    let (_, id) = heard.head.as_ref().expect("a call that came to its end");
-    let at = [8, 12, 16, 20];
-    let parts =
-        [&id[..at[0]], &id[at[0]..at[1]], &id[at[1]..at[2]], &id[at[2]..at[3]], &id[at[3]..]];
+/// A refund of a part of the cost of a call.
+pub fn refund(number: usize, view: &ClientView) -> Payment {
+    let (name, tenant_index) = (format!("paid-{number}"), view.call.tenant);
+    let (_, id) = view.head.as_ref().expect("a call with a response");
+    let index = [8, 12, 16, 20];
+    let parts = [
+        &id[..index[0]],
+        &id[index[0]..index[1]],
+        &id[index[1]..index[2]],
+        &id[index[2]..index[3]],
+        &id[index[3]..],
+    ];
     let body = format!(
         r#"{{"requestLogId":"{}","amount":{},"description":"{name}"}}"#,
         parts.join("-"),
-        money(heard.call.cost() / 50)
+        money(view.call.cost() / 50)
     );
-    Payment { name, tenant: place, path: "/api/organization/wallet/refund", body, status: None }
+    Payment {
+        name,
+        tenant: tenant_index,
+        path: "/api/organization/wallet/refund",
+        body,
+        status: None,
+    }
 }
 
-/// The status that it was answered with, if it was.
-pub async fn send_payment(tenant: &Tenant, paid: &Payment) -> Option<u16> {
-    let request = crate::harness::client::Request::post(paid.path, &paid.body);
-    let request = tenant.authorize(request.header("idempotency-key", &paid.name));
-    let mut answer = request.try_send(&tenant.admin).await.ok()?;
-    answer.read_to_end().await.1.then_some(answer.status)
+/// Sends the payment; returns the status of the response, if a complete one arrived.
+pub async fn send_payment(tenant: &Tenant, payment: &Payment) -> Option<u16> {
+    let request = crate::harness::client::Request::post(payment.path, &payment.body);
+    let request = tenant.authorize(request.header("idempotency-key", &payment.name));
+    let mut response = request.try_send(&tenant.admin).await.ok()?;
+    response.read_to_end().await.1.then_some(response.status)
 }
 
-/// What the provider does: it notes the call first of all, and then says what it is told to.
+/// Logs the call before anything else, then responds as its header says.
 fn plan(seen: &ReceivedRequest, log: &Mutex<File>, open: &Arc<AtomicUsize>) -> Plan {
-    let told =
+    let numbers =
         seen.header(PLAN_HEADER).unwrap_or_else(|| panic!("no `{PLAN_HEADER}` in {}", seen.head));
-    let told: Vec<u64> = told.split(' ').map(|n| n.parse().expect("a number")).collect();
-    let [marker, prompt, completion, cached, pieces, pace, fails] = told[..] else {
-        panic!("not what a call tells: {told:?}")
+    let numbers: Vec<u64> = numbers.split(' ').map(|n| n.parse().expect("a number")).collect();
+    let [marker, prompt, completion, cached, pieces, pace, fails] = numbers[..] else {
+        panic!("malformed plan header: {numbers:?}")
     };
     let line = format!("{marker}\n");
-    let noted = log.lock().expect("no test panics while it notes").write_all(line.as_bytes());
-    noted.expect("the provider's log can be written");
+    let logged = log.lock().expect("the lock is not poisoned").write_all(line.as_bytes());
+    logged.expect("the upstream's log can be written");
     open.fetch_add(1, Ordering::SeqCst);
     let guard = OpenGuard(Arc::clone(open));
     let usage = Usage { cached, ..Usage::of(prompt, completion) };
@@ -338,10 +361,13 @@ fn success_plan(seen: &ReceivedRequest, usage: Usage, pieces: u64, pace: Duratio
     }
 }
 
-/// One call that no other is beside.
-pub fn single_call(marker: u32, way: crate::harness::random_callers::CallPlan) -> PlannedCall {
-    let completion =
-        if matches!(way, crate::harness::random_callers::CallPlan::LongStream) { 2_500 } else { 7 };
+/// A call that runs alone.
+pub fn single_call(marker: u32, plan: crate::harness::random_callers::CallPlan) -> PlannedCall {
+    let completion = if matches!(plan, crate::harness::random_callers::CallPlan::LongStream) {
+        2_500
+    } else {
+        7
+    };
     let usage = Usage::of(20, completion);
-    PlannedCall { marker, tenant: 0, dialect: Dialect::OpenAi, plan: way, usage, pace_ms: 20 }
+    PlannedCall { marker, tenant: 0, dialect: Dialect::OpenAi, plan, usage, pace_ms: 20 }
 }

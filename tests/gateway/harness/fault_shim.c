@@ -1,13 +1,13 @@
-// Faults of disk, clock and power, put between a process and its system: loaded with LD_PRELOAD.
+// Injects faults of disk, clock and power between a process and the system. Loaded with LD_PRELOAD.
 //
-// SHIM names a folder. Its file `control` is mapped, so that a running process obeys at once: first
-// the milliseconds that are added to the wall clock (8 bytes), then lines `OPERATION PART ERRNO`. An
-// operation on a file below SHIM_DATA whose path there has that part (`*`: any) fails with that
-// error; a write with the error 0 is short. Operations: open (for writing), write, grow (a write
-// beyond what the file holds), allocate, sync.
+// SHIM names a folder. Its file `control` is mapped, so that changes take effect in a running process
+// at once: first the milliseconds that are added to the wall clock (8 bytes), then lines `OPERATION
+// PART ERRNO`. An operation on a file below SHIM_DATA whose relative path contains PART (`*`: any)
+// fails with that error; a write with the error 0 is short. Operations: open (for writing), write,
+// grow (a write beyond the end of the file), allocate, sync.
 //
-// Where SHIM has a folder `shadow`, that is the disk that outlives a loss of power: each sync of a
-// file copies it there, each sync of a folder lists its names there. `/` is written as `%`.
+// If SHIM has a folder `shadow`, it represents the disk after a power loss: each sync of a file copies
+// the file to it, each sync of a folder writes the list of its names to it. `/` is written as `%`.
 
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -48,7 +48,7 @@ __attribute__((constructor)) static void begin(void) {
     int fd = syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
     void *mapped = fd < 0 ? MAP_FAILED
         : mmap(NULL, sizeof(struct control), PROT_READ, MAP_SHARED, fd, 0);
-    // A test without its faults would pass for nothing.
+    // Without its faults a test would pass without proving anything.
     if (mapped == MAP_FAILED) abort();
     close(fd);
     snprintf(data, sizeof data, "%s", below);
@@ -62,14 +62,14 @@ __attribute__((constructor)) static void begin(void) {
 
 int clock_gettime(clockid_t clock, struct timespec *at) {
     if (!real_clock_gettime) real_clock_gettime = dlsym(RTLD_NEXT, "clock_gettime");
-    int told = real_clock_gettime(clock, at);
-    if (told == 0 && control && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) {
+    int result = real_clock_gettime(clock, at);
+    if (result == 0 && control && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) {
         int64_t ms = __atomic_load_n(&control->clock_ms, __ATOMIC_RELAXED);
         int64_t ns = at->tv_sec * 1000000000LL + at->tv_nsec + ms * 1000000LL;
         at->tv_sec = ns / 1000000000LL;
         at->tv_nsec = ns % 1000000000LL;
     }
-    return told;
+    return result;
 }
 
 int gettimeofday(struct timeval *at, void *zone) {
@@ -90,7 +90,7 @@ time_t time(time_t *at) {
 
 // The rules.
 
-// The part of `path` below the data folder, or nothing.
+// The part of `path` below the data folder, or NULL.
 static const char *below(const char *path) {
     size_t length = strlen(data);
     if (!control || strncmp(path, data, length) != 0) return NULL;
@@ -99,13 +99,13 @@ static const char *below(const char *path) {
 }
 
 static int fault(const char *operation, const char *path) {
-    const char *own = below(path);
-    if (!own) return NONE;
+    const char *relative = below(path);
+    if (!relative) return NONE;
     for (const char *line = control->rules; *line; line++) {
         char named[16], part[64];
         int error, read = 0;
         if (sscanf(line, "%15s %63s %d%n", named, part, &error, &read) == 3 && line[read] == '\n'
-            && strcmp(named, operation) == 0 && (*part == '*' || strstr(own, part)))
+            && strcmp(named, operation) == 0 && (*part == '*' || strstr(relative, part)))
             return error;
         line = strchr(line, '\n');
         if (!line) break;
@@ -167,7 +167,7 @@ int unlink(const char *path) {
     return syscall(SYS_unlinkat, AT_FDCWD, path, 0);
 }
 
-// Whether a write is to fail, and if not, how much of it is done.
+// Whether a write fails. A short write reduces `length`.
 static int write_fails(int fd, off_t at, size_t *length) {
     if (!has_rules()) return 0;
     struct stat is;
@@ -213,11 +213,11 @@ int fallocate(int fd, int mode, off_t at, off_t length) {
     return fallocate64(fd, mode, at, length);
 }
 
-// The disk that outlives a loss of power.
+// The shadow disk.
 
-static int make(const char *own, const char *end, char *temporary, char *name) {
+static int make(const char *relative, const char *end, char *temporary, char *name) {
     size_t used = snprintf(name, PATH_MAX, "%s/", shadow);
-    snprintf(name + used, PATH_MAX - used, "%s%s", own, end);
+    snprintf(name + used, PATH_MAX - used, "%s%s", relative, end);
     for (char *letter = name + used; *letter; letter++)
         if (*letter == '/') *letter = '%';
     snprintf(temporary, PATH_MAX, "%s/%%", shadow);
@@ -245,17 +245,17 @@ static int sync_by(long call, int fd) {
     char path[PATH_MAX], temporary[PATH_MAX], name[PATH_MAX];
     if (!control || !path_of(fd, path)) return syscall(call, fd);
     if (has_rules() && fails(fault("sync", path))) return -1;
-    const char *own = below(path);
-    if (!*shadow || !own) return syscall(call, fd);
+    const char *relative = below(path);
+    if (!*shadow || !relative) return syscall(call, fd);
     struct stat is;
     if (fstat(fd, &is) != 0) return -1;
     pthread_mutex_lock(&one);
-    int to = make(own, S_ISDIR(is.st_mode) ? "%names" : "", temporary, name);
+    int to = make(relative, S_ISDIR(is.st_mode) ? "%names" : "", temporary, name);
     if (to < 0) abort();
     if (S_ISDIR(is.st_mode)) list(path, to);
     else copy(fd, to);
     close(to);
-    // The shadow is the disk now, and takes its time as one does: what is told too early is lost.
+    // Take as long as a disk does, so that a confirmation before the sync would lose data.
     usleep(SYNC_US);
     if (rename(temporary, name) != 0) abort();
     pthread_mutex_unlock(&one);

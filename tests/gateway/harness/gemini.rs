@@ -1,4 +1,4 @@
-//! What Google's Gemini says, byte for byte, and what the tests ask it.
+//! Byte-exact Gemini responses, and request bodies for the Gemini dialect.
 
 use std::time::Duration;
 
@@ -7,7 +7,8 @@ use crate::harness::json::Json;
 use crate::harness::openai::Usage;
 use crate::harness::upstream::{Plan, ReceivedRequest, Upstream};
 
-/// The words of the fake answer; the last ones look like usage and like an event, and are not.
+/// The text of the fake response, in stream chunks. The last two look like usage and like an event
+/// and must not be read as such.
 pub const WORDS: &[&str] = &[
     "Hello",
     ", wörld",
@@ -16,15 +17,15 @@ pub const WORDS: &[&str] = &[
     r"}\r\n\r\ndata: {}\r\n\r\n",
 ];
 
-/// The tool that it calls when it is offered any.
+/// The tool that the fake upstream calls if the request offers any tool.
 pub const TOOL: &str = "get_weather";
 
-/// How it embeds any text.
+/// The embedding of every text.
 pub const VALUES: &str = "[0.25, -0.5, 0.125]";
 
 const STEM: &str = r#""modelVersion": "gemini-fake-1","responseId": "fake-1""#;
 
-/// Thoughts are counted apart from the answer, and what is zero is left out.
+/// Gemini counts thoughts separately from candidates and leaves out zero counts.
 fn metadata(usage: Usage) -> String {
     let counts = [
         ("promptTokenCount", usage.prompt),
@@ -62,24 +63,24 @@ fn function_call_part() -> String {
     format!(r#"{{"functionCall": {{"name": "{TOOL}","args": {{"city": "Kraków"}}}}}}"#)
 }
 
-/// The body of a call that was not streamed.
+/// Response body of `:generateContent`.
 pub fn complete_content(usage: Usage) -> String {
     candidate_json(&text_part(&WORDS.concat()), true, usage)
 }
 
-/// The same for a call that offers a tool.
+/// Like the above, with a tool call.
 pub fn tool_call(usage: Usage) -> String {
     candidate_json(&function_call_part(), true, usage)
 }
 
-/// The chunks of a streamed call, framed by nothing yet: all but the last know the input only.
+/// Chunks of a streamed call, without framing. All but the last report only the input.
 pub fn chunks(words: &[&str], usage: Usage) -> Vec<String> {
     let so_far = Usage::of(usage.prompt, 0);
-    let said = words.iter().map(|word| candidate_json(&text_part(word), false, so_far));
-    said.chain([candidate_json(&text_part(""), true, usage)]).collect()
+    let response = words.iter().map(|word| candidate_json(&text_part(word), false, so_far));
+    response.chain([candidate_json(&text_part(""), true, usage)]).collect()
 }
 
-/// The same for a call that offers a tool.
+/// Like the above, with a tool call.
 pub fn tool_chunks(usage: Usage) -> Vec<String> {
     vec![
         candidate_json(&function_call_part(), false, usage),
@@ -87,12 +88,12 @@ pub fn tool_chunks(usage: Usage) -> Vec<String> {
     ]
 }
 
-/// Server-sent events, as `?alt=sse` asks for them: lines end with CRLF, and no `[DONE]` comes.
+/// Server-sent events (`?alt=sse`). Lines end with CRLF, and there is no `[DONE]`.
 pub fn events(chunks: &[String]) -> Vec<String> {
     chunks.iter().map(|chunk| format!("data: {chunk}\r\n\r\n")).collect()
 }
 
-/// What comes without `?alt=sse`: the chunks as one JSON array, an element at a time.
+/// The response without `?alt=sse`: the chunks as one JSON array, one element per piece.
 pub fn array(chunks: &[String]) -> Vec<String> {
     let mut pieces: Vec<String> = chunks.iter().map(|chunk| format!(",\r\n{chunk}\n")).collect();
     if let Some(first) = pieces.first_mut() {
@@ -102,53 +103,53 @@ pub fn array(chunks: &[String]) -> Vec<String> {
     pieces
 }
 
-/// The answer of `countTokens`.
+/// Response body of `countTokens`.
 pub fn token_count(usage: Usage) -> String {
     let details = details(usage);
     format!(r#"{{"totalTokens": {},"promptTokensDetails": {details}}}"#, usage.prompt)
 }
 
-/// The answer of `embedContent`.
+/// Response body of `embedContent`.
 pub fn embedding(usage: Usage) -> String {
     format!(r#"{{"embedding": {{"values": {VALUES}}},{}}}"#, embedding_usage(usage))
 }
 
-/// The answer of `batchEmbedContents` to this many requests.
+/// Response body of `batchEmbedContents` for `requests` inputs.
 pub fn batch_embeddings(requests: usize, usage: Usage) -> String {
     let each = vec![format!(r#"{{"values": {VALUES}}}"#); requests].join(",");
     format!(r#"{{"embeddings": [{each}],{}}}"#, embedding_usage(usage))
 }
 
-/// No total, and another name for the details than elsewhere.
+/// Embeddings have no total count, and spell the details differently.
 fn embedding_usage(usage: Usage) -> String {
     let (prompt, details) = (usage.prompt, details(usage));
     format!(r#""usageMetadata": {{"promptTokenCount": {prompt},"promptTokenDetails": {details}}}"#)
 }
 
-/// An error of Google's own, such as 503 `UNAVAILABLE`.
+/// An error response body, such as 503 `UNAVAILABLE`.
 pub fn error(code: u16, status: &str) -> String {
     format!(r#"{{"error": {{"code": {code},"message": "Failed by plan","status": "{status}"}}}}"#)
 }
 
-/// The same in the midst of server-sent events.
+/// The same error as a server-sent event.
 pub fn error_event(code: u16, status: &str) -> String {
     format!("data: {}\r\n\r\n", error(code, status))
 }
 
-/// Answers as the path and the body ask: counted, embedded, streamed (either way) or whole, with a
-/// tool where one is offered.
+/// The response that fits the path and body: a token count, embeddings, streamed in either framing
+/// or whole, with a tool call if a tool is offered.
 pub fn reply(seen: &ReceivedRequest, usage: Usage, pace: Duration) -> Plan {
     let offered = seen.json().find("tools").is_some();
-    let asked = |method: &str| seen.target.contains(method);
-    if asked(":countTokens") {
+    let targets = |method: &str| seen.target.contains(method);
+    if targets(":countTokens") {
         json(200, token_count(usage))
-    } else if asked(":embedContent") {
+    } else if targets(":embedContent") {
         json(200, embedding(usage))
-    } else if asked(":batchEmbedContents") {
+    } else if targets(":batchEmbedContents") {
         json(200, batch_embeddings(seen.json().at("requests").list().len(), usage))
-    } else if asked(":streamGenerateContent") {
+    } else if targets(":streamGenerateContent") {
         let chunks = if offered { tool_chunks(usage) } else { chunks(WORDS, usage) };
-        if asked("alt=sse") {
+        if targets("alt=sse") {
             return Plan::stream(events(&chunks), pace);
         }
         let mut plan = Plan::stream(array(&chunks), pace);
@@ -159,21 +160,22 @@ pub fn reply(seen: &ReceivedRequest, usage: Usage, pace: Duration) -> Plan {
     }
 }
 
-/// Google names the character set.
+/// Google's content type includes the character set.
 pub fn json(status: u16, body: impl Into<Vec<u8>>) -> Plan {
     let headers = vec![("content-type", "application/json; charset=UTF-8".to_owned())];
     Plan { headers, ..Plan::json(status, body) }
 }
 
-/// A call of `:generateContent` or `:streamGenerateContent`, with a bound of its output or without.
+/// A request body for `:generateContent` or `:streamGenerateContent`, with or without an output
+/// limit.
 pub fn contents(max_output_tokens: Option<u64>) -> String {
-    let bound = max_output_tokens.map_or(String::new(), |most| {
-        format!(r#","generationConfig":{{"maxOutputTokens":{most}}}"#)
+    let bound = max_output_tokens.map_or(String::new(), |tokens| {
+        format!(r#","generationConfig":{{"maxOutputTokens":{tokens}}}"#)
     });
     format!(r#"{{"contents":[{{"role":"user","parts":[{{"text":"Say hello."}}]}}]{bound}}}"#)
 }
 
-/// Where it is sent; a streamed answer comes as server-sent events.
+/// The request target. A streamed response uses server-sent events.
 pub fn target(model: &str, stream: bool) -> String {
     let method = if stream { "streamGenerateContent?alt=sse" } else { "generateContent" };
     format!("/v1beta/models/{model}:{method}")
@@ -184,37 +186,41 @@ async fn fake_gemini_responses_are_valid_json_and_report_usage() {
     let usage = Usage { prompt: 14, completion: 6, cached: 2, reasoning: 1 };
     let provider = Upstream::start(move |seen| reply(seen, usage, Duration::ZERO)).await;
     let address = provider.url.trim_start_matches("http://");
-    let ask = async |path: &str, body: &str| {
+    let send = async |path: &str, body: &str| {
         let request = Request::post(path, body);
         request.send(address).await.text().await
     };
-    let whole = |said: &Json| {
-        assert_eq!(said.at("usageMetadata.promptTokenCount").count(), 14);
-        assert_eq!(said.at("usageMetadata.candidatesTokenCount").count(), 5, "without thoughts");
-        assert_eq!(said.at("usageMetadata.thoughtsTokenCount").count(), 1);
-        assert_eq!(said.at("usageMetadata.totalTokenCount").count(), 20);
+    let assert_usage = |response: &Json| {
+        assert_eq!(response.at("usageMetadata.promptTokenCount").count(), 14);
+        assert_eq!(
+            response.at("usageMetadata.candidatesTokenCount").count(),
+            5,
+            "excludes thoughts"
+        );
+        assert_eq!(response.at("usageMetadata.thoughtsTokenCount").count(), 1);
+        assert_eq!(response.at("usageMetadata.totalTokenCount").count(), 20);
     };
     let plain = contents(Some(20));
     let offering = contents(None).replacen('{', r#"{"tools":[],"#, 1);
     for (body, chunks) in [(&plain, WORDS.len() + 1), (&offering, 2)] {
-        whole(&Json::new(&ask(&target("gemini-fake-1", false), body).await));
+        assert_usage(&Json::new(&send(&target("gemini-fake-1", false), body).await));
         let streamed = target("gemini-fake-1", true);
-        let events = ask(&streamed, body).await;
+        let events = send(&streamed, body).await;
         let events: Vec<Json> = events
             .split_terminator("\r\n\r\n")
             .map(|event| Json::new(event.strip_prefix("data: ").expect("only data")))
             .collect();
         assert_eq!(events.len(), chunks);
-        whole(&events[chunks - 1]);
-        let array = ask(streamed.trim_end_matches("?alt=sse"), body).await;
+        assert_usage(&events[chunks - 1]);
+        let array = send(streamed.trim_end_matches("?alt=sse"), body).await;
         assert_eq!(Json::new(&array).list(), events, "the same in the other framing");
     }
     let path = |method: &str| format!("/v1beta/models/gemini-fake-1:{method}");
-    let counted = Json::new(&ask(&path("countTokens"), &plain).await);
+    let counted = Json::new(&send(&path("countTokens"), &plain).await);
     assert_eq!(counted.at("totalTokens").count(), 14);
-    let embedded = Json::new(&ask(&path("embedContent"), &plain).await);
+    let embedded = Json::new(&send(&path("embedContent"), &plain).await);
     assert_eq!(embedded.at("embedding.values").list().len(), 3);
-    let batch = Json::new(&ask(&path("batchEmbedContents"), r#"{"requests":[1,2]}"#).await);
+    let batch = Json::new(&send(&path("batchEmbedContents"), r#"{"requests":[1,2]}"#).await);
     assert_eq!(batch.at("embeddings").list().len(), 2);
     assert_eq!(batch.at("usageMetadata.promptTokenCount").count(), 14);
     let event = error_event(503, "UNAVAILABLE");

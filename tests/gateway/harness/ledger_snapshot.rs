@@ -1,4 +1,4 @@
-//! The books as they lie on the disk, read beside the gateway and without it.
+//! The ledger as stored in the database, read independently of the gateway.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -8,10 +8,10 @@ use sqlx::{FromRow, Row};
 
 use crate::harness::random_callers::marker_of;
 
-/// A row of the request log: a call that was admitted, however it ended.
+/// A row of the request log: an admitted call, however it ended.
 #[derive(Clone, Debug)]
 pub struct LoggedCall {
-    /// In hex, as every id here.
+    /// In hex, like every id in this file.
     pub id: String,
     pub project: String,
     pub marker: u32,
@@ -20,7 +20,7 @@ pub struct LoggedCall {
     pub refusal: Option<String>,
 }
 
-/// A line of a wallet's ledger.
+/// A wallet record.
 #[derive(Clone, Debug)]
 pub struct WalletRecord {
     pub seq: i64,
@@ -31,11 +31,11 @@ pub struct WalletRecord {
     pub call: Option<String>,
     pub settled_by: Option<String>,
     pub overage: bool,
-    /// The reference of a recharge, the description of a refund.
+    /// The reference of a recharge or the description of a refund.
     pub name: Option<String>,
 }
 
-/// What was used of a project, all days together.
+/// The usage of a project, summed over all days.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct UsageTotals {
     pub requests: u64,
@@ -44,13 +44,13 @@ pub struct UsageTotals {
     pub days: i64,
 }
 
-/// Everything that money stands in.
+/// All tables that hold money, usage or open holds.
 #[derive(Debug)]
 pub struct LedgerSnapshot {
     pub logs: Vec<LoggedCall>,
-    /// By organization, in their order.
+    /// By organization, in the order of `seq`.
     pub records: HashMap<String, Vec<WalletRecord>>,
-    /// By organization: balance and last place.
+    /// By organization: balance and last `seq`.
     pub wallets: HashMap<String, (i64, i64)>,
     /// By subject: project, key or organization.
     pub usage: HashMap<String, UsageTotals>,
@@ -58,13 +58,13 @@ pub struct LedgerSnapshot {
 }
 
 impl LoggedCall {
-    /// Whether a start ended it, and not the life that it began in.
+    /// True if a restart settled the call.
     pub fn is_orphan(&self) -> bool {
         self.refusal.as_deref() == Some("gateway_restarted")
     }
 }
 
-/// What of the request log is not a refusal.
+/// The request log without refusals.
 const LOGS: &str = "SELECT lower(hex(id)) AS id, lower(hex(project_id)) AS project, refusal,
     cost_nano, json_extract(detail, '$.clientAddress') AS address,
     coalesce(json_extract(detail, '$.settledBy'), '') AS settled_by
@@ -114,11 +114,11 @@ impl FromRow<'_, SqliteRow> for WalletRecord {
 }
 
 async fn rows(pool: &SqlitePool, query: &'static str) -> Vec<SqliteRow> {
-    sqlx::query(query).fetch_all(pool).await.unwrap_or_else(|fault| panic!("{query}: {fault}"))
+    sqlx::query(query).fetch_all(pool).await.unwrap_or_else(|error| panic!("{query}: {error}"))
 }
 
 impl LedgerSnapshot {
-    /// As they are now.
+    /// Reads the current state.
     pub async fn read(file: &Path) -> Self {
         let options = SqliteConnectOptions::new().filename(file).read_only(true);
         let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await;
@@ -127,34 +127,34 @@ impl LedgerSnapshot {
         let logs = logs.iter().map(LoggedCall::from_row).collect::<sqlx::Result<_>>();
         let mut lines: HashMap<String, Vec<WalletRecord>> = HashMap::new();
         for row in &rows(&pool, RECORDS).await {
-            let line = WalletRecord::from_row(row).expect("a line of the ledger");
-            lines.entry(row.get("organization")).or_default().push(line);
+            let record = WalletRecord::from_row(row).expect("a wallet record");
+            lines.entry(row.get("organization")).or_default().push(record);
         }
         let wallet = |row: &SqliteRow| (row.get("organization"), (row.get(1), row.get(2)));
         let wallets = rows(&pool, WALLETS).await.iter().map(wallet).collect();
-        let used = |row: &SqliteRow| {
-            let used = UsageTotals {
+        let usage = |row: &SqliteRow| {
+            let usage = UsageTotals {
                 requests: row.get::<i64, _>("requests").try_into().expect("a count"),
                 tokens: row.get("tokens"),
                 spend: row.get("spend"),
                 days: row.get("days"),
             };
-            (row.get("subject"), used)
+            (row.get("subject"), usage)
         };
-        let used = rows(&pool, USAGE).await.iter().map(used).collect();
+        let usage = rows(&pool, USAGE).await.iter().map(usage).collect();
         let open = rows(&pool, OPEN_HOLDS).await.iter().map(|row| row.get("id")).collect();
         pool.close().await;
         Self {
             logs: logs.expect("rows of the request log"),
             records: lines,
             wallets,
-            usage: used,
+            usage,
             open_holds: open,
         }
     }
 }
 
-/// The hex digits of an id as the admin API tells it.
+/// The hex digits of an id of the admin API.
 pub fn hex_digits(id: &str) -> &str {
     id.rsplit_once('_').map_or(id, |(_, digits)| digits)
 }

@@ -1,16 +1,16 @@
-//! The limits, and a refusal as it was told.
+//! The limits, and assertions on the refusals that name them.
 
 use crate::harness::client::Response;
 use crate::harness::json::{Json, money};
 use crate::harness::openai::Usage;
 use crate::harness::price::GPT_4O_MINI;
 
-/// A limit of the quota, and the refusal that names it.
+/// A quota field, and the error code of its refusal.
 pub struct Limit {
     pub field: &'static str,
     pub code: &'static str,
     pub measure: Measure,
-    /// The longest that its window lasts, in seconds.
+    /// The longest duration of its window.
     pub window_seconds: u64,
 }
 
@@ -19,15 +19,15 @@ pub enum Measure {
     Requests,
     Tokens,
     Spend,
-    /// Those that are open now.
+    /// Concurrent calls.
     Calls,
 }
 
 pub const DAY_SECONDS: u64 = 86_400;
 pub const MINUTE_SECONDS: u64 = 60;
 
-/// All limits, in the order of checks.
-pub const LIMITS: [Limit; 9] = [
+/// All limits, in the order in which they are checked.
+pub static LIMITS: [Limit; 9] = [
     limit("dailyRequestLimit", "daily_requests_exceeded", Measure::Requests, DAY_SECONDS),
     limit("dailyTokenLimit", "daily_tokens_exceeded", Measure::Tokens, DAY_SECONDS),
     limit("monthlyRequestLimit", "monthly_requests_exceeded", Measure::Requests, 31 * DAY_SECONDS),
@@ -44,14 +44,20 @@ pub const LIMITS: [Limit; 9] = [
     limit("monthlySpendLimit", "monthly_spend_exceeded", Measure::Spend, 31 * DAY_SECONDS),
 ];
 
-/// Those of them that a key can have of its own.
+/// The limit with this quota field, such as `dailyTokenLimit`.
+#[track_caller]
+pub fn by_field(field: &str) -> &'static Limit {
+    LIMITS.iter().find(|limit| limit.field == field).unwrap_or_else(|| panic!("no limit `{field}`"))
+}
+
+/// The limits that an API key can have.
 pub const KEY_LIMIT_FIELDS: [&str; 2] = ["requestsPerMinuteLimit", "monthlySpendLimit"];
 
 const fn limit(field: &'static str, code: &'static str, measure: Measure, window: u64) -> Limit {
     Limit { field, code, measure, window_seconds: window }
 }
 
-/// Whose limit it is.
+/// The level of the subject that the limit applies to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Level {
     Project,
@@ -70,17 +76,17 @@ impl Level {
 }
 
 impl Limit {
-    /// A quota with this limit alone.
+    /// A quota with only this limit.
     pub fn quota_json(&self, value: i128) -> String {
         format!(r#"{{"{}":{}}}"#, self.field, self.json_value(value))
     }
 
-    /// As the admin API takes it.
+    /// The value as the admin API accepts it.
     pub fn json_value(&self, value: i128) -> String {
         if self.measure == Measure::Spend { money(value) } else { value.to_string() }
     }
 
-    /// As a caller is told it: money is text.
+    /// Parses the value as callers see it, where money is a string.
     #[track_caller]
     pub fn parse_amount(&self, value: &Json) -> i128 {
         if self.measure == Measure::Spend {
@@ -90,7 +96,7 @@ impl Limit {
         }
     }
 
-    /// What a call of gpt-4o-mini takes of it.
+    /// The amount that a call of gpt-4o-mini counts against this limit.
     pub fn amount_for(&self, usage: Usage) -> i128 {
         match self.measure {
             Measure::Requests | Measure::Calls => 1,
@@ -99,37 +105,46 @@ impl Limit {
         }
     }
 
-    /// Fails unless that is what it says to a call that needs `each` of it, where `room` is all.
+    /// Asserts that the refusal names this limit, for a call that needs `each` where `room` is the
+    /// limit.
     #[track_caller]
-    pub fn assert_refused(&self, level: Level, refusal: &FullResponse, (each, room): (i128, i128)) {
+    pub fn assert_refused(
+        &self,
+        level: Level,
+        refusal: &FullResponse,
+        (amount, limit): (i128, i128),
+    ) {
         let error = refusal.assert_error(429, &[self.code]);
-        let told = error.at("limit");
-        let number = |name: &str| self.parse_amount(&told.at(name));
-        assert_eq!(told.at("name").text(), self.field, "{told}");
-        assert_eq!(told.at("level").text(), level.name(), "{told}");
-        assert_eq!(number("limit"), room, "{told}");
-        // Of tokens and money that is a bound: of the bytes, or closer where it was counted.
+        let detail = error.at("limit");
+        let number = |name: &str| self.parse_amount(&detail.at(name));
+        assert_eq!(detail.at("name").text(), self.field, "{detail}");
+        assert_eq!(detail.at("level").text(), level.name(), "{detail}");
+        assert_eq!(number("limit"), limit, "{detail}");
+        // Tokens and money are bounds: of the body's bytes, or closer if they were counted.
         let requested = number("requested");
         let is_bound = matches!(self.measure, Measure::Tokens | Measure::Spend);
-        assert!(requested == each || is_bound && 0 < requested, "{told}");
-        let taken = number("used") + number("held");
-        assert!(taken + requested > room, "a refusal adds up: {told}");
-        assert!(taken <= room, "never beyond the limit: {told}");
+        assert!(requested == amount || is_bound && 0 < requested, "{detail}");
+        let used_and_held = number("used") + number("held");
+        assert!(
+            used_and_held + requested > limit,
+            "used, held and requested exceed the limit: {detail}"
+        );
+        assert!(used_and_held <= limit, "never beyond the limit: {detail}");
         // A limit on concurrent calls has no window that ends.
         if self.measure == Measure::Calls {
-            assert!(told.at("resetAt").is_null(), "{told}");
+            assert!(detail.at("resetAt").is_null(), "{detail}");
         } else {
-            assert!(told.at("resetAt").text().ends_with('Z'), "{told}");
+            assert!(detail.at("resetAt").text().ends_with('Z'), "{detail}");
         }
-        // What calls in flight hold may come back; what is used does not, and no request does.
-        let transient = told.at("transient").is_true();
-        let returns = self.measure != Measure::Requests && number("used") + requested <= room;
-        assert_eq!(transient, returns, "{told}");
+        // Holds of calls in flight may be returned; usage and requests are not.
+        let transient = detail.at("transient").is_true();
+        let returns = self.measure != Measure::Requests && number("used") + requested <= limit;
+        assert_eq!(transient, returns, "{detail}");
         refusal.assert_retry_headers(self, transient);
     }
 }
 
-/// An answer as it was told, whole.
+/// A response with its complete body.
 #[derive(Debug)]
 pub struct FullResponse {
     pub status: u16,
@@ -138,13 +153,13 @@ pub struct FullResponse {
 }
 
 impl FullResponse {
-    pub async fn read(answer: Response) -> Self {
-        let (status, headers) = (answer.status, answer.headers.clone());
-        Self { status, headers, body: answer.text().await }
+    pub async fn read(response: Response) -> Self {
+        let (status, headers) = (response.status, response.headers.clone());
+        Self { status, headers, body: response.text().await }
     }
 
     pub fn find_header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| &**value)
+        self.headers.iter().find(|(field, _)| field == name).map(|(_, value)| &**value)
     }
 
     #[track_caller]
@@ -153,7 +168,7 @@ impl FullResponse {
     }
 
     pub fn has_header(&self, name: &str) -> bool {
-        self.headers.iter().any(|(own, _)| own == name)
+        self.headers.iter().any(|(field, _)| field == name)
     }
 
     #[track_caller]
@@ -172,7 +187,7 @@ impl FullResponse {
         error
     }
 
-    /// When to come again, and whether to do so unasked.
+    /// Checks Retry-After and the header that controls automatic retries.
     #[track_caller]
     fn assert_retry_headers(&self, limit: &Limit, transient: bool) {
         let (kind, should_retry) = if limit.window_seconds <= MINUTE_SECONDS {

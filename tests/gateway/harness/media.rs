@@ -1,14 +1,13 @@
-//! What the tests of images and audio are written with: their models, forms and sounds.
+//! A gateway for image and audio tests: models, multipart forms and audio files.
 
 use crate::harness::client::{Request, Response};
 use crate::harness::json::Json;
-use crate::harness::serve::{Place, Served, upstream};
+use crate::harness::serve::{ConfigDir, Server, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Plan, ReceivedRequest, Upstream};
 use crate::harness::wait::eventually;
 
-/// The models and their prices, as providers listed them: a token, a million of characters, or a
-/// piece.
+/// Models and prices: per million tokens or characters, or per piece.
 const MODELS: [(&str, u64, &str); 7] = [
     ("gpt-image-1", 8_192, r#"inputTokens = "5", inputImageTokens = "10", outputTokens = "40""#),
     ("dall-e-3", 0, r#"inputTokens = "0", images = "0.12""#),
@@ -27,20 +26,20 @@ const MODELS: [(&str, u64, &str); 7] = [
     ),
 ];
 
-/// The boundary of every form here, and the type that names it.
+/// The content type with the boundary of every form in these tests.
 pub const FORM_CONTENT_TYPE: &str = "multipart/form-data; boundary=edge";
 
-/// A gateway before a provider of images and audio.
+/// A gateway in front of a fake upstream for images and audio.
 pub struct MediaGateway {
-    pub server: Served,
+    pub server: Server,
     pub upstream: Upstream,
     pub tenant: Tenant,
 }
 
 impl MediaGateway {
     pub async fn new(plan: impl Fn(&ReceivedRequest) -> Plan + Send + Sync + 'static) -> Self {
-        let upstream_ = Upstream::start(plan).await;
-        let mut rows = upstream("studio", &upstream_.url);
+        let provider = Upstream::start(plan).await;
+        let mut rows = upstream("studio", &provider.url);
         let model = |(id, output, prices)| {
             format!(
                 "[[models]]\nid = \"{id}\"\nupstream = \"studio\"\nmax_output_tokens = {output}\n\
@@ -51,31 +50,31 @@ impl MediaGateway {
         rows += "[[models]]\nid = \"draw\"\nmax_output_tokens = 0\n\
                  prices = { inputTokens = \"0\", images = \"0.12\" }\n\
                  targets = [{ upstream = \"studio\", model = \"dall-e-3\" }]\n";
-        let served = Served::start(Place::new(&rows)).await;
-        let tenant = served.tenant(100_000_000_000, "{}").await;
-        Self { server: served, upstream: upstream_, tenant }
+        let server = Server::start(ConfigDir::new(&rows)).await;
+        let tenant = server.tenant(100_000_000_000, "{}").await;
+        Self { server, upstream: provider, tenant }
     }
 
-    /// A call with JSON.
+    /// Sends a JSON body.
     pub async fn post_json(&self, path: &str, body: &str) -> Response {
         Request::post(path, body).bearer(&self.tenant.key).send(&self.tenant.proxy).await
     }
 
-    /// A call with a form.
+    /// Sends a multipart form.
     pub async fn post_form(&self, path: &str, form: &[u8]) -> Response {
         self.post(path, FORM_CONTENT_TYPE, form).await
     }
 
-    /// A call with a body of that type.
+    /// Sends a body with this content type.
     pub async fn post(&self, path: &str, kind: &str, body: &[u8]) -> Response {
         let request = Request::post(path, body).without_header("content-type");
         let request = request.header("content-type", kind).bearer(&self.tenant.key);
         request.send(&self.tenant.proxy).await
     }
 
-    /// The entry of a call that cost so much, by that rule; its debit says the same.
+    /// Asserts the cost of a call in its request log entry and its debit; returns the entry.
     pub async fn assert_cost(&self, id: &str, settled_by: &str, cost: i128) -> Json {
-        let log = eventually("the call stands in the request log", async || {
+        let log = eventually("the call is in the request log", async || {
             let logs = self.tenant.logs().await;
             logs.into_iter().find(|log| log.at("requestLogId").text() == id)
         })
@@ -88,7 +87,7 @@ impl MediaGateway {
     }
 }
 
-/// A form of these fields and one file, if any.
+/// A multipart form with these fields and an optional file.
 pub fn multipart_form(fields: &[(&str, &str)], file: Option<(&str, &[u8])>) -> Vec<u8> {
     let mut form = Vec::new();
     let mut part = |head: String, value: &[u8]| {
@@ -109,7 +108,7 @@ pub fn multipart_form(fields: &[(&str, &str)], file: Option<(&str, &[u8])>) -> V
     form
 }
 
-/// A WAV file of so many milliseconds: 8,000 samples of one byte a second.
+/// A silent WAV file with 8,000 one-byte samples per second.
 pub fn wav(milliseconds: usize) -> Vec<u8> {
     let samples = 8 * milliseconds;
     let size = |bytes: usize| u32::try_from(bytes).expect("short").to_le_bytes();
@@ -121,7 +120,7 @@ pub fn wav(milliseconds: usize) -> Vec<u8> {
     file
 }
 
-/// A binary answer in so many pieces of a kilobyte.
+/// An audio response in `pieces` chunks of one kilobyte.
 pub fn audio_plan(pieces: usize) -> Plan {
     let mut plan = Plan::stream((0..pieces).map(|_| [0xff; 1024]), std::time::Duration::ZERO);
     plan.headers = vec![("content-type", "audio/mpeg".to_owned())];

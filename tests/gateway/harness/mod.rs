@@ -1,8 +1,10 @@
-//! The harness: a client, a fake provider, tenants, and the processes under test.
+//! The test harness: an HTTP client, fake upstreams, tenants, the gateway processes and the
+//! oracles.
 
 pub mod wait;
 pub mod json;
 pub mod client;
+pub mod upstream_connection;
 pub mod upstream;
 pub mod raw_upstream;
 pub mod openai;

@@ -1,10 +1,10 @@
-//! What an OpenAI-speaking provider says, byte for byte, and what the tests ask it.
+//! Byte-exact OpenAI responses, and request bodies for the OpenAI dialect.
 
 use std::time::Duration;
 
 use crate::harness::upstream::{Plan, ReceivedRequest};
 
-/// What a call used, as the provider reports it.
+/// Token usage as the upstream reports it.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Usage {
     pub prompt: u64,
@@ -33,23 +33,24 @@ impl Usage {
     }
 }
 
-/// The words of the fake answer; the last ones look like usage, and are not.
+/// The text of the fake response, in stream deltas. The last two look like usage and must not be
+/// read as such.
 pub const WORDS: &[&str] =
     &["Hello", ", wörld", " 🌍", r#" \"usage\":null"#, r#" {\"usage\":{\"prompt_tokens\":9}}"#];
 
-/// The tool that it calls when it is offered any, and what it calls it with.
+/// The tool that the fake upstream calls if the request offers any tool.
 pub const TOOL: &str = "get_weather";
 const ARGUMENTS: [&str; 2] = [r#"{\"city\""#, r#":\"Kraków\"}"#];
 
 const STEM: &str =
     r#""id":"chatcmpl-Fake1","created":1700000000,"model":"fake-2026","service_tier":"default""#;
 
-/// The body of a call that was not streamed.
+/// Response body of a chat completion without streaming.
 pub fn completion(usage: Usage) -> String {
     chat_completion(&format!(r#""content":"{}""#, WORDS.concat()), "stop", usage)
 }
 
-/// The same for a call that offers a tool.
+/// Like [`completion`], with a tool call.
 pub fn tool_call(usage: Usage) -> String {
     let call = tool_call_json(&format!(r#""name":"{TOOL}","arguments":"{}""#, ARGUMENTS.concat()));
     chat_completion(&format!(r#""content":null,"tool_calls":[{{{call}}}]"#), "tool_calls", usage)
@@ -74,37 +75,39 @@ fn event(choices: &str, end: &str) -> String {
     )
 }
 
-/// The events of a streamed call; with usage as the provider sends it to one who asked for it.
-pub fn events(words: &[&str], asked: Option<Usage>) -> Vec<String> {
-    let said = words.iter().map(|word| format!(r#"{{"content":"{word}"}}"#));
-    let deltas = [r#"{"role":"assistant","content":""}"#.to_owned()].into_iter().chain(said);
-    stream(deltas, "stop", asked)
+/// Events of a streamed chat completion. `usage` is set if the request asked for it.
+pub fn events(words: &[&str], usage: Option<Usage>) -> Vec<String> {
+    let deltas_of_words = words.iter().map(|word| format!(r#"{{"content":"{word}"}}"#));
+    let deltas =
+        [r#"{"role":"assistant","content":""}"#.to_owned()].into_iter().chain(deltas_of_words);
+    stream(deltas, "stop", usage)
 }
 
-/// The same for a call that offers a tool: its arguments come as pieces of JSON.
-pub fn tool_events(asked: Option<Usage>) -> Vec<String> {
+/// Like [`events`], with a tool call whose arguments are split into pieces of JSON.
+pub fn tool_events(usage: Option<Usage>) -> Vec<String> {
     let call = tool_call_json(&format!(r#""name":"{TOOL}","arguments":"""#));
     let first =
         format!(r#"{{"role":"assistant","content":null,"tool_calls":[{{"index":0,{call}}}]}}"#);
     let parts = ARGUMENTS.iter().map(|part| {
         format!(r#"{{"tool_calls":[{{"index":0,"function":{{"arguments":"{part}"}}}}]}}"#)
     });
-    stream([first].into_iter().chain(parts), "tool_calls", asked)
+    stream([first].into_iter().chain(parts), "tool_calls", usage)
 }
 
-fn stream(deltas: impl Iterator<Item = String>, reason: &str, asked: Option<Usage>) -> Vec<String> {
-    let end = asked.map_or("", |_| ",\"usage\":null");
+fn stream(deltas: impl Iterator<Item = String>, reason: &str, usage: Option<Usage>) -> Vec<String> {
+    let end = usage.map_or("", |_| ",\"usage\":null");
     let delta = |delta: &str, reason: &str| {
         event(&format!("{{\"index\":0,\"delta\":{delta},\"finish_reason\":{reason}}}"), end)
     };
-    let mut events: Vec<String> = deltas.map(|said| delta(&said, "null")).collect();
+    let mut events: Vec<String> =
+        deltas.map(|deltas_of_words| delta(&deltas_of_words, "null")).collect();
     events.push(delta("{}", &format!("\"{reason}\"")));
-    events.extend(asked.map(|usage| event("", &format!(",\"usage\":{}", usage.json()))));
+    events.extend(usage.map(|usage| event("", &format!(",\"usage\":{}", usage.json()))));
     events.push("data: [DONE]\n\n".to_owned());
     events
 }
 
-/// The answer of `/v1/embeddings` to this many texts.
+/// Response body of `/v1/embeddings` for `texts` inputs.
 pub fn embeddings(texts: usize, usage: Usage) -> String {
     let each = (0..texts).map(|index| {
         format!(r#"{{"object":"embedding","index":{index},"embedding":[0.25,-0.5,0.125]}}"#)
@@ -116,38 +119,38 @@ pub fn embeddings(texts: usize, usage: Usage) -> String {
     )
 }
 
-/// An error of the provider's own.
+/// An error response body of the upstream.
 pub fn error() -> &'static str {
     r#"{"error":{"message":"Failed by plan","type":"server_error","param":null,"code":"failed_by_plan"}}"#
 }
 
-/// The same in the midst of a stream.
+/// The same error as an event within a stream.
 pub fn error_event() -> String {
     format!("data: {}\n\n", error())
 }
 
-/// Answers as the request asks: embedded, streamed or whole, with usage where it is asked for, and
-/// with a tool where one is offered.
+/// The response that fits the request: embeddings, streamed or whole, with usage if requested and a
+/// tool call if a tool is offered.
 pub fn reply(seen: &ReceivedRequest, usage: Usage, pace: Duration) -> Plan {
     let offered = seen.json().find("tools").is_some();
     if seen.target.contains("/embeddings") {
         Plan::json(200, embeddings(seen.json().at("input").list().len(), usage))
     } else if seen.is_set("stream") {
-        let asked = seen.is_set("stream_options.include_usage").then_some(usage);
-        Plan::stream(if offered { tool_events(asked) } else { events(WORDS, asked) }, pace)
+        let usage = seen.is_set("stream_options.include_usage").then_some(usage);
+        Plan::stream(if offered { tool_events(usage) } else { events(WORDS, usage) }, pace)
     } else {
         Plan::json(200, if offered { tool_call(usage) } else { completion(usage) })
     }
 }
 
-/// A chat call with an explicit bound of its output.
+/// A chat completion request with an output limit.
 pub fn chat(model: &str, max_tokens: u64, stream: bool) -> String {
     format!(
         r#"{{"model":"{model}","messages":[{{"role":"user","content":"Say hello."}}],"max_tokens":{max_tokens},"stream":{stream}}}"#
     )
 }
 
-/// The most that a call can use: every byte of its body a token, and all it may answer.
+/// The largest usage of a call: one token per byte of its body, plus its maximum output.
 pub fn bound(body: &str, max_tokens: u64) -> Usage {
     Usage::of(body.len() as u64, max_tokens)
 }

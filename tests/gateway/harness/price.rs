@@ -1,4 +1,4 @@
-//! What a call must cost, computed a second time: public list prices, integers, rounded up once.
+//! The expected cost of a call from public list prices, computed independently in integers.
 
 use crate::harness::json::Json;
 use crate::harness::openai::Usage;
@@ -11,7 +11,7 @@ pub struct Price {
     output: i128,
 }
 
-/// The list prices of these models, in USD per million tokens: input, cached input, output.
+/// List prices in USD per million tokens: input, cached input, output.
 pub const GPT_4O_MINI: Price = usd("gpt-4o-mini", "0.15", "0.075", "0.60");
 pub const GPT_4O: Price = usd("gpt-4o", "2.50", "1.25", "10.00");
 pub const O4_MINI: Price = usd("o4-mini", "1.10", "0.275", "4.40");
@@ -19,12 +19,12 @@ pub const CLAUDE_HAIKU: Price = usd("claude-haiku-4-5", "1.00", "0.10", "5.00");
 pub const GEMINI_FLASH: Price = usd("gemini-2.5-flash", "0.30", "0.03", "2.50");
 
 impl Price {
-    /// The prices behind a version that a record names.
+    /// Reads the first row of a price list from the admin API.
     pub fn from_list(list: &Json) -> Self {
         let prices = list.at("rows").list()[0].at("prices");
         let price = |unit: &str| prices.find(unit).map(|price| nano(&price.text()));
         let (input, output) = (price("inputTokens"), price("outputTokens"));
-        let (input, output) = (input.expect("of input"), output.expect("of output"));
+        let (input, output) = (input.expect("an input price"), output.expect("an output price"));
         Self { model: "", input, cached: price("cachedInputTokens").unwrap_or(input), output }
     }
 }
@@ -33,18 +33,18 @@ const fn usd(model: &'static str, input: &str, cached: &str, output: &str) -> Pr
     Price { model, input: nano(input), cached: nano(cached), output: nano(output) }
 }
 
-/// Reads decimal text exactly; a float would already have lost what is to be proven.
+/// Parses decimal text exactly; a float would lose precision.
 const fn nano(text: &str) -> i128 {
     let text = text.as_bytes();
-    let (mut value, mut decimals, mut at) = (0, -1, 0);
-    while at < text.len() {
-        if text[at] == b'.' {
+    let (mut value, mut decimals, mut index) = (0, -1, 0);
+    while index < text.len() {
+        if text[index] == b'.' {
             decimals = 0;
         } else {
-            value = value * 10 + (text[at] - b'0') as i128;
+            value = value * 10 + (text[index] - b'0') as i128;
             decimals += if decimals < 0 { 0 } else { 1 };
         }
-        at += 1;
+        index += 1;
     }
     while decimals < 9 {
         value *= 10;
@@ -54,7 +54,8 @@ const fn nano(text: &str) -> i128 {
 }
 
 impl Price {
-    /// Cached input has its own price and is taken out of the input; reasoning has none and is not.
+    /// Rounded up. Cached input is priced separately and subtracted from the input; reasoning has
+    /// no price of its own and is part of the output.
     pub fn cost(&self, usage: Usage) -> i128 {
         let full = i128::from(usage.prompt - usage.cached) * self.input;
         let cached = i128::from(usage.cached) * self.cached;

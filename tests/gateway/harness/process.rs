@@ -1,5 +1,5 @@
-//! The real binary as a process of its own: what it says, how it ends, and that its log tells no
-//! secret.
+//! The real binary as a child process: its output, its exit, and a check that its log has no
+//! secrets.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -11,18 +11,18 @@ use std::time::Duration;
 
 use crate::harness::wait::eventually;
 
-/// A process; it ends with the test.
+/// A gateway process. It is killed when dropped.
 pub struct Process {
     child: Child,
     log: PathBuf,
     stdout: Arc<Mutex<Stdout>>,
-    /// What must not stand in the log; more joins it as a test makes more.
+    /// Texts that must not appear in the log. Tests add secrets as they create them.
     secrets: Mutex<Vec<String>>,
-    /// Whether a panic is what the test is about.
+    /// True if the test provokes a panic.
     pub may_panic: bool,
 }
 
-/// Standard output.
+/// Lines of standard output.
 #[derive(Default)]
 struct Stdout {
     lines: Vec<String>,
@@ -30,9 +30,9 @@ struct Stdout {
 }
 
 impl Process {
-    /// Starts the binary. A line of its standard output that is not `for_people` belongs to the
-    /// log, and so may hold no secret.
-    pub fn start(mut command: Command, for_people: fn(&str) -> bool) -> Self {
+    /// Starts the binary. A line of standard output for which `for_people` is false counts as log
+    /// output and so may hold no secret.
+    pub fn start(mut command: Command, is_for_people: fn(&str) -> bool) -> Self {
         let log = log_file();
         let file = OpenOptions::new().append(true).open(&log).expect("the log was made");
         let mut copy = file.try_clone().expect("a second handle");
@@ -41,55 +41,66 @@ impl Process {
         let mut child = command.spawn().expect("the binary starts");
         let output = child.stdout.take().expect("standard output is a pipe");
         let stdout = Arc::new(Mutex::new(Stdout::default()));
-        let noted = Arc::clone(&stdout);
+        let writer = Arc::clone(&stdout);
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
-                if !for_people(&line) {
+                if !is_for_people(&line) {
                     let _ = writeln!(copy, "{line}");
                 }
-                noted.lock().expect("no test panics while it notes").lines.push(line);
+                writer.lock().expect("the lock is not poisoned").lines.push(line);
             }
-            noted.lock().expect("no test panics while it notes").ended = true;
+            writer.lock().expect("the lock is not poisoned").ended = true;
         });
         Self { child, log, stdout, secrets: Mutex::default(), may_panic: false }
     }
 
-    /// The first line on standard output that is `wanted`; the test fails if it ends without.
+    /// Waits for the first line of standard output that matches. Panics if the process exits
+    /// without it.
     pub async fn wait_for_line(&self, wanted: fn(&str) -> bool) -> String {
         eventually("the line on standard output", async || {
-            let said = self.stdout.lock().expect("no test panics while it notes");
-            let line = said.lines.iter().find(|line| wanted(line)).cloned();
-            assert!(line.is_some() || !said.ended, "it ended without the line: {}", self.log());
+            let stdout = self.stdout.lock().expect("the lock is not poisoned");
+            let line = stdout.lines.iter().find(|line| wanted(line)).cloned();
+            assert!(line.is_some() || !stdout.ended, "it exited without the line: {}", self.log());
             line
         })
         .await
     }
 
-    /// All that it ever said on standard output.
+    /// Waits for the exit and returns all of standard output.
     pub async fn stdout_lines(&mut self) -> Vec<String> {
-        self.ended().await;
+        self.wait_exit().await;
         eventually("the end of standard output", async || {
-            let said = self.stdout.lock().expect("no test panics while it notes");
-            said.ended.then(|| said.lines.clone())
+            let stdout = self.stdout.lock().expect("the lock is not poisoned");
+            stdout.ended.then(|| stdout.lines.clone())
         })
         .await
     }
 
-    /// What the log holds by now.
+    /// The log so far.
     pub fn log(&self) -> String {
         let bytes = fs::read(&self.log).expect("the log can be read");
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// No log may hold this.
-    pub fn hides(&self, secret: &str) {
-        self.secrets.lock().expect("no test panics while it notes").push(secret.to_owned());
+    /// Fails the test if the log contains `secret`.
+    pub fn forbid_in_log(&self, secret: &str) {
+        self.secrets.lock().expect("the lock is not poisoned").push(secret.to_owned());
     }
 
-    /// Nor may this log hold what that one forbid_in_log.
+    /// The earlier name of [`Self::forbid_in_log`].
+    pub fn hides(&self, secret: &str) {
+        self.forbid_in_log(secret);
+    }
+
+    /// The earlier name of [`Self::wait_exit`].
+    pub async fn ended(&mut self) -> ExitStatus {
+        self.wait_exit().await
+    }
+
+    /// Copies the forbidden texts of another process.
     pub fn forbid_same_as(&self, other: &Self) {
-        let theirs = other.secrets.lock().expect("no test panics while it notes").clone();
-        self.secrets.lock().expect("no test panics while it notes").extend(theirs);
+        let theirs = other.secrets.lock().expect("the lock is not poisoned").clone();
+        self.secrets.lock().expect("the lock is not poisoned").extend(theirs);
     }
 
     pub fn id(&self) -> u32 {
@@ -97,10 +108,10 @@ impl Process {
     }
 
     pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().expect("the child can be asked").is_none()
+        self.child.try_wait().expect("the child can be waited for").is_none()
     }
 
-    /// As `kill -9`: nothing is flushed, nothing is said.
+    /// Sends SIGKILL: nothing is flushed.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -110,7 +121,7 @@ impl Process {
         self.signal("TERM");
     }
 
-    /// As when its terminal closes.
+    /// Sends SIGHUP, as a closed terminal does.
     pub fn hang_up(&self) {
         self.signal("HUP");
     }
@@ -121,18 +132,19 @@ impl Process {
         assert!(sent.is_ok_and(|status| status.success()), "SIG{name} can be sent");
     }
 
-    /// The most memory that it ever had, in bytes.
+    /// Peak resident memory.
     pub fn peak_resident_bytes(&self) -> u64 {
         let path = format!("/proc/{}/status", self.child.id());
-        let status = fs::read_to_string(path).expect("it runs");
+        let status = fs::read_to_string(path).expect("the process runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).expect("a peak");
         kib.parse::<u64>().expect("a number") << 10
     }
 
-    /// The processor's time that all of its threads have used.
+    /// CPU time of all threads.
     pub fn cpu_time(&self) -> Duration {
-        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs");
+        let threads =
+            fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("the process runs");
         let nanoseconds = threads.flatten().map(|thread| {
             let used = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
             used.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(0)
@@ -140,31 +152,35 @@ impl Process {
         Duration::from_nanos(nanoseconds.sum())
     }
 
-    /// The memory that it occupies, in bytes.
+    /// Current resident memory.
     pub fn resident_bytes(&self) -> u64 {
-        let told = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
-        let told = told.expect("it runs");
-        let resident = told.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kilobytes = resident.and_then(|rest| rest.trim().strip_suffix(" kB"));
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("the process runs");
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = resident.and_then(|suffix| suffix.trim().strip_suffix(" kB"));
         kilobytes.and_then(|text| text.parse::<u64>().ok()).expect("a size in kB") * 1_024
     }
 
-    pub async fn ended(&mut self) -> ExitStatus {
+    pub async fn wait_exit(&mut self) -> ExitStatus {
         eventually("the process ends", async || {
-            self.child.try_wait().expect("the child can be asked")
+            self.child.try_wait().expect("the child can be waited for")
         })
         .await
     }
 }
 
 impl Drop for Process {
-    /// Ends the process, and fails the test when its log holds a secret: so it is for every test.
+    /// Kills the process, and fails every test whose log contains a secret or a panic.
     fn drop(&mut self) {
         self.kill();
         let (Ok(secrets), Ok(log)) = (self.secrets.lock(), fs::read(&self.log)) else { return };
         let log = String::from_utf8_lossy(&log);
-        let told = secrets.iter().any(|secret| log.contains(secret)) || contains_secret(&log);
-        assert!(!told || std::thread::panicking(), "a secret stands in {}", self.log.display());
+        let leaked = secrets.iter().any(|secret| log.contains(secret)) || contains_secret(&log);
+        assert!(
+            !leaked || std::thread::panicking(),
+            "the log contains a secret: {}",
+            self.log.display()
+        );
         let panicked = log.lines().find(|line| line.contains("panicked at"));
         if let Some(line) = panicked.filter(|_| !self.may_panic && !std::thread::panicking()) {
             panic!("the gateway panicked: {line}, see {}", self.log.display());
@@ -172,19 +188,18 @@ impl Drop for Process {
     }
 }
 
-/// Whether anything in the text has the shape of a key or a token, whoever made it.
+/// True if the text contains anything with the shape of an API key or a token.
 pub fn contains_secret(text: &str) -> bool {
-    ["sk-mtr-", "at-mtr-"].iter().flat_map(|stem| text.split(stem).skip(1)).any(|rest| {
-        rest.bytes().take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_').count() > 20
+    ["sk-mtr-", "at-mtr-"].iter().flat_map(|stem| text.split(stem).skip(1)).any(|suffix| {
+        suffix.bytes().take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_').count() > 20
     })
 }
 
-/// The binary under test.
 pub fn meteor_command() -> Command {
     Command::new(env!("CARGO_BIN_EXE_meteor"))
 }
 
-/// Where a run leaves what its reader may look for.
+/// The folder for logs and temporary files of a test run.
 pub fn scratch() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
 }

@@ -1,4 +1,4 @@
-//! A provider without manners: it says on the wire exactly what it is told to, be it HTTP or not.
+//! A fake upstream that writes arbitrary bytes, valid HTTP or not.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -7,15 +7,15 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What it does next. After the last of them it closes the connection.
+/// One step of a connection. After the last step the upstream closes the connection.
 #[derive(Clone)]
 pub enum WireAction {
     Send(Vec<u8>),
-    /// The same, a byte at a time.
+    /// Sends one byte at a time.
     Drip(Vec<u8>),
-    /// The same for ever.
+    /// Sends the bytes repeatedly until the peer closes the connection.
     Repeat(Vec<u8>),
-    /// Nothing, until the other side closes the connection.
+    /// Sends nothing until the peer closes the connection.
     AwaitClose,
 }
 
@@ -23,7 +23,7 @@ pub fn send(bytes: impl Into<Vec<u8>>) -> WireAction {
     WireAction::Send(bytes.into())
 }
 
-/// It runs until the test ends.
+/// A running raw upstream. It stops with the test.
 pub struct RawUpstream {
     pub url: String,
     requests: Arc<AtomicUsize>,
@@ -31,40 +31,42 @@ pub struct RawUpstream {
 }
 
 impl RawUpstream {
-    /// With what it does on the connection of that number, counted from 0, once it was asked there:
-    /// nothing is done on one that closes at once.
+    /// Starts the upstream. `actions` returns the steps for connection `number`, counted from 0,
+    /// which run after one request has been read, or `None` to close that connection at once.
     pub async fn start(
-        acts: impl Fn(usize) -> Option<Vec<WireAction>> + Send + Sync + 'static,
+        actions: impl Fn(usize) -> Option<Vec<WireAction>> + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("a bound address"));
-        let (asked, open) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let own = Self { url, requests: Arc::clone(&asked), connections: Arc::clone(&open) };
+        let (requests, connections) =
+            (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let upstream =
+            Self { url, requests: Arc::clone(&requests), connections: Arc::clone(&connections) };
         tokio::spawn(async move {
             let mut number = 0;
             while let Ok((stream, _)) = listener.accept().await {
-                if let Some(acts) = acts(number) {
-                    let (asked, open) = (Arc::clone(&asked), Arc::clone(&open));
+                if let Some(actions) = actions(number) {
+                    let (requests, connections) = (Arc::clone(&requests), Arc::clone(&connections));
                     tokio::spawn(async move {
-                        open.fetch_add(1, SeqCst);
-                        let _ = perform(stream, acts, &asked).await;
-                        open.fetch_sub(1, SeqCst);
+                        connections.fetch_add(1, SeqCst);
+                        let _ = perform(stream, actions, &requests).await;
+                        connections.fetch_sub(1, SeqCst);
                     });
                 } else {
-                    asked.fetch_add(1, SeqCst);
+                    requests.fetch_add(1, SeqCst);
                 }
                 number += 1;
             }
         });
-        own
+        upstream
     }
 
-    /// How many requests it has got.
+    /// Number of requests received.
     pub fn request_count(&self) -> usize {
         self.requests.load(SeqCst)
     }
 
-    /// How many connections are open.
+    /// Number of open connections.
     pub fn open_connections(&self) -> usize {
         self.connections.load(SeqCst)
     }
@@ -72,14 +74,14 @@ impl RawUpstream {
 
 async fn perform(
     mut stream: TcpStream,
-    acts: Vec<WireAction>,
-    asked: &AtomicUsize,
+    actions: Vec<WireAction>,
+    requests: &AtomicUsize,
 ) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     read_request(&mut stream).await?;
-    asked.fetch_add(1, SeqCst);
-    for act in acts {
-        match act {
+    requests.fetch_add(1, SeqCst);
+    for action in actions {
+        match action {
             WireAction::Send(bytes) => stream.write_all(&bytes).await?,
             WireAction::Drip(bytes) => {
                 for (at, byte) in bytes.into_iter().enumerate() {
@@ -94,16 +96,17 @@ async fn perform(
                 tokio::time::sleep(Duration::from_millis(1)).await;
             },
             WireAction::AwaitClose => {
-                let mut rest = [0; 64];
-                while stream.read(&mut rest).await? > 0 {}
+                let mut buffer = [0; 64];
+                while stream.read(&mut buffer).await? > 0 {}
             }
         }
     }
-    // What was said is to arrive: a close that discards unread bytes would take it back.
+    // A close that discards unread bytes could also discard what was sent, so shut down the write
+    // side.
     stream.shutdown().await
 }
 
-/// Reads one request, whose body has a length.
+/// Reads one request. Its body must have a content-length.
 async fn read_request(stream: &mut TcpStream) -> std::io::Result<()> {
     let mut read = Vec::new();
     loop {

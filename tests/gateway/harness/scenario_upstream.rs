@@ -1,4 +1,4 @@
-//! A gateway whose models each end a call in another way, and one key to them all.
+//! A gateway whose models each behave in another way, and one API key for all of them.
 
 use std::time::{Duration, Instant};
 
@@ -8,25 +8,26 @@ use crate::harness::client::{Request, Response};
 use crate::harness::demo::assert_within;
 use crate::harness::limit_assertions::FullResponse;
 use crate::harness::openai::{Usage, WORDS, chat, error, events, reply};
-use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::serve::{ConfigDir, Server, model, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Plan, ReceivedRequest, Step, Upstream, closed_port};
 use crate::harness::wait::eventually;
 
-/// What a call uses that comes to its end.
+/// The usage of a call that completes.
 pub const USAGE: Usage = Usage { prompt: 9, completion: 3, cached: 0, reasoning: 0 };
-/// What follows at once, follows within this.
+/// The longest time for what should happen at once.
 pub const SOON: Duration = Duration::from_secs(1);
 
-/// One process, and who calls.
+/// One gateway process, its upstream and a tenant.
 pub struct ScenarioGateway {
-    pub server: Served,
+    pub server: Server,
     pub upstream: Upstream,
     pub tenant: Tenant,
     _closed: tokio::net::TcpSocket,
 }
 
-/// `steady` stalls in mid-stream and `mute` before its head, until the test says `release`.
+/// `steady` stalls in mid-stream and `mute` before the head until the test calls `release`. `quiet`
+/// and `late` do the same behind an upstream with short timeouts.
 fn plan(seen: &ReceivedRequest) -> Plan {
     let flowing = || Plan::stream(events(WORDS, Some(USAGE)), Duration::ZERO);
     match &*seen.json().at("model").text() {
@@ -46,14 +47,15 @@ fn plan(seen: &ReceivedRequest) -> Plan {
 }
 
 impl ScenarioGateway {
-    /// With this money and quota; `place` makes of the rows of models a place.
-    pub async fn new(funds: i128, quota: &str, place: impl Fn(&str) -> Place) -> Self {
+    /// Starts the gateway and a tenant with this balance and quota. `config_dir` turns the
+    /// configured models into a configuration folder.
+    pub async fn new(funds: i128, quota: &str, config_dir: impl Fn(&str) -> ConfigDir) -> Self {
         let provider = Upstream::start(plan).await;
-        let (closed, nowhere) = closed_port();
+        let (reserved_port, unreachable_url) = closed_port();
         let mut rows = upstream("patient", &provider.url);
         rows += &upstream("hasty", &provider.url);
         rows += "first_byte_timeout_ms = 200\nidle_timeout_ms = 200\n";
-        rows += &upstream("nowhere", &nowhere);
+        rows += &upstream("nowhere", &unreachable_url);
         for name in
             ["plain", "steady", "mute", "cutting", "dying", "failing", "unwelcome", "verbose"]
         {
@@ -63,45 +65,46 @@ impl ScenarioGateway {
             rows += &model(name, r#"upstream = "hasty""#);
         }
         rows += &model("nowhere", r#"upstream = "nowhere""#);
-        let served = Served::start(place(&rows).with("METEOR__PROXY__WORKERS", "2")).await;
-        let tenant = served.tenant(funds, quota).await;
-        Self { server: served, upstream: provider, tenant, _closed: closed }
+        let server = Server::start(config_dir(&rows).with_env("METEOR__PROXY__WORKERS", "2")).await;
+        let tenant = server.tenant(funds, quota).await;
+        Self { server, upstream: provider, tenant, _closed: reserved_port }
     }
 
-    /// After its end: again, in the same place.
+    /// Kills the process and starts it again with the same configuration.
     pub async fn restart(self) -> Self {
-        let served = self.server.restart().await;
-        let tenant = served.rebind(self.tenant);
-        Self { server: served, tenant, ..self }
+        let server = self.server.restart().await;
+        let tenant = server.rebind(self.tenant);
+        Self { server, tenant, ..self }
     }
 }
 
 impl Tenant {
-    /// A call of one of the models, to the end of the head.
+    /// Sends a streamed call and reads the response head.
     pub async fn call(&self, model: &str, max_tokens: u64) -> Response {
         Request::chat(&self.key, chat(model, max_tokens, true)).send(&self.proxy).await
     }
 
-    /// The same to its end.
+    /// Sends a streamed call and reads the whole response.
     pub async fn call_to_end(&self, model: &str, max_tokens: u64) -> FullResponse {
         FullResponse::read(self.call(model, max_tokens).await).await
     }
 
-    /// A streamed call whose first piece has come.
+    /// Opens a call that stalls in mid-stream; returns after its first piece.
     pub async fn open_stream(&self, max_tokens: u64) -> Response {
-        let mut answer = self.call("steady", max_tokens).await;
-        assert_eq!(answer.status, 200);
-        answer.piece().await.expect("a whole piece").expect("a first event");
-        answer
+        let mut response = self.call("steady", max_tokens).await;
+        assert_eq!(response.status, 200);
+        response.piece().await.expect("a whole piece").expect("a first event");
+        response
     }
 
-    /// A call of a model that answers at once, on its way.
+    /// Spawns a call of the model that responds at once.
     pub fn spawn_call(&self, max_tokens: u64) -> JoinHandle<FullResponse> {
         let tenant = self.clone();
         tokio::spawn(async move { tenant.call_to_end("plain", max_tokens).await })
     }
 
-    /// A call that waits in a line with one place: a second is told that the line is full.
+    /// Spawns two calls for a wait queue with one slot; returns the one that waits. The other is
+    /// refused because the queue is full.
     pub async fn spawn_queued_call(&self, max_tokens: u64) -> JoinHandle<FullResponse> {
         let (refused, waits) =
             first_of(self.spawn_call(max_tokens), self.spawn_call(max_tokens)).await;
@@ -109,33 +112,33 @@ impl Tenant {
         waits
     }
 
-    /// How many more calls may be open at once.
+    /// The number of further calls that the concurrency limit admits.
     pub async fn concurrency_headroom(&self) -> u64 {
         self.usage().await.at("quotaLimitRemaining.concurrentCalls").count()
     }
 
-    /// Waits until as many more may be open.
-    pub async fn wait_for_headroom(&self, places: u64, since: Instant, what: &str) {
-        let what = format!("{places} places are free: {what}");
-        eventually(&what, async || (self.concurrency_headroom().await == places).then_some(()))
+    /// Waits until this many further calls are admitted. Fails if that takes longer than `SOON`.
+    pub async fn wait_for_headroom(&self, headroom: u64, since: Instant, what: &str) {
+        let what = format!("{headroom} further calls fit: {what}");
+        eventually(&what, async || (self.concurrency_headroom().await == headroom).then_some(()))
             .await;
         assert_within(SOON, since, Instant::now(), &what);
     }
 }
 
-/// The one that is answered first, and the other.
+/// Returns the first response, and the handle of the other call.
 pub async fn first_of(
     mut one: JoinHandle<FullResponse>,
     mut other: JoinHandle<FullResponse>,
 ) -> (FullResponse, JoinHandle<FullResponse>) {
-    let (told, last) = tokio::select! {
-        told = &mut one => (told, other),
-        told = &mut other => (told, one),
+    let (response, last) = tokio::select! {
+        response = &mut one => (response, other),
+        response = &mut other => (response, one),
     };
-    (told.expect("an answer"), last)
+    (response.expect("a response"), last)
 }
 
-/// Fails unless that says that no more calls may wait.
+/// Asserts the refusal of a call for which the wait queue has no slot.
 #[track_caller]
 pub fn assert_queue_full(refusal: &FullResponse) {
     refusal.assert_error(503, &["overloaded"]);

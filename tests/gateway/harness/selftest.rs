@@ -1,4 +1,4 @@
-//! The fake provider and the client, against each other: what they show can be believed.
+//! Tests of the harness: the fake upstream and the client against each other.
 
 use std::time::{Duration, Instant};
 
@@ -17,16 +17,16 @@ fn host(upstream: &Upstream) -> &str {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_fake_upstream_answers_as_requested() {
     let upstream = Upstream::start(|seen| reply(seen, USAGE, Duration::from_millis(1))).await;
-    let ask =
+    let send =
         async |body: &str| Request::post("/v1", body).send(host(&upstream)).await.text().await;
-    assert_eq!(ask("{}").await, completion(USAGE));
-    assert_eq!(ask(r#"{"stream":true}"#).await, events(WORDS, None).concat());
-    let asked = r#"{"stream":true,"stream_options":{"include_usage":true}}"#;
-    assert_eq!(ask(asked).await, events(WORDS, Some(USAGE)).concat());
-    assert_eq!(upstream.requests()[2].body, asked);
+    assert_eq!(send("{}").await, completion(USAGE));
+    assert_eq!(send(r#"{"stream":true}"#).await, events(WORDS, None).concat());
+    let body = r#"{"stream":true,"stream_options":{"include_usage":true}}"#;
+    assert_eq!(send(body).await, events(WORDS, Some(USAGE)).concat());
+    assert_eq!(upstream.requests()[2].body, body);
     assert!(
         upstream.requests().iter().all(|seen| seen.disconnected_at.is_none()),
-        "nobody left early"
+        "every response was read completely"
     );
 }
 
@@ -34,8 +34,8 @@ async fn the_fake_upstream_answers_as_requested() {
 async fn the_fake_upstream_reads_chunked_bodies() {
     let upstream = Upstream::start(|seen| Plan::json(200, seen.body.clone())).await;
     let chunked = Request::post("/v1", "3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n");
-    let answer = chunked.header("transfer-encoding", "chunked").send(host(&upstream)).await;
-    assert_eq!(answer.text().await, "abcde");
+    let response = chunked.header("transfer-encoding", "chunked").send(host(&upstream)).await;
+    assert_eq!(response.text().await, "abcde");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,11 +46,16 @@ async fn disconnects_are_detected_during_stalls_and_waits() {
     })
     .await;
     for (index, target) in ["/stall", "/wait"].into_iter().enumerate() {
-        let mut answer = Request::post(target, "{}").send(host(&upstream)).await;
-        answer.piece().await.expect("whole").expect("a first event");
-        let leaving = Instant::now();
-        drop(answer);
-        assert_within(SOON, leaving, upstream.wait_for_disconnect(index).await, "to see it");
+        let mut response = Request::post(target, "{}").send(host(&upstream)).await;
+        response.piece().await.expect("whole").expect("a first event");
+        let disconnected = Instant::now();
+        drop(response);
+        assert_within(
+            SOON,
+            disconnected,
+            upstream.wait_for_disconnect(index).await,
+            "detecting the disconnect",
+        );
     }
 }
 
@@ -61,18 +66,19 @@ async fn a_cut_is_incomplete_and_release_ends_a_stall() {
         Plan::stream(events(WORDS, None), Duration::ZERO).insert_step(2, pause)
     })
     .await;
-    let (body, whole) = Request::post("/cut", "{}").send(host(&upstream)).await.read_to_end().await;
-    assert_eq!((body, whole), (events(WORDS, None)[..2].concat().into_bytes(), false));
-    let mut answer = Request::post("/stall", "{}").send(host(&upstream)).await;
-    answer.piece().await.expect("whole").expect("a first event");
+    let (body, complete) =
+        Request::post("/cut", "{}").send(host(&upstream)).await.read_to_end().await;
+    assert_eq!((body, complete), (events(WORDS, None)[..2].concat().into_bytes(), false));
+    let mut response = Request::post("/stall", "{}").send(host(&upstream)).await;
+    response.piece().await.expect("whole").expect("a first event");
     upstream.release();
-    assert!(answer.read_to_end().await.1, "the rest comes to its end");
+    assert!(response.read_to_end().await.1, "the rest arrives completely");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn latency_delays_the_response_head() {
     let upstream = Upstream::start(|_| Plan::json(200, "{}").with_latency(SOON)).await;
-    let asked = Instant::now();
+    let started = Instant::now();
     Request::post("/v1", "{}").send(host(&upstream)).await;
-    assert!(asked.elapsed() >= SOON, "the head came early");
+    assert!(started.elapsed() >= SOON, "the head arrived early");
 }

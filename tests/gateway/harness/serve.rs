@@ -1,4 +1,4 @@
-//! `meteor serve` with a file of the test's own, and its operator, made over HTTP as people do.
+//! `meteor serve` with a test configuration, and its operator account, created over HTTP.
 
 use std::fs;
 use std::ops::{Deref, DerefMut};
@@ -15,38 +15,44 @@ use crate::harness::process::{Process, meteor_command};
 use crate::harness::tenant::Tenant;
 use crate::harness::wait::eventually;
 
-/// A folder with a configuration, and the variables that go with it.
+/// A folder with a configuration file, and the environment variables for the process.
 #[derive(Clone)]
-pub struct Place {
+pub struct ConfigDir {
     folder: Arc<TempDir>,
-    /// A program and its arguments, to which the gateway's own are added.
+    /// A program and its arguments that start the gateway instead of a direct call of the binary.
     launcher: Vec<String>,
     variables: Vec<(&'static str, String)>,
 }
 
-impl Place {
-    /// Free ports and a folder of its own, and besides what `text` says.
+impl ConfigDir {
+    /// Creates a folder with free ports, a data folder and the additional configuration `text`.
     pub fn new(text: &str) -> Self {
-        let own = Self { folder: temp_folder(), launcher: Vec::new(), variables: Vec::new() };
+        let config_dir =
+            Self { folder: temp_folder(), launcher: Vec::new(), variables: Vec::new() };
         let listen = "listen = \"127.0.0.1:0\"\n";
-        let data = own.path("data");
+        let data = config_dir.path("data");
         let data = data.display();
-        // One worker, so that a call can meet the connection that the one before it has left.
+        // One worker, so that a call can reuse the connection of the previous call.
         let all = format!(
             "[data]\nfolder = \"{data}\"\n[proxy]\n{listen}workers = 1\n[admin]\n{listen}\
              [log]\nlevel = \"debug\"\n{text}"
         );
-        own.write("gateway.toml", &all);
-        own
+        config_dir.write("gateway.toml", &all);
+        config_dir
     }
 
-    /// The same with a variable of the environment.
-    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    /// Sets an environment variable of the process.
+    pub fn with_env(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.variables.push((name, value.into()));
         self
     }
 
-    /// The same with another program in place of the binary under test.
+    /// The earlier name of [`Self::with_env`].
+    pub fn with(self, name: &'static str, value: impl Into<String>) -> Self {
+        self.with_env(name, value)
+    }
+
+    /// Starts the gateway through another program.
     pub fn launched_by(mut self, launcher: Vec<String>) -> Self {
         self.launcher = launcher;
         self
@@ -62,7 +68,7 @@ impl Place {
         path
     }
 
-    /// `meteor` with these words and then the file, run to its end.
+    /// Runs `meteor` with these arguments and the configuration file to its end.
     pub fn run(&self, words: &[&str]) -> Output {
         self.command(words).output().expect("the binary starts")
     }
@@ -83,49 +89,53 @@ impl Place {
     }
 }
 
-/// An upstream of a file.
+/// The configuration of an upstream.
 pub fn upstream(name: &str, url: &str) -> String {
     format!("[[upstreams]]\nname = \"{name}\"\nbase_url = \"{url}\"\n")
 }
 
-/// A model of a file, at the price of gpt-4o-mini; `served` says where.
-pub fn model(id: &str, served: &str) -> String {
+/// The configuration of a model at the price of gpt-4o-mini. `served` names its upstream.
+pub fn model(id: &str, server: &str) -> String {
     format!(
-        "[[models]]\nid = \"{id}\"\n{served}\nmax_output_tokens = 16384\n\
+        "[[models]]\nid = \"{id}\"\n{server}\nmax_output_tokens = 16384\n\
          prices = {{ inputTokens = \"0.15\", cachedInputTokens = \"0.075\", outputTokens = \"0.60\" }}\n"
     )
 }
 
+/// The earlier name of [`ConfigDir`].
+pub type Place = ConfigDir;
+/// The earlier name of [`Server`].
+pub type Served = Server;
+
 /// A running `meteor serve`.
-pub struct Served {
-    /// Host and port of the two listeners.
+pub struct Server {
+    /// Host and port of the listener.
     pub proxy: String,
     pub admin: String,
     process: Process,
-    config_dir: Place,
+    config_dir: ConfigDir,
 }
 
-impl Served {
-    pub async fn start(place: Place) -> Self {
-        let mut process = Process::start(place.command(&["serve", "--config"]), is_setup_link);
-        let told = eventually("the gateway says where it listens", async || {
+impl Server {
+    pub async fn start(config_dir: ConfigDir) -> Self {
+        let mut process = Process::start(config_dir.command(&["serve", "--config"]), is_setup_link);
+        let line = eventually("the gateway logs its addresses", async || {
             let alive = process.is_running();
             let log = process.log();
             let mut lines = log.split_inclusive('\n');
-            // A line without its end is still being written.
+            // A line without a line end is still being written.
             let line = lines.find(|line| line.contains("accepting calls") && line.ends_with('\n'));
-            assert!(line.is_some() || alive, "it ended: {log}");
+            assert!(line.is_some() || alive, "the process exited: {log}");
             line.map(Json::new)
         })
         .await;
-        let address = |name: &str| told.at(&format!("fields.{name}")).text();
-        let served =
-            Self { proxy: address("proxy"), admin: address("admin"), process, config_dir: place };
-        wait_ready(&served.admin).await;
-        served
+        let address = |name: &str| line.at(&format!("fields.{name}")).text();
+        let server = Self { proxy: address("proxy"), admin: address("admin"), process, config_dir };
+        wait_ready(&server.admin).await;
+        server
     }
 
-    /// After its end: again, in the same place.
+    /// Kills the process and starts it again with the same configuration.
     pub async fn restart(mut self) -> Self {
         self.kill();
         let again = Self::start(self.config_dir.clone()).await;
@@ -133,40 +143,43 @@ impl Served {
         again
     }
 
-    /// After its end: a start that comes to nothing, and what it says.
+    /// Starts the process again and expects it to exit; returns its status and log.
     pub async fn try_restart(&self) -> (ExitStatus, String) {
         let mut process =
             Process::start(self.config_dir.command(&["serve", "--config"]), is_setup_link);
-        (process.ended().await, process.log())
+        (process.wait_exit().await, process.log())
     }
 
-    /// What lies there in its place.
+    /// A path in the configuration folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.config_dir.path(name)
     }
 
-    /// The secret of the set-up link that it prints.
+    /// The secret of the set-up link that the gateway prints.
     pub async fn setup_link(&self) -> String {
         let line = self.wait_for_line(is_setup_link).await;
         let (before, secret) = line.split_once("/setup?token=").expect("a link");
-        assert!(before.ends_with(&format!("http://{}", self.admin)), "a link to it: {before}");
-        self.hides(secret);
+        assert!(
+            before.ends_with(&format!("http://{}", self.admin)),
+            "a link to this gateway: {before}"
+        );
+        self.forbid_in_log(secret);
         secret.to_owned()
     }
 
-    /// Becomes the operator by the link.
+    /// Creates the operator account with the secret of the set-up link.
     pub async fn complete_setup(&self, link: &str) -> Response {
         let body = format!(
             r#"{{"token":"{link}","email":"op@example.com","name":"Op","password":"{PASSWORD}"}}"#
         );
-        self.hides(PASSWORD);
+        self.forbid_in_log(PASSWORD);
         Request::post("/api/auth/setup", body).send(&self.admin).await
     }
 
-    /// A token for programs, made by whoever has this session.
+    /// Creates an API token with this session, and returns a tenant that uses it.
     pub async fn operator(&self, session: &str) -> Tenant {
-        self.hides(session);
-        let mut own = Tenant {
+        self.forbid_in_log(session);
+        let mut tenant = Tenant {
             admin: self.admin.clone(),
             proxy: self.proxy.clone(),
             token: session.to_owned(),
@@ -175,25 +188,26 @@ impl Served {
             key: String::new(),
         };
         let body = format!(r#"{{"name":"scripts","kind":"Platform","scopes":[{SCOPES}]}}"#);
-        own.token = own.post("/api/auth/tokens", &body).await.at("token").text();
-        self.hides(&own.token);
-        own
+        tenant.token = tenant.post("/api/auth/tokens", &body).await.at("token").text();
+        self.forbid_in_log(&tenant.token);
+        tenant
     }
 
-    /// From the link to an organization with money, a project with this quota, and a key.
+    /// Sets up the operator, an organization with this balance, a project with this quota and an
+    /// API key.
     pub async fn tenant(&self, funds: i128, quota: &str) -> Tenant {
         let session = self.complete_setup(&self.setup_link().await).await.json().await;
         let session = session.at("data.token").text();
         self.operator(&session).await.create_tenant(self, funds, quota).await
     }
 
-    /// The same tenant, here.
+    /// Returns the tenant with the listener addresses of this process.
     pub fn rebind(&self, tenant: Tenant) -> Tenant {
         Tenant { proxy: self.proxy.clone(), admin: self.admin.clone(), ..tenant }
     }
 }
 
-impl Deref for Served {
+impl Deref for Server {
     type Target = Process;
 
     fn deref(&self) -> &Process {
@@ -201,7 +215,7 @@ impl Deref for Served {
     }
 }
 
-impl DerefMut for Served {
+impl DerefMut for Server {
     fn deref_mut(&mut self) -> &mut Process {
         &mut self.process
     }

@@ -1,4 +1,5 @@
-//! One organization, project and key, run through the admin API; and its books, checked.
+//! One organization with a project and an API key, used through the admin API; and its ledger
+//! checks.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,10 +10,10 @@ use crate::harness::json::{Json, money};
 use crate::harness::process::Process;
 use crate::harness::wait::eventually;
 
-/// Each organization has a name of its own.
+/// Makes organization names unique.
 static NAME_COUNTER: AtomicU32 = AtomicU32::new(1);
 
-/// Who acts, through which listener.
+/// Credentials of a caller, and the listeners that it uses.
 #[derive(Clone)]
 pub struct Tenant {
     pub admin: String,
@@ -24,7 +25,7 @@ pub struct Tenant {
 }
 
 impl Tenant {
-    /// What the demo prints.
+    /// The tenant that the demo creates and prints.
     pub fn of_demo(gateway: &Gateway) -> Self {
         Self {
             admin: gateway.admin.clone(),
@@ -36,48 +37,49 @@ impl Tenant {
         }
     }
 
-    /// A new organization with this much money, one project with this quota, and a key to it.
+    /// Creates an organization with this balance, one project with this quota and an API key.
     pub async fn new(gateway: &Gateway, funds: i128, quota: &str) -> Self {
         Self::of_demo(gateway).create_tenant(gateway, funds, quota).await
     }
 
-    /// The same, made by whoever acts here; `process` hides the key.
+    /// Like [`Self::new`], created with this tenant's token. `process` must not log the key.
     pub async fn create_tenant(&self, process: &Process, funds: i128, quota: &str) -> Self {
-        let mut own = Self { organization: String::new(), ..self.clone() };
+        let mut tenant = Self { organization: String::new(), ..self.clone() };
         let name = format!("Fresh {}", NAME_COUNTER.fetch_add(1, Ordering::Relaxed));
-        let made = own.post("/api/organizations", &format!(r#"{{"name":"{name}"}}"#)).await;
-        own.organization = made.at("id").text();
+        let organization =
+            tenant.post("/api/organizations", &format!(r#"{{"name":"{name}"}}"#)).await;
+        tenant.organization = organization.at("id").text();
         if funds > 0 {
-            own.recharge(funds).await;
+            tenant.recharge(funds).await;
         }
-        let body = format!(r#"{{"name":"{name}","organizationId":"{}"}}"#, own.organization);
-        own.project = own.post("/api/projects", &body).await.at("id").text();
-        own.set_quota(quota).await;
-        own.key = own.create_key(process, r#"{"name":"fresh"}"#).await;
-        own
+        let body = format!(r#"{{"name":"{name}","organizationId":"{}"}}"#, tenant.organization);
+        tenant.project = tenant.post("/api/projects", &body).await.at("id").text();
+        tenant.set_quota(quota).await;
+        tenant.key = tenant.create_key(process, r#"{"name":"fresh"}"#).await;
+        tenant
     }
 
-    /// The secret of a further key to this project.
+    /// Creates another API key of the project; returns its secret.
     pub async fn create_key(&self, process: &Process, body: &str) -> String {
         let path = format!("/api/projects/{}/api-keys", self.project);
         let key = self.post(&path, body).await.at("key").text();
-        process.hides(&key);
+        process.forbid_in_log(&key);
         key
     }
 
-    /// The path of the key of that name.
+    /// The admin API path of the key with this name.
     pub async fn key_path(&self, name: &str) -> String {
         let path = format!("/api/projects/{}/api-keys", self.project);
         let keys = self.get(&path).await.at("data").list();
-        let own = keys.iter().find(|key| key.at("name").text() == name);
-        format!("{path}/{}", own.expect("the key is listed").at("id").text())
+        let found = keys.iter().find(|key| key.at("name").text() == name);
+        format!("{path}/{}", found.expect("the key is listed").at("id").text())
     }
 
-    /// A second secret of the key of that name, beside the first.
+    /// Rotates the key with this name; returns the second secret, valid together with the first.
     pub async fn rotate_key(&self, name: &str, process: &Process) -> String {
         let path = format!("{}/rotate", self.key_path(name).await);
         let key = self.post(&path, "{}").await.at("key").text();
-        process.hides(&key);
+        process.forbid_in_log(&key);
         key
     }
 
@@ -85,29 +87,29 @@ impl Tenant {
         self.post(&format!("/api/projects/{}/quota", self.project), quota).await
     }
 
-    /// The limits over all projects of the organization.
+    /// Sets the limits of the organization.
     pub async fn set_organization_quota(&self, quota: &str) -> Json {
         self.post("/api/organization/quota", quota).await
     }
 
-    /// A further project of this organization, with a key to it; `process` hides the key.
+    /// Creates another project of this organization with a key. `process` must not log the key.
     pub async fn create_second_project(&self, process: &Process) -> Self {
-        let made = self.post("/api/projects", r#"{"name":"second"}"#).await;
-        let mut second = Self { project: made.at("id").text(), ..self.clone() };
+        let organization = self.post("/api/projects", r#"{"name":"second"}"#).await;
+        let mut second = Self { project: organization.at("id").text(), ..self.clone() };
         second.key = second.create_key(process, r#"{"name":"second"}"#).await;
         second
     }
 
-    /// A limit as this key is told it.
+    /// The status of a limit as `GET /v1/limits` reports it to this key.
     pub async fn limit_status(&self, level: &str, name: &str) -> Json {
-        let answer = Request::get("/v1/limits").bearer(&self.key).send(&self.proxy).await;
-        assert_eq!(answer.status, 200);
-        let told = answer.json().await;
-        let is_it = |told: &Json| (told.at("level").text(), told.at("name").text());
-        let mut own = told.at("data").list();
-        own.retain(|told| is_it(told) == (level.to_owned(), name.to_owned()));
-        assert_eq!(own.len(), 1, "{level} {name} stands once in {told}");
-        own.remove(0)
+        let response = Request::get("/v1/limits").bearer(&self.key).send(&self.proxy).await;
+        assert_eq!(response.status, 200);
+        let body = response.json().await;
+        let level_and_name = |limit: &Json| (limit.at("level").text(), limit.at("name").text());
+        let mut limits = body.at("data").list();
+        limits.retain(|limit| level_and_name(limit) == (level.to_owned(), name.to_owned()));
+        assert_eq!(limits.len(), 1, "{level} {name} is listed one time in {body}");
+        limits.remove(0)
     }
 
     pub async fn recharge(&self, nano: i128) -> Json {
@@ -115,7 +117,7 @@ impl Tenant {
         self.post("/api/organization/wallet/recharge", &body).await
     }
 
-    /// As this tenant, to the admin listener.
+    /// Adds the headers that authenticate this tenant to the admin API.
     pub fn authorize(&self, request: Request) -> Request {
         let request = request.bearer(&self.token);
         if self.organization.is_empty() {
@@ -128,23 +130,23 @@ impl Tenant {
         self.authorize(request).send(&self.admin).await
     }
 
-    /// What a successful answer holds: its `data`, or all of a list.
+    /// Expects 200 and returns `data`, or the whole body of a list.
     pub async fn get(&self, path: &str) -> Json {
-        let answer = self.send(Request::get(path)).await;
-        let status = answer.status;
-        let body = answer.json().await;
+        let response = self.send(Request::get(path)).await;
+        let status = response.status;
+        let body = response.json().await;
         assert_eq!(status, 200, "GET {path}: {body}");
         if body.find("total").is_some() { body } else { body.at("data") }
     }
 
     pub async fn post(&self, path: &str, body: &str) -> Json {
-        let answer = self.send(Request::post(path, body)).await;
-        let status = answer.status;
-        let told = answer.json().await;
-        assert_eq!(status, 200, "POST {path} {body}: {told}");
-        assert_eq!(told.at("code").count(), 200, "{told}");
-        assert!(told.at("error").is_null(), "{told}");
-        told.at("data")
+        let response = self.send(Request::post(path, body)).await;
+        let status = response.status;
+        let response_body = response.json().await;
+        assert_eq!(status, 200, "POST {path} {body}: {response_body}");
+        assert_eq!(response_body.at("code").count(), 200, "{response_body}");
+        assert!(response_body.at("error").is_null(), "{response_body}");
+        response_body.at("data")
     }
 
     pub async fn wallet(&self) -> Json {
@@ -159,7 +161,7 @@ impl Tenant {
         self.get(&format!("/api/projects/{}/quota-usage", self.project)).await
     }
 
-    /// All rows of a list, newest first; read again where it has grown meanwhile.
+    /// All rows of a list, newest first. Starts over if the list grew while its pages were read.
     async fn list_all(&self, path: &str) -> Vec<Json> {
         let what = format!("the pages of {path} hold what they count");
         eventually(&what, async || {
@@ -169,8 +171,8 @@ impl Tenant {
                 rows.extend(list.at("data").list());
                 let next = list.find("nextCursor").filter(|next| !next.is_null());
                 let Some(next) = next else {
-                    let whole = rows.len() as u64 == list.at("total").count();
-                    return whole.then_some(rows);
+                    let is_complete = rows.len() as u64 == list.at("total").count();
+                    return is_complete.then_some(rows);
                 };
                 page = format!("{path}?size=100&cursor={}", next.text());
             }
@@ -186,29 +188,34 @@ impl Tenant {
         self.list_all(&format!("/api/projects/{}/request-logs", self.project)).await
     }
 
-    /// The one entry of the request log for this call.
+    /// The request log entry of this call. Panics unless there is exactly one.
     pub async fn log(&self, id: &str) -> Json {
         let logs = self.logs().await;
-        let own: Vec<&Json> =
+        let entries: Vec<&Json> =
             logs.iter().filter(|log| log.at("requestLogId").text() == id).collect();
-        assert_eq!(own.len(), 1, "a call has one entry in the request log: {own:?}");
-        own[0].clone()
+        assert_eq!(entries.len(), 1, "a call has one entry in the request log: {entries:?}");
+        entries[0].clone()
     }
 
-    /// The one debit of this call.
+    /// The debit of this call. Panics unless there is exactly one.
     pub async fn debit(&self, id: &str) -> Json {
         let records = self.records().await;
-        let own: Vec<&Json> = records.iter().filter(|record| is_debit_of(record, id)).collect();
-        assert_eq!(own.len(), 1, "a call has one debit: {own:?}");
-        own[0].clone()
+        let debits: Vec<&Json> = records.iter().filter(|record| is_debit_of(record, id)).collect();
+        assert_eq!(debits.len(), 1, "a call has one debit: {debits:?}");
+        debits[0].clone()
     }
 
-    /// Nothing is held, and the books are whole: every promise that a look from outside can prove.
+    /// Asserts that nothing is held and that wallet, usage and records agree, as far as the admin
+    /// API shows.
     pub async fn assert_settled(&self) {
         let wallet = self.wallet().await;
-        assert_eq!(wallet.at("frozenAmount").nano(), 0, "nothing is frozen at rest: {wallet}");
+        assert_eq!(
+            wallet.at("frozenAmount").nano(),
+            0,
+            "nothing is frozen after settlement: {wallet}"
+        );
         assert_eq!(wallet.at("availableAmount").nano(), wallet.at("balance").nano(), "{wallet}");
-        assert!(self.holds().await.is_empty(), "no hold is left at rest");
+        assert!(self.holds().await.is_empty(), "no hold is left after settlement");
         let usage = self.usage().await;
         for part in ["dailyUsage", "monthlyUsage"] {
             let part = usage.at(part);
@@ -219,7 +226,7 @@ impl Tenant {
         self.assert_record_chain(&wallet).await;
     }
 
-    /// The records chain without a gap, and end at the balance.
+    /// Asserts that the wallet records form a chain without gaps that ends at the balance.
     async fn assert_record_chain(&self, wallet: &Json) {
         let mut records = self.records().await;
         records.reverse();

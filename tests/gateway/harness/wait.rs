@@ -1,24 +1,25 @@
-//! Waiting for a condition with a deadline, never for a time.
+//! Waits for a condition with a deadline instead of sleeping for a fixed time.
 
 use std::time::{Duration, Instant};
 
-/// Far beyond what anything here takes on a slow machine; only a hang reaches it.
+/// Far longer than any step takes on a slow machine, so only a hang reaches it.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Asks until the answer is there; `what` says what was waited for in vain.
-pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    let asked = Instant::now();
+/// Polls `check` until it returns a value. Panics with `what` after `DEADLINE`.
+pub async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+    let started = Instant::now();
     loop {
-        if let Some(answer) = ask().await {
-            return answer;
+        if let Some(value) = check().await {
+            return value;
         }
-        assert!(asked.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain: {what}");
+        assert!(started.elapsed() < DEADLINE, "not reached within {DEADLINE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
-/// Ends a wait that has no condition to ask for, such as a read.
+/// Runs a future that cannot be polled for a condition, such as a read, with `DEADLINE` as its
+/// timeout.
 pub async fn with_deadline<T>(what: &str, work: impl Future<Output = T>) -> T {
-    let ended = tokio::time::timeout(DEADLINE, work).await;
-    ended.unwrap_or_else(|_| panic!("took longer than {DEADLINE:?}: {what}"))
+    let result = tokio::time::timeout(DEADLINE, work).await;
+    result.unwrap_or_else(|_| panic!("took longer than {DEADLINE:?}: {what}"))
 }
