@@ -33,6 +33,8 @@ const COUNTED_CALLS: usize = 256;
 const SYSTEM_CALL_ROUNDS: usize = 5;
 /// Calls in the journal that is replayed. SQLite gets them in statements of 512 rows.
 const REPLAYED_CALLS: usize = 1_024;
+/// What a start calls to project the journal.
+const RECOVERY: &str = "meteor::ledger::recovery::";
 const FUNDS: i128 = 1_000_000_000_000_000;
 const QUOTA: &str = r#"{"dailyRequestLimit":1000000,"monthlyRequestLimit":1000000,"dailyTokenLimit":1000000000,"monthlyTokenLimit":1000000000,"requestsPerMinuteLimit":1000000}"#;
 const NO_REQUESTS: &str = r#"{"dailyRequestLimit":0}"#;
@@ -325,8 +327,8 @@ async fn count_projection(binary: &Path, figures: &mut Figures) {
     copy(&place.path("data/journal"), &place.path("replayed/journal"));
     let with = start_counted(binary, &place, "replayed").await;
     let without = start_counted(binary, &place, "before").await;
-    for part in ["projector", "sqlite"] {
-        let rise = sum(&with, part).saturating_sub(sum(&without, part));
+    for (part, function) in [("projector", RECOVERY), ("sqlite", "sqlite3_step")] {
+        let rise = sum(&with, function).saturating_sub(sum(&without, function));
         figures.insert(format!("{part} instructions"), per_100(rise, REPLAYED_CALLS));
     }
 }
@@ -345,11 +347,10 @@ async fn start_counted(binary: &Path, place: &Place, data: &str) -> Vec<Profile>
     callgrind::profiles(&folder)
 }
 
-/// Instructions of SQLite's own threads, or of all others.
-fn sum(profiles: &[Profile], part: &str) -> u64 {
-    let chosen =
-        profiles.iter().filter(|profile| profile.ran("sqlite3_step") == (part == "sqlite"));
-    chosen.map(|profile| profile.instructions).sum()
+/// Instructions of the threads that executed `function`.
+fn sum(profiles: &[Profile], function: &str) -> u64 {
+    let threads = profiles.iter().filter(|profile| profile.ran(function));
+    threads.map(|profile| profile.instructions).sum()
 }
 
 fn copy(from: &Path, to: &Path) {
