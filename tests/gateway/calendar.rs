@@ -253,8 +253,8 @@ async fn streams_across_midnight_settle_in_the_period_of_admission() {
     assert_eq!(day_usage(&tenant, None).await, [0; 3], "today is another day");
     first_upstream.release();
     for response in &mut finishing {
-        let (rest, whole) = response.read_to_end().await;
-        assert!(whole && rest.ends_with(b"[DONE]\n\n"), "the stream completes");
+        let (rest, complete) = response.read_to_end().await;
+        assert!(complete && rest.ends_with(b"[DONE]\n\n"), "the stream completes");
     }
     let tokens = half * USAGE.total();
     assert_eq!(day_usage(&tenant, Some(YESTERDAY)).await, [half, tokens, 0]);

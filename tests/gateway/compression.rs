@@ -119,8 +119,8 @@ async fn compressed_responses_pass_unmodified_and_are_metered() {
                     request.header("x-stainless-part", &part).send(&tenant.proxy).await;
                 assert_eq!(response.status, 200, "{part}");
                 assert_eq!(response.header("content-encoding"), Some(encoding_token(encoding)));
-                let (id, (bytes, whole)) = (response.id(), response.read_to_end().await);
-                assert!(whole && bytes == encoded_plan(plan, encoding, size).1, "{part}");
+                let (id, (bytes, complete)) = (response.id(), response.read_to_end().await);
+                assert!(complete && bytes == encoded_plan(plan, encoding, size).1, "{part}");
                 let log = tenant.log(&id).await;
                 assert_eq!(log.at("settledBy").text(), "usage", "{part}: {log}");
                 assert_eq!(log.at("usage.inputTokens").count(), USAGE.prompt, "{part}: {log}");
@@ -161,13 +161,13 @@ async fn stripping_usage_decompresses_the_response() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn undecodable_responses_pass_unmodified_and_are_estimated() {
-    let (_, whole) = encoded_plan(&Plan::json(200, completion(USAGE)), "gzip", 99);
-    let corrupt = [&whole[..whole.len() / 2], &[0xff; 200]].concat();
+    let (_, compressed) = encoded_plan(&Plan::json(200, completion(USAGE)), "gzip", 99);
+    let corrupt = [&compressed[..compressed.len() / 2], &[0xff; 200]].concat();
     let cases: [(&str, Vec<u8>); 4] = [
-        ("compress", whole.clone()),
-        ("gzip, br", whole.clone()),
+        ("compress", compressed.clone()),
+        ("gzip, br", compressed.clone()),
         ("gzip", corrupt),
-        ("gzip", whole[..whole.len() / 2].to_vec()),
+        ("gzip", compressed[..compressed.len() / 2].to_vec()),
     ];
     let sent = cases.clone();
     let provider = Upstream::start(move |seen| {
@@ -205,8 +205,8 @@ async fn a_truncated_compressed_stream_is_cut_for_the_client() {
     let (_server, tenant) = start_gateway(&provider, "").await;
     let mut response =
         Request::chat(&tenant.key, chat("plain", 50, true)).send(&tenant.proxy).await;
-    let (_, whole) = response.read_to_end().await;
-    assert!(!whole);
+    let (_, complete) = response.read_to_end().await;
+    assert!(!complete);
     let log = tenant.log(&response.id()).await;
     assert_eq!(log.at("outcome").text(), "Failed", "{log}");
     assert!(0 < tenant.debit(&response.id()).await.at("amount").nano());
@@ -233,8 +233,8 @@ async fn decompression_bombs_do_not_exhaust_memory() {
     for (encoding, bytes) in &bombs {
         let body = chat("plain", 50, false).replacen('{', &format!(r#"{{"user":"{encoding}","#), 1);
         let mut response = Request::chat(&tenant.key, body).send(&tenant.proxy).await;
-        let (received, whole) = response.read_to_end().await;
-        assert!(whole && received == *bytes, "{encoding}");
+        let (received, complete) = response.read_to_end().await;
+        assert!(complete && received == *bytes, "{encoding}");
     }
     let grown = server.peak_resident_bytes() - before;
     assert!(grown < 32 << 20, "{grown} bytes more");

@@ -62,9 +62,9 @@ pub async fn make_call(world: &mut World, random: &mut Random) {
     let (tokens, money) = (bound.input + bound.output, TARIFFS[tariff].max_cost(bound));
 
     let process = world.node.process();
-    let (desk, caller) = (&process.contexts[worker], process.caller(owner.key));
-    let demand = admission_request(id, world.now, (tariff, bound, usage));
-    let admitted = admit(desk, &caller, demand, || Some(Arc::clone(&caller))).await;
+    let (context, caller) = (&process.contexts[worker], process.caller(owner.key));
+    let request = admission_request(id, world.now, (tariff, bound, usage));
+    let admitted = admit(context, &caller, request, || Some(Arc::clone(&caller))).await;
     if matches!(admitted, Err(AdmissionError::JournalFull)) {
         let behind = process.journal.chains()[worker].backlog_bytes();
         let backlog_max = world.node.backlog_bytes_max;

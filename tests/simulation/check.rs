@@ -23,7 +23,7 @@ fn used_and_held(tally: WindowUsage) -> [Sums; 2] {
 
 /// Checks all windows, wallets and holds, without advancing any time.
 pub fn check_memory(world: &World) {
-    let (model, books) = (&world.model, world.node.process().directory.live_state());
+    let (model, live_state) = (&world.model, world.node.process().directory.live_state());
     for owner in KEYS {
         let caller = world.node.process().caller(owner.key);
         let mut project = caller.project.lock();
@@ -32,15 +32,17 @@ pub fn check_memory(world: &World) {
     }
     let (mut open, mut held) = (0, 0);
     for organization in [1, 2] {
-        let book = books.organization(OrganizationId(organization.into())).expect("a book");
-        let page = book.lock();
-        check_limit_state(model, organization, &page.limits);
-        let wallet = (page.wallet.balance().0, page.wallet.held().0, page.wallet.is_active());
+        let state = live_state
+            .organization(OrganizationId(organization.into()))
+            .expect("the organization is loaded");
+        let locked = state.lock();
+        check_limit_state(model, organization, &locked.limits);
+        let wallet = (locked.wallet.balance().0, locked.wallet.held().0, locked.wallet.is_active());
         let inactive = model.inactive_wallets.contains(&organization);
         let expected = (model.balance(organization), model.held_amount(organization), !inactive);
         assert_eq!(wallet, expected, "balance, frozen, active of {organization}");
-        drop(page);
-        let holds = book.holds();
+        drop(locked);
+        let holds = state.holds();
         let shown: Vec<_> =
             holds.iter().map(|(id, hold)| (id.0, hold.tokens, hold.amount.0)).collect();
         let calls = model.calls.iter();
@@ -53,8 +55,8 @@ pub fn check_memory(world: &World) {
         open += expected_holds.len();
         held += expected.1;
     }
-    let (count, sum) = books.open_holds();
-    assert_eq!((count, sum.0, books.waiting()), (open, held, 0), "open, held, waiting");
+    let (count, sum) = live_state.open_holds();
+    assert_eq!((count, sum.0, live_state.waiting()), (open, held, 0), "open, held, waiting");
     for chain in world.node.process().journal.chains() {
         // A call admitted while the backlog has space may write its end when there is none.
         let max = world.node.backlog_bytes_max + SEGMENT_BYTES * 4;
@@ -82,40 +84,43 @@ pub fn check_reported(world: &mut World, random: &mut Random) {
     let directory = &world.node.process().directory;
     if random.one_in(2) {
         world.model.advance_time(&[owner.project], now.0);
-        let book = directory.live_state().project(ProjectId(owner.project.into())).expect("a book");
-        let standing = book.usage_snapshot(now);
+        let state = directory
+            .live_state()
+            .project(ProjectId(owner.project.into()))
+            .expect("the project is loaded");
+        let status = state.usage_snapshot(now);
         let shown = UsageStatus {
-            minute: used_and_held(standing.minute),
-            day: used_and_held(standing.day),
-            month: used_and_held(standing.month),
-            open: standing.open_calls,
+            minute: used_and_held(status.minute),
+            day: used_and_held(status.day),
+            month: used_and_held(status.month),
+            open: status.open_calls,
         };
         assert_eq!(shown, world.model.usage_status(owner.project), "shown of {}", owner.project);
         return;
     }
     let at = world.model.advance_time(&owner.all(), now.0);
-    let standings = world.node.process().caller(owner.key).limit_statuses(now);
-    for standing in &standings {
-        let subject = match standing.level {
+    let statuses = world.node.process().caller(owner.key).limit_statuses(now);
+    for status in &statuses {
+        let subject = match status.level {
             Level::Project => owner.project,
             Level::Key => owner.key,
             Level::Organization => owner.organization,
         };
-        let (quota, rule) = (world.model.quota(subject), standing.limit as usize);
-        let expected_holds = Model::used_and_held(&world.model.usage_status(subject), rule);
-        assert_eq!([standing.used, standing.held], expected_holds, "{standing:?}");
-        assert_eq!(Some(standing.value), quota.limits[rule], "{standing:?}");
-        assert_eq!(standing.enforced, quota.enforce, "{standing:?}");
+        let (quota, rule) = (world.model.quota(subject), status.limit as usize);
+        let expected = Model::used_and_held(&world.model.usage_status(subject), rule);
+        assert_eq!([status.used, status.held], expected, "{status:?}");
+        assert_eq!(Some(status.value), quota.limits[rule], "{status:?}");
+        assert_eq!(status.enforced, quota.enforce, "{status:?}");
         let reset = match RULES[rule].0 {
             Span::Now => at,
             Span::Minute => (minute_of(at) + 1) * MINUTE_MS,
             Span::Day => (day_of(at) + 1) * DAY_MS,
             Span::Month => month_of(day_of(at), quota.reset_day).1 * DAY_MS,
         };
-        assert_eq!(standing.reset_at.0, reset, "{standing:?}");
+        assert_eq!(status.reset_at.0, reset, "{status:?}");
     }
     let set = owner.all().map(|subject| world.model.quota(subject).limits.into_iter().flatten());
-    assert_eq!(standings.len(), set.into_iter().flatten().count(), "every limit is shown");
+    assert_eq!(statuses.len(), set.into_iter().flatten().count(), "every limit is shown");
 }
 
 /// Removes projected segments and checks that few are left.

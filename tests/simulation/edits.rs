@@ -163,6 +163,12 @@ async fn pay(world: &mut World, organization: Subject, amount: i64, call: Option
     wallets::post(&mut tx, id, &posting, now).await.expect("posted");
     tx.commit().await.expect("committed");
     world.model.payments.push((organization, amount, call));
-    let book = world.node.process().directory.live_state().organization(id).expect("a book");
-    book.credit(Nano(amount));
+    let state = world
+        .node
+        .process()
+        .directory
+        .live_state()
+        .organization(id)
+        .expect("the organization is loaded");
+    state.credit(Nano(amount));
 }

@@ -60,7 +60,7 @@ pub struct Process {
 /// of the process.
 #[derive(Clone)]
 struct CommitBudget {
-    left: Arc<AtomicI64>,
+    remaining: Arc<AtomicI64>,
     refused: Arc<Notify>,
 }
 
@@ -142,13 +142,13 @@ impl Node {
     /// Starts the process like the real one; it dies after `commits` commits.
     pub async fn start(&mut self, now: i64, commits: i64) -> Result<(), ProcessDied> {
         let now = UnixMs(now);
-        self.commits.left.store(commits, Ordering::Relaxed);
+        self.commits.remaining.store(commits, Ordering::Relaxed);
         let recovered = recover(&self.database, &self.journal_folder(), "node_1", now).await;
         let Ok(recovered) = recovered else {
             self.reopen().await;
             return Err(ProcessDied);
         };
-        self.commits.left.store(i64::MAX, Ordering::Relaxed);
+        self.commits.remaining.store(i64::MAX, Ordering::Relaxed);
         let admission =
             AdmissionSettings { hold_wait: Duration::ZERO, ..AdmissionSettings::default() };
         let directory = Directory::load(&self.database, admission, now).await.expect("loaded");
@@ -161,7 +161,7 @@ impl Node {
         };
         let journal = Journal::open(settings, recovered.next_run, WORKERS).expect("a journal");
         let journal = Arc::new(journal);
-        let desk = |chain| {
+        let context = |chain| {
             let writer = Writer::new(Arc::clone(chain)).expect("a segment");
             let inputs = Arc::clone(directory.live_state().input_cache());
             Rc::new(AdmissionContext {
@@ -171,26 +171,26 @@ impl Node {
                 input_cache: inputs,
             })
         };
-        let desks = journal.chains().iter().map(desk).collect();
+        let contexts = journal.chains().iter().map(context).collect();
         journal.create_next_segments();
         let freshness = Arc::new(ReadBarrier::new(Arc::clone(&journal)));
         let database = self.database.clone();
         let log = CallLog::default();
         let projector = Projector::new(Arc::clone(&journal), freshness, database, "node_1", log);
-        self.process = Some(Process { journal, directory, contexts: desks, projector });
+        self.process = Some(Process { journal, directory, contexts, projector });
         Ok(())
     }
 
     /// Projects about `entries_max` entries per chain; the process dies after `commits` commits.
     pub async fn project(&mut self, entries_max: usize, commits: i64) -> Result<(), ProcessDied> {
-        self.commits.left.store(commits, Ordering::Relaxed);
+        self.commits.remaining.store(commits, Ordering::Relaxed);
         let process = self.process.as_mut().expect("the process runs");
         let projected = tokio::select! {
             biased;
             () = process.projector.project(entries_max) => Ok(()),
             () = self.commits.refused.notified() => Err(ProcessDied),
         };
-        self.commits.left.store(i64::MAX, Ordering::Relaxed);
+        self.commits.remaining.store(i64::MAX, Ordering::Relaxed);
         projected
     }
 
@@ -217,26 +217,26 @@ impl Node {
         let chain = process.journal.chains()[worker].name;
         let folder = self.journal_folder();
         let segments = segment::list(&folder).expect("a folder");
-        let own_segments = segments.into_iter().filter(|name| name.chain() == chain);
-        let files: Vec<PathBuf> = own_segments.map(|name| name.path(&folder)).collect();
+        let chain_segments = segments.into_iter().filter(|name| name.chain() == chain);
+        let files: Vec<PathBuf> = chain_segments.map(|name| name.path(&folder)).collect();
         let read = |file: &PathBuf| std::fs::read(file).expect("a segment");
         let ends: Vec<usize> = files.iter().map(|file| whole_entries(&read(file), 0).1).collect();
         process.contexts[worker].writer.commit();
         let length: usize =
             files.iter().zip(&ends).map(|(file, end)| whole_entries(&read(file), 0).1 - end).sum();
-        let (mut left, mut whole) = (bytes(length), 0);
+        let (mut bytes_left, mut entry_count) = (bytes(length), 0);
         for (file, end) in files.iter().zip(ends) {
             let complete = read(file);
             let mut torn = complete.clone();
-            let kept_bytes = (whole_entries(&complete, end).1 - end).min(left);
-            left -= kept_bytes;
+            let kept_bytes = (whole_entries(&complete, end).1 - end).min(bytes_left);
+            bytes_left -= kept_bytes;
             torn[end + kept_bytes..].fill(0);
             // Cutting off trailing zeros leaves an entry whole.
             let same = torn.iter().zip(&complete).take_while(|(torn, whole)| torn == whole).count();
-            whole += whole_entries(&complete[..same.max(end)], end).0;
+            entry_count += whole_entries(&complete[..same.max(end)], end).0;
             std::fs::write(file, &torn).expect("a segment");
         }
-        whole
+        entry_count
     }
 }
 
@@ -268,12 +268,12 @@ fn whole_entries(segment: &[u8], start: usize) -> (usize, usize) {
 
 async fn open(folder: &Path) -> (Database, CommitBudget) {
     let commits =
-        CommitBudget { left: Arc::new(AtomicI64::new(i64::MAX)), refused: Arc::default() };
+        CommitBudget { remaining: Arc::new(AtomicI64::new(i64::MAX)), refused: Arc::default() };
     let database = Database::open(&folder.join("gateway.db")).await.expect("a database");
     let mut tx = database.begin().await.expect("a transaction");
-    let CommitBudget { left, refused } = commits.clone();
+    let CommitBudget { remaining, refused } = commits.clone();
     tx.lock_handle().await.expect("the connection").set_commit_hook(move || {
-        let is_permitted = 0 < left.fetch_sub(1, Ordering::Relaxed);
+        let is_permitted = 0 < remaining.fetch_sub(1, Ordering::Relaxed);
         if !is_permitted {
             refused.notify_one();
         }

@@ -173,11 +173,11 @@ impl Response {
     async fn next_piece_unbounded(&mut self) -> Result<Option<Vec<u8>>> {
         match self.framing {
             Framing::Length(0) => Ok(None),
-            Framing::Length(left) => {
+            Framing::Length(remaining) => {
                 self.fill(1).await?;
-                let taken = left.min(self.unread.len());
-                self.framing = Framing::Length(left - taken);
-                Ok(Some(self.unread.drain(..taken).collect()))
+                let length = remaining.min(self.unread.len());
+                self.framing = Framing::Length(remaining - length);
+                Ok(Some(self.unread.drain(..length).collect()))
             }
             Framing::Chunked => {
                 let line = loop {

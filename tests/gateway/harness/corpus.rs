@@ -93,8 +93,8 @@ pub async fn load_corpus(folder: &Path) -> Corpus {
     let endpoints: BTreeSet<String> =
         entries.iter().map(|entry| entry.at("endpoint").text()).collect();
     let endpoints_served = served_endpoints(&endpoints).await;
-    let mut left_out: BTreeMap<String, usize> = BTreeMap::new();
-    let mut skip = |why: String| *left_out.entry(why).or_default() += 1;
+    let mut skipped: BTreeMap<String, usize> = BTreeMap::new();
+    let mut skip = |why: String| *skipped.entry(why).or_default() += 1;
     let mut recordings = Vec::new();
     for (index, entry) in entries.iter().enumerate() {
         let endpoint = entry.at("endpoint").text();
@@ -130,7 +130,7 @@ pub async fn load_corpus(folder: &Path) -> Corpus {
         recordings.extend(without_usage_request(&recording));
         recordings.push(recording);
     }
-    Corpus { recordings, skipped: left_out }
+    Corpus { recordings, skipped }
 }
 
 /// The endpoints whose path the gateway serves.
@@ -255,7 +255,7 @@ fn billed_units(file: &str, recorded: &Json) -> Option<BTreeMap<&'static str, u6
     }
     let cached = count("cache_read");
     // Gemini does not count searches; others leave the count out if it is zero.
-    let tells_searches =
+    let reports_searches =
         norm.find("web_search").is_some() || recorded.at("endpoint").text().contains("responses");
     let units = [
         ("inputTokens", input),
@@ -274,7 +274,7 @@ fn billed_units(file: &str, recorded: &Json) -> Option<BTreeMap<&'static str, u6
         ("outputImageTokens", count("image_out")),
     ];
     let response_headers_ =
-        units.into_iter().filter(|(unit, _)| tells_searches || *unit != "webSearches");
+        units.into_iter().filter(|(unit, _)| reports_searches || *unit != "webSearches");
     (0 < input + output).then(|| response_headers_.collect())
 }
 

@@ -354,8 +354,8 @@ fn success_plan(seen: &ReceivedRequest, usage: Usage, pieces: u64, pace: Duratio
     } else if seen.target.contains(":generateContent") {
         gemini::json(200, gemini::complete_content(usage))
     } else if seen.is_set("stream") {
-        let asked = seen.is_set("stream_options.include_usage").then_some(usage);
-        Plan::stream(openai::events(&words, asked), pace)
+        let usage = seen.is_set("stream_options.include_usage").then_some(usage);
+        Plan::stream(openai::events(&words, usage), pace)
     } else {
         Plan::json(200, openai::completion(usage))
     }

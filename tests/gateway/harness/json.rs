@@ -58,11 +58,11 @@ impl Json {
     #[track_caller]
     pub fn nano(&self) -> i128 {
         let (sign, digits) = self.0.strip_prefix('-').map_or((1, &*self.0), |rest| (-1, rest));
-        let (whole, decimals) = digits.split_once('.').expect("an amount has a decimal point");
+        let (integer, decimals) = digits.split_once('.').expect("an amount has a decimal point");
         let exact = (2..=9).contains(&decimals.len())
             && digits.bytes().all(|b| b".0123456789".contains(&b));
         assert!(exact, "an amount has 2 to 9 decimals: {}", self.0);
-        sign * format!("{whole}{decimals:0<9}")
+        sign * format!("{integer}{decimals:0<9}")
             .parse::<i128>()
             .expect("an amount is a decimal number")
     }

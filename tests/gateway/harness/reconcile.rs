@@ -41,7 +41,7 @@ impl<'a> Reconciliation<'a> {
         // A response of the admin API reflects the whole journal, so afterwards the database does
         // too.
         deployment.limited_tenants[0].tenant.wallet().await;
-        let books = LedgerSnapshot::read(&deployment.database()).await;
+        let ledger = LedgerSnapshot::read(&deployment.database()).await;
         let view: HashMap<u32, &ClientView> =
             deployment.client_views.iter().map(|view| (view.call.marker, view)).collect();
         assert_eq!(view.len(), deployment.client_views.len(), "each call has a unique marker");
@@ -54,25 +54,18 @@ impl<'a> Reconciliation<'a> {
             );
         }
         let mut logs = HashMap::new();
-        for log in &books.logs {
+        for log in &ledger.logs {
             let other = logs.insert(log.marker, log.clone());
             assert!(other.is_none(), "a call is logged twice: {log:?} {other:?}");
         }
         let mut consumes = HashMap::new();
-        for record in books.records.values().flatten().filter(|record| record.kind == "Consume") {
+        for record in ledger.records.values().flatten().filter(|record| record.kind == "Consume") {
             let call =
                 record.call.clone().unwrap_or_else(|| panic!("a debit without a call: {record:?}"));
             let other = consumes.insert(call, record.clone());
             assert!(other.is_none(), "I4, a call is debited twice: {record:?} {other:?}");
         }
-        Self {
-            deployment,
-            ledger: books,
-            client_views: view,
-            forwarded: provided,
-            logs,
-            debits: consumes,
-        }
+        Self { deployment, ledger, client_views: view, forwarded: provided, logs, debits: consumes }
     }
 
     /// Checks every invariant.

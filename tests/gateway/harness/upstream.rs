@@ -99,13 +99,13 @@ impl Upstream {
             Some(_) => format!("https://localhost:{}", address.port()),
             None => format!("http://{address}"),
         };
-        let desk = Arc::new(UpstreamState {
+        let state = Arc::new(UpstreamState {
             requests: Mutex::default(),
             planner,
             released: watch::Sender::new(false),
             close_idle: watch::Sender::new(0),
         });
-        let server = Arc::clone(&desk);
+        let server = Arc::clone(&state);
         tokio::spawn(async move {
             let mut number = 0;
             while let Ok((stream, _)) = listener.accept().await {
@@ -118,7 +118,7 @@ impl Upstream {
                 number += 1;
             }
         });
-        Self { url, state: desk }
+        Self { url, state }
     }
 
     pub fn requests(&self) -> Vec<ReceivedRequest> {
