@@ -22,9 +22,9 @@ enum InFlight {
 async fn run_single(deployment: &mut Deployment, by: Trigger) -> InFlight {
     let tenant = deployment.limited_tenants[0].tenant.clone();
     let victim = match by {
-        Trigger::Call(way) => {
+        Trigger::Call(plan) => {
             let view = make_call(
-                single_call(deployment.next_marker(), way),
+                single_call(deployment.next_marker(), plan),
                 &tenant,
                 &CallerState::default(),
             )

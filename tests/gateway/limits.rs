@@ -205,7 +205,7 @@ async fn calls_below_their_bound_are_refused_only_when_none_fits() {
         let bound = Usage::of(input, MAX_TOKENS);
         match limit {
             Some((field, level)) => {
-                assert_no_headroom_left(&load, spec, bound, (by_field(field), level)).await
+                assert_no_headroom_left(&load, spec, bound, (by_field(field), level)).await;
             }
             None => {
                 let [each, held] = [spec.usage, bound].map(|usage| GPT_4O_MINI.cost(usage));

@@ -27,8 +27,9 @@ fn cycles() -> usize {
 async fn start_fixture(durability: &str) -> FaultyGateway {
     let provider = Upstream::start(|seen| reply(seen, USAGE, Duration::ZERO)).await;
     let journal = format!("durability = \"{durability}\"\nkeep_ms = 500\n");
-    let (shim, place) = FaultShim::with_power_loss(Place::new(&config_rows(&journal, &provider)));
-    let served = Served::start(place).await;
+    let (shim, config_dir) =
+        FaultShim::with_power_loss(Place::new(&config_rows(&journal, &provider)));
+    let served = Served::start(config_dir).await;
     let tenant = served.tenant(FUNDS, "{}").await;
     FaultyGateway { upstream: provider, server: served, tenant, shim }
 }

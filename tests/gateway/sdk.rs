@@ -218,11 +218,11 @@ async fn check_suite(dialect: Dialect, runtime: &str, script: &str) {
     }
     funded.assert_settled().await;
     let demo_tenant = Tenant::of_demo(&built_in);
-    for leaked in summary.at("reported").list() {
-        let log = demo_tenant.log(&leaked.at("requestLogId").text()).await;
+    for reported in summary.at("reported").list() {
+        let log = demo_tenant.log(&reported.at("requestLogId").text()).await;
         assert_eq!(log.at("settledBy").text(), "usage", "{log}");
         for unit in ["usage.inputTokens", "usage.outputTokens"] {
-            assert_eq!(log.at(unit).count(), leaked.at(unit).count(), "{unit} of {log}");
+            assert_eq!(log.at(unit).count(), reported.at(unit).count(), "{unit} of {log}");
         }
     }
     demo_tenant.assert_settled().await;
