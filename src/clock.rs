@@ -44,7 +44,7 @@ impl Timeline {
         Self { latest: AtomicI64::new(i64::MIN), slow_from: Mutex::new(None) }
     }
 
-    fn at(&self, wall: i64, tick: impl FnOnce() -> Instant) -> UnixMs {
+    fn at(&self, wall: i64, monotonic_now: impl FnOnce() -> Instant) -> UnixMs {
         let latest = self.latest.load(Ordering::Relaxed);
         if latest < wall {
             self.latest.fetch_max(wall, Ordering::Relaxed);
@@ -55,16 +55,16 @@ impl Timeline {
         if latest - wall < STEP_MS {
             return UnixMs(latest);
         }
-        let mut behind = self.slow_from.lock().unwrap_or_else(PoisonError::into_inner);
-        let (now, latest) = (tick(), self.latest.load(Ordering::Relaxed));
+        let mut slow_from = self.slow_from.lock().unwrap_or_else(PoisonError::into_inner);
+        let (now, latest) = (monotonic_now(), self.latest.load(Ordering::Relaxed));
         let half_speed = |(from, started): (i64, Instant)| {
             let elapsed = now.saturating_duration_since(started).as_millis() / 2;
             from.saturating_add(i64::try_from(elapsed).unwrap_or(i64::MAX))
         };
         // If the system clock was ahead in the meantime, this is a new step back.
         let slowed =
-            behind.map(half_speed).filter(|slowed| latest <= *slowed).unwrap_or_else(|| {
-                *behind = Some((latest, now));
+            slow_from.map(half_speed).filter(|slowed| latest <= *slowed).unwrap_or_else(|| {
+                *slow_from = Some((latest, now));
                 latest
             });
         self.latest.fetch_max(slowed, Ordering::Relaxed);
