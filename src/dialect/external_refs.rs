@@ -1,4 +1,4 @@
-//! What a request refers to refs of its body, and what costs more tokens than the body has bytes.
+//! What a request refers to outside of its body, and what costs more tokens than the body has bytes.
 
 use std::sync::LazyLock;
 
@@ -37,7 +37,7 @@ pub fn state_id(value: &[u8]) -> Option<Box<str>> {
     (1..=STATE_ID_BYTES_MAX).contains(&id.len()).then(|| id.into())
 }
 
-/// What a request refers to refs of its body.
+/// What a request refers to outside of its body.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ExternalRefs {
     /// Whether there is content that the length of the body does not bound, because it is stored

@@ -306,7 +306,7 @@ impl JsonExtractor {
             }
             b'"' => {
                 (self.string_state, self.string_bytes, self.escape_digits) =
-                    (StringState::Other, 0, 0)
+                    (StringState::Other, 0, 0);
             }
             b'{' | b'[' => {
                 let is_object = mark == b'{';

@@ -1,4 +1,4 @@
-//! Finds what an Anthropic request refers to refs of its body.
+//! Finds what an Anthropic request refers to outside of its body.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -43,7 +43,7 @@ pub fn find(body: &[u8], container: Option<&[u8]>, tools: Option<&[u8]>) -> Exte
         json::each_named(body, &["messages"], |messages| {
             json::elements(messages, |message| {
                 json::each_named(message, &["content"], |content| {
-                    scan_blocks(content, 0, &mut refs)
+                    scan_blocks(content, 0, &mut refs);
                 });
             });
         });

@@ -43,7 +43,7 @@ impl<'a> PromptText<'a> {
                 json::each_named(block, &["signature"], |signature| self.push_opaque(signature));
             }
             Some("redacted_thinking") => {
-                json::each_named(block, &["data"], |data| self.push_opaque(data))
+                json::each_named(block, &["data"], |data| self.push_opaque(data));
             }
             Some("tool_result") if level == 0 => {
                 self.overhead += MESSAGE_TOKENS;

@@ -32,7 +32,7 @@ impl ServedTier {
             "service_tier" => self.tier = named,
             "speed" => self.is_fast = named.is_some_and(|speed| speed.name() == FAST),
             "inference_geo" => {
-                self.region = named.filter(|region| !UNRESTRICTED_REGIONS.contains(&region.name()))
+                self.region = named.filter(|region| !UNRESTRICTED_REGIONS.contains(&region.name()));
             }
             _ => {}
         }

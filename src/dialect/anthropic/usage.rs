@@ -53,12 +53,12 @@ impl Counts {
             }
             "output_tokens_details" => {
                 json::each_named(value, &["thinking_tokens"], |count| {
-                    set(&mut self.thinking, count)
+                    set(&mut self.thinking, count);
                 });
             }
             "server_tool_use" => {
                 json::each_named(value, &["web_search_requests"], |count| {
-                    set(&mut self.searches, count)
+                    set(&mut self.searches, count);
                 });
             }
             "iterations" if value != b"null" => {

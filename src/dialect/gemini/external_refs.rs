@@ -1,4 +1,4 @@
-//! Finds what a Gemini request refers to refs of its body.
+//! Finds what a Gemini request refers to outside of its body.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;

@@ -85,7 +85,7 @@ impl SearchCounter {
                 self.position = Position::Elsewhere;
             }
             (Position::Name, _) if self.name.len() < BILLED_PER_RESPONSE[0].len() => {
-                self.name.push(byte)
+                self.name.push(byte);
             }
             (Position::BeforeValue | Position::List, _) => {
                 (self.position, self.matched) = (Position::Elsewhere, usize::from(byte == b'"'));

@@ -133,7 +133,7 @@ impl NamedEvent<'_> {
             }
             ("output_item", "added") => {
                 json::each_named(self.item, &["name"], |name| {
-                    event.output_tokens += tokens_of(name)
+                    event.output_tokens += tokens_of(name);
                 });
             }
             ("output_item", "done") => event.item_units = item_units_of(self.item),

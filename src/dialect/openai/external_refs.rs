@@ -1,4 +1,4 @@
-//! Finds what an OpenAI request refers to refs of its body.
+//! Finds what an OpenAI request refers to outside of its body.
 
 use std::sync::LazyLock;
 
@@ -54,7 +54,7 @@ pub fn find(body: &[u8], tools: Option<&[u8]>) -> Result<ExternalRefs, ParseErro
                 refs.has_external_content = true;
                 selects_model |= has_model(tool);
                 json::each_named(tool, &["parameters"], |settings| {
-                    selects_model |= has_model(settings)
+                    selects_model |= has_model(settings);
                 });
             }
         });

@@ -41,7 +41,7 @@ impl ResponseFacts {
         match key {
             b"usage" => self.usage = usage::read(value).or(self.usage),
             b"output" => json::elements(value, |item| {
-                self.item_units = self.item_units.plus(item_units_of(item))
+                self.item_units = self.item_units.plus(item_units_of(item));
             }),
             b"tool_usage" => json::each_named(value, &["web_search"], |search| {
                 json::each_named(search, &["num_requests"], |count| {
@@ -99,7 +99,7 @@ pub fn item_units_of(item: &[u8]) -> UnitCounts {
             "type" => kind = json::string_of(value),
             "status" => is_billed &= value != b"\"failed\"",
             "action" => {
-                json::each_named(value, &["type"], |kind| is_search = kind == b"\"search\"")
+                json::each_named(value, &["type"], |kind| is_search = kind == b"\"search\"");
             }
             _ => {}
         }

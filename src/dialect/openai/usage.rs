@@ -142,7 +142,7 @@ impl Counts {
                 self.parts = self.parts.with(unit, self.parts.get(unit).max(count));
             }
             Count::Additive(unit) => {
-                self.parts = self.parts.with(unit, self.parts.get(unit) + count)
+                self.parts = self.parts.with(unit, self.parts.get(unit) + count);
             }
         }
     }

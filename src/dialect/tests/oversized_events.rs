@@ -33,7 +33,7 @@ const FILL: &str = "FILL";
 const CREATED: &str = "data: {\"type\":\"response.created\",\"response\":{\"id\":\"resp_1\",\
     \"object\":\"response\",\"usage\":null}}\n\n";
 
-/// The response that a last event repeats, with decoys of long_reading usage.
+/// The response that a last event repeats, with decoys of its usage.
 const RESPONSE: &str = r#"{"id":"resp_1","object":"response","service_tier":"flex",
     "metadata":{"usage":{"input_tokens":1,"output_tokens":1},"type":"response.failed"},"output":[
     {"type":"image_generation_call","result":"FILL","usage":{"input_tokens":2}},
