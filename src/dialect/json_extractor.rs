@@ -269,7 +269,7 @@ impl JsonExtractor {
         }
         let is_key = matches!(self.string_state, StringState::Key(_)) && self.candidates != 0;
         self.position = match self.position {
-            Position::BeforeKey if is_key && self.awaits_outer() => Position::BeforeOuter,
+            Position::BeforeKey if is_key && self.expects_outer() => Position::BeforeOuter,
             Position::BeforeKey if is_key => Position::BeforeValue,
             Position::BeforeValue if self.any_value => Position::BeforeValue,
             Position::BeforeKey | Position::BeforeValue | Position::BeforeOuter => {
@@ -281,12 +281,12 @@ impl JsonExtractor {
         end + 1
     }
 
-    const fn awaits_outer(&self) -> bool {
+    const fn expects_outer(&self) -> bool {
         !self.outer.is_empty() && !self.in_outer
     }
 
     const fn watched_keys(&self) -> &'static [&'static [u8]] {
-        if self.awaits_outer() { self.outer } else { self.keys }
+        if self.expects_outer() { self.outer } else { self.keys }
     }
 
     fn retain_candidates(&mut self, keep: impl Fn(&[u8]) -> bool) {
