@@ -216,7 +216,8 @@ fn overlapping_parts_cost_the_same_as_the_slow_calculation_and_never_more_than_t
     let mut random = random();
     for kind in KINDS {
         for _ in 0..USAGES {
-            let row = PriceRow { tier: "default", above_input_tokens: 0, prices: random.prices(kind) };
+            let row =
+                PriceRow { tier: "default", above_input_tokens: 0, prices: random.prices(kind) };
             let report = random_report(&mut random);
             let kinds = split_by_unit(&row, &report);
             let usage = report

@@ -100,9 +100,9 @@ impl<'a> Json<'a> {
 
 /// The name of the model that the call is for.
 #[derive(Debug)]
-pub struct Model<'a>(pub Field<'a>);
+pub struct ModelName<'a>(pub Field<'a>);
 
-impl Model<'_> {
+impl ModelName<'_> {
     pub fn name(&self) -> Result<String, ParseError> {
         self.0.required_text("must be the name of a model, a non-empty string")
     }
@@ -133,9 +133,9 @@ impl ModelOverride<'_> {
 }
 
 #[derive(Debug)]
-pub struct Text<'a>(pub Field<'a>);
+pub struct TextField<'a>(pub Field<'a>);
 
-impl<'a> Text<'a> {
+impl<'a> TextField<'a> {
     /// Returns the text; none if the field is absent, null or not a string.
     pub fn get(&self) -> Option<Cow<'a, str>> {
         self.0.text()

@@ -15,7 +15,7 @@ use crate::dialect::multipart::{self, Part};
 /// ```text
 /// policy_fields! {
 ///     struct EmbeddingFields from json {
-///         model: Model = "model",
+///         model: ModelName = "model",
 ///         background: Background = "background",
 ///     }
 /// }

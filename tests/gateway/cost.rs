@@ -171,8 +171,8 @@ fn counted_binary() -> PathBuf {
         .output()
         .expect("cargo starts");
     assert!(built.status.success(), "the `counted` profile must build");
-    let said = String::from_utf8(built.stdout).expect("cargo writes UTF-8");
-    let path = said.lines().filter_map(|line| line.split_once("\"executable\":\"")).last();
+    let output = String::from_utf8(built.stdout).expect("cargo writes UTF-8");
+    let path = output.lines().filter_map(|line| line.split_once("\"executable\":\"")).last();
     PathBuf::from(path.expect("an executable was built").1.split('"').next().expect("its path"))
 }
 

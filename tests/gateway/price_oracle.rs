@@ -211,7 +211,8 @@ fn usage_fact(exchange: &PricedExchange, log: &Json) -> String {
 
 /// The models in the table of differences in docs/prices.md.
 fn explained_models() -> BTreeSet<&'static str> {
-    let (_, table) = PRICES_PAGE.split_once("## Comparison with genai-prices").expect("the section");
+    let (_, table) =
+        PRICES_PAGE.split_once("## Comparison with genai-prices").expect("the section");
     let lines = table.lines().skip_while(|line| !line.starts_with("|---"));
     let rows = lines.skip(1).take_while(|line| line.starts_with('|'));
     rows.flat_map(|row| row.split('|').nth(1).expect("a first column").split('`'))

@@ -61,6 +61,8 @@ fn the_upstreams_page_matches_the_fault_table() {
     let doc_path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/routing-and-failover.md");
     if std::fs::read_to_string(doc_path).unwrap_or_default() != expected_page {
         std::fs::write(doc_path, &expected_page).expect("docs is writable");
-        panic!("docs/routing-and-failover.md was out of date and has been regenerated; review and commit it");
+        panic!(
+            "docs/routing-and-failover.md was out of date and has been regenerated; review and commit it"
+        );
     }
 }

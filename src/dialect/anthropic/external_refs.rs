@@ -9,13 +9,13 @@ use crate::dialect::call_facts::ParseError;
 use crate::dialect::external_refs::{
     ExternalRefs, HOSTED_CALLS_MAX, TOOLS_TOKENS, may_contain_value, state_id,
 };
-use crate::dialect::field_kinds::Model;
+use crate::dialect::field_kinds::ModelName;
 use crate::dialect::json;
 use crate::dialect::policy_fields::policy_fields;
 
 policy_fields! {
     struct FallbackFields from json {
-        model: Model = "model",
+        model: ModelName = "model",
     }
 }
 

@@ -4,7 +4,7 @@ use crate::dialect::anthropic::external_refs;
 use crate::dialect::anthropic::tier::ServedTier;
 use crate::dialect::call_facts::{CallFacts, ParseError};
 use crate::dialect::external_refs::OTHER_MODELS_MAX;
-use crate::dialect::field_kinds::{Background, Flag, Json, Model, ModelOverride, OutputBound};
+use crate::dialect::field_kinds::{Background, Flag, Json, ModelName, ModelOverride, OutputBound};
 use crate::dialect::json;
 use crate::dialect::policy_fields::policy_fields;
 use crate::domain::unit_counts::UnitCounts;
@@ -12,7 +12,7 @@ use crate::domain::usage::Unit;
 
 policy_fields! {
     struct MessageFields from json {
-        model: Model = "model",
+        model: ModelName = "model",
         background: Background = "background",
         stream: Flag = "stream",
         max_tokens: OutputBound = "max_tokens",

@@ -3,7 +3,7 @@
 use crate::dialect::call_facts::{CallFacts, ParseError};
 use crate::dialect::external_refs::ExternalRefs;
 use crate::dialect::field_kinds::{
-    CHOICES_MAX, Choices, Count, Flag, Json, Model, ModelOverride, Text,
+    CHOICES_MAX, Choices, Count, Flag, Json, ModelName, ModelOverride, TextField,
 };
 use crate::dialect::json;
 use crate::dialect::media::audio_duration;
@@ -39,35 +39,35 @@ const DEFAULT_MODEL: &str = "dall-e-2";
 
 policy_fields! {
     struct ImageFields from json, form {
-        model: Model = "model",
+        model: ModelName = "model",
         models: ModelOverride = "models",
         route: ModelOverride = "route",
         fallbacks: ModelOverride = "fallbacks",
         images: Choices = "n",
-        size: Text = "size",
-        quality: Text = "quality",
+        size: TextField = "size",
+        quality: TextField = "quality",
         stream: Flag = "stream",
         partial_images: Count = "partial_images",
         frame_count: Count = "frame_count",
-        prompt: Text = "prompt",
+        prompt: TextField = "prompt",
     }
 }
 
 policy_fields! {
     struct SpeechFields from json {
-        model: Model = "model",
+        model: ModelName = "model",
         models: ModelOverride = "models",
         route: ModelOverride = "route",
         fallbacks: ModelOverride = "fallbacks",
-        input: Text = "input",
-        stream_format: Text = "stream_format",
+        input: TextField = "input",
+        stream_format: TextField = "stream_format",
         speed: Json = "speed",
     }
 }
 
 policy_fields! {
     struct TranscriptionFields from form {
-        model: Model = "model",
+        model: ModelName = "model",
         models: ModelOverride = "models",
         route: ModelOverride = "route",
         fallbacks: ModelOverride = "fallbacks",
@@ -177,7 +177,7 @@ fn images(fields: &ImageFields<'_>, model_insert_at: usize) -> Result<CallFacts,
     Ok(facts)
 }
 
-fn without_bound(model: String, field: &Model<'_>) -> CallFacts {
+fn without_bound(model: String, field: &ModelName<'_>) -> CallFacts {
     let facts = CallFacts::without_output(model, field.span(), ExternalRefs::default());
     CallFacts { output_tokens_max: None, ..facts }
 }
@@ -348,7 +348,10 @@ mod tests {
         let fields = [("model", "m"), ("prompt", "abc")];
         let audio = read_form(transcription_form, &fields, &["file"]).expect("valid");
         assert_eq!(audio.external_refs.media_tokens, Some(32 + 3 + 10));
-        assert_eq!((audio.item_units_max.get(Unit::AudioSeconds), audio.output_tokens_max), (1, None));
+        assert_eq!(
+            (audio.item_units_max.get(Unit::AudioSeconds), audio.output_tokens_max),
+            (1, None)
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::dialect::call_facts::{CallFacts, Edit, ParseError, insert_first_field};
 use crate::dialect::external_refs::{ExternalRefs, TOOLS_TOKENS};
 use crate::dialect::field_kinds::{
-    Background, Choices, Flag, Json, Model, ModelOverride, OutputBound,
+    Background, Choices, Flag, Json, ModelName, ModelOverride, OutputBound,
 };
 use crate::dialect::json;
 use crate::dialect::openai::external_refs;
@@ -17,7 +17,7 @@ use crate::domain::usage::Unit;
 
 policy_fields! {
     struct ChatFields from json {
-        model: Model = "model",
+        model: ModelName = "model",
         background: Background = "background",
         stream: Flag = "stream",
         stream_options: Json = "stream_options",
@@ -36,7 +36,7 @@ policy_fields! {
 
 policy_fields! {
     struct CompletionFields from json {
-        model: Model = "model",
+        model: ModelName = "model",
         background: Background = "background",
         stream: Flag = "stream",
         stream_options: Json = "stream_options",
@@ -52,13 +52,13 @@ policy_fields! {
 
 policy_fields! {
     struct ModerationFields from json {
-        model: Model = "model",
+        model: ModelName = "model",
     }
 }
 
 policy_fields! {
     struct EmbeddingFields from json {
-        model: Model = "model",
+        model: ModelName = "model",
         background: Background = "background",
         models: ModelOverride = "models",
         route: ModelOverride = "route",

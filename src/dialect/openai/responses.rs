@@ -3,7 +3,7 @@
 use crate::dialect::call_facts::{CallFacts, Edit, ParseError};
 use crate::dialect::external_refs::{HOSTED_CALLS_MAX, TOOLS_TOKENS};
 use crate::dialect::field_kinds::{
-    Background, Count, Flag, Json, Model, ModelOverride, OutputBound,
+    Background, Count, Flag, Json, ModelName, ModelOverride, OutputBound,
 };
 use crate::dialect::json;
 use crate::dialect::openai::request::clamp as clamp_field;
@@ -15,7 +15,7 @@ use crate::domain::usage::Unit;
 
 policy_fields! {
     struct ResponseFields from json {
-        model: Model = "model",
+        model: ModelName = "model",
         background: Background = "background",
         stream: Flag = "stream",
         max_output_tokens: OutputBound = "max_output_tokens",
