@@ -28,8 +28,9 @@ mod bare;
 mod processes;
 mod governed;
 mod legs;
-mod rounds;
+mod window;
 mod report;
+mod rounds;
 
 use std::net::SocketAddr;
 use std::num::NonZero;

@@ -4,31 +4,9 @@ use std::collections::BTreeSet;
 
 use crate::Options;
 use crate::legs::Leg;
-use crate::rounds::{Round, Window};
+use crate::window::{Round, Spread, Window};
 
 type Figure = fn(&Window) -> f64;
-
-/// A median and its quartiles.
-pub struct Spread {
-    pub low: f64,
-    pub median: f64,
-    pub high: f64,
-}
-
-impl Spread {
-    pub fn of(values: impl Iterator<Item = f64>) -> Self {
-        let mut values: Vec<f64> = values.collect();
-        values.sort_by(f64::total_cmp);
-        let at = |quarters: usize| {
-            // Interpolates between neighbors.
-            let position = values.len().saturating_sub(1) * quarters;
-            let value = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
-            let (below, above) = (value(position / 4), value(position.div_ceil(4)));
-            below + (above - below) * (position % 4) as f64 / 4.0
-        };
-        Self { low: at(1), median: at(2), high: at(3) }
-    }
-}
 
 pub fn print_head(options: &Options, seed: u64) {
     let responses = if options.stream {

@@ -1,6 +1,5 @@
 //! Runs rounds of windows in random order and decides which of them are void.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,8 +8,9 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::Options;
 use crate::legs::{self, Leg, Running, START_MAX};
 use crate::load::Report;
-use crate::processes::{Cpu, CpuUsed, Machine, Process};
+use crate::processes::{Cpu, Machine, Process};
 use crate::report;
+use crate::window::{Round, Spread, Window};
 
 const ATTEMPTS_PER_WINDOW: usize = 3;
 /// Largest number of rounds per requested valid round.
@@ -18,25 +18,6 @@ const ROUNDS_MAX_FACTOR: usize = 2;
 const DIRECT_DRIFT_MAX: f64 = 0.2;
 /// The load ends long before this; otherwise the wait would be endless.
 const REPORT_LATE_MAX: Duration = Duration::from_mins(1);
-
-/// Results of one window.
-pub struct Window {
-    pub load: Report,
-    pub leg_cpu: CpuUsed,
-    pub load_cpu_us: f64,
-    pub upstream_cpu_us: f64,
-    /// Share of the machine used by other processes, 0 to 1.
-    pub others: f64,
-    pub catch_up: Duration,
-}
-
-impl Window {
-    pub fn per_second(&self) -> f64 {
-        self.load.completed as f64 / self.load.seconds
-    }
-}
-
-pub type Round = BTreeMap<Leg, Window>;
 
 pub fn run(options: &Options) -> Result<()> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
@@ -71,7 +52,7 @@ pub fn run(options: &Options) -> Result<()> {
 fn drift(rounds: &[(usize, Round)], round: &Round) -> Option<f64> {
     let direct = round.get(&Leg::Direct)?.per_second();
     let all = rounds.iter().filter_map(|(_, round)| round.get(&Leg::Direct));
-    let median = report::Spread::of(all.map(Window::per_second)).median;
+    let median = Spread::of(all.map(Window::per_second)).median;
     Some(direct / median - 1.0).filter(|off| off.abs() > DIRECT_DRIFT_MAX)
 }
 
