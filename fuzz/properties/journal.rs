@@ -7,11 +7,10 @@ use meteor::domain::idempotency::IdempotencyKey;
 use meteor::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
 use meteor::domain::money::Nano;
 use meteor::domain::settlement::{Bound, Charge, SettledBy};
+use meteor::domain::status::Outcome;
 use meteor::domain::time::{Day, Minute, UnixMs};
 use meteor::domain::usage::{Unit, Usage};
-use meteor::journal::entry::{
-    CallHeader, CallOwner, CallResult, Entry, Hold, Outcome, Progress, Refused,
-};
+use meteor::journal::entry::{CallHeader, CallOwner, CallResult, Entry, Hold, Progress, Refused};
 use meteor::journal::format::{ENTRY_BYTES_MAX, PREFIX_BYTES, find_entry, read, write};
 
 /// Maximum length of a text in an entry.

@@ -10,11 +10,11 @@ use crate::admin::request::{AdminRequest, AuthenticatedRequest};
 use crate::admin::response::{AdminResponse, HandlerResult};
 use crate::admin::scalar::Rfc3339;
 use crate::domain::ids::ProjectId;
+use crate::domain::roles::{Permission, ProjectRole, Role, TokenKind};
 use crate::organization::access::Principal;
 use crate::organization::bootstrap::{self, NewOperator};
 use crate::organization::error::UseCaseError;
 use crate::organization::rights::Action;
-use crate::organization::roles::{Permission, Role, TokenKind};
 use crate::organization::sign_in::{self, SignedIn};
 use crate::organization::unit_of_work::UnitOfWork;
 use crate::settings::secret::Secret;
@@ -42,8 +42,8 @@ struct UserView {
 struct MembershipView {
     organization_id: String,
     organization_name: String,
-    role: String,
-    permissions: Vec<String>,
+    role: &'static str,
+    permissions: Vec<&'static str>,
     projects: Vec<ProjectRoleView>,
 }
 
@@ -52,7 +52,7 @@ struct MembershipView {
 #[schema(as = ProjectRole)]
 struct ProjectRoleView {
     project_id: String,
-    role: String,
+    role: &'static str,
 }
 
 /// A session and its secret. Browsers get the secret as a cookie, scripts read it here.
@@ -182,15 +182,19 @@ fn to_view(user: &User, memberships: Vec<Membership>) -> UserView {
 }
 
 fn membership_view(membership: Membership) -> MembershipView {
-    let all = || Permission::NAMES.iter().map(|&name| name.to_owned()).collect();
-    let is_admin = membership.role == Role::Admin.name();
-    let project_role =
-        |(id, role): (ProjectId, String)| ProjectRoleView { project_id: id.to_string(), role };
+    let permissions = match membership.role {
+        Role::Admin => Permission::ALL,
+        Role::Member | Role::None => &membership.permissions,
+    };
+    let project_role = |(id, role): &(ProjectId, ProjectRole)| ProjectRoleView {
+        project_id: id.to_string(),
+        role: role.name(),
+    };
     MembershipView {
         organization_id: membership.organization.to_string(),
         organization_name: membership.organization_name,
-        role: membership.role,
-        permissions: if is_admin { all() } else { membership.permissions },
-        projects: membership.projects.into_iter().map(project_role).collect(),
+        role: membership.role.name(),
+        permissions: permissions.iter().map(|permission| permission.name()).collect(),
+        projects: membership.projects.iter().map(project_role).collect(),
     }
 }

@@ -9,7 +9,7 @@ use crate::admin::state::IdempotencyGuard;
 use crate::domain::ids::OrganizationId;
 use crate::organization::access::OrgContext;
 use crate::organization::error::{FieldError, UseCaseError};
-use crate::organization::unit_of_work::{AuditChange, UnitOfWork};
+use crate::organization::unit_of_work::{AuditChange, AuditTarget, UnitOfWork};
 use crate::store::admin_idempotency::{self, StoredResponse};
 
 /// A mutation in progress: its unit of work and its claimed idempotency key.
@@ -105,7 +105,7 @@ impl AuthenticatedRequest {
             let change = AuditChange {
                 organization,
                 action: format!("{} {path}", self.method).into(),
-                target: ("path", path, String::new()),
+                target: AuditTarget { kind: "path", id: path, name: String::new() },
                 before: None,
                 after: None,
             };

@@ -18,7 +18,7 @@ use crate::clock;
 use crate::domain::ids::{ApiKeyId, ProjectId, UserId};
 use crate::domain::limit::Limits;
 use crate::organization::error::UseCaseError;
-use crate::organization::keys::{self, KeyChange};
+use crate::organization::keys::{self, KeyChange, KeyPath};
 use crate::organization::rights::Action;
 use crate::organization::secrets::SecretKind;
 use crate::settings::secret::Secret;
@@ -194,9 +194,9 @@ async fn revoke(request: AuthenticatedRequest) -> HandlerResult {
         .await
 }
 
-fn path_ids(request: &AdminRequest) -> Result<(ProjectId, ApiKeyId), UseCaseError> {
+fn path_ids(request: &AdminRequest) -> Result<KeyPath, UseCaseError> {
     let project = request.path_id("id", ProjectId::parse)?;
-    Ok((project, request.path_id("keyId", ApiKeyId::parse)?))
+    Ok(KeyPath { project, key: request.path_id("keyId", ApiKeyId::parse)? })
 }
 
 fn with_secret(key: ApiKey, secret: &Secret) -> AdminResponse {

@@ -276,7 +276,7 @@ fn access_json(action: Action) -> Value {
         "operator": true,
         "admin": rule.admin,
         "member": rule.member,
-        "permission": rule.permission.map(crate::organization::roles::Permission::name),
+        "permission": rule.permission.map(crate::domain::roles::Permission::name),
         "projectRole": {
             "Owner": in_project(rule.owner),
             "Member": in_project(rule.project_member),

@@ -4,14 +4,15 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::admin::body::body;
-use crate::admin::field_type::{Bool, DESCRIPTION, MODEL_GLOBS, NAME, OneOf, Text};
+use crate::admin::field_type::{Bool, DESCRIPTION, EnumOf, MODEL_GLOBS, NAME, Text};
 use crate::admin::operation::{LIST_PARAMS, OperationSpec, Routes};
 use crate::admin::request::AuthenticatedRequest;
 use crate::admin::response::{AdminResponse, HandlerResult};
 use crate::admin::scalar::Rfc3339;
+use crate::domain::status::{OnDisconnect, OrganizationStatus};
 use crate::organization::organizations::{self, NewOrganization, OrganizationChange};
 use crate::organization::rights::Action;
-use crate::store::organizations::{Organization, SORTS};
+use crate::store::organizations::{Organization, OrganizationFilter, SORTS};
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -35,14 +36,16 @@ struct OrganizationView<'a> {
     version: i64,
 }
 
-const STATUSES: &[&str] = &["Active", "Inactive", "Closed"];
-const ON_DISCONNECT: &[&str] = &["cancel", "drain"];
+const STATUS: EnumOf<OrganizationStatus> =
+    EnumOf { names: OrganizationStatus::NAMES, parse: OrganizationStatus::parse };
+const ON_DISCONNECT: EnumOf<OnDisconnect> =
+    EnumOf { names: OnDisconnect::NAMES, parse: OnDisconnect::parse };
 
 body! { NewOrganization as "NewOrganization" {
     name: required("name", NAME),
     description: optional("description", DESCRIPTION),
     self_funding: with_default("selfFunding", Bool, true),
-    on_disconnect: with_default("onDisconnect", OneOf(ON_DISCONNECT), "cancel".to_owned()),
+    on_disconnect: with_default("onDisconnect", ON_DISCONNECT, OnDisconnect::Cancel),
     output_clamp: with_default("outputClamp", Bool, true),
     allowed_models: optional("allowedModels", MODEL_GLOBS),
 }}
@@ -50,9 +53,9 @@ body! { NewOrganization as "NewOrganization" {
 body! { OrganizationChange as "OrganizationChange" {
     name: optional_update("name", NAME),
     description: nullable("description", DESCRIPTION),
-    status: optional_update("status", OneOf(STATUSES)),
+    status: optional_update("status", STATUS),
     self_funding: optional_update("selfFunding", Bool),
-    on_disconnect: optional_update("onDisconnect", OneOf(ON_DISCONNECT)),
+    on_disconnect: optional_update("onDisconnect", ON_DISCONNECT),
     output_clamp: optional_update("outputClamp", Bool),
     allowed_models: nullable("allowedModels", MODEL_GLOBS),
 }}
@@ -88,10 +91,10 @@ async fn list(request: AuthenticatedRequest) -> HandlerResult {
     let mut query = request.query();
     let (page, sort) = (query.page(), query.sort(SORTS));
     let name = query.get("query", &Text { min: 1, max: 200 });
-    let status = query.get("status", &OneOf(STATUSES));
+    let status = query.get("status", &STATUS);
     query.finish()?;
     let services = &request.state.services;
-    let filter = (name.as_deref(), status.as_deref());
+    let filter = OrganizationFilter { name_contains: name.as_deref(), status };
     let (rows, total) =
         organizations::list(services, &request.principal, filter, page, sort).await?;
     let currency = &services.settings.currency;
@@ -122,10 +125,10 @@ fn to_view<'a>(row: &'a Organization, currency: &'a str) -> OrganizationView<'a>
         id: row.id.to_string(),
         name: &row.name,
         description: row.description.as_deref(),
-        status: &row.status,
+        status: row.status.name(),
         currency,
         self_funding: row.self_funding,
-        on_disconnect: &row.on_disconnect,
+        on_disconnect: row.on_disconnect.name(),
         output_clamp: row.output_clamp,
         allowed_models: row.allowed_models.as_deref(),
         member_count: row.member_count,

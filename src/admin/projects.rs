@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::admin::body::{Body, BodyReader, BodySchema, body};
-use crate::admin::field_type::{DESCRIPTION, MODEL_GLOBS, NAME, OneOf, Text};
+use crate::admin::field_type::{DESCRIPTION, EnumOf, MODEL_GLOBS, NAME, OneOf, Text};
 use crate::admin::limits::{Ceiling, LimitsView};
 use crate::admin::operation::{OperationSpec, Routes};
 use crate::admin::request::AuthenticatedRequest;
@@ -13,13 +13,14 @@ use crate::admin::response::{AdminResponse, HandlerResult, ListMeta};
 use crate::admin::scalar::Rfc3339;
 use crate::admin::usage as usage_views;
 use crate::domain::ids::ProjectId;
+use crate::domain::status::ProjectStatus;
 use crate::organization::access::OrgContext;
 use crate::organization::error::UseCaseError;
 use crate::organization::projects::{self, NewProject, ProjectChange};
 use crate::organization::quotas::QuotaSubject;
 use crate::organization::rights::Action;
 use crate::organization::usage;
-use crate::store::projects::{Project, SORTS};
+use crate::store::projects::{Project, ProjectFilter, SORTS};
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -53,7 +54,8 @@ struct ProjectView {
     quota_usage: Option<Box<RawValue>>,
 }
 
-const STATUSES: &[&str] = &["Active", "Archived"];
+const STATUS: EnumOf<ProjectStatus> =
+    EnumOf { names: ProjectStatus::NAMES, parse: ProjectStatus::parse };
 const ORGANIZATION_IMMUTABLE: &str =
     "organizationId: a project cannot be moved to another organization";
 const QUERY: &[(&str, &str)] = &[
@@ -127,7 +129,7 @@ async fn list(request: AuthenticatedRequest) -> HandlerResult {
     let mut query = request.query();
     let (page, sort) = (query.page(), query.sort(SORTS));
     let name = query.get("query", &Text { min: 1, max: 200 });
-    let status = query.get("status", &OneOf(STATUSES));
+    let status = query.get("status", &STATUS);
     let include = query.get("include", &OneOf(&["quotaUsage"]));
     query.finish()?;
     let services = &request.state.services;
@@ -135,7 +137,7 @@ async fn list(request: AuthenticatedRequest) -> HandlerResult {
         Some(_) => services.wait_caught_up().await,
         None => None,
     };
-    let filter = (name.as_deref(), status.as_deref());
+    let filter = ProjectFilter { name_contains: name.as_deref(), status };
     let (rows, total) = projects::list(services, &org, filter, page, sort).await?;
     let mut views = Vec::with_capacity(rows.len());
     for row in rows {
@@ -217,12 +219,12 @@ fn to_view(project: Project, org: &OrgContext) -> ProjectView {
         name: project.name,
         description: project.description,
         organization_id: project.organization.to_string(),
-        status: if project.active { "Active" } else { "Archived" },
+        status: project.status.name(),
         template_id: project.template_id,
         allowed_models: project.allowed_models,
         ceiling: project.ceiling.as_ref().map(LimitsView::of),
         ownerless: project.ownerless,
-        role: org.project_role(project.id).map(crate::organization::roles::ProjectRole::name),
+        role: org.project_role(project.id).map(crate::domain::roles::ProjectRole::name),
         created_by: project.created_by.to_string(),
         created_at: Rfc3339(project.created_at),
         updated_at: Rfc3339(project.updated_at),

@@ -149,17 +149,17 @@ mod tests {
     use crate::admin::tests::test_api::{TestApi, TestResponse};
     use crate::domain::ids::{OrganizationId, ProjectId, UserId};
     use crate::domain::limit::Limit;
+    use crate::domain::roles::{Permission, ProjectRole, Role, Scope, TokenKind};
     use crate::organization::access::{AuthMethod, Principal};
-    use crate::organization::roles::{Scope, TokenKind};
     use crate::organization::tokens::{self, NewToken};
     use crate::organization::unit_of_work::{Origin, UnitOfWork};
     use crate::store::columns::new_id;
     use crate::store::directory_rows;
-    use crate::store::members;
+    use crate::store::members::{self, NewMember, NewProjectMember};
     use crate::store::users::{self, User};
 
     /// Returns the API as seen by a Member with these permissions who owns `project`.
-    async fn owner(api: &TestApi, permissions: &[&str], project: Option<&str>) -> TestApi {
+    async fn owner(api: &TestApi, permissions: &[Permission], project: Option<&str>) -> TestApi {
         let mut work = UnitOfWork::begin(&api.services, Origin::default()).await.expect("work");
         let now = work.now();
         let id = UserId(new_id(now));
@@ -175,14 +175,12 @@ mod tests {
         };
         users::insert(work.connection(), &user).await.expect("a user");
         let organization = OrganizationId::parse(&api.organization).expect("an id");
-        let permissions: Vec<String> = permissions.iter().map(|&name| name.to_owned()).collect();
-        let role = ("Member", &permissions[..]);
-        let member = members::insert(work.connection(), organization, id, role, now);
-        member.await.expect("a member");
+        let new = NewMember { user: id, role: Role::Member, permissions };
+        members::insert(work.connection(), organization, new, now).await.expect("a member");
         if let Some(project) = project {
             let project = ProjectId::parse(project).expect("an id");
-            let owner =
-                members::insert_in_project(work.connection(), project, id, "Owner", (id, now));
+            let new = NewProjectMember { user: id, role: ProjectRole::Owner, added_by: id };
+            let owner = members::insert_in_project(work.connection(), project, new, now);
             owner.await.expect("an Owner");
         }
         let new = NewToken {
@@ -227,7 +225,8 @@ mod tests {
         let usage = "/api/organization/quota-usage";
         let response = member.get(usage).await;
         assert_eq!(response.json["error"]["param"], "wallet.records");
-        let permitted = owner(&api, &["quota.configure", "wallet.records"], None).await;
+        let permitted =
+            owner(&api, &[Permission::QuotaConfigure, Permission::WalletRecords], None).await;
         assert_eq!(permitted.post(path, r#"{"dailyTokenLimit":9}"#).await.data("version"), 2);
         let response = permitted.get(usage).await;
         assert_eq!(response.text_of("organizationId"), api.organization);
@@ -304,7 +303,7 @@ mod tests {
             "Own"
         );
 
-        let permitted = owner(&api, &["quota.configure"], None).await;
+        let permitted = owner(&api, &[Permission::QuotaConfigure], None).await;
         let below = r#"{"ceiling":{"dailyRequestLimit":8,"monthlyTokenLimit":9}}"#;
         let response = permitted.put(&project_path, below).await;
         assert_eq!(response.expect_error(400), "validation_failed");

@@ -15,6 +15,7 @@ use crate::admin::response::{AdminResponse, HandlerResult};
 use crate::admin::scalar::{Money, Rfc3339};
 use crate::domain::ids::{ApiKeyId, ProjectId, RequestLogId};
 use crate::domain::money::Nano;
+use crate::domain::status::Outcome;
 use crate::domain::time::UnixMs;
 use crate::domain::usage::Unit;
 use crate::organization::request_logs;
@@ -49,7 +50,7 @@ struct RequestLogView {
     #[schema(required)]
     upstream_model: Option<String>,
     stream: bool,
-    outcome: String,
+    outcome: &'static str,
     status: i64,
     #[schema(required)]
     refusal: Option<String>,
@@ -108,7 +109,6 @@ struct StoredLogDetail {
     node: Option<String>,
 }
 
-const OUTCOMES: &[&str] = &["Completed", "Refused", "Failed", "Cancelled"];
 const FILTERS: &[(&str, &str)] = &[
     ("from", "At or after this time."),
     ("to", "Before this time."),
@@ -172,10 +172,7 @@ async fn view(request: AuthenticatedRequest) -> HandlerResult {
 fn read_filter(query: &mut Query) -> RequestLogFilter {
     let key = ParsedString { expected: "an API key id", parse: |text| ApiKeyId::parse(text).ok() };
     let call = ParsedString { expected: "a call id", parse: |text| RequestLogId::parse(text).ok() };
-    let outcome = EnumOf {
-        names: OUTCOMES,
-        parse: |name| OUTCOMES.iter().copied().find(|outcome| *outcome == name),
-    };
+    let outcome = EnumOf { names: Outcome::NAMES, parse: Outcome::parse };
     RequestLogFilter {
         from: query.get("from", &Timestamp::Any),
         to: query.get("to", &Timestamp::Any),
@@ -214,7 +211,7 @@ fn to_view(row: RequestLog, currency: &str) -> RequestLogView {
         upstream: row.upstream,
         upstream_model: detail.upstream_model,
         stream: row.stream,
-        outcome: row.outcome,
+        outcome: row.outcome.name(),
         status: row.status,
         refusal: row.refusal,
         usage: all_units(&detail.usage),
@@ -242,10 +239,11 @@ fn to_view(row: RequestLog, currency: &str) -> RequestLogView {
 mod tests {
     use crate::admin::tests::test_api::TestApi;
     use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId, UserId};
+    use crate::domain::roles::{ProjectRole, Role};
     use crate::organization::sign_in;
     use crate::organization::unit_of_work::{Origin, UnitOfWork};
     use crate::store::columns::{new_id, uuid};
-    use crate::store::members;
+    use crate::store::members::{self, NewMember, NewProjectMember};
     use crate::store::users::{self, User};
 
     /// Inserts the row that the projector would write for a call, and returns the call's id.
@@ -291,12 +289,10 @@ mod tests {
         let project = ProjectId::parse(&api.project().await).expect("an id");
         let mut work = UnitOfWork::begin(&api.services, Origin::default()).await.expect("work");
         users::insert(work.connection(), &user).await.expect("a user");
-        let role = ("Member", &[][..]);
-        members::insert(work.connection(), organization, id, role, now).await.expect("a member");
-        let by = (id, now);
-        members::insert_in_project(work.connection(), project, id, "Member", by)
-            .await
-            .expect("a member");
+        let new = NewMember { user: id, role: Role::Member, permissions: &[] };
+        members::insert(work.connection(), organization, new, now).await.expect("a member");
+        let new = NewProjectMember { user: id, role: ProjectRole::Member, added_by: id };
+        members::insert_in_project(work.connection(), project, new, now).await.expect("a member");
         let signed_in = sign_in::begin_session(&mut work, user).await.expect("a session");
         work.commit().await.expect("committed");
         (api.with_token(signed_in.secret.expose()), id.to_string())

@@ -10,10 +10,10 @@ use crate::admin::request::AuthenticatedRequest;
 use crate::admin::response::{AdminResponse, HandlerResult};
 use crate::admin::scalar::Rfc3339;
 use crate::domain::ids::{AdminTokenId, OrganizationId};
+use crate::domain::roles::{Scope, TokenKind};
 use crate::domain::time::UnixMs;
 use crate::organization::error::UseCaseError;
 use crate::organization::rights::Action;
-use crate::organization::roles::{Scope, TokenKind};
 use crate::organization::tokens;
 use crate::store::admin_tokens::{AdminToken, SORTS};
 
@@ -23,10 +23,10 @@ use crate::store::admin_tokens::{AdminToken, SORTS};
 struct AdminTokenView {
     id: String,
     name: String,
-    kind: String,
+    kind: &'static str,
     #[schema(required)]
     organization_id: Option<String>,
-    scopes: Vec<String>,
+    scopes: Vec<&'static str>,
     /// The secret. Present only in the response that creates the token.
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
@@ -127,9 +127,9 @@ fn to_view(token: &AdminToken, secret: Option<String>) -> AdminTokenView {
     AdminTokenView {
         id: token.id.to_string(),
         name: token.name.clone(),
-        kind: token.kind.clone(),
+        kind: token.kind.name(),
         organization_id: token.organization.map(|id| id.to_string()),
-        scopes: token.scopes.clone(),
+        scopes: token.scopes.iter().map(|scope| scope.name()).collect(),
         token: secret,
         last4: token.last4.clone(),
         expires_at: token.expires_at.map(Rfc3339),

@@ -57,9 +57,13 @@ async fn list(request: AuthenticatedRequest) -> HandlerResult {
 }
 
 fn to_view(state: UpstreamState) -> UpstreamView {
-    let UpstreamState { name, dialects, base_url, circuit, window, last_error, last_ok_at } = state;
-    let (attempts, failures) = window;
-    let last_ok_at = last_ok_at.map(Rfc3339);
-    let health = UpstreamHealthView { circuit, attempts, failures, last_error, last_ok_at };
+    let UpstreamState { name, dialects, base_url, .. } = state;
+    let health = UpstreamHealthView {
+        circuit: state.circuit.name(),
+        attempts: state.attempts,
+        failures: state.failures,
+        last_error: state.last_error,
+        last_ok_at: state.last_ok_at.map(Rfc3339),
+    };
     UpstreamView { name, dialects, base_url, health, source: "File" }
 }

@@ -168,9 +168,9 @@ impl Node {
     }
 
     /// Returns the catalog as a reloadable source. `file` is read again at a reload.
-    pub fn reload(&self, file: Option<PathBuf>) -> Arc<dyn CatalogSource> {
+    pub fn catalog_source(&self, file: Option<PathBuf>) -> CatalogSource {
         let loaded = Arc::new(ArcSwap::from_pointee(self.settings.clone()));
-        Arc::new(FileCatalog { file, loaded, shared: Arc::clone(&self.shared) })
+        FileCatalog { file, loaded, shared: Arc::clone(&self.shared) }.source()
     }
 
     /// Returns the monitor that compares live state, journal and database.

@@ -13,11 +13,10 @@ use crate::domain::price_override;
 use crate::domain::price_override::PriceOverride;
 use crate::domain::tariff::Tariff;
 use crate::organization::services::{
-    CatalogSource, CommitHook, Reloaded, StagedCatalog, UpstreamState,
+    CatalogInput, CatalogSource, CommitHook, Reloaded, StagedCatalog, UpstreamState,
 };
 use crate::proxy::catalog::Catalog;
 use crate::proxy::server::worker::SharedState;
-use crate::proxy::upstream::breaker::CircuitState;
 use crate::proxy::upstream::provider_endpoint::Upstream;
 use crate::settings::upstream::UpstreamSettings;
 use crate::store::price_lists::version;
@@ -92,7 +91,23 @@ impl FileCatalog {
     }
 }
 
-impl CatalogSource for FileCatalog {
+impl FileCatalog {
+    /// Returns the functions with which use cases read and replace the catalog.
+    pub fn source(self) -> CatalogSource {
+        let catalog = Arc::new(self);
+        let (models, configured) = (Arc::clone(&catalog), Arc::clone(&catalog));
+        let upstreams = Arc::clone(&catalog);
+        CatalogSource {
+            models: Box::new(move || models.models()),
+            configured_models: Box::new(move || configured.configured_models()),
+            upstreams: Box::new(move || upstreams.upstreams()),
+            prepare: Box::new(move |from, overrides| match from {
+                CatalogInput::File => catalog.stage_file(overrides),
+                CatalogInput::Current => Ok(catalog.with_overrides(overrides)),
+            }),
+        }
+    }
+
     fn models(&self) -> Vec<Arc<Model>> {
         self.shared.catalog.load().listed_models()
     }
@@ -133,18 +148,15 @@ impl CatalogSource for FileCatalog {
 }
 
 fn upstream_state(upstream: &Upstream) -> UpstreamState {
-    let (circuit, window) = upstream.breaker.snapshot(clock::monotonic_now());
+    let (circuit, (attempts, failures)) = upstream.breaker.snapshot(clock::monotonic_now());
     let settings = &upstream.settings;
     UpstreamState {
         name: settings.name.to_string(),
         dialects: settings.dialects.iter().map(|dialect| dialect.name()).collect(),
         base_url: settings.address.to_string(),
-        circuit: match circuit {
-            CircuitState::Closed => "Closed",
-            CircuitState::HalfOpen => "HalfOpen",
-            CircuitState::Open => "Open",
-        },
-        window,
+        circuit,
+        attempts,
+        failures,
         last_error: upstream.attempts.last_failure(),
         last_ok_at: upstream.attempts.answered_at(),
     }

@@ -51,7 +51,7 @@ pub async fn start(settings: Settings, file: Option<PathBuf>) -> Result<Running>
         Arc::clone(&node.directory),
         Arc::clone(&node.read_barrier),
         DeploymentSettings { currency, node: node.id.to_string() },
-        node.reload(file),
+        node.catalog_source(file),
     );
     let state = AdminState::new(Arc::clone(&platform), admin_settings);
     let consistency_monitor =

@@ -15,6 +15,8 @@ use uuid::Uuid;
 use crate::domain::limit::{Limit, Limits};
 use crate::domain::money::Nano;
 use crate::domain::quota::Quota;
+use crate::domain::roles::{Scope, TokenKind};
+use crate::domain::status::OnDisconnect;
 use crate::organization::access::{OrgContext, Principal};
 use crate::organization::bootstrap::{NewOperator, ensure_operator};
 use crate::organization::error::UseCaseError;
@@ -23,7 +25,6 @@ use crate::organization::members;
 use crate::organization::organizations::{self, NewOrganization};
 use crate::organization::projects::{self, NewProject};
 use crate::organization::quotas::{self, QuotaSubject};
-use crate::organization::roles::{Scope, TokenKind};
 use crate::organization::services::Services;
 use crate::organization::tokens::{self, NewToken};
 use crate::organization::unit_of_work::{Origin, UnitOfWork};
@@ -130,7 +131,7 @@ async fn create(services: &Arc<Services>) -> Result<SeededDemo, UseCaseError> {
         name: "Demo".to_owned(),
         description: Some("For trying out the gateway".to_owned()),
         self_funding: true,
-        on_disconnect: "cancel".to_owned(),
+        on_disconnect: OnDisconnect::Cancel,
         output_clamp: true,
         allowed_models: None,
     };

@@ -1,5 +1,6 @@
 //! Domain values and rules: std only, without clock, I/O or async.
 
+pub mod named_enum;
 pub mod ids;
 pub mod time;
 pub mod money;
@@ -15,6 +16,8 @@ pub mod quota;
 pub mod counter;
 pub mod wallet;
 pub mod record;
+pub mod roles;
+pub mod status;
 pub mod catalog;
 pub mod access;
 pub mod settlement;

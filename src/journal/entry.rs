@@ -7,6 +7,7 @@ use crate::domain::idempotency::IdempotencyKey;
 use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
 use crate::domain::money::Nano;
 use crate::domain::settlement::{Bound, Charge};
+use crate::domain::status::Outcome;
 use crate::domain::time::{Day, Minute, UnixMs};
 
 /// One journal entry. `T` is the text type: borrowed when written, owned when read.
@@ -77,34 +78,6 @@ pub struct Progress {
     pub id: RequestLogId,
     /// What the call would be charged if it ended now.
     pub charge: Charge,
-}
-
-/// The outcome of a call, for the request log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// The response was complete.
-    Completed,
-    /// A limit, the wallet or a check refused the call.
-    Refused,
-    /// An upstream failed, or the response broke off.
-    Failed,
-    /// The client disconnected.
-    Cancelled,
-}
-
-impl Outcome {
-    /// All outcomes, in the order of their numbers in the journal.
-    pub const ALL: [Self; 4] = [Self::Completed, Self::Refused, Self::Failed, Self::Cancelled];
-
-    /// The name in SQL and in the API.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Completed => "Completed",
-            Self::Refused => "Refused",
-            Self::Failed => "Failed",
-            Self::Cancelled => "Cancelled",
-        }
-    }
 }
 
 /// Whose usage a call counts towards, and in which windows. A result carries its owner so that it

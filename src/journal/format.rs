@@ -8,11 +8,10 @@ use crate::domain::idempotency::IdempotencyKey;
 use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};
 use crate::domain::money::Nano;
 use crate::domain::settlement::{Bound, Charge, SettledBy};
+use crate::domain::status::Outcome;
 use crate::domain::time::{Day, Minute, UnixMs};
 use crate::domain::usage::{Unit, Usage};
-use crate::journal::entry::{
-    CallHeader, CallOwner, CallResult, Entry, Hold, Outcome, Progress, Refused,
-};
+use crate::journal::entry::{CallHeader, CallOwner, CallResult, Entry, Hold, Progress, Refused};
 
 /// Length and checksum in front of each entry.
 pub const PREFIX_BYTES: usize = 8;

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use crate::domain::money::Nano;
 use crate::domain::settlement::{Bound, SettledBy};
-use crate::journal::entry::{CallHeader, CallResult, Hold, Outcome, Refused};
+use crate::domain::status::Outcome;
+use crate::journal::entry::{CallHeader, CallResult, Hold, Refused};
 
 #[derive(Debug)]
 pub struct FinishedCall {

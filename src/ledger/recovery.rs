@@ -7,8 +7,9 @@ use sqlx::Row;
 
 use crate::crash::crash_point;
 use crate::domain::settlement::Charge;
+use crate::domain::status::Outcome;
 use crate::domain::time::UnixMs;
-use crate::journal::entry::{CallResult, Entry, Hold, Outcome, Progress};
+use crate::journal::entry::{CallResult, Entry, Hold, Progress};
 use crate::journal::format;
 use crate::journal::reader::Reader;
 use crate::journal::segment::{self, ChainName, SegmentName};

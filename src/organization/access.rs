@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
+use serde::{Serialize, Serializer};
+
+use crate::accounting::directory::SecretHash;
 use crate::clock;
 use crate::domain::ids::{OrganizationId, ProjectId};
+use crate::domain::roles::{ActorKind, Permission, ProjectRole, Role, Scope, TokenKind};
+use crate::domain::status::OrganizationStatus;
 use crate::domain::time::UnixMs;
 use crate::organization::error::UseCaseError;
 use crate::organization::rights::{AccessLevel, Action, Grants};
-use crate::organization::roles::{Permission, ProjectRole, Role, Scope, TokenKind};
-use crate::organization::secrets::{self, SecretHash, SecretKind};
+use crate::organization::secrets::{self, SecretKind};
 use crate::organization::services::Services;
 use crate::store::admin_tokens::{self, AdminToken};
 use crate::store::members::{self, Membership};
@@ -24,7 +28,7 @@ pub enum AuthMethod {
     Session(SecretHash),
     /// By an admin token.
     Token(Box<AdminToken>),
-    /// Not at all: the process acts by itself, at startup or in a test.
+    /// Without a credential: the process acts by itself.
     System,
 }
 
@@ -37,9 +41,9 @@ pub struct Principal {
 }
 
 /// Who performed a change, for the audit log and for wallet records.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Actor {
-    pub kind: &'static str,
+    pub kind: ActorKind,
     /// The id of the user or token.
     pub id: String,
     pub name: String,
@@ -59,6 +63,12 @@ const SESSION_IDLE_TIMEOUT_MS: i64 = 86_400_000;
 /// The last use of a session or token is stored to the minute.
 const LAST_USE_RESOLUTION_MS: i64 = 60_000;
 
+impl Serialize for ActorKind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
 impl Principal {
     /// Returns the principal with which the process acts on behalf of the operator.
     pub const fn system(operator: User) -> Self {
@@ -72,7 +82,7 @@ impl Principal {
 
     pub fn token_kind(&self) -> Option<TokenKind> {
         match &self.auth_method {
-            AuthMethod::Token(token) => TokenKind::parse(&token.kind),
+            AuthMethod::Token(token) => Some(token.kind),
             AuthMethod::Session(_) | AuthMethod::System => None,
         }
     }
@@ -80,9 +90,7 @@ impl Principal {
     /// The scopes of the token; `None` if no token is used, so that scopes do not restrict.
     pub fn scopes(&self) -> Option<Vec<Scope>> {
         match &self.auth_method {
-            AuthMethod::Token(token) => {
-                Some(token.scopes.iter().filter_map(|scope| Scope::parse(scope)).collect())
-            }
+            AuthMethod::Token(token) => Some(token.scopes.clone()),
             AuthMethod::Session(_) | AuthMethod::System => None,
         }
     }
@@ -98,10 +106,15 @@ impl Principal {
     /// Returns the entry for the audit log.
     pub fn actor(&self) -> Actor {
         let (kind, id, name) = match &self.auth_method {
-            AuthMethod::Token(token) => ("Token", token.id.to_string(), token.name.clone()),
-            AuthMethod::System => ("System", self.user.id.to_string(), self.user.name.clone()),
+            AuthMethod::Token(token) => {
+                (ActorKind::Token, token.id.to_string(), token.name.clone())
+            }
+            AuthMethod::System => {
+                (ActorKind::System, self.user.id.to_string(), self.user.name.clone())
+            }
             AuthMethod::Session(_) => {
-                let kind = if self.user.is_operator { "Operator" } else { "User" };
+                let kind =
+                    if self.user.is_operator { ActorKind::Operator } else { ActorKind::User };
                 (kind, self.user.id.to_string(), self.user.name.clone())
             }
         };
@@ -109,15 +122,15 @@ impl Principal {
     }
 
     /// Checks that the principal may perform `action` outside of any organization.
-    pub fn require(&self, right: Action) -> Result<(), UseCaseError> {
-        let standing = Grants {
+    pub fn require(&self, action: Action) -> Result<(), UseCaseError> {
+        let grants = Grants {
             operator: self.is_operator(),
             role: Role::Member,
             permissions: Vec::new(),
             scopes: self.scopes(),
             self_funding: false,
         };
-        right.authorize(&standing, None)?;
+        action.authorize(&grants, None)?;
         Ok(())
     }
 }
@@ -145,25 +158,27 @@ impl OrgContext {
     }
 
     /// Checks that the principal may perform `action` in the whole organization.
-    pub fn require(&self, right: Action) -> Result<(), UseCaseError> {
-        right.authorize(&self.grants, None)?;
-        self.check_not_closed(right)
+    pub fn require(&self, action: Action) -> Result<(), UseCaseError> {
+        action.authorize(&self.grants, None)?;
+        self.check_not_closed(action)
     }
 
     /// Returns what the principal may access in the project with `action`.
     pub fn require_in_project(
         &self,
-        right: Action,
+        action: Action,
         project: ProjectId,
     ) -> Result<AccessLevel, UseCaseError> {
-        let reach = right.authorize(&self.grants, self.project_role(project))?;
-        self.check_not_closed(right)?;
-        Ok(reach)
+        let level = action.authorize(&self.grants, self.project_role(project))?;
+        self.check_not_closed(action)?;
+        Ok(level)
     }
 
     /// Refuses changes in a closed organization: its data is kept as a record.
-    fn check_not_closed(&self, right: Action) -> Result<(), UseCaseError> {
-        if self.organization.status == "Closed" && right.rule().scope.changes() {
+    fn check_not_closed(&self, action: Action) -> Result<(), UseCaseError> {
+        if self.organization.status == OrganizationStatus::Closed
+            && action.rule().scope.allows_changes()
+        {
             return Err(UseCaseError::conflict(
                 "organization_closed",
                 "the organization is closed",
@@ -174,50 +189,50 @@ impl OrgContext {
 }
 
 /// Returns the principal that owns `secret`, a session or an admin token.
-pub async fn authenticate(platform: &Services, secret: &str) -> Result<Principal, UseCaseError> {
+pub async fn authenticate(services: &Services, secret: &str) -> Result<Principal, UseCaseError> {
     let now = clock::wall_now();
     if secret.starts_with(SecretKind::ApiKey.prefix()) {
         return Err(UseCaseError::Unauthenticated("data_plane_key"));
     }
     let hash = secrets::hash(secret);
     if SecretKind::AdminToken.matches_format(secret) {
-        return authenticate_token(platform, &hash, now).await;
+        return authenticate_token(services, &hash, now).await;
     }
     if !SecretKind::Session.matches_format(secret) {
         return Err(UseCaseError::Unauthenticated("invalid_credential"));
     }
-    let found = sessions::find(platform.database.reader(), &hash).await?;
+    let found = sessions::find(services.database.reader(), &hash).await?;
     let session = found.ok_or(UseCaseError::Unauthenticated("invalid_credential"))?;
     if session.expires_at <= now || session.last_seen_at.0 + SESSION_IDLE_TIMEOUT_MS <= now.0 {
         return Err(UseCaseError::Unauthenticated("expired_credential"));
     }
     if session.last_seen_at.0 + LAST_USE_RESOLUTION_MS <= now.0 {
-        record_last_use(platform, LastUse::Session(hash), now);
+        record_last_use(services, LastUse::Session(hash), now);
     }
     Ok(Principal { user: session.user, auth_method: AuthMethod::Session(hash) })
 }
 
 async fn authenticate_token(
-    platform: &Services,
+    services: &Services,
     hash: &SecretHash,
     now: UnixMs,
 ) -> Result<Principal, UseCaseError> {
-    let reader = platform.database.reader();
+    let reader = services.database.reader();
     let found = admin_tokens::find(reader, hash).await?;
     let token = found.ok_or(UseCaseError::Unauthenticated("invalid_credential"))?;
     if token.revoked_at.is_some() {
         return Err(UseCaseError::Unauthenticated("revoked_credential"));
     }
-    if token.expires_at.is_some_and(|ends| ends <= now) {
+    if token.expires_at.is_some_and(|expires_at| expires_at <= now) {
         return Err(UseCaseError::Unauthenticated("expired_credential"));
     }
     let user = users::by_id(reader, token.created_by).await?;
     let user = user.ok_or(UseCaseError::Unauthenticated("invalid_credential"))?;
-    if token.kind == TokenKind::Platform.name() && !user.is_operator {
+    if token.kind == TokenKind::Platform && !user.is_operator {
         return Err(UseCaseError::Unauthenticated("revoked_credential"));
     }
     if token.last_used_at.is_none_or(|used| used.0 + LAST_USE_RESOLUTION_MS <= now.0) {
-        record_last_use(platform, LastUse::Token(token.id), now);
+        record_last_use(services, LastUse::Token(token.id), now);
     }
     Ok(Principal { user, auth_method: AuthMethod::Token(Box::new(token)) })
 }
@@ -225,18 +240,18 @@ async fn authenticate_token(
 /// Determines the organization in which a request acts: by its header, its body, the token, or the
 /// only membership of the user.
 pub async fn resolve_org(
-    platform: &Services,
+    services: &Services,
     principal: &Arc<Principal>,
     header: Option<&str>,
     body: Option<&str>,
 ) -> Result<OrgContext, UseCaseError> {
-    let reader = platform.database.reader();
+    let reader = services.database.reader();
     if header.zip(body).is_some_and(|(header, body)| header != body) {
         let message = "the body and X-Organization-Id name different organizations";
         return Err(UseCaseError::field("/organizationId", "organization_mismatch", message));
     }
-    let asked = header.or(body).map(OrganizationId::parse).transpose();
-    let asked = asked.map_err(|_| UseCaseError::NotFound)?;
+    let requested = header.or(body).map(OrganizationId::parse).transpose();
+    let requested = requested.map_err(|_| UseCaseError::NotFound)?;
     let memberships = match principal.token_kind() {
         Some(TokenKind::Organization) => Vec::new(),
         _ => members::of_user(reader, principal.user.id).await?,
@@ -245,44 +260,43 @@ pub async fn resolve_org(
         [only] => Some(only.organization),
         _ => None,
     };
-    let chosen = asked.or(principal.token_organization()).or(only).ok_or_else(|| {
-        let message = "say which organization: send X-Organization-Id";
+    let id = requested.or(principal.token_organization()).or(only).ok_or_else(|| {
+        let message = "the organization is ambiguous: send the header X-Organization-Id";
         UseCaseError::field("X-Organization-Id", "organization_required", message)
     })?;
-    let organization = organizations::by_id(reader, chosen).await?.ok_or(UseCaseError::NotFound)?;
-    let own = memberships.into_iter().find(|membership| membership.organization == chosen);
-    build_context(principal, organization, own)
+    let organization = organizations::by_id(reader, id).await?.ok_or(UseCaseError::NotFound)?;
+    let membership = memberships.into_iter().find(|membership| membership.organization == id);
+    build_context(principal, organization, membership)
 }
 
 fn build_context(
     principal: &Arc<Principal>,
     organization: Organization,
-    own: Option<Membership>,
+    membership: Option<Membership>,
 ) -> Result<OrgContext, UseCaseError> {
     let principal = Arc::clone(principal);
-    let for_all = principal.token_kind() == Some(TokenKind::Organization);
-    if for_all && principal.token_organization() != Some(organization.id) {
+    let is_organization_token = principal.token_kind() == Some(TokenKind::Organization);
+    if is_organization_token && principal.token_organization() != Some(organization.id) {
         return Err(UseCaseError::NotFound);
     }
     if principal.is_operator() {
         return Ok(OrgContext::for_operator(principal, organization));
     }
-    let role = match &own {
-        _ if for_all => Role::Admin,
-        Some(own) => Role::parse(&own.role).unwrap_or(Role::None),
+    let role = match &membership {
+        _ if is_organization_token => Role::Admin,
+        Some(membership) => membership.role,
         None => return Err(UseCaseError::NotFound),
     };
-    let own = own.map(|own| (own.permissions, own.projects)).unwrap_or_default();
-    let standing = Grants {
+    let granted = membership.map(|membership| (membership.permissions, membership.projects));
+    let (permissions, projects) = granted.unwrap_or_default();
+    let grants = Grants {
         operator: false,
         role,
-        permissions: own.0.iter().filter_map(|name| Permission::parse(name)).collect(),
+        permissions,
         scopes: principal.scopes(),
         self_funding: organization.self_funding,
     };
-    let role_in = |(id, role): (ProjectId, String)| Some((id, ProjectRole::parse(&role)?));
-    let projects = own.1.into_iter().filter_map(role_in).collect();
-    Ok(OrgContext { principal, organization, grants: standing, projects })
+    Ok(OrgContext { principal, organization, grants, projects })
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -292,21 +306,21 @@ enum LastUse {
 }
 
 /// Records a use in a background task. A failure loses the record; nothing depends on it.
-fn record_last_use(platform: &Services, noted: LastUse, now: UnixMs) {
-    let Ok(slot) = Arc::clone(&platform.last_use_permits).try_acquire_owned() else { return };
-    let database = platform.database.clone();
-    tasks::spawn("note_use", async move {
-        let written = async {
+fn record_last_use(services: &Services, last_use: LastUse, now: UnixMs) {
+    let Ok(permit) = Arc::clone(&services.last_use_permits).try_acquire_owned() else { return };
+    let database = services.database.clone();
+    tasks::spawn("record_last_use", async move {
+        let write = async {
             let mut tx = database.begin().await?;
-            match noted {
+            match last_use {
                 LastUse::Session(hash) => sessions::record_use(&mut tx, &hash, now).await?,
                 LastUse::Token(id) => admin_tokens::record_use(&mut tx, id, now).await?,
             }
             Ok::<_, crate::store::database::DatabaseError>(tx.commit().await?)
         };
-        if let Err(fault) = written.await {
-            tracing::warn!(%fault, "a use was not noted");
+        if let Err(error) = write.await {
+            tracing::warn!(%error, "last use not recorded");
         }
-        drop(slot);
+        drop(permit);
     });
 }

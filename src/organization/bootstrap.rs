@@ -9,7 +9,7 @@ use crate::organization::error::UseCaseError;
 use crate::organization::passwords::LENGTH_RANGE;
 use crate::organization::secrets::{self, SecretKind};
 use crate::organization::services::Services;
-use crate::organization::unit_of_work::{AuditChange, Origin, UnitOfWork};
+use crate::organization::unit_of_work::{AuditChange, AuditTarget, Origin, UnitOfWork};
 use crate::settings::secret::Secret;
 use crate::store::columns::new_id;
 use crate::store::setup_links;
@@ -39,22 +39,22 @@ const SETUP_LINK_LIFETIME_MS: i64 = 3_600_000;
 
 /// Creates the configured operator, or else a setup link, unless an operator exists.
 pub async fn first_start(
-    platform: &Arc<Services>,
-    given: Option<NewOperator>,
+    services: &Arc<Services>,
+    configured: Option<NewOperator>,
 ) -> Result<FirstStart, UseCaseError> {
-    if let Some(given) = given {
-        ensure_operator(platform, given).await?;
+    if let Some(new) = configured {
+        ensure_operator(services, new).await?;
         return Ok(FirstStart::Ready);
     }
-    let mut work = UnitOfWork::begin(platform, Origin::default()).await?;
+    let mut work = UnitOfWork::begin(services, Origin::default()).await?;
     if users::first_operator(work.connection()).await?.is_some() {
         return Ok(FirstStart::Ready);
     }
-    let minted = SecretKind::SetupLink.generate();
+    let generated = SecretKind::SetupLink.generate();
     let expires_at = UnixMs(work.now().0 + SETUP_LINK_LIFETIME_MS);
-    setup_links::replace(work.connection(), &minted.hash, expires_at).await?;
+    setup_links::replace(work.connection(), &generated.hash, expires_at).await?;
     work.commit().await?;
-    Ok(FirstStart::Link(minted.secret))
+    Ok(FirstStart::Link(generated.secret))
 }
 
 /// Returns the setup link to print.
@@ -64,27 +64,27 @@ pub fn setup_url(public_url: &str, secret: &Secret) -> String {
 
 /// Returns the first operator; creates `new` if there is none.
 pub async fn ensure_operator(
-    platform: &Arc<Services>,
-    given: NewOperator,
+    services: &Arc<Services>,
+    new: NewOperator,
 ) -> Result<User, UseCaseError> {
-    let there = users::first_operator(platform.database.reader()).await?;
-    if let Some(operator) = there {
+    let existing = users::first_operator(services.database.reader()).await?;
+    if let Some(operator) = existing {
         return Ok(operator);
     }
-    let length = given.password.as_ref().map(|password| password.expose().chars().count());
+    let length = new.password.as_ref().map(|password| password.expose().chars().count());
     if length.is_some_and(|length| !LENGTH_RANGE.contains(&length)) {
         let message = "the operator's password must have 10 to 128 characters";
         return Err(UseCaseError::field("password", "wrong_length", message));
     }
-    let hash = match given.password {
-        Some(password) => Some(platform.passwords.hash(password).await?),
+    let hash = match new.password {
+        Some(password) => Some(services.passwords.hash(password).await?),
         None => None,
     };
-    let mut work = UnitOfWork::begin(platform, Origin::default()).await?;
+    let mut work = UnitOfWork::begin(services, Origin::default()).await?;
     if let Some(operator) = users::first_operator(work.connection()).await? {
         return Ok(operator);
     }
-    let operator = add_operator(&mut work, &given.email, given.name, hash).await?;
+    let operator = add_operator(&mut work, &new.email, new.name, hash).await?;
     work.commit().await?;
     Ok(operator)
 }
@@ -97,9 +97,9 @@ pub async fn set_up(
     password_hash: String,
 ) -> Result<User, UseCaseError> {
     let now = work.now();
-    let ends = setup_links::expiry(work.connection(), &secrets::hash(token)).await?;
+    let expires_at = setup_links::expiry(work.connection(), &secrets::hash(token)).await?;
     let operator = users::first_operator(work.connection()).await?;
-    if operator.is_some() || ends.is_none_or(|ends| ends <= now) {
+    if operator.is_some() || expires_at.is_none_or(|expires_at| expires_at <= now) {
         return Err(UseCaseError::Unauthenticated("invalid_setup_link"));
     }
     add_operator(work, &new.email, new.name, Some(password_hash)).await
@@ -123,7 +123,7 @@ async fn add_operator(
         last_login_at: None,
     };
     if users::by_email(work.connection(), &user.email).await?.is_some() {
-        return Err(UseCaseError::conflict("email_taken", "there is a user with this address"));
+        return Err(UseCaseError::conflict("email_taken", "a user with this email address exists"));
     }
     users::insert(work.connection(), &user).await?;
     setup_links::clear(work.connection()).await?;
@@ -131,7 +131,7 @@ async fn add_operator(
     let change = AuditChange {
         organization: None,
         action: "operator.create".into(),
-        target: ("user", user.id.to_string(), user.name.clone()),
+        target: AuditTarget { kind: "user", id: user.id.to_string(), name: user.name.clone() },
         before: None,
         after: Some(serde_json::json!({"email": user.email, "isOperator": true})),
     };

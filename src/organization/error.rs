@@ -62,16 +62,16 @@ impl UseCaseError {
 }
 
 impl From<DatabaseError> for UseCaseError {
-    fn from(fault: DatabaseError) -> Self {
-        Self::Internal(fault.to_string())
+    fn from(error: DatabaseError) -> Self {
+        Self::Internal(error.to_string())
     }
 }
 
 impl From<PostError> for UseCaseError {
-    fn from(fault: PostError) -> Self {
-        match fault {
-            PostError::BalanceTooLarge => Self::conflict("balance_too_large", fault.to_string()),
-            PostError::Database(fault) => fault.into(),
+    fn from(error: PostError) -> Self {
+        match error {
+            PostError::BalanceTooLarge => Self::conflict("balance_too_large", error.to_string()),
+            PostError::Database(error) => error.into(),
         }
     }
 }

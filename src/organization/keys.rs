@@ -13,12 +13,19 @@ use crate::organization::projects;
 use crate::organization::rights::{AccessLevel, Action, Forbidden};
 use crate::organization::secrets::SecretKind;
 use crate::organization::services::Services;
-use crate::organization::unit_of_work::{AuditChange, Effect, UnitOfWork};
+use crate::organization::unit_of_work::{AuditChange, AuditTarget, Effect, UnitOfWork};
 use crate::settings::secret::Secret;
 use crate::store::api_keys::{self, ApiKey};
 use crate::store::columns::new_id;
 use crate::store::members;
 use crate::store::paging::{Page, Sort};
+
+/// The project and the key in the path of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyPath {
+    pub project: ProjectId,
+    pub key: ApiKeyId,
+}
 
 /// A change of a key. `None` leaves a field unchanged, or at its default in a new key.
 #[derive(Debug, Default)]
@@ -66,23 +73,23 @@ impl KeyChange {
 /// Creates a key. A person who may manage only their own keys becomes its owner.
 pub async fn create(
     work: &mut UnitOfWork,
-    seat: &OrgContext,
+    org: &OrgContext,
     project: ProjectId,
     mut new: KeyChange,
 ) -> Result<(ApiKey, Secret), UseCaseError> {
-    let (_, reach) = projects::find_for_update(work, seat, project, Action::ManageKeys).await?;
-    let maker = seat.principal.user.id;
-    if reach == AccessLevel::Own && new.owner.is_none() {
-        new.owner = Some(Some(maker));
+    let (_, level) = projects::find_for_update(work, org, project, Action::ManageKeys).await?;
+    let creator = org.principal.user.id;
+    if level == AccessLevel::Own && new.owner.is_none() {
+        new.owner = Some(Some(creator));
     }
-    check_owner(work, seat, reach, &new).await?;
+    check_owner(work, org, level, &new).await?;
     let now = work.now();
-    let minted = SecretKind::ApiKey.generate();
+    let generated = SecretKind::ApiKey.generate();
     let blank = ApiKey {
         id: ApiKeyId(new_id(now)),
         project,
         name: String::new(),
-        last4: minted.last4,
+        last4: generated.last4,
         owner: None,
         enabled: true,
         disabled_reason: None,
@@ -93,7 +100,7 @@ pub async fn create(
         monthly_spend: None,
         metadata: BTreeMap::new(),
         previous_expires_at: None,
-        created_by: maker,
+        created_by: creator,
         created_at: now,
         updated_at: now,
         last_used_at: None,
@@ -101,50 +108,50 @@ pub async fn create(
         version: 0,
     };
     let key = new.apply(blank, now);
-    api_keys::insert(work.connection(), &key, &minted.hash).await?;
+    api_keys::insert(work.connection(), &key, &generated.hash).await?;
     work.after_commit(Effect::Project(project));
-    audit(work, seat, "key.create", (None, Some(&key))).await?;
-    Ok((key, minted.secret))
+    audit(work, org, "key.create", None, Some(&key)).await?;
+    Ok((key, generated.secret))
 }
 
 /// Returns one page of the project's keys, or of the principal's own keys, and the total count.
 pub async fn list(
-    platform: &Services,
-    seat: &OrgContext,
+    services: &Services,
+    org: &OrgContext,
     project: ProjectId,
     page: Page,
     sort: Sort,
 ) -> Result<(Vec<ApiKey>, i64), UseCaseError> {
-    let (_, reach) = projects::find_for(platform, seat, project, Action::ViewKeys).await?;
-    let owner = (reach == AccessLevel::Own).then_some(seat.principal.user.id);
-    Ok(api_keys::list(platform.database.reader(), project, owner, page, sort).await?)
+    let (_, level) = projects::find_for(services, org, project, Action::ViewKeys).await?;
+    let owner = (level == AccessLevel::Own).then_some(org.principal.user.id);
+    Ok(api_keys::list(services.database.reader(), project, owner, page, sort).await?)
 }
 
 pub async fn change(
     work: &mut UnitOfWork,
-    seat: &OrgContext,
-    which: (ProjectId, ApiKeyId),
+    org: &OrgContext,
+    path: KeyPath,
     change: KeyChange,
 ) -> Result<ApiKey, UseCaseError> {
-    let (before, reach) = find_for_update(work, seat, which).await?;
-    check_owner(work, seat, reach, &change).await?;
+    let (before, level) = find_for_update(work, org, path).await?;
+    check_owner(work, org, level, &change).await?;
     work.check_version(before.version)?;
     let after = change.apply(before.clone(), work.now());
     api_keys::update(work.connection(), &after).await?;
-    work.after_commit(Effect::Project(which.0));
-    audit(work, seat, "key.update", (Some(&before), Some(&after))).await?;
+    work.after_commit(Effect::Project(path.project));
+    audit(work, org, "key.update", Some(&before), Some(&after)).await?;
     Ok(after)
 }
 
 /// Revokes a key; it cannot be enabled again.
 pub async fn revoke(
     work: &mut UnitOfWork,
-    seat: &OrgContext,
-    which: (ProjectId, ApiKeyId),
+    org: &OrgContext,
+    path: KeyPath,
 ) -> Result<(), UseCaseError> {
-    let found = find_for_update(work, seat, which).await;
+    let found = find_for_update(work, org, path).await;
     // Revoking a revoked key gives 404, like revoking a key that does not exist.
-    let (before, _) = found.map_err(|denied| match denied {
+    let (before, _) = found.map_err(|error| match error {
         UseCaseError::Conflict("key_revoked", _) => UseCaseError::NotFound,
         other => other,
     })?;
@@ -158,91 +165,92 @@ pub async fn revoke(
         ..before.clone()
     };
     api_keys::update(work.connection(), &after).await?;
-    work.after_commit(Effect::Project(which.0));
-    audit(work, seat, "key.revoke", (Some(&before), Some(&after))).await
+    work.after_commit(Effect::Project(path.project));
+    audit(work, org, "key.revoke", Some(&before), Some(&after)).await
 }
 
 /// Replaces the secret of a key. The current secret stays valid for `grace_seconds`; an older one
 /// that is still in its grace period ends now.
 pub async fn rotate(
     work: &mut UnitOfWork,
-    seat: &OrgContext,
-    which: (ProjectId, ApiKeyId),
+    org: &OrgContext,
+    path: KeyPath,
     grace_seconds: i64,
 ) -> Result<(ApiKey, Secret), UseCaseError> {
-    let (before, _) = find_for_update(work, seat, which).await?;
+    let (before, _) = find_for_update(work, org, path).await?;
     work.check_version(before.version)?;
     let now = work.now();
-    let minted = SecretKind::ApiKey.generate();
+    let generated = SecretKind::ApiKey.generate();
     let grace = (0 < grace_seconds).then_some(UnixMs(now.0 + grace_seconds * 1_000));
     let after = ApiKey {
-        last4: minted.last4,
+        last4: generated.last4,
         previous_expires_at: grace,
         updated_at: now,
         version: before.version + 1,
         ..before.clone()
     };
-    api_keys::rotate(work.connection(), &after, &minted.hash).await?;
-    work.after_commit(Effect::Project(which.0));
-    audit(work, seat, "key.rotate", (Some(&before), Some(&after))).await?;
-    Ok((after, minted.secret))
+    api_keys::rotate(work.connection(), &after, &generated.hash).await?;
+    work.after_commit(Effect::Project(path.project));
+    audit(work, org, "key.rotate", Some(&before), Some(&after)).await?;
+    Ok((after, generated.secret))
 }
 
 /// Finds a key that the principal may change.
 async fn find_for_update(
     work: &mut UnitOfWork,
-    seat: &OrgContext,
-    which: (ProjectId, ApiKeyId),
+    org: &OrgContext,
+    path: KeyPath,
 ) -> Result<(ApiKey, AccessLevel), UseCaseError> {
-    let (_, reach) = projects::find_for_update(work, seat, which.0, Action::ManageKeys).await?;
-    let key = api_keys::by_id(work.connection(), which.0, which.1).await?;
-    let own = Some(seat.principal.user.id);
+    let (_, level) = projects::find_for_update(work, org, path.project, Action::ManageKeys).await?;
+    let key = api_keys::by_id(work.connection(), path.project, path.key).await?;
+    let user = Some(org.principal.user.id);
     let key = key
-        .filter(|key| reach == AccessLevel::All || key.owner == own)
+        .filter(|key| level == AccessLevel::All || key.owner == user)
         .ok_or(UseCaseError::NotFound)?;
     if key.revoked_at.is_some() {
-        return Err(UseCaseError::conflict("key_revoked", "the key is revoked: make another"));
+        return Err(UseCaseError::conflict("key_revoked", "the key is revoked; create another"));
     }
-    Ok((key, reach))
+    Ok((key, level))
 }
 
 /// Checks a change of the owner: it must be a member of the organization, and a person who may
 /// manage only their own keys cannot give a key to somebody else.
 async fn check_owner(
     work: &mut UnitOfWork,
-    seat: &OrgContext,
-    reach: AccessLevel,
+    org: &OrgContext,
+    level: AccessLevel,
     change: &KeyChange,
 ) -> Result<(), UseCaseError> {
     let Some(owner) = change.owner else { return Ok(()) };
-    if reach == AccessLevel::Own && owner != Some(seat.principal.user.id) {
+    if level == AccessLevel::Own && owner != Some(org.principal.user.id) {
         return Err(Forbidden::Permission("Owner").into());
     }
     let Some(owner) = owner else { return Ok(()) };
-    let organization = seat.organization.id;
+    let organization = org.organization.id;
     if members::is_member(work.connection(), organization, owner).await? {
         return Ok(());
     }
-    let message = "the owner is no member of the organization";
+    let message = "the owner must be a member of the organization";
     Err(UseCaseError::field("/ownerUserId", "not_a_member", message))
 }
 
 async fn audit(
     work: &mut UnitOfWork,
-    seat: &OrgContext,
+    org: &OrgContext,
     action: &'static str,
-    states: (Option<&ApiKey>, Option<&ApiKey>),
+    before: Option<&ApiKey>,
+    after: Option<&ApiKey>,
 ) -> Result<(), UseCaseError> {
-    let target = states.1.or(states.0).map(|key| (key.id.to_string(), key.name.clone()));
+    let target = after.or(before).map(|key| (key.id.to_string(), key.name.clone()));
     let (id, name) = target.unwrap_or_default();
     let change = AuditChange {
-        organization: Some(seat.organization.id),
+        organization: Some(org.organization.id),
         action: action.into(),
-        target: ("apiKey", id, name),
-        before: states.0.map(audit_json),
-        after: states.1.map(audit_json),
+        target: AuditTarget { kind: "apiKey", id, name },
+        before: before.map(audit_json),
+        after: after.map(audit_json),
     };
-    work.audit(&seat.principal.actor(), change).await
+    work.audit(&org.principal.actor(), change).await
 }
 
 fn audit_json(key: &ApiKey) -> Value {

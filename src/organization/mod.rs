@@ -1,6 +1,5 @@
 //! The use cases of the admin API. Each use case checks its own access rule, and only there.
 
-pub mod roles;
 pub mod rights;
 pub mod error;
 pub mod secrets;

@@ -3,13 +3,14 @@
 use serde_json::{Value, json};
 
 use crate::domain::ids::OrganizationId;
+use crate::domain::status::{OnDisconnect, OrganizationStatus};
 use crate::organization::access::{OrgContext, Principal};
 use crate::organization::error::UseCaseError;
 use crate::organization::rights::{Action, Forbidden};
 use crate::organization::services::Services;
-use crate::organization::unit_of_work::{AuditChange, Effect, UnitOfWork};
+use crate::organization::unit_of_work::{AuditChange, AuditTarget, Effect, UnitOfWork};
 use crate::store::columns::new_id;
-use crate::store::organizations::{self, Organization};
+use crate::store::organizations::{self, Organization, OrganizationFilter};
 use crate::store::paging::{Page, Sort};
 
 /// An organization to create.
@@ -20,7 +21,7 @@ pub struct NewOrganization {
     /// Whether its own members may recharge its wallet.
     pub self_funding: bool,
     /// What happens to a call whose client disconnects.
-    pub on_disconnect: String,
+    pub on_disconnect: OnDisconnect,
     /// Whether the output bound of its calls is lowered to the headroom of limits and wallet.
     pub output_clamp: bool,
     /// Glob patterns of the models it may use; `None` allows all.
@@ -33,11 +34,11 @@ pub struct OrganizationChange {
     pub name: Option<String>,
     pub description: Option<Option<String>>,
     /// Only the operator may change this.
-    pub status: Option<String>,
+    pub status: Option<OrganizationStatus>,
     /// Only the operator may change this.
     pub self_funding: Option<bool>,
     /// What happens to a call whose client disconnects.
-    pub on_disconnect: Option<String>,
+    pub on_disconnect: Option<OnDisconnect>,
     /// Whether the output bound of its calls is lowered to the headroom of limits and wallet.
     pub output_clamp: Option<bool>,
     /// Glob patterns of the models it may use; `Some(None)` allows all.
@@ -56,7 +57,7 @@ pub async fn create(
         id: OrganizationId(new_id(now)),
         name: new.name,
         description: new.description,
-        status: "Active".to_owned(),
+        status: OrganizationStatus::Active,
         self_funding: new.self_funding,
         on_disconnect: new.on_disconnect,
         output_clamp: new.output_clamp,
@@ -82,41 +83,42 @@ pub async fn create(
 
 /// Returns one page of the organizations of the deployment, and the total count.
 pub async fn list(
-    platform: &Services,
+    services: &Services,
     principal: &Principal,
-    filter: (Option<&str>, Option<&str>),
+    filter: OrganizationFilter<'_>,
     page: Page,
     sort: Sort,
 ) -> Result<(Vec<Organization>, i64), UseCaseError> {
     principal.require(Action::ViewPlatform)?;
-    let reader = platform.database.reader();
-    Ok(organizations::list(reader, filter.0, filter.1, page, sort).await?)
+    let reader = services.database.reader();
+    Ok(organizations::list(reader, filter, page, sort).await?)
 }
 
 /// Returns the organization of the context.
-pub fn view(seat: &OrgContext) -> Result<&Organization, UseCaseError> {
-    seat.require(Action::ViewOrganization)?;
-    Ok(&seat.organization)
+pub fn view(org: &OrgContext) -> Result<&Organization, UseCaseError> {
+    org.require(Action::ViewOrganization)?;
+    Ok(&org.organization)
 }
 
 /// Changes the organization. Closing it requires that no call is open.
 pub async fn change(
     work: &mut UnitOfWork,
-    seat: &OrgContext,
+    org: &OrgContext,
     change: OrganizationChange,
 ) -> Result<Organization, UseCaseError> {
-    seat.require(Action::ChangeOrganization)?;
-    let for_operator = change.status.is_some() || change.self_funding.is_some();
-    if for_operator && !seat.is_operator() {
+    org.require(Action::ChangeOrganization)?;
+    let operator_only = change.status.is_some() || change.self_funding.is_some();
+    if operator_only && !org.is_operator() {
         return Err(Forbidden::Permission("operator").into());
     }
-    let found = organizations::by_id(work.connection(), seat.organization.id).await?;
+    let found = organizations::by_id(work.connection(), org.organization.id).await?;
     let before = found.ok_or(UseCaseError::NotFound)?;
     work.check_version(before.version)?;
-    if change.status.as_deref() == Some("Closed") {
-        let books = work.services().directory.live_state();
-        if books.organization(before.id).is_some_and(|book| !book.holds().is_empty()) {
-            let message = "calls are open: make it Inactive, and close it when they have ended";
+    if change.status == Some(OrganizationStatus::Closed) {
+        let live = work.services().directory.live_state();
+        if live.organization(before.id).is_some_and(|state| !state.holds().is_empty()) {
+            let message =
+                "calls are still open: set the status to Inactive first, and to Closed later";
             return Err(UseCaseError::conflict("holds_open", message));
         }
     }
@@ -143,21 +145,25 @@ pub async fn change(
         before: Some(audit_json(&before)),
         after: Some(audit_json(&after)),
     };
-    work.audit(&seat.principal.actor(), change).await?;
+    work.audit(&org.principal.actor(), change).await?;
     Ok(after)
 }
 
-fn audit_target(organization: &Organization) -> (&'static str, String, String) {
-    ("organization", organization.id.to_string(), organization.name.clone())
+pub fn audit_target(organization: &Organization) -> AuditTarget {
+    AuditTarget {
+        kind: "organization",
+        id: organization.id.to_string(),
+        name: organization.name.clone(),
+    }
 }
 
 fn audit_json(organization: &Organization) -> Value {
     json!({
         "name": organization.name,
         "description": organization.description,
-        "status": organization.status,
+        "status": organization.status.name(),
         "selfFunding": organization.self_funding,
-        "onDisconnect": organization.on_disconnect,
+        "onDisconnect": organization.on_disconnect.name(),
         "outputClamp": organization.output_clamp,
         "allowedModels": organization.allowed_models,
     })

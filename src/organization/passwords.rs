@@ -17,15 +17,15 @@ pub const LENGTH_RANGE: std::ops::RangeInclusive<usize> = 10..=128;
 /// The password hasher.
 #[derive(Debug, Clone)]
 pub struct Passwords {
-    slots: Arc<Semaphore>,
-    /// A hash that matches no password. Verified for unknown users, so that the response time does not
-    /// reveal whether a user exists.
+    permits: Arc<Semaphore>,
+    /// A hash that is verified if the user is unknown, so that the response time does not reveal
+    /// whether a user exists.
     decoy: Arc<OnceLock<String>>,
 }
 
 impl Default for Passwords {
     fn default() -> Self {
-        Self { slots: Arc::new(Semaphore::new(CONCURRENT_HASHES_MAX)), decoy: Arc::default() }
+        Self { permits: Arc::new(Semaphore::new(CONCURRENT_HASHES_MAX)), decoy: Arc::default() }
     }
 }
 
@@ -39,17 +39,17 @@ impl Passwords {
     pub async fn verify(
         &self,
         password: Secret,
-        kept: Option<String>,
+        hash: Option<String>,
     ) -> Result<bool, UseCaseError> {
         let decoy = Arc::clone(&self.decoy);
         self.run(move || {
-            let is_known = kept.is_some();
+            let has_password = hash.is_some();
             let decoy = || {
                 decoy.get_or_init(|| hash_blocking(&Secret::new("-".into())).unwrap_or_default())
             };
-            let kept = kept.unwrap_or_else(|| decoy().clone());
-            let fits = Argon2::default().verify_password(password.expose().as_bytes(), &*kept);
-            is_known && fits.is_ok()
+            let hash = hash.unwrap_or_else(|| decoy().clone());
+            let verified = Argon2::default().verify_password(password.expose().as_bytes(), &*hash);
+            has_password && verified.is_ok()
         })
         .await
     }
@@ -58,19 +58,19 @@ impl Passwords {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, UseCaseError> {
-        let slot = Arc::clone(&self.slots).acquire_owned().await;
-        let slot =
-            slot.map_err(|_| UseCaseError::Internal("the password hasher has ended".into()))?;
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        let permit =
+            permit.map_err(|_| UseCaseError::Internal("the password hasher is closed".into()))?;
         let done = tokio::task::spawn_blocking(move || {
             let done = work();
-            drop(slot);
+            drop(permit);
             done
         });
-        done.await.map_err(|fault| UseCaseError::Internal(fault.to_string()))
+        done.await.map_err(|error| UseCaseError::Internal(error.to_string()))
     }
 }
 
 fn hash_blocking(password: &Secret) -> Result<String, UseCaseError> {
     let hash = Argon2::default().hash_password(password.expose().as_bytes());
-    Ok(hash.map_err(|fault| UseCaseError::Internal(fault.to_string()))?.to_string())
+    Ok(hash.map_err(|error| UseCaseError::Internal(error.to_string()))?.to_string())
 }

@@ -15,8 +15,8 @@ use crate::organization::access::Principal;
 use crate::organization::catalog::activate_after_commit;
 use crate::organization::error::{FieldError, UseCaseError};
 use crate::organization::rights::Action;
-use crate::organization::services::Services;
-use crate::organization::unit_of_work::{AuditChange, UnitOfWork};
+use crate::organization::services::{CatalogInput, Services};
+use crate::organization::unit_of_work::{AuditChange, AuditTarget, UnitOfWork};
 use crate::store::columns::new_id;
 use crate::store::price_lists;
 use crate::store::prices::{self, StoredPrice};
@@ -49,18 +49,18 @@ pub enum ListedPrice {
 /// Returns the prices set through the API, newest first, including ended ones, and then the
 /// configured prices.
 pub async fn list(
-    platform: &Services,
+    services: &Services,
     principal: &Principal,
     model: Option<&str>,
 ) -> Result<Vec<ListedPrice>, UseCaseError> {
     principal.require(Action::ViewPlatform)?;
-    let posted = prices::list(&platform.database, model).await?;
+    let posted = prices::list(&services.database, model).await?;
     let mut listed: Vec<_> = posted.into_iter().map(ListedPrice::Api).collect();
     let names: Vec<String> =
-        platform.catalog.upstreams().into_iter().map(|upstream| upstream.name).collect();
-    let filed = platform.catalog.configured_models();
-    for known in filed.iter().filter(|known| model.is_none_or(|name| *known.name == *name)) {
-        listed.extend(configured_prices(known, &names));
+        (services.catalog.upstreams)().into_iter().map(|upstream| upstream.name).collect();
+    let configured = (services.catalog.configured_models)();
+    for entry in configured.iter().filter(|entry| model.is_none_or(|name| *entry.name == *name)) {
+        listed.extend(configured_prices(entry, &names));
     }
     Ok(listed)
 }
@@ -69,18 +69,18 @@ pub async fn list(
 fn configured_prices(model: &Model, upstreams: &[String]) -> Vec<ListedPrice> {
     let mut listed = Vec::new();
     for target in &model.targets {
-        let turns = target.schedule.entries();
-        for (at, (from, tariff)) in turns.iter().enumerate() {
-            for rows in tariff.rows().chunk_by(|one, other| one.tier == other.tier) {
-                let laid = PriceOverride {
+        let entries = target.schedule.entries();
+        for (at, (from, tariff)) in entries.iter().enumerate() {
+            for rows in tariff.rows().chunk_by(|a, b| a.tier == b.tier) {
+                let price_override = PriceOverride {
                     model: Arc::clone(&model.name),
                     upstream: upstreams.get(target.upstream).map(|name| name.as_str().into()),
                     tier: rows[0].tier,
                     rows: rows.to_vec(),
                     from: *from,
-                    until: turns.get(at + 1).map(|(next, _)| *next),
+                    until: entries.get(at + 1).map(|(next, _)| *next),
                 };
-                listed.push(ListedPrice::File(laid, Arc::clone(tariff.version())));
+                listed.push(ListedPrice::File(price_override, Arc::clone(tariff.version())));
             }
         }
     }
@@ -101,7 +101,7 @@ pub async fn create(
     let mut rows: Vec<PriceRow> = [(0, new.prices)].into_iter().chain(new.tiers).map(row).collect();
     rows.sort_by_key(|row| row.above_input_tokens);
     let version = price_lists::version("api", &rows);
-    let laid = PriceOverride {
+    let price_override = PriceOverride {
         model: new.model.into(),
         upstream: new.upstream.map(Arc::from),
         tier,
@@ -110,10 +110,11 @@ pub async fn create(
         until: None,
     };
     let (id, created_by) = (PriceId(new_id(now)), principal.user.id);
-    let mut price = StoredPrice { id, price_override: laid, version, created_by, created_at: now };
+    let mut price = StoredPrice { id, price_override, version, created_by, created_at: now };
     price.price_override.until = prices::insert(work.connection(), &price).await?;
-    let after = (None, Some(audit_json(&price)));
-    apply_and_audit(work, principal, "price.create", &price, after).await?;
+    let after = Some(audit_json(&price));
+    let change = AuditChange { after, ..audit_change("price.create", &price) };
+    apply_and_audit(work, principal, change).await?;
     Ok(price)
 }
 
@@ -121,63 +122,71 @@ pub async fn create(
 pub async fn delete(
     work: &mut UnitOfWork,
     principal: &Principal,
-    which: PriceId,
+    id: PriceId,
 ) -> Result<(), UseCaseError> {
     principal.require(Action::ChangePlatform)?;
     let now = work.now();
-    let found = prices::by_id(work.connection(), which).await?;
-    let goes_on = |price: &StoredPrice| price.price_override.until.is_none_or(|until| now < until);
-    let price = found.filter(goes_on).ok_or(UseCaseError::NotFound)?;
+    let found = prices::by_id(work.connection(), id).await?;
+    let is_open = |price: &StoredPrice| price.price_override.until.is_none_or(|until| now < until);
+    let price = found.filter(is_open).ok_or(UseCaseError::NotFound)?;
     prices::end(work.connection(), &price, now).await?;
-    apply_and_audit(work, principal, "price.delete", &price, (Some(audit_json(&price)), None)).await
+    let before = Some(audit_json(&price));
+    let change = AuditChange { before, ..audit_change("price.delete", &price) };
+    apply_and_audit(work, principal, change).await
 }
 
 /// Puts a change of prices in force and writes it into the audit log.
 async fn apply_and_audit(
     work: &mut UnitOfWork,
     principal: &Principal,
-    action: &'static str,
-    price: &StoredPrice,
-    (before, after): (Option<Value>, Option<Value>),
+    change: AuditChange,
 ) -> Result<(), UseCaseError> {
-    activate_after_commit(work, |reload, laid| Ok(reload.with_overrides(laid))).await?;
-    let target = ("price", price.id.to_string(), price.price_override.model.to_string());
-    let change = AuditChange { organization: None, action: action.into(), target, before, after };
+    activate_after_commit(work, CatalogInput::Current).await?;
     work.audit(&principal.actor(), change).await
 }
 
+fn audit_change(action: &'static str, price: &StoredPrice) -> AuditChange {
+    let target = AuditTarget {
+        kind: "price",
+        id: price.id.to_string(),
+        name: price.price_override.model.to_string(),
+    };
+    AuditChange { organization: None, action: action.into(), target, before: None, after: None }
+}
+
 /// Checks a new price against the catalog, and collects all errors.
-fn check(platform: &Services, new: &NewPrice, now: UnixMs) -> Result<(), UseCaseError> {
-    let mut faults = Vec::new();
-    let models = platform.catalog.models();
+fn check(services: &Services, new: &NewPrice, now: UnixMs) -> Result<(), UseCaseError> {
+    let mut errors = Vec::new();
+    let models = (services.catalog.models)();
     let model = models.iter().find(|model| *model.name == *new.model);
     if model.is_none() {
-        let message = "model: is not listed; give the id of one of GET /api/models";
-        faults.push(FieldError::new("/model", "unknown_model", message));
+        let message = "model: unknown model; use an id from GET /api/models";
+        errors.push(FieldError::new("/model", "unknown_model", message));
     }
     if let (Some(model), Some(upstream)) = (model, &new.upstream) {
-        let upstreams = platform.catalog.upstreams();
-        let place = upstreams.iter().position(|known| known.name == *upstream);
-        if model.targets.iter().all(|target| Some(target.upstream) != place) {
-            let message = format!("upstream: does not serve {}; name one that does", model.name);
-            faults.push(FieldError::new("/upstream", "not_served", message));
+        let upstreams = (services.catalog.upstreams)();
+        let position = upstreams.iter().position(|entry| entry.name == *upstream);
+        if model.targets.iter().all(|target| Some(target.upstream) != position) {
+            let message =
+                format!("upstream: does not serve {}; name an upstream that does", model.name);
+            errors.push(FieldError::new("/upstream", "not_served", message));
         }
     }
-    let answers = model.is_none_or(|model| 0 < model.max_output_tokens);
+    let has_output = model.is_none_or(|model| 0 < model.max_output_tokens);
     let tiers = new.tiers.iter().enumerate();
     let tiers = tiers.map(|(at, (_, prices))| (format!("/tiers/{at}/prices"), prices));
     for (param, prices) in [("/prices".to_owned(), &new.prices)].into_iter().chain(tiers) {
-        let given = |unit| prices.price_of(unit).is_some();
-        for unit in required_units(given, answers).iter().filter(|unit| !given(**unit)) {
-            let message = format!("{}: is missing; give 0 if it is free", unit.name());
-            faults.push(FieldError::new(format!("{param}/{}", unit.name()), "required", message));
+        let is_priced = |unit| prices.price_of(unit).is_some();
+        for unit in required_units(is_priced, has_output).iter().filter(|unit| !is_priced(**unit)) {
+            let message = format!("{}: required; use 0 if the unit is free", unit.name());
+            errors.push(FieldError::new(format!("{param}/{}", unit.name()), "required", message));
         }
     }
     if new.from.is_some_and(|from| from < now) {
-        let message = "effectiveFrom: give an instant that is still to come, or none for now";
-        faults.push(FieldError::new("/effectiveFrom", "in_the_past", message));
+        let message = "effectiveFrom: must not be in the past; omit it to start now";
+        errors.push(FieldError::new("/effectiveFrom", "in_the_past", message));
     }
-    if faults.is_empty() { Ok(()) } else { Err(UseCaseError::Invalid(faults)) }
+    if errors.is_empty() { Ok(()) } else { Err(UseCaseError::Invalid(errors)) }
 }
 
 fn audit_json(price: &StoredPrice) -> Value {

@@ -5,16 +5,18 @@ use serde_json::{Value, json};
 use crate::domain::ids::ProjectId;
 use crate::domain::limit::{Limit, Limits};
 use crate::domain::quota::Quota;
+use crate::domain::roles::ProjectRole;
+use crate::domain::status::ProjectStatus;
 use crate::organization::access::OrgContext;
 use crate::organization::error::{FieldError, UseCaseError};
 use crate::organization::rights::{AccessLevel, Action};
-use crate::organization::roles::ProjectRole;
 use crate::organization::services::Services;
-use crate::organization::unit_of_work::{AuditChange, Effect, UnitOfWork};
+use crate::organization::unit_of_work::{AuditChange, AuditTarget, Effect, UnitOfWork};
 use crate::store::columns::new_id;
+use crate::store::members::{self, NewProjectMember};
 use crate::store::paging::{Page, Sort};
-use crate::store::projects::{self, Project};
-use crate::store::{members, quotas};
+use crate::store::projects::{self, Project, ProjectFilter};
+use crate::store::quotas;
 
 /// A project to create.
 #[derive(Debug, Default)]
@@ -44,27 +46,27 @@ pub struct ProjectChange {
 /// ceiling, its first quota equals the ceiling.
 pub async fn create(
     work: &mut UnitOfWork,
-    seat: &OrgContext,
+    org: &OrgContext,
     new: NewProject,
 ) -> Result<Project, UseCaseError> {
-    seat.require(Action::CreateProject)?;
+    org.require(Action::CreateProject)?;
     if new.ceiling.is_some() {
-        seat.require(Action::SetCeiling)?;
+        org.require(Action::SetCeiling)?;
     }
-    let (now, organization) = (work.now(), seat.organization.id);
-    let maker = seat.principal.user.id;
-    let owns = members::is_member(work.connection(), organization, maker).await?;
+    let (now, organization) = (work.now(), org.organization.id);
+    let creator = org.principal.user.id;
+    let is_member = members::is_member(work.connection(), organization, creator).await?;
     let project = Project {
         id: ProjectId(new_id(now)),
         organization,
         name: new.name,
         description: new.description,
-        active: true,
+        status: ProjectStatus::Active,
         template_id: None,
         allowed_models: new.allowed_models,
         ceiling: new.ceiling,
-        ownerless: !owns,
-        created_by: maker,
+        ownerless: !is_member,
+        created_by: creator,
         created_at: now,
         updated_at: now,
         archived_at: None,
@@ -75,12 +77,12 @@ pub async fn create(
         let quota = Quota { limits, ..Quota::default() };
         quotas::replace(work.connection(), project.id.0, &quota, now).await?;
     }
-    if owns {
-        let (role, by) = (ProjectRole::Owner.name(), (maker, now));
-        members::insert_in_project(work.connection(), project.id, maker, role, by).await?;
+    if is_member {
+        let owner = NewProjectMember { user: creator, role: ProjectRole::Owner, added_by: creator };
+        members::insert_in_project(work.connection(), project.id, owner, now).await?;
     }
     work.after_commit(Effect::Project(project.id));
-    audit(work, seat, "project.create", (None, Some(&project))).await?;
+    audit(work, org, "project.create", None, Some(&project)).await?;
     Ok(project)
 }
 
@@ -88,32 +90,32 @@ pub async fn create(
 ///
 /// A principal without the right to view a project sees its name and status only.
 pub async fn list(
-    platform: &Services,
-    seat: &OrgContext,
-    filter: (Option<&str>, Option<&str>),
+    services: &Services,
+    org: &OrgContext,
+    filter: ProjectFilter<'_>,
     page: Page,
     sort: Sort,
 ) -> Result<(Vec<Project>, i64), UseCaseError> {
-    seat.require(Action::ListProjects)?;
-    let (reader, organization) = (platform.database.reader(), seat.organization.id);
+    org.require(Action::ListProjects)?;
+    let (reader, organization) = (services.database.reader(), org.organization.id);
     let (projects, total) = projects::list(reader, organization, filter, page, sort).await?;
-    Ok((projects.into_iter().map(|project| hide_restricted_fields(seat, project)).collect(), total))
+    Ok((projects.into_iter().map(|project| hide_restricted_fields(org, project)).collect(), total))
 }
 
 /// Returns one project, with the fields that the principal may see.
 pub async fn view(
-    platform: &Services,
-    seat: &OrgContext,
+    services: &Services,
+    org: &OrgContext,
     id: ProjectId,
 ) -> Result<Project, UseCaseError> {
-    let found = projects::by_id(platform.database.reader(), seat.organization.id, id).await?;
+    let found = projects::by_id(services.database.reader(), org.organization.id, id).await?;
     let project = found.ok_or(UseCaseError::NotFound)?;
-    seat.require(Action::ListProjects)?;
-    Ok(hide_restricted_fields(seat, project))
+    org.require(Action::ListProjects)?;
+    Ok(hide_restricted_fields(org, project))
 }
 
-fn hide_restricted_fields(seat: &OrgContext, project: Project) -> Project {
-    if seat.require_in_project(Action::ViewProject, project.id).is_ok() {
+fn hide_restricted_fields(org: &OrgContext, project: Project) -> Project {
+    if org.require_in_project(Action::ViewProject, project.id).is_ok() {
         return project;
     }
     Project { description: None, template_id: None, allowed_models: None, ceiling: None, ..project }
@@ -121,36 +123,36 @@ fn hide_restricted_fields(seat: &OrgContext, project: Project) -> Project {
 
 /// Finds a project in which the principal may perform `action`, and the access level.
 pub async fn find_for(
-    platform: &Services,
-    seat: &OrgContext,
+    services: &Services,
+    org: &OrgContext,
     id: ProjectId,
-    right: Action,
+    action: Action,
 ) -> Result<(Project, AccessLevel), UseCaseError> {
-    let found = projects::by_id(platform.database.reader(), seat.organization.id, id).await?;
+    let found = projects::by_id(services.database.reader(), org.organization.id, id).await?;
     let project = found.ok_or(UseCaseError::NotFound)?;
-    let reach = seat.require_in_project(right, id)?;
-    Ok((project, reach))
+    let level = org.require_in_project(action, id)?;
+    Ok((project, level))
 }
 
 /// Like [`find_for`], for a change: refuses archived projects.
 pub async fn find_for_update(
     work: &mut UnitOfWork,
-    seat: &OrgContext,
+    org: &OrgContext,
     id: ProjectId,
-    right: Action,
+    action: Action,
 ) -> Result<(Project, AccessLevel), UseCaseError> {
-    let found = projects::by_id(work.connection(), seat.organization.id, id).await?;
+    let found = projects::by_id(work.connection(), org.organization.id, id).await?;
     let project = found.ok_or(UseCaseError::NotFound)?;
-    let reach = seat.require_in_project(right, id)?;
-    if !project.active {
+    let level = org.require_in_project(action, id)?;
+    if project.status == ProjectStatus::Archived {
         return Err(UseCaseError::conflict("project_archived", "the project is archived"));
     }
-    Ok((project, reach))
+    Ok((project, level))
 }
 
 pub async fn change(
     work: &mut UnitOfWork,
-    seat: &OrgContext,
+    org: &OrgContext,
     id: ProjectId,
     change: ProjectChange,
 ) -> Result<Project, UseCaseError> {
@@ -158,10 +160,10 @@ pub async fn change(
         && change.description.is_none()
         && change.allowed_models.is_none()
         && change.ceiling.is_some();
-    let right = if only_ceiling { Action::SetCeiling } else { Action::ChangeProject };
-    let (before, _) = find_for_update(work, seat, id, right).await?;
+    let action = if only_ceiling { Action::SetCeiling } else { Action::ChangeProject };
+    let (before, _) = find_for_update(work, org, id, action).await?;
     if change.ceiling.is_some() {
-        seat.require(Action::SetCeiling)?;
+        org.require(Action::SetCeiling)?;
     }
     work.check_version(before.version)?;
     if let Some(Some(ceiling)) = &change.ceiling {
@@ -169,11 +171,15 @@ pub async fn change(
         check_ceiling(&quota, ceiling, |limit| match limit {
             Some(limit) => {
                 let field = limit.field();
-                let message =
-                    format!("{field} of the quota in force is above this: lower it first");
+                let message = format!(
+                    "{field} of the current quota is above this ceiling; lower the quota first"
+                );
                 (format!("/ceiling/{field}"), message)
             }
-            None => ("/ceiling".into(), "the quota is not enforced: enforce it first".into()),
+            None => (
+                "/ceiling".into(),
+                "the current quota is not enforced; set enforceQuota first".into(),
+            ),
         })?;
     }
     let old = before.clone();
@@ -188,26 +194,26 @@ pub async fn change(
     };
     projects::update(work.connection(), &after).await?;
     work.after_commit(Effect::Project(id));
-    audit(work, seat, "project.update", (Some(&before), Some(&after))).await?;
+    audit(work, org, "project.update", Some(&before), Some(&after)).await?;
     Ok(after)
 }
 
 /// Archives a project: its keys are refused from now on, its records stay.
 pub async fn archive(
     work: &mut UnitOfWork,
-    seat: &OrgContext,
+    org: &OrgContext,
     id: ProjectId,
 ) -> Result<(), UseCaseError> {
-    let found = projects::by_id(work.connection(), seat.organization.id, id).await?;
+    let found = projects::by_id(work.connection(), org.organization.id, id).await?;
     let before = found.ok_or(UseCaseError::NotFound)?;
-    seat.require_in_project(Action::ArchiveProject, id)?;
-    if !before.active {
+    org.require_in_project(Action::ArchiveProject, id)?;
+    if before.status == ProjectStatus::Archived {
         return Err(UseCaseError::NotFound);
     }
     work.check_version(before.version)?;
     let now = work.now();
     let after = Project {
-        active: false,
+        status: ProjectStatus::Archived,
         archived_at: Some(now),
         updated_at: now,
         version: before.version + 1,
@@ -215,7 +221,7 @@ pub async fn archive(
     };
     projects::update(work.connection(), &after).await?;
     work.after_commit(Effect::Project(id));
-    audit(work, seat, "project.archive", (Some(&before), Some(&after))).await
+    audit(work, org, "project.archive", Some(&before), Some(&after)).await
 }
 
 /// Checks that each limit of the ceiling is set in `quota`, not above the ceiling, and enforced.
@@ -225,43 +231,43 @@ pub async fn archive(
 pub fn check_ceiling(
     quota: &Quota,
     ceiling: &Limits,
-    tell: impl Fn(Option<Limit>) -> (String, String),
+    describe: impl Fn(Option<Limit>) -> (String, String),
 ) -> Result<(), UseCaseError> {
-    let fits = |(limit, most)| quota.limits.get(limit).is_some_and(|value| value <= most);
-    let above = ceiling.configured().filter(|named| !fits(*named)).map(|(limit, _)| Some(limit));
+    let fits = |(limit, max)| quota.limits.get(limit).is_some_and(|value| value <= max);
+    let above = ceiling.configured().filter(|entry| !fits(*entry)).map(|(limit, _)| Some(limit));
     let unenforced = (!quota.enforce && ceiling.configured().next().is_some()).then_some(None);
-    let fault = |what| {
-        let (param, message) = tell(what);
+    let error = |limit| {
+        let (param, message) = describe(limit);
         FieldError::new(param, "above_ceiling", message)
     };
-    let faults: Vec<FieldError> = above.chain(unenforced).map(fault).collect();
-    if faults.is_empty() { Ok(()) } else { Err(UseCaseError::Invalid(faults)) }
+    let errors: Vec<FieldError> = above.chain(unenforced).map(error).collect();
+    if errors.is_empty() { Ok(()) } else { Err(UseCaseError::Invalid(errors)) }
 }
 
 async fn audit(
     work: &mut UnitOfWork,
-    seat: &OrgContext,
+    org: &OrgContext,
     action: &'static str,
-    states: (Option<&Project>, Option<&Project>),
+    before: Option<&Project>,
+    after: Option<&Project>,
 ) -> Result<(), UseCaseError> {
-    let (before, after) = states;
     let target = after.or(before).map(|project| (project.id.to_string(), project.name.clone()));
     let (id, name) = target.unwrap_or_default();
     let change = AuditChange {
-        organization: Some(seat.organization.id),
+        organization: Some(org.organization.id),
         action: action.into(),
-        target: ("project", id, name),
+        target: AuditTarget { kind: "project", id, name },
         before: before.map(audit_json),
         after: after.map(audit_json),
     };
-    work.audit(&seat.principal.actor(), change).await
+    work.audit(&org.principal.actor(), change).await
 }
 
 fn audit_json(project: &Project) -> Value {
     json!({
         "name": project.name,
         "description": project.description,
-        "status": if project.active { "Active" } else { "Archived" },
+        "status": project.status.name(),
         "allowedModels": project.allowed_models,
         "ceilingNano": project.ceiling.as_ref().map(quotas::limits_json),
     })
@@ -272,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ceiling_bounds_every_limit_that_it_names() {
+    fn a_ceiling_bounds_each_limit_that_it_sets() {
         let ceiling = Limits::default().with(Limit::DailyRequests, Some(10));
         let quota = |value| Quota {
             limits: Limits::default().with(Limit::DailyRequests, value),
@@ -283,10 +289,10 @@ mod tests {
         };
         assert!(fits(&quota(Some(10)), &ceiling));
         assert!(!fits(&quota(Some(11)), &ceiling));
-        assert!(!fits(&quota(None), &ceiling), "no limit is above any");
+        assert!(!fits(&quota(None), &ceiling), "an unset limit is above the ceiling");
         assert!(
             !fits(&Quota { enforce: false, ..quota(Some(10)) }, &ceiling),
-            "nor one that counts"
+            "a quota that is not enforced is above the ceiling"
         );
         assert!(fits(&Quota { enforce: false, ..quota(None) }, &Limits::default()));
     }

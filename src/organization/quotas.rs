@@ -6,10 +6,10 @@ use crate::domain::ids::ProjectId;
 use crate::domain::quota::Quota;
 use crate::organization::access::OrgContext;
 use crate::organization::error::UseCaseError;
-use crate::organization::projects;
 use crate::organization::rights::Action;
 use crate::organization::services::Services;
-use crate::organization::unit_of_work::{AuditChange, Effect, UnitOfWork};
+use crate::organization::unit_of_work::{AuditChange, AuditTarget, Effect, UnitOfWork};
+use crate::organization::{organizations, projects};
 use crate::store::columns::Subject;
 use crate::store::quotas::{self, StoredQuota};
 
@@ -24,9 +24,9 @@ pub enum QuotaSubject {
 
 impl QuotaSubject {
     /// Returns the id under which the quota and its usage are stored.
-    pub const fn id(self, seat: &OrgContext) -> Subject {
+    pub const fn id(self, org: &OrgContext) -> Subject {
         match self {
-            Self::Organization => seat.organization.id.0,
+            Self::Organization => org.organization.id.0,
             Self::Project(id) => id.0,
         }
     }
@@ -34,63 +34,63 @@ impl QuotaSubject {
 
 /// Returns the quota.
 pub async fn view(
-    platform: &Services,
-    seat: &OrgContext,
-    whose: QuotaSubject,
+    services: &Services,
+    org: &OrgContext,
+    subject: QuotaSubject,
 ) -> Result<StoredQuota, UseCaseError> {
-    match whose {
-        QuotaSubject::Organization => seat.require(Action::ViewOrganization)?,
+    match subject {
+        QuotaSubject::Organization => org.require(Action::ViewOrganization)?,
         QuotaSubject::Project(id) => {
-            projects::find_for(platform, seat, id, Action::ViewQuota).await?;
+            projects::find_for(services, org, id, Action::ViewQuota).await?;
         }
     }
-    Ok(quotas::read(platform.database.reader(), whose.id(seat)).await?)
+    Ok(quotas::read(services.database.reader(), subject.id(org)).await?)
 }
 
 /// Replaces the quota. Open calls are not affected.
 pub async fn replace(
     work: &mut UnitOfWork,
-    seat: &OrgContext,
-    whose: QuotaSubject,
+    org: &OrgContext,
+    subject: QuotaSubject,
     quota: Quota,
 ) -> Result<StoredQuota, UseCaseError> {
-    let (effect, target) = match whose {
+    let (effect, target) = match subject {
         QuotaSubject::Organization => {
-            seat.require(Action::SetOrganizationQuota)?;
-            let organization = &seat.organization;
-            let target = ("organization", organization.id.to_string(), organization.name.clone());
-            (Effect::Organization(organization.id), target)
+            org.require(Action::SetOrganizationQuota)?;
+            let organization = &org.organization;
+            (Effect::Organization(organization.id), organizations::audit_target(organization))
         }
         QuotaSubject::Project(id) => {
-            let (project, _) = projects::find_for_update(work, seat, id, Action::SetQuota).await?;
+            let (project, _) = projects::find_for_update(work, org, id, Action::SetQuota).await?;
             if let Some(ceiling) = &project.ceiling {
                 projects::check_ceiling(&quota, ceiling, |limit| {
                     let field = limit.map_or("enforceQuota", |limit| limit.field());
                     let message = match limit {
-                        Some(_) => format!("{field} is above the project's ceiling"),
-                        None => format!("{field} must be true: the project has a ceiling"),
+                        Some(_) => format!("{field} must not be above the ceiling of the project"),
+                        None => format!("{field} must be true, as the project has a ceiling"),
                     };
                     (format!("/{field}"), message)
                 })?;
             }
-            (Effect::Project(id), ("project", id.to_string(), project.name))
+            let target = AuditTarget { kind: "project", id: id.to_string(), name: project.name };
+            (Effect::Project(id), target)
         }
     };
-    let subject = whose.id(seat);
-    let before = quotas::read(work.connection(), subject).await?;
+    let id = subject.id(org);
+    let before = quotas::read(work.connection(), id).await?;
     work.check_version(before.version)?;
     let now = work.now();
-    quotas::replace(work.connection(), subject, &quota, now).await?;
+    quotas::replace(work.connection(), id, &quota, now).await?;
     work.after_commit(effect);
-    let after = quotas::read(work.connection(), subject).await?;
+    let after = quotas::read(work.connection(), id).await?;
     let change = AuditChange {
-        organization: Some(seat.organization.id),
+        organization: Some(org.organization.id),
         action: "quota.replace".into(),
         target,
         before: Some(audit_json(&before.quota)),
         after: Some(audit_json(&quota)),
     };
-    work.audit(&seat.principal.actor(), change).await?;
+    work.audit(&org.principal.actor(), change).await?;
     Ok(after)
 }
 

@@ -13,33 +13,33 @@ use crate::store::request_logs::{
 
 /// Returns a range of the entries, newest first, and the number of matches.
 pub async fn list(
-    platform: &Services,
-    seat: &OrgContext,
+    services: &Services,
+    org: &OrgContext,
     project: ProjectId,
     filter: &RequestLogFilter,
-    stretch: RequestLogRange,
+    range: RequestLogRange,
 ) -> Result<(Vec<RequestLog>, i64), UseCaseError> {
-    let (_, reach) = projects::find_for(platform, seat, project, Action::ViewRequestLogs).await?;
-    let owner = (reach == AccessLevel::Own).then_some(seat.principal.user.id);
-    let (mut picture, visible) =
-        (platform.database.begin_snapshot().await?, RequestLogVisibility { project, owner });
-    let rows = request_logs::list(&mut picture, visible, filter, stretch).await?;
-    let most = if filter.is_empty() { i64::MAX } else { COUNTED_MAX + 1 };
-    let total = request_logs::count(&mut picture, visible, filter, most).await?;
+    let (_, level) = projects::find_for(services, org, project, Action::ViewRequestLogs).await?;
+    let owner = (level == AccessLevel::Own).then_some(org.principal.user.id);
+    let (mut snapshot, visible) =
+        (services.database.begin_snapshot().await?, RequestLogVisibility { project, owner });
+    let rows = request_logs::list(&mut snapshot, visible, filter, range).await?;
+    let count_max = if filter.is_empty() { i64::MAX } else { COUNTED_MAX + 1 };
+    let total = request_logs::count(&mut snapshot, visible, filter, count_max).await?;
     Ok((rows, total))
 }
 
 /// Returns one entry.
 pub async fn view(
-    platform: &Services,
-    seat: &OrgContext,
+    services: &Services,
+    org: &OrgContext,
     project: ProjectId,
     call: RequestLogId,
 ) -> Result<RequestLog, UseCaseError> {
-    let (_, reach) = projects::find_for(platform, seat, project, Action::ViewRequestLogs).await?;
-    let found = request_logs::by_id(platform.database.reader(), project, call).await?;
-    let own = Some(seat.principal.user.id);
+    let (_, level) = projects::find_for(services, org, project, Action::ViewRequestLogs).await?;
+    let found = request_logs::by_id(services.database.reader(), project, call).await?;
+    let user = Some(org.principal.user.id);
     found
-        .filter(|entry| reach == AccessLevel::All || entry.owner == own)
+        .filter(|entry| level == AccessLevel::All || entry.owner == user)
         .ok_or(UseCaseError::NotFound)
 }

@@ -1,6 +1,6 @@
 //! Access rules: one table of actions, and one pure function that evaluates it.
 
-use crate::organization::roles::{Permission, ProjectRole, Role, Scope};
+use crate::domain::roles::{Permission, ProjectRole, Role, Scope};
 
 /// What a person or token wants to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,35 +144,35 @@ impl Action {
     /// Decides what `grants` allow, in a project in which the person has the role `project`.
     pub fn authorize(
         self,
-        standing: &Grants,
+        grants: &Grants,
         project: Option<ProjectRole>,
     ) -> Result<AccessLevel, Forbidden> {
         let rule = self.rule();
-        if standing.scopes.as_ref().is_some_and(|scopes| !scopes.contains(&rule.scope)) {
+        if grants.scopes.as_ref().is_some_and(|scopes| !scopes.contains(&rule.scope)) {
             return Err(Forbidden::Scope(rule.scope));
         }
-        if standing.operator {
+        if grants.operator {
             return Ok(AccessLevel::All);
         }
-        let granted = |permission| standing.permissions.contains(&permission);
-        let by_organization = match standing.role {
+        let has = |permission| grants.permissions.contains(&permission);
+        let by_organization = match grants.role {
             Role::None => return Err(Forbidden::NoRole),
             Role::Admin => rule.admin,
-            Role::Member => rule.member || rule.permission.is_some_and(granted),
+            Role::Member => rule.member || rule.permission.is_some_and(has),
         };
-        if by_organization && rule.self_funding && !standing.self_funding {
+        if by_organization && rule.self_funding && !grants.self_funding {
             return Err(Forbidden::SelfFunding);
         }
-        let reach = match project {
+        let level = match project {
             _ if by_organization => AccessLevel::All,
             Some(ProjectRole::Owner) => rule.owner,
             Some(ProjectRole::Member) => rule.project_member,
             None => AccessLevel::None,
         };
-        if reach == AccessLevel::None {
+        if level == AccessLevel::None {
             Err(Forbidden::Permission(rule.required_grant()))
         } else {
-            Ok(reach)
+            Ok(level)
         }
     }
 }
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn an_admin_may_all_but_the_platform() {
+    fn an_admin_may_do_everything_except_manage_the_platform() {
         let admin = member(Role::Admin, &[]);
         assert_eq!(Action::Refund.authorize(&admin, None), Ok(AccessLevel::All));
         assert_eq!(Action::ManageKeys.authorize(&admin, None), Ok(AccessLevel::All));
@@ -242,14 +242,14 @@ mod tests {
             Action::ViewPlatform.authorize(&admin, None),
             Err(Forbidden::Permission("operator"))
         );
-        let kept = Grants { self_funding: false, ..admin };
-        assert_eq!(Action::Recharge.authorize(&kept, None), Err(Forbidden::SelfFunding));
-        let operator = Grants { operator: true, ..kept };
+        let operator_funded = Grants { self_funding: false, ..admin };
+        assert_eq!(Action::Recharge.authorize(&operator_funded, None), Err(Forbidden::SelfFunding));
+        let operator = Grants { operator: true, ..operator_funded };
         assert_eq!(Action::Recharge.authorize(&operator, None), Ok(AccessLevel::All));
     }
 
     #[test]
-    fn a_member_may_the_basics_and_what_was_granted() {
+    fn a_member_has_basic_actions_and_granted_permissions() {
         let plain = member(Role::Member, &[]);
         assert_eq!(Action::ListProjects.authorize(&plain, None), Ok(AccessLevel::All));
         let missing = Err(Forbidden::Permission("wallet.view"));
@@ -267,13 +267,13 @@ mod tests {
     }
 
     #[test]
-    fn in_a_project_an_owner_runs_it_and_a_member_uses_it() {
+    fn a_project_owner_manages_and_a_project_member_uses_a_project() {
         let plain = member(Role::Member, &[]);
-        let (owner, uses) = (Some(ProjectRole::Owner), Some(ProjectRole::Member));
+        let (owner, project_member) = (Some(ProjectRole::Owner), Some(ProjectRole::Member));
         assert_eq!(Action::SetQuota.authorize(&plain, owner), Ok(AccessLevel::All));
         assert!(Action::SetCeiling.authorize(&plain, owner).is_err());
-        assert!(Action::SetQuota.authorize(&plain, uses).is_err());
-        assert_eq!(Action::ManageKeys.authorize(&plain, uses), Ok(AccessLevel::Own));
+        assert!(Action::SetQuota.authorize(&plain, project_member).is_err());
+        assert_eq!(Action::ManageKeys.authorize(&plain, project_member), Ok(AccessLevel::Own));
         assert_eq!(Action::ManageKeys.authorize(&plain, None), Err(Forbidden::Permission("Owner")));
         let none = member(Role::None, &[Permission::WalletView]);
         assert_eq!(Action::ManageKeys.authorize(&none, owner), Err(Forbidden::NoRole));
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_may_no_more_than_its_scopes() {
+    fn a_token_is_limited_to_its_scopes() {
         let scopes = Some(vec![Scope::WalletRead]);
         let token = Grants { scopes, operator: true, ..member(Role::Admin, &[]) };
         assert_eq!(Action::ViewWallet.authorize(&token, None), Ok(AccessLevel::All));

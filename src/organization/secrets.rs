@@ -2,11 +2,8 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::accounting::directory::KEY_PREFIX;
+use crate::accounting::directory::{KEY_PREFIX, SecretHash};
 use crate::settings::secret::Secret;
-
-/// The SHA-256 hash of a secret.
-pub type SecretHash = [u8; 32];
 
 /// What a secret gives access to; the prefix of the secret names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,8 +54,8 @@ impl SecretKind {
         GeneratedSecret { hash: hash(&text), last4, secret: Secret::new(text) }
     }
 
-    /// Returns whether `text` has the prefix, length and checksum of such a secret. A text that has not
-    /// is refused without a database query.
+    /// Returns whether `text` has the prefix, length and checksum of such a secret. Other texts are
+    /// refused without a database query.
     pub fn matches_format(self, text: &str) -> bool {
         let Some(digits) = text.strip_prefix(self.prefix()) else { return false };
         digits.len() == RANDOM_DIGITS + CHECK_DIGITS
@@ -75,22 +72,22 @@ fn push_random_digits(text: &mut String, count: usize) {
     let end = text.len() + count;
     while text.len() < end {
         let mut bytes = [0; 64];
-        getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
-        // 248 is the largest multiple of 62 that fits in a byte. Larger bytes are dropped, as they would
-        // make some digits more likely than others.
+        getrandom::fill(&mut bytes).expect("the operating system provides random bytes");
+        // 248 is the largest multiple of 62 that fits in a byte. Larger bytes are dropped, as they
+        // would make some digits more likely than others.
         let digits = bytes.into_iter().filter(|byte| *byte < 248).map(|byte| byte % 62);
-        let left = end - text.len();
-        text.extend(digits.take(left).map(|digit| char::from(DIGITS[usize::from(digit)])));
+        let missing = end - text.len();
+        text.extend(digits.take(missing).map(|digit| char::from(DIGITS[usize::from(digit)])));
     }
 }
 
 /// Returns the CRC-32 of `text` in base 62.
 fn checksum(text: &str) -> String {
-    let mut rest = crc32fast::hash(text.as_bytes());
+    let mut remainder = crc32fast::hash(text.as_bytes());
     let mut digits = [b'0'; CHECK_DIGITS];
     for digit in digits.iter_mut().rev() {
-        *digit = DIGITS[usize::try_from(rest % 62).unwrap_or_default()];
-        rest /= 62;
+        *digit = DIGITS[usize::try_from(remainder % 62).unwrap_or_default()];
+        remainder /= 62;
     }
     digits.into_iter().map(char::from).collect()
 }
@@ -100,33 +97,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_has_its_shape_and_no_other() {
-        let minted = SecretKind::ApiKey.generate();
-        let text = minted.secret.expose();
+    fn a_secret_matches_its_own_format_only() {
+        let generated = SecretKind::ApiKey.generate();
+        let text = generated.secret.expose();
         assert_eq!(text.len(), 7 + 49);
         assert!(
             SecretKind::ApiKey.matches_format(text) && !SecretKind::AdminToken.matches_format(text)
         );
-        assert_eq!(minted.hash, hash(text));
-        assert!(text.ends_with(&minted.last4));
+        assert_eq!(generated.hash, hash(text));
+        assert!(text.ends_with(&generated.last4));
         let mut other = text.to_owned();
         other.replace_range(10..11, if &text[10..11] == "a" { "b" } else { "a" });
-        assert!(
-            !SecretKind::ApiKey.matches_format(&other),
-            "a typing error is found without a look-up"
-        );
-        assert_ne!(SecretKind::ApiKey.generate().secret, minted.secret);
+        assert!(!SecretKind::ApiKey.matches_format(&other), "the checksum detects a typing error");
+        assert_ne!(SecretKind::ApiKey.generate().secret, generated.secret);
         for text in ["", "sk-mtr-", "sk-mtr-é", &format!("sk-mtr-{}", "é".repeat(24))] {
             assert!(!SecretKind::ApiKey.matches_format(text), "{text}");
         }
     }
 
     #[test]
-    fn the_checksum_is_six_digits_of_what_precedes_it() {
+    fn the_checksum_is_six_base_62_digits() {
         assert_eq!(checksum(""), "000000");
         assert_eq!(checksum("123456789").len(), 6, "CRC-32 is 0xcbf43926");
         let value = checksum("123456789").bytes().fold(0_u64, |value, digit| {
-            value * 62 + DIGITS.iter().position(|known| *known == digit).expect("a digit") as u64
+            value * 62
+                + DIGITS.iter().position(|candidate| *candidate == digit).expect("a digit") as u64
         });
         assert_eq!(value, 0xcbf4_3926);
     }

@@ -7,6 +7,7 @@ use tokio::sync::{Mutex, Semaphore};
 use crate::accounting::directory::Directory;
 use crate::domain::catalog::Model;
 use crate::domain::price_override::PriceOverride;
+use crate::domain::status::CircuitState;
 use crate::domain::tariff::Tariff;
 use crate::domain::time::UnixMs;
 use crate::ledger::chain_auditor::ChainAuditor;
@@ -38,7 +39,7 @@ pub struct CommitHook(pub Box<dyn FnOnce() + Send>);
 
 impl std::fmt::Debug for CommitHook {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Enforce")
+        f.write_str("CommitHook")
     }
 }
 
@@ -58,31 +59,48 @@ pub struct UpstreamState {
     pub name: String,
     pub dialects: Vec<&'static str>,
     pub base_url: String,
-    pub circuit: &'static str,
+    pub circuit: CircuitState,
     /// Attempts in the current window of the breaker.
-    pub window: (u32, u32),
+    pub attempts: u32,
+    /// How many of them failed.
+    pub failures: u32,
     /// How the last failed attempt failed.
     pub last_error: Option<&'static str>,
     /// When the upstream last responded.
     pub last_ok_at: Option<UnixMs>,
 }
 
-/// The catalog of this node: what the file says, and the prices that are laid over it.
-pub trait CatalogSource: std::fmt::Debug + Send + Sync {
-    /// The listed models in force, in the order of their names.
-    fn models(&self) -> Vec<Arc<Model>>;
+/// The catalog of this node. The functions are provided by `app`, because they use the
+/// configuration and the proxy, which use cases cannot name.
+pub struct CatalogSource {
+    /// Returns the listed models in force, sorted by name.
+    pub models: Box<dyn Fn() -> Vec<Arc<Model>> + Send + Sync>,
+    /// Returns the listed models of the configuration in force, without price overrides, sorted by
+    /// name.
+    pub configured_models: Box<dyn Fn() -> Vec<Model> + Send + Sync>,
+    /// Returns the upstreams in use, in the order of the configuration.
+    pub upstreams: Box<dyn Fn() -> Vec<UpstreamState> + Send + Sync>,
+    /// Builds a catalog with the given price overrides. The error text lists all faults of the
+    /// configuration.
+    pub prepare: Box<PrepareFn>,
+}
 
-    /// The listed models as the file in force has them, at its own prices.
-    fn configured_models(&self) -> Vec<Model>;
+type PrepareFn =
+    dyn Fn(CatalogInput, &[PriceOverride]) -> Result<StagedCatalog, String> + Send + Sync;
 
-    /// The upstreams in use, in the order of the file.
-    fn upstreams(&self) -> Vec<UpstreamState>;
+/// The configuration from which a catalog is built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CatalogInput {
+    /// The configuration file as it is now.
+    File,
+    /// The configuration in force. Never fails.
+    Current,
+}
 
-    /// What the file says now, all of it or nothing, under those prices.
-    fn stage_file(&self, laid: &[PriceOverride]) -> Result<StagedCatalog, String>;
-
-    /// What the file in force says, under those prices.
-    fn with_overrides(&self, laid: &[PriceOverride]) -> StagedCatalog;
+impl std::fmt::Debug for CatalogSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CatalogSource")
+    }
 }
 
 /// What all use cases share on this node.
@@ -94,9 +112,9 @@ pub struct Services {
     /// Waits until the database has caught up with the journal.
     pub read_barrier: Arc<ReadBarrier>,
     pub settings: DeploymentSettings,
-    pub catalog: Arc<dyn CatalogSource>,
-    /// Held from the staging of a catalog to its activation, because each catalog is derived from the
-    /// one before.
+    pub catalog: CatalogSource,
+    /// Held from the preparation of a catalog to its activation, because each catalog is derived
+    /// from the one before.
     pub catalog_lock: Arc<Mutex<()>>,
     pub passwords: Passwords,
     /// Limits sign-in attempts by client address.
@@ -113,16 +131,16 @@ impl Services {
     pub fn new(
         database: Database,
         directory: Arc<Directory>,
-        freshness: Arc<ReadBarrier>,
+        read_barrier: Arc<ReadBarrier>,
         settings: DeploymentSettings,
-        reload: Arc<dyn CatalogSource>,
+        catalog: CatalogSource,
     ) -> Arc<Self> {
         Arc::new(Self {
             database,
             directory,
-            read_barrier: freshness,
+            read_barrier,
             settings,
-            catalog: reload,
+            catalog,
             catalog_lock: Arc::default(),
             passwords: Passwords::default(),
             throttle: Throttle::default(),

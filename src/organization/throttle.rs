@@ -53,11 +53,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_twenty_first_try_waits_and_others_do_not() {
+    fn the_21st_attempt_is_refused_for_one_address_only() {
         let throttle = Throttle::default();
-        let (here, there) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
-        assert!((0..20).all(|_| throttle.check(here).is_ok()));
-        assert!(matches!(throttle.check(here), Err(UseCaseError::Throttled(_))));
-        assert!(throttle.check(there).is_ok());
+        let (first, second) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        assert!((0..20).all(|_| throttle.check(first).is_ok()));
+        assert!(matches!(throttle.check(first), Err(UseCaseError::Throttled(_))));
+        assert!(throttle.check(second).is_ok());
     }
 }

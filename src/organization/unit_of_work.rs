@@ -39,6 +39,15 @@ pub enum Effect {
     Organization(OrganizationId),
 }
 
+/// The object that a change applies to.
+#[derive(Debug, Default)]
+pub struct AuditTarget {
+    /// The kind of the object, such as `project`.
+    pub kind: &'static str,
+    pub id: String,
+    pub name: String,
+}
+
 /// A change, as the audit log records it.
 #[derive(Debug)]
 pub struct AuditChange {
@@ -46,7 +55,7 @@ pub struct AuditChange {
     pub organization: Option<OrganizationId>,
     /// The name of the change, such as `project.update`.
     pub action: Cow<'static, str>,
-    pub target: (&'static str, String, String),
+    pub target: AuditTarget,
     /// The changed fields before the change.
     pub before: Option<Value>,
     /// The changed fields after the change.
@@ -66,11 +75,11 @@ pub struct UnitOfWork {
 
 impl UnitOfWork {
     /// Begins a transaction. Waits for the one before it, as there is one at a time.
-    pub async fn begin(platform: &Arc<Services>, origin: Origin) -> Result<Self, UseCaseError> {
-        let tx = platform.database.begin().await?;
-        let platform = Arc::clone(platform);
+    pub async fn begin(services: &Arc<Services>, origin: Origin) -> Result<Self, UseCaseError> {
+        let tx = services.database.begin().await?;
+        let services = Arc::clone(services);
         Ok(Self {
-            services: platform,
+            services,
             tx,
             now: clock::wall_now(),
             origin,
@@ -95,7 +104,7 @@ impl UnitOfWork {
 
     /// Checks that the object still has the version that the client expects.
     pub fn check_version(&self, version: i64) -> Result<(), UseCaseError> {
-        if self.origin.if_match.is_some_and(|known| known != version) {
+        if self.origin.if_match.is_some_and(|expected| expected != version) {
             return Err(UseCaseError::VersionConflict);
         }
         Ok(())
@@ -107,63 +116,63 @@ impl UnitOfWork {
     }
 
     /// Adds a hook to be run after the commit.
-    pub fn add_hook(&mut self, enforce: CommitHook) {
-        self.hooks.push(enforce);
+    pub fn add_hook(&mut self, hook: CommitHook) {
+        self.hooks.push(hook);
     }
 
     /// Writes a change into the audit log.
-    pub async fn audit(&mut self, by: &Actor, change: AuditChange) -> Result<(), UseCaseError> {
-        self.log(by, change, true).await
+    pub async fn audit(&mut self, actor: &Actor, change: AuditChange) -> Result<(), UseCaseError> {
+        self.log(actor, change, true).await
     }
 
     /// Writes a denied change into the audit log.
     pub async fn audit_denied(
         &mut self,
-        by: &Actor,
+        actor: &Actor,
         change: AuditChange,
     ) -> Result<(), UseCaseError> {
-        self.log(by, change, false).await
+        self.log(actor, change, false).await
     }
 
     async fn log(
         &mut self,
-        by: &Actor,
+        actor: &Actor,
         change: AuditChange,
-        done: bool,
+        allowed: bool,
     ) -> Result<(), UseCaseError> {
-        let (kind, id, name) = change.target;
+        let AuditTarget { kind, id, name } = change.target;
         let entry = AuditEntry {
             at: self.now,
             organization: change.organization,
-            actor: serde_json::to_string(by).unwrap_or_default(),
+            actor: serde_json::to_string(actor).unwrap_or_default(),
             action: &change.action,
             target: serde_json::json!({"type": kind, "id": id, "name": name}).to_string(),
             before: change.before.map(|value| value.to_string()),
             after: change.after.map(|value| value.to_string()),
-            done,
+            allowed,
             client_address: self.origin.address,
             request_id: self.origin.request_id.clone(),
         };
         Ok(audit::insert(&mut self.tx, &entry).await?)
     }
 
-    /// Commits, runs the hooks and applies the effects. Runs in a task of its own, so that it completes
-    /// even if the request is cancelled.
+    /// Commits, runs the hooks and applies the effects. Runs in a task of its own, so that it
+    /// completes even if the request is cancelled.
     pub async fn commit(self) -> Result<(), UseCaseError> {
-        let Self { services: platform, tx, now, effects, hooks: enforced, .. } = self;
-        let landed = tasks::spawn("commit", async move {
-            let _landing = platform.commit_order.lock().await;
+        let Self { services, tx, now, effects, hooks, .. } = self;
+        let committed = tasks::spawn("commit", async move {
+            let _order = services.commit_order.lock().await;
             tx.commit().await.map_err(DatabaseError::from)?;
             crash_point!("money-committed" if effects.iter().any(|effect| matches!(effect, Effect::Credit(..))));
-            for CommitHook(enforce) in enforced {
-                enforce();
+            for CommitHook(hook) in hooks {
+                hook();
             }
-            apply_effects(&platform, &effects, now).await;
+            apply_effects(&services, &effects, now).await;
             Ok::<(), DatabaseError>(())
         });
-        landed
+        committed
             .await
-            .map_err(|fault| UseCaseError::Internal(fault.to_string()))?
+            .map_err(|error| UseCaseError::Internal(error.to_string()))?
             .map_err(UseCaseError::from)
     }
 }
@@ -175,39 +184,39 @@ const REFRESH_RETRY_DELAY: Duration = Duration::from_millis(200);
 ///
 /// A wallet without live state is loaded from the database with the new balance, so that it is not
 /// credited a second time.
-async fn apply_effects(platform: &Services, effects: &[Effect], now: UnixMs) {
-    let directory = &platform.directory;
-    let mut unread = Vec::new();
+async fn apply_effects(services: &Services, effects: &[Effect], now: UnixMs) {
+    let directory = &services.directory;
+    let mut unloaded = Vec::new();
     for effect in effects {
         if let Effect::Credit(organization, amount) = effect {
             match directory.live_state().organization(*organization) {
-                Some(book) => book.credit(*amount),
-                None => unread.push(*organization),
+                Some(organization) => organization.credit(*amount),
+                None => unloaded.push(*organization),
             }
         }
     }
     for effect in effects {
         // The change is committed, so the refresh is retried until the directory has it.
-        while let Err(fault) = refresh(platform, effect, &unread, now).await {
-            tracing::error!(%fault, ?effect, "an edit is not in force yet; it is read again");
+        while let Err(error) = refresh(services, effect, &unloaded, now).await {
+            tracing::error!(%error, ?effect, "directory refresh failed; retrying");
             tokio::time::sleep(REFRESH_RETRY_DELAY).await;
         }
     }
 }
 
 async fn refresh(
-    platform: &Services,
+    services: &Services,
     effect: &Effect,
-    unread: &[OrganizationId],
+    unloaded: &[OrganizationId],
     now: UnixMs,
 ) -> Result<(), DatabaseError> {
-    let (directory, database) = (&platform.directory, &platform.database);
+    let (directory, database) = (&services.directory, &services.database);
     match effect {
         Effect::Project(project) => directory.refresh_project(database, *project, now).await,
         Effect::Organization(organization) => {
             directory.refresh_organization(database, *organization, now).await
         }
-        Effect::Credit(organization, _) if unread.contains(organization) => {
+        Effect::Credit(organization, _) if unloaded.contains(organization) => {
             directory.refresh_organization(database, *organization, now).await
         }
         Effect::Credit(..) => Ok(()),

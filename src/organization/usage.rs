@@ -37,7 +37,7 @@ pub struct QuotaUsage {
 impl QuotaUsage {
     /// Returns the headroom under `limit`; `None` if the limit is not set.
     pub fn remaining(&self, limit: Limit) -> Option<i64> {
-        let tally = match limit.window() {
+        let usage = match limit.window() {
             Window::Minute => self.minute,
             Window::Day => self.day,
             Window::Month => self.month,
@@ -46,65 +46,65 @@ impl QuotaUsage {
                 held: Amounts::default(),
             },
         };
-        let taken = tally.used.get(limit.measure()) + tally.held.get(limit.measure());
-        self.quota.limits.get(limit).map(|value| (value - taken).max(0))
+        let consumed = usage.used.get(limit.measure()) + usage.held.get(limit.measure());
+        self.quota.limits.get(limit).map(|value| (value - consumed).max(0))
     }
 }
 
 /// Returns the usage now, or at the end of `date`.
 pub async fn view(
-    platform: &Services,
-    seat: &OrgContext,
-    whose: QuotaSubject,
+    services: &Services,
+    org: &OrgContext,
+    subject: QuotaSubject,
     date: Option<Day>,
 ) -> Result<QuotaUsage, UseCaseError> {
-    match whose {
-        QuotaSubject::Organization => seat.require(Action::ViewOrganizationUsage)?,
+    match subject {
+        QuotaSubject::Organization => org.require(Action::ViewOrganizationUsage)?,
         QuotaSubject::Project(id) => {
-            projects::find_for(platform, seat, id, Action::ViewQuota).await?;
+            projects::find_for(services, org, id, Action::ViewQuota).await?;
         }
     }
-    load(platform, seat, whose, date).await
+    load(services, org, subject, date).await
 }
 
 /// Like [`view`], without an access check: the caller has made it.
 pub async fn load(
-    platform: &Services,
-    seat: &OrgContext,
-    whose: QuotaSubject,
+    services: &Services,
+    org: &OrgContext,
+    subject: QuotaSubject,
     date: Option<Day>,
 ) -> Result<QuotaUsage, UseCaseError> {
-    let (now, books) = (clock::wall_now(), platform.directory.live_state());
-    let standing = match whose {
+    let (now, live) = (clock::wall_now(), services.directory.live_state());
+    let snapshot = match subject {
         QuotaSubject::Organization => {
-            books.organization(seat.organization.id).map(|book| book.usage_snapshot(now))
+            live.organization(org.organization.id).map(|state| state.usage_snapshot(now))
         }
-        QuotaSubject::Project(id) => books.project(id).map(|book| book.usage_snapshot(now)),
+        QuotaSubject::Project(id) => live.project(id).map(|state| state.usage_snapshot(now)),
     };
-    match (date, standing) {
-        (None, Some(standing)) => Ok(QuotaUsage {
+    match (date, snapshot) {
+        (None, Some(snapshot)) => Ok(QuotaUsage {
             as_of: now,
-            quota: standing.quota,
-            minute: standing.minute,
+            quota: snapshot.quota,
+            minute: snapshot.minute,
             minute_reset_at: now.minute().end(),
-            day: standing.day,
+            day: snapshot.day,
             date: now.day(),
-            month: standing.month,
-            month_window: standing.month_window,
-            open_calls: standing.open_calls,
+            month: snapshot.month,
+            month_window: snapshot.month_window,
+            open_calls: snapshot.open_calls,
         }),
-        (date, _) => load_settled(platform, whose.id(seat), date.unwrap_or(now.day()), now).await,
+        (date, _) => load_settled(services, subject.id(org), date.unwrap_or(now.day()), now).await,
     }
 }
 
 /// Sums the daily rows in the database: settled usage only, without holds.
 async fn load_settled(
-    platform: &Services,
+    services: &Services,
     subject: Subject,
     date: Day,
     now: UnixMs,
 ) -> Result<QuotaUsage, UseCaseError> {
-    let reader = platform.database.reader();
+    let reader = services.database.reader();
     let quota = quotas::read(reader, subject).await?.quota;
     let month_window = quota.reset_day.month_of(date);
     let settled = |used| WindowUsage { used, held: Amounts::default() };

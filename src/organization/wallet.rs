@@ -15,7 +15,7 @@ use crate::organization::access::OrgContext;
 use crate::organization::error::UseCaseError;
 use crate::organization::rights::{Action, Forbidden};
 use crate::organization::services::Services;
-use crate::organization::unit_of_work::{AuditChange, Effect, UnitOfWork};
+use crate::organization::unit_of_work::{AuditChange, AuditTarget, Effect, UnitOfWork};
 
 /// The state of a wallet.
 #[derive(Debug, Clone, Copy)]
@@ -52,71 +52,71 @@ pub struct NewRefund {
 pub const COUNTED_MAX: i64 = 10_000;
 
 /// Returns the state of the wallet.
-pub async fn view(platform: &Services, seat: &OrgContext) -> Result<WalletStatus, UseCaseError> {
-    seat.require(Action::ViewWallet)?;
-    load(platform, seat).await
+pub async fn view(services: &Services, org: &OrgContext) -> Result<WalletStatus, UseCaseError> {
+    org.require(Action::ViewWallet)?;
+    load(services, org).await
 }
 
 /// Loads the state of the wallet, without an access check: the caller has made it.
 ///
-/// The holds are read before the balance, so that a call that settles in between is counted in one
-/// of the two.
-async fn load(platform: &Services, seat: &OrgContext) -> Result<WalletStatus, UseCaseError> {
-    let organization = seat.organization.id;
-    let book = platform.directory.live_state().organization(organization);
-    let frozen = book.map(|book| book.held()).unwrap_or_default();
-    let reader = platform.database.reader();
-    let check = platform.chain_auditor.check(reader, organization, clock::wall_now()).await?;
+/// The holds are read before the balance, so that a call that settles in between is missing from
+/// neither of the two.
+async fn load(services: &Services, org: &OrgContext) -> Result<WalletStatus, UseCaseError> {
+    let organization = org.organization.id;
+    let state = services.directory.live_state().organization(organization);
+    let held = state.map(|state| state.held()).unwrap_or_default();
+    let reader = services.database.reader();
+    let check = services.chain_auditor.check(reader, organization, clock::wall_now()).await?;
     let stored = wallets::read(reader, organization).await?;
-    Ok(WalletStatus { stored, held: frozen, check })
+    Ok(WalletStatus { stored, held, check })
 }
 
 /// Switches the wallet on or off for new calls; open calls finish. A wallet that the operator
 /// switched off can be switched on by the operator only.
 pub async fn set_active(
     work: &mut UnitOfWork,
-    seat: &OrgContext,
+    org: &OrgContext,
     active: bool,
 ) -> Result<(), UseCaseError> {
-    seat.require(Action::SwitchWallet)?;
-    let (organization, now) = (seat.organization.id, work.now());
+    org.require(Action::SwitchWallet)?;
+    let (organization, now) = (org.organization.id, work.now());
     let before = wallets::read(work.connection(), organization).await?;
-    if before.disabled_by_operator && !seat.is_operator() {
+    if before.disabled_by_operator && !org.is_operator() {
         if active {
             return Err(Forbidden::Permission("operator").into());
         }
         return Ok(());
     }
-    let by_operator = seat.is_operator();
+    let by_operator = org.is_operator();
     wallets::set_active(work.connection(), organization, active, by_operator, now).await?;
     work.after_commit(Effect::Organization(organization));
     let change = AuditChange {
         organization: Some(organization),
         action: "wallet.update".into(),
-        target: audit_target(seat),
+        target: audit_target(org),
         before: Some(json!({"isActive": before.is_active})),
         after: Some(json!({"isActive": active})),
     };
-    work.audit(&seat.principal.actor(), change).await
+    work.audit(&org.principal.actor(), change).await
 }
 
 /// Returns the state of the wallet after [`set_active`].
 pub async fn view_after_update(
-    platform: &Services,
-    seat: &OrgContext,
+    services: &Services,
+    org: &OrgContext,
 ) -> Result<WalletStatus, UseCaseError> {
-    seat.require(Action::SwitchWallet)?;
-    load(platform, seat).await
+    org.require(Action::SwitchWallet)?;
+    load(services, org).await
 }
 
 /// Posts a recharge.
 pub async fn recharge(
     work: &mut UnitOfWork,
-    seat: &OrgContext,
+    org: &OrgContext,
     new: &NewRecharge,
 ) -> Result<Record, UseCaseError> {
-    seat.require(Action::Recharge)?;
-    let actor = actor_json(seat);
+    org.require(Action::Recharge)?;
+    let actor = actor_json(org);
     let posting = NewRecord {
         kind: RecordKind::Recharge,
         amount: new.amount,
@@ -125,7 +125,7 @@ pub async fn recharge(
         reference: new.reference.as_deref(),
         actor: &actor,
     };
-    let posted = post(work, seat, &posting, "wallet.recharge").await;
+    let posted = post(work, org, &posting, "wallet.recharge").await;
     crash_point!("recharge-posted");
     posted
 }
@@ -133,19 +133,19 @@ pub async fn recharge(
 /// Posts a refund of part or all of what a call cost.
 pub async fn refund(
     work: &mut UnitOfWork,
-    seat: &OrgContext,
+    org: &OrgContext,
     new: &NewRefund,
 ) -> Result<Record, UseCaseError> {
-    seat.require(Action::Refund)?;
-    let organization = seat.organization.id;
+    org.require(Action::Refund)?;
+    let organization = org.organization.id;
     let found = records::consume(work.connection(), organization, new.call).await?;
     let consume = found.ok_or(UseCaseError::NotFound)?;
     let left = consume.amount - consume.refunded.unwrap_or_default();
     if left < new.amount {
-        let message = format!("only {left} is left of what this call cost");
+        let message = format!("only {left} of the cost of this call can still be refunded");
         return Err(UseCaseError::conflict("refund_exceeds_consume", message));
     }
-    let actor = actor_json(seat);
+    let actor = actor_json(org);
     let posting = NewRecord {
         kind: RecordKind::Refund,
         amount: new.amount,
@@ -154,27 +154,28 @@ pub async fn refund(
         reference: None,
         actor: &actor,
     };
-    let posted = post(work, seat, &posting, "wallet.refund").await;
+    let posted = post(work, org, &posting, "wallet.refund").await;
     crash_point!("refund-posted");
     posted
 }
 
 async fn post(
     work: &mut UnitOfWork,
-    seat: &OrgContext,
+    org: &OrgContext,
     posting: &NewRecord<'_>,
     action: &'static str,
 ) -> Result<Record, UseCaseError> {
-    let (organization, now) = (seat.organization.id, work.now());
+    let (organization, now) = (org.organization.id, work.now());
     let seq = wallets::post(work.connection(), organization, posting, now).await?;
     work.after_commit(Effect::Credit(organization, posting.amount));
-    let written = records::at_seq(&mut *work.connection(), organization, seq).await?;
-    let record =
-        written.ok_or_else(|| UseCaseError::Internal("a record just written is gone".into()))?;
+    let found = records::at_seq(&mut *work.connection(), organization, seq).await?;
+    let record = found.ok_or_else(|| {
+        UseCaseError::Internal("a record is missing right after it was inserted".into())
+    })?;
     let change = AuditChange {
         organization: Some(organization),
         action: action.into(),
-        target: audit_target(seat),
+        target: audit_target(org),
         before: Some(json!({"balance": record.previous.to_string()})),
         after: Some(json!({
             "balance": record.current.to_string(),
@@ -183,55 +184,59 @@ async fn post(
             "requestLogId": record.call.map(|id| id.to_string()),
         })),
     };
-    work.audit(&seat.principal.actor(), change).await?;
+    work.audit(&org.principal.actor(), change).await?;
     Ok(record)
 }
 
 /// Returns a range of the records, newest first, and the number of matches, counted up to
 /// `COUNTED_MAX` + 1.
 pub async fn records(
-    platform: &Services,
-    seat: &OrgContext,
+    services: &Services,
+    org: &OrgContext,
     filter: &RecordFilter,
-    stretch: RecordRange,
+    range: RecordRange,
 ) -> Result<(Vec<Record>, i64), UseCaseError> {
-    seat.require(Action::ViewRecords)?;
-    let (mut picture, organization) =
-        (platform.database.begin_snapshot().await?, seat.organization.id);
-    let rows = records::list(&mut picture, organization, filter, stretch).await?;
-    let total = records::count(&mut picture, organization, filter, COUNTED_MAX + 1).await?;
+    org.require(Action::ViewRecords)?;
+    let (mut snapshot, organization) =
+        (services.database.begin_snapshot().await?, org.organization.id);
+    let rows = records::list(&mut snapshot, organization, filter, range).await?;
+    let total = records::count(&mut snapshot, organization, filter, COUNTED_MAX + 1).await?;
     Ok((rows, total))
 }
 
 /// Writes an export of the records into the audit log.
-pub async fn audit_export(work: &mut UnitOfWork, seat: &OrgContext) -> Result<(), UseCaseError> {
-    seat.require(Action::ViewRecords)?;
+pub async fn audit_export(work: &mut UnitOfWork, org: &OrgContext) -> Result<(), UseCaseError> {
+    org.require(Action::ViewRecords)?;
     let change = AuditChange {
-        organization: Some(seat.organization.id),
+        organization: Some(org.organization.id),
         action: "wallet.export".into(),
-        target: audit_target(seat),
+        target: audit_target(org),
         before: None,
         after: None,
     };
-    work.audit(&seat.principal.actor(), change).await
+    work.audit(&org.principal.actor(), change).await
 }
 
 /// Returns the holds of open calls, newest first.
 pub fn holds(
-    platform: &Services,
-    seat: &OrgContext,
+    services: &Services,
+    org: &OrgContext,
 ) -> Result<Vec<(RequestLogId, OpenHold)>, UseCaseError> {
-    seat.require(Action::ViewWallet)?;
-    let book = platform.directory.live_state().organization(seat.organization.id);
-    let mut holds = book.map(|book| book.holds()).unwrap_or_default();
+    org.require(Action::ViewWallet)?;
+    let state = services.directory.live_state().organization(org.organization.id);
+    let mut holds = state.map(|state| state.holds()).unwrap_or_default();
     holds.reverse();
     Ok(holds)
 }
 
-fn actor_json(seat: &OrgContext) -> String {
-    serde_json::to_string(&seat.principal.actor()).unwrap_or_default()
+fn actor_json(org: &OrgContext) -> String {
+    serde_json::to_string(&org.principal.actor()).unwrap_or_default()
 }
 
-fn audit_target(seat: &OrgContext) -> (&'static str, String, String) {
-    ("wallet", seat.organization.id.to_string(), seat.organization.name.clone())
+fn audit_target(org: &OrgContext) -> AuditTarget {
+    AuditTarget {
+        kind: "wallet",
+        id: org.organization.id.to_string(),
+        name: org.organization.name.clone(),
+    }
 }

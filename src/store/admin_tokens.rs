@@ -4,8 +4,9 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection, SqlitePool};
 
 use crate::domain::ids::{AdminTokenId, OrganizationId, UserId};
+use crate::domain::roles::{Scope, TokenKind};
 use crate::domain::time::UnixMs;
-use crate::store::columns::{at, at_or_null, id, id_or_null, json, texts, uuid};
+use crate::store::columns::{at, at_or_null, id, id_or_null, json, named, named_list, uuid};
 use crate::store::database::DatabaseError;
 use crate::store::paging::{self, ListQuery, Page, Sort};
 
@@ -14,10 +15,10 @@ use crate::store::paging::{self, ListQuery, Page, Sort};
 pub struct AdminToken {
     pub id: AdminTokenId,
     pub name: String,
-    pub kind: String,
+    pub kind: TokenKind,
     /// The organization that it belongs to or acts in by default.
     pub organization: Option<OrganizationId>,
-    pub scopes: Vec<String>,
+    pub scopes: Vec<Scope>,
     /// The last four characters of its secret.
     pub last4: String,
     /// `None`: the token does not expire.
@@ -53,9 +54,9 @@ pub async fn insert(
     )
     .bind(uuid(token.id.0))
     .bind(&token.name)
-    .bind(&token.kind)
+    .bind(token.kind.name())
     .bind(token.organization.map(|id| uuid(id.0)))
-    .bind(json(&token.scopes))
+    .bind(json(&scope_names(token)))
     .bind(&secret_hash[..])
     .bind(&token.last4)
     .bind(token.expires_at.map(|at| at.0))
@@ -102,10 +103,10 @@ pub async fn list(
 
 pub async fn by_id(
     connection: &mut SqliteConnection,
-    which: AdminTokenId,
+    token_id: AdminTokenId,
 ) -> Result<Option<AdminToken>, DatabaseError> {
     let row = sqlx::query("SELECT * FROM admin_tokens WHERE id = $1")
-        .bind(uuid(which.0))
+        .bind(uuid(token_id.0))
         .fetch_optional(connection)
         .await?;
     Ok(row.as_ref().map(token).transpose()?)
@@ -113,11 +114,11 @@ pub async fn by_id(
 
 pub async fn revoke(
     connection: &mut SqliteConnection,
-    which: AdminTokenId,
+    token_id: AdminTokenId,
     now: UnixMs,
 ) -> Result<(), DatabaseError> {
     sqlx::query("UPDATE admin_tokens SET revoked_at = $2 WHERE id = $1")
-        .bind(uuid(which.0))
+        .bind(uuid(token_id.0))
         .bind(now.0)
         .execute(connection)
         .await?;
@@ -126,24 +127,28 @@ pub async fn revoke(
 
 pub async fn record_use(
     connection: &mut SqliteConnection,
-    which: AdminTokenId,
+    token_id: AdminTokenId,
     now: UnixMs,
 ) -> Result<(), DatabaseError> {
     sqlx::query("UPDATE admin_tokens SET last_used_at = $2 WHERE id = $1")
-        .bind(uuid(which.0))
+        .bind(uuid(token_id.0))
         .bind(now.0)
         .execute(connection)
         .await?;
     Ok(())
 }
 
+fn scope_names(token: &AdminToken) -> Vec<&'static str> {
+    token.scopes.iter().map(|scope| scope.name()).collect()
+}
+
 fn token(row: &SqliteRow) -> Result<AdminToken, sqlx::Error> {
     Ok(AdminToken {
         id: AdminTokenId(id(row, "id")?),
         name: row.try_get("name")?,
-        kind: row.try_get("kind")?,
+        kind: named(row, "admin_tokens.kind", TokenKind::parse)?,
         organization: id_or_null(row, "organization_id")?.map(OrganizationId),
-        scopes: texts(row, "scopes")?.unwrap_or_default(),
+        scopes: named_list(row, "admin_tokens.scopes", Scope::parse)?,
         last4: row.try_get("last4")?,
         expires_at: at_or_null(row, "expires_at")?,
         created_by: UserId(id(row, "created_by")?),

@@ -140,10 +140,10 @@ pub async fn rotate(
 pub async fn by_id(
     connection: &mut SqliteConnection,
     project: ProjectId,
-    which: ApiKeyId,
+    key_id: ApiKeyId,
 ) -> Result<Option<ApiKey>, DatabaseError> {
     let row = sqlx::query("SELECT * FROM api_keys WHERE id = $1 AND project_id = $2")
-        .bind(uuid(which.0))
+        .bind(uuid(key_id.0))
         .bind(uuid(project.0))
         .fetch_optional(connection)
         .await?;

@@ -26,7 +26,7 @@ pub struct AuditEntry<'a> {
     /// The changed fields after the change, as a JSON object.
     pub after: Option<String>,
     /// False if the change was denied.
-    pub done: bool,
+    pub allowed: bool,
     pub client_address: Option<IpAddr>,
     pub request_id: String,
 }
@@ -48,7 +48,7 @@ pub async fn insert(
     .bind(&entry.target)
     .bind(&entry.before)
     .bind(&entry.after)
-    .bind(if entry.done { "Done" } else { "Denied" })
+    .bind(if entry.allowed { "Done" } else { "Denied" })
     .bind(entry.client_address.map(|address| address.to_string()))
     .bind(&entry.request_id)
     .execute(connection)

@@ -9,7 +9,9 @@ use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId};
 use crate::domain::limit::{Amounts, Limit, Limits};
 use crate::domain::money::Nano;
 use crate::domain::quota::Quota;
+use crate::domain::status::{OnDisconnect, OrganizationStatus, ProjectStatus};
 use crate::domain::time::{Day, Minute, UnixMs};
+use crate::store::columns::named;
 use crate::store::database::{Database, DatabaseError};
 use crate::store::quotas;
 use crate::store::usage::{self, StoredUsage, Subjects, UsageBySubject};
@@ -199,11 +201,13 @@ fn organization_row(
     let StoredUsage { minute, days } = used.of(id);
     Ok(OrganizationRow {
         id: OrganizationId(id),
-        active: row.try_get::<&str, _>(1)? == "Active",
+        active: named(row, "organizations.status", OrganizationStatus::parse)?
+            == OrganizationStatus::Active,
         allowed_models: list(row, 2)?,
         balance: Nano(row.try_get(3)?),
         wallet_active: row.try_get(4)?,
-        on_disconnect_drain: row.try_get::<&str, _>(5)? == "drain",
+        on_disconnect_drain: named(row, "organizations.on_disconnect", OnDisconnect::parse)?
+            == OnDisconnect::Drain,
         output_clamp: row.try_get(6)?,
         quota: quotas::parse_quota(row.try_get(7)?, row.try_get(8)?, row.try_get(9)?)?,
         minute,
@@ -217,7 +221,7 @@ fn project_row(row: &SqliteRow, used: &UsageBySubject) -> Result<ProjectRow, sql
     Ok(ProjectRow {
         id: ProjectId(id),
         organization: OrganizationId(row.try_get::<Uuid, _>(1)?.as_u128()),
-        active: row.try_get::<&str, _>(2)? == "Active",
+        active: named(row, "projects.status", ProjectStatus::parse)? == ProjectStatus::Active,
         allowed_models: list(row, 3)?,
         quota: quotas::parse_quota(row.try_get(4)?, row.try_get(5)?, row.try_get(6)?)?,
         minute,

@@ -4,8 +4,9 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection, SqliteExecutor, SqlitePool};
 
 use crate::domain::ids::OrganizationId;
+use crate::domain::status::{OnDisconnect, OrganizationStatus};
 use crate::domain::time::UnixMs;
-use crate::store::columns::{at, id, json_or_null, texts, uuid};
+use crate::store::columns::{at, id, json_or_null, named, texts, uuid};
 use crate::store::database::DatabaseError;
 use crate::store::paging::{self, ListQuery, Page, Sort};
 
@@ -14,11 +15,11 @@ pub struct Organization {
     pub id: OrganizationId,
     pub name: String,
     pub description: Option<String>,
-    pub status: String,
+    pub status: OrganizationStatus,
     /// Whether its own members may recharge its wallet.
     pub self_funding: bool,
     /// What happens to a call whose client disconnects.
-    pub on_disconnect: String,
+    pub on_disconnect: OnDisconnect,
     /// Whether the output bound of its calls is lowered to the headroom of limits and wallet.
     pub output_clamp: bool,
     /// Glob patterns of the models it may use; `None` allows all.
@@ -54,9 +55,9 @@ pub async fn insert(
     .bind(uuid(organization.id.0))
     .bind(&organization.name)
     .bind(&organization.description)
-    .bind(&organization.status)
+    .bind(organization.status.name())
     .bind(organization.self_funding)
-    .bind(&organization.on_disconnect)
+    .bind(organization.on_disconnect.name())
     .bind(organization.output_clamp)
     .bind(json_or_null(organization.allowed_models.as_ref()))
     .bind(organization.created_at.0)
@@ -90,9 +91,9 @@ pub async fn update(
     .bind(uuid(organization.id.0))
     .bind(&organization.name)
     .bind(&organization.description)
-    .bind(&organization.status)
+    .bind(organization.status.name())
     .bind(organization.self_funding)
-    .bind(&organization.on_disconnect)
+    .bind(organization.on_disconnect.name())
     .bind(organization.output_clamp)
     .bind(json_or_null(organization.allowed_models.as_ref()))
     .bind(organization.updated_at.0)
@@ -104,21 +105,28 @@ pub async fn update(
 
 pub async fn by_id(
     executor: impl SqliteExecutor<'_>,
-    which: OrganizationId,
+    organization_id: OrganizationId,
 ) -> Result<Option<Organization>, DatabaseError> {
     let query = format!("SELECT {COLUMNS} FROM organizations WHERE id = $1");
     let row = sqlx::query(sqlx::AssertSqlSafe(query))
-        .bind(uuid(which.0))
+        .bind(uuid(organization_id.0))
         .fetch_optional(executor)
         .await?;
     Ok(row.as_ref().map(organization).transpose()?)
 }
 
+/// Conditions that organizations must meet; `None` is no condition.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OrganizationFilter<'a> {
+    /// A part of the name; letter case is ignored.
+    pub name_contains: Option<&'a str>,
+    pub status: Option<OrganizationStatus>,
+}
+
 /// Returns one page of the organizations that match, and the total count.
 pub async fn list(
     pool: &SqlitePool,
-    part: Option<&str>,
-    status: Option<&str>,
+    filter: OrganizationFilter<'_>,
     page: Page,
     sort: Sort,
 ) -> Result<(Vec<Organization>, i64), DatabaseError> {
@@ -127,11 +135,11 @@ pub async fn list(
         from: "FROM organizations
             WHERE ($3 IS NULL OR name LIKE $3 ESCAPE '\\') AND ($4 IS NULL OR status = $4)",
     };
-    let (part, status) = (part.map(paging::pattern), status.map(ToOwned::to_owned));
-    let (rows, total) = paging::read(pool, shown, page, sort, |query| {
-        query.bind(part.clone()).bind(status.clone())
-    })
-    .await?;
+    let pattern = filter.name_contains.map(paging::pattern);
+    let status = filter.status.map(OrganizationStatus::name);
+    let (rows, total) =
+        paging::read(pool, shown, page, sort, |query| query.bind(pattern.clone()).bind(status))
+            .await?;
     Ok((rows.iter().map(organization).collect::<Result<_, _>>()?, total))
 }
 
@@ -140,9 +148,9 @@ fn organization(row: &SqliteRow) -> Result<Organization, sqlx::Error> {
         id: OrganizationId(id(row, "id")?),
         name: row.try_get("name")?,
         description: row.try_get("description")?,
-        status: row.try_get("status")?,
+        status: named(row, "organizations.status", OrganizationStatus::parse)?,
         self_funding: row.try_get("self_funding")?,
-        on_disconnect: row.try_get("on_disconnect")?,
+        on_disconnect: named(row, "organizations.on_disconnect", OnDisconnect::parse)?,
         output_clamp: row.try_get("output_clamp")?,
         allowed_models: texts(row, "allowed_models")?,
         member_count: row.try_get("member_count")?,

@@ -73,8 +73,8 @@ pub fn prices_json(prices: &PriceTable) -> Map<String, Value> {
 }
 
 /// Parses the output of [`prices_json`]; returns `None` for anything else.
-pub fn parse_prices(told: &Map<String, Value>) -> Option<PriceTable> {
-    told.iter().try_fold(PriceTable::default(), |prices, (name, price)| {
+pub fn parse_prices(json: &Map<String, Value>) -> Option<PriceTable> {
+    json.iter().try_fold(PriceTable::default(), |prices, (name, price)| {
         let unit = Unit::ALL.into_iter().find(|unit| unit.name() == name)?;
         prices.with(unit, Nano::parse(price.as_str()?).ok()?.0)
     })
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_prices_of_a_version_are_kept_as_they_were_first() {
+    async fn the_prices_of_a_version_never_change() {
         let folder = tempfile::tempdir().expect("a folder");
         let database = Database::open(&folder.path().join("db")).await.expect("a database");
         let tariff = |nano, version: &str| {
@@ -115,9 +115,9 @@ mod tests {
         };
         let list = [tariff(150_000_000, "v"), tariff(1, "w"), tariff(7, "v")];
         let mut tx = database.begin().await.expect("a transaction");
-        insert_missing(&mut tx, list.iter(), UnixMs(1)).await.expect("kept");
+        insert_missing(&mut tx, list.iter(), UnixMs(1)).await.expect("inserted");
         tx.commit().await.expect("committed");
-        let found = find(&database, "v").await.expect("read").expect("known");
+        let found = find(&database, "v").await.expect("read").expect("found");
         let prices = json!({"inputTokens": "0.15"});
         let row = json!({"serviceTier": "default", "aboveInputTokens": 0, "prices": prices});
         assert_eq!(found, json!([row]));
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_version_names_the_prices() {
+    fn equal_prices_have_equal_versions() {
         let with = |nano| PriceTable::default().with(Unit::InputTokens, nano).expect("in range");
         let row = |above_input_tokens, prices| PriceRow {
             tier: ServiceTier::DEFAULT,

@@ -35,43 +35,46 @@ pub async fn insert(
     connection: &mut SqliteConnection,
     price: &StoredPrice,
 ) -> Result<Option<UnixMs>, DatabaseError> {
-    let StoredPrice { price_override: laid, .. } = price;
+    let StoredPrice { price_override, .. } = price;
     let close = format!(
-        "UPDATE prices SET effective_to = $4 WHERE {SAME_MODEL_UPSTREAM_TIER} AND effective_from <= $4
-         AND (effective_to IS NULL OR $4 < effective_to)"
+        "UPDATE prices SET effective_to = $4
+         WHERE {SAME_MODEL_UPSTREAM_TIER} AND effective_from <= $4
+            AND (effective_to IS NULL OR $4 < effective_to)"
     );
     let next = format!(
-        "SELECT min(effective_from) FROM prices WHERE {SAME_MODEL_UPSTREAM_TIER} AND $4 < effective_from
-         AND (effective_to IS NULL OR effective_from < effective_to)"
+        "SELECT min(effective_from) FROM prices
+         WHERE {SAME_MODEL_UPSTREAM_TIER} AND $4 < effective_from
+            AND (effective_to IS NULL OR effective_from < effective_to)"
     );
-    let (upstream, tier) = (laid.upstream.as_deref(), price_lists::tier_name(laid.tier));
+    let (upstream, tier) =
+        (price_override.upstream.as_deref(), price_lists::tier_name(price_override.tier));
     sqlx::query(sqlx::AssertSqlSafe(close))
-        .bind(&*laid.model)
+        .bind(&*price_override.model)
         .bind(upstream)
         .bind(&tier)
-        .bind(laid.from.0)
+        .bind(price_override.from.0)
         .execute(&mut *connection)
         .await?;
     let until: Option<i64> = sqlx::query_scalar(sqlx::AssertSqlSafe(next))
-        .bind(&*laid.model)
+        .bind(&*price_override.model)
         .bind(upstream)
         .bind(&tier)
-        .bind(laid.from.0)
+        .bind(price_override.from.0)
         .fetch_one(&mut *connection)
         .await?;
-    let (prices, tiers) = columns_json(laid);
+    let (prices, tiers) = columns_json(price_override);
     sqlx::query(
         "INSERT INTO prices (id, model, upstream, service_tier, prices, tiers, effective_from,
             effective_to, price_version, created_by, created_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     )
     .bind(uuid(price.id.0))
-    .bind(&*laid.model)
+    .bind(&*price_override.model)
     .bind(upstream)
     .bind(&tier)
     .bind(prices.to_string())
     .bind(tiers.to_string())
-    .bind(laid.from.0)
+    .bind(price_override.from.0)
     .bind(until)
     .bind(&price.version)
     .bind(uuid(price.created_by.0))
@@ -88,8 +91,8 @@ pub async fn end(
     price: &StoredPrice,
     now: UnixMs,
 ) -> Result<(), DatabaseError> {
-    let StoredPrice { price_override: laid, .. } = price;
-    if laid.from <= now {
+    let StoredPrice { price_override, .. } = price;
+    if price_override.from <= now {
         sqlx::query("UPDATE prices SET effective_to = $2 WHERE id = $1")
             .bind(uuid(price.id.0))
             .bind(now.0)
@@ -106,11 +109,11 @@ pub async fn end(
          AND effective_from < effective_to"
     );
     sqlx::query(sqlx::AssertSqlSafe(reopen))
-        .bind(&*laid.model)
-        .bind(laid.upstream.as_deref())
-        .bind(price_lists::tier_name(laid.tier))
-        .bind(laid.from.0)
-        .bind(laid.until.map(|until| until.0))
+        .bind(&*price_override.model)
+        .bind(price_override.upstream.as_deref())
+        .bind(price_lists::tier_name(price_override.tier))
+        .bind(price_override.from.0)
+        .bind(price_override.until.map(|until| until.0))
         .execute(connection)
         .await?;
     Ok(())
@@ -118,10 +121,10 @@ pub async fn end(
 
 pub async fn by_id(
     connection: &mut SqliteConnection,
-    which: PriceId,
+    price_id: PriceId,
 ) -> Result<Option<StoredPrice>, DatabaseError> {
     let row = sqlx::query("SELECT * FROM prices WHERE id = $1")
-        .bind(uuid(which.0))
+        .bind(uuid(price_id.0))
         .fetch_optional(connection)
         .await?;
     Ok(row.as_ref().map(price).transpose()?)
@@ -150,23 +153,23 @@ pub async fn active_overrides(
         .bind(now.0)
         .fetch_all(executor)
         .await?;
-    let laid = |row: &SqliteRow| Ok::<_, sqlx::Error>(price(row)?.price_override);
-    Ok(rows.iter().map(laid).collect::<Result<_, _>>()?)
+    let price_override = |row: &SqliteRow| Ok::<_, sqlx::Error>(price(row)?.price_override);
+    Ok(rows.iter().map(price_override).collect::<Result<_, _>>()?)
 }
 
 /// Returns the values of the columns `prices` (for any input size) and `tiers` (for larger inputs).
-pub fn columns_json(laid: &PriceOverride) -> (Value, Value) {
-    let first = laid.rows.first().map(|row| price_lists::prices_json(&row.prices));
+pub fn columns_json(price_override: &PriceOverride) -> (Value, Value) {
+    let first = price_override.rows.first().map(|row| price_lists::prices_json(&row.prices));
     let tier = |row: &PriceRow| {
         let prices = price_lists::prices_json(&row.prices);
         json!({"aboveInputTokens": row.above_input_tokens, "prices": prices})
     };
-    (first.unwrap_or_default().into(), laid.rows.iter().skip(1).map(tier).collect())
+    (first.unwrap_or_default().into(), price_override.rows.iter().skip(1).map(tier).collect())
 }
 
 fn price(row: &SqliteRow) -> Result<StoredPrice, sqlx::Error> {
     let tier =
-        ServiceTier::new(row.try_get("service_tier")?).ok_or_else(|| unreadable("a tier"))?;
+        ServiceTier::new(row.try_get("service_tier")?).ok_or_else(|| unreadable("service_tier"))?;
     let tier = if tier.is_default() { ServiceTier::DEFAULT } else { tier };
     let read = |prices: &Map<String, Value>| {
         price_lists::parse_prices(prices).ok_or_else(|| unreadable("prices"))
@@ -185,7 +188,7 @@ fn price(row: &SqliteRow) -> Result<StoredPrice, sqlx::Error> {
         };
         rows.push(PriceRow { tier, above_input_tokens, prices: read(prices)? });
     }
-    let laid = PriceOverride {
+    let price_override = PriceOverride {
         model: row.try_get::<&str, _>("model")?.into(),
         upstream: row.try_get::<Option<&str>, _>("upstream")?.map(Arc::from),
         tier,
@@ -195,13 +198,13 @@ fn price(row: &SqliteRow) -> Result<StoredPrice, sqlx::Error> {
     };
     Ok(StoredPrice {
         id: PriceId(id(row, "id")?),
-        price_override: laid,
+        price_override,
         version: row.try_get("price_version")?,
         created_by: UserId(id(row, "created_by")?),
         created_at: at(row, "created_at")?,
     })
 }
 
-fn unreadable(what: &str) -> sqlx::Error {
-    sqlx::Error::Decode(format!("prices: {what} cannot be read").into())
+fn unreadable(column: &str) -> sqlx::Error {
+    sqlx::Error::Decode(format!("prices.{column}: invalid value").into())
 }

@@ -5,8 +5,9 @@ use sqlx::{Row, SqliteConnection, SqliteExecutor, SqlitePool};
 
 use crate::domain::ids::{OrganizationId, ProjectId, UserId};
 use crate::domain::limit::Limits;
+use crate::domain::status::ProjectStatus;
 use crate::domain::time::UnixMs;
-use crate::store::columns::{at, at_or_null, id, json_or_null, texts, uuid};
+use crate::store::columns::{at, at_or_null, id, json_or_null, named, texts, uuid};
 use crate::store::database::DatabaseError;
 use crate::store::paging::{self, ListQuery, Page, Sort};
 use crate::store::quotas;
@@ -17,7 +18,7 @@ pub struct Project {
     pub organization: OrganizationId,
     pub name: String,
     pub description: Option<String>,
-    pub active: bool,
+    pub status: ProjectStatus,
     /// The template from which it was created.
     pub template_id: Option<String>,
     /// Glob patterns of the models it may use; `None` allows all.
@@ -54,7 +55,7 @@ pub async fn insert(
     .bind(uuid(project.organization.0))
     .bind(&project.name)
     .bind(&project.description)
-    .bind(status(project.active))
+    .bind(project.status.name())
     .bind(&project.template_id)
     .bind(json_or_null(project.allowed_models.as_ref()))
     .bind(project.ceiling.as_ref().map(quotas::limits_json))
@@ -80,7 +81,7 @@ pub async fn update(
     .bind(uuid(project.id.0))
     .bind(&project.name)
     .bind(&project.description)
-    .bind(status(project.active))
+    .bind(project.status.name())
     .bind(json_or_null(project.allowed_models.as_ref()))
     .bind(project.ceiling.as_ref().map(quotas::limits_json))
     .bind(project.updated_at.0)
@@ -95,22 +96,30 @@ pub async fn update(
 pub async fn by_id(
     executor: impl SqliteExecutor<'_>,
     organization: OrganizationId,
-    which: ProjectId,
+    project_id: ProjectId,
 ) -> Result<Option<Project>, DatabaseError> {
     let query = format!("SELECT {COLUMNS} FROM projects WHERE id = $1 AND organization_id = $2");
     let row = sqlx::query(sqlx::AssertSqlSafe(query))
-        .bind(uuid(which.0))
+        .bind(uuid(project_id.0))
         .bind(uuid(organization.0))
         .fetch_optional(executor)
         .await?;
     Ok(row.as_ref().map(project).transpose()?)
 }
 
+/// Conditions that projects must meet; `None` is no condition.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ProjectFilter<'a> {
+    /// A part of the name; letter case is ignored.
+    pub name_contains: Option<&'a str>,
+    pub status: Option<ProjectStatus>,
+}
+
 /// Returns one page of the projects of an organization that match, and the total count.
 pub async fn list(
     pool: &SqlitePool,
     organization: OrganizationId,
-    filter: (Option<&str>, Option<&str>),
+    filter: ProjectFilter<'_>,
     page: Page,
     sort: Sort,
 ) -> Result<(Vec<Project>, i64), DatabaseError> {
@@ -119,16 +128,13 @@ pub async fn list(
         from: "FROM projects WHERE organization_id = $3
             AND ($4 IS NULL OR name LIKE $4 ESCAPE '\\') AND ($5 IS NULL OR status = $5)",
     };
-    let (part, status) = (filter.0.map(paging::pattern), filter.1.map(ToOwned::to_owned));
+    let pattern = filter.name_contains.map(paging::pattern);
+    let status = filter.status.map(ProjectStatus::name);
     let (rows, total) = paging::read(pool, shown, page, sort, |query| {
-        query.bind(uuid(organization.0)).bind(part.clone()).bind(status.clone())
+        query.bind(uuid(organization.0)).bind(pattern.clone()).bind(status)
     })
     .await?;
     Ok((rows.iter().map(project).collect::<Result<_, _>>()?, total))
-}
-
-const fn status(active: bool) -> &'static str {
-    if active { "Active" } else { "Archived" }
 }
 
 fn project(row: &SqliteRow) -> Result<Project, sqlx::Error> {
@@ -138,7 +144,7 @@ fn project(row: &SqliteRow) -> Result<Project, sqlx::Error> {
         organization: OrganizationId(id(row, "organization_id")?),
         name: row.try_get("name")?,
         description: row.try_get("description")?,
-        active: row.try_get::<&str, _>("status")? == "Active",
+        status: named(row, "projects.status", ProjectStatus::parse)?,
         template_id: row.try_get("template_id")?,
         allowed_models: texts(row, "allowed_models")?,
         ceiling: ceiling.map(quotas::parse_limits).transpose()?,

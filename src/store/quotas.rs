@@ -1,5 +1,5 @@
-//! Quotas of projects and organizations. The limits of a row are one JSON object by field name, with
-//! money in nano-units.
+//! Quotas of projects and organizations. The limits of a row are one JSON object by field name,
+//! with money in nano-units.
 
 use std::collections::BTreeMap;
 
@@ -22,8 +22,9 @@ pub fn parse_quota(
         return Ok(Quota::default());
     };
     let reset_day = u8::try_from(reset_day).ok().and_then(ResetDay::new);
-    let reset_day =
-        reset_day.ok_or_else(|| sqlx::Error::Decode("custom_reset_day is not in 1..=28".into()))?;
+    let reset_day = reset_day.ok_or_else(|| {
+        sqlx::Error::Decode("quotas.custom_reset_day: must be from 1 to 28".into())
+    })?;
     Ok(Quota { limits: parse_limits(limits)?, enforce, reset_day })
 }
 

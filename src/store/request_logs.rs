@@ -5,8 +5,9 @@ use sqlx::{Row, SqliteConnection, SqliteExecutor};
 
 use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RecordId, RequestLogId, UserId};
 use crate::domain::money::Nano;
+use crate::domain::status::Outcome;
 use crate::domain::time::UnixMs;
-use crate::store::columns::{at, id, id_or_null, uuid};
+use crate::store::columns::{at, id, id_or_null, named, uuid};
 use crate::store::database::DatabaseError;
 
 /// An entry, with the current names of the project and the key.
@@ -22,7 +23,7 @@ pub struct RequestLog {
     pub key_name: Option<String>,
     /// The owner of the key.
     pub owner: Option<UserId>,
-    pub outcome: String,
+    pub outcome: Outcome,
     /// The HTTP status of the response.
     pub status: i64,
     /// The code of the refusal.
@@ -47,7 +48,7 @@ pub struct RequestLogFilter {
     /// Created before this instant.
     pub to: Option<UnixMs>,
     pub status: Option<i64>,
-    pub outcome: Option<&'static str>,
+    pub outcome: Option<Outcome>,
     pub refusal: Option<String>,
     pub model: Option<String>,
     pub key: Option<ApiKeyId>,
@@ -120,7 +121,7 @@ macro_rules! bound {
             .bind($filter.from.map(|at| at.0))
             .bind($filter.to.map(|at| at.0))
             .bind($filter.status)
-            .bind($filter.outcome)
+            .bind($filter.outcome.map(Outcome::name))
             .bind($filter.refusal.clone())
             .bind($filter.model.clone())
             .bind($filter.key.map(|id| uuid(id.0)))
@@ -136,16 +137,16 @@ pub async fn list(
     connection: &mut SqliteConnection,
     visible: RequestLogVisibility,
     filter: &RequestLogFilter,
-    stretch: RequestLogRange,
+    range: RequestLogRange,
 ) -> Result<Vec<RequestLog>, DatabaseError> {
     let query = format!(
         "{COLUMNS} WHERE {FILTER_SQL} AND ($14 IS NULL OR l.id < $14)
          ORDER BY l.id DESC LIMIT $15 OFFSET $16"
     );
     let rows = bound!(query, visible, filter)
-        .bind(stretch.before.map(|id| uuid(id.0)))
-        .bind(stretch.limit)
-        .bind(stretch.offset)
+        .bind(range.before.map(|id| uuid(id.0)))
+        .bind(range.limit)
+        .bind(range.offset)
         .fetch_all(&mut *connection)
         .await?;
     Ok(rows.iter().map(entry).collect::<Result<_, _>>()?)
@@ -156,11 +157,15 @@ pub async fn count(
     connection: &mut SqliteConnection,
     visible: RequestLogVisibility,
     filter: &RequestLogFilter,
-    most: i64,
+    count_max: i64,
 ) -> Result<i64, DatabaseError> {
     let query =
         format!("SELECT count(*) FROM (SELECT 1 FROM request_logs l WHERE {FILTER_SQL} LIMIT $14)");
-    Ok(bound!(query, visible, filter).bind(most).fetch_one(&mut *connection).await?.try_get(0)?)
+    Ok(bound!(query, visible, filter)
+        .bind(count_max)
+        .fetch_one(&mut *connection)
+        .await?
+        .try_get(0)?)
 }
 
 /// Returns one entry, if it belongs to the project.
@@ -188,7 +193,7 @@ fn entry(row: &SqliteRow) -> Result<RequestLog, sqlx::Error> {
         key: ApiKeyId(id(row, "api_key_id")?),
         key_name: row.try_get("key_name")?,
         owner: id_or_null(row, "owner_user_id")?.map(UserId),
-        outcome: row.try_get("outcome")?,
+        outcome: named(row, "request_logs.outcome", Outcome::parse)?,
         status: row.try_get("status")?,
         refusal: row.try_get("refusal")?,
         model: row.try_get("model")?,

@@ -22,7 +22,7 @@ pub struct Session {
 pub async fn insert(
     connection: &mut SqliteConnection,
     secret_hash: &[u8; 32],
-    who: UserId,
+    user_id: UserId,
     now: UnixMs,
     expires_at: UnixMs,
 ) -> Result<(), DatabaseError> {
@@ -31,7 +31,7 @@ pub async fn insert(
          VALUES ($1, $2, $3, $4, $3)",
     )
     .bind(&secret_hash[..])
-    .bind(uuid(who.0))
+    .bind(uuid(user_id.0))
     .bind(now.0)
     .bind(expires_at.0)
     .execute(&mut *connection)

@@ -52,10 +52,10 @@ pub async fn by_email(
 
 pub async fn by_id(
     executor: impl SqliteExecutor<'_>,
-    who: UserId,
+    user_id: UserId,
 ) -> Result<Option<User>, DatabaseError> {
     let row = sqlx::query("SELECT * FROM users WHERE id = $1")
-        .bind(uuid(who.0))
+        .bind(uuid(user_id.0))
         .fetch_optional(executor)
         .await?;
     Ok(row.as_ref().map(user).transpose()?)
@@ -73,11 +73,11 @@ pub async fn first_operator(
 
 pub async fn record_login(
     connection: &mut SqliteConnection,
-    who: UserId,
+    user_id: UserId,
     now: UnixMs,
 ) -> Result<(), DatabaseError> {
     sqlx::query("UPDATE users SET last_login_at = $2 WHERE id = $1")
-        .bind(uuid(who.0))
+        .bind(uuid(user_id.0))
         .bind(now.0)
         .execute(connection)
         .await?;

@@ -8,8 +8,9 @@ use std::task::{Context, Waker};
 
 use meteor::accounting::permit::Permit;
 use meteor::domain::ids::RequestLogId;
+use meteor::domain::status::Outcome;
 use meteor::domain::usage::{Unit, Usage};
-use meteor::journal::entry::{CallHeader, Entry, Outcome, Refused};
+use meteor::journal::entry::{CallHeader, Entry, Refused};
 
 use crate::calendar::{DAY_MS, MINUTE_MS, day_of, minute_of};
 use crate::history::{Action, History, Random, Step};

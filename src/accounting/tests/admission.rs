@@ -18,11 +18,12 @@ use crate::domain::limit::{Level, Limit, Limits};
 use crate::domain::money::Nano;
 use crate::domain::quota::Quota;
 use crate::domain::service_tier::ServiceTier;
+use crate::domain::status::Outcome;
 use crate::domain::tariff::HoldPricing;
 use crate::domain::time::UnixMs;
 use crate::domain::unit_counts::UnitCounts;
 use crate::domain::usage::{Unit, Usage};
-use crate::journal::entry::{Entry, Outcome};
+use crate::journal::entry::Entry;
 
 #[tokio::test]
 async fn text_calls_are_not_held_at_audio_prices() {

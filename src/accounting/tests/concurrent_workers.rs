@@ -25,8 +25,8 @@ use crate::domain::catalog::Model;
 use crate::domain::limit::{Amounts, Limit, Limits, Measure};
 use crate::domain::money::Nano;
 use crate::domain::settlement::Bound;
+use crate::domain::status::Outcome;
 use crate::domain::usage::Usage;
-use crate::journal::entry::Outcome;
 
 const WORKERS: u16 = 4;
 

@@ -7,7 +7,8 @@ use crate::accounting::tests::test_node::{
 };
 use crate::clock;
 use crate::domain::money::Nano;
-use crate::journal::entry::{Entry, Outcome};
+use crate::domain::status::Outcome;
+use crate::journal::entry::Entry;
 
 async fn admit_hidden_usage(worker: &TestWorker, id: u128) -> Permit {
     let request =

@@ -19,8 +19,8 @@ use crate::domain::limit::{Limit, Limits};
 use crate::domain::money::Nano;
 use crate::domain::quota::Quota;
 use crate::domain::settlement::Bound;
+use crate::domain::status::Outcome;
 use crate::domain::usage::Usage;
-use crate::journal::entry::Outcome;
 
 const SCHEDULES: usize = 3_000;
 

@@ -13,8 +13,8 @@ use crate::domain::catalog::Model;
 use crate::domain::limit::{Limit, Limits};
 use crate::domain::money::Nano;
 use crate::domain::settlement::Bound;
+use crate::domain::status::Outcome;
 use crate::domain::usage::Usage;
-use crate::journal::entry::Outcome;
 
 /// Counts wake-ups.
 #[derive(Default)]

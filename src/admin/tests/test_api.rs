@@ -13,14 +13,15 @@ use tower::ServiceExt;
 use crate::accounting::directory::Directory;
 use crate::admin::router::router;
 use crate::admin::state::{AdminApiSettings, AdminState};
-use crate::admin::tests::fixed_catalog::FixedCatalog;
+use crate::admin::tests::fixed_catalog::fixed_catalog;
 use crate::clock;
+use crate::domain::roles::{Scope, TokenKind};
+use crate::domain::status::OnDisconnect;
 use crate::journal::chains::{Durability, Journal, JournalSettings};
 use crate::ledger::read_barrier::ReadBarrier;
 use crate::organization::access::{OrgContext, Principal};
 use crate::organization::bootstrap::{self, NewOperator};
 use crate::organization::organizations::{self, NewOrganization};
-use crate::organization::roles::{Scope, TokenKind};
 use crate::organization::services::{DeploymentSettings, Services};
 use crate::organization::tokens::{self, NewToken};
 use crate::organization::unit_of_work::{Origin, UnitOfWork};
@@ -85,8 +86,8 @@ impl TestApi {
         let journal = Arc::new(Journal::open(settings, 1, 0).expect("a journal"));
         let freshness = Arc::new(ReadBarrier::new(journal));
         let settings = DeploymentSettings { currency: "USD".into(), node: "node_1".into() };
-        let reload = Arc::new(FixedCatalog);
-        let services = Services::new(database, Arc::new(directory), freshness, settings, reload);
+        let catalog = fixed_catalog();
+        let services = Services::new(database, Arc::new(directory), freshness, settings, catalog);
         let state = AdminState::new(Arc::clone(&services), AdminApiSettings::default());
         let router = router(state);
         let (token, organization) = (String::new(), String::new());
@@ -106,7 +107,7 @@ impl TestApi {
             name: "Demo".into(),
             description: None,
             self_funding: true,
-            on_disconnect: "cancel".into(),
+            on_disconnect: OnDisconnect::Cancel,
             output_clamp: true,
             allowed_models: None,
         };

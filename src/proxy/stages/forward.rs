@@ -15,7 +15,7 @@ use crate::dialect::call_facts::Edit;
 use crate::dialect::endpoint::Dialect;
 use crate::dialect::parse::output_clamp_edit;
 use crate::dialect::paths::split_model_path;
-use crate::journal::entry::Outcome;
+use crate::domain::status::Outcome;
 use crate::proxy::headers;
 use crate::proxy::refusal::reason::Refusal;
 use crate::proxy::stages::receive::ReceivedCall;

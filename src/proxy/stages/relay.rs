@@ -21,7 +21,7 @@ use crate::clock;
 use crate::crash::crash_point;
 use crate::dialect::endpoint::{Endpoint, Metering};
 use crate::dialect::stream_meter::Metered;
-use crate::journal::entry::Outcome;
+use crate::domain::status::Outcome;
 use crate::journal::writer::Writer;
 use crate::proxy::headers;
 use crate::proxy::refusal::reason::Refusal;

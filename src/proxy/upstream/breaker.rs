@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use metrics::{Counter, Gauge, counter, gauge};
 
 use crate::clock;
+use crate::domain::status::CircuitState;
 use crate::settings::upstream::CircuitSettings;
 use crate::telemetry::metric;
 
@@ -32,14 +33,6 @@ pub struct Breaker {
     window: AtomicU64,
     opened: Counter,
     state: Gauge,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CircuitState {
-    Closed,
-    /// A probe is in flight or allowed.
-    HalfOpen,
-    Open,
 }
 
 /// Permission to call an upstream. The result of the call is recorded with the same pass.
