@@ -7,13 +7,13 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::accounting::directory::Caller;
 use crate::accounting::disconnect_tracker::DisconnectTracker;
+use crate::accounting::hold_estimate::Estimate;
 use crate::accounting::idempotency::IdempotencyClaim;
 use crate::accounting::input_token_cache::{Fingerprint, count_tokens};
+use crate::accounting::key_directory::Caller;
 use crate::accounting::permit::{AdmissionContext, AdmissionRequest, CallTrace, Permit};
 use crate::accounting::reserve::{Blocked, Reservation, ReserveOutcome, try_reserve};
-use crate::accounting::usage_estimate::Estimate;
 use crate::accounting::wait_slot::WaitSlot;
 use crate::clock;
 use crate::crash::crash_point;

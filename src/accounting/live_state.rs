@@ -13,7 +13,7 @@ use foldhash::fast::RandomState as FastHash;
 use crate::accounting::input_token_cache::InputTokenCache;
 use crate::accounting::limit_state::LimitState;
 use crate::accounting::mutex::{Mutex, MutexGuard};
-use crate::accounting::provider_state::ProviderStateIndex;
+use crate::accounting::provider_state_index::ProviderStateIndex;
 use crate::clock;
 use crate::domain::counter::{Headroom, WindowUsage};
 use crate::domain::ids::{ApiKeyId, OrganizationId, ProjectId, RequestLogId};

@@ -3,12 +3,12 @@
 pub mod mutex;
 pub mod wait_queue;
 pub mod limit_state;
-pub mod provider_state;
+pub mod provider_state_index;
 pub mod idempotency;
 pub mod input_token_cache;
 pub mod live_state;
-pub mod directory;
-pub mod usage_estimate;
+pub mod key_directory;
+pub mod hold_estimate;
 pub mod disconnect_tracker;
 pub mod permit;
 pub mod wait_slot;

@@ -7,10 +7,10 @@ use std::time::Instant;
 use bytes::Bytes;
 use metrics::counter;
 
-use crate::accounting::directory::Caller;
 use crate::accounting::disconnect_tracker::DisconnectTracker;
 use crate::accounting::idempotency::IdempotencyClaim;
 use crate::accounting::input_token_cache::{Fingerprint, InputTokenCache};
+use crate::accounting::key_directory::Caller;
 use crate::accounting::live_state::TightestLimits;
 use crate::clock;
 use crate::counters::memory::LocalLender;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::accounting::directory::Caller;
+use crate::accounting::hold_estimate::Estimate;
+use crate::accounting::key_directory::Caller;
 use crate::accounting::limit_state::LimitState;
 use crate::accounting::live_state::{OpenHold, OrganizationState, ProjectState, TightestLimits};
 use crate::accounting::permit::{AdmissionContext, AdmissionRequest};
-use crate::accounting::usage_estimate::Estimate;
 use crate::accounting::wait_queue::WaitQueue;
 use crate::accounting::wait_slot::WaitSlot;
 use crate::clock;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use crate::accounting::directory::Caller;
+use crate::accounting::key_directory::Caller;
 use crate::accounting::live_state::{
     KeySlot, OrganizationHandle, OrganizationState, ProjectHandle, ProjectState,
 };

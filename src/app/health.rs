@@ -14,7 +14,7 @@ use axum::routing::get;
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use crate::accounting::directory::Directory;
+use crate::accounting::key_directory::Directory;
 use crate::journal::chains::Journal;
 use crate::ledger::read_barrier::ReadBarrier;
 use crate::organization::services::Services;

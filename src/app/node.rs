@@ -14,8 +14,8 @@ use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 
-use crate::accounting::directory::Directory;
 use crate::accounting::idempotency::IdempotencyKeys;
+use crate::accounting::key_directory::Directory;
 use crate::app::consistency_monitor::ConsistencyMonitor;
 use crate::app::data_folder::{DataFolder, DataFolderError};
 use crate::app::health::{self, Health};
@@ -33,7 +33,7 @@ use crate::organization::services::{CatalogSource, Services};
 use crate::proxy::catalog::Catalog;
 use crate::proxy::server::listener;
 use crate::proxy::server::worker::SharedState;
-use crate::proxy::upstream::connect;
+use crate::proxy::upstreams::connect;
 use crate::store::database::{Database, DatabaseError};
 use crate::store::{node_metadata, price_lists, prices};
 use crate::telemetry::call_log::CallLog;

@@ -17,7 +17,7 @@ use crate::organization::services::{
 };
 use crate::proxy::catalog::Catalog;
 use crate::proxy::server::worker::SharedState;
-use crate::proxy::upstream::provider_endpoint::Upstream;
+use crate::proxy::upstreams::upstream::Upstream;
 use crate::settings::upstream::UpstreamSettings;
 use crate::store::price_lists::version;
 

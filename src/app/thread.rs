@@ -20,10 +20,10 @@ use crate::ledger::projector::Projector;
 use crate::proxy::pipeline::handle;
 use crate::proxy::refusal::refusal_log::RefusalLog;
 use crate::proxy::request_context::RequestIds;
-use crate::proxy::server::detached::DetachedCalls;
+use crate::proxy::server::detached_calls::DetachedCalls;
 use crate::proxy::server::listener;
 use crate::proxy::server::worker::{SharedState, Worker};
-use crate::proxy::upstream::pool::Pool;
+use crate::proxy::upstreams::pool::Pool;
 use crate::tasks;
 use crate::telemetry::metric;
 

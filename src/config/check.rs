@@ -16,7 +16,7 @@ use crate::domain::catalog::Model;
 use crate::domain::price::PriceTable;
 use crate::journal::chains::Durability;
 use crate::proxy::server::worker::ProxySettings;
-use crate::proxy::upstream::connect::Roots;
+use crate::proxy::upstreams::connect::Roots;
 use crate::settings::admin::{AdminListenerSettings, Operator};
 use crate::settings::admission::AdmissionSettings;
 use crate::settings::log::{LogFormat, LogLevel, LogSettings};

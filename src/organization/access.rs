@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use crate::accounting::directory::SecretHash;
+use crate::accounting::key_directory::SecretHash;
 use crate::clock;
 use crate::domain::ids::{OrganizationId, ProjectId};
 use crate::domain::roles::{ActorKind, Permission, ProjectRole, Role, Scope, TokenKind};

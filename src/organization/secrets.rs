@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::accounting::directory::{KEY_PREFIX, SecretHash};
+use crate::accounting::key_directory::{KEY_PREFIX, SecretHash};
 use crate::settings::secret::Secret;
 
 /// What a secret gives access to; the prefix of the secret names it.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Mutex, Semaphore};
 
-use crate::accounting::directory::Directory;
+use crate::accounting::key_directory::Directory;
 use crate::domain::catalog::Model;
 use crate::domain::price_override::PriceOverride;
 use crate::domain::status::CircuitState;

@@ -7,7 +7,7 @@ use foldhash::fast::RandomState as FastHash;
 
 use crate::dialect::endpoint::Dialect;
 use crate::domain::catalog::{Model, Target};
-use crate::proxy::upstream::provider_endpoint::Upstream;
+use crate::proxy::upstreams::upstream::Upstream;
 
 /// Models and upstreams. Replaced as a whole when the configuration changes.
 #[derive(Debug, Default)]

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use memchr::memmem;
 
-use crate::accounting::directory::{KEY_BYTES, KEY_PREFIX};
+use crate::accounting::key_directory::{KEY_BYTES, KEY_PREFIX};
 use crate::accounting::live_state::TightestLimits;
 use crate::dialect::endpoint::Dialect;
 use crate::domain::counter::Headroom;

@@ -6,14 +6,14 @@ use http::request::Parts;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::accounting::directory::Caller;
+use crate::accounting::key_directory::Caller;
 use crate::dialect::endpoint::Dialect;
 use crate::dialect::paths::{LocalEndpoint, PathMatch};
 use crate::domain::catalog::Model;
 use crate::proxy::catalog::Catalog;
 use crate::proxy::limit_json::status_json;
 use crate::proxy::request_context::RequestContext;
-use crate::proxy::{headers, query};
+use crate::proxy::{headers, query_string};
 
 /// Returns the dialect to answer in: that of the endpoint or, for a path that all dialects share,
 /// the one that the credential headers indicate.
@@ -23,11 +23,11 @@ pub fn caller_dialect(matched: PathMatch, parts: &Parts) -> Dialect {
         PathMatch::Local(LocalEndpoint::Models) => {}
         PathMatch::Local(endpoint) => return endpoint.dialect(),
     }
-    let mut query = query::params(parts.uri.query().unwrap_or_default());
+    let mut query = query_string::params(parts.uri.query().unwrap_or_default());
     if parts.headers.contains_key("anthropic-version") {
         Dialect::Anthropic
     } else if parts.headers.contains_key("x-goog-api-key")
-        || query.any(|param| query::value_of(param, query::KEY).is_some())
+        || query.any(|param| query_string::value_of(param, query_string::KEY).is_some())
     {
         Dialect::Gemini
     } else {

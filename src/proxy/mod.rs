@@ -1,9 +1,9 @@
 //! The data plane: authenticates, admits, forwards and meters the calls of clients.
 
 pub mod headers;
-pub mod query;
+pub mod query_string;
 pub mod request_context;
-pub mod upstream;
+pub mod upstreams;
 pub mod catalog;
 pub mod limit_json;
 pub mod refusal;

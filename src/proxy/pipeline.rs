@@ -10,13 +10,13 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
-use crate::accounting::directory::Caller;
+use crate::accounting::key_directory::Caller;
 use crate::accounting::permit::Permit;
 use crate::clock;
 use crate::dialect::endpoint::Dialect;
 use crate::dialect::paths::{LocalEndpoint, PathMatch, dialect_for_unknown_path, match_path};
 use crate::proxy::refusal::error_response::error_response;
-use crate::proxy::refusal::reason::Refusal;
+use crate::proxy::refusal::error_spec::Refusal;
 use crate::proxy::refusal::refusal_log::RefusedCall;
 use crate::proxy::request_context::RequestContext;
 use crate::proxy::response::decoded_meter::StreamOptions;
@@ -24,12 +24,12 @@ use crate::proxy::response_body::ResponseBody;
 use crate::proxy::server::worker::Worker;
 use crate::proxy::stages::admit::{RoutedCall, admit};
 use crate::proxy::stages::authenticate::{Authenticated, authenticate, reauthenticate};
+use crate::proxy::stages::claim::claim_idempotency_key;
 use crate::proxy::stages::forward::forward;
-use crate::proxy::stages::idempotency::claim_idempotency_key;
 use crate::proxy::stages::receive::{ReceivedCall, drain_request_body, receive};
 use crate::proxy::stages::relay::relay;
 use crate::proxy::stages::route::{Route, route};
-use crate::proxy::upstream::failover::order_by_weight;
+use crate::proxy::upstreams::failover::order_by_weight;
 use crate::proxy::{headers, local_endpoints};
 
 /// Handles one request.

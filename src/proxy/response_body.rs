@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::proxy::server::detached::DetachedCalls;
+use crate::proxy::server::detached_calls::DetachedCalls;
 use crate::proxy::stages::relay::{Relay, RelayError};
 
 #[derive(Debug)]

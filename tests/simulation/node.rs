@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use meteor::accounting::directory::{Caller, Directory};
+use meteor::accounting::key_directory::{Caller, Directory};
 use meteor::accounting::permit::AdmissionContext;
 use meteor::counters::memory::LocalLender;
 use meteor::domain::time::UnixMs;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::accounting::admit::AdmissionError;
-use crate::accounting::directory::Caller;
+use crate::accounting::key_directory::Caller;
 use crate::accounting::permit::{AdmissionRequest, Permit};
 use crate::accounting::tests::test_node::{
     BODY, TestWorker, limit_state, mark_answered, model, request, unit_price_model,

@@ -3,7 +3,7 @@
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
-use crate::accounting::directory::{Caller, Directory, KEY_BYTES};
+use crate::accounting::key_directory::{Caller, Directory, KEY_BYTES};
 use crate::clock;
 use crate::domain::ids::{OrganizationId, ProjectId};
 use crate::domain::money::Nano;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use crate::accounting::admit::{AdmissionError, admit};
-use crate::accounting::directory::Caller;
+use crate::accounting::key_directory::Caller;
 use crate::accounting::limit_state::LimitState;
 use crate::accounting::live_state::LiveState;
 use crate::accounting::permit::{AdmissionContext, AdmissionRequest, Permit};

@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use tower::ServiceExt;
 
-use crate::accounting::directory::Directory;
+use crate::accounting::key_directory::Directory;
 use crate::admin::router::router;
 use crate::admin::state::{AdminApiSettings, AdminState};
 use crate::admin::tests::fixed_catalog::fixed_catalog;

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::dialect::endpoint::Dialect;
 use crate::domain::ids::RequestLogId;
 use crate::proxy::headers;
-use crate::proxy::refusal::reason::{ErrorSpec, Refusal};
+use crate::proxy::refusal::error_spec::{ErrorSpec, Refusal};
 use crate::proxy::request_context::RequestContext;
 
 /// Controls whether the OpenAI and Anthropic SDKs retry on their own.
@@ -142,7 +142,7 @@ mod tests {
     use crate::domain::time::UnixMs;
     use crate::domain::usage::Usage;
     use crate::domain::wallet::WalletShortfall;
-    use crate::proxy::refusal::reason::{ForbiddenReason, InvalidRequest};
+    use crate::proxy::refusal::error_spec::{ForbiddenReason, InvalidRequest};
 
     const NOW: UnixMs = UnixMs(1_705_314_600_000);
 

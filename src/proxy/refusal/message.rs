@@ -9,7 +9,7 @@ use crate::domain::idempotency::CompletedCall;
 use crate::domain::usage::Unit;
 use crate::domain::wallet::WalletShortfall;
 use crate::proxy::limit_json::{amount_text, exceeded_json, reset_instant};
-use crate::proxy::refusal::reason::{ForbiddenReason, InvalidRequest, Refusal};
+use crate::proxy::refusal::error_spec::{ForbiddenReason, InvalidRequest, Refusal};
 
 impl Refusal {
     /// Returns what is wrong and what the client can do.

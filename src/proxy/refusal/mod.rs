@@ -1,6 +1,6 @@
 //! Error responses of the gateway itself.
 
-pub mod reason;
+pub mod error_spec;
 pub mod message;
 pub mod error_response;
 pub mod refusal_log;

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use crate::accounting::directory::Caller;
+use crate::accounting::key_directory::Caller;
 use crate::dialect::endpoint::Endpoint;
 use crate::domain::ids::ApiKeyId;
 use crate::journal::entry::{CallHeader, Entry, Refused};

@@ -8,14 +8,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use metrics::Counter;
 
-use crate::accounting::directory::Directory;
 use crate::accounting::idempotency::IdempotencyKeys;
+use crate::accounting::key_directory::Directory;
 use crate::accounting::permit::AdmissionContext;
 use crate::proxy::catalog::Catalog;
 use crate::proxy::refusal::refusal_log::RefusalLog;
 use crate::proxy::request_context::RequestIds;
-use crate::proxy::server::detached::DetachedCalls;
-use crate::proxy::upstream::pool::Pool;
+use crate::proxy::server::detached_calls::DetachedCalls;
+use crate::proxy::upstreams::pool::Pool;
 
 #[derive(Debug, Clone)]
 pub struct ProxySettings {

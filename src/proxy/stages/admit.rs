@@ -8,7 +8,7 @@ use crate::accounting::permit::{AdmissionRequest, Permit};
 use crate::clock;
 use crate::dialect::estimate;
 use crate::domain::time::UnixMs;
-use crate::proxy::refusal::reason::Refusal;
+use crate::proxy::refusal::error_spec::Refusal;
 use crate::proxy::request_context::RequestContext;
 use crate::proxy::server::worker::Worker;
 use crate::proxy::stages::authenticate::{Authenticated, reauthenticate};

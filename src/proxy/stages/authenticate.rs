@@ -8,10 +8,10 @@ use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use http::request::Parts;
 use sha2::{Digest, Sha256};
 
-use crate::accounting::directory::{Caller, Directory, KEY_BYTES, KEY_PREFIX, SecretHash};
+use crate::accounting::key_directory::{Caller, Directory, KEY_BYTES, KEY_PREFIX, SecretHash};
 use crate::domain::time::UnixMs;
-use crate::proxy::query;
-use crate::proxy::refusal::reason::{ForbiddenReason, Refusal};
+use crate::proxy::query_string;
+use crate::proxy::refusal::error_spec::{ForbiddenReason, Refusal};
 use crate::proxy::request_context::RequestContext;
 
 /// An authenticated caller.
@@ -89,8 +89,8 @@ fn credential(parts: &Parts) -> Option<Cow<'_, str>> {
         .iter()
         .flat_map(|name| parts.headers.get_all(name))
         .filter_map(|value| value.to_str().ok());
-    let in_query = query::params(parts.uri.query().unwrap_or_default())
-        .filter_map(|part| query::decoded(query::value_of(part, query::KEY)?));
+    let in_query = query_string::params(parts.uri.query().unwrap_or_default())
+        .filter_map(|part| query_string::decoded(query_string::value_of(part, query_string::KEY)?));
     let in_headers = bearers.chain(key_headers).map(Cow::Borrowed);
     let mut keys = in_headers.chain(in_query).filter(|key| !key.is_empty());
     let first = keys.next()?;

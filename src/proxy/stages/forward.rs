@@ -17,18 +17,18 @@ use crate::dialect::parse::output_clamp_edit;
 use crate::dialect::paths::split_model_path;
 use crate::domain::status::Outcome;
 use crate::proxy::headers;
-use crate::proxy::refusal::reason::Refusal;
+use crate::proxy::refusal::error_spec::Refusal;
 use crate::proxy::stages::receive::ReceivedCall;
 use crate::proxy::stages::route::Route;
-use crate::proxy::upstream::attempts::AttemptResult;
-use crate::proxy::upstream::breaker::BreakerPass;
-use crate::proxy::upstream::connect::ConnectError;
-use crate::proxy::upstream::cooldown;
-use crate::proxy::upstream::failover::Candidates;
-use crate::proxy::upstream::pool::{CallError, Lease, Pool};
-use crate::proxy::upstream::provider_endpoint::Upstream;
-use crate::proxy::upstream::route_target::RouteTarget;
-use crate::proxy::upstream::upstream_body::UpstreamBody;
+use crate::proxy::upstreams::attempt_metrics::AttemptResult;
+use crate::proxy::upstreams::breaker::BreakerPass;
+use crate::proxy::upstreams::connect::ConnectError;
+use crate::proxy::upstreams::cooldown;
+use crate::proxy::upstreams::failover::Candidates;
+use crate::proxy::upstreams::pool::{CallError, Lease, Pool};
+use crate::proxy::upstreams::request_body::UpstreamBody;
+use crate::proxy::upstreams::route_target::RouteTarget;
+use crate::proxy::upstreams::upstream::Upstream;
 use crate::tasks;
 
 /// The response of an upstream before its body is read.

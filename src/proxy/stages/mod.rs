@@ -2,7 +2,7 @@
 
 pub mod authenticate;
 pub mod receive;
-pub mod idempotency;
+pub mod claim;
 pub mod route;
 pub mod admit;
 pub mod forward;

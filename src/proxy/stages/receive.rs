@@ -14,8 +14,8 @@ use hyper::body::Incoming;
 use crate::dialect::call_facts::CallFacts;
 use crate::dialect::endpoint::{Dialect, Endpoint};
 use crate::dialect::{multipart, parse};
-use crate::proxy::query;
-use crate::proxy::refusal::reason::{InvalidRequest, Refusal};
+use crate::proxy::query_string;
+use crate::proxy::refusal::error_spec::{InvalidRequest, Refusal};
 use crate::proxy::response::content_encoding::{
     ContentEncoding, DecodeError, Decoder, UnsupportedEncoding,
 };
@@ -87,7 +87,7 @@ fn decode_model_name(model: &str) -> Result<Cow<'_, str>, Refusal> {
         let is_forbidden = |letter: char| letter.is_control() || matches!(letter, '?' | '#' | '\\');
         !name.contains("..") && !name.contains(is_forbidden)
     };
-    query::decoded(model).filter(is_valid).ok_or(Refusal::Invalid(InvalidRequest::ModelName))
+    query_string::decoded(model).filter(is_valid).ok_or(Refusal::Invalid(InvalidRequest::ModelName))
 }
 
 fn form_boundary(content_type: &str) -> Result<&str, Refusal> {
@@ -136,7 +136,7 @@ fn check_query(endpoint: Endpoint, parts: &Parts) -> Result<(), Refusal> {
     if endpoint.dialect() != Dialect::Gemini {
         return Ok(());
     }
-    query::unmeterable_param(parts.uri.query().unwrap_or_default())
+    query_string::unmeterable_param(parts.uri.query().unwrap_or_default())
         .map_or(Ok(()), |name| Err(Refusal::Invalid(InvalidRequest::UnmeterableQuery(name))))
 }
 

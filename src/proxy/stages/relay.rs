@@ -24,15 +24,15 @@ use crate::dialect::stream_meter::Metered;
 use crate::domain::status::Outcome;
 use crate::journal::writer::Writer;
 use crate::proxy::headers;
-use crate::proxy::refusal::reason::Refusal;
+use crate::proxy::refusal::error_spec::Refusal;
 use crate::proxy::response::content_encoding::DecodeError;
 use crate::proxy::response::decoded_meter::StreamOptions;
-use crate::proxy::response::redact::redact_secret;
+use crate::proxy::response::redact_secret::redact_secret;
 use crate::proxy::response::response_meter::ResponseMeter;
 use crate::proxy::response::settlement_gate::SettlementGate;
 use crate::proxy::stages::forward::{UpstreamResponse, release_refused};
-use crate::proxy::upstream::pool::Lease;
-use crate::proxy::upstream::provider_endpoint::Upstream;
+use crate::proxy::upstreams::pool::Lease;
+use crate::proxy::upstreams::upstream::Upstream;
 
 /// Why a response cannot continue. The client connection is aborted, so that the client does not take
 /// a partial response for a complete one.

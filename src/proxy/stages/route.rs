@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::accounting::directory::Caller;
+use crate::accounting::key_directory::Caller;
 use crate::dialect::endpoint::{Dialect, Metering};
 use crate::dialect::media::kind::Media;
 use crate::dialect::media::usage::max_usage;
@@ -14,10 +14,10 @@ use crate::domain::tariff::HoldPricing;
 use crate::domain::time::UnixMs;
 use crate::domain::usage::{Unit, Usage};
 use crate::proxy::catalog::Catalog;
-use crate::proxy::refusal::reason::{ForbiddenReason, InvalidRequest, Refusal};
+use crate::proxy::refusal::error_spec::{ForbiddenReason, InvalidRequest, Refusal};
 use crate::proxy::stages::receive::ReceivedCall;
-use crate::proxy::upstream::provider_endpoint::Upstream;
-use crate::proxy::upstream::route_target::RouteTarget;
+use crate::proxy::upstreams::route_target::RouteTarget;
+use crate::proxy::upstreams::upstream::Upstream;
 
 /// The targets of a call and the maximum it can use.
 #[derive(Debug)]

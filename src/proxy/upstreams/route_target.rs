@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::domain::call_pricing::CallPricing;
 use crate::domain::catalog::TargetRank;
-use crate::proxy::upstream::provider_endpoint::Upstream;
+use crate::proxy::upstreams::upstream::Upstream;
 
 /// One upstream that serves the model of a call.
 #[derive(Debug)]

@@ -3,12 +3,12 @@
 use http::header::HeaderName;
 use sha2::{Digest as _, Sha256};
 
-use crate::accounting::directory::Caller;
 use crate::accounting::idempotency::IdempotencyClaim;
+use crate::accounting::key_directory::Caller;
 use crate::domain::idempotency::{Digest, IdempotencyKey};
 use crate::domain::ids::ApiKeyId;
-use crate::proxy::query;
-use crate::proxy::refusal::reason::{InvalidRequest, Refusal};
+use crate::proxy::query_string;
+use crate::proxy::refusal::error_spec::{InvalidRequest, Refusal};
 use crate::proxy::request_context::RequestContext;
 use crate::proxy::server::worker::Worker;
 use crate::proxy::stages::receive::ReceivedCall;
@@ -43,8 +43,8 @@ pub async fn claim_idempotency_key(
 /// rotated between two attempts.
 async fn key_for(api_key: ApiKeyId, call: &ReceivedCall, key: &[u8]) -> IdempotencyKey {
     let uri = &call.parts.uri;
-    let params = query::params(uri.query().unwrap_or_default())
-        .filter(|param| query::value_of(param, query::KEY).is_none());
+    let params = query_string::params(uri.query().unwrap_or_default())
+        .filter(|param| query_string::value_of(param, query_string::KEY).is_none());
     let (query, body) = (params.collect::<Vec<&str>>().join("&"), call.body.clone());
     IdempotencyKey {
         key_digest: digest(&[&api_key.0.to_le_bytes(), uri.path().as_bytes(), key]),

@@ -7,8 +7,8 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use memchr::memmem;
 
-use crate::proxy::refusal::reason::Refusal;
-use crate::proxy::upstream::provider_endpoint::Upstream;
+use crate::proxy::refusal::error_spec::Refusal;
+use crate::proxy::upstreams::upstream::Upstream;
 
 /// Maximum size of an error body that is searched. A larger body is not forwarded.
 const ERROR_BYTES_MAX: usize = 64 << 10;

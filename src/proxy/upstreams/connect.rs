@@ -15,8 +15,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::crash::crash_point;
-use crate::proxy::upstream::provider_endpoint::Upstream;
-use crate::proxy::upstream::upstream_body::UpstreamBody;
+use crate::proxy::upstreams::request_body::UpstreamBody;
+use crate::proxy::upstreams::upstream::Upstream;
 use crate::tasks;
 
 /// Which root certificates are trusted.

@@ -9,9 +9,9 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use tokio_rustls::TlsConnector;
 
-use crate::proxy::upstream::connect::{ConnectError, connect};
-use crate::proxy::upstream::provider_endpoint::Upstream;
-use crate::proxy::upstream::upstream_body::UpstreamBody;
+use crate::proxy::upstreams::connect::{ConnectError, connect};
+use crate::proxy::upstreams::request_body::UpstreamBody;
+use crate::proxy::upstreams::upstream::Upstream;
 
 /// Why an attempt brought no response.
 #[derive(Debug, thiserror::Error)]

@@ -8,14 +8,14 @@ use http::Uri;
 use http::header::{HOST, HeaderMap, HeaderValue};
 use http::uri::InvalidUri;
 
-use crate::accounting::directory::KEY_PREFIX;
+use crate::accounting::key_directory::KEY_PREFIX;
 use crate::clock;
 use crate::dialect::endpoint::Dialect;
 use crate::dialect::paths::split_model_path;
-use crate::proxy::query;
-use crate::proxy::upstream::attempts::{AttemptMetrics, AttemptResult};
-use crate::proxy::upstream::breaker::{Breaker, BreakerPass};
-use crate::proxy::upstream::cooldown::Cooldowns;
+use crate::proxy::query_string;
+use crate::proxy::upstreams::attempt_metrics::{AttemptMetrics, AttemptResult};
+use crate::proxy::upstreams::breaker::{Breaker, BreakerPass};
+use crate::proxy::upstreams::cooldown::Cooldowns;
 use crate::settings::upstream::{Auth, UpstreamSettings};
 
 static NEXT_POOL_SLOT: AtomicUsize = AtomicUsize::new(0);
@@ -116,19 +116,19 @@ impl Upstream {
         }
         let renamed = model.and_then(|model| {
             let (before, _, after) = split_model_path(requested.path())?;
-            Some(format!("{before}{}{after}", query::escaped(model)))
+            Some(format!("{before}{}{after}", query_string::escaped(model)))
         });
         let path = renamed.as_deref().unwrap_or(requested.path());
         // Among forwarded endpoints, only Gemini paths contain a model name.
         let is_gemini = split_model_path(requested.path()).is_some();
         let is_stripped = |param: &&str| {
-            let named = |name: &str| query::value_of(param, name).is_some();
-            named(query::KEY)
+            let named = |name: &str| query_string::value_of(param, name).is_some();
+            named(query_string::KEY)
                 || param.contains(KEY_PREFIX)
                 || auth_param.as_ref().is_some_and(|(name, _)| named(name))
-                || (is_gemini && query::is_stripped_param(param))
+                || (is_gemini && query_string::is_stripped_param(param))
         };
-        let params = query::params(requested.query().unwrap_or_default())
+        let params = query_string::params(requested.query().unwrap_or_default())
             .filter(|param| !is_stripped(param));
         let credential = auth_param.as_ref().map(|(_, credential)| credential.as_str());
         let query = params.chain(credential).collect::<Vec<_>>().join("&");

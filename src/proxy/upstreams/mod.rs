@@ -2,9 +2,9 @@
 
 pub mod breaker;
 pub mod cooldown;
-pub mod attempts;
-pub mod provider_endpoint;
-pub mod upstream_body;
+pub mod attempt_metrics;
+pub mod upstream;
+pub mod request_body;
 pub mod connect;
 pub mod pool;
 pub mod route_target;

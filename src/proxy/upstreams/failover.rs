@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use crate::domain::catalog::TargetRank;
-use crate::proxy::upstream::breaker::BreakerPass;
-use crate::proxy::upstream::route_target::RouteTarget;
+use crate::proxy::upstreams::breaker::BreakerPass;
+use crate::proxy::upstreams::route_target::RouteTarget;
 
 /// Orders `targets` for one call. Within each priority, one target drawn by weight moves to the front;
 /// the others keep their order.
