@@ -155,7 +155,7 @@ pub fn history(seed: u64) -> History {
                 step.action = random.pick(&[Action::Burst, Action::End, Action::Write]);
             }
         }
-        steps.extend([Action::Write, Action::Kill].map(|action| Step { action, random: random }));
+        steps.extend([Action::Write, Action::Kill].map(|action| Step { action, random }));
     }
     History { start, money, backlog_bytes_max, steps }
 }
