@@ -155,8 +155,8 @@ async fn calls_settle_at_the_configuration_of_their_admission() {
     let provider =
         Upstream::start(|_| Plan::stream(events(WORDS, Some(USAGE)), Duration::from_millis(30)))
             .await;
-    let config_dir =
-        ConfigDir::new(&config_rows(&provider, &VERSIONS[0])).with("METEOR__PROXY__WORKERS", "2");
+    let config_dir = ConfigDir::new(&config_rows(&provider, &VERSIONS[0]))
+        .with_env("METEOR__PROXY__WORKERS", "2");
     let file_text = std::fs::read_to_string(config_dir.path("gateway.toml")).expect("the file");
     let other_settings = file_text.replace(&config_rows(&provider, &VERSIONS[0]), "");
     let server = Server::start(config_dir.clone()).await;

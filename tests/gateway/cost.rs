@@ -17,7 +17,7 @@ use crate::harness::callgrind::{self, Callgrind, Profile};
 use crate::harness::client::Request;
 use crate::harness::json::Json;
 use crate::harness::openai::{Usage, completion, events};
-use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::serve::{ConfigDir, Server, model, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::wait::DEADLINE;
 
@@ -178,13 +178,13 @@ fn counted_binary() -> PathBuf {
 
 /// A configuration before the provider, with the log of a new installation, but without what sqlx
 /// logs of statements that are slow under callgrind.
-fn place(provider: &str) -> Place {
+fn place(provider: &str) -> ConfigDir {
     let rows = upstream("fake", provider) + &model(MODEL, "upstream = \"fake\"");
-    Place::new(&rows).with("RUST_LOG", "info,sqlx=off")
+    ConfigDir::new(&rows).with_env("RUST_LOG", "info,sqlx=off")
 }
 
 /// A tenant for each scenario, made before anything is counted.
-async fn tenants(served: &Served) -> Vec<Tenant> {
+async fn tenants(served: &Server) -> Vec<Tenant> {
     let session = served.complete_setup(&served.setup_link().await).await.json().await;
     let operator = served.operator(&session.at("data.token").text()).await;
     let mut tenants = Vec::new();
@@ -215,7 +215,7 @@ async fn count_calls(binary: &Path, figures: &mut Figures) {
     fs::create_dir(&folder).expect("the folder can be written");
     let mut launcher = callgrind::launcher(&folder, false);
     launcher.push(binary.display().to_string());
-    let served = Served::start(place.launched_by(launcher)).await;
+    let served = Server::start(place.launched_by(launcher)).await;
     let tenants = tenants(&served).await;
     let callgrind = Callgrind::new(&folder, served.id());
     for (scenario, tenant) in scenarios().iter().zip(&tenants) {
@@ -244,7 +244,7 @@ fn per_100(sum: u64, calls: usize) -> u64 {
 
 /// System calls of each scenario, on the worker's thread alone.
 async fn count_system_calls(binary: &Path, figures: &mut Figures) {
-    let served = Served::start(place(&provider()).launched_by(vec![binary.display().to_string()]));
+    let served = Server::start(place(&provider()).launched_by(vec![binary.display().to_string()]));
     let served = served.await;
     let tenants = tenants(&served).await;
     let worker = worker_thread(served.id());
@@ -313,10 +313,10 @@ impl Trace {
 async fn count_projection(binary: &Path, figures: &mut Figures) {
     let native = vec![binary.display().to_string()];
     let place = place(&provider()).launched_by(native);
-    let mut served = Served::start(place.clone()).await;
+    let mut served = Server::start(place.clone()).await;
     let tenant = tenants(&served).await.swap_remove(0);
     served.terminate();
-    assert!(served.ended().await.success(), "it ends when it is asked to");
+    assert!(served.wait_exit().await.success(), "it ends when it is asked to");
     copy(&place.path("data"), &place.path("before"));
     let mut served = served.restart().await;
     let tenant = served.rebind(tenant);
@@ -334,16 +334,16 @@ async fn count_projection(binary: &Path, figures: &mut Figures) {
 }
 
 /// What each thread executes from a start on this data to its end.
-async fn start_counted(binary: &Path, place: &Place, data: &str) -> Vec<Profile> {
+async fn start_counted(binary: &Path, place: &ConfigDir, data: &str) -> Vec<Profile> {
     let folder = place.path(&format!("{data}-profiles"));
     fs::create_dir(&folder).expect("the folder can be written");
     let mut launcher = callgrind::launcher(&folder, true);
     launcher.push(binary.display().to_string());
     let place = place.clone().launched_by(launcher);
     let data = place.path(data).display().to_string();
-    let mut served = Served::start(place.with("METEOR__DATA__FOLDER", data)).await;
+    let mut served = Server::start(place.with_env("METEOR__DATA__FOLDER", data)).await;
     served.terminate();
-    assert!(served.ended().await.success(), "it ends when it is asked to");
+    assert!(served.wait_exit().await.success(), "it ends when it is asked to");
     callgrind::profiles(&folder)
 }
 

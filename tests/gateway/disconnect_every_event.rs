@@ -9,7 +9,7 @@ use crate::harness::client::{Request, Response};
 use crate::harness::json::Json;
 use crate::harness::openai::Usage;
 use crate::harness::price::GPT_4O_MINI;
-use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::serve::{ConfigDir, Server, model, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Plan, ReceivedRequest, Step, Upstream};
 use crate::harness::wait::eventually;
@@ -124,7 +124,7 @@ impl Dialect {
 
 /// A provider that stalls, a gateway in front of it, and an organization with a disconnect mode.
 pub struct DisconnectFixture {
-    pub served: Served,
+    pub served: Server,
     pub upstream: Upstream,
     pub tenant: Tenant,
     /// Number of calls made.
@@ -152,10 +152,11 @@ impl DisconnectFixture {
                 "either",
                 "targets = [{ upstream = 'all' }, { upstream = 'billing', priority = 1 }]",
             );
-        let config_dir = variables
-            .iter()
-            .fold(Place::new(&rows), |config_dir, (name, value)| config_dir.with(name, *value));
-        let served = Served::start(config_dir).await;
+        let config_dir =
+            variables.iter().fold(ConfigDir::new(&rows), |config_dir, (name, value)| {
+                config_dir.with_env(name, *value)
+            });
+        let served = Server::start(config_dir).await;
         let tenant = served.tenant(FUNDS, "{}").await;
         let body = format!(r#"{{"onDisconnect":"{mode}"}}"#);
         let put = tenant.send(Request::put("/api/organization", body)).await;

@@ -9,7 +9,7 @@ use crate::harness::client::Request;
 use crate::harness::openai;
 use crate::harness::openai::Usage;
 use crate::harness::price::GPT_4O_MINI;
-use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::serve::{ConfigDir, Server, model, upstream};
 use crate::harness::upstream::{Plan, ReceivedRequest, Step};
 use crate::harness::wait::{eventually, with_deadline};
 
@@ -222,7 +222,7 @@ async fn disconnecting_before_forwarding_costs_nothing() {
     let port = listener.local_addr().expect("a bound address").port();
     let rows = upstream("mute", &format!("https://127.0.0.1:{port}"))
         + &model("plain", "upstream = \"mute\"\nhidden_output = true");
-    let served = Served::start(Place::new(&rows)).await;
+    let served = Server::start(ConfigDir::new(&rows)).await;
     let tenant = served.tenant(1_000_000_000, "{}").await;
     let request = Request::chat(&tenant.key, Dialect::OpenAi.body("plain"));
     let proxy = tenant.proxy.clone();

@@ -23,7 +23,7 @@ async fn shutdown_waits_for_a_draining_response() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         fixture.upstream.release();
-        assert!(fixture.served.ended().await.success());
+        assert!(fixture.served.wait_exit().await.success());
         let fixture = fixture.restart().await;
         fixture.assert_charge(USAGE, GPT_4O_MINI.cost(USAGE), "usage").await;
     }
@@ -38,7 +38,7 @@ async fn a_shutdown_timeout_charges_the_hold_of_draining_calls() {
                 .await;
         fixture.disconnect_after(Dialect::OpenAi, "plain", sent).await;
         fixture.served.terminate();
-        assert!(fixture.served.ended().await.success());
+        assert!(fixture.served.wait_exit().await.success());
         let fixture = fixture.restart().await;
         fixture.assert_hold_charged(Dialect::OpenAi, "plain").await;
     }
@@ -53,7 +53,7 @@ async fn a_shutdown_timeout_charges_connected_clients_the_received_output() {
     let answer = fixture.start_call(Dialect::OpenAi, ("plain", &body)).await;
     fixture.yield_to_worker().await;
     fixture.served.terminate();
-    assert!(fixture.served.ended().await.success());
+    assert!(fixture.served.wait_exit().await.success());
     drop(answer);
     let fixture = fixture.restart().await;
     let (usage, rule) = Dialect::OpenAi.usage_after("plain", 3);

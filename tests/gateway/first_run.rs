@@ -10,7 +10,7 @@ use crate::harness::client::Request;
 use crate::harness::json::Json;
 use crate::harness::openai::{Usage, chat, reply};
 use crate::harness::price::GPT_4O_MINI;
-use crate::harness::serve::{PASSWORD, Place, Served, is_setup_link, model, upstream};
+use crate::harness::serve::{ConfigDir, PASSWORD, Server, is_setup_link, model, upstream};
 use crate::harness::tenant::{Tenant, is_debit_of};
 use crate::harness::upstream::Upstream;
 use crate::harness::wait::eventually;
@@ -66,7 +66,7 @@ fn count_links(output: Vec<String>) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_valid_config_passes_the_check() {
-    let config_dir = Place::new(&rows(&answering_upstream().await));
+    let config_dir = ConfigDir::new(&rows(&answering_upstream().await));
     let checked = config_dir.run(&["check"]);
     let stdout = String::from_utf8_lossy(&checked.stdout);
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
@@ -79,7 +79,7 @@ async fn a_valid_config_passes_the_check() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_and_serve_report_all_five_config_errors() {
-    let config_dir = Place::new(
+    let config_dir = ConfigDir::new(
         "colour = \"red\"\n[journal]\ndurability = \"paper\"\n[[upstreams]]\nname = \"a\"\n\
          base_url = \"ftp://a.example\"\nauth = { secret = \"hunter2\" }\n[[models]]\nid = \"m\"\n\
          upstream = \"b\"\nmax_output_tokens = 9\n\
@@ -109,7 +109,7 @@ async fn check_and_serve_report_all_five_config_errors() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_config_file_is_reported_by_name() {
-    let config_dir = Place::new("");
+    let config_dir = ConfigDir::new("");
     std::fs::remove_file(config_dir.path("gateway.toml")).expect("the file exists");
     let output = config_dir.run(&["check"]);
     assert!(!output.status.success());
@@ -119,7 +119,7 @@ async fn a_missing_config_file_is_reported_by_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn setup_from_an_empty_folder_works_over_http_only() {
     let provider = answering_upstream().await;
-    let served = Served::start(Place::new(&rows(&provider))).await;
+    let served = Server::start(ConfigDir::new(&rows(&provider))).await;
     let link = served.setup_link().await;
     let wrong = served.complete_setup(&link.chars().rev().collect::<String>()).await;
     assert_eq!(wrong.status, 401, "a wrong link is refused");
@@ -153,7 +153,7 @@ async fn setup_from_an_empty_folder_works_over_http_only() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unused_setup_link_is_replaced_at_the_next_start() {
-    let served = Served::start(Place::new("")).await;
+    let served = Server::start(ConfigDir::new("")).await;
     let first = served.setup_link().await;
     let served = served.restart().await;
     let second = served.setup_link().await;
@@ -165,13 +165,13 @@ async fn an_unused_setup_link_is_replaced_at_the_next_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_from_the_environment_signs_in_without_a_link() {
     let provider = answering_upstream().await;
-    let config_dir = Place::new(&rows(&provider));
+    let config_dir = ConfigDir::new(&rows(&provider));
     let file = config_dir.write("password", &format!("{PASSWORD}\n"));
     let config_dir = config_dir
-        .with("METEOR__ADMIN__OPERATOR_EMAIL", "boss@example.com")
-        .with("METEOR__ADMIN__OPERATOR_PASSWORD_FILE", file.display().to_string());
-    let served = Served::start(config_dir).await;
-    served.hides(PASSWORD);
+        .with_env("METEOR__ADMIN__OPERATOR_EMAIL", "boss@example.com")
+        .with_env("METEOR__ADMIN__OPERATOR_PASSWORD_FILE", file.display().to_string());
+    let served = Server::start(config_dir).await;
+    served.forbid_in_log(PASSWORD);
     let sign_in = |email: &str, password: &str| {
         let body = format!(r#"{{"email":"{email}","password":"{password}"}}"#);
         Request::post("/api/auth/login", body)
@@ -196,8 +196,9 @@ async fn an_operator_from_the_environment_signs_in_without_a_link() {
 #[tokio::test(flavor = "multi_thread")]
 async fn power_durable_calls_survive_a_kill() {
     let provider = answering_upstream().await;
-    let config_dir = Place::new(&format!("[journal]\ndurability = \"power\"\n{}", rows(&provider)));
-    let mut served = Served::start(config_dir).await;
+    let config_dir =
+        ConfigDir::new(&format!("[journal]\ndurability = \"power\"\n{}", rows(&provider)));
+    let mut served = Server::start(config_dir).await;
     let tenant = served.tenant(FUNDS, r#"{"dailyRequestLimit":100000}"#).await;
     assert_calls_governed(&tenant, &provider).await;
     let mut ended = Vec::new();
@@ -234,8 +235,8 @@ async fn power_durable_calls_survive_a_kill() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sighup_reloads_the_config_file() {
     let provider = answering_upstream().await;
-    let config_dir = Place::new(&rows(&provider));
-    let mut served = Served::start(config_dir.clone()).await;
+    let config_dir = ConfigDir::new(&rows(&provider));
+    let mut served = Server::start(config_dir.clone()).await;
     for words in ["catalog reloaded", "catalog reload failed"] {
         served.hang_up();
         eventually(words, async || served.log().contains(words).then_some(())).await;

@@ -8,7 +8,7 @@ use crate::harness::client::Request;
 use crate::harness::concurrent_load::send_concurrently;
 use crate::harness::demo::Gateway;
 use crate::harness::openai::{Usage, reply};
-use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::serve::{ConfigDir, Server, model, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::Upstream;
 
@@ -49,8 +49,8 @@ async fn token_counts_are_not_reused_after_the_upstream_model_changes() {
         let target = format!("targets = [{{ upstream = 'fake', model = '{upstream_model}' }}]");
         upstream("fake", &provider.url) + &model("text-embedding-3-small", &target)
     };
-    let config_dir = Place::new(&config_rows("sparing"));
-    let server = Served::start(config_dir.clone()).await;
+    let config_dir = ConfigDir::new(&config_rows("sparing"));
+    let server = Server::start(config_dir.clone()).await;
     let tenant = server.tenant(1_000_000_000, r#"{"dailyTokenLimit":100}"#).await;
     let call = Request::post("/v1/embeddings", BODY).bearer(&tenant.key);
     assert_eq!(call.clone().send(&tenant.proxy).await.status, 200);

@@ -10,7 +10,7 @@ use crate::harness::demo::{Gateway, assert_within};
 use crate::harness::limit_assertions::FullResponse;
 use crate::harness::openai::{Usage, bound, chat, reply};
 use crate::harness::price::GPT_4O_MINI;
-use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::serve::{ConfigDir, Server, model, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Step, Upstream};
 use crate::harness::wait::eventually;
@@ -147,8 +147,8 @@ async fn waiting_calls_use_almost_no_cpu() {
     let rows = "[admission]\nhold_wait_ms = 60000\n".to_owned()
         + &upstream("one", &provider.url)
         + &model(GPT_4O_MINI.model, "upstream = \"one\"");
-    let config_dir = Place::new(&rows).with("METEOR__PROXY__CONNECTIONS_MAX", "100000");
-    let served = Served::start(config_dir).await;
+    let config_dir = ConfigDir::new(&rows).with_env("METEOR__PROXY__CONNECTIONS_MAX", "100000");
+    let served = Server::start(config_dir).await;
     let byte_bound = bound(&chat(GPT_4O_MINI.model, 1_000, false), 1_000);
     let tenant = served.tenant(GPT_4O_MINI.cost(byte_bound), "{}").await;
     start_call(&tenant, 1_000);

@@ -7,7 +7,7 @@ use crate::harness::limit_assertions::FullResponse;
 use crate::harness::openai::bound;
 use crate::harness::price::GPT_4O_MINI;
 use crate::harness::scenario_upstream::{ScenarioGateway, USAGE};
-use crate::harness::serve::Place;
+use crate::harness::serve::ConfigDir;
 use crate::harness::tenant::Tenant;
 
 const FUNDS: i128 = 1_000_000_000;
@@ -92,7 +92,7 @@ fn hold_of<'a>(holds: &'a [Json], answer: &Response) -> &'a Json {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hold_is_visible_and_ends_with_its_call() {
-    let gateway = ScenarioGateway::new(FUNDS, "{}", Place::new).await;
+    let gateway = ScenarioGateway::new(FUNDS, "{}", ConfigDir::new).await;
     for (change, status) in CHANGES {
         let tenant = gateway.tenant.create_tenant(&gateway.server, FUNDS, "{}").await;
         let mut staying = tenant.open_stream(MAX_TOKENS).await;

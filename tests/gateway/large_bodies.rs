@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::harness::client::Request;
 use crate::harness::limit_assertions::FullResponse;
 use crate::harness::openai::{Usage, chat, completion, embeddings, reply};
-use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::serve::{ConfigDir, Server, model, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Plan, ReceivedRequest, Step, Upstream};
 
@@ -66,7 +66,7 @@ fn image_response_chunks() -> Vec<Vec<u8>> {
 struct Fixture {
     tenant: Tenant,
     provider: Upstream,
-    _served: Served,
+    _served: Server,
 }
 
 impl Fixture {
@@ -74,7 +74,7 @@ impl Fixture {
         let provider = Upstream::start(plan).await;
         let models = ["plain", "verbose", "slow"].map(|name| model(name, "upstream = \"a\""));
         let rows = upstream("a", &provider.url) + &models.concat();
-        let served = Served::start(Place::new(&rows)).await;
+        let served = Server::start(ConfigDir::new(&rows)).await;
         let tenant = served.tenant(1_000_000_000_000, "{}").await;
         Self { tenant, provider, _served: served }
     }

@@ -115,7 +115,7 @@ async fn sigterm_lets_open_calls_finish_and_exits_with_success() {
     text.extend(rest);
     assert!(whole, "the open stream completed");
     assert_eq!(String::from_utf8_lossy(&text), events(WORDS, None).concat());
-    assert_eq!(gateway.ended().await.code(), Some(0));
+    assert_eq!(gateway.wait_exit().await.code(), Some(0));
 
     let gateway = gateway.restart().await;
     let tenant = Tenant { proxy: gateway.proxy.clone(), admin: gateway.admin.clone(), ..tenant };
@@ -128,7 +128,7 @@ async fn sigterm_lets_open_calls_finish_and_exits_with_success() {
 async fn the_demo_exits_when_its_terminal_closes() {
     let mut gateway = Gateway::with_built_in_provider().await;
     gateway.hang_up();
-    gateway.ended().await;
+    gateway.wait_exit().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

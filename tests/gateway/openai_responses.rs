@@ -6,7 +6,7 @@ use crate::harness::client::Request;
 use crate::harness::json::Json;
 use crate::harness::openai::Usage;
 use crate::harness::price::GPT_4O_MINI;
-use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::serve::{ConfigDir, Server, model, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Plan, ReceivedRequest, Upstream};
 
@@ -74,14 +74,14 @@ fn reply(seen: &ReceivedRequest) -> Plan {
     }
 }
 
-async fn setup(funds: i128) -> (Served, Tenant, Upstream) {
+async fn setup(funds: i128) -> (Server, Tenant, Upstream) {
     let provider = Upstream::start(reply).await;
     let rows = upstream("all", &provider.url)
         + &model("m", "upstream = \"all\"")
         + "[[models]]\nid = \"painter\"\nupstream = \"all\"\nmax_output_tokens = 100\n\
            prices = { inputTokens = 0, outputTokens = 0, images = \"0.04\", codeSessions = \"0.03\" }\n"
         + &model("omni-moderation-latest", "upstream = \"all\"");
-    let served = Served::start(Place::new(&rows)).await;
+    let served = Server::start(ConfigDir::new(&rows)).await;
     let tenant = served.tenant(funds, "{}").await;
     (served, tenant, provider)
 }

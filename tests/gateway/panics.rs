@@ -4,7 +4,7 @@ use crate::harness::limit_assertions::FullResponse;
 use crate::harness::openai::bound;
 use crate::harness::price::GPT_4O_MINI;
 use crate::harness::scenario_upstream::{ScenarioGateway, USAGE};
-use crate::harness::serve::Place;
+use crate::harness::serve::ConfigDir;
 use crate::harness::wait::eventually;
 
 const FUNDS: i128 = 1_000_000_000;
@@ -33,8 +33,9 @@ async fn a_panic_leaves_no_hold_and_affects_no_other_call() {
         } else {
             2
         };
-        let config_dir =
-            |rows: &str| Place::new(rows).with("METEOR_CRASH", format!("{point}:{passings}:panic"));
+        let config_dir = |rows: &str| {
+            ConfigDir::new(rows).with_env("METEOR_CRASH", format!("{point}:{passings}:panic"))
+        };
         let mut gateway = ScenarioGateway::new(FUNDS, "{}", config_dir).await;
         gateway.server.may_panic = true;
         let tenant = &gateway.tenant;

@@ -8,7 +8,7 @@ use crate::disk_faults::{
 };
 use crate::harness::fault_shim::{EIO, FaultShim, Random};
 use crate::harness::openai::reply;
-use crate::harness::serve::{Place, Served};
+use crate::harness::serve::{ConfigDir, Server};
 use crate::harness::upstream::Upstream;
 use crate::harness::wait::eventually;
 
@@ -28,8 +28,8 @@ async fn start_fixture(durability: &str) -> FaultyGateway {
     let provider = Upstream::start(|seen| reply(seen, USAGE, Duration::ZERO)).await;
     let journal = format!("durability = \"{durability}\"\nkeep_ms = 500\n");
     let (shim, config_dir) =
-        FaultShim::with_power_loss(Place::new(&config_rows(&journal, &provider)));
-    let served = Served::start(config_dir).await;
+        FaultShim::with_power_loss(ConfigDir::new(&config_rows(&journal, &provider)));
+    let served = Server::start(config_dir).await;
     let tenant = served.tenant(FUNDS, "{}").await;
     FaultyGateway { upstream: provider, server: served, tenant, shim }
 }

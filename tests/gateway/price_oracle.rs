@@ -11,7 +11,7 @@ use crate::harness::client::Request;
 use crate::harness::corpus::{corpus_folder, load_corpus};
 use crate::harness::exchange::Exchange;
 use crate::harness::json::Json;
-use crate::harness::serve::{Place, Served, upstream};
+use crate::harness::serve::{ConfigDir, Server, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Plan, Upstream};
 use crate::sdk;
@@ -155,7 +155,7 @@ async fn recorded_answers_cost_what_the_oracle_computes() {
 }
 
 /// Starts a gateway with a row for each model in front of a provider that answers as recorded.
-async fn start_gateway(priced: &[PricedExchange]) -> (Served, Tenant, Upstream) {
+async fn start_gateway(priced: &[PricedExchange]) -> (Server, Tenant, Upstream) {
     let answers: Vec<String> =
         priced.iter().map(|exchange| exchange.exchange.response_body.clone()).collect();
     let provider = Upstream::start(move |seen| {
@@ -172,7 +172,7 @@ async fn start_gateway(priced: &[PricedExchange]) -> (Served, Tenant, Upstream) 
         let row = format!("[[models]]\nid = \"{id}\"\nprice = \"{provider}/{model}\"\n");
         write!(text, "{row}upstream = \"all\"\nmax_output_tokens = 1000\n").expect("a text");
     }
-    let server = Served::start(Place::new(&text)).await;
+    let server = Server::start(ConfigDir::new(&text)).await;
     let tenant = server.tenant(FUNDS, "{}").await;
     (server, tenant, provider)
 }

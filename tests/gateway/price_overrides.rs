@@ -7,7 +7,7 @@ use crate::harness::client::Request;
 use crate::harness::openai;
 use crate::harness::openai::{Usage, chat};
 use crate::harness::price::{GPT_4O_MINI, Price};
-use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::serve::{ConfigDir, Server, model, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::Upstream;
 
@@ -26,7 +26,7 @@ async fn call_cost(tenant: &Tenant, proxy: &str) -> (i128, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_posted_price_applies_from_the_next_call_until_deletion() {
     let provider = Upstream::start(|seen| openai::reply(seen, USAGE, Duration::ZERO)).await;
-    let server = Served::start(Place::new(
+    let server = Server::start(ConfigDir::new(
         &(upstream("all", &provider.url) + &model("m", "upstream = \"all\"")),
     ))
     .await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::harness::anthropic::{complete_message, events, message};
 use crate::harness::client::Request;
 use crate::harness::openai::{Usage, WORDS};
-use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::serve::{ConfigDir, Server, model, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Plan, ReceivedRequest, Upstream};
 
@@ -118,7 +118,7 @@ async fn check_access(tenant: &Tenant, other: &Tenant, upstreams: [&Upstream; 2]
 #[tokio::test(flavor = "multi_thread")]
 async fn provider_state_belongs_to_its_project_and_survives_a_kill() {
     let upstreams = [&provider("first").await, &provider("second").await];
-    let mut served = Served::start(Place::new(&rows(upstreams, ""))).await;
+    let mut served = Server::start(ConfigDir::new(&rows(upstreams, ""))).await;
     let tenant = served.tenant(FUNDS, "{}").await;
     let other = tenant.create_tenant(&served, FUNDS, "{}").await;
     for (model, stream) in [("first", false), ("first", true), ("second", false), ("second", true)]
@@ -142,7 +142,7 @@ async fn provider_state_belongs_to_its_project_and_survives_a_kill() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dedicated_upstream_accepts_unknown_state_ids() {
     let upstreams = [&provider("first").await, &provider("second").await];
-    let served = Served::start(Place::new(&rows(upstreams, "dedicated = true\n"))).await;
+    let served = Server::start(ConfigDir::new(&rows(upstreams, "dedicated = true\n"))).await;
     let tenant = served.tenant(FUNDS, "{}").await;
     assert_served(&tenant, &body_with_container("container_unknown")).await;
     assert_eq!(upstreams.map(Upstream::request_count), [0, 1]);

@@ -14,7 +14,7 @@ use crate::harness::gemini;
 use crate::harness::json::Json;
 use crate::harness::openai;
 use crate::harness::process::{Process, scratch};
-use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::serve::{ConfigDir, Server, model, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Plan, ReceivedRequest, Step, Upstream, closed_port};
 
@@ -166,7 +166,7 @@ async fn check_suite(dialect: Dialect, runtime: &str, script: &str) {
     let Some(command) = suite_command(runtime, script) else { return };
     let provider = Upstream::start(move |seen| dialect.response_plan(seen)).await;
     let (_closed_port, closed_url) = closed_port();
-    let served = Served::start(gateway_config(dialect, &provider.url, &closed_url)).await;
+    let served = Server::start(gateway_config(dialect, &provider.url, &closed_url)).await;
     let built_in = Gateway::with_built_in_provider().await;
     let funded = served.tenant(FUNDS, "{}").await;
     let restricted =
@@ -229,7 +229,7 @@ async fn check_suite(dialect: Dialect, runtime: &str, script: &str) {
 }
 
 /// The configuration of a suite, including an unreachable upstream.
-fn gateway_config(dialect: Dialect, provider: &str, closed_url: &str) -> Place {
+fn gateway_config(dialect: Dialect, provider: &str, closed_url: &str) -> ConfigDir {
     let (chat_model, embedder) = dialect.models();
     let dialects = format!("dialects = [\"{}\"]\n", dialect.name());
     let rows = [
@@ -241,7 +241,7 @@ fn gateway_config(dialect: Dialect, provider: &str, closed_url: &str) -> Place {
         model(embedder, "upstream = \"fake\""),
         model("unreachable", "upstream = \"nowhere\""),
     ];
-    Place::new(&rows.concat()).with("METEOR__PROXY__BODY_BYTES_MAX", BODY_BYTES_MAX)
+    ConfigDir::new(&rows.concat()).with_env("METEOR__PROXY__BODY_BYTES_MAX", BODY_BYTES_MAX)
 }
 
 /// The JSON argument of a suite.
@@ -295,7 +295,7 @@ pub async fn run_suite(mut command: Command, facts: &str) -> Json {
     });
     let in_time = ended.await.is_ok();
     assert!(in_time, "the suite took longer than {SUITE_TIMEOUT:?}: {}", suite.log());
-    let status = suite.ended().await;
+    let status = suite.wait_exit().await;
     assert!(status.success(), "{status}: {}", suite.log());
     let lines = suite.stdout_lines().await;
     println!("{}", lines.join("\n"));

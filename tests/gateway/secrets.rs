@@ -11,7 +11,7 @@ use crate::harness::demo::Gateway;
 use crate::harness::json::Json;
 use crate::harness::openai::{Usage, chat, reply};
 use crate::harness::process::contains_secret;
-use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::serve::{ConfigDir, Server, model, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Plan, ReceivedRequest, Step, Upstream};
 
@@ -70,7 +70,7 @@ async fn the_key_is_accepted_in_five_positions_and_never_forwarded() {
     let gateway = Gateway::with_trace_log(&upstream).await;
     let key = &gateway.key;
     // The part of the key that is the same in every spelling.
-    gateway.hides(&key[10..]);
+    gateway.forbid_in_log(&key[10..]);
     let escaped = key.replace('-', "%2D");
     let path = "/v1/chat/completions";
     let body = chat(MODEL, 5, false);
@@ -102,7 +102,7 @@ async fn the_key_is_accepted_in_five_positions_and_never_forwarded() {
     }
     // A refused key is not disclosed either, whatever its position.
     let other = format!("sk-mtr-{}", "0".repeat(49));
-    gateway.hides(&other[10..]);
+    gateway.forbid_in_log(&other[10..]);
     for request in [
         Request::post(&format!("{path}?key={other}"), &body),
         Request::post(&format!("{path}?key={key}&key={other}"), &body),
@@ -126,7 +126,7 @@ async fn an_upstream_credential_error_becomes_a_502_without_its_body() {
         );
         let upstream = Upstream::start(move |_| Plan::json(status, error_body.clone())).await;
         let gateway = Gateway::with_trace_log(&upstream).await;
-        gateway.hides(UPSTREAM_SECRET);
+        gateway.forbid_in_log(UPSTREAM_SECRET);
         let tenant = Tenant::new(&gateway, 1_000_000_000, "{}").await;
         for stream in [false, true] {
             let request = Request::chat(&tenant.key, chat(MODEL, 5, stream));
@@ -213,10 +213,10 @@ async fn an_echoed_secret_in_the_target_is_redacted() {
     let with_secret = upstream("own", &provider.url) + auth;
     let without_secret = upstream("none", &provider.url);
     let models = model("m", "upstream = \"own\"") + &model("n", "upstream = \"none\"");
-    let config_dir =
-        Place::new(&(with_secret + &without_secret + &models)).with("CODE", UPSTREAM_SECRET);
-    let served = Served::start(config_dir).await;
-    served.hides(UPSTREAM_SECRET);
+    let config_dir = ConfigDir::new(&(with_secret + &without_secret + &models))
+        .with_env("CODE", UPSTREAM_SECRET);
+    let served = Server::start(config_dir).await;
+    served.forbid_in_log(UPSTREAM_SECRET);
     let tenant = served.tenant(1_000_000_000, "{}").await;
     let call = async |model: &str, status: u16, n: u8| {
         let body = format!(
@@ -259,7 +259,7 @@ async fn keys_are_stored_as_hashes_except_in_the_demo_file() {
         call.text().await;
     }
     gateway.terminate();
-    gateway.ended().await;
+    gateway.wait_exit().await;
     let (mut folders, mut files) = (vec![gateway.data_folder()], 0);
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry")) {

@@ -11,7 +11,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::harness::client::{Request, Response, send_on};
 use crate::harness::openai::{Usage, chat, events, reply};
 use crate::harness::price::GPT_4O_MINI;
-use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::serve::{ConfigDir, Server, model, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Plan, Step, Upstream};
 use crate::harness::wait::{eventually, with_deadline};
@@ -28,7 +28,7 @@ const IDLE_TIME: Duration = Duration::from_millis(200);
 
 /// A gateway in front of a provider whose model `flood` sends more than socket buffers can hold.
 struct Fixture {
-    served: Served,
+    served: Server,
     tenant: Tenant,
     provider: Upstream,
     /// Pieces of floods that the provider has written.
@@ -66,10 +66,11 @@ impl Fixture {
         .await;
         let served = [model("flood", "upstream = \"a\""), model("plain", "upstream = \"a\"")];
         let rows = upstream("a", &provider.url) + &served.concat();
-        let config_dir = Place::new(&rows);
-        let with =
-            |config_dir: Place, (name, value): &(&'static str, &str)| config_dir.with(name, *value);
-        let served = Served::start(settings.iter().fold(config_dir, with)).await;
+        let config_dir = ConfigDir::new(&rows);
+        let with = |config_dir: ConfigDir, (name, value): &(&'static str, &str)| {
+            config_dir.with_env(name, *value)
+        };
+        let served = Server::start(settings.iter().fold(config_dir, with)).await;
         let tenant = served.tenant(FUNDS, "{}").await;
         Self { served, tenant, provider, sent }
     }

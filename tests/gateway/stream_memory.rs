@@ -8,7 +8,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::harness::client::{Request, Response};
 use crate::harness::openai::{Usage, chat, events};
-use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::serve::{ConfigDir, Server, model, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Plan, Step, Upstream};
 
@@ -83,7 +83,7 @@ async fn an_open_stream_takes_no_more_than_32_kb() {
             .await
     };
     let rows = upstream("a", &provider.url) + &model("m", "upstream = \"a\"");
-    let served = Served::start(Place::new(&rows)).await;
+    let served = Server::start(ConfigDir::new(&rows)).await;
     let tenant = served.tenant(1_000_000_000_000, "{}").await;
     provider.release();
     finish_streams(open_streams(&tenant, WARMUP_STREAMS).await).await;

@@ -10,7 +10,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::harness::client::Request;
 use crate::harness::openai::{Usage, WORDS, chat, completion, events, reply};
 use crate::harness::price::GPT_4O_MINI;
-use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::serve::{ConfigDir, Server, model, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Plan, Upstream};
 
@@ -44,11 +44,12 @@ fn acceptor(authority: &Authority, name: &str) -> TlsAcceptor {
 }
 
 /// Starts a gateway that trusts `trusted` in front of this provider.
-async fn setup(provider: &Upstream, trusted: &Authority) -> (Served, Tenant) {
+async fn setup(provider: &Upstream, trusted: &Authority) -> (Server, Tenant) {
     let rows = upstream("secure", &provider.url) + &model("gpt-4o-mini", "upstream = \"secure\"");
-    let config_dir = Place::new(&rows);
+    let config_dir = ConfigDir::new(&rows);
     let roots = config_dir.write("roots.pem", &trusted.pem());
-    let served = Served::start(config_dir.with("SSL_CERT_FILE", roots.display().to_string())).await;
+    let served =
+        Server::start(config_dir.with_env("SSL_CERT_FILE", roots.display().to_string())).await;
     let tenant = served.tenant(FUNDS, "{}").await;
     (served, tenant)
 }
@@ -115,9 +116,9 @@ async fn without_root_certificates_only_http_upstreams_are_served() {
         + &upstream("unsecured", &unsecured.url)
         + &model("by-https", "upstream = \"secure\"")
         + &model("by-http", "upstream = \"unsecured\"");
-    let config_dir = Place::new(&rows);
+    let config_dir = ConfigDir::new(&rows);
     let missing_file = config_dir.path("no-such-file").display().to_string();
-    let served = Served::start(config_dir.with("SSL_CERT_FILE", missing_file)).await;
+    let served = Server::start(config_dir.with_env("SSL_CERT_FILE", missing_file)).await;
     let tenant = served.tenant(FUNDS, "{}").await;
     for (name, status) in [("by-http", 200), ("by-https", 502), ("by-http", 200)] {
         let request = Request::chat(&tenant.key, chat(name, 50, false));

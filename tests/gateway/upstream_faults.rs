@@ -9,7 +9,7 @@ use crate::harness::client::{Request, Response};
 use crate::harness::openai::{Usage, WORDS, chat, completion, events, reply};
 use crate::harness::price::GPT_4O_MINI;
 use crate::harness::raw_upstream::RawUpstream;
-use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::serve::{ConfigDir, Server, model, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Upstream, closed_port};
 use crate::harness::wait::eventually;
@@ -234,7 +234,7 @@ async fn each_upstream_fault_matches_its_table_row() {
         rows += &model(&format!("backed-{index}"), &targets);
         providers.push(provider);
     }
-    let server = Served::start(Place::new(&rows)).await;
+    let server = Server::start(ConfigDir::new(&rows)).await;
     let operator = server.tenant(0, "{}").await;
     let local_set = LocalSet::new();
     let mut tasks = Vec::new();

@@ -6,7 +6,7 @@ use crate::harness::client::Request;
 use crate::harness::json::Json;
 use crate::harness::openai::{Usage, WORDS, bound, chat, completion, events, reply};
 use crate::harness::price::GPT_4O_MINI;
-use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::serve::{ConfigDir, Server, model, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Plan, Step, Upstream, closed_port};
 use crate::harness::wait::eventually;
@@ -24,8 +24,8 @@ async fn failing_upstream(status: u16) -> Upstream {
     Upstream::start(move |_| Plan::json(status, body.clone())).await
 }
 
-async fn setup(rows: &str) -> (Served, Tenant) {
-    let served = Served::start(Place::new(rows)).await;
+async fn setup(rows: &str) -> (Server, Tenant) {
+    let served = Server::start(ConfigDir::new(rows)).await;
     let tenant = served.tenant(FUNDS, "{}").await;
     (served, tenant)
 }
@@ -301,8 +301,8 @@ async fn the_upstream_receives_its_credential_but_not_the_clients() {
         + &["bearer", "header", "query", "deeper"]
             .map(|name| model(name, &format!("upstream = \"{name}\"")))
             .concat();
-    let served = Served::start(Place::new(&rows).with("FAKE_SECRET", secret)).await;
-    served.hides(secret);
+    let served = Server::start(ConfigDir::new(&rows).with_env("FAKE_SECRET", secret)).await;
+    served.forbid_in_log(secret);
     let tenant = served.tenant(FUNDS, "{}").await;
     let bearer = format!("Bearer {secret}");
     for (name, credential, target) in [

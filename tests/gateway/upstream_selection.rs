@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::harness::client::Request;
 use crate::harness::json::Json;
 use crate::harness::openai::{Usage, chat, error, reply};
-use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::serve::{ConfigDir, Server, model, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Plan, Upstream};
 use crate::harness::wait::eventually;
@@ -47,7 +47,7 @@ impl StatusProvider {
 
 /// The upstreams `first` and, as its fallback, `second`.
 struct UpstreamPair {
-    served: Served,
+    served: Server,
     tenant: Tenant,
     first: StatusProvider,
     second: StatusProvider,
@@ -64,7 +64,7 @@ impl UpstreamPair {
             + &model("both", targets)
             + &model("also", targets)
             + &model("only", r#"upstream = "first""#);
-        let served = Served::start(Place::new(&rows)).await;
+        let served = Server::start(ConfigDir::new(&rows)).await;
         let tenant = served.tenant(FUNDS, "{}").await;
         Self { served, tenant, first, second }
     }
@@ -244,7 +244,7 @@ async fn targets_of_one_priority_share_the_calls_by_weight() {
         "shared",
         r#"targets = [{ upstream = "later", priority = 1, weight = 1000 }, { upstream = "spare", weight = 0 }, { upstream = "light", weight = 1 }, { upstream = "heavy", weight = 3 }]"#,
     );
-    let served = Served::start(Place::new(&rows)).await;
+    let served = Server::start(ConfigDir::new(&rows)).await;
     let tenant = served.tenant(FUNDS, "{}").await;
     let call = async || {
         let request = Request::chat(&tenant.key, chat("shared", 9, false));
@@ -278,7 +278,7 @@ async fn an_alias_is_one_more_name_of_a_model() {
             "other",
             "aliases = [\"renamed\"]\nupstream = \"fake\"\nupstream_model = \"there\"",
         );
-    let served = Served::start(Place::new(&rows)).await;
+    let served = Server::start(ConfigDir::new(&rows)).await;
     let tenant = served.tenant(FUNDS, "{}").await;
     for (requested, sent, logged) in
         [("latest", "real", "real"), ("best", "real", "real"), ("renamed", "there", "other")]

@@ -17,7 +17,7 @@ use crate::harness::json::Json;
 use crate::harness::openai::{Usage, WORDS, chat, events, reply};
 use crate::harness::price::GPT_4O_MINI;
 use crate::harness::process::meteor_command;
-use crate::harness::serve::{Place, Served, model, upstream};
+use crate::harness::serve::{ConfigDir, Server, model, upstream};
 use crate::harness::tenant::Tenant;
 use crate::harness::upstream::{Plan, Step, Upstream};
 use crate::harness::wait::eventually;
@@ -77,8 +77,8 @@ async fn verification_under_load_reports_no_false_violation() {
     let rows = upstream("fake", &provider.url) + &model("gpt-4o-mini", "upstream = \"fake\"");
     // The smallest segments, deleted as soon as possible, so that they vanish while they are read.
     let config_dir =
-        Place::new(&format!("[journal]\nsegment_bytes = 1048576\nkeep_ms = 0\n{rows}"));
-    let served = Served::start(config_dir.clone()).await;
+        ConfigDir::new(&format!("[journal]\nsegment_bytes = 1048576\nkeep_ms = 0\n{rows}"));
+    let served = Server::start(config_dir.clone()).await;
     let tenant = served.tenant(FUNDS, "{}").await;
     let other = tenant.create_tenant(&served, FUNDS, "{}").await;
     let stop_flag = Arc::new(AtomicBool::new(false));
@@ -162,7 +162,7 @@ async fn a_killed_ledger_verifies_and_tampered_records_are_reported() {
         "{text}"
     );
     gateway.terminate();
-    assert_eq!(gateway.ended().await.code(), Some(0));
+    assert_eq!(gateway.wait_exit().await.code(), Some(0));
     let files = || std::fs::read_dir(&data).expect("a folder").count();
     let before = files();
     assert_sound(&verify(&data, &[]));

@@ -9,7 +9,7 @@ use crate::harness::json::money;
 use crate::harness::scenario_upstream::{
     SOON, ScenarioGateway, USAGE, assert_queue_full, first_of,
 };
-use crate::harness::serve::Place;
+use crate::harness::serve::ConfigDir;
 use crate::harness::tenant::Tenant;
 use crate::harness::wait::eventually;
 
@@ -88,7 +88,7 @@ async fn fixture_with_long_wait() -> ScenarioGateway {
 
 async fn fixture_with_hold_wait(hold_wait_ms: u64) -> ScenarioGateway {
     let rows = format!("[admission]\nhold_wait_ms = {hold_wait_ms}\nwaiting_max = 1\n");
-    ScenarioGateway::new(FUNDS, "{}", |models| Place::new(&format!("{rows}{models}"))).await
+    ScenarioGateway::new(FUNDS, "{}", |models| ConfigDir::new(&format!("{rows}{models}"))).await
 }
 
 /// Asserts that exactly the holds of `open` calls are counted.

@@ -87,16 +87,6 @@ impl Process {
         self.secrets.lock().expect("the lock is not poisoned").push(secret.to_owned());
     }
 
-    /// The earlier name of [`Self::forbid_in_log`].
-    pub fn hides(&self, secret: &str) {
-        self.forbid_in_log(secret);
-    }
-
-    /// The earlier name of [`Self::wait_exit`].
-    pub async fn ended(&mut self) -> ExitStatus {
-        self.wait_exit().await
-    }
-
     /// Copies the forbidden texts of another process.
     pub fn forbid_same_as(&self, other: &Self) {
         let theirs = other.secrets.lock().expect("the lock is not poisoned").clone();

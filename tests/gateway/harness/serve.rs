@@ -47,11 +47,6 @@ impl ConfigDir {
         self
     }
 
-    /// The earlier name of [`Self::with_env`].
-    pub fn with(self, name: &'static str, value: impl Into<String>) -> Self {
-        self.with_env(name, value)
-    }
-
     /// Starts the gateway through another program.
     pub fn launched_by(mut self, launcher: Vec<String>) -> Self {
         self.launcher = launcher;
@@ -101,11 +96,6 @@ pub fn model(id: &str, server: &str) -> String {
          prices = {{ inputTokens = \"0.15\", cachedInputTokens = \"0.075\", outputTokens = \"0.60\" }}\n"
     )
 }
-
-/// The earlier name of [`ConfigDir`].
-pub type Place = ConfigDir;
-/// The earlier name of [`Server`].
-pub type Served = Server;
 
 /// A running `meteor serve`.
 pub struct Server {
