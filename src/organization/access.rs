@@ -261,7 +261,7 @@ pub async fn resolve_org(
         _ => None,
     };
     let id = requested.or(principal.token_organization()).or(only).ok_or_else(|| {
-        let message = "say which organization: send X-Organization-Id";
+        let message = "the organization is ambiguous: send the header X-Organization-Id";
         UseCaseError::field("X-Organization-Id", "organization_required", message)
     })?;
     let organization = organizations::by_id(reader, id).await?.ok_or(UseCaseError::NotFound)?;

@@ -123,7 +123,7 @@ async fn add_operator(
         last_login_at: None,
     };
     if users::by_email(work.connection(), &user.email).await?.is_some() {
-        return Err(UseCaseError::conflict("email_taken", "there is a user with this address"));
+        return Err(UseCaseError::conflict("email_taken", "a user with this email address exists"));
     }
     users::insert(work.connection(), &user).await?;
     setup_links::clear(work.connection()).await?;

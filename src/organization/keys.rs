@@ -208,7 +208,7 @@ async fn find_for_update(
         .filter(|key| level == AccessLevel::All || key.owner == user)
         .ok_or(UseCaseError::NotFound)?;
     if key.revoked_at.is_some() {
-        return Err(UseCaseError::conflict("key_revoked", "the key is revoked: make another"));
+        return Err(UseCaseError::conflict("key_revoked", "the key is revoked; create another"));
     }
     Ok((key, level))
 }
@@ -230,7 +230,7 @@ async fn check_owner(
     if members::is_member(work.connection(), organization, owner).await? {
         return Ok(());
     }
-    let message = "the owner is no member of the organization";
+    let message = "the owner must be a member of the organization";
     Err(UseCaseError::field("/ownerUserId", "not_a_member", message))
 }
 

@@ -117,7 +117,8 @@ pub async fn change(
     if change.status == Some(OrganizationStatus::Closed) {
         let live = work.services().directory.live_state();
         if live.organization(before.id).is_some_and(|state| !state.holds().is_empty()) {
-            let message = "calls are open: make it Inactive, and close it when they have ended";
+            let message =
+                "calls are still open: set the status to Inactive first, and to Closed later";
             return Err(UseCaseError::conflict("holds_open", message));
         }
     }

@@ -160,14 +160,15 @@ fn check(services: &Services, new: &NewPrice, now: UnixMs) -> Result<(), UseCase
     let models = (services.catalog.models)();
     let model = models.iter().find(|model| *model.name == *new.model);
     if model.is_none() {
-        let message = "model: is not listed; give the id of one of GET /api/models";
+        let message = "model: unknown model; use an id from GET /api/models";
         errors.push(FieldError::new("/model", "unknown_model", message));
     }
     if let (Some(model), Some(upstream)) = (model, &new.upstream) {
         let upstreams = (services.catalog.upstreams)();
         let position = upstreams.iter().position(|entry| entry.name == *upstream);
         if model.targets.iter().all(|target| Some(target.upstream) != position) {
-            let message = format!("upstream: does not serve {}; name one that does", model.name);
+            let message =
+                format!("upstream: does not serve {}; name an upstream that does", model.name);
             errors.push(FieldError::new("/upstream", "not_served", message));
         }
     }
@@ -177,12 +178,12 @@ fn check(services: &Services, new: &NewPrice, now: UnixMs) -> Result<(), UseCase
     for (param, prices) in [("/prices".to_owned(), &new.prices)].into_iter().chain(tiers) {
         let is_priced = |unit| prices.price_of(unit).is_some();
         for unit in required_units(is_priced, has_output).iter().filter(|unit| !is_priced(**unit)) {
-            let message = format!("{}: is missing; give 0 if it is free", unit.name());
+            let message = format!("{}: required; use 0 if the unit is free", unit.name());
             errors.push(FieldError::new(format!("{param}/{}", unit.name()), "required", message));
         }
     }
     if new.from.is_some_and(|from| from < now) {
-        let message = "effectiveFrom: give an instant that is still to come, or none for now";
+        let message = "effectiveFrom: must not be in the past; omit it to start now";
         errors.push(FieldError::new("/effectiveFrom", "in_the_past", message));
     }
     if errors.is_empty() { Ok(()) } else { Err(UseCaseError::Invalid(errors)) }

@@ -171,11 +171,15 @@ pub async fn change(
         check_ceiling(&quota, ceiling, |limit| match limit {
             Some(limit) => {
                 let field = limit.field();
-                let message =
-                    format!("{field} of the quota in force is above this: lower it first");
+                let message = format!(
+                    "{field} of the current quota is above this ceiling; lower the quota first"
+                );
                 (format!("/ceiling/{field}"), message)
             }
-            None => ("/ceiling".into(), "the quota is not enforced: enforce it first".into()),
+            None => (
+                "/ceiling".into(),
+                "the current quota is not enforced; set enforceQuota first".into(),
+            ),
         })?;
     }
     let old = before.clone();

@@ -66,8 +66,8 @@ pub async fn replace(
                 projects::check_ceiling(&quota, ceiling, |limit| {
                     let field = limit.map_or("enforceQuota", |limit| limit.field());
                     let message = match limit {
-                        Some(_) => format!("{field} is above the project's ceiling"),
-                        None => format!("{field} must be true: the project has a ceiling"),
+                        Some(_) => format!("{field} must not be above the ceiling of the project"),
+                        None => format!("{field} must be true, as the project has a ceiling"),
                     };
                     (format!("/{field}"), message)
                 })?;

@@ -75,7 +75,7 @@ pub async fn begin_session(work: &mut UnitOfWork, user: User) -> Result<SignedIn
 /// Ends the session that the principal uses.
 pub async fn sign_out(work: &mut UnitOfWork, principal: &Principal) -> Result<(), UseCaseError> {
     let AuthMethod::Session(hash) = &principal.auth_method else {
-        let message = "a token has no session to end: revoke it instead";
+        let message = "a token has no session; revoke the token instead";
         return Err(UseCaseError::conflict("not_a_session", message));
     };
     sessions::delete(work.connection(), hash).await?;

@@ -142,7 +142,7 @@ pub async fn refund(
     let consume = found.ok_or(UseCaseError::NotFound)?;
     let left = consume.amount - consume.refunded.unwrap_or_default();
     if left < new.amount {
-        let message = format!("only {left} is left of what this call cost");
+        let message = format!("only {left} of the cost of this call can still be refunded");
         return Err(UseCaseError::conflict("refund_exceeds_consume", message));
     }
     let actor = actor_json(org);
