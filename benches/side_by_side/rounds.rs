@@ -193,7 +193,7 @@ impl Costs {
     }
 }
 
-/// SplitMix64: good enough for shuffling, and reproducible for a seed.
+/// `SplitMix64`: good enough for shuffling, and reproducible for a seed.
 struct Random(u64);
 
 impl Random {
