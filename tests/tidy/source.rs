@@ -3,19 +3,27 @@
 use std::fs;
 use std::path::Path;
 
-/// What the rules look at: the sources, the list of crates, and the map of the house.
+/// What the rules check: the sources, the list of crates, and the pages that a rule holds.
 #[derive(Default)]
 pub struct Tree {
     pub sources: Vec<Source>,
     pub manifest: String,
+    /// ARCHITECTURE.md.
     pub map: String,
+    pub glossary: String,
+    /// The reviewed messages.
+    pub messages: String,
 }
 
 pub struct Source {
     pub file: String,
     pub text: String,
-    /// `text` up to its tests, without comments and texts: prose may name what code may not.
+    /// `text` up to its tests; empty for a file of tests.
+    pub shipped: String,
+    /// `shipped` without comments and string literals: prose may name what code may not.
     pub code: String,
+    /// `text` without comments and string literals, tests included.
+    pub all_code: String,
     /// Module path, such as `["proxy", "admit"]`; `None` for files that are no module of the crate.
     pub path: Option<Vec<String>>,
     pub parent: bool,
@@ -43,8 +51,13 @@ impl Tree {
     /// The sources of this repository.
     pub fn real() -> Self {
         let read = |file: &str| fs::read_to_string(root().join(file)).unwrap_or_default();
-        let tree =
-            Self { manifest: read("Cargo.toml"), map: read("ARCHITECTURE.md"), ..Self::default() };
+        let tree = Self {
+            manifest: read("Cargo.toml"),
+            map: read("ARCHITECTURE.md"),
+            glossary: read("docs/glossary.md"),
+            messages: read("docs/messages.md"),
+            ..Self::default()
+        };
         ["src", "tests", "benches", "fuzz"]
             .iter()
             .fold(tree, |tree, folder| collect(tree, &root().join(folder)))
@@ -60,8 +73,15 @@ impl Tree {
         });
         let tests = path.as_ref().is_some_and(|path| path.iter().any(|name| name == "tests"));
         let shipped = text.split("#[cfg(test)]").next().filter(|_| !tests).unwrap_or_default();
-        let (file, text, code) = (file.to_owned(), text.to_owned(), code_of(shipped));
-        self.sources.push(Source { file, text, code, path, parent });
+        self.sources.push(Source {
+            file: file.to_owned(),
+            text: text.to_owned(),
+            shipped: shipped.to_owned(),
+            code: code_of(shipped),
+            all_code: code_of(text),
+            path,
+            parent,
+        });
         self
     }
 }
@@ -118,21 +138,52 @@ fn expand(text: &str, prefix: &[String], found: &mut Vec<Vec<String>>) -> usize 
     }
 }
 
-/// `text` without comments and without what stands inside quotes.
+/// A string literal, with the code of its statement before it.
+pub struct Literal {
+    pub before: String,
+    pub text: String,
+}
+
+/// `text` without comments and string literals.
 fn code_of(text: &str) -> String {
     let mut code = String::new();
+    lex(text, &mut code, |_, _| ());
+    code
+}
+
+/// The string literals of `text`, with line continuations joined.
+pub fn literals(text: &str) -> impl Iterator<Item = Literal> + use<> {
+    let mut found = Vec::new();
+    lex(text, &mut String::new(), |code, literal| {
+        let statement = code.rsplit([';', '{', '}']).next().unwrap_or_default();
+        let before = statement.trim().to_owned();
+        let mut text = String::new();
+        let mut lines = literal.split("\\\n");
+        text.extend(lines.next());
+        lines.for_each(|line| text.push_str(line.trim_start()));
+        found.push(Literal { before, text: text.replace("\\\"", "\"") });
+    });
+    found.into_iter()
+}
+
+/// Appends to `code` what is neither comment nor string literal; calls `literal` with the code so
+/// far and the inside of each literal.
+fn lex(text: &str, code: &mut String, mut literal: impl FnMut(&str, &str)) {
     let mut rest = text;
     while let Some(letter) = rest.chars().next() {
-        let raw = ["r\"", "r#\"", "r##\""].into_iter().find(|open| rest.starts_with(open));
+        let mut openings = ["r\"", "r#\"", "r##\"", "br\"", "br#\"", "br##\""].into_iter();
+        let raw = openings.find(|open| rest.starts_with(open));
         let glued = code.ends_with(|c: char| c.is_alphanumeric() || c == '_');
-        let taken = if rest.starts_with("//") {
+        let length = if rest.starts_with("//") {
             rest.find('\n').unwrap_or(rest.len())
         } else if rest.starts_with("/*") {
             rest.find("*/").map_or(rest.len(), |end| end + 2)
         } else if let Some(open) = raw.filter(|_| !glued) {
-            let close = format!("\"{}", "#".repeat(open.len() - 2));
-            let end = rest[open.len()..].find(&close);
-            end.map_or(rest.len(), |end| open.len() + end + close.len())
+            let close = format!("\"{}", "#".repeat(open.matches('#').count()));
+            let inside = &rest[open.len()..];
+            let end = inside.find(&close).unwrap_or(inside.len());
+            literal(code, &inside[..end]);
+            (open.len() + end + close.len()).min(rest.len())
         } else if letter == '"' {
             let mut escaped = false;
             let end = rest[1..].find(|c| {
@@ -140,7 +191,9 @@ fn code_of(text: &str) -> String {
                 escaped = c == '\\' && !escaped;
                 closes
             });
-            end.map_or(rest.len(), |end| end + 2)
+            let end = end.unwrap_or(rest.len() - 1);
+            literal(code, &rest[1..=end]);
+            (end + 2).min(rest.len())
         } else if rest.starts_with("'\"'") || rest.starts_with("'\\\"'") {
             // The one letter whose loss would turn code into text and text into code.
             rest[1..].find('\'').map_or(rest.len(), |end| end + 2)
@@ -148,12 +201,11 @@ fn code_of(text: &str) -> String {
             code.push(letter);
             letter.len_utf8()
         };
-        rest = &rest[taken..];
+        rest = &rest[length..];
     }
-    code
 }
 
-fn root() -> &'static Path {
+pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
