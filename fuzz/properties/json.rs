@@ -36,7 +36,7 @@ fn agrees_with_serde(bytes: &[u8], levels: u32) {
     match read {
         Ok(()) | Err(JsonError::NotAnObject) => assert!(is_valid, "serde rejects it"),
         Err(JsonError::Malformed(at)) => {
-            assert!(at <= bytes.len() && !is_valid, "serde accepts it")
+            assert!(at <= bytes.len() && !is_valid, "serde accepts it");
         }
         Err(JsonError::TooDeep) => {
             let opened = bytes.iter().filter(|byte| b"[{".contains(byte)).count();

@@ -262,7 +262,7 @@ mod tests {
         }
         assert_eq!(Unit::CacheWriteTokens as usize, 3);
         assert_eq!(Unit::CachedInputImageTokens as usize, 19, "the journal stores discriminants");
-        assert!(Unit::COUNT <= 32, "a set of units has 32 bits");
+        const { assert!(Unit::COUNT <= 32, "a set of units has 32 bits") };
     }
 
     #[test]

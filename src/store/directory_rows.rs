@@ -11,7 +11,7 @@ use crate::domain::money::Nano;
 use crate::domain::quota::Quota;
 use crate::domain::status::{OnDisconnect, OrganizationStatus, ProjectStatus};
 use crate::domain::time::{Day, Minute, UnixMs};
-use crate::store::columns::named;
+use crate::store::columns::{named, texts};
 use crate::store::database::{Database, DatabaseError};
 use crate::store::quotas;
 use crate::store::usage::{self, StoredUsage, Subjects, UsageBySubject};
@@ -203,7 +203,7 @@ fn organization_row(
         id: OrganizationId(id),
         active: named(row, "organizations.status", OrganizationStatus::parse)?
             == OrganizationStatus::Active,
-        allowed_models: list(row, 2)?,
+        allowed_models: texts(row, "allowed_models")?,
         balance: Nano(row.try_get(3)?),
         wallet_active: row.try_get(4)?,
         on_disconnect_drain: named(row, "organizations.on_disconnect", OnDisconnect::parse)?
@@ -222,7 +222,7 @@ fn project_row(row: &SqliteRow, used: &UsageBySubject) -> Result<ProjectRow, sql
         id: ProjectId(id),
         organization: OrganizationId(row.try_get::<Uuid, _>(1)?.as_u128()),
         active: named(row, "projects.status", ProjectStatus::parse)? == ProjectStatus::Active,
-        allowed_models: list(row, 3)?,
+        allowed_models: texts(row, "allowed_models")?,
         quota: quotas::parse_quota(row.try_get(4)?, row.try_get(5)?, row.try_get(6)?)?,
         minute,
         days,
@@ -236,7 +236,7 @@ fn key_rows(
 ) -> Result<(), sqlx::Error> {
     let id = row.try_get::<Uuid, _>("id")?.as_u128();
     let revoked: Option<i64> = row.try_get("revoked_at")?;
-    let cidrs: Option<Vec<String>> = list(row, "allowed_cidrs")?;
+    let cidrs: Option<Vec<String>> = texts(row, "allowed_cidrs")?;
     let expires_at: Option<i64> = row.try_get("expires_at")?;
     let secret = |column| -> Result<Option<[u8; 32]>, sqlx::Error> {
         let hash: Option<Vec<u8>> = row.try_get(column)?;
@@ -253,7 +253,7 @@ fn key_rows(
             secret_hash,
             enabled: row.try_get::<bool, _>("enabled")? && revoked.is_none(),
             expires_at: ends.map(UnixMs),
-            allowed_models: list(row, "allowed_models")?,
+            allowed_models: texts(row, "allowed_models")?,
             // An invalid block matches no address, so that corrupt data cannot open a key.
             allowed_cidrs: cidrs
                 .as_ref()
@@ -272,15 +272,6 @@ fn key_rows(
         rows.push(key(hash, Some(expires_at.map_or(grace, |ends| ends.min(grace))))?);
     }
     Ok(())
-}
-
-/// Parses a JSON array of strings; `None` if the column is NULL.
-fn list<I: sqlx::ColumnIndex<SqliteRow>>(
-    row: &SqliteRow,
-    column: I,
-) -> Result<Option<Vec<String>>, sqlx::Error> {
-    let text: Option<&str> = row.try_get(column)?;
-    text.map(serde_json::from_str).transpose().map_err(|fault| sqlx::Error::Decode(Box::new(fault)))
 }
 
 #[cfg(test)]

@@ -150,6 +150,27 @@ async fn assert_refused(tenant: &Tenant, status: u16) {
     assert_eq!(response.status, status, "a confirmed edit is in force: {response:?}");
 }
 
+/// The price list that each debit names gives the debited amount again.
+async fn assert_prices_recompute(tenant: &Tenant, records: &[Json]) {
+    let is_debit = |record: &&Json| record.at("type").text() == "Consume";
+    let consumed: Vec<&Json> = records.iter().filter(is_debit).collect();
+    let versions: HashSet<String> =
+        consumed.iter().map(|record| record.at("priceVersion").text()).collect();
+    let mut lists = HashMap::new();
+    for version in versions {
+        let list = tenant.get(&format!("/api/price-lists/{version}")).await;
+        lists.insert(version, Price::from_list(&list).cost(USAGE));
+    }
+    for record in consumed {
+        let recomputed = lists[&record.at("priceVersion").text()];
+        assert_eq!(
+            recomputed,
+            record.at("amount").nano(),
+            "the named price list gives the same cost"
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_settle_at_the_configuration_of_their_admission() {
     let provider =
@@ -197,23 +218,7 @@ async fn calls_settle_at_the_configuration_of_their_admission() {
         .map(|record| (record.at("requestLogId").text(), record.at("amount").nano()))
         .collect();
     assert_eq!(debits.len(), calls.len(), "every completed call has a debit");
-    let is_debit = |record: &&Json| record.at("type").text() == "Consume";
-    let consumed: Vec<&Json> = records.iter().filter(is_debit).collect();
-    let versions: HashSet<String> =
-        consumed.iter().map(|record| record.at("priceVersion").text()).collect();
-    let mut lists = HashMap::new();
-    for version in versions {
-        let list = tenant.get(&format!("/api/price-lists/{version}")).await;
-        lists.insert(version, Price::from_list(&list).cost(USAGE));
-    }
-    for record in consumed {
-        let recomputed = lists[&record.at("priceVersion").text()];
-        assert_eq!(
-            recomputed,
-            record.at("amount").nano(),
-            "the named price list gives the same cost"
-        );
-    }
+    assert_prices_recompute(&tenant, &records).await;
     let mut certain = 0;
     for call in &calls {
         let possible_costs = in_force

@@ -172,7 +172,7 @@ fn counted_binary() -> PathBuf {
         .expect("cargo starts");
     assert!(built.status.success(), "the `counted` profile must build");
     let output = String::from_utf8(built.stdout).expect("cargo writes UTF-8");
-    let path = output.lines().filter_map(|line| line.split_once("\"executable\":\"")).last();
+    let path = output.lines().filter_map(|line| line.split_once("\"executable\":\"")).next_back();
     PathBuf::from(path.expect("an executable was built").1.split('"').next().expect("its path"))
 }
 

@@ -1,7 +1,6 @@
 //! A client disconnects after every single event; the charge is exact to the nano-unit.
 //!
-//! Covers both modes of `onDisconnect` in three dialects. The expected charge is computed
-//! independently from the events that the provider sent up to the disconnect.
+//! The expected charge is computed from the events that the provider sent up to the disconnect.
 
 use std::time::{Duration, Instant};
 

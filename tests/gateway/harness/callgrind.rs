@@ -89,16 +89,19 @@ pub fn profiles(folder: &Path) -> Vec<Profile> {
 
 fn parse(text: &str) -> Profile {
     let mut profile = Profile::default();
-    let (mut caller, mut callee) = ("", "");
+    let (mut function, mut called) = ("", "");
     for line in text.lines() {
         if let Some(name) = line.strip_prefix("fn=") {
-            caller = name;
+            function = name;
             profile.functions.insert(name.to_owned());
         } else if let Some(name) = line.strip_prefix("cfn=") {
-            callee = name;
+            called = name;
         } else if let Some(rest) = line.strip_prefix("calls=") {
             let count = rest.split(' ').next().and_then(|count| count.parse().ok());
-            if is_allocation(callee) && !caller.starts_with("mi_") && !caller.starts_with("_mi_") {
+            if is_allocation(called)
+                && !function.starts_with("mi_")
+                && !function.starts_with("_mi_")
+            {
                 profile.allocations += count.unwrap_or(0_u64);
             }
         } else if let Some(total) = line.strip_prefix("totals: ") {

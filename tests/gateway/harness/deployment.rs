@@ -228,7 +228,7 @@ impl Deployment {
                     continue;
                 }
                 LimitedBy::Requests | LimitedBy::Tokens | LimitedBy::Spend => {
-                    *limit += limit_step(*limited_by)
+                    *limit += limit_step(*limited_by);
                 }
             }
             let quota = quota(*limited_by, *limit);

@@ -208,10 +208,10 @@ impl<'a> Reconciliation<'a> {
             let records = self.records_named(&payment.name);
             match payment.status {
                 Some(200) => {
-                    assert_eq!(records.len(), 1, "recorded one time: {payment:?} {records:?}")
+                    assert_eq!(records.len(), 1, "recorded one time: {payment:?} {records:?}");
                 }
                 Some(_) => {
-                    assert!(records.is_empty(), "a no that was done: {payment:?} {records:?}")
+                    assert!(records.is_empty(), "refused and recorded: {payment:?} {records:?}");
                 }
                 None => assert!(records.len() <= 1, "done twice: {payment:?} {records:?}"),
             }

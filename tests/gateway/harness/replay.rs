@@ -106,7 +106,7 @@ impl ReplayGateway {
             let (sent, mut replayed) = finished.expect("a replay does not panic");
             match seen.get(&sent.replay_id) {
                 None => {
-                    replayed.differences.push("the request did not reach the upstream".to_owned())
+                    replayed.differences.push("the request did not reach the upstream".to_owned());
                 }
                 Some(seen) => {
                     let exchange = &self.exchanges[replayed.exchange];
