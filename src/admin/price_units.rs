@@ -60,7 +60,7 @@ impl FieldType for UnitPrice {
     fn read(&self, json: &RawValue) -> Result<Nano, InvalidValue> {
         let price = MoneyAmount::NonNegative.read(json)?;
         let fits = PriceTable::default().with(self.0, price.0).is_some();
-        let advice = "give at most 1000 for one unit";
+        let advice = "expected at most 1000 for one unit";
         fits.then_some(price).ok_or_else(|| ("too_large", advice.to_owned()))
     }
 
@@ -74,7 +74,7 @@ impl FieldType for PricesByUnit {
     const QUOTED: bool = false;
 
     fn read(&self, json: &RawValue) -> Result<PriceTable, InvalidValue> {
-        let advice = "give an object of prices by unit";
+        let advice = "expected an object of prices by unit";
         self.read_at(json, "").map_err(|_| ("not_prices", advice.to_owned()))
     }
 
@@ -96,15 +96,15 @@ impl FieldType for PriceTiers {
     const QUOTED: bool = false;
 
     fn read(&self, json: &RawValue) -> Result<Self::Value, InvalidValue> {
-        let advice = "give a list of {aboveInputTokens, prices}";
+        let advice = "expected a list of {aboveInputTokens, prices}";
         self.read_at(json, "").map_err(|_| ("not_tiers", advice.to_owned()))
     }
 
     fn read_at(&self, json: &RawValue, param: &str) -> Result<Self::Value, Vec<FieldError>> {
         let items: Vec<&RawValue> = serde_json::from_str(json.get())
-            .map_err(|_| vec![FieldError::new(param, "not_a_list", "give a list")])?;
+            .map_err(|_| vec![FieldError::new(param, "not_a_list", "expected a list")])?;
         if TIERS_MAX < items.len() {
-            let message = format!("give at most {TIERS_MAX}");
+            let message = format!("expected at most {TIERS_MAX} tiers");
             return Err(vec![FieldError::new(param, "too_many", message)]);
         }
         let (mut tiers, mut errors) = (Vec::new(), Vec::new());
@@ -113,7 +113,7 @@ impl FieldType for PriceTiers {
             match read_nested(item, &param, read_tier) {
                 Ok((above, _)) if tiers.iter().any(|(other, _)| *other == above) => {
                     let param = format!("{param}/aboveInputTokens");
-                    errors.push(FieldError::new(param, "duplicate", "give each input size once"));
+                    errors.push(FieldError::new(param, "duplicate", "duplicate input size"));
                 }
                 Ok(tier) => tiers.push(tier),
                 Err(more) => errors.extend(more),

@@ -55,7 +55,7 @@ pub async fn verify_ledger(options: VerifyOptions) -> Result<bool> {
             return Ok(verified.findings.count == 0);
         }
     }
-    bail!("gateways keep starting or stopping on {}; try again", data.display())
+    bail!("the store {} changed while it was read; try again", data.display())
 }
 
 #[derive(Serialize)]

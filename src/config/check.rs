@@ -223,7 +223,7 @@ fn operator(part: &mut Section<'_>) -> Option<Operator> {
     let password = file.and_then(|file| part.secret_from_file("operator_password_file", &file));
     if has_email != has_file {
         let missing = if has_email { "operator_password_file" } else { "operator_email" };
-        part.error(missing, "missing; set both operator keys, or neither to get a set-up link");
+        part.error(missing, "missing; set both operator keys, or neither to get a setup link");
     }
     let (email, password) = (email?, password?);
     if !(10..=128).contains(&password.expose().chars().count()) {

@@ -81,7 +81,7 @@ fn circuit(row: &mut Section<'_>) -> CircuitSettings {
     let circuit = CircuitSettings {
         failures_in_a_row: count(&mut part, "failures", 1_000_000, default.failures_in_a_row),
         window: part.duration_ms("window_ms", 10_000, 1),
-        window_tries_min: count(&mut part, "attempts_min", 60_000, default.window_tries_min),
+        window_attempts_min: count(&mut part, "attempts_min", 60_000, default.window_attempts_min),
         window_failures_percent: count(&mut part, "percent", 100, default.window_failures_percent),
         open_min: part.duration_ms("open_ms", 1_000, 1),
         open_max: part.duration_ms("open_max_ms", 60_000, 1),

@@ -10,7 +10,7 @@ pub struct AdminListenerSettings {
     pub listen: SocketAddr,
     /// The public base URL for links, without a trailing slash.
     pub public_url: Option<String>,
-    /// The operator account to create at the first start. If `None`, a set-up link is printed.
+    /// The operator account to create at the first start. If `None`, a setup link is printed.
     pub operator: Option<Operator>,
 }
 

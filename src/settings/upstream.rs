@@ -50,7 +50,7 @@ pub struct CircuitSettings {
     /// The length of the consecutive windows in which attempts are counted.
     pub window: Duration,
     /// The minimum number of attempts in a window before its failure rate is evaluated.
-    pub window_tries_min: u32,
+    pub window_attempts_min: u32,
     /// The circuit opens if more than this percentage of the attempts in a window failed.
     pub window_failures_percent: u32,
     /// How long the circuit is open at first. Doubles after each failed probe.
@@ -64,7 +64,7 @@ impl Default for CircuitSettings {
         Self {
             failures_in_a_row: 5,
             window: Duration::from_secs(10),
-            window_tries_min: 20,
+            window_attempts_min: 20,
             window_failures_percent: 50,
             open_min: Duration::from_secs(1),
             open_max: Duration::from_mins(1),

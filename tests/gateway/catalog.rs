@@ -144,7 +144,9 @@ async fn usage_without_a_price_is_logged_and_counted() {
     let metrics = Request::get("/metrics").send(&server.admin).await.text().await;
     assert!(metrics.contains("\nmeteor_unpriced_total 1\n"), "{metrics}");
     let log_of_the_gateway = server.log();
-    let line = log_of_the_gateway.lines().find(|line| line.contains("used what has no price"));
+    let line = log_of_the_gateway
+        .lines()
+        .find(|line| line.contains("usage without a price was not charged"));
     let line = Json::new(line.expect("a line"));
     assert_eq!(line.at("level").text(), "WARN");
     assert_eq!(line.at("fields.unit").text(), "webSearches");

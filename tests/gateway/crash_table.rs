@@ -130,13 +130,13 @@ pub const CRASH_CASES: [CrashCase; 22] = [
     call_case("usage-seen", "the usage has been read, the end has not", CallPlan::Stream, BEGUN),
     call_case(
         "progress-appended",
-        "the first checkpoint is in memory",
+        "the first progress entry is in memory",
         CallPlan::LongStream,
         BEGUN,
     ),
     call_case(
         "progress-written",
-        "the first piece after a checkpoint has arrived",
+        "the first piece after a progress entry has arrived",
         CallPlan::LongStream,
         CHECKPOINTED,
     ),
@@ -243,7 +243,7 @@ fn table_rows() -> String {
         let describe = |describe: &CallState| match describe {
             CallState::Absent => "not recorded, does not count",
             CallState::Void => "not charged, counts",
-            CallState::Estimate => "charged by its last checkpoint, counts",
+            CallState::Estimate => "charged by its last progress entry, counts",
             CallState::Usage => "charged by its usage, counts",
         };
         let ledger = match row.ledger {
@@ -282,7 +282,7 @@ fn unknown_crash_points_are_refused_with_the_full_list() {
         .expect("the binary starts");
     assert!(!output.status.success(), "{output:?}");
     let expected = String::from_utf8(output.stderr).expect("text");
-    let (_, listed) = expected.trim().split_once("the points are ").expect("a list of points");
+    let (_, listed) = expected.trim().split_once("valid points: ").expect("a list of points");
     let rows: Vec<&str> = CRASH_CASES.iter().map(|row| row.point).collect();
     assert_eq!(listed.split(", ").collect::<Vec<_>>(), rows);
 }

@@ -285,7 +285,7 @@ async fn shutdown_does_not_wait_forever_for_a_failing_database() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_write_or_sync_failure_exits_without_losing_debits() {
     const WRITE: &str = "journal write failed";
-    const SYNC: &str = "a sync of the journal failed";
+    const SYNC: &str = "journal sync failed";
     for (durability, fault, why) in [
         ("process", ("write", ".journal", EIO), WRITE),
         ("process", ("write", ".journal", ENOSPC), WRITE),

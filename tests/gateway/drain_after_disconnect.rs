@@ -14,9 +14,9 @@ use crate::harness::upstream::{Plan, ReceivedRequest, Step};
 use crate::harness::wait::{eventually, with_deadline};
 
 /// The drain timeout of tests that wait for it to elapse.
-const SHORT_DRAIN: (&str, &str) = ("METEOR__PROXY__DRAIN_AFTER_LEAVE_MS", "200");
+const SHORT_DRAIN: (&str, &str) = ("METEOR__PROXY__DRAIN_AFTER_DISCONNECT_MS", "200");
 const SHORT_DRAIN_TIME: Duration = Duration::from_millis(200);
-pub const LONG_DRAIN: (&str, &str) = ("METEOR__PROXY__DRAIN_AFTER_LEAVE_MS", "60000");
+pub const LONG_DRAIN: (&str, &str) = ("METEOR__PROXY__DRAIN_AFTER_DISCONNECT_MS", "60000");
 
 fn dialect_of(seen: &ReceivedRequest) -> Dialect {
     match &*seen.target {
@@ -94,7 +94,7 @@ async fn a_drain_timeout_charges_the_hold() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_drain_timeout_starts_at_the_disconnect() {
     // The head comes after most of the timeout, the end never.
-    let timeout = ("METEOR__PROXY__DRAIN_AFTER_LEAVE_MS", "1000");
+    let timeout = ("METEOR__PROXY__DRAIN_AFTER_DISCONNECT_MS", "1000");
     let late =
         |seen: &ReceivedRequest| stall_before(2)(seen).with_latency(Duration::from_millis(900));
     let mut fixture = DisconnectFixture::new(late, "drain", &[timeout]).await;

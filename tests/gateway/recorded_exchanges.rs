@@ -75,7 +75,7 @@ fn check_documentation(table: &str) {
 }
 
 const DOC_HEADER: &str = "\
-# Recorded responses
+# Provider compatibility
 
 Results of replaying recorded calls of other clients and providers through the gateway. \
 `tests/gateway/recorded_exchanges.rs` generates this page and fails if a result changes. Each \

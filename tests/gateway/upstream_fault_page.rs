@@ -2,7 +2,7 @@
 
 use crate::upstream_fault_table::{Charged, FAULTS, FaultRow, Observed};
 
-const DOC_HEADER: &str = "# Upstreams
+const DOC_HEADER: &str = "# Routing and failover
 
 Which upstream serves a call, and what happens when it fails. A test generates this page and checks each row of the table.
 

@@ -3,7 +3,18 @@
 import httpx2
 from google import genai
 from google.genai import errors, types
-from suite import BREAK_OFF_PROMPT, SETUP, KEYS, REFUSALS, PROMPT, Wire, finish, raises, check_refusals
+from suite import (
+    BREAK_OFF_PROMPT,
+    KEYS,
+    PROMPT,
+    REFUSALS,
+    SETUP,
+    Wire,
+    check_refusal,
+    check_refusals,
+    finish,
+    raises,
+)
 
 KINDS = {status: errors.ClientError for status in (400, 401, 402, 403, 404, 413, 429)}
 KINDS |= {status: errors.ServerError for status in (500, 503)}
@@ -105,7 +116,7 @@ def retries_a_daily_limit_with_retries_enabled() -> None:
         if row.get("limit"):
             row = row | {"name": f"{row['name']}, with retries enabled", "retried": True}
             client = Client(row["key"], retry_options=types.HttpRetryOptions())
-            refused(row, client, errors.ClientError, retries=4, obeys=False)
+            check_refusal(row, client, errors.ClientError, retries=4, obeys=False)
 
 
 completes()

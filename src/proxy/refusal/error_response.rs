@@ -291,7 +291,7 @@ In every dialect the error object carries further fields:
 - for a limit, `limit` with `name`, `level`, `limit`, `used`, `held`, `requested`, `resetAt` (`null` \
 for `concurrentCallsLimit`) and `transient`. `transient` is true if the call would fit once the calls \
 in flight return what they hold;
-- for the wallet, `required` and `transient`, never the balance;
+- for the wallet, `limit` with `name` (`wallet`), `required` and `transient`, never the balance;
 - for an `Idempotency-Key`, the `requestLogId` of the call that owns the key and, if that call was \
 charged, `call` with its `status`, `usage` and `cost`.
 

@@ -120,9 +120,9 @@ impl Breaker {
             return self.failed_while_open(pass, now);
         }
         let in_a_row = self.failures_in_a_row.fetch_add(1, Relaxed).saturating_add(1);
-        let (tries, failures) = self.count(now, 1, 1);
+        let (attempts, failures) = self.count(now, 1, 1);
         if self.settings.failures_in_a_row <= in_a_row
-            || self.failure_rate_exceeded(tries, failures)
+            || self.failure_rate_exceeded(attempts, failures)
         {
             self.open(pass, now);
         }
@@ -140,8 +140,8 @@ impl Breaker {
     /// Turns an attempt that was counted as a success into a failure: its response broke off.
     pub fn record_interruption(&self, now: Instant) {
         let pass = self.force_acquire();
-        let (tries, failures) = self.count(now, 0, 1);
-        if !is_open(pass.generation) && self.failure_rate_exceeded(tries, failures) {
+        let (attempts, failures) = self.count(now, 0, 1);
+        if !is_open(pass.generation) && self.failure_rate_exceeded(attempts, failures) {
             self.open(pass, now);
         }
     }
@@ -159,9 +159,9 @@ impl Breaker {
         (circuit, counts(add_to_window(self.window.load(Relaxed), self.window_number(now), 0, 0)))
     }
 
-    fn failure_rate_exceeded(&self, tries: u32, failures: u32) -> bool {
+    fn failure_rate_exceeded(&self, attempts: u32, failures: u32) -> bool {
         let percent = self.settings.window_failures_percent;
-        self.settings.window_tries_min <= tries && tries * percent < failures * 100
+        self.settings.window_attempts_min <= attempts && attempts * percent < failures * 100
     }
 
     fn open(&self, pass: BreakerPass, now: Instant) {
@@ -204,11 +204,11 @@ impl Breaker {
     }
 
     /// Counts in the window of `now`. Returns the totals of that window.
-    fn count(&self, now: Instant, tries: u64, failures: u64) -> (u32, u32) {
+    fn count(&self, now: Instant, attempts: u64, failures: u64) -> (u32, u32) {
         let number = self.window_number(now);
-        let updated = |window| Some(add_to_window(window, number, tries, failures));
+        let updated = |window| Some(add_to_window(window, number, attempts, failures));
         let before = self.window.fetch_update(Relaxed, Relaxed, updated).unwrap_or_default();
-        counts(add_to_window(before, number, tries, failures))
+        counts(add_to_window(before, number, attempts, failures))
     }
 
     /// The number of the window that contains `now`; never 0.
@@ -226,10 +226,10 @@ impl Breaker {
 const COUNT_MAX: u64 = 0xFFFF;
 
 /// Adds to the packed `window`, or to an empty one if `window` has another number.
-fn add_to_window(window: u64, number: u64, tries: u64, failures: u64) -> u64 {
+fn add_to_window(window: u64, number: u64, attempts: u64, failures: u64) -> u64 {
     let (current, t, f) = (window >> 32, window >> 16 & COUNT_MAX, window & COUNT_MAX);
     let (t, f) = if current == number { (t, f) } else { (0, 0) };
-    number << 32 | (t + tries).min(COUNT_MAX) << 16 | (f + failures).min(COUNT_MAX)
+    number << 32 | (t + attempts).min(COUNT_MAX) << 16 | (f + failures).min(COUNT_MAX)
 }
 
 /// Attempts and failures of a packed window.
@@ -254,7 +254,7 @@ mod tests {
         let settings = CircuitSettings {
             failures_in_a_row: 3,
             window: Duration::from_secs(10),
-            window_tries_min: 10,
+            window_attempts_min: 10,
             window_failures_percent: 50,
             open_min: Duration::from_millis(100),
             open_max: Duration::from_millis(350),

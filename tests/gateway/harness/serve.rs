@@ -145,7 +145,7 @@ impl Server {
         self.config_dir.path(name)
     }
 
-    /// The secret of the set-up link that the gateway prints.
+    /// The secret of the setup link that the gateway prints.
     pub async fn setup_link(&self) -> String {
         let line = self.wait_for_line(is_setup_link).await;
         let (before, secret) = line.split_once("/setup?token=").expect("a link");
@@ -157,7 +157,7 @@ impl Server {
         secret.to_owned()
     }
 
-    /// Creates the operator account with the secret of the set-up link.
+    /// Creates the operator account with the secret of the setup link.
     pub async fn complete_setup(&self, link: &str) -> Response {
         let body = format!(
             r#"{{"token":"{link}","email":"op@example.com","name":"Op","password":"{PASSWORD}"}}"#
