@@ -1,6 +1,6 @@
 //! The JSON object of a limit, as a 429 and `GET /v1/limits` report it.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::accounting::limit_state::LimitStatus;
 use crate::domain::counter::Exceeded;
@@ -42,15 +42,15 @@ pub fn amount_text(limit: Limit, value: i64) -> String {
 
 fn common_fields(status: &LimitStatus) -> Map<String, Value> {
     let limit = status.limit;
-    let fields = [
-        ("name", json!(limit.field())),
-        ("level", json!(status.level.name())),
-        ("limit", amount_json(limit, status.value)),
-        ("used", amount_json(limit, status.used)),
-        ("held", amount_json(limit, status.held)),
-        ("resetAt", json!(reset_instant(limit, status.reset_at).map(|at| at.to_string()))),
-    ];
-    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    let reset_at = reset_instant(limit, status.reset_at);
+    let mut fields = Map::new();
+    fields.insert("name".to_owned(), limit.field().into());
+    fields.insert("level".to_owned(), status.level.name().into());
+    fields.insert("limit".to_owned(), amount_json(limit, status.value));
+    fields.insert("used".to_owned(), amount_json(limit, status.used));
+    fields.insert("held".to_owned(), amount_json(limit, status.held));
+    fields.insert("resetAt".to_owned(), reset_at.map_or(Value::Null, |at| at.to_string().into()));
+    fields
 }
 
 fn amount_json(limit: Limit, value: i64) -> Value {

@@ -1,5 +1,7 @@
 //! The texts of all refusals, and the details that their error objects carry.
 
+use std::fmt::Write;
+
 use serde_json::{Map, Value, json};
 
 use crate::accounting::admit::AdmissionError;
@@ -83,7 +85,9 @@ impl Refusal {
                 json!({ "requestLogId": call.id.to_string(), "call": completed_call_json(call) })
             }
             Self::NotAdmitted(AdmissionError::Limit { level, exceeded }) => {
-                json!({ "limit": exceeded_json(*level, exceeded) })
+                let mut details = Map::new();
+                details.insert("limit".to_owned(), exceeded_json(*level, exceeded));
+                return details;
             }
             Self::NotAdmitted(AdmissionError::Wallet { shortfall, required }) => {
                 let required = required.to_string();
@@ -213,16 +217,19 @@ const fn wallet_text(shortfall: WalletShortfall) -> &'static str {
 fn limit_text(exceeded: &Exceeded) -> String {
     let limit = exceeded.limit;
     let amount = |value: i64| amount_text(limit, value);
-    let reset = reset_instant(limit, exceeded.reset_at)
-        .map_or(String::new(), |reset_at| format!("; the limit resets at {reset_at}"));
-    format!(
-        "{} of {} exceeded: {} used, {} held by calls in flight, {} requested{reset}",
+    let mut text = format!(
+        "{} of {} exceeded: {} used, {} held by calls in flight, {} requested",
         limit.field(),
         amount(exceeded.value),
         amount(exceeded.used),
         amount(exceeded.held),
         amount(exceeded.requested),
-    )
+    );
+    if let Some(reset_at) = reset_instant(limit, exceeded.reset_at) {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "; the limit resets at {reset_at}");
+    }
+    text
 }
 
 /// How the completed call ended, in the terms of the request log. An object of its own, because
