@@ -1,10 +1,10 @@
-# The tasks of this repository; each is one command that can be typed without `just` as well.
+# The tasks of this repository. Each is one command, which also works without `just`.
 
 # Lists the tasks.
 default:
     @just --list
 
-# Writes the price catalog anew from two sheets of facts, as of a day.
+# Generates the price list from two public sheets, as of a date.
 prices genai litellm as_of:
     python3 -B config/prices/generate.py {{ genai }} {{ litellm }} --as-of {{ as_of }}
 
@@ -12,43 +12,43 @@ prices genai litellm as_of:
 demo *flags:
     cargo run --release -- demo {{ flags }}
 
-# Runs every test, or those that the arguments name.
+# Runs all tests, or those that match the arguments.
 test *filter:
     tests/run {{ filter }}
 
-# Acts ten thousand seeded histories on a node in virtual time; `METEOR_SEED=7` tells of one.
+# Runs seeded histories on a node in virtual time; `METEOR_SEED=7` repeats one.
 simulation seeds="10000":
     METEOR_SEEDS={{ seeds }} cargo test --test simulation -- --nocapture
 
-# Has many workers ask a million times at each of many limits.
-admits asks="1000000":
-    METEOR_ADMITS={{ asks }} cargo test --lib accounting::tests::concurrent_workers -- --nocapture
+# Has many workers request admission a million times at each of many limits.
+admits requests="1000000":
+    METEOR_ADMITS={{ requests }} cargo test --lib accounting::tests::concurrent_workers -- --nocapture
 
-# Tries thousands of schedules of threads at the locks of the books.
+# Tries thousands of thread schedules at the locks of the live state.
 interleavings:
     cargo test --features interleave --lib accounting::tests::interleave
 
-# Runs what must hold before a change lands.
+# Runs all checks that must pass before a change lands.
 ci:
     .ci/run
 
-# Looks at the books of a gateway under load, over and over.
+# Verifies the ledger of a gateway under load, repeatedly.
 verify-under-load seconds="120":
-    VERIFY_SECONDS={{ seconds }} tests/run under_load_no_look
+    VERIFY_SECONDS={{ seconds }} tests/run verification_under_load
 
-# Changes the code that decides about money, place by place; tests must notice.
+# Mutates the code that decides about money; tests must detect each mutant.
 mutants *folders:
     tests/mutants {{ folders }}
 
-# Looks for bytes that break the readers of what strangers send.
+# Fuzzes the parsers of untrusted input.
 fuzz *seconds_and_targets:
     fuzz/run {{ seconds_and_targets }}
 
-# Measures the gateway beside a bare proxy.
+# Measures CPU per request beside nginx and a bare proxy.
 bench *flags:
     cargo bench {{ flags }}
 
-# Checks layers, purity, names, file sizes and the map.
+# Checks layers, purity, names, file sizes, glossary and messages.
 tidy:
     cargo test --quiet --test tidy
 
@@ -58,23 +58,23 @@ fmt:
 lint:
     cargo clippy --all-targets -- -D warnings
 
-# Kills a gateway under load, so many times, and reconciles it after each: about a quarter of an hour.
+# Kills a gateway under load and reconciles the ledger after each kill: about 15 minutes.
 kills times="1000":
-    METEOR_KILLS={{ times }} cargo test --test gateway kills:: -- --nocapture
+    METEOR_KILLS={{ times }} cargo test --test gateway kill_9:: -- --nocapture
 
-# Has a gateway die at so many passings of every crash point: about 4 minutes.
+# Kills a gateway at every crash point: about 4 minutes.
 points passings="20":
-    METEOR_POINTS={{ passings }} cargo test --test gateway points:: -- --nocapture
+    METEOR_POINTS={{ passings }} cargo test --test gateway crash_points:: -- --nocapture
 
-# Cuts the power under load, again and again: what a client saw the end of must be there.
+# Simulates power losses under load: every response that a client received must be charged.
 power cycles="200":
-    METEOR_POWER={{ cycles }} cargo test --test gateway power:: -- --nocapture
+    METEOR_POWER={{ cycles }} cargo test --test gateway power_loss:: -- --nocapture
 
-# Takes open streams over the end of a day and a month, and steps the clock.
+# Runs open streams across the end of a day and a month, and steps the clock.
 calendar streams="1000":
     METEOR_STREAMS={{ streams }} cargo test --test gateway calendar::
 
-# Kills one of two providers every second under load; no client hears of it before the first byte.
+# Kills one of two providers every second under load: no client notices before the first byte.
 failover seconds="60":
     METEOR_FAILOVER={{ seconds }} cargo test --test gateway failover:: -- --nocapture
 
