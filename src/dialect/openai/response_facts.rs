@@ -60,8 +60,11 @@ impl ResponseFacts {
     /// Returns the reported usage. The units of hosted tools come from the first source that has
     /// them: the usage, the report outside of the usage, the items of the output.
     pub fn usage(&self) -> Option<Usage> {
-        let usage = self.usage?;
-        let counted = self.item_units().to_usage();
+        let (usage, units) = (self.usage?, self.item_units());
+        if units == UnitCounts::default() {
+            return Some(usage);
+        }
+        let counted = units.to_usage();
         let unreported = counted.counts().filter(|(unit, _)| usage.get(*unit) == 0);
         Some(unreported.fold(usage, |usage, (unit, count)| usage.with(unit, count)))
     }
