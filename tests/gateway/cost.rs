@@ -347,10 +347,9 @@ async fn start_counted(binary: &Path, place: &ConfigDir, data: &str) -> Vec<Prof
     callgrind::profiles(&folder)
 }
 
-/// Instructions of the threads that executed `function`.
+/// Instructions that `function` and its callees executed, in all threads.
 fn sum(profiles: &[Profile], function: &str) -> u64 {
-    let threads = profiles.iter().filter(|profile| profile.ran(function));
-    threads.map(|profile| profile.instructions).sum()
+    profiles.iter().map(|profile| profile.inclusive(function)).sum()
 }
 
 fn copy(from: &Path, to: &Path) {

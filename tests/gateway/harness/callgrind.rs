@@ -18,12 +18,23 @@ pub struct Profile {
     /// Calls into the allocator that return memory.
     pub allocations: u64,
     functions: BTreeSet<String>,
+    /// Caller, callee and the instructions of the callee, with those of its own callees.
+    calls: Vec<(String, String, u64)>,
 }
 
 impl Profile {
     /// True if a function was executed whose name contains `part`.
     pub fn ran(&self, part: &str) -> bool {
         self.functions.iter().any(|name| name.contains(part))
+    }
+
+    /// Instructions of the functions whose names contain `part`, with their callees.
+    pub fn inclusive(&self, part: &str) -> u64 {
+        let outer = self
+            .calls
+            .iter()
+            .filter(|(caller, callee, _)| callee.contains(part) && !caller.contains(part));
+        outer.map(|(_, _, instructions)| instructions).sum()
     }
 }
 
@@ -90,13 +101,20 @@ pub fn profiles(folder: &Path) -> Vec<Profile> {
 fn parse(text: &str) -> Profile {
     let mut profile = Profile::default();
     let (mut function, mut called) = ("", "");
+    let mut is_call = false;
     for line in text.lines() {
-        if let Some(name) = line.strip_prefix("fn=") {
+        if is_call {
+            let cost = line.split(' ').nth(1).and_then(|cost| cost.parse().ok());
+            let call = (function.to_owned(), called.to_owned(), cost.unwrap_or(0));
+            profile.calls.push(call);
+            is_call = false;
+        } else if let Some(name) = line.strip_prefix("fn=") {
             function = name;
             profile.functions.insert(name.to_owned());
         } else if let Some(name) = line.strip_prefix("cfn=") {
             called = name;
         } else if let Some(rest) = line.strip_prefix("calls=") {
+            is_call = true;
             let count = rest.split(' ').next().and_then(|count| count.parse().ok());
             if is_allocation(called)
                 && !function.starts_with("mi_")
