@@ -10,16 +10,15 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::process::{Command, Stdio};
 
 use crate::harness::callgrind::{self, Callgrind, Profile};
 use crate::harness::client::Request;
 use crate::harness::json::Json;
 use crate::harness::openai::{Usage, completion, events};
 use crate::harness::serve::{ConfigDir, Server, model, upstream};
+use crate::harness::strace::Trace;
 use crate::harness::tenant::Tenant;
-use crate::harness::wait::DEADLINE;
 
 /// The recorded figures, each per 100 calls.
 const FIGURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gateway/cost.json");
@@ -278,42 +277,6 @@ fn worker_thread(pid: u32) -> String {
     };
     let mut workers = threads.filter(is_worker);
     workers.next().expect("a worker").file_name().to_string_lossy().into_owned()
-}
-
-/// strace on one thread.
-struct Trace {
-    strace: Child,
-    output: PathBuf,
-}
-
-impl Trace {
-    fn attach(thread: &str, output: PathBuf) -> Self {
-        let mut strace = Command::new("strace")
-            .args(["-qq", "-o"])
-            .arg(&output)
-            .args(["-p", thread])
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("strace starts");
-        let status = format!("/proc/{thread}/status");
-        let deadline = Instant::now() + DEADLINE;
-        while fs::read_to_string(&status).is_ok_and(|text| text.contains("TracerPid:\t0\n")) {
-            assert!(Instant::now() < deadline, "strace attaches to the worker");
-            assert!(strace.try_wait().is_ok_and(|ended| ended.is_none()), "strace runs");
-            std::thread::yield_now();
-        }
-        Self { strace, output }
-    }
-
-    /// How many calls were traced.
-    fn detach(mut self) -> u64 {
-        let pid = self.strace.id().to_string();
-        let sent = Command::new("kill").args(["-INT", &pid]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "strace can be interrupted");
-        self.strace.wait().expect("strace ends");
-        let trace = fs::read_to_string(&self.output).expect("strace wrote its trace");
-        trace.lines().filter(|line| line.contains('(')).count() as u64
-    }
 }
 
 /// Instructions of projector and SQLite for each call of a journal that is replayed in one batch:

@@ -13,6 +13,7 @@ pub mod gemini;
 pub mod price;
 pub mod process;
 pub mod callgrind;
+pub mod strace;
 pub mod demo;
 pub mod tenant;
 pub mod serve;
