@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::harness::client::Request;
 use crate::harness::json::Json;
@@ -114,6 +114,7 @@ async fn apply_edits(
 ) -> Vec<usize> {
     let mut in_force = vec![0];
     for edit in 1..=edit_count() {
+        let started = Instant::now();
         match edit % 3 {
             0 => {
                 let next = edit / 3 % VERSIONS.len();
@@ -139,7 +140,9 @@ async fn apply_edits(
                 assert_eq!(response.status, 200);
             }
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        // A version is in force for twice as long as the edit took, however slow the machine is, so
+        // that enough calls run under one version.
+        tokio::time::sleep(2 * started.elapsed() + Duration::from_millis(5)).await;
     }
     in_force
 }
