@@ -111,7 +111,7 @@ pub async fn release_refused(mut permit: Permit, refusal: Refusal, dialect: Dial
     refusal
 }
 
-/// Notes how a try came out that was answered, for the tries to come.
+/// Records the result of an answered attempt in the breaker, cooldowns and metrics of its upstream.
 fn record_response(
     target: &RouteTarget,
     route: &Route,
